@@ -1,0 +1,61 @@
+"""Builds the compiled part. All metadata is in pyproject.toml.
+
+CACHEBOX_SANITIZE=address builds with AddressSanitizer, CACHEBOX_TRACE=1 with line tracing for coverage of `.pyx` files.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+SOURCES = Path("src")
+sanitize = os.environ.get("CACHEBOX_SANITIZE")
+trace = bool(os.environ.get("CACHEBOX_TRACE"))
+
+if sys.platform == "win32":
+    flags = []                      # setuptools has MSVC optimise (/O2 /GL) as it is
+else:
+    flags = [
+        "-O3",                      # whatever the interpreter was built with
+        "-g0",                      # debug information would be three quarters of a wheel
+        "-fvisibility=hidden",
+        "-Wno-unused-function",     # Cython copies the C code in a .pxd into every module that cimports it
+        "-Wno-unreachable-code",    # Cython's clean-up labels; CPython on macOS asks for this warning
+    ]
+    if sanitize:
+        flags += ["-O1", "-g", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+
+extensions = [
+    Extension(
+        ".".join(path.relative_to(SOURCES).with_suffix("").parts),
+        [path.as_posix()],
+        include_dirs=[(SOURCES / "cachebox").as_posix(), (SOURCES / "cachebox" / "_engine").as_posix()],
+        extra_compile_args=flags,
+        extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],
+        define_macros=[("CYTHON_TRACE", "1")] if trace else [],
+    )
+    for path in sorted(SOURCES.rglob("*.pyx"))
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        build_dir="build/cython",
+        include_path=[SOURCES.as_posix()],
+        compiler_directives={
+            "language_level": 3,
+            "freethreading_compatible": True,
+            "binding": False,
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
+            "linetrace": trace,
+        },
+    ),
+    options={"build_ext": {"parallel": True}},      # as many compilers as there are processors
+)

@@ -1,0 +1,59 @@
+"""CacheBox: a fast, thread-safe in-memory cache: eviction policies, lifetimes, statistics, callbacks, decorators.
+
+>>> from cachebox import Cache, cached
+>>> cache = Cache(max_size=1000, default_ttl=300)
+>>> cache["answer"] = 42
+>>> cache.get("answer")
+42
+>>> @cached(max_size=100)
+... def slow(x):
+...     return x * x
+>>> slow(7)
+49
+"""
+
+from cachebox.cache import MISSING, Cache
+from cachebox.decorators import cached, lru_cache
+from cachebox.policies import EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox.stats import CacheStats
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from cachebox.removal import RemovalCause
+
+    __version__: str
+
+__all__ = [
+    "MISSING",
+    "Cache",
+    "CacheStats",
+    "EvictionPolicy",
+    "FIFOCache",
+    "LFUCache",
+    "LRUCache",
+    "RemovalCause",
+    "cached",
+    "lru_cache",
+]
+
+
+if not TYPE_CHECKING:               # type checkers are to know the names above, and no others
+    def __getattr__(name: str) -> object:
+        """What is imported when it is first asked for, to keep ``import cachebox`` light."""
+        if name == "RemovalCause":
+            from cachebox.removal import RemovalCause as found
+        elif name == "__version__":
+            from importlib.metadata import version
+
+            found = version("cachebox-cython")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+del TYPE_CHECKING

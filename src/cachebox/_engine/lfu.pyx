@@ -1,0 +1,155 @@
+"""Least frequently used: the entry with the fewest uses leaves first; among equals, the least recently used one.
+
+An insertion, a hit and a new value are one use each. The table's list holds all entries in eviction order. It falls
+into stretches of equal use, one bucket each; the buckets form a chain, fewest uses first. A use moves the entry to the
+end of the next stretch. Every verb is O(1) (Shah, Mitra, Matani: "An O(1) algorithm for implementing the LFU cache
+eviction scheme", 2010, with one list for all buckets).
+
+Invariants: `uses` grows strictly along the chain; no bucket is empty; `last` ends the bucket's stretch; an entry's
+`aux` is its bucket; a bucket is free or the first one holds the entries used once, so that `admit` never needs memory.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._engine.table cimport ASKS, Engine, deallocate, link_after, reallocate, unlink
+
+
+cdef class LFU(Engine):
+
+    def __cinit__(self):
+        self.table.use = ASKS
+
+    def __dealloc__(self):
+        deallocate(self.buckets)
+
+    cdef bint room(self, uint32_t capacity) noexcept nogil:
+        return self.buckets != NULL or self._more_buckets()
+
+    cdef void admit(self, uint32_t i) noexcept nogil:
+        self.admit_ranked(i, 1)
+
+    cdef void used(self, uint32_t i) noexcept nogil:
+        cdef Bucket* b = &self.buckets[self.table.entries[i].aux]
+        cdef uint64_t uses = b.uses + 1
+        cdef uint32_t old = self.table.entries[i].aux, bucket = b.next
+        if self.buckets[bucket].uses == uses:       # the sentinel's uses are 0, which no entry's are
+            self._leave(i)
+        elif not self._spare():
+            return                                  # out of memory: this use goes uncounted
+        elif self.buckets[old].count == 1:          # alone, with nobody to overtake
+            self.buckets[old].uses = uses
+            return
+        else:
+            bucket = self._open(uses, old)
+            self._leave(i)
+            self.buckets[bucket].last = self.buckets[old].last
+        self._join(i, bucket)
+
+    cdef void forget(self, uint32_t i) noexcept nogil:
+        self._leave(i)
+
+    cdef void restart(self) noexcept nogil:
+        deallocate(self.buckets)
+        self.buckets = NULL
+        self.size = self.free = 0
+
+    cdef uint64_t rank(self, uint32_t i) noexcept nogil:
+        return self.buckets[self.table.entries[i].aux].uses
+
+    cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
+        """Insert with `rank` uses: behind all that have as many or fewer. The search is O(1) for 1 and for the most."""
+        cdef uint32_t before = 0 if rank == 1 else self.buckets[0].prev, bucket
+        while before != 0 and self.buckets[before].uses > rank:
+            before = self.buckets[before].prev
+        bucket = before if before != 0 else self.buckets[0].next
+        if self.buckets[bucket].uses != rank:
+            if rank != 1 and not self._spare():
+                self.admit_ranked(i, 1)             # out of memory: the uses are forgotten
+                return
+            bucket = self._open(rank, before)
+            self.buckets[bucket].last = self.buckets[before].last if before != 0 else 0
+        self._join(i, bucket)
+
+    cdef Py_ssize_t check_order(self) except -1:
+        cdef uint32_t i = 0, bucket = 0, _
+        cdef Bucket* b
+        cdef Py_ssize_t n = 0, buckets = 0, free = 0
+        if self.buckets == NULL:
+            return 0
+        assert self.free != 0 or self.buckets[self.buckets[0].next].uses == 1, "an insertion would find no bucket"
+        while self.buckets[bucket].next != 0:
+            assert self.buckets[self.buckets[bucket].next].prev == bucket, f"bucket {bucket} and the next one disagree"
+            assert self.buckets[self.buckets[bucket].next].uses > self.buckets[bucket].uses, "uses do not grow"
+            bucket = self.buckets[bucket].next
+            b = &self.buckets[bucket]
+            assert b.count > 0, f"bucket {bucket} is empty"
+            for _ in range(b.count):
+                assert self.table.entries[self.table.entries[i].next].prev == i, f"links around {i} disagree"
+                i = self.table.entries[i].next
+                assert self.table.entries[i].aux == bucket, f"entry {i} belongs to another bucket"
+            assert b.last == i, f"bucket {bucket} ends at {i}, not at {b.last}"
+            n += b.count
+            buckets += 1
+        assert self.table.entries[i].next == 0, "entries behind the last bucket"
+        assert self.buckets[0].prev == bucket, "the chain's end disagrees"
+        bucket = self.free
+        while bucket != 0:
+            free += 1
+            assert free < self.size, "the chain of free buckets is a circle"
+            bucket = self.buckets[bucket].next
+        assert 1 + buckets + free == self.size, "a bucket is lost"
+        return n
+
+    cdef bint _spare(self) noexcept nogil:
+        """Two free buckets: one to open, one to keep."""
+        return (self.free != 0 and self.buckets[self.free].next != 0) or self._more_buckets()
+
+    cdef bint _more_buckets(self) noexcept nogil:
+        cdef uint32_t size = max(<uint32_t>8, 2 * self.size), bucket
+        cdef Bucket* buckets = <Bucket*>reallocate(self.buckets, size * sizeof(Bucket))
+        if buckets == NULL:
+            return False
+        if self.buckets == NULL:
+            buckets[0].uses = 0
+            buckets[0].prev = buckets[0].next = 0
+            self.size = 1
+        for bucket in range(self.size, size):
+            buckets[bucket].next = self.free
+            self.free = bucket
+        self.buckets = buckets
+        self.size = size
+        return True
+
+    cdef uint32_t _open(self, uint64_t uses, uint32_t before) noexcept nogil:
+        """An empty bucket behind the bucket `before`; its `last` is the caller's to set."""
+        cdef uint32_t bucket = self.free
+        cdef Bucket* b = &self.buckets[bucket]
+        self.free = b.next
+        b.uses = uses
+        b.count = 0
+        b.prev = before
+        b.next = self.buckets[before].next
+        self.buckets[b.next].prev = bucket
+        self.buckets[before].next = bucket
+        return bucket
+
+    cdef void _leave(self, uint32_t i) noexcept nogil:
+        cdef uint32_t bucket = self.table.entries[i].aux
+        cdef Bucket* b = &self.buckets[bucket]
+        b.count -= 1
+        if b.count == 0:
+            self.buckets[b.prev].next = b.next
+            self.buckets[b.next].prev = b.prev
+            b.next = self.free
+            self.free = bucket
+        elif b.last == i:
+            b.last = self.table.entries[i].prev
+        unlink(&self.table, i)
+
+    cdef void _join(self, uint32_t i, uint32_t bucket) noexcept nogil:
+        """Become the last of a bucket, `last` of which is the place to stand behind."""
+        cdef Bucket* b = &self.buckets[bucket]
+        link_after(&self.table, i, b.last)
+        b.last = i
+        b.count += 1
+        self.table.entries[i].aux = bucket

@@ -1,0 +1,5 @@
+from cachebox._engine.table cimport Engine
+
+
+cdef class LRU(Engine):
+    pass

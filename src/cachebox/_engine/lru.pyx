@@ -1,0 +1,13 @@
+"""Least recently used: the entry that was got or set longest ago leaves first.
+
+The order is the table's list, oldest at the front. A hit moves the entry to the back, which `note_use` does without
+asking this file. Every verb is O(1).
+"""
+
+from cachebox._engine.table cimport MOVES_TO_BACK, Engine
+
+
+cdef class LRU(Engine):
+
+    def __cinit__(self):
+        self.table.use = MOVES_TO_BACK

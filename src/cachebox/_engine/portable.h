@@ -1,0 +1,90 @@
+/* What Cython cannot say: branch hints, prefetch, and the equality of keys whose `==` is known to run no Python code.
+   Every compiler built-in stands behind a guard, so that an unknown compiler gets plain C. */
+#ifndef CACHEBOX_PORTABLE_H
+#define CACHEBOX_PORTABLE_H
+
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#  define CB_LIKELY(x) __builtin_expect(!!(x), 1)
+#  define CB_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#  define CB_PREFETCH(address) __builtin_prefetch(address)
+#  define CB_OUT_OF_LINE __attribute__((noinline, unused))
+#else
+#  define CB_LIKELY(x) (x)
+#  define CB_UNLIKELY(x) (x)
+#  define CB_PREFETCH(address) ((void)(address))
+#  define CB_OUT_OF_LINE
+#endif
+
+/* What Cython calls inline is the hot path: a compiler that leaves it out of line, because it is long, cannot fold the
+   constants that callers pass, and a cached call takes half as long again. */
+#ifdef CYTHON_INLINE
+#  undef CYTHON_INLINE
+#  if defined(__GNUC__) || defined(__clang__)
+#    define CYTHON_INLINE inline __attribute__((always_inline, unused))
+#  elif defined(_MSC_VER)
+#    define CYTHON_INLINE __forceinline
+#  else
+#    define CYTHON_INLINE inline
+#  endif
+#endif
+
+/* hash(key), without a call for a str that knows its own and for a small int. */
+static inline Py_hash_t
+cb_hash(PyObject *key)
+{
+    if (CB_LIKELY(PyUnicode_CheckExact(key))) {
+#if PY_VERSION_HEX >= 0x030F0000
+        Py_hash_t known = PyUnstable_Unicode_GET_CACHED_HASH(key);
+#elif defined(Py_GIL_DISABLED)
+        Py_hash_t known = _Py_atomic_load_ssize_relaxed(&((PyASCIIObject *)key)->hash);
+#else
+        Py_hash_t known = ((PyASCIIObject *)key)->hash;
+#endif
+        if (CB_LIKELY(known != -1)) {
+            return known;
+        }
+    }
+    else if (PyLong_CheckExact(key)) {
+        PyLongObject *number = (PyLongObject *)key;
+#if PY_VERSION_HEX >= 0x030C0000
+        int small = PyUnstable_Long_IsCompact(number);
+        Py_ssize_t value = small ? PyUnstable_Long_CompactValue(number) : 0;
+#else
+        int small = Py_SIZE(number) >= -1 && Py_SIZE(number) <= 1;
+        Py_ssize_t value = small ? Py_SIZE(number) * (Py_ssize_t)number->ob_digit[0] : 0;
+#endif
+        if (CB_LIKELY(small)) {
+            return value == -1 ? -2 : value;
+        }
+    }
+    return PyObject_Hash(key);
+}
+
+/* 1: equal, 0: different, -1: only `==` can tell, and that may run Python code. Addresses were compared before. */
+CB_OUT_OF_LINE static int
+cb_plain_equal(PyObject *a, PyObject *b)
+{
+    PyTypeObject *type = Py_TYPE(a);
+    if (type != Py_TYPE(b)) {
+        return -1;
+    }
+    if (CB_LIKELY(type == &PyUnicode_Type)) {
+        Py_ssize_t length = PyUnicode_GET_LENGTH(a);
+        return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
+               && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a)) == 0;
+    }
+    if (type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type) {
+        /* these return one of the two singletons and cannot fail */
+        PyObject *equal = type->tp_richcompare(a, b, Py_EQ);
+        int same = equal == Py_True;
+        Py_DECREF(equal);
+        return same;
+    }
+    return -1;
+}
+
+#endif

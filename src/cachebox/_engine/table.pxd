@@ -1,0 +1,195 @@
+"""The table of entries: what every policy and the facade share.
+
+One array of entries, addressed by index; one array of slots that finds an index by hash. An entry carries two
+links, so an order over entries (a list, a chain of lists) costs no allocation and no pointer to chase.
+
+    slots    [ . . w . w w . . w . ]        w = tag | index: the index in the low bits, hash bits above it
+                   |   | |     |
+    entries  [ 0 | 1 | 2 | 3 | 4 | ... ]    0 is the sentinel of the list, never an entry
+
+Invariants (`Engine._check` verifies them):
+
+- `len(slots)` is a power of two and at least twice `capacity`: linear probing stays short, a run always ends.
+- An index stands in exactly one slot while its entry is in use, in none otherwise.
+- No empty slot lies between an entry's home and its slot: removal shifts the rest of the run back.
+- An entry in use owns one reference to its key, and one to its value unless the value is NULL: such an entry is
+  *reserved*. It is found by lookups, but no policy has been told of it.
+- `version` grows with every change to which key stands where.
+
+Nothing here calls Python code or knows about time, threads or statistics. A lookup hands out candidates; comparing
+keys that need Python's `==` is the caller's work, for only the caller can let go of its lock meanwhile.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef extern from "portable.h" nogil:
+    bint likely "CB_LIKELY"(bint)
+    bint unlikely "CB_UNLIKELY"(bint)
+    void prefetch "CB_PREFETCH"(const void*)
+
+
+cdef extern from "portable.h" nogil:
+    void incref "Py_INCREF"(PyObject*)
+    void* allocate "PyMem_Malloc"(size_t)
+    void* allocate_zeroed "PyMem_Calloc"(size_t, size_t)
+    void* reallocate "PyMem_Realloc"(void*, size_t)
+    void deallocate "PyMem_Free"(void*)
+
+
+cdef extern from "portable.h":
+    void decref "Py_DECREF"(PyObject*)          # may run any code: never between two steps of a change
+    void xdecref "Py_XDECREF"(PyObject*)
+    Py_hash_t hash_of "cb_hash"(PyObject* key) except? -1
+    int plain_equal "cb_plain_equal"(PyObject* a, PyObject* b) noexcept nogil
+
+
+cdef struct Entry:                  # 32 bytes: two to a cache line
+    PyObject* key                   # NULL: given back, waiting in the free chain
+    PyObject* value                 # NULL: reserved
+    uint32_t hash                   # the upper half of the mixed hash
+    uint32_t prev                   # towards the next victim
+    uint32_t next                   # towards the last victim; in the free chain, the next free index
+    uint32_t aux                    # the policy's own
+
+
+cdef enum Use:                      # what a policy does about a hit, so that the commonest cost no call
+    IGNORED                         # nothing
+    MOVES_TO_BACK                   # the entry moves to the back of the list
+    ASKS                            # `used` is called
+
+
+cdef struct Table:
+    Entry* entries
+    uint32_t* slots                 # 0: empty
+    uint64_t seed                   # per process, so that nobody can choose keys that collide
+    uint32_t mask                   # len(slots) - 1; also splits a slot's word into tag and index
+    uint32_t bits                   # log2(len(slots))
+    uint32_t capacity               # entries 1 .. capacity are allocated
+    uint32_t fresh                  # the lowest index never used
+    uint32_t free                   # chain of indices given back
+    uint32_t used                   # entries in use, reserved ones included
+    uint64_t version
+    Use use                         # the policy's
+    bint keys_collectable           # some key, once stored, could be part of a reference cycle
+    bint values_collectable         # likewise for values
+
+
+# --- finding -------------------------------------------------------------------------------------------------
+
+cdef inline uint32_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
+    """Fibonacci hashing (Knuth, TAOCP 3, 6.4) of a Python hash: its upper half, which every input bit reaches."""
+    return <uint32_t>(((<uint64_t>hash ^ t.seed) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
+
+
+cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
+    return h >> (32 - t.bits)
+
+
+cdef inline uint32_t tag(const Table* t, uint32_t h) noexcept nogil:
+    """The hash bits that `home` left over, above the bits of the index."""
+    return h << t.bits
+
+
+cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexcept nogil:
+    """The index in the first slot from `slot` on whose tag fits `h`, 0 where the run ends; O(1) expected."""
+    cdef uint32_t wanted = tag(t, h), at = slot[0], word
+    while True:
+        word = t.slots[at]
+        if (word ^ wanted) <= t.mask:
+            slot[0] = at
+            return word ^ wanted    # an empty slot under a tag of zeros is 0, as it should be
+        if word == 0:
+            slot[0] = at
+            return 0
+        at = (at + 1) & t.mask
+
+
+cdef enum:
+    UNCERTAIN = 0x7FFFFFFF          # no index: the caller has to compare with Python's `==`
+
+
+cdef inline uint32_t lookup(const Table* t, PyObject* key, uint32_t h) noexcept nogil:
+    """The index of `key`, 0 where it is absent, UNCERTAIN where only Python code could tell; O(1) expected."""
+    cdef uint32_t slot = home(t, h), i
+    cdef int equal
+    while True:
+        i = candidate(t, h, &slot)
+        if t.entries[i].key == key or i == 0:   # the sentinel's key is NULL
+            return i
+        if t.entries[i].hash == h:
+            equal = plain_equal(t.entries[i].key, key)
+            if equal > 0:
+                return i
+            if equal < 0:
+                return UNCERTAIN
+        slot = (slot + 1) & t.mask
+
+
+# --- the list through the entries: victim first, sentinel 0 at both ends ----------------------------------------
+
+cdef inline void link_after(Table* t, uint32_t i, uint32_t place) noexcept nogil:
+    cdef uint32_t behind = t.entries[place].next
+    t.entries[i].prev = place
+    t.entries[i].next = behind
+    t.entries[place].next = i
+    t.entries[behind].prev = i
+
+
+cdef inline void unlink(Table* t, uint32_t i) noexcept nogil:
+    cdef uint32_t before = t.entries[i].prev, behind = t.entries[i].next
+    t.entries[before].next = behind
+    t.entries[behind].prev = before
+
+
+cdef inline void move_to_back(Table* t, uint32_t i) noexcept nogil:
+    if t.entries[0].prev != i:
+        unlink(t, i)
+        link_after(t, i, t.entries[0].prev)
+
+
+# --- engines -------------------------------------------------------------------------------------------------
+
+cdef class Engine:
+    """A table and the order in which its entries are to leave it.
+
+    A policy is a subclass in a file of its own that defines the verbs below, in this order. None of them may fail,
+    allocate (but `room`), run Python code, or touch an entry that it was not told of.
+    """
+
+    cdef Table table
+    cdef Entry lone                                                 # the sentinel while nothing is allocated
+    cdef object collectable                                         # never set: makes the collector visit the type
+
+    # the policy's verbs
+    cdef bint room(self, uint32_t capacity) noexcept nogil          # make room for that many entries; False: no memory
+    cdef void admit(self, uint32_t i) noexcept nogil                # a new entry
+    cdef void used(self, uint32_t i) noexcept nogil                 # a hit, or a new value
+    cdef void forget(self, uint32_t i) noexcept nogil               # it leaves, for whatever reason
+    cdef uint32_t first(self) noexcept nogil                        # the next victim; 0: none
+    cdef uint32_t after(self, uint32_t i) noexcept nogil            # the victim after i; 0: none
+    cdef void restart(self) noexcept nogil                          # all entries are gone
+    cdef uint64_t rank(self, uint32_t i) noexcept nogil             # what `admit_ranked` needs besides the order
+    cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil      # a new last victim, of known rank
+    cdef Py_ssize_t check_order(self) except -1                     # count what is ordered, or raise AssertionError
+
+    # the table's verbs
+    cdef bint reserve(self, Py_ssize_t limit) noexcept nogil        # room for one more; False: no memory
+    cdef uint32_t insert(self, PyObject* key, uint32_t h) noexcept nogil        # a reserved entry; needs `reserve`
+    cdef void put(self, uint32_t i, PyObject* value) noexcept nogil             # its value, taking a new reference
+    cdef void release(self, uint32_t i) noexcept nogil              # frees i; its references are the caller's now
+    cdef void shrink(self) noexcept nogil                           # gives memory back where no entry is left
+    cdef Table detach(self) noexcept nogil                          # empties it; `drop_detached` is owed
+    cdef void _start_over(self) noexcept nogil
+    cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
+
+
+cdef inline void note_use(Engine engine, uint32_t i) noexcept nogil:
+    if engine.table.use == MOVES_TO_BACK:
+        move_to_back(&engine.table, i)
+    elif engine.table.use == ASKS:
+        engine.used(i)
+
+
+cdef void drop_detached(Table* detached) noexcept

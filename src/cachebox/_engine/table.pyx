@@ -1,0 +1,297 @@
+"""Growth, removal and the collector's view of the table; `table.pxd` shows its shape and its invariants."""
+
+cimport cython
+from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+import os
+
+
+cdef extern from *:
+    """
+    static uint32_t cb_no_slots[2] = {0, 0};    /* an empty table's; never written */
+    """
+    uint32_t* no_slots "cb_no_slots"
+    bint may_be_in_a_cycle "PyType_IS_GC"(PyTypeObject*) noexcept nogil
+    PyTypeObject* type_of "Py_TYPE"(PyObject*) noexcept nogil
+
+
+cdef enum:
+    SMALLEST = 4                    # entries in the first allocation
+    LARGEST = 1 << 30               # an index and at least one bit of tag share a slot's 32 bits
+    KEPT_WHEN_EMPTY = 64            # an emptied table with room for no more than this keeps its memory
+
+
+cdef uint64_t process_seed = int.from_bytes(os.urandom(8), "little")
+
+
+cdef inline void place(Table* t, uint32_t i) noexcept nogil:
+    """Put the index of an entry into the first empty slot from its home on."""
+    cdef uint32_t h = t.entries[i].hash, slot = home(t, h)
+    while t.slots[slot] != 0:
+        slot = (slot + 1) & t.mask
+    t.slots[slot] = tag(t, h) | i
+
+
+cdef inline void displace(Table* t, uint32_t i) noexcept nogil:
+    """Take an index out of the slots, and shift back what had to step over it (Knuth, TAOCP 3, 6.4, algorithm R)."""
+    cdef uint32_t hole = home(t, t.entries[i].hash), at, word, wanted
+    while (t.slots[hole] & t.mask) != i:
+        hole = (hole + 1) & t.mask
+    at = hole
+    while True:
+        at = (at + 1) & t.mask
+        word = t.slots[at]
+        if word == 0:
+            break
+        wanted = home(t, t.entries[word & t.mask].hash)
+        if ((at - wanted) & t.mask) >= ((at - hole) & t.mask):      # its home is not behind the hole
+            t.slots[hole] = word
+            hole = at
+    t.slots[hole] = 0
+
+
+@cython.no_gc_clear                 # whoever owns the engine empties it, together with what it keeps beside it
+cdef class Engine:
+
+    def __cinit__(self):
+        self.table.seed = process_seed
+        self._start_over()
+
+    def __dealloc__(self):
+        drop_detached(&self.table)
+
+    # --- the policy's verbs, for a policy that keeps the order of insertion in the list
+
+    cdef bint room(self, uint32_t capacity) noexcept nogil:
+        return True
+
+    cdef void admit(self, uint32_t i) noexcept nogil:
+        link_after(&self.table, i, self.table.entries[0].prev)
+
+    cdef void used(self, uint32_t i) noexcept nogil:
+        pass
+
+    cdef void forget(self, uint32_t i) noexcept nogil:
+        unlink(&self.table, i)
+
+    cdef uint32_t first(self) noexcept nogil:
+        return self.table.entries[0].next
+
+    cdef uint32_t after(self, uint32_t i) noexcept nogil:
+        return self.table.entries[i].next
+
+    cdef void restart(self) noexcept nogil:
+        pass
+
+    cdef uint64_t rank(self, uint32_t i) noexcept nogil:
+        return 0
+
+    cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
+        self.admit(i)
+
+    cdef Py_ssize_t check_order(self) except -1:
+        cdef Table* t = &self.table
+        cdef uint32_t i = 0
+        cdef Py_ssize_t n = 0
+        while True:
+            assert t.entries[t.entries[i].next].prev == i, f"links of {i} and {t.entries[i].next} disagree"
+            i = t.entries[i].next
+            if i == 0:
+                return n
+            n += 1
+            assert n <= t.used, "the list is longer than the table"
+
+    # --- the table's verbs
+
+    cdef bint reserve(self, Py_ssize_t limit) noexcept nogil:
+        """Room for one more, in steps that end at `limit` entries (the bound) or grow on if it is passed."""
+        return self.table.free != 0 or self.table.fresh <= self.table.capacity or self._grow(limit)
+
+    cdef uint32_t insert(self, PyObject* key, uint32_t h) noexcept nogil:
+        cdef Table* t = &self.table
+        cdef uint32_t i = t.free
+        if i != 0:
+            t.free = t.entries[i].next
+        else:
+            i = t.fresh
+            t.fresh += 1
+        incref(key)
+        t.keys_collectable |= may_be_in_a_cycle(type_of(key))
+        t.entries[i].key = key
+        t.entries[i].value = NULL
+        t.entries[i].hash = h
+        t.entries[i].prev = t.entries[i].next = t.entries[i].aux = 0
+        place(t, i)
+        t.used += 1
+        t.version += 1
+        return i
+
+    cdef void put(self, uint32_t i, PyObject* value) noexcept nogil:
+        incref(value)
+        self.table.values_collectable |= may_be_in_a_cycle(type_of(value))
+        self.table.entries[i].value = value
+
+    cdef void release(self, uint32_t i) noexcept nogil:
+        cdef Table* t = &self.table
+        displace(t, i)
+        t.entries[i].key = t.entries[i].value = NULL
+        t.entries[i].next = t.free
+        t.free = i
+        t.used -= 1
+        t.version += 1
+
+    cdef void shrink(self) noexcept nogil:
+        cdef Table empty
+        if self.table.used == 0 and self.table.capacity > KEPT_WHEN_EMPTY:
+            empty = self.detach()
+            deallocate(empty.slots)
+            deallocate(empty.entries)
+
+    cdef Table detach(self) noexcept nogil:
+        cdef Table old = self.table
+        self._start_over()
+        self.restart()
+        return old
+
+    cdef void _start_over(self) noexcept nogil:
+        """Back to a table without arrays."""
+        cdef Table* t = &self.table
+        memset(&self.lone, 0, sizeof(Entry))
+        t.entries = &self.lone
+        t.slots = no_slots
+        t.mask = t.bits = 1
+        t.capacity = t.free = t.used = 0
+        t.fresh = 1
+        t.version += 1
+        t.keys_collectable = t.values_collectable = False
+
+    cdef bint _grow(self, Py_ssize_t limit) noexcept nogil:
+        cdef Table* t = &self.table
+        cdef Py_ssize_t wanted = max(2 * <Py_ssize_t>t.capacity, SMALLEST)
+        cdef uint32_t bits = 1, i
+        cdef uint32_t* slots = NULL
+        cdef Entry* entries
+        if t.capacity >= LARGEST:
+            return False
+        if limit > t.capacity:
+            wanted = min(wanted, limit)
+        else:                       # only reserved entries stand beyond the bound: they are few
+            wanted = t.capacity + max(<Py_ssize_t>SMALLEST, t.capacity >> 3)
+        wanted = min(wanted, <Py_ssize_t>LARGEST)
+        while (<Py_ssize_t>1 << bits) < 2 * wanted:
+            bits += 1
+        if not self.room(<uint32_t>wanted):
+            return False
+        if bits != t.bits or t.capacity == 0:
+            slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
+            if slots == NULL:
+                return False
+        entries = <Entry*>reallocate(NULL if t.capacity == 0 else t.entries, (<size_t>wanted + 1) * sizeof(Entry))
+        if entries == NULL:
+            deallocate(slots)
+            return False
+        if t.capacity == 0:
+            entries[0] = self.lone
+        t.entries = entries
+        if slots != NULL:
+            if t.capacity != 0:
+                deallocate(t.slots)
+            t.slots = slots
+            t.bits = bits
+            t.mask = (<uint32_t>1 << bits) - 1
+            for i in range(1, t.fresh):
+                if entries[i].key != NULL:
+                    place(t, i)
+            t.version += 1
+        t.capacity = <uint32_t>wanted
+        return True
+
+    # --- for tests and for the collector
+
+    def _check(self):
+        """Verify every invariant of the table and of the order; O(len(slots)).
+
+        Returns the number of entries that the policy knows; raises AssertionError where something is wrong.
+        """
+        cdef Table* t = &self.table
+        cdef uint32_t i, slot, word, used = 0, indexed = 0, reserved = 0, free = 0
+        assert (t.slots == no_slots) == (t.capacity == 0), "slots that are not the table's own"
+        assert t.mask + 1 == <uint32_t>1 << t.bits, f"mask {t.mask} and bits {t.bits} disagree"
+        assert 2 * t.capacity <= t.mask + 1, f"{t.capacity} entries and only {t.mask + 1} slots"
+        assert 1 <= t.fresh <= t.capacity + 1, f"fresh {t.fresh} with capacity {t.capacity}"
+        assert t.entries[0].key == NULL, "the sentinel has a key"
+        for i in range(1, t.fresh):
+            if t.entries[i].key == NULL:
+                assert t.entries[i].value == NULL, f"entry {i} was given back with its value"
+                continue
+            used += 1
+            reserved += t.entries[i].value == NULL
+            key = <object>t.entries[i].key
+            if type(key) in (str, int, bytes, float):       # hashing others would run their code
+                assert mixed(t, hash(key)) == t.entries[i].hash, f"entry {i} has another hash"
+        assert used == t.used, f"{used} entries in use, {t.used} counted"
+        for slot in range(t.mask + 1):
+            word = t.slots[slot]
+            if word == 0:
+                continue
+            indexed += 1
+            i = word & t.mask
+            assert 1 <= i < t.fresh and t.entries[i].key != NULL, f"slot {slot} names {i}, which is not in use"
+            assert word == tag(t, t.entries[i].hash) | i, f"slot {slot} has a wrong tag"
+            while slot != home(t, t.entries[i].hash):
+                slot = (slot - 1) & t.mask
+                assert t.slots[slot] != 0, f"a lookup of entry {i} would end early"
+        assert indexed == used, f"{used} entries in use, {indexed} slots taken"
+        i = t.free
+        while i != 0:
+            assert t.entries[i].key == NULL, f"entry {i} is in use and free"
+            free += 1
+            assert free < t.fresh, "the free chain is a circle"
+            i = t.entries[i].next
+        assert used + free == t.fresh - 1, f"{used} used and {free} free entries of {t.fresh - 1}"
+        ordered = self.check_order()
+        assert ordered == used - reserved, f"{ordered} entries ordered, {used - reserved} have values"
+        return ordered
+
+
+cdef void drop_detached(Table* detached) noexcept:
+    """Drop the references of a detached table, then its memory. Runs any code that objects run when they die."""
+    cdef uint32_t i
+    if detached.capacity == 0:
+        return
+    for i in range(1, detached.fresh):
+        if detached.entries[i].key != NULL:
+            decref(detached.entries[i].key)
+            xdecref(detached.entries[i].value)
+    deallocate(detached.slots)
+    deallocate(detached.entries)
+    detached.capacity = 0
+
+
+# --- the collector: Cython's own traversal does not know the arrays -----------------------------------------------
+
+cdef traverseproc traverse_attributes = (<PyTypeObject*>Engine).tp_traverse
+
+
+cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    cdef Table* t = &(<Engine>self).table
+    cdef uint32_t i
+    cdef int stop = traverse_attributes(self, visit, arg)
+    if stop:
+        return stop
+    if t.keys_collectable or t.values_collectable:
+        for i in range(1, t.fresh):
+            if t.entries[i].value != NULL and t.values_collectable:
+                stop = visit(t.entries[i].value, arg)
+                if stop:
+                    return stop
+            if t.entries[i].key != NULL and t.keys_collectable:
+                stop = visit(t.entries[i].key, arg)
+                if stop:
+                    return stop
+    return 0
+
+
+(<PyTypeObject*>Engine).tp_traverse = <traverseproc>traverse

@@ -1,0 +1,1464 @@
+"""The in-memory cache: what users call.
+
+Each method checks its input, finds out whether it can take the short way (a built-in policy, nothing that expires), and
+leaves the rest to `Store`. The short ways of `get`, `c[key]` and `set` are spelt out (`quick_get`, `quick_set`), for
+they are what the product is about.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t, uint64_t
+
+from _collections_abc import Mapping, MutableMapping
+from sys import maxsize as LARGEST_SIZE
+
+from cachebox._engine.table cimport (
+    UNCERTAIN, Engine, Entry, decref, hash_of, incref, lookup, mixed, note_use, xdecref,
+)
+from cachebox.expiry cimport check_heap, deadline, end_of, set_deadline
+from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, land
+from cachebox.foreign cimport Foreign
+from cachebox.lock cimport Guard, acquire, release
+from cachebox.operation cimport EXPIRED, EXPLICIT, FAILED, SIZE, Operation, start
+from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
+from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS, CacheStats
+from cachebox.store cimport (
+    CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NO_MEMORY, WATCHED, WEIGHED,
+    Leader, Outcome, Row, Store, Watch, as_float, free_rows, leads, set_leader,
+)
+
+from cachebox.policies import BUILT_IN
+
+
+cdef extern from *:
+    """
+    #define CB_TAKE(object) ((PyObject *)(object))
+    #define CB_ADD(a, b) PyLong_Type.tp_as_number->nb_add(a, b)     /* ints: runs no method of a subclass */
+    """
+    bint is_int "PyLong_Check"(PyObject*) noexcept
+    PyObject* add_ints "CB_ADD"(PyObject*, PyObject*) noexcept
+    object take_over "CB_TAKE"(PyObject*)       # a new reference becomes the caller's
+    object vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*)
+    PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
+
+
+cdef extern from "pythread.h":
+    unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
+
+
+cdef object _zero = 0
+cdef PyObject* zero = <PyObject*>_zero
+
+
+cdef class Missing:
+    """The type of `MISSING`: what `Cache.compute` takes for "no value". False, and equal to nothing but itself."""
+
+    def __repr__(self):
+        return "MISSING"
+
+    def __bool__(self):
+        return False
+
+    def __reduce__(self):
+        return "MISSING"
+
+
+MISSING = Missing()
+"""What `Cache.compute` passes where the key has no value, and what its function returns to delete the key."""
+
+cdef object NO_DEFAULT = object()
+
+
+@cython.trashcan(True)              # caches may hold caches, a hundred thousand deep
+@cython.collection_type("mapping")  # `match` asks the type for it, not the abstract class
+cdef class Cache(Store):
+    """Cache(max_size=1000, default_ttl=None, policy='LRU', on_evict=None, *, time_to_idle=None,
+      max_weight=None, weigher=None, on_removal=None, clock=None)
+--
+
+    A thread-safe in-memory cache with a bound, lifetimes, statistics and callbacks; a `MutableMapping`.
+
+    Args:
+        max_size: the most entries it holds, at every instant: an int from 1 on; None: no bound.
+        default_ttl: how long an entry lives unless `set` says otherwise: seconds (a number greater than 0) or a
+            `timedelta`; None or `math.inf`: for ever.
+        policy: which entry leaves a full cache: ``"LRU"``, ``"LFU"``, ``"FIFO"`` in any case, an `EvictionPolicy` class or
+            an instance of one.
+        on_evict: called as ``on_evict(key, value)`` for every entry that is evicted, expires, is deleted or replaced,
+            but not by `clear`.
+        time_to_idle: how long an entry lives without a hit or a new value, given as `default_ttl` is; it shortens the
+            entry's time to live, and never prolongs it.
+        max_weight: the most that all entries may weigh together: a number greater than 0; needs `weigher`.
+        weigher: called as ``weigher(key, value)``, returns what an entry weighs: a number that is not negative.
+        on_removal: called as ``on_removal(key, value, cause)`` where `on_evict` is, with a `RemovalCause`.
+        clock: called without arguments, returns the time in seconds, for tests. A cache with a clock of its own is not
+            swept in the background. The default one is monotonic, and may lag by 4 ms.
+
+    Raises ValueError or TypeError, with the name of the argument, where one makes no sense.
+
+    As a mapping: ``cache[key]`` is a `get` that raises KeyError. ``key in cache``, ``len(cache)`` and iteration see
+    live entries only, and neither count nor promote. Iteration runs over a snapshot, next victim first.
+    ``cache == mapping`` compares items. An empty cache is false, as any empty mapping is. Copies and pickles keep the
+    configuration, entries, order and remaining lifetimes; their statistics start at zero.
+
+    Every operation on one key is atomic and safe from any thread; those on many keys are a row of such operations.
+    No lock is held while keys are compared or callbacks run, and they may use the cache. Callbacks run before the call
+    that caused them returns, in its thread. Entries that expire and that nobody asks for leave within about a second:
+    a thread in the background removes them, and runs their callbacks. A callback that raises is reported through
+    `sys.unraisablehook`.
+
+    >>> cache = Cache(max_size=2)
+    >>> cache["a"] = 1
+    >>> cache.set("b", 2, ttl=60)
+    >>> cache.get("a")
+    1
+    >>> cache["c"] = 3              # "b" was used least recently
+    >>> list(cache)
+    ['a', 'c']
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.bound = 1000                       # a subclass may forget to call __init__
+        self.adopt_policy("LRU", self.bound)
+
+    def __init__(
+        self,
+        max_size=1000,
+        default_ttl=None,
+        policy="LRU",
+        on_evict=None,
+        *,
+        time_to_idle=None,
+        max_weight=None,
+        weigher=None,
+        on_removal=None,
+        clock=None,
+    ):
+        self.configure({
+            "max_size": max_size,
+            "default_ttl": default_ttl,
+            "policy": policy,
+            "on_evict": on_evict,
+            "time_to_idle": time_to_idle,
+            "max_weight": max_weight,
+            "weigher": weigher,
+            "on_removal": on_removal,
+            "clock": clock,
+        })
+
+    cdef int configure(self, dict options) except -1:
+        """Check all options, then apply them all."""
+        cdef object max_size = checked_size(options["max_size"])
+        cdef double lifetime = lifetime_of(options["default_ttl"], "default_ttl")
+        cdef double idle = lifetime_of(options["time_to_idle"], "time_to_idle")
+        cdef double bound_weight = INFINITY
+        cdef object max_weight = options["max_weight"], weigher = options["weigher"]
+        if self.ready or self.table.used:
+            raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
+        for name in ("on_evict", "on_removal", "weigher", "clock"):
+            if options[name] is not None and not callable(options[name]):
+                raise TypeError(f"{name} must be callable or None, not {type(options[name]).__name__}")
+        if (max_weight is None) != (weigher is None):
+            given, missing = ("weigher", "max_weight") if max_weight is None else ("max_weight", "weigher")
+            raise ValueError(f"{given} needs {missing}: give both, or neither")
+        if max_weight is not None:
+            if isinstance(max_weight, bool) or not hasattr(type(max_weight), "__float__"):
+                raise TypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
+            bound_weight = min(as_float(max_weight), DBL_MAX)       # so an infinite weight never fits
+            if not bound_weight > 0:
+                raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
+        if options["policy"] != "LRU":
+            self.adopt_policy(options["policy"], max_size)
+        self.bound = bound_of(max_size)
+        self.lifetime = lifetime
+        self.idle = idle
+        self.bound_weight = bound_weight
+        self.weigher = weigher
+        self.clock = options["clock"]
+        self.on_evict = options["on_evict"]
+        self.on_removal = options["on_removal"]
+        self.default_ttl_given = seconds_given(options["default_ttl"])
+        self.time_to_idle_given = seconds_given(options["time_to_idle"])
+        self.max_weight_given = max_weight
+        self.modes = (
+            (DEFAULTS if lifetime < INFINITY else 0)
+            | (IDLES if idle < INFINITY else 0)
+            | (WEIGHED if weigher is not None else 0)
+            | (CLOCKED if self.clock is not None else 0)
+            | (LISTENED if self.on_evict is not None or self.on_removal is not None else 0)
+            | (FOREIGN if self.foreign is not None else 0)
+        )
+        self.ready = True
+        return 0
+
+    cdef int adopt_policy(self, object policy, object max_size) except -1:
+        """Take the engine of a built-in policy, or a plain one beside a policy of the user's."""
+        cdef EvictionPolicy chosen
+        cdef Engine engine
+        cdef Guard guard
+        cdef bint given = False
+        if isinstance(policy, str):
+            if policy.upper() not in BUILT_IN:
+                raise ValueError(f"policy must be one of {', '.join(BUILT_IN)}, or an EvictionPolicy, not {policy!r}")
+            chosen = BUILT_IN[policy.upper()](max_size)
+            self.name_of_policy = policy.upper()
+        elif isinstance(policy, type) and issubclass(policy, EvictionPolicy):
+            chosen = policy(max_size)
+            self.name_of_policy = name_if_built_in(chosen)
+        elif isinstance(policy, EvictionPolicy):
+            chosen = policy
+            if chosen.taken:
+                raise ValueError(f"policy {policy!r} serves another cache: an instance can serve one cache only")
+            self.name_of_policy = policy
+            given = True
+        else:
+            raise TypeError(
+                f"policy must be a name ({', '.join(BUILT_IN)}), an EvictionPolicy class or an instance, not {policy!r}"
+            )
+        if isinstance(name_if_built_in(chosen), str):
+            if len(chosen):
+                raise ValueError(f"policy {policy!r} must be empty to serve a cache, but it orders {len(chosen)} keys")
+            engine, guard = (<_Ordered>chosen).engine, (<_Ordered>chosen).guard
+            (<_Ordered>chosen).lent = True
+        else:
+            engine, guard = Engine.__new__(Engine), Guard.__new__(Guard)
+            self.foreign = Foreign(chosen)
+        if given:
+            chosen.max_size = max_size          # the cache's is the one that holds
+        chosen.taken = True
+        self.equip(engine, guard)
+        return 0
+
+    # --- one key ----------------------------------------------------------------------------------------------------
+
+    def get(self, key, default=None):
+        """The value of `key`, counted as a hit and told to the policy; else `default`, counted as a miss. O(1).
+
+        >>> cache = Cache()
+        >>> cache["a"] = None
+        >>> cache.get("a", "nothing"), cache.get("b", "nothing")
+        (None, 'nothing')
+        """
+        cdef uint32_t h = hash_in(self, key)
+        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        if value == NULL:
+            value = self.get_long(key, h)
+            if value == NULL:
+                return default
+        return take_over(value)
+
+    def __getitem__(self, key):
+        cdef uint32_t h = hash_in(self, key)
+        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        if value == NULL:
+            value = self.get_long(key, h)
+            if value == NULL:
+                raise KeyError(key)
+        return take_over(value)
+
+    cdef PyObject* get_long(self, object key, uint32_t h) except? NULL:
+        """A new reference to the key's value, or NULL: the long way, for a miss too."""
+        cdef Operation op
+        cdef double now
+        cdef uint32_t i
+        cdef PyObject* value = NULL
+        start(&op)
+        try:
+            now = self.now(INFINITY)
+            i = self.find_to_change(key, h, &op)
+            if self.is_live(i, now):
+                self.note_hit(i, now, &op)
+                value = self.table.entries[i].value
+                incref(value)
+            else:
+                self.counts[MISSES] += 1
+                if i != 0 and self.table.entries[i].value != NULL:
+                    self.remove(i, EXPIRED, &op)
+            release(self.lock)
+        finally:
+            self.finish_with(&op, value)
+        return value
+
+    def set(self, key, value, ttl=None):
+        """Store a value under a key, which replaces an older value and its expiry. O(1); O(log n) where entries expire.
+
+        Args:
+            key: any hashable object, compared as a dict compares it.
+            value: any object, None included.
+            ttl: how long the entry lives, seconds (a number or a `timedelta`); None: `default_ttl`; infinity: for ever.
+
+        Raises ValueError or TypeError for a `ttl` that is not greater than 0 or not a number, and for a weight that is
+        negative or more than `max_weight`; TypeError for an unhashable key. Nothing is changed then.
+
+        >>> cache = Cache()
+        >>> cache.set("a", 1)
+        >>> cache.set("b", 2, ttl=60)
+        >>> cache.ttl("a") is None, cache.ttl("b") > 59
+        (True, True)
+        """
+        cdef uint32_t h = hash_in(self, key)
+        if ttl is not None or not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
+            self.set_long(key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
+
+    def __setitem__(self, key, value):
+        cdef uint32_t h = hash_in(self, key)
+        if not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
+            self.set_long(key, h, value, self.lifetime)
+
+    cdef int set_long(self, object key, uint32_t h, object value, double lifetime) except -1:
+        return self.set_weighed(key, h, value, lifetime, self.weigh_checked(key, value), False)
+
+    cdef int set_weighed(
+        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new
+    ) except -1:
+        cdef Operation op
+        start(&op)
+        try:
+            self.put(key, h, value, lifetime, weight, only_new, &op)
+        finally:
+            self.finish(&op)
+        return 0
+
+    cdef double weigh_checked(self, object key, object value) except -1.0:
+        """The weight of an entry that has to fit."""
+        cdef double weight = self.weigh(key, value)
+        if weight > self.bound_weight:
+            raise ValueError(f"weigher gives this entry {weight:g}, more than max_weight={self.max_weight_given}")
+        return weight
+
+    def delete(self, key):
+        """Remove a key. True where a live entry was removed. O(1); O(log n) where entries expire.
+
+        >>> cache = Cache()
+        >>> cache["a"] = 1
+        >>> cache.delete("a"), cache.delete("a")
+        (True, False)
+        """
+        return self.take(key, False) is not NO_DEFAULT
+
+    def __delitem__(self, key):
+        if self.take(key, False) is NO_DEFAULT:
+            raise KeyError(key)
+
+    @cython.embedsignature(False)               # it would show NO_DEFAULT, which inspect cannot read
+    def pop(self, key, default=NO_DEFAULT):
+        """pop($self, /, key, default=...)
+--
+
+        Remove a key and return its value; where it is absent, return `default`, or raise KeyError if none was given.
+
+        Counts a delete, but no hit or miss. O(1); O(log n) where entries expire.
+
+        >>> cache = Cache()
+        >>> cache["a"] = 1
+        >>> cache.pop("a"), cache.pop("a", None)
+        (1, None)
+        """
+        value = self.take(key, True)
+        if value is not NO_DEFAULT:
+            return value
+        if default is NO_DEFAULT:
+            raise KeyError(key)
+        return default
+
+    cdef object take(self, object key, bint wanted):
+        """Remove a key. Returns its value (if it is not `wanted`, None), or NO_DEFAULT where there was none."""
+        cdef Operation op
+        cdef double now
+        cdef uint32_t i
+        cdef uint32_t h = hash_in(self, key)
+        cdef Outcome outcome = DONE
+        value = NO_DEFAULT
+        start(&op)
+        try:
+            now = self.now(INFINITY)
+            i = self.find_to_change(key, h, &op)
+            if self.is_live(i, now):
+                value = <object>self.table.entries[i].value if wanted else None
+                outcome = self.remove(i, EXPLICIT, &op)
+            elif i != 0 and self.table.entries[i].value != NULL:
+                outcome = self.remove(i, EXPIRED, &op)
+            elif i != 0:
+                self.touch_watches(i)           # a load is under way: what it gets must not be stored
+                set_leader(&self.table.entries[i], NULL)
+                self.drop_reserved(i, &op)
+            self.give_memory_back()
+            release(self.lock)
+            if outcome != DONE:
+                raise MemoryError("no memory left to remove an entry")
+        finally:
+            self.finish(&op)
+        return value
+
+    def __contains__(self, key):
+        cdef PyObject* value = self.look(key)
+        if value == NULL:
+            return False
+        decref(value)
+        return True
+
+    def peek(self, key, default=None):
+        """The value of `key`, or `default`, without counting a hit or a miss and without telling the policy. O(1).
+
+        >>> cache = Cache()
+        >>> cache["a"] = 1
+        >>> cache.peek("a"), cache.stats.hits
+        (1, 0)
+        """
+        cdef PyObject* value = self.look(key)
+        return default if value == NULL else take_over(value)
+
+    cdef PyObject* look(self, object key) except? NULL:
+        """A new reference to a live value, or NULL."""
+        cdef Operation op
+        cdef double now
+        cdef uint32_t i
+        cdef uint32_t h = hash_in(self, key)
+        cdef PyObject* value = NULL
+        start(&op)
+        try:
+            now = self.now(INFINITY)
+            i = self.find(key, h, &op)
+            if self.is_live(i, now):
+                value = self.table.entries[i].value
+                incref(value)
+            release(self.lock)
+        finally:
+            self.finish(&op)
+        return value
+
+    def setdefault(self, key, default=None):
+        """The value of `key`, a hit; where it is absent, a miss, store `default` for `default_ttl` and return it.
+
+        One atomic step. O(1); O(log n) where entries expire. Raises as `set` does. See `get_or_set` for a value that
+        takes work to make.
+
+        >>> cache = Cache()
+        >>> cache.setdefault("a", []).append(1)
+        >>> cache.setdefault("a", [])
+        [1]
+        """
+        cdef uint32_t h = hash_in(self, key)
+        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        if value != NULL:
+            return take_over(value)
+        return self.setdefault_long(key, h, default)
+
+    cdef object setdefault_long(self, object key, uint32_t h, object default):
+        cdef Operation op
+        cdef Outcome outcome = DONE
+        cdef double weight = 0.0, now
+        cdef bint counted = False, weighed = True
+        cdef uint32_t i
+        cdef PyObject* found
+        value = default
+        if self.modes & WEIGHED:
+            found = self.look(key)              # where there is a value, the default need not fit
+            weighed = found == NULL
+            xdecref(found)
+            weight = self.weigh_checked(key, default) if weighed else 0.0
+        start(&op)
+        try:
+            now = self.now(self.lifetime)
+            while True:
+                i = self.find_to_change(key, h, &op)
+                if self.is_live(i, now):
+                    if not counted:
+                        self.note_hit(i, now, &op)
+                    value = <object>self.table.entries[i].value
+                    outcome = DONE
+                elif not weighed:               # there was a value a moment ago
+                    release(self.lock)
+                    break
+                else:
+                    if not counted:
+                        self.counts[MISSES] += 1
+                        counted = True
+                    outcome = self.write(i, key, h, default, self.lifetime, False, weight, now, &op)
+                release(self.lock)
+                if outcome == DONE:
+                    return value
+                if outcome == NO_MEMORY:
+                    raise MemoryError("no memory left to store an entry")
+                self.evict_foreign(&op)
+        finally:
+            self.finish(&op)
+        return self.setdefault_long(key, h, default)
+
+    def get_or_set(self, key, factory, ttl=None):
+        """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`. O(1) and the factory.
+
+        Args:
+            key: any hashable object.
+            factory: a callable without arguments. It runs without any lock, and may use the cache.
+            ttl: as for `set`.
+
+        Of all threads that miss the key at the same time one runs its factory, and the others wait and get the same
+        value or the same exception (with an exception nothing is stored). Each of them counts a miss. If the key is
+        written, deleted or cleared meanwhile, the value is returned but not stored; so is one that weighs more than
+        `max_weight`. Coming back for the same key from inside its factory runs the factory again, as does a wait that
+        would close a circle of threads. A factory ended by KeyboardInterrupt hands over to a waiter.
+
+        >>> cache = Cache()
+        >>> cache.get_or_set("answer", lambda: 6 * 7)
+        42
+        >>> cache.get_or_set("answer", lambda: 0)
+        42
+        """
+        cdef uint32_t h = hash_in(self, key)
+        cdef Loading how
+        cdef double lifetime
+        cdef PyObject* value
+        if not callable(factory):
+            raise TypeError(f"factory must be callable, not {type(factory).__name__}")
+        lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
+        value = quick_get(self, <PyObject*>key, h)
+        if value != NULL:
+            return take_over(value)
+        no_arguments(&how, factory, lifetime)
+        return self.load(key, h, &how)
+
+    cdef object load(self, object key, uint32_t h, Loading* how):
+        """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
+        cdef Leader leader
+        cdef Flight flight
+        cdef Ticket ticket
+        cdef Watch alone = None
+        cdef PyObject* value
+        cdef int state
+        if how.unwatched:
+            return self.load_unwatched(key, h, how)
+        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, &leader)
+        if ticket.counted:
+            how.missed = True
+        else:
+            leader.lead = leader.alone = NULL
+            if not how.single_flight:
+                alone = new_watch(self)
+                leader.alone = <PyObject*>alone
+            while True:
+                leader.i = 0
+                flight = board(self, key, h, &leader, &ticket)
+                how.missed = ticket.counted
+                if ticket.value != NULL:
+                    return take_over(ticket.value)
+                if flight is None:
+                    break
+                state = flight.wait()
+                if state == FLYING:             # waiting would be for ourselves
+                    alone = new_watch(self)
+                    leader.alone = <PyObject*>alone
+                elif state != ABANDONED:
+                    return flight.outcome()
+        value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
+        if value != NULL and is_simple(how) and <PyObject*>value != how.instance:
+            if quick_land(self, &leader, value):
+                return take_over(value)
+        return self.land_or_crash(key, h, &leader, value, how)
+
+    cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how):
+        """End a load with its value, or with the exception that is set where that is NULL."""
+        try:
+            if value == NULL:
+                raise_current()
+            self.land(leader, key, h, <object>value, how)
+        except BaseException as error:
+            xdecref(value)
+            crash(self, leader, error)
+            raise
+        return take_over(value)
+
+    cdef int land(self, Leader* leader, object key, uint32_t h, object value, Loading* how) except -1:
+        """End a load with the value that it got."""
+        cdef bint wanted = is_wanted(value, how)
+        cdef double weight = self.weigh(key, value) if wanted else 0.0
+        return land(self, key, h, leader, value, how.lifetime, weight, wanted and weight <= self.bound_weight)
+
+    cdef object load_unwatched(self, object key, uint32_t h, Loading* how):
+        """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
+        cdef PyObject* found
+        how.missed = quick_miss(self, <PyObject*>key, h)
+        if not how.missed:
+            found = self.get_long(key, h)
+            how.missed = found == NULL
+            if found != NULL:
+                return take_over(found)
+        value = vectorcall(how.function, how.arguments, how.n, how.names)
+        if not quick_set(self, <PyObject*>key, h, <PyObject*>value, how.first_wins):
+            self.set_weighed(key, h, value, how.lifetime, 0.0, how.first_wins)
+        return value
+
+    cdef int count_miss(self) except -1:
+        """A miss of something that has no key."""
+        acquire(self.lock)
+        self.counts[MISSES] += 1
+        release(self.lock)
+        return 0
+
+    def compute(self, key, fn):
+        """Replace the value of `key` by ``fn(old)``, atomically, and return it. O(1) beside `fn`.
+
+        Args:
+            key: any hashable object.
+            fn: called with the old value, or `MISSING` where there is none; returns the new value, or `MISSING` to
+                delete the key. It runs without any lock, and again if another thread wrote the key meanwhile; what it
+                does to the key itself is overwritten.
+
+        An entry that is there keeps its expiry, a new one gets `default_ttl`. Counts one set or delete. Raises what
+        `fn` raises, or as `set` does; nothing is changed then.
+
+        >>> cache = Cache()
+        >>> cache["a"] = [1]
+        >>> cache.compute("a", lambda old: old + [2])
+        [1, 2]
+        >>> cache.compute("a", lambda old: MISSING), "a" in cache
+        (MISSING, False)
+        """
+        cdef uint32_t h = hash_in(self, key)
+        cdef Watch watch
+        cdef double weight
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__}")
+        watch = new_watch(self)
+        watch.ignores_own = True
+        while True:
+            old = self.look_and_watch(key, h, watch)
+            try:
+                new = fn(old)
+                weight = self.weigh_checked(key, new) if new is not MISSING else 0.0
+            except:
+                self.stop_watching(watch)
+                raise
+            if self.replace(key, h, watch, old, new, weight):
+                return new
+
+    cdef object look_and_watch(self, object key, uint32_t h, Watch watch):
+        """The value of a key or MISSING, and an open watch on the key."""
+        cdef Operation op
+        cdef double now
+        cdef uint32_t i
+        old = MISSING
+        start(&op)
+        try:
+            now = self.now(self.lifetime)
+            i = self.find_to_change(key, h, &op)
+            if self.is_live(i, now):
+                old = <object>self.table.entries[i].value
+            elif i != 0 and self.table.entries[i].value != NULL:
+                self.remove(i, EXPIRED, &op)
+                if self.table.entries[i].key == NULL:
+                    i = 0
+            if i == 0 and self.prepare(False):
+                i = self.engine.insert(<PyObject*>key, h)
+            opened = i != 0 and watch.open(i)
+            release(self.lock)
+            if not opened:
+                raise MemoryError("no memory left to change an entry")
+        finally:
+            self.finish(&op)
+        return old
+
+    cdef int stop_watching(self, Watch watch) except -1:
+        cdef Operation op
+        start(&op)
+        acquire(self.lock)
+        watch.close(&op)
+        release(self.lock)
+        return self.finish(&op)
+
+    cdef bint replace(self, object key, uint32_t h, Watch watch, object old, object new, double weight) except -1:
+        """Commit what `compute` computed; False: the key was written meanwhile, so nothing was."""
+        cdef Operation op
+        cdef Outcome outcome
+        cdef double now
+        cdef uint32_t i
+        start(&op)
+        try:
+            now = self.now(self.lifetime)
+            while True:
+                outcome = DONE
+                if self.foreign is not None:
+                    self.foreign.enter(&op)
+                if watch.i == 0 and not watch.touched:
+                    i = self.find(key, h, &op)  # fn cleared the cache, and the watch went with its entry
+                else:
+                    acquire(self.lock)
+                    i = watch.i
+                if not self.is_live(i, now) and i != 0 and self.table.entries[i].value != NULL:
+                    outcome = self.remove(i, EXPIRED, &op)
+                    if self.table.entries[i].key == NULL:
+                        i = 0
+                    watch.touched = watch.touched or old is not MISSING
+                if watch.touched or outcome != DONE:
+                    changed = False
+                elif new is MISSING:
+                    changed = True
+                    if i != 0 and self.table.entries[i].value != NULL:
+                        outcome = self.remove(i, EXPLICIT, &op)
+                else:
+                    changed = True
+                    outcome = self.write(i, key, h, new, self.lifetime, True, weight, now, &op)
+                if outcome == DONE:
+                    watch.close(&op)
+                    self.give_memory_back()
+                release(self.lock)
+                if outcome == DONE:
+                    return changed
+                if outcome == NO_MEMORY:
+                    self.stop_watching(watch)
+                    raise MemoryError("no memory left to change an entry")
+                self.evict_foreign(&op)
+        finally:
+            self.finish(&op)
+
+    def increment(self, key, amount=1):
+        """Add `amount` (an int) to the int stored under `key`, atomically, and return the sum. O(1).
+
+        A missing key starts at 0 and gets `default_ttl`; an entry that is there keeps its expiry. Counts one set.
+        Raises TypeError where `amount` or the value is not an int.
+
+        >>> cache = Cache()
+        >>> cache.increment("visits"), cache.increment("visits", 10)
+        (1, 11)
+        """
+        if not isinstance(amount, int):
+            raise TypeError(f"amount must be an int, not {type(amount).__name__}")
+        if not self.modes & WEIGHED:
+            return self.add(key, amount)
+
+        def weighed(old):
+            if not isinstance(old, int) and old is not MISSING:
+                raise not_an_int(key, old)
+            return sum_of(0 if old is MISSING else old, amount)
+
+        return self.compute(key, weighed)
+
+    cdef object add(self, object key, object amount):
+        """`increment` where no weigher has to be asked: ints are added under the lock, which runs no Python code."""
+        cdef Operation op
+        cdef Outcome outcome
+        cdef double now
+        cdef uint32_t h = hash_in(self, key), i
+        cdef PyObject* total
+        start(&op)
+        try:
+            now = self.now(self.lifetime)
+            while True:
+                i = self.find_to_change(key, h, &op)
+                total = zero
+                if self.is_live(i, now):
+                    total = self.table.entries[i].value
+                    if not is_int(total):
+                        old = <object>total
+                        release(self.lock)
+                        raise not_an_int(key, old)
+                total = add_ints(total, <PyObject*>amount)
+                outcome = NO_MEMORY
+                if total != NULL:
+                    outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
+                release(self.lock)
+                if outcome == DONE:
+                    return take_over(total)
+                xdecref(total)
+                if outcome == NO_MEMORY:
+                    raise MemoryError("no memory left to store an entry")
+                self.evict_foreign(&op)
+        finally:
+            self.finish(&op)
+
+    def ttl(self, key):
+        """The seconds that an entry has left to live (a float), whichever of its ends is nearer; None: for ever. O(1).
+
+        Raises KeyError where there is no live entry. Counts nothing.
+
+        >>> cache = Cache(default_ttl=10)
+        >>> cache["a"] = 1
+        >>> 9 < cache.ttl("a") <= 10
+        True
+        """
+        cdef Operation op
+        cdef double now, end = -INFINITY
+        cdef uint32_t i
+        start(&op)
+        try:
+            now = self.now(INFINITY)
+            i = self.find(key, hash_in(self, key), &op)
+            if self.is_live(i, now):
+                end = deadline(&self.expiry, i)
+            release(self.lock)
+        finally:
+            self.finish(&op)
+        if end == -INFINITY:
+            raise KeyError(key)
+        return None if end == INFINITY else end - now
+
+    def touch(self, key, ttl=None):
+        """Let a live entry expire `ttl` from now, as `set` would, its value unchanged. False: there is none. O(log n).
+
+        Starts a time to idle anew. Counts nothing and does not tell the policy. Raises as `set` does for a `ttl` that
+        makes no sense.
+
+        >>> cache = Cache(default_ttl=10)
+        >>> cache["a"] = 1
+        >>> cache.touch("a", ttl=60), cache.ttl("a") > 59
+        (True, True)
+        """
+        cdef Operation op
+        cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
+        cdef double now
+        cdef uint32_t i
+        cdef bint prepared = True
+        start(&op)
+        try:
+            now = self.now(lifetime)
+            i = self.find_to_change(key, hash_in(self, key), &op)
+            found = self.is_live(i, now)
+            if found:
+                prepared = self.prepare(lifetime < INFINITY)
+                if prepared:
+                    self.set_end(i, end_of(now, lifetime), now, &op)
+            release(self.lock)
+            if not prepared:
+                raise MemoryError("no memory left for a deadline")
+        finally:
+            self.finish(&op)
+        return found
+
+    # --- many keys: all input is checked first, then it is one operation after the other ------------------------------
+
+    def get_many(self, keys):
+        """Get each of `keys` (an iterable): a new dict of those that are there. O(len(keys)).
+
+        Counts a hit or a miss for each.
+
+        >>> cache = Cache()
+        >>> cache.update(a=1, b=2)
+        >>> cache.get_many(["a", "b", "c"])
+        {'a': 1, 'b': 2}
+        """
+        cdef PyObject* value
+        cdef uint32_t h
+        cdef dict found = {}
+        cdef list wanted = listed(keys, "keys", "an iterable of keys")
+        cdef list hashes = [hash_of(<PyObject*>key) for key in wanted]
+        for key, hashed in zip(wanted, hashes):
+            h = mixed(self.table, hashed)
+            value = quick_get(self, <PyObject*>key, h)
+            if value == NULL:
+                value = self.get_long(key, h)
+            if value != NULL:
+                found[key] = take_over(value)
+        return found
+
+    def set_many(self, mapping, ttl=None):
+        """Set every item of a mapping, with one `ttl` for all. O(len(mapping)).
+
+        Raises as `set` does, for any of the items, before the first is stored.
+
+        >>> cache = Cache()
+        >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
+        >>> len(cache)
+        2
+        """
+        if not hasattr(mapping, "items"):
+            raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}: use update for pairs")
+        self.set_all(list(mapping.items()), self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
+
+    def delete_many(self, keys):
+        """Delete each of `keys` (an iterable). Returns how many live entries that removed. O(len(keys)).
+
+        >>> cache = Cache()
+        >>> cache.update(a=1, b=2)
+        >>> cache.delete_many(["a", "b", "c"])
+        2
+        """
+        cdef list doomed = listed(keys, "keys", "an iterable of keys")
+        cdef Py_ssize_t n = 0
+        for key in doomed:
+            hash_of(<PyObject*>key)
+        for key in doomed:
+            n += self.take(key, False) is not NO_DEFAULT
+        return n
+
+    def update(self, other=(), /, **more):
+        """Set every item of a mapping or of an iterable of pairs, then every keyword. O(number of items).
+
+        Each lives for `default_ttl`. Raises as `set` does, for any of the items, before the first is stored.
+
+        >>> cache = Cache()
+        >>> cache.update({"a": 1}, b=2)
+        >>> dict(cache)
+        {'a': 1, 'b': 2}
+        """
+        cdef list items
+        if hasattr(other, "items"):
+            items = list(other.items())
+        elif hasattr(other, "keys"):
+            items = [(key, other[key]) for key in other.keys()]
+        else:
+            items = [pair_of(item) for item in listed(other, "other", "a mapping or an iterable of pairs")]
+        items.extend(more.items())
+        self.set_all(items, self.lifetime)
+
+    cdef int set_all(self, list items, double lifetime) except -1:
+        cdef list weighed = []
+        for key, value in items:
+            weighed.append((hash_of(<PyObject*>key), self.weigh_checked(key, value)))
+        for (key, value), (hashed, weight) in zip(items, weighed):
+            self.set_weighed(key, mixed(self.table, hashed), value, lifetime, weight, False)
+        return 0
+
+    # --- the whole cache ----------------------------------------------------------------------------------------------
+
+    def clear(self):
+        """Remove all entries and set the statistics to zero. Callbacks are not called. O(n).
+
+        >>> cache = Cache()
+        >>> cache["a"] = 1
+        >>> cache.clear()
+        >>> len(cache), cache.stats.sets
+        (0, 0)
+        """
+        self.empty(True)
+
+    def popitem(self):
+        """Remove the next victim and return it as a pair; KeyError where the cache is empty. Counts a delete. O(1).
+
+        >>> cache = Cache()
+        >>> cache.update(a=1, b=2)
+        >>> cache.popitem()
+        ('a', 1)
+        """
+        cdef Operation op
+        cdef uint32_t i
+        cdef Outcome outcome = DONE
+        self.purge()
+        start(&op)
+        try:
+            if self.foreign is not None:
+                self.foreign.enter(&op)
+                if self.live:
+                    i = self.find_victim(&op)
+                else:
+                    acquire(self.lock)
+                    i = 0
+            else:
+                acquire(self.lock)
+                i = self.engine.first()
+            key = value = None
+            if i != 0:
+                key = <object>self.table.entries[i].key
+                value = <object>self.table.entries[i].value
+                outcome = self.remove(i, EXPLICIT, &op)
+                op.told = op.n                  # a policy of the user's named the victim: it knows
+                self.give_memory_back()
+            release(self.lock)
+            if outcome != DONE:
+                raise MemoryError("no memory left to remove an entry")
+        finally:
+            self.finish(&op)
+        if i == 0:
+            raise KeyError("popitem(): the cache is empty")
+        return key, value
+
+    def purge_expired(self):
+        """Remove what has expired by now; returns how many entries that were. O(k log n) for k of them.
+
+        Rarely needed: reads do not see expired entries, and a thread in the background removes them soon.
+
+        >>> now = 0.0
+        >>> cache = Cache(default_ttl=10, clock=lambda: now)
+        >>> cache["a"] = 1
+        >>> now = 10.0
+        >>> cache.purge_expired()
+        1
+        """
+        return self.purge()
+
+    def resize(self, max_size):
+        """Change the bound: an int from 1 on, or None for none. O(k) where k entries are too many.
+
+        These leave at once: expired ones first, then the others, next victim first. Raises ValueError or TypeError as
+        the constructor does.
+
+        >>> cache = Cache()
+        >>> cache.update(a=1, b=2, c=3)
+        >>> cache.resize(2)
+        >>> list(cache)
+        ['b', 'c']
+        """
+        cdef Operation op
+        cdef Outcome outcome
+        cdef double now
+        cdef object size = checked_size(max_size)
+        cdef Py_ssize_t bound = bound_of(size), older
+        start(&op)
+        try:
+            now = self.now(INFINITY)
+            if self.foreign is not None:
+                self.foreign.enter(&op)
+            while True:
+                acquire(self.lock)
+                older, self.bound = self.bound, bound
+                outcome = self.make_room(0, 0.0, 0, now, &op)
+                if outcome != DONE:             # the bound always holds: it changes when it does
+                    self.bound = older
+                release(self.lock)
+                if outcome == DONE:
+                    break
+                if outcome == NO_MEMORY:
+                    raise MemoryError("no memory left to remove entries")
+                self.evict_foreign(&op)
+            if isinstance(self.name_of_policy, EvictionPolicy):
+                self.name_of_policy.max_size = size
+        finally:
+            self.finish(&op)
+
+    def __len__(self):
+        if self.modes & EXPIRES:
+            self.purge()
+        return self.live
+
+    def __iter__(self):
+        return iter(self._snapshot(True, False))
+
+    def keys(self):
+        """A set-like view of the live keys, next victim first. Each iteration runs over a snapshot, O(n).
+
+        >>> cache = Cache()
+        >>> cache.update(a=1, b=2)
+        >>> list(cache.keys()), "a" in cache.keys()
+        (['a', 'b'], True)
+        """
+        from cachebox.views import CacheKeys
+
+        return CacheKeys(self)
+
+    def values(self):
+        """A view of the live values, next victim first. Each iteration runs over a snapshot, O(n), as does ``in``."""
+        from cachebox.views import CacheValues
+
+        return CacheValues(self)
+
+    def items(self):
+        """A set-like view of the live pairs, next victim first. Each iteration runs over a snapshot, O(n)."""
+        from cachebox.views import CacheItems
+
+        return CacheItems(self)
+
+    def _snapshot(self, bint keys, bint values):
+        """The live keys, values or pairs as a list, next victim first. O(n)."""
+        cdef Row* rows
+        cdef Py_ssize_t n, k
+        cdef list copied
+        self.purge()
+        n = self.copy_rows(&rows)
+        try:
+            if not values:
+                copied = [<object>rows[k].key for k in range(n)]
+            elif not keys:
+                copied = [<object>rows[k].value for k in range(n)]
+            else:
+                copied = [(<object>rows[k].key, <object>rows[k].value) for k in range(n)]
+        finally:
+            free_rows(rows, n)
+        return copied
+
+    def __eq__(self, other):
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return dict(self._snapshot(True, True)) == dict(other.items())
+
+    __hash__ = None
+    __reversed__ = None                         # else `reversed` would take the cache for a sequence
+
+    @property
+    def stats(self):
+        """What the cache did so far: its `CacheStats`, always the same object."""
+        return self.statistics
+
+    @property
+    def max_size(self):
+        """The most entries it holds, an int; None: no bound. `resize` changes it."""
+        return None if self.bound == LARGEST_SIZE else self.bound
+
+    @property
+    def default_ttl(self):
+        """Seconds that an entry lives unless `set` says otherwise, as given to the constructor; None: for ever."""
+        return self.default_ttl_given
+
+    @property
+    def policy(self):
+        """The name of a built-in policy, or the policy object that the cache was given."""
+        return self.name_of_policy
+
+    @property
+    def weight(self):
+        """What the live entries weigh together, an int or a float. Without a weigher each of them weighs 1."""
+        cdef double total
+        if not self.modes & WEIGHED:
+            return len(self)
+        self.purge()
+        total = self.total_weight
+        return int(total) if total == <double><long long>total else total
+
+    def __repr__(self):
+        bound = "unbounded" if self.max_size is None else f"max_size={self.max_size}"
+        policy = self.name_of_policy if isinstance(self.name_of_policy, str) else type(self.name_of_policy).__name__
+        rate = self.statistics.hit_rate()
+        return f"<{type(self).__name__} {policy}, {bound}, {self.live} entries, hit rate {rate:.1%}>"
+
+    @classmethod
+    def __class_getitem__(cls, parameters):
+        from types import GenericAlias
+
+        return GenericAlias(cls, parameters)
+
+    def __sizeof__(self):
+        cdef Py_ssize_t size = type(self).__basicsize__ + type(self.engine).__basicsize__
+        if self.table.capacity:
+            size += (self.table.capacity + 1) * sizeof(Entry) + (self.table.mask + 1) * sizeof(uint32_t)
+        size += self.expiry.size * (sizeof(double) + sizeof(uint32_t)) + self.expiry.known * sizeof(uint32_t)
+        return size + self.weights_known * sizeof(double)
+
+    # --- copies and pickles: configuration, entries, order and remaining lifetimes; the statistics start at zero ------
+
+    def copy(self):
+        """Another cache with the same configuration, entries (not copied), order and remaining lifetimes. O(n).
+
+        Its statistics start at zero. A policy of your own is deep-copied.
+        """
+        return self.__copy__()
+
+    def __copy__(self):
+        cdef dict state = self.__reduce__()[2]
+        if self.foreign is not None:            # of its policy it needs a copy that orders the same keys
+            from copy import deepcopy
+
+            keys = [entry[0] for entry in state["entries"]]
+            state["policy"] = deepcopy(state["policy"], {id(key): key for key in keys})
+        copied = type(self).__new__(type(self))
+        copied.__setstate__(state)
+        return copied
+
+    def __reduce__(self):
+        return make, (type(self),), {
+            "options": {
+                "max_size": self.max_size,
+                "default_ttl": self.default_ttl_given,
+                "policy": self.name_of_policy if self.foreign is None else "LRU",
+                "on_evict": self.on_evict,
+                "time_to_idle": self.time_to_idle_given,
+                "max_weight": self.max_weight_given,
+                "weigher": self.weigher,
+                "on_removal": self.on_removal,
+                "clock": self.clock,
+            },
+            "policy": self.foreign.policy if self.foreign is not None else None,
+            "entries": self.export(),
+            "attributes": getattr(self, "__dict__", None),
+        }
+
+    def __setstate__(self, dict state):
+        cdef dict options = dict(state["options"])
+        cdef EvictionPolicy foreign
+        if isinstance(options["policy"], EvictionPolicy):
+            options["policy"] = type(options["policy"])
+        if state["policy"] is not None:
+            foreign = state["policy"]
+            foreign.taken = False
+            options["policy"] = foreign
+        self.configure(options)
+        if state["attributes"]:
+            self.__dict__.update(state["attributes"])
+        self.restore(state["entries"])
+
+    cdef list export(self):
+        """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank."""
+        cdef Row* rows
+        cdef Py_ssize_t n, k
+        cdef double now
+        cdef list entries
+        self.purge()
+        now = self.now(0.0)
+        n = self.copy_rows(&rows)
+        try:
+            entries = [
+                (
+                    <object>rows[k].key, <object>rows[k].value,
+                    rows[k].deadline - now, rows[k].end - now, rows[k].weight, rows[k].rank,
+                )
+                for k in range(n)
+            ]
+        finally:
+            free_rows(rows, n)
+        return entries
+
+    cdef int restore(self, list entries) except -1:
+        """Put exported entries into an empty cache that nobody else knows. A user's policy knows the keys already."""
+        cdef Operation op
+        cdef double now = self.now(0.0), left, end, weight
+        cdef uint64_t rank
+        cdef uint32_t h, i
+        start(&op)
+        try:
+            for key, value, left, end, weight, rank in entries:
+                h = hash_in(self, key)
+                i = self.find(key, h, &op)
+                ready = i == 0 and self.prepare(left < INFINITY)
+                if ready:
+                    i = self.engine.insert(<PyObject*>key, h)
+                    self.engine.put(i, <PyObject*>value)
+                    self.engine.admit_ranked(i, rank)
+                    self.live += 1
+                    if self.modes & WEIGHED:
+                        self.weights[i] = weight
+                        self.total_weight += weight
+                    self.set_end(i, now + end, now, &op)
+                    if self.modes & IDLES:
+                        set_deadline(&self.expiry, i, now + left)
+                release(self.lock)
+                if not ready:
+                    raise MemoryError("no memory left to restore a cache")
+        finally:
+            self.finish(&op)
+        return 0
+
+    # --- for the sweeper and for tests --------------------------------------------------------------------------------
+
+    def _sweep(self):
+        """Drop what has expired; returns the monotonic time of the next visit, infinity for none."""
+        return self.sweep()
+
+    def _check(self):
+        """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
+        cdef uint32_t i, k
+        cdef double total = 0.0
+        acquire(self.lock)
+        try:
+            ordered = self.engine._check()
+            assert ordered == self.live, f"{ordered} entries ordered, {self.live} counted as live"
+            assert self.live <= self.bound, f"{self.live} entries, but max_size is {self.bound}"
+            check_heap(&self.expiry)
+            assert bool(self.modes & EXPIRES) == (self.expiry.n > 0), "EXPIRES and the heap disagree"
+            for k in range(1, self.expiry.n + 1):
+                i = self.expiry.entries[k]
+                assert self.table.entries[i].value != NULL, f"entry {i} has a deadline but no value"
+            if self.modes & IDLES:
+                assert self.expiry.n == self.live, "an entry of a cache with a time to idle has no deadline"
+            if self.modes & WEIGHED:
+                i = self.engine.first()
+                while i != 0:
+                    total += self.weights[i]
+                    i = self.engine.after(i)
+                assert abs(total - self.total_weight) <= 1e-9 * max(1.0, total), f"{total} is not {self.total_weight}"
+                assert total <= self.bound_weight * (1 + 1e-12), f"{total} is more than max_weight"
+            assert bool(self.modes & WATCHED) == (self.watch_count > 0), "WATCHED and the watches disagree"
+            if self.watch_count == 0 and self.loads == 0:
+                assert self.table.used == self.live, f"{self.table.used - self.live} entries reserved for nobody"
+        finally:
+            release(self.lock)
+        if self.foreign is not None:
+            order = list(self.foreign.policy)
+            assert len(order) == self.live and all([self.holds(key) for key in order]), "the policy orders other keys"
+
+    cdef bint holds(self, object key) except -1:
+        """Whether there is an entry, live or expired."""
+        cdef Operation op
+        cdef bint found
+        cdef uint32_t i
+        start(&op)
+        try:
+            i = self.find(key, hash_in(self, key), &op)
+            found = i != 0 and self.table.entries[i].value != NULL
+            release(self.lock)
+        finally:
+            self.finish(&op)
+        return found
+
+
+cdef inline bint quick_miss(Cache self, PyObject* key, uint32_t h) noexcept:
+    """Count the miss of a key that is missing for certain, in a cache without modes. False: `get_long` has to find out."""
+    cdef bint missing
+    acquire(self.lock)
+    missing = self.modes == 0 and lookup(self.table, key, h) == 0
+    if missing:
+        self.counts[MISSES] += 1
+    release(self.lock)
+    return missing
+
+
+cdef inline bint quick_set(Cache self, PyObject* key, uint32_t h, PyObject* value, bint only_new) noexcept:
+    """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
+    cdef uint32_t i
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    acquire(self.lock)
+    i = lookup(self.table, key, h) if self.modes == 0 else UNCERTAIN
+    if i == UNCERTAIN or (not self.engine.reserve(self.bound) if i == 0 else self.table.entries[i].value == NULL):
+        release(self.lock)
+        return False
+    if i != 0 and only_new:
+        release(self.lock)
+        return True
+    if i != 0:
+        old_value = self.table.entries[i].value
+        self.engine.put(i, value)
+        note_use(<Engine><PyObject*>self.engine, i)
+    else:
+        quick_room(self, &old_key, &old_value)
+        i = self.engine.insert(key, h)
+        self.engine.put(i, value)
+        self.engine.admit(i)
+    self.counts[SETS] += 1
+    release(self.lock)
+    if old_value != NULL:
+        decref(old_value)
+        if old_key != NULL:
+            decref(old_key)
+    return True
+
+
+cdef inline void quick_room(Cache self, PyObject** key, PyObject** value) noexcept:
+    """Room for one more in a cache without modes, under the lock; the victim's references become the caller's."""
+    cdef uint32_t victim
+    if self.live < self.bound:
+        self.live += 1
+        return
+    victim = self.engine.first()
+    self.engine.forget(victim)
+    key[0] = self.table.entries[victim].key
+    value[0] = self.table.entries[victim].value
+    self.engine.release(victim)
+    self.counts[EVICTIONS] += 1
+
+
+cdef inline bint quick_lead(Cache self, PyObject* key, uint32_t h, Leader* leader) noexcept:
+    """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
+    leader.i = 0
+    acquire(self.lock)
+    if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
+        leader.i = self.engine.insert(key, h)
+        leader.thread = this_thread()
+        leader.lead = leader.alone = leader.flight = NULL
+        set_leader(&self.table.entries[leader.i], leader)
+        self.loads += 1
+        self.counts[MISSES] += 1
+    release(self.lock)
+    return leader.i != 0
+
+
+cdef inline bint quick_land(Cache self, Leader* leader, PyObject* value) noexcept:
+    """End a load for which nobody waits, in a cache without modes. False: `land` has to."""
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    acquire(self.lock)
+    if self.modes != 0 or leader.flight != NULL or leader.alone != NULL or not leads(self, leader):
+        release(self.lock)
+        return False
+    quick_room(self, &old_key, &old_value)
+    self.engine.put(leader.i, value)
+    self.engine.admit(leader.i)
+    self.counts[SETS] += 1
+    self.loads -= 1
+    release(self.lock)
+    if old_key != NULL:
+        decref(old_key)
+        decref(old_value)
+    return True
+
+
+cdef inline bint is_simple(const Loading* how) noexcept:
+    """Whether every value is to be stored, and for ever."""
+    return how.condition == NULL and how.ttl_of == NULL and how.lifetime == INFINITY
+
+
+cdef Watch new_watch(Store store):
+    cdef Watch watch = Watch.__new__(Watch)
+    watch.store = store
+    return watch
+
+
+cdef int raise_current() except -1:
+    """Let the exception that is set take its course."""
+    return -1
+
+
+cdef object name_if_built_in(EvictionPolicy policy):
+    """The name of a built-in policy; any other policy, subclasses of built-in ones included, is itself."""
+    for name, known in BUILT_IN.items():
+        if type(policy) is known:
+            return name
+    return policy
+
+
+cdef object sum_of(object a, object b):
+    """Of two ints, as a plain int; methods of a subclass have no say in it."""
+    cdef PyObject* total = add_ints(<PyObject*>a, <PyObject*>b)
+    if total == NULL:
+        raise MemoryError("no memory left for a sum")
+    return take_over(total)
+
+
+cdef Py_ssize_t bound_of(object size) except -1:
+    return LARGEST_SIZE if size is None else <Py_ssize_t>min(size, LARGEST_SIZE)
+
+
+cdef list listed(object given, str name, str wanted):
+    if not hasattr(given, "__iter__") and not hasattr(given, "__getitem__"):
+        raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")
+    return list(given)
+
+
+cdef tuple pair_of(object item):
+    cdef list pair = listed(item, "other", "an iterable of pairs")
+    if len(pair) != 2:
+        raise ValueError(f"other must be an iterable of pairs, but one of them has the length {len(pair)}")
+    return tuple(pair)
+
+
+cdef object not_an_int(object key, object value):
+    return TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
+
+
+cdef object seconds_given(object ttl):
+    return ttl.total_seconds() if hasattr(type(ttl), "total_seconds") else ttl
+
+
+cdef bint is_wanted(object value, Loading* how) except -1:
+    """Whether a loaded value is to be stored; sets its lifetime."""
+    if <PyObject*>value == how.instance:
+        return False
+    if how.condition != NULL and not (<object>how.condition)(value):
+        return False
+    if how.ttl_of != NULL:
+        ttl = seconds_given((<object>how.ttl_of)(value))
+        if isinstance(ttl, (int, float)) and ttl <= 0:
+            return False
+        if ttl is not None:
+            how.lifetime = lifetime_of(ttl, "what ttl returned")
+    return True
+
+
+cdef double lifetime_of(object ttl, str name) except -1.0:
+    """A time to live in seconds; infinity for None. Raises where it makes no sense."""
+    cdef double seconds
+    if ttl is None:
+        return INFINITY
+    given = seconds_given(ttl)
+    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+        raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
+    seconds = as_float(given)
+    if not seconds > 0.0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means for ever")
+    return seconds
+
+
+def make(cls):
+    """Unpickle a cache: one that `__setstate__` is about to configure."""
+    return cls.__new__(cls)
+
+
+MutableMapping.register(Cache)

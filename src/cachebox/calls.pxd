@@ -1,0 +1,205 @@
+"""Calls as keys: `f(1, x=2)` is the key of its result.
+
+The key of a call is the one positional argument itself where the function has its cache to itself, and else a
+`CallKey`: a tuple of its own kind, flat, in the order
+
+    [token of the function]  [receiver]  arguments ...  [KEYWORDS  name value  name value ...]  [types of all arguments]
+
+To look a call up no key is made: arguments are hashed where the interpreter put them, as the key would be, and compared
+with the items of the keys in the cache.
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._engine.table cimport Table, candidate, hash_of, home, mixed, plain_equal
+from cachebox.cache cimport Cache, quick_use
+from cachebox.lock cimport acquire, release
+
+
+cdef extern from *:
+    """
+    /* The instance that a weak reference still reaches, only to compare: whoever compares owns another reference. */
+    static inline PyObject *cb_referent(PyObject *reference)
+    {
+    #ifdef Py_GIL_DISABLED
+        return (PyObject *)_Py_atomic_load_ptr_relaxed(&((PyWeakReference *)reference)->wr_object);
+    #else
+        return ((PyWeakReference *)reference)->wr_object;
+    #endif
+    }
+    """
+    PyObject* referent "cb_referent"(PyObject* reference) noexcept nogil
+    PyTypeObject* type_of "Py_TYPE"(PyObject*) noexcept nogil
+    PyObject* item_of "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept nogil
+    Py_ssize_t size_of_tuple "PyTuple_GET_SIZE"(PyObject*) noexcept nogil
+
+
+cdef struct Call:                   # borrows everything
+    PyObject* token                 # a str; NULL: the function has its cache to itself
+    PyObject* receiver              # the instance that a method is called on, or NULL
+    PyObject** arguments            # positional ones, then the values of keywords
+    Py_ssize_t n                    # positional ones
+    PyObject* names                 # of keywords: a tuple, or NULL
+    bint typed
+
+
+cdef PyTypeObject* call_key         # the type CallKey
+cdef PyTypeObject* receiver_type    # the type Receiver
+cdef PyObject* KEYWORDS
+
+cdef object key_of_call(const Call* call, object receiver)
+cdef list keys_of_hash(Cache cache, Py_hash_t hashed)
+cdef list keys_of_token(Cache cache, object token)
+
+
+# --- hashing: the same for the arguments of a call and for the items of its key ----------------------------------------
+# The mixing is that of xxHash (Collet, 2012), as CPython uses it for tuples.
+
+cdef extern from *:
+    """
+    #define CB_PRIME_1 UINT64_C(11400714785074694791)
+    #define CB_PRIME_2 UINT64_C(14029467366897019727)
+    #define CB_PRIME_5 UINT64_C(2870177450012600261)
+    """
+    const uint64_t PRIME_1 "CB_PRIME_1"
+    const uint64_t PRIME_2 "CB_PRIME_2"
+    const uint64_t PRIME_5 "CB_PRIME_5"
+
+cdef enum:
+    KEYWORDS_HASH = 271828
+
+
+cdef inline uint64_t mix(uint64_t sum, Py_hash_t lane) noexcept nogil:
+    sum += <uint64_t>lane * PRIME_2
+    return ((sum << 31) | (sum >> 33)) * PRIME_1
+
+
+cdef inline Py_hash_t finish(uint64_t sum, Py_ssize_t n) noexcept nogil:
+    sum += <uint64_t>n
+    return <Py_hash_t>sum if sum != <uint64_t>-1 else 1
+
+
+cdef inline Py_hash_t address_hash(PyObject* instance) noexcept nogil:
+    return <Py_hash_t>(<size_t>instance >> 4)
+
+
+cdef inline Py_hash_t hash_argument(const Call* call, Py_ssize_t k) except? -1:
+    if call.arguments[k] == call.receiver:
+        return address_hash(call.receiver)
+    return hash_of(call.arguments[k])
+
+
+cdef inline Py_ssize_t keywords_of(const Call* call) noexcept nogil:
+    """How many arguments are keywords."""
+    return size_of_tuple(call.names) if call.names != NULL else 0
+
+
+cdef inline Py_ssize_t length(const Call* call) noexcept nogil:
+    """How many items the key of a call has."""
+    cdef Py_ssize_t keywords = keywords_of(call), n = call.n
+    if keywords:
+        n += 1 + 2 * keywords
+    if call.typed:
+        n += call.n + keywords
+    return n + (call.token != NULL) + (call.receiver != NULL)
+
+
+cdef inline Py_hash_t hash_call(const Call* call) except? -1:
+    cdef uint64_t sum = PRIME_5
+    cdef Py_ssize_t k, keywords = keywords_of(call)
+    if call.token != NULL:
+        sum = mix(sum, hash_of(call.token))
+    if call.receiver != NULL:
+        sum = mix(sum, address_hash(call.receiver))
+    for k in range(call.n):
+        sum = mix(sum, hash_argument(call, k))
+    if keywords:
+        sum = mix(sum, KEYWORDS_HASH)
+        for k in range(keywords):
+            sum = mix(sum, hash_of(item_of(call.names, k)))
+            sum = mix(sum, hash_argument(call, call.n + k))
+    if call.typed:
+        for k in range(call.n + keywords):
+            sum = mix(sum, hash_of(<PyObject*>type_of(call.arguments[k])))
+    return finish(sum, length(call))
+
+
+# --- comparing ----------------------------------------------------------------------------------------------------------
+
+cdef inline int same(const Call* call, PyObject* argument, PyObject* item) noexcept:
+    """1: the item stands for the argument, 0: for another, -1: only `==` can tell."""
+    if item == argument:
+        return 1
+    if argument == call.receiver:
+        return type_of(item) == receiver_type and referent(item) == argument
+    return plain_equal(item, argument)
+
+
+cdef inline int matches(const Call* call, PyObject* key) noexcept:
+    """1: it is the key of this call, 0: of another, -1: only `==` can tell."""
+    cdef Py_ssize_t k, at = 0, keywords = keywords_of(call)
+    cdef int equal, all_equal = 1
+    if type_of(key) != call_key or size_of_tuple(key) != length(call):
+        return 0
+    if call.token != NULL:
+        if item_of(key, 0) != call.token and plain_equal(item_of(key, 0), call.token) <= 0:
+            return 0
+        at = 1
+    if call.receiver != NULL:
+        if same(call, call.receiver, item_of(key, at)) <= 0:
+            return 0
+        at += 1
+    for k in range(call.n):
+        equal = same(call, call.arguments[k], item_of(key, at))
+        if equal != 1:
+            if equal == 0:
+                return 0
+            all_equal = -1
+        at += 1
+    if keywords:
+        if item_of(key, at) != KEYWORDS:
+            return 0
+        at += 1
+        for k in range(keywords):
+            if item_of(key, at) != item_of(call.names, k):
+                equal = plain_equal(item_of(key, at), item_of(call.names, k))
+                if equal != 1:
+                    if equal == 0:
+                        return 0
+                    all_equal = -1
+            equal = same(call, call.arguments[call.n + k], item_of(key, at + 1))
+            if equal != 1:
+                if equal == 0:
+                    return 0
+                all_equal = -1
+            at += 2
+    if call.typed:
+        for k in range(call.n + keywords):
+            if item_of(key, at) != <PyObject*>type_of(call.arguments[k]):
+                return 0
+            at += 1
+    return all_equal
+
+
+cdef inline PyObject* quick_get_call(Cache cache, const Call* call, Py_hash_t hashed) noexcept:
+    """`quick_get` of a call: a new reference to its result. NULL: it is a miss, or not so simple."""
+    cdef Table* t = cache.table
+    cdef uint32_t h = mixed(t, hashed), slot, i
+    cdef PyObject* value = NULL
+    cdef int equal
+    acquire(cache.lock)
+    slot = home(t, h)
+    while True:
+        i = candidate(t, h, &slot)
+        if i == 0:
+            break
+        if t.entries[i].hash == h:
+            equal = matches(call, t.entries[i].key)
+            if equal > 0:
+                value = quick_use(cache, i)
+            if equal != 0:
+                break
+        slot = (slot + 1) & t.mask
+    release(cache.lock)
+    return value

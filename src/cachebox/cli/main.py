@@ -1,0 +1,94 @@
+"""Arguments in, exit status out.
+
+0: it worked. 1: it failed, and a line on stderr says why. 2: the arguments make no sense. 130: Ctrl-C. 141: whoever
+read the output went away.
+
+A subcommand is a module with `NAME`, `SUMMARY` (a line for the list of commands), `DESCRIPTION`,
+`add_arguments(parser)` and `run(arguments) -> int`. It raises `CommandError` where it has to give up.
+"""
+
+import argparse
+import contextlib
+import sys
+
+from cachebox.cli import demo
+from cachebox.cli.errors import CommandError
+
+COMMANDS = (demo,)
+
+FAILED, INTERRUPTED, NO_READER = 1, 130, 141
+
+DESCRIPTION = """\
+CacheBox is a fast, thread-safe in-memory cache for Python: LRU, LFU and FIFO,
+lifetimes, statistics, callbacks and decorators.
+"""
+
+EPILOG = """\
+In Python:
+  >>> from cachebox import Cache, cached
+  >>> help(Cache)
+"""
+
+
+def main(argv=None) -> int:
+    """Run one command, given as a list of arguments (None: those of the process). Returns the exit status."""
+    try:
+        try:
+            return run(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()              # here, and not when the interpreter ends and nobody can tell of it
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return NO_READER
+    except CommandError as error:
+        say(f"error: {error}")
+        return FAILED
+    except OSError as error:                    # what commands read, they read with care: this was the output
+        say(f"error: cannot write the output: {error.strerror or error}")
+        return FAILED
+
+
+def run(argv) -> int:
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        import cachebox
+
+        print(f"cachebox-cython {cachebox.__version__}, Python {sys.version.split()[0]}")
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    return arguments.command.run(arguments)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cachebox",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = commands.add_parser(
+            command.NAME,
+            help=command.SUMMARY,
+            description=command.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        subparser.set_defaults(command=command)
+        command.add_arguments(subparser)
+    return parser
+
+
+def say(message: str) -> None:
+    """A line on stderr, if there still is one."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"cachebox: {message}", file=sys.stderr, flush=True)

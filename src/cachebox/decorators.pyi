@@ -1,0 +1,80 @@
+"""Types of `cachebox.decorators`; the documentation is in the module."""
+
+from collections.abc import Callable, Hashable
+from datetime import timedelta
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+
+from cachebox.cache import Cache
+from cachebox.policies import EvictionPolicy
+from cachebox.wrappers import BoundFunction, CachedFunction
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_S = TypeVar("_S")
+
+_TimeToLive: TypeAlias = float | timedelta | Callable[[Any], float | timedelta | None]
+_Policy: TypeAlias = str | type[EvictionPolicy[Any]] | EvictionPolicy[Any]
+
+class _Decorator(Protocol):
+    """What `cached` returns when it is not given the function yet."""
+
+    @overload
+    def __call__(self, function: classmethod[_S, _P, _R], /) -> CachedClassMethod[_S, _P, _R]: ...
+    @overload
+    def __call__(self, function: Callable[_P, _R], /) -> CachedFunction[_P, _R]: ...
+
+@overload
+def cached(
+    cache: classmethod[_S, _P, _R],
+    *,
+    ttl: _TimeToLive | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    max_size: int | None = ...,
+    policy: _Policy = ...,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    single_flight: bool = True,
+) -> CachedClassMethod[_S, _P, _R]: ...
+@overload
+def cached(
+    cache: Callable[_P, _R],
+    *,
+    ttl: _TimeToLive | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    max_size: int | None = ...,
+    policy: _Policy = ...,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    single_flight: bool = True,
+) -> CachedFunction[_P, _R]: ...
+@overload
+def cached(
+    cache: None = None,
+    *,
+    ttl: _TimeToLive | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    max_size: int | None = ...,
+    policy: _Policy = ...,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    single_flight: bool = True,
+) -> _Decorator: ...
+@overload
+def cached(
+    cache: Cache[Any, Any],
+    *,
+    ttl: _TimeToLive | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    single_flight: bool = True,
+) -> _Decorator: ...
+@overload
+def lru_cache(maxsize: Callable[_P, _R], typed: bool = False) -> CachedFunction[_P, _R]: ...
+@overload
+def lru_cache(
+    maxsize: int | None = 128, typed: bool = False
+) -> Callable[[Callable[_P, _R]], CachedFunction[_P, _R]]: ...
+
+class CachedClassMethod(classmethod[_S, _P, _R]):
+    def __get__(self, instance: _S | None, owner: type[_S] | None = None, /) -> BoundFunction[_P, _R]: ...

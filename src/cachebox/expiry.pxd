@@ -1,0 +1,50 @@
+"""When entries end: a heap of deadlines in which every entry knows its place.
+
+A 4-ary heap, soonest deadline on top. `place[i]` is the heap position of entry i, so giving an entry another deadline
+or none costs O(log n) and leaves nothing behind. Entries without a deadline cost nothing here; without any, nothing is
+allocated.
+
+Invariants: a node's deadline is not before its parent's; `place[entries[p]] == p`; 0 means no place.
+"""
+
+from libc.math cimport INFINITY, nextafter
+from libc.stdint cimport uint32_t
+
+
+cdef extern from "clock.h" nogil:
+    double coarse_now "cb_now"()
+
+
+cdef struct Expiry:
+    double* deadlines               # 1-based, like the places
+    uint32_t* entries
+    uint32_t* place                 # by entry
+    double* lifetimes               # by entry, only under a time to idle: the end that hits do not move
+    uint32_t n
+    uint32_t size                   # nodes allocated, the unused one at 0 included
+    uint32_t known                  # entries that `place` has room for
+
+
+cdef inline bint is_over(const Expiry* x, uint32_t i, double now) noexcept nogil:
+    """Whether entry i has ended. Call it only while x.n > 0."""
+    return i < x.known and x.place[i] != 0 and x.deadlines[x.place[i]] <= now
+
+
+cdef inline double deadline(const Expiry* x, uint32_t i) noexcept nogil:
+    """Where entry i ends, or infinity."""
+    if i < x.known and x.place[i] != 0:
+        return x.deadlines[x.place[i]]
+    return INFINITY
+
+
+cdef inline double end_of(double now, double lifetime) noexcept nogil:
+    """Where a lifetime that begins now ends; rounding never prolongs it."""
+    cdef double end = now + lifetime
+    return nextafter(end, now) if end - now > lifetime else end
+
+
+cdef bint make_place(Expiry* x, uint32_t capacity, bint idles) noexcept nogil   # for entries 1 .. capacity
+cdef void set_deadline(Expiry* x, uint32_t i, double when) noexcept nogil       # needs `make_place`
+cdef void drop_deadline(Expiry* x, uint32_t i) noexcept nogil
+cdef void forget_all(Expiry* x) noexcept nogil
+cdef int check_heap(const Expiry* x) except -1

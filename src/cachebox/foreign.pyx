@@ -1,0 +1,75 @@
+"""A policy written in Python, which only Python code can ask.
+
+Its methods must run without the cache's lock, yet nobody may change the cache between what happened and what the policy
+is told of it. So operations that change such a cache take turns: whoever has the turn changes the cache under the lock,
+then tells the policy, then lets the next one in. The turn is a re-entrant lock, for a policy may use its cache.
+
+Invariant: when nobody has the turn, the policy knows exactly the keys of the cache's live entries.
+"""
+
+from cpython.object cimport PyObject
+
+import os
+from _weakrefset import WeakSet
+
+from cachebox._engine.table cimport decref
+from cachebox.operation cimport EXPIRED, EXPLICIT, Operation
+
+
+cdef object everyone = WeakSet()
+
+
+cdef class Foreign:
+
+    def __init__(self, policy):
+        from threading import RLock
+
+        self.policy = policy
+        self.turn = RLock()
+        everyone.add(self)
+
+    cdef int enter(self, Operation* op) except -1:
+        if not op.in_turn:
+            self.turn.acquire()
+            op.in_turn = True
+        return 0
+
+    cdef int exit(self, Operation* op) except -1:
+        if op.in_turn:
+            op.in_turn = False
+            self.turn.release()
+        return 0
+
+    cdef int tell(self, Operation* op) except -1:
+        """Tell the policy what it has not been told yet, in the order in which it happened."""
+        cdef PyObject* key
+        while op.told < op.n:
+            op.told += 1
+            if op.left[op.told - 1].cause == EXPIRED or op.left[op.told - 1].cause == EXPLICIT:
+                self.policy.remove(<object>op.left[op.told - 1].key)
+        if op.used != NULL:
+            self.policy.access(<object>op.used)
+            key, op.used = op.used, NULL
+            decref(key)
+        if op.added != NULL:
+            self.policy.add(<object>op.added)   # where this raises, `added` stays: the cache takes the entry back
+            key, op.added = op.added, NULL
+            decref(key)
+        return 0
+
+    cdef object victim(self):
+        """The key that the policy gives up."""
+        key = self.policy.evict()
+        if key is None:
+            raise RuntimeError(f"policy {type(self.policy).__name__}: evict() named no victim, but the cache is full")
+        return key
+
+
+def _after_fork():
+    """Whoever had the turn in the parent is not here to give it back."""
+    for foreign in everyone:
+        (<Foreign>foreign).turn._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

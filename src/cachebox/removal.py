@@ -1,0 +1,26 @@
+"""Why an entry left the cache."""
+
+from enum import Enum
+
+
+class RemovalCause(Enum):
+    """What `on_removal` is told about an entry that left.
+
+    >>> from cachebox import Cache
+    >>> causes = []
+    >>> cache = Cache(max_size=1, on_removal=lambda key, value, cause: causes.append((key, cause.name)))
+    >>> cache.update(a=1, b=2)
+    >>> cache.delete("b")
+    True
+    >>> causes
+    [('a', 'SIZE'), ('b', 'EXPLICIT')]
+    """
+
+    SIZE = "size"
+    """Evicted to keep `max_size` or `max_weight`."""
+    EXPIRED = "expired"
+    """Its time was over."""
+    EXPLICIT = "explicit"
+    """Removed on request: by `delete`, `del`, `pop`, `popitem`, `delete_many` or `compute`."""
+    REPLACED = "replaced"
+    """Another value was stored under its key, or the same one again."""

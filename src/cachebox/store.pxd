@@ -1,0 +1,160 @@
+"""The mechanics under `Cache`: entries with their order, ends and weights, changed as one.
+
+Every method says whether it needs the lock. Those that do neither run Python code nor let the lock go, with one
+exception that its comment names: finding a key. What leaves the cache goes into the `Operation`; `finish` sees to it.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from cachebox._engine.table cimport UNCERTAIN, Engine, Entry, Table, incref, lookup, note_use
+from cachebox.expiry cimport Expiry, coarse_now, is_over
+from cachebox.foreign cimport Foreign
+from cachebox.lock cimport Guard, Lock, acquire, release
+from cachebox.operation cimport FAILED, Cause, Operation
+from cachebox.stats cimport HITS, CacheStats
+
+
+cdef enum Mode:                     # what makes an operation more than looking up and counting
+    EXPIRES = 1                     # some entry has a deadline
+    IDLES = 2                       # a hit moves the deadline
+    CLOCKED = 4                     # the clock is the user's: reading it runs Python code
+    FOREIGN = 8                     # the policy is the user's
+    WEIGHED = 16
+    LISTENED = 32                   # there are callbacks
+    WATCHED = 64                    # somebody has to learn of a change to some entry
+    DEFAULTS = 128                  # entries have a lifetime unless told otherwise
+
+cdef enum Outcome:                  # of a change under the lock
+    DONE
+    NO_MEMORY                       # nothing was changed
+    NO_ROOM                         # the user's policy has to name a victim first, which needs the lock released
+
+
+cdef struct Leader:                 # whoever loads a missing key: on the stack of its call, or in a coroutine's Lead
+    uint32_t i                      # the key's entry, reserved until it lands
+    unsigned long thread
+    PyObject* lead                  # the coroutine's Lead (borrowed), or NULL
+    PyObject* alone                 # its Watch (borrowed), if it does not lead but loads beside who does; or NULL
+    PyObject* flight                # what others wait for (owned); NULL: nobody waits
+
+
+cdef class Watch:
+    """Learns whether a key was written. While it is open the key keeps its entry, reserved if need be."""
+    cdef Store store
+    cdef uint32_t i                 # the entry; 0: not open, or the cache was cleared
+    cdef unsigned long thread       # who opened it
+    cdef bint ignores_own           # what that thread writes does not count
+    cdef bint touched
+    cdef PyObject* next             # the watches in one bucket (borrowed: whoever opened it keeps it alive)
+
+    cdef bint open(self, uint32_t i) noexcept
+    cdef void close(self, Operation* op) noexcept
+
+
+cdef struct Row:                    # an entry, copied out; owns its references
+    PyObject* key
+    PyObject* value
+    double end                      # the deadline that hits do not move
+    double deadline
+    double weight
+    uint64_t rank
+
+
+cdef class Store:
+    cdef Engine engine
+    cdef Table* table               # &engine.table
+    cdef Lock* lock                 # &guard.lock
+    cdef int64_t* counts            # _stats.counts
+    cdef int modes
+    cdef Py_ssize_t live            # entries that have a value
+    cdef Py_ssize_t bound           # the most of them
+    cdef Expiry expiry
+    cdef double lifetime            # seconds that an entry lives unless told otherwise; infinity: for ever
+    cdef double idle                # seconds that it lives without a hit; likewise
+    cdef double latest              # the latest time that the user's clock told
+    cdef double next_visit          # when the sweeper comes; infinity: it does not know this cache
+    cdef double bound_weight        # infinity: entries weigh nothing
+    cdef double total_weight
+    cdef double* weights            # by entry
+    cdef uint32_t weights_known     # entries that `weights` has room for
+    cdef PyObject** watches         # a hash table of the open watches, by entry
+    cdef uint32_t watch_mask
+    cdef uint32_t watch_count
+    cdef uint32_t loads             # under way
+    cdef CacheStats statistics
+    cdef Guard guard
+    cdef object clock
+    cdef object weigher
+    cdef object on_evict
+    cdef object on_removal
+    cdef Foreign foreign            # the user's policy, or None
+    cdef object known               # the sweeper's weak reference, or None
+    cdef object __weakref__
+
+    # without the lock
+    cdef int equip(self, Engine engine, Guard guard) except -1
+    cdef double now(self, double lifetime) except? -1.0
+    cdef double weigh(self, object key, object value) except -1.0
+    cdef int finish(self, Operation* op) except -1
+    cdef int finish_with(self, Operation* op, PyObject* held) except -1
+    cdef int take_back(self, Operation* op) except -1
+    cdef object notify(self, object key, object value, Cause cause)
+    cdef int put(
+        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
+    ) except -1
+    cdef int evict_foreign(self, Operation* op) except -1
+    cdef uint32_t find_victim(self, Operation* op) except FAILED
+    cdef Py_ssize_t purge(self) except -1
+    cdef double sweep(self) except? -1.0
+    cdef Py_ssize_t copy_rows(self, Row** rows) except -1
+    cdef Py_ssize_t copy_foreign_rows(self, Row** rows, double now) except -1
+    cdef int empty(self, bint statistics_too) except -1
+
+    # takes the lock and leaves it held; lets it go while keys are compared; an exception leaves it released
+    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED
+    cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED
+
+    # with the lock
+    cdef bint is_live(self, uint32_t i, double now) noexcept nogil
+    cdef bint prepare(self, bint with_deadline) noexcept nogil
+    cdef Outcome remove(self, uint32_t i, Cause cause, Operation* op) noexcept
+    cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept
+    cdef Outcome write(
+        self, uint32_t i, object key, uint32_t h, object value,
+        double lifetime, bint keeps_end, double weight, double now, Operation* op,
+    ) noexcept
+    cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil
+    cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil
+    cdef void give_memory_back(self) noexcept nogil
+    cdef void copy_row(self, uint32_t i, Row* row) noexcept nogil
+    cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept
+    cdef bint is_watched(self, uint32_t i) noexcept
+    cdef bint touch_watches(self, uint32_t i) noexcept
+    cdef void close_watches(self) noexcept
+    cdef void more_buckets(self) noexcept
+
+
+cdef void free_rows(Row* rows, Py_ssize_t n) noexcept
+
+cdef uint32_t forks                 # between the first process and this one
+
+
+cdef inline Leader* leader_of(const Entry* e) noexcept nogil:
+    """Who loads the value of a reserved entry; NULL: nobody does, it is only watched. The links of such an entry are free."""
+    return <Leader*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
+
+
+cdef inline void set_leader(Entry* e, Leader* leader) noexcept nogil:
+    e.prev = <uint32_t><size_t>leader
+    e.next = <uint32_t>(<uint64_t><size_t>leader >> 32)
+    e.aux = forks                   # after a fork, leaders of before are not to be looked at: their threads are gone
+
+
+cdef inline bint leads(Store self, const Leader* leader) noexcept nogil:
+    """Whether what a leader loads may be stored: nobody has written, removed or cleared its key. Under the lock."""
+    cdef const Entry* e = &self.table.entries[leader.i]
+    if leader.alone != NULL:
+        return (<Watch>leader.alone).i != 0 and not (<Watch>leader.alone).touched
+    return leader.i < self.table.fresh and e.key != NULL and e.value == NULL and leader_of(e) == leader
+cdef double as_float(object number) except? -1.0

@@ -1,0 +1,157 @@
+"""The thread that removes expired entries which nobody asks for.
+
+One daemon thread per process serves every cache. It starts with the first deadline, knows caches weakly, sleeps until
+the next one is due, and ends when none is left.
+
+Rules: its own lock is never held while it takes a cache's (a cache never takes the sweeper's while holding its own);
+before a fork it ends, so that nobody forks a process with a second thread on its account, and restarts on both sides.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cachebox.cache import Cache
+
+LINGERS = 1.0
+"""Seconds that the thread stays when no deadline is left: the next one often comes soon."""
+STEPS_ASIDE = 2.0
+"""Seconds that a fork, or the end of the process, waits for a callback that the thread is running."""
+
+
+class Known(weakref.ref["Cache[Any, Any]"]):
+    """A cache that the sweeper knows. Caches are not hashable, so one is known by this object, which it keeps."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+_changed = threading.Condition(threading.Lock())
+_due: dict[Known, float] = {}           # when to visit whom
+_gone: list[Known] = []                 # died since the last look
+_thread: threading.Thread | None = None
+_told_to_end = False
+_looks_at = 0.0                         # when the thread looks at `_due` again by itself; 0: it is about to
+
+
+def know(cache: Cache[Any, Any]) -> Known:
+    """What a cache is to be known by, for as long as it lives."""
+    return Known(cache, _gone.append)   # a list's append is one step, and a weak reference's callback may run anywhere
+
+
+def schedule(known: Known, due: float) -> None:
+    """Visit a cache at that monotonic time, in seconds, or earlier if that is planned already; infinity: no need to."""
+    if due == float("inf"):
+        return
+    with _changed:
+        _due[known] = min(due, _due.get(known, due))
+        _start()
+        if due < _looks_at:
+            _changed.notify()
+
+
+def _start() -> None:
+    """Start the thread if it is missing. Needs `_changed`."""
+    global _thread, _looks_at
+    if _thread is not None or _told_to_end:
+        return
+    _looks_at = 0.0
+    _thread = threading.Thread(target=_run, name="cachebox-sweeper", daemon=True)
+    try:
+        _thread.start()
+    except RuntimeError:                # no thread to be had, or the process is ending: reads still drop what expired
+        _thread = None
+
+
+def _run() -> None:
+    global _thread, _looks_at
+    idle_since = 0.0
+    while True:
+        with _changed:
+            if _thread is not threading.current_thread():
+                return                  # a callback forked, and this is the child
+            while _gone:
+                _due.pop(_gone.pop(), None)
+            now = time.monotonic()
+            ready = [known for known, due in _due.items() if due <= now]
+            if not ready or _told_to_end:
+                idle_since = 0.0 if _due else idle_since or now
+                if _told_to_end or (idle_since and now >= idle_since + LINGERS):
+                    _thread = None
+                    return
+                _looks_at = min(_due.values(), default=idle_since + LINGERS)
+                _changed.wait(_looks_at - now)
+                _looks_at = 0.0
+                continue
+        for known in ready:
+            if _told_to_end:
+                break
+            with _changed:
+                _due.pop(known, None)
+            cache = known()
+            if cache is not None:
+                schedule(known, _sweep(cache))
+            del cache
+
+
+def _sweep(cache: Cache[Any, Any]) -> float:
+    """Visit one cache, and say when to come again."""
+    try:
+        return cache._sweep()
+    except BaseException:               # a callback's KeyboardInterrupt must not end the sweeping of others
+        sys.excepthook(*sys.exc_info())
+        return time.monotonic() + LINGERS
+
+
+def _end() -> None:
+    """Have the thread end, and wait for it, but not for ever: it may be running a callback that waits for us."""
+    global _told_to_end
+    with _changed:
+        _told_to_end = True
+        thread = _thread
+        _changed.notify_all()
+    if thread is not None and thread is not threading.current_thread():
+        thread.join(STEPS_ASIDE)
+        _wait_until_gone(thread.native_id)
+
+
+def _wait_until_gone(native_id: int | None) -> None:
+    """Before 3.13, `join` returns a moment before the system's thread has ended, and a fork would count that one."""
+    task = f"/proc/self/task/{native_id}"
+    for _ in range(200 if sys.version_info < (3, 13) else 0):
+        if not os.path.exists(task):
+            break
+        time.sleep(0.0005)
+
+
+def _resume() -> None:
+    """Sweep again, if there is anything to sweep."""
+    global _told_to_end
+    with _changed:
+        _told_to_end = False
+        if _due:
+            _start()
+
+
+def _resume_in_child() -> None:
+    global _changed, _thread
+    _changed = threading.Condition(threading.Lock())    # another thread may have held the old one
+    _thread = None
+    _resume()
+
+
+atexit.register(_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_end, after_in_parent=_resume, after_in_child=_resume_in_child)

@@ -1,0 +1,604 @@
+"""What `cached` and `lru_cache` make of a function.
+
+A hit must cost less than the call of an empty function, so nothing is allocated on its way: the interpreter hands the
+arguments over where they are (vectorcall, PEP 590), they are hashed there and compared with the keys in the cache.
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport int64_t
+
+from _weakref import ref
+
+from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of, mixed_in, quick_get
+from cachebox.calls cimport (
+    Call, call_key, hash_call, key_of_call, keys_of_hash, keys_of_token, quick_get_call, type_of,
+)
+from cachebox.flight cimport Flight, Lead, Ticket, board
+from cachebox.store cimport Watch
+
+from cachebox.calls import CallKey, Receiver
+
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #  define cb_count(counter) ((void)_Py_atomic_add_int64(counter, 1))
+    #else
+    #  define cb_count(counter) ((void)++*(counter))
+    #endif
+
+    #define cb_is_plain(object) (PyUnicode_CheckExact(object) || PyLong_CheckExact(object))
+    #define cb_takes_weak_references(object) PyType_SUPPORTS_WEAKREFS(Py_TYPE(object))
+    #define cb_items(tuple) (((PyTupleObject *)(tuple))->ob_item)
+
+    /* Let the instances of a type be called by vectorcall, before there are any. */
+    static void
+    cb_enable_vectorcall(PyTypeObject *type, Py_ssize_t offset, int like_a_function)
+    {
+        type->tp_vectorcall_offset = offset;
+        type->tp_call = PyVectorcall_Call;
+        type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | (like_a_function ? Py_TPFLAGS_METHOD_DESCRIPTOR : 0);
+        PyType_Modified(type);
+    }
+
+    /* Call with one more argument in front, in the place that the interpreter leaves for it if there is one. */
+    static PyObject *
+    cb_call_with_first(
+        vectorcallfunc call, PyObject *callable, PyObject *first, PyObject **args, size_t nargsf, PyObject *names)
+    {
+        Py_ssize_t n = PyVectorcall_NARGS(nargsf), total = n + (names ? PyTuple_GET_SIZE(names) : 0);
+        PyObject *few[8], **all = few, *result;
+        if (nargsf & PY_VECTORCALL_ARGUMENTS_OFFSET) {
+            PyObject *kept = args[-1];
+            args[-1] = first;
+            result = call(callable, args - 1, (size_t)n + 1, names);
+            args[-1] = kept;
+            return result;
+        }
+        if (total >= 8) {
+            all = (PyObject **)PyMem_Malloc((size_t)(total + 1) * sizeof(PyObject *));
+            if (all == NULL) {
+                return PyErr_NoMemory();
+            }
+        }
+        all[0] = first;
+        if (total) {
+            memcpy(all + 1, args, (size_t)total * sizeof(PyObject *));
+        }
+        result = call(callable, all, (size_t)n + 1, names);
+        if (all != few) {
+            PyMem_Free(all);
+        }
+        return result;
+    }
+    """
+    void count "cb_count"(int64_t*)
+    bint is_plain "cb_is_plain"(PyObject*) noexcept
+    bint takes_weak_references "cb_takes_weak_references"(PyObject*) noexcept
+    PyObject** items_of "cb_items"(tuple)
+    void enable_vectorcall "cb_enable_vectorcall"(PyTypeObject*, Py_ssize_t, bint)
+    PyObject* call_with_first "cb_call_with_first"(
+        vectorcallfunc, PyObject*, PyObject*, PyObject**, size_t, PyObject*
+    ) except NULL
+    void set_type "Py_SET_TYPE"(PyObject*, PyTypeObject*)
+    PyObject* new_reference "Py_NewRef"(object)
+    object taken_over "(PyObject *)"(PyObject*)
+    PyObject* vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) except NULL
+    Py_ssize_t PyVectorcall_NARGS(size_t)
+
+
+cdef object NO_KEY = object()
+
+
+cdef class CachedFunction:
+    """A function with a cache in front: what `cached` and `lru_cache` return; they have the documentation."""
+
+    def __init__(
+        self, function, Cache cache not None, *, token=None, typed=False, only_plain_alone=False, binds_weakly=True,
+        is_method=False, single_flight=True, unwatched=False, first_wins=False, ttl=None, condition=None, key_func=None,
+        coroutines=None, on_first_miss=None, stores=True, parameters=(),
+    ):
+        self.function = function
+        self._cache = cache
+        self.token = token
+        self.typed = typed
+        self.binds_weakly = binds_weakly
+        self.is_method = is_method and key_func is None
+        self.single_flight = single_flight
+        self.unwatched = unwatched
+        self.first_wins = first_wins
+        self.lifetime = cache.lifetime if ttl is None or callable(ttl) else lifetime_of(ttl, "ttl")
+        self.ttl_of = ttl if callable(ttl) else None
+        self.condition = condition
+        self.key_func = key_func
+        self.ready = coroutines.ready if coroutines is not None else None
+        self.fly = coroutines.fly if coroutines is not None else None
+        self.on_first_miss = on_first_miss
+        self.parameters = dict(parameters)
+        self.receivers = {}
+        self.is_simple = token is None and not typed and key_func is None
+        if not stores:
+            self.vectorcall = <vectorcallfunc>call_counted
+        elif self.is_method:
+            self.vectorcall = <vectorcallfunc>(call_simple_method if self.is_simple else call_method)
+        elif not self.is_simple:
+            self.vectorcall = <vectorcallfunc>call_general
+        else:
+            self.lone = PLAIN if only_plain_alone else ALWAYS
+            self.vectorcall = <vectorcallfunc>call_lone
+
+    # --- calling -----------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args, **kwargs):
+        cdef tuple flat = args + tuple(kwargs.values()), names = tuple(kwargs)
+        return taken_over(
+            self.vectorcall(<PyObject*>self, items_of(flat), len(args), <PyObject*>names if kwargs else NULL)
+        )
+
+    cdef PyObject* call(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL:
+        """Any call: a new reference to its result."""
+        cdef Call call
+        cdef Py_hash_t hashed
+        cdef PyObject* value
+        cdef PyObject* lone
+        self.describe(&call, args, n, names)
+        if self.key_func is not None:
+            key = taken_over(vectorcall(<PyObject*>self.key_func, args, n, names))
+            lone = <PyObject*>key
+            if self.token is None:
+                hashed = hash_of(lone)
+                value = quick_get(self._cache, lone, mixed_in(self._cache, hashed))
+                return self.hit(value) if value != NULL else self.miss(key, hashed, args, n, names, None)
+            self.describe(&call, &lone, 1, NULL)
+        elif as_method:
+            if n == 0 or not takes_weak_references(args[0]):
+                return self.call_uncached(args, n, names)
+            call.receiver = args[0]
+            call.arguments += 1
+            call.n -= 1
+        hashed = hash_call(&call)
+        value = quick_get_call(self._cache, &call, hashed)
+        if value != NULL:
+            return self.hit(value)
+        receiver = self.receiver_of(<object>call.receiver, False) if call.receiver != NULL else None
+        return self.miss(key_of_call(&call, receiver), hashed, args, n, names, receiver)
+
+    cdef PyObject* miss_call(
+        self, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed, bint as_method
+    ) except NULL:
+        """What a call returns that `quick_call` did not find."""
+        cdef Call call
+        receiver = None
+        self.describe(&call, args, n, names)
+        if as_method:
+            receiver = self.receiver_of(<object>args[0], False)
+            call.receiver = args[0]
+            call.arguments += 1
+            call.n -= 1
+        return self.miss(key_of_call(&call, receiver), hashed, args, n, names, receiver)
+
+    cdef void describe(self, Call* call, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
+        call.token = <PyObject*>self.token if self.token is not None else NULL
+        call.receiver = NULL
+        call.arguments = args
+        call.n = n
+        call.names = names
+        call.typed = self.typed
+
+    cdef PyObject* hit(self, PyObject* value) except NULL:
+        """What a call returns for a value that was there; takes over the reference."""
+        if self.token is not None:
+            count(&self.hits)
+        if self.ready is None:
+            return value
+        return new_reference(self.ready(taken_over(value)))
+
+    cdef PyObject* miss(
+        self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+    ) except NULL:
+        """What a call returns that had no value at first sight."""
+        cdef Loading how
+        cdef Py_ssize_t k
+        if self.on_first_miss is not None:
+            first, self.on_first_miss = self.on_first_miss, None
+            if first(self, <object>args[0] if n else None) and not self.is_method and self.key_func is None:
+                become_method(self)
+                return self.call(args, n, names, True)
+        if self.fly is not None:
+            arguments = tuple([<object>args[k] for k in range(n)])
+            keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
+            coroutine = self.fly(self, key, hashed, arguments, keywords, receiver)
+            name = getattr(self, "__qualname__", None)
+            if isinstance(name, str):
+                coroutine.__qualname__ = name               # for warnings, and for whoever looks at a task
+            return new_reference(coroutine)
+        self.prepare(&how)
+        how.arguments = args
+        how.n = n
+        how.names = names
+        how.instance = args[0] if receiver is not None else NULL
+        try:
+            return new_reference(self._cache.load(key, mixed_in(self._cache, hashed), &how))
+        finally:
+            if receiver is not None:
+                remember(receiver, hashed, self._cache)
+            if self.token is not None and how.missed >= 0:
+                count(&self.misses if how.missed else &self.hits)
+
+    cdef int prepare(self, Loading* how) except -1:
+        how.function = <PyObject*>self.function
+        how.lifetime = self.lifetime
+        how.ttl_of = <PyObject*>self.ttl_of if self.ttl_of is not None else NULL
+        how.condition = <PyObject*>self.condition if self.condition is not None else NULL
+        how.single_flight = self.single_flight
+        how.unwatched = self.unwatched
+        how.first_wins = self.first_wins
+        how.missed = -1
+        return 0
+
+    cdef PyObject* call_uncached(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        self._cache.count_miss()
+        if self.token is not None:
+            count(&self.misses)
+        return vectorcall(<PyObject*>self.function, args, n, names)
+
+    # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
+
+    def _board(self, key, Py_hash_t hashed, bint counted, bint alone):
+        """Returns (a Lead, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
+        cdef Ticket ticket
+        cdef Lead lead = Lead.__new__(Lead)
+        lead.store = self._cache
+        ticket.counted = counted
+        if alone:
+            lead.alone = Watch.__new__(Watch)
+            lead.alone.store = self._cache
+            lead.leader.alone = <PyObject*>lead.alone
+        flight = board(self._cache, key, mixed_in(self._cache, hashed), &lead.leader, &ticket)
+        if self.token is not None and not counted:
+            count(&self.misses if ticket.counted else &self.hits)
+        if ticket.value != NULL:
+            return None, (taken_over(ticket.value),)
+        return (None, flight) if flight is not None else (lead, None)
+
+    def _land(self, Lead lead, key, Py_hash_t hashed, value, receiver):
+        """End a load with a value."""
+        cdef Loading how
+        instance = receiver() if receiver is not None else None
+        self.prepare(&how)
+        how.instance = <PyObject*>instance if receiver is not None else NULL
+        try:
+            self._cache.land(&lead.leader, key, mixed_in(self._cache, hashed), value, &how)
+        finally:
+            if receiver is not None:
+                remember(receiver, hashed, self._cache)
+
+    @property
+    def _single_flight(self):
+        return self.single_flight
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    cdef object key_of(self, tuple args, dict kwargs, bint as_method, bint known_only):
+        """The key of a call. NO_KEY: `known_only`, and the instance has no results."""
+        cdef Call call
+        cdef tuple flat = args + tuple(kwargs.values())
+        cdef tuple names = tuple(kwargs)
+        cdef PyObject* lone
+        receiver = None
+        self.describe(&call, items_of(flat), len(args), <PyObject*>names if names else NULL)
+        if self.key_func is not None:
+            key = self.key_func(*args, **kwargs)
+            if self.token is None:
+                hash_of(<PyObject*>key)
+                return key
+            lone = <PyObject*>key
+            self.describe(&call, &lone, 1, NULL)
+        elif as_method:
+            if not args:
+                raise TypeError(f"{self!r} is a method: its first argument must be the instance")
+            receiver = self.receiver_of(args[0], known_only)
+            if receiver is None:
+                return NO_KEY
+            call.receiver = call.arguments[0]
+            call.arguments += 1
+            call.n -= 1
+        elif is_lone(self, call.arguments, call.n, call.names):
+            hash_of(call.arguments[0])
+            return args[0]
+        hashed = hash_call(&call)               # unhashable arguments have no key
+        if receiver is not None and not known_only:
+            remember(receiver, hashed, self._cache)     # the caller may store something under the key
+        return key_of_call(&call, receiver)
+
+    cdef object receiver_of(self, object instance, bint known_only):
+        """What stands for an instance in keys. None: `known_only`, and it has no results."""
+        known = self.receivers.get(id(instance))
+        if known is not None and known() is instance:
+            return known
+        if known_only:
+            return None
+        receiver = Receiver(instance, forget_receiver)
+        receiver.address = (<size_t><PyObject*>instance) >> 4
+        receiver.hashes = set()
+        receiver.limit = 64
+        receiver.cache = ref(self._cache)
+        receiver.known = self.receivers
+        receiver.id = id(instance)
+        if known is not None:                   # of a dead instance whose end nobody was told of yet
+            self.receivers.pop(id(instance), None)
+        return self.receivers.setdefault(id(instance), receiver)
+
+    # --- for users ----------------------------------------------------------------------------------------------------
+
+    @property
+    def cache(self):
+        """The cache that holds the results."""
+        return self._cache
+
+    def cache_info(self):
+        """Hits, misses, maxsize and currsize, as a named tuple in the shape that functools has.
+
+        In a shared cache hits and misses are this function's, the sizes are the cache's. O(1), beside the removal of
+        what has expired.
+        """
+        from cachebox.cache_info import CacheInfo
+
+        if self.parameters["maxsize"] == 0:
+            return CacheInfo(0, self.misses, 0, 0)
+        stats = self._cache.stats
+        hits, misses = (self.hits, self.misses) if self.token is not None else (stats.hits, stats.misses)
+        return CacheInfo(hits, misses, self._cache.max_size, len(self._cache))
+
+    def cache_clear(self):
+        """Forget all results and set the statistics to zero. In a shared cache, only this function's. O(n)."""
+        self.hits = self.misses = 0
+        if self.token is None:
+            self._cache.clear()
+        else:
+            self._cache.delete_many(keys_of_token(self._cache, self.token))
+
+    def cache_parameters(self):
+        """How the function is cached, as a new dict: maxsize and typed; from `cached`, policy and ttl too."""
+        return dict(self.parameters)
+
+    def cache_key(self, *args, **kwargs):
+        """The key of the call with these arguments in the cache; TypeError where one of them is not hashable. O(1)."""
+        return self.key_of(args, kwargs, self.is_method, False)
+
+    def invalidate(self, *args, **kwargs):
+        """Forget the result of the call with these arguments. True where there was one. O(1)."""
+        key = self.key_of(args, kwargs, self.is_method, True)
+        return key is not NO_KEY and self._cache.delete(key)
+
+    def __get__(self, instance, owner):
+        if instance is None:
+            return self
+        if not self.binds_weakly:
+            from types import MethodType
+
+            return MethodType(self, instance)
+        return BoundFunction(self, instance)
+
+    def __set_name__(self, owner, name):
+        qualname = getattr(self.function, "__qualname__", None)
+        if self.binds_weakly and self.key_func is None and qualname == f"{owner.__qualname__}.{name}":
+            become_method(self)
+
+    def __reduce__(self):
+        return self.__qualname__
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __repr__(self):
+        return f"<cached {getattr(self, '__qualname__', self.function)}>"
+
+
+cdef class CachedMethod(CachedFunction):
+    """A cached function that the interpreter calls as a method without binding it first."""
+
+
+cdef class BoundFunction:
+    """A cached method bound to its instance: what `instance.method` is. It is called without the instance."""
+
+    def __init__(self, CachedFunction function, instance):
+        self.__func__ = function
+        self.__self__ = instance
+        self.vectorcall = <vectorcallfunc>call_bound
+
+    def __call__(self, *args, **kwargs):
+        cdef tuple flat = (self.__self__, *args, *kwargs.values()), names = tuple(kwargs)
+        return taken_over(
+            self.__func__.call(items_of(flat), 1 + len(args), <PyObject*>names if kwargs else NULL, True)
+        )
+
+    def cache_key(self, *args, **kwargs):
+        """The key under which the cache holds the result of this call."""
+        return self.__func__.key_of((self.__self__, *args), kwargs, self.__func__.key_func is None, False)
+
+    def invalidate(self, *args, **kwargs):
+        """Forget the result of the call with these arguments. True where there was one. O(1)."""
+        key = self.__func__.key_of((self.__self__, *args), kwargs, self.__func__.key_func is None, True)
+        return key is not NO_KEY and self.__func__._cache.delete(key)
+
+    def __getattr__(self, name):
+        return getattr(self.__func__, name)
+
+    @property
+    def __doc__(self):
+        return self.__func__.__doc__
+
+    @property
+    def __module__(self):
+        return self.__func__.__module__
+
+    @property
+    def __signature__(self):
+        from inspect import signature
+        from types import MethodType
+
+        return signature(MethodType(self.__func__, self.__self__))
+
+    def __eq__(self, other):
+        if not isinstance(other, BoundFunction):
+            return NotImplemented
+        return self.__self__ is other.__self__ and self.__func__ is (<BoundFunction>other).__func__
+
+    def __hash__(self):
+        return hash((id(self.__self__), self.__func__))
+
+    def __reduce__(self):
+        return getattr, (self.__self__, self.__func__.__name__)
+
+    def __repr__(self):
+        return f"<bound {self.__func__!r} of {self.__self__!r}>"
+
+
+cdef int become_method(CachedFunction function) except -1:
+    """Take the first argument for the instance from now on."""
+    function.is_method = True
+    function.lone = NEVER
+    function.vectorcall = <vectorcallfunc>(call_simple_method if function.is_simple else call_method)
+    set_type(<PyObject*>function, <PyTypeObject*>CachedMethod)
+    return 0
+
+
+# --- what the interpreter calls ---------------------------------------------------------------------------------------
+
+cdef inline bint is_lone(CachedFunction self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
+    """Whether the key of a call is its one argument."""
+    if n != 1 or names != NULL:
+        return False
+    return type_of(args[0]) != call_key if self.lone == ALWAYS else self.lone == PLAIN and is_plain(args[0])
+
+
+cdef inline PyObject* call_one(CachedFunction self, PyObject** args) except NULL:
+    """A call with the one argument that is its key."""
+    cdef Py_hash_t hashed = hash_of(args[0])
+    cdef PyObject* cache = <PyObject*>self._cache           # cast to and fro, to take no reference
+    cdef PyObject* value = quick_get(<Cache>cache, args[0], mixed_in(<Cache>cache, hashed))
+    if value == NULL:
+        return self.miss(<object>args[0], hashed, args, 1, NULL, None)
+    return value if self.ready is None else self.hit(value)
+
+
+cdef inline PyObject* quick_call(
+    CachedFunction self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t* hashed
+) except? NULL:
+    """A hit of a function that is `simple`; NULL: it is a miss. Inlined with constants, this comes down to little code."""
+    cdef Call call
+    call.token = NULL
+    call.receiver = receiver
+    call.arguments = args
+    call.n = n
+    call.names = names
+    call.typed = False
+    hashed[0] = hash_call(&call)
+    return quick_get_call(<Cache><PyObject*>self._cache, &call, hashed[0])
+
+
+cdef inline PyObject* call_simple(
+    CachedFunction self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+) except NULL:
+    cdef Py_hash_t hashed = 0
+    cdef PyObject* value
+    if names == NULL:
+        value = quick_call(self, receiver, args, n, NULL, &hashed)
+    else:
+        value = quick_call(self, receiver, args, n, names, &hashed)
+    if value == NULL:
+        if receiver != NULL:
+            return self.miss_call(args - 1, n + 1, names, hashed, True)
+        return self.miss_call(args, n, names, hashed, False)
+    return value if self.ready is None else self.hit(value)
+
+
+cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """A function that has its cache to itself."""
+    if is_lone(<CachedFunction>self, args, PyVectorcall_NARGS(nargsf), names):
+        return call_one(<CachedFunction>self, args)
+    return call_simple(<CachedFunction>self, NULL, args, PyVectorcall_NARGS(nargsf), names)
+
+
+cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """A method that has its cache to itself."""
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    if n == 0 or not takes_weak_references(args[0]):
+        return (<CachedFunction>self).call_uncached(args, n, names)
+    return call_simple(<CachedFunction>self, args[0], args + 1, n - 1, names)
+
+
+cdef PyObject* call_general(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    return (<CachedFunction>self).call(args, PyVectorcall_NARGS(nargsf), names, False)
+
+
+cdef PyObject* call_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    return (<CachedFunction>self).call(args, PyVectorcall_NARGS(nargsf), names, True)
+
+
+cdef PyObject* call_counted(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """`lru_cache(maxsize=0)`: nothing is cached, but misses are counted."""
+    count(&(<CachedFunction>self).misses)
+    return vectorcall(<PyObject*>(<CachedFunction>self).function, args, PyVectorcall_NARGS(nargsf), names)
+
+
+cdef PyObject* call_bound(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    cdef CachedFunction function = (<BoundFunction>self).__func__
+    return call_with_first(
+        <vectorcallfunc>call_method, <PyObject*>function, <PyObject*>(<BoundFunction>self).__self__, args, nargsf, names
+    )
+
+
+cdef int enable(type kind, Py_ssize_t offset, bint like_a_function) except -1:
+    enable_vectorcall(<PyTypeObject*>kind, offset, like_a_function)
+    return 0
+
+
+cdef CachedFunction _sample = CachedFunction.__new__(CachedFunction)
+cdef BoundFunction _bound_sample = BoundFunction.__new__(BoundFunction)
+enable(CachedFunction, <char*>&_sample.vectorcall - <char*><PyObject*>_sample, False)
+enable(CachedMethod, <char*>&_sample.vectorcall - <char*><PyObject*>_sample, True)
+enable(BoundFunction, <char*>&_bound_sample.vectorcall - <char*><PyObject*>_bound_sample, False)
+_sample = _bound_sample = None
+
+
+# --- the results of methods -------------------------------------------------------------------------------------------
+
+cdef int remember(object receiver, Py_hash_t hashed, Cache cache) except -1:
+    """Note that an instance has a result of that hash, so that it can go when the instance does.
+
+    Hashes are noted, not keys: a key would keep its arguments alive after the cache has evicted it. Those whose entries
+    are gone are dropped when they have become as many as the others. Any thread may add one at any time, which it does
+    after the entry came into being; so one is dropped first and then, if it has an entry after all, added again.
+    """
+    hashes = receiver.hashes
+    if len(hashes) >= receiver.limit:
+        for old in list(hashes):
+            hashes.discard(old)
+            if keys_of_hash(cache, old):
+                hashes.add(old)
+        receiver.limit = max(64, 2 * len(hashes))
+    hashes.add(hashed)
+    return 0
+
+
+def forget_receiver(receiver):
+    """An instance is about to end: its results must not outlive it."""
+    if receiver.known.get(receiver.id) is receiver:
+        del receiver.known[receiver.id]
+    cache = receiver.cache()
+    failure = None
+    if cache is not None:
+        for hashed in receiver.hashes:
+            for key in keys_of_hash(cache, hashed):
+                if type(key) is CallKey and any(item is receiver for item in (<tuple>key)[:2]):
+                    try:
+                        cache.delete(key)
+                    except BaseException as error:      # a callback's KeyboardInterrupt: the others must go all the same
+                        failure = error
+    if failure is not None:
+        raise failure

@@ -1,0 +1,93 @@
+"""What every test shares: an injected clock, the policies, and a self-check of every cache after each test."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from cachebox import Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
+
+POLICIES = ("LRU", "LFU", "FIFO")
+
+
+class Clock:
+    """A clock that tests set: ``clock.now += 10``."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class PythonFIFO(EvictionPolicy):
+    """A policy written in Python: what a user's own looks like."""
+
+    def __init__(self, max_size=None):
+        super().__init__(max_size)
+        self.order = {}
+
+    def add(self, key):
+        assert key not in self.order
+        self.order[key] = None
+
+    def remove(self, key):
+        del self.order[key]
+
+    def access(self, key):
+        assert key in self.order
+
+    def evict(self):
+        if not self.order:
+            return None
+        key = next(iter(self.order))
+        del self.order[key]
+        return key
+
+    def clear(self):
+        self.order.clear()
+
+    def __len__(self):
+        return len(self.order)
+
+    def __contains__(self, key):
+        return key in self.order
+
+    def __iter__(self):
+        return iter(list(self.order))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request) -> str:
+    """Each built-in policy in turn."""
+    return request.param
+
+
+@pytest.fixture(params=[*POLICIES, PythonFIFO], ids=[*POLICIES, "PythonFIFO"])
+def any_policy(request):
+    """Each built-in policy in turn, and one written in Python."""
+    return request.param
+
+
+@pytest.fixture(autouse=True, scope="module")
+def set_older_objects_aside():
+    """Take what was there before a module's first test out of the collector's sight: no need to look again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def check_everything():
+    """Verify the invariants of every cache and policy that is alive when a test ends."""
+    yield
+    for found in gc.get_objects():
+        if isinstance(found, (Cache, LRUCache, LFUCache, FIFOCache)):
+            found._check()

@@ -1,0 +1,86 @@
+"""Threads for tests: whatever hangs becomes a failure that shows where every thread stands."""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import tempfile
+import threading
+import time
+
+LIMIT = 60.0
+"""Seconds after which a test counts as hanging; nothing in these tests takes one, on the slowest machine."""
+
+
+class Started:
+    """A body that runs in a daemon thread of its own from now on."""
+
+    def __init__(self, body, *args):
+        self.value = self.error = None
+        self.thread = threading.Thread(target=self._run, args=(body, args), daemon=True)
+        self.thread.start()
+
+    def _run(self, body, args):
+        try:
+            self.value = body(*args)
+        except BaseException as error:
+            self.error = error
+
+    def wait(self):
+        """Wait until the body is over, without raising what it raised."""
+        self.thread.join(LIMIT)
+        if self.thread.is_alive():
+            raise AssertionError(f"hangs:\n{stacks()}")
+        return self
+
+    def result(self):
+        """What the body returned, or raise what it raised."""
+        self.wait()
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def run_all(*bodies):
+    """Run every body in a thread of its own, all at the same time; their results in order."""
+    barrier = threading.Barrier(len(bodies))
+
+    def at_once(body):
+        barrier.wait(LIMIT)
+        return body()
+
+    started = [Started(at_once, body) for body in bodies]
+    return [one.result() for one in started]
+
+
+def wait_until(condition, what="a condition"):
+    """Return when the condition holds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited in vain for {what}:\n{stacks()}")
+        threading.Event().wait(0.0005)
+
+
+def wait_for(event):
+    """Wait for an event, which must come."""
+    if not event.wait(LIMIT):
+        raise AssertionError(f"an event never came:\n{stacks()}")
+
+
+def must_end(test):
+    """Decorates a test: it fails where it would hang."""
+
+    @functools.wraps(test)
+    def guarded(*args, **kwargs):
+        return Started(functools.partial(test, *args, **kwargs)).result()
+
+    return guarded
+
+
+def stacks():
+    """Where every thread stands."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
