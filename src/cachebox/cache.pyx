@@ -18,12 +18,12 @@ from cachebox._engine.table cimport (
     UNCERTAIN, Engine, Entry, decref, hash_of, incref, lookup, mixed, note_use, xdecref,
 )
 from cachebox.expiry cimport check_heap, deadline, end_of, set_deadline
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, land
+from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, land as land_flight
 from cachebox.foreign cimport Foreign
 from cachebox.lock cimport Guard, acquire, release
-from cachebox.operation cimport EXPIRED, EXPLICIT, FAILED, SIZE, Operation, start
+from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
-from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS, CacheStats
+from cachebox.stats cimport EVICTIONS, MISSES, SETS
 from cachebox.store cimport (
     CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NO_MEMORY, WATCHED, WEIGHED,
     Leader, Outcome, Row, Store, Watch, as_float, free_rows, leads, set_leader,
@@ -84,8 +84,8 @@ cdef class Cache(Store):
         max_size: the most entries it holds, at every instant: an int from 1 on; None: no bound.
         default_ttl: how long an entry lives unless `set` says otherwise: seconds (a number greater than 0) or a
             `timedelta`; None or `math.inf`: for ever.
-        policy: which entry leaves a full cache: ``"LRU"``, ``"LFU"``, ``"FIFO"`` in any case, an `EvictionPolicy` class or
-            an instance of one.
+        policy: which entry leaves a full cache: ``"LRU"``, ``"LFU"``, ``"FIFO"`` in any case, an `EvictionPolicy` class
+            or an instance of one.
         on_evict: called as ``on_evict(key, value)`` for every entry that is evicted, expires, is deleted or replaced,
             but not by `clear`.
         time_to_idle: how long an entry lives without a hit or a new value, given as `default_ttl` is; it shortens the
@@ -574,7 +574,7 @@ cdef class Cache(Store):
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
         cdef double weight = self.weigh(key, value) if wanted else 0.0
-        return land(self, key, h, leader, value, how.lifetime, weight, wanted and weight <= self.bound_weight)
+        return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted and weight <= self.bound_weight)
 
     cdef object load_unwatched(self, object key, uint32_t h, Loading* how):
         """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
@@ -1280,7 +1280,7 @@ cdef class Cache(Store):
 
 
 cdef inline bint quick_miss(Cache self, PyObject* key, uint32_t h) noexcept:
-    """Count the miss of a key that is missing for certain, in a cache without modes. False: `get_long` has to find out."""
+    """Count the miss of a key that is surely missing, in a cache without modes. False: `get_long` has to find out."""
     cdef bint missing
     acquire(self.lock)
     missing = self.modes == 0 and lookup(self.table, key, h) == 0
