@@ -1,6 +1,7 @@
 """Types of `cachebox.wrappers`: what `cached` and `lru_cache` return."""
 
 from collections.abc import Callable, Hashable
+from inspect import Signature
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from typing_extensions import Self
@@ -62,3 +63,5 @@ class BoundFunction(_Wrapper[_P, _R]):
     def __func__(self) -> CachedFunction[..., _R]: ...
     @property
     def __self__(self) -> object: ...
+    @property
+    def __signature__(self) -> Signature: ...
