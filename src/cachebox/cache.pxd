@@ -42,7 +42,7 @@ cdef class Cache(Store):
     cdef object take(self, object key, bint wanted)
     cdef PyObject* look(self, object key) except? NULL
     cdef object setdefault_long(self, object key, uint32_t h, object default)
-    cdef object load(self, object key, uint32_t h, Loading* how)
+    cdef object fetch(self, object key, uint32_t h, Loading* how)
     cdef object load_unwatched(self, object key, uint32_t h, Loading* how)
     cdef int count_miss(self) except -1
     cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how)

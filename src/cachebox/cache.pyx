@@ -518,9 +518,9 @@ cdef class Cache(Store):
         if value != NULL:
             return take_over(value)
         no_arguments(&how, factory, lifetime)
-        return self.load(key, h, &how)
+        return self.fetch(key, h, &how)
 
-    cdef object load(self, object key, uint32_t h, Loading* how):
+    cdef object fetch(self, object key, uint32_t h, Loading* how):
         """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
         cdef Leader leader
         cdef Flight flight

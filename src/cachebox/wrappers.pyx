@@ -218,7 +218,7 @@ cdef class CachedFunction:
         how.names = names
         how.instance = args[0] if receiver is not None else NULL
         try:
-            return new_reference(self._cache.load(key, mixed_in(self._cache, hashed), &how))
+            return new_reference(self._cache.fetch(key, mixed_in(self._cache, hashed), &how))
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
