@@ -1,0 +1,373 @@
+"""The figures that the cache is held to: what is measured, against what, and what it must and should reach.
+
+    python -m bench.figures                         all of them; about a minute
+    python -m bench.figures --only get,calls        some groups
+    python -m bench.figures --seconds 3             longer for each group (default: 1)
+    python -m bench.figures --list
+
+`must` is what a release has to reach, `moonshot` what it would be proud of. Newer interpreters, which are optimised
+builds with a faster dict and functools, have targets of their own where a second pair is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench import measure, peers, processes, threads
+from bench.measure import Candidate, Timing, candidate, in_turn, interleave, shuffled
+from bench.peers import CONTAINERS, FREE_THREADED, OURS, RUST, cachebox
+
+Values = dict[str, float]
+Pair = tuple[float, float]
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: a ratio, or bytes; less is better unless `more` is set."""
+
+    group: str
+    name: str                       # of the line within its group, as the measuring functions return it
+    path: str
+    against: str
+    targets: Pair | None            # must, moonshot: on 3.13 and older
+    newer: Pair | None = None       # the same on 3.14 and newer
+    more: bool = False
+    free_threaded: bool = False
+
+    def goal(self, version: tuple[int, int], free_threaded: bool) -> Pair | None:
+        """What this interpreter is held to, if anything."""
+        if free_threaded != self.free_threaded:
+            return None
+        return self.newer if version >= (3, 14) else self.targets
+
+    def verdict(self, value: float, goal: Pair | None) -> str:
+        if goal is None:
+            return "–"
+        must, moonshot = (-each if self.more else each for each in goal)
+        value = -value if self.more else value
+        return "moonshot" if value <= moonshot else "must" if value <= must else "missed"
+
+
+def _hits(group: str, title: str, *targets: tuple[str, str, Pair, Pair | None]) -> list[Figure]:
+    return [Figure(group, name, f"{title}, {name}", against, old, new) for name, against, old, new in targets]
+
+
+FIGURES = [
+    Figure("get", "10³ str", "LRU `get` hit, 10³ str", "dict.get", (1.20, 1.05), (1.30, 1.08)),
+    Figure("get", "10³ int", "LRU `get` hit, 10³ int", "dict.get", (1.40, 1.15), (1.30, 1.08)),
+    Figure("get", "LFU", "LFU `get` hit, 10³ str", "dict.get", (1.40, 1.15)),
+    Figure("get", "FIFO", "FIFO `get` hit, 10³ str", "dict.get", (1.15, 1.00)),
+    Figure("get", "Rust 10³", "LRU `get` hit, 10³ str", "Rust cachebox", (0.80, 0.65), (0.65, 0.50)),
+    Figure("item", "c[k]", "LRU `c[k]`, 10³ str", "`d[k]`", None, (1.10, 0.95)),
+    Figure("big", "10⁶ str", "LRU `get` hit, 10⁶ str", "dict.get", (1.00, 0.85)),
+    Figure("big", "10⁶ int", "LRU `get` hit, 10⁶ int", "dict.get", (1.20, 1.05)),
+    Figure("big", "Rust 10⁶", "LRU `get` hit, 10⁶ str", "Rust cachebox", (0.65, 0.55)),
+    Figure("calls", "1 argument", "`@cached` hit, 1 argument", "functools.lru_cache", (0.58, 0.48), (0.68, 0.55)),
+    Figure("calls", "2 arguments", "`@cached` hit, 2 arguments", "functools.lru_cache", (0.52, 0.42)),
+    Figure("calls", "keyword", "`@cached` hit, keyword", "functools.lru_cache", (0.40, 0.28), (0.45, 0.35)),
+    Figure("calls", "method", "`@cached` hit, method", "functools.lru_cache", (0.60, 0.45), (0.65, 0.52)),
+    Figure("calls", "no argument", "`@cached` hit, no argument", "functools.lru_cache", (0.57, 0.45)),
+    Figure("calls", "lru_cache", "`lru_cache` hit, 1 argument", "functools.lru_cache", (0.52, 0.45)),
+    Figure("async", "async", "async `@cached` hit", "async-lru", (0.50, 0.25)),
+    Figure("insert", "10³ LRU", "insert+evict 10³, LRU", "Rust cachebox", (0.95, 0.80)),
+    Figure("insert", "10³ FIFO", "insert+evict 10³, FIFO", "Rust cachebox", (0.90, 0.75)),
+    Figure("insert", "10³ LFU", "insert+evict 10³, LFU", "Rust cachebox", (0.50, 0.38)),
+    Figure("insert", "10⁵ LRU", "insert+evict 10⁵, LRU", "Rust cachebox", (0.60, 0.44)),
+    Figure("insert", "10⁵ FIFO", "insert+evict 10⁵, FIFO", "Rust cachebox", (0.60, 0.44)),
+    Figure("insert", "10⁵ LFU", "insert+evict 10⁵, LFU", "Rust cachebox", (0.25, 0.16)),
+    Figure("miss", "miss", "`@cached` miss less the call itself", "functools.lru_cache", (0.75, 0.60)),
+    Figure("ttl", "default clock", "`get` of an entry with a TTL, clock up to 4 ms late", "without a TTL", (1.8, 1.1)),
+    Figure("ttl", "time.monotonic", "the same, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
+    Figure("memory", "no TTL", "bytes per entry at 10⁶, LRU (int keys)", "dict {dict:.0f}", (52, 46)),
+    Figure("memory", "TTL", "the same with a TTL", "dict {dict:.0f}", (68, 60)),
+    Figure("gc", "plain", "`gc.collect()` beside 10⁶ entries, plain values", "dict", (1.3, 1.05)),
+    Figure("gc", "list", "the same, each value a list", "dict", (1.3, 1.05)),
+    Figure("import", "import", "`import cachebox`", "import dataclasses", (1.5, 0.5)),
+    Figure("threads", "one", "`get`, one thread", "dict.get", (1.25, 1.05), (1.25, 1.05), free_threaded=True),
+    Figure(
+        "threads", "two", "throughput of `get`, two threads", "dict.get", (0.8, 1.5), (0.8, 1.5), more=True, free_threaded=True
+    ),
+]
+
+
+# --- how it is measured: a function for each group --------------------------------------------------------------------
+
+
+def text_keys(count: int) -> list[str]:
+    return [f"key-{i}" for i in range(count)]
+
+
+def number_keys(count: int) -> list[int]:
+    return [1000 + 7 * i for i in range(count)]
+
+
+def reads(names: list[str], keys: list[Any], statement: str | None = None) -> list[Candidate]:
+    """Candidates that look keys up in full caches, by `get` or by another statement."""
+    batches = shuffled(keys)
+    found = [CONTAINERS[name] for name in names if name in CONTAINERS]
+    return [candidate(each.name, batches, statement or each.get, cache=each.filled(keys)) for each in found]
+
+
+def ratios(timings: dict[str, Timing], baseline: str, **names: str) -> Values:
+    """Ratios of those that were measured: ratios(timings, baseline, line=candidate, ...)."""
+    if baseline not in timings:
+        return {}
+    return {line: measure.ratio(timings, name, baseline) for line, name in names.items() if name in timings}
+
+
+def measure_get(seconds: float) -> Values:
+    lru, rust = f"{OURS} LRU", f"{RUST} LRU"
+    timings = interleave(
+        reads(["dict", lru, f"{OURS} LFU", f"{OURS} FIFO", rust], text_keys(1000)), seconds=3 * seconds
+    )
+    found = ratios(timings, "dict", **{"10³ str": lru, "LFU": f"{OURS} LFU", "FIFO": f"{OURS} FIFO"})
+    found |= ratios(timings, rust, **{"Rust 10³": lru})
+    timings = interleave(reads(["dict", lru], number_keys(1000)), seconds=seconds)
+    return found | ratios(timings, "dict", **{"10³ int": lru})
+
+
+def measure_item(seconds: float) -> Values:
+    timings = interleave(reads(["dict", f"{OURS} LRU"], text_keys(1000), "cache[key]"), seconds=seconds)
+    return ratios(timings, "dict", **{"c[k]": f"{OURS} LRU"})
+
+
+def measure_big(seconds: float) -> Values:
+    lru, rust = f"{OURS} LRU", f"{RUST} LRU"
+    timings = interleave(reads(["dict", lru, rust], text_keys(1_000_000)), seconds=3 * seconds)
+    found = ratios(timings, "dict", **{"10⁶ str": lru}) | ratios(timings, rust, **{"Rust 10⁶": lru})
+    timings = interleave(reads(["dict", lru], number_keys(1_000_000)), seconds=2 * seconds)
+    return found | ratios(timings, "dict", **{"10⁶ int": lru})
+
+
+def pair_of_calls(arguments: str, keys: list[Any], **decorators: Callable[[Any], Any]) -> list[Candidate]:
+    """Candidates that call a decorated function, or method, with results that are all cached."""
+    batches = shuffled(keys)
+    found = []
+    for name, decorator in decorators.items():
+
+        @decorator
+        def f(*args: Any, **kwargs: Any) -> None:
+            return None
+
+        statement = f"f({arguments})"
+        for key in keys:
+            eval(statement, {"f": f, "key": key})
+        found.append(candidate(name, batches, statement, f=f))
+    return found
+
+
+def pair_of_methods(keys: list[Any], **decorators: Callable[[Any], Any]) -> list[Candidate]:
+    found = []
+    for name, decorator in decorators.items():
+
+        class Owner:
+            @decorator
+            def method(self, key: Any) -> None:
+                return None
+
+        owner = Owner()
+        for key in keys:
+            owner.method(key)
+        found.append(candidate(name, shuffled(keys), "owner.method(key)", owner=owner))
+    return found
+
+
+def measure_calls(seconds: float) -> Values:
+    keys = text_keys(1000)
+    cached = {"functools": functools.lru_cache(2000), "cached": cachebox.cached(max_size=2000)}
+    both = cached | {"lru_cache": cachebox.lru_cache(2000)}
+    timings = interleave(pair_of_calls("key", keys, **both), seconds=1.5 * seconds)
+    found = ratios(timings, "functools", **{"1 argument": "cached", "lru_cache": "lru_cache"})
+    for line, arguments in {"2 arguments": "key, 1", "keyword": "key, flag=1", "no argument": ""}.items():
+        timings = interleave(pair_of_calls(arguments, keys, **cached), seconds=seconds)
+        found |= ratios(timings, "functools", **{line: "cached"})
+    timings = interleave(pair_of_methods(keys, **cached), seconds=seconds)
+    return found | ratios(timings, "functools", method="cached")
+
+
+def measure_async(seconds: float) -> Values:
+    decorators = {"cached": cachebox.cached(max_size=2000)}
+    if peers.async_lru is not None:
+        decorators["async-lru"] = peers.async_lru.alru_cache(2000)
+    with asyncio.Runner() as runner:
+        timings = interleave(async_calls(runner, decorators), seconds=seconds)
+    return ratios(timings, "async-lru", **{"async": "cached"})
+
+
+def async_calls(runner: asyncio.Runner, decorators: dict[str, Any]) -> list[Candidate]:
+    """Candidates that await a decorated coroutine function whose results are all cached."""
+    keys = text_keys(1000)
+    found = []
+    for name, decorator in decorators.items():
+
+        @decorator
+        async def f(key: Any) -> None:
+            return None
+
+        async def fill(f: Any = f) -> None:
+            for key in keys:
+                await f(key)
+
+        runner.run(fill())
+        found.append(measure.async_candidate(name, shuffled(keys), "await f(key)", run=runner.run, f=f))
+    return found
+
+
+def inserts(names: list[str], size: int) -> list[Candidate]:
+    """Candidates that put keys that are not there into full caches."""
+    keys = text_keys(size)
+    newer = [f"new-{i}" for i in range(max(2 * size, 100_000))]
+    found = [CONTAINERS[name] for name in names if name in CONTAINERS and CONTAINERS[name].insert]
+    return [candidate(each.name, in_turn(newer), each.insert or "", cache=each.filled(keys)) for each in found]
+
+
+def measure_insert(seconds: float) -> Values:
+    found = {}
+    for size, title in {1000: "10³", 100_000: "10⁵"}.items():
+        for policy in ("LRU", "FIFO", "LFU"):
+            timings = interleave(inserts([f"{OURS} {policy}", f"{RUST} {policy}"], size), seconds=seconds)
+            found |= ratios(timings, f"{RUST} {policy}", **{f"{title} {policy}": f"{OURS} {policy}"})
+    return found
+
+
+def misses(decorators: dict[str, Callable[[Any], Any]]) -> list[Candidate]:
+    """Candidates that call a function, decorated and plain, with arguments that are not cached."""
+    batches = in_turn(text_keys(100_000))
+    found = []
+    for name, decorator in decorators.items():
+
+        @decorator
+        def f(key: Any) -> None:
+            return None
+
+        found.append(candidate(name, batches, "f(key)", f=f))
+    return found
+
+
+def measure_miss(seconds: float) -> Values:
+    decorators: dict[str, Callable[[Any], Any]] = {
+        "plain": lambda function: function,
+        "functools": functools.lru_cache(1000),
+        "cached": cachebox.cached(max_size=1000),
+    }
+    best = {name: timing.best for name, timing in interleave(misses(decorators), seconds=2 * seconds).items()}
+    return {"miss": (best["cached"] - best["plain"]) / (best["functools"] - best["plain"])}
+
+
+def measure_ttl(seconds: float) -> Values:
+    lru = f"{OURS} LRU"
+    timings = interleave(reads([lru, f"{lru}, TTL", f"{lru}, TTL, precise"], text_keys(1000)), seconds=2 * seconds)
+    return ratios(timings, lru, **{"default clock": f"{lru}, TTL", "time.monotonic": f"{lru}, TTL, precise"})
+
+
+def measure_memory(seconds: float) -> Values:
+    names = {"dict": "dict", "no TTL": f"{OURS} LRU", "TTL": f"{OURS} LRU, TTL"}
+    return {line: processes.bytes_per_entry(name) for line, name in names.items()}
+
+
+def measure_gc(seconds: float) -> Values:
+    found = {}
+    for values in ("plain", "list"):
+        kinds = [
+            Candidate(name, functools.partial(processes.collect_seconds, name, values=values))
+            for name in ("dict", f"{OURS} LRU")
+        ]
+        timings = interleave(kinds, least=2, most=2)
+        found |= ratios(timings, "dict", **{values: f"{OURS} LRU"})
+    return found
+
+
+def measure_import(seconds: float) -> Values:
+    kinds = [processes.import_candidate("cachebox"), processes.import_candidate("dataclasses")]
+    timings = interleave(kinds, seconds=2 * seconds)
+    return ratios(timings, "import dataclasses", **{"import": "import cachebox"})
+
+
+def measure_threads(seconds: float) -> Values:
+    names = ["dict", f"{OURS} LRU"]
+    timings = interleave(reads(names, text_keys(1000)), seconds=seconds)
+    found = ratios(timings, "dict", one=f"{OURS} LRU")
+    with threads.Crew(2, text_keys(1000)) as crew:
+        timings = interleave([crew.reads(CONTAINERS[name]) for name in names], seconds=3 * seconds)
+    return found | {"two": timings["dict"].best / timings[f"{OURS} LRU"].best}
+
+
+GROUPS: dict[str, Callable[[float], Values]] = {
+    "get": measure_get,
+    "item": measure_item,
+    "big": measure_big,
+    "calls": measure_calls,
+    "async": measure_async,
+    "insert": measure_insert,
+    "miss": measure_miss,
+    "ttl": measure_ttl,
+    "memory": measure_memory,
+    "gc": measure_gc,
+    "import": measure_import,
+    "threads": measure_threads,
+}
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def rows(measured: dict[str, Values], version: tuple[int, int], free_threaded: bool) -> list[list[str]]:
+    """The table's cells: path, against, must, moonshot, measured, verdict."""
+    found = []
+    for figure in FIGURES:
+        values = measured.get(figure.group)
+        if values is None:
+            continue
+        value = values.get(figure.name)
+        goal = figure.goal(version, free_threaded)
+        found.append(
+            [
+                figure.path,
+                figure.against.format(**values) if "{" in figure.against else figure.against,
+                *("–" if goal is None else f"{each:g}" for each in (goal or (0, 0))),
+                "not measured" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}",
+                "–" if value is None else figure.verdict(value, goal),
+            ]
+        )
+    return found
+
+
+def print_table(table: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.figures", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(GROUPS), help="names of groups, with commas between")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each group of candidates (default: 1)")
+    parser.add_argument("--list", action="store_true", help="the names of the groups")
+    options = parser.parse_args()
+    if options.list:
+        print(*GROUPS, sep="\n")
+        return
+    measured = {}
+    for name in options.only.split(","):
+        start = time.monotonic()
+        measured[name] = GROUPS[name](options.seconds)
+        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+    print(f"\nCPython {sys.version}\n")
+    header = ["path", "against", "must", "moonshot", "measured", "verdict"]
+    print_table([header, *rows(measured, sys.version_info[:2], FREE_THREADED)])
+    for peer, why in peers.ABSENT.items():
+        print(f"left out: {peer}: {why}")
+
+
+if __name__ == "__main__":
+    main()
