@@ -20,9 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cachebox
 from bench import measure, peers, processes, threads
 from bench.measure import Candidate, Timing, candidate, in_turn, interleave, shuffled
-from bench.peers import CONTAINERS, FREE_THREADED, OURS, RUST, cachebox
+from bench.peers import CONTAINERS, FREE_THREADED, OURS, POLICIES, RUST, containers
 
 Values = dict[str, float]
 Pair = tuple[float, float]
@@ -58,10 +59,6 @@ class Figure:
         return "moonshot" if value <= moonshot else "must" if value <= must else "missed"
 
 
-def _hits(group: str, title: str, *targets: tuple[str, str, Pair, Pair | None]) -> list[Figure]:
-    return [Figure(group, name, f"{title}, {name}", against, old, new) for name, against, old, new in targets]
-
-
 FIGURES = [
     Figure("get", "10³ str", "LRU `get` hit, 10³ str", "dict.get", (1.20, 1.05), (1.30, 1.08)),
     Figure("get", "10³ int", "LRU `get` hit, 10³ int", "dict.get", (1.40, 1.15), (1.30, 1.08)),
@@ -79,12 +76,18 @@ FIGURES = [
     Figure("calls", "no argument", "`@cached` hit, no argument", "functools.lru_cache", (0.57, 0.45)),
     Figure("calls", "lru_cache", "`lru_cache` hit, 1 argument", "functools.lru_cache", (0.52, 0.45)),
     Figure("async", "async", "async `@cached` hit", "async-lru", (0.50, 0.25)),
-    Figure("insert", "10³ LRU", "insert+evict 10³, LRU", "Rust cachebox", (0.95, 0.80)),
-    Figure("insert", "10³ FIFO", "insert+evict 10³, FIFO", "Rust cachebox", (0.90, 0.75)),
-    Figure("insert", "10³ LFU", "insert+evict 10³, LFU", "Rust cachebox", (0.50, 0.38)),
-    Figure("insert", "10⁵ LRU", "insert+evict 10⁵, LRU", "Rust cachebox", (0.60, 0.44)),
-    Figure("insert", "10⁵ FIFO", "insert+evict 10⁵, FIFO", "Rust cachebox", (0.60, 0.44)),
-    Figure("insert", "10⁵ LFU", "insert+evict 10⁵, LFU", "Rust cachebox", (0.25, 0.16)),
+    *(
+        Figure("insert", f"{size} {kind} {policy}", f"insert+evict {size} {kind}, {policy}", "Rust cachebox", targets)
+        for size, policy, targets in [
+            ("10³", "LRU", (0.95, 0.80)),
+            ("10³", "FIFO", (0.90, 0.75)),
+            ("10³", "LFU", (0.50, 0.38)),
+            ("10⁵", "LRU", (0.60, 0.44)),
+            ("10⁵", "FIFO", (0.60, 0.44)),
+            ("10⁵", "LFU", (0.25, 0.16)),
+        ]
+        for kind in ("str", "int")
+    ),
     Figure("miss", "miss", "`@cached` miss less the call itself", "functools.lru_cache", (0.75, 0.60)),
     Figure("ttl", "default clock", "`get` of an entry with a TTL, clock up to 4 ms late", "without a TTL", (1.8, 1.1)),
     Figure("ttl", "time.monotonic", "the same, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
@@ -95,7 +98,14 @@ FIGURES = [
     Figure("import", "import", "`import cachebox`", "import dataclasses", (1.5, 0.5)),
     Figure("threads", "one", "`get`, one thread", "dict.get", (1.25, 1.05), (1.25, 1.05), free_threaded=True),
     Figure(
-        "threads", "two", "throughput of `get`, two threads", "dict.get", (0.8, 1.5), (0.8, 1.5), more=True, free_threaded=True
+        "threads",
+        "two",
+        "throughput of `get`, two threads",
+        "dict.get",
+        (0.8, 1.5),
+        (0.8, 1.5),
+        more=True,
+        free_threaded=True,
     ),
 ]
 
@@ -111,11 +121,11 @@ def number_keys(count: int) -> list[int]:
     return [1000 + 7 * i for i in range(count)]
 
 
-def reads(names: list[str], keys: list[Any], statement: str | None = None) -> list[Candidate]:
-    """Candidates that look keys up in full caches, by `get` or by another statement."""
+def reads(names: list[str], keys: list[Any], operation: str = "get") -> list[Candidate]:
+    """Candidates that look keys up in full caches."""
     batches = shuffled(keys)
-    found = [CONTAINERS[name] for name in names if name in CONTAINERS]
-    return [candidate(each.name, batches, statement or each.get, cache=each.filled(keys)) for each in found]
+    found = containers(*names, operation=operation)
+    return [candidate(each.name, batches, getattr(each, operation), cache=each.filled(keys)) for each in found]
 
 
 def ratios(timings: dict[str, Timing], baseline: str, **names: str) -> Values:
@@ -137,15 +147,15 @@ def measure_get(seconds: float) -> Values:
 
 
 def measure_item(seconds: float) -> Values:
-    timings = interleave(reads(["dict", f"{OURS} LRU"], text_keys(1000), "cache[key]"), seconds=seconds)
+    timings = interleave(reads(["dict", f"{OURS} LRU"], text_keys(1000), "item"), seconds=seconds)
     return ratios(timings, "dict", **{"c[k]": f"{OURS} LRU"})
 
 
 def measure_big(seconds: float) -> Values:
     lru, rust = f"{OURS} LRU", f"{RUST} LRU"
-    timings = interleave(reads(["dict", lru, rust], text_keys(1_000_000)), seconds=3 * seconds)
+    timings = interleave(reads(["dict", lru, rust], text_keys(1_000_000)), seconds=2 * seconds)
     found = ratios(timings, "dict", **{"10⁶ str": lru}) | ratios(timings, rust, **{"Rust 10⁶": lru})
-    timings = interleave(reads(["dict", lru], number_keys(1_000_000)), seconds=2 * seconds)
+    timings = interleave(reads(["dict", lru], number_keys(1_000_000)), seconds=seconds)
     return found | ratios(timings, "dict", **{"10⁶ int": lru})
 
 
@@ -197,8 +207,8 @@ def measure_calls(seconds: float) -> Values:
 
 def measure_async(seconds: float) -> Values:
     decorators = {"cached": cachebox.cached(max_size=2000)}
-    if peers.async_lru is not None:
-        decorators["async-lru"] = peers.async_lru.alru_cache(2000)
+    if peers.have("async-lru"):
+        decorators["async-lru"] = peers.module("async-lru").alru_cache(2000)
     with asyncio.Runner() as runner:
         timings = interleave(async_calls(runner, decorators), seconds=seconds)
     return ratios(timings, "async-lru", **{"async": "cached"})
@@ -223,20 +233,21 @@ def async_calls(runner: asyncio.Runner, decorators: dict[str, Any]) -> list[Cand
     return found
 
 
-def inserts(names: list[str], size: int) -> list[Candidate]:
+def inserts(names: list[str], keys: list[Any], newer: list[Any]) -> list[Candidate]:
     """Candidates that put keys that are not there into full caches."""
-    keys = text_keys(size)
-    newer = [f"new-{i}" for i in range(max(2 * size, 100_000))]
-    found = [CONTAINERS[name] for name in names if name in CONTAINERS and CONTAINERS[name].insert]
+    found = containers(*names, operation="insert")
     return [candidate(each.name, in_turn(newer), each.insert or "", cache=each.filled(keys)) for each in found]
 
 
 def measure_insert(seconds: float) -> Values:
     found = {}
-    for size, title in {1000: "10³", 100_000: "10⁵"}.items():
-        for policy in ("LRU", "FIFO", "LFU"):
-            timings = interleave(inserts([f"{OURS} {policy}", f"{RUST} {policy}"], size), seconds=seconds)
-            found |= ratios(timings, f"{RUST} {policy}", **{f"{title} {policy}": f"{OURS} {policy}"})
+    for size, title in {1_000: "10³", 100_000: "10⁵"}.items():
+        universe = 3 * max(size, 50_000)
+        for kind, keys in {"str": text_keys(universe), "int": number_keys(universe)}.items():
+            for policy in POLICIES:
+                ours, rust = f"{OURS} {policy}", f"{RUST} {policy}"
+                timings = interleave(inserts([ours, rust], keys[:size], keys[size:]), seconds=seconds / 2)
+                found |= ratios(timings, rust, **{f"{title} {kind} {policy}": ours})
     return found
 
 
@@ -266,8 +277,8 @@ def measure_miss(seconds: float) -> Values:
 
 def measure_ttl(seconds: float) -> Values:
     lru = f"{OURS} LRU"
-    timings = interleave(reads([lru, f"{lru}, TTL", f"{lru}, TTL, precise"], text_keys(1000)), seconds=2 * seconds)
-    return ratios(timings, lru, **{"default clock": f"{lru}, TTL", "time.monotonic": f"{lru}, TTL, precise"})
+    kinds = {"default clock": f"{lru}, TTL", "time.monotonic": f"{lru}, TTL, clock=time.monotonic"}
+    return ratios(interleave(reads([lru, *kinds.values()], text_keys(1000)), seconds=2 * seconds), lru, **kinds)
 
 
 def measure_memory(seconds: float) -> Values:
@@ -282,7 +293,7 @@ def measure_gc(seconds: float) -> Values:
             Candidate(name, functools.partial(processes.collect_seconds, name, values=values))
             for name in ("dict", f"{OURS} LRU")
         ]
-        timings = interleave(kinds, least=2, most=2)
+        timings = interleave(kinds, least=2, most=2, warm_up=False)
         found |= ratios(timings, "dict", **{values: f"{OURS} LRU"})
     return found
 
@@ -298,7 +309,7 @@ def measure_threads(seconds: float) -> Values:
     timings = interleave(reads(names, text_keys(1000)), seconds=seconds)
     found = ratios(timings, "dict", one=f"{OURS} LRU")
     with threads.Crew(2, text_keys(1000)) as crew:
-        timings = interleave([crew.reads(CONTAINERS[name]) for name in names], seconds=3 * seconds)
+        timings = interleave([crew.reads(CONTAINERS[name]) for name in names], seconds=2 * seconds)
     return found | {"two": timings["dict"].best / timings[f"{OURS} LRU"].best}
 
 

@@ -62,7 +62,7 @@ def _compile(head: str, statement: str, names: dict[str, Any]) -> Callable[[Sequ
 
 
 def shuffled(keys: Sequence[Any], batch: int = 10_000, seed: int = 1) -> list[list[Any]]:
-    """Batches in which the keys are in random order, each as often as every other; all of them, but 200,000 at least."""
+    """Batches with the keys in random order, each as often as every other; 200,000 keys at least."""
     source = random.Random(seed)
     stream: list[Any] = []
     while len(stream) < max(len(keys), 20 * batch):
@@ -151,17 +151,17 @@ class Timing:
 
 
 def interleave(
-    candidates: Sequence[Candidate], *, seconds: float = 1.0, least: int = 5, most: int = 2_000
+    candidates: Sequence[Candidate], *, seconds: float = 1.0, least: int = 5, most: int = 2_000, warm_up: bool = True
 ) -> dict[str, Timing]:
     """Time candidates in turn, for about so many seconds altogether but at least (at most) so many rounds.
 
-    Returns the timings by name, in the order given. Every candidate runs once, untimed, before the first round.
+    Returns the timings by name, in the order given. To warm up, every candidate runs once before the first round.
     """
     timings = {each.name: Timing(each.name) for each in candidates}
     if len(timings) < len(candidates):
         raise ValueError("two candidates have the same name")
     with collector_off():
-        for each in candidates:
+        for each in candidates if warm_up else ():
             each.sample()
         end = clock() + seconds
         order = list(candidates)

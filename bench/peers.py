@@ -1,6 +1,6 @@
 """What the cache is compared with: how to get hold of each peer, and how each is told to do the same thing.
 
-A peer that cannot be had is left out, and `ABSENT` says why.
+A peer is imported when it is first needed. One that cannot be had is left out, and `ABSENT` says why.
 """
 
 from __future__ import annotations
@@ -13,90 +13,97 @@ import sys
 import sysconfig
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / ".peers"
-RUST = "cachebox (Rust)"
-OURS = "cachebox"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-
-ABSENT: dict[str, str] = {}         # peer: why it is not here
+OURS = "cachebox"
+RUST = "cachebox (Rust)"
+MODULES = {                         # peer: the module to import; a peer that is not here is part of Python
+    RUST: "cachebox",
+    "cachetools": "cachetools",
+    "lru-dict": "lru",
+    "moka-py": "moka_py",
+    "theine": "theine",
+    "async-lru": "async_lru",
+}
+ABSENT: dict[str, str] = {}         # peer: why it cannot be had
 VERSIONS: dict[str, str] = {}       # peer: its version
 
 
 # --- getting hold of them ---------------------------------------------------------------------------------------------
 
 
-def rust_cachebox() -> ModuleType:
-    """The Rust package of our import name, loaded under another; fetched by pip the first time."""
+@functools.cache
+def have(peer: str) -> bool:
+    """Whether a peer can be had; imports it."""
+    try:
+        module(peer)
+    except ImportError as error:
+        ABSENT[peer] = str(error)
+        return False
+    return True
+
+
+@functools.cache
+def module(peer: str) -> ModuleType:
+    """The peer's module. ImportError where there is none, or where it would turn the GIL back on."""
+    name = MODULES.get(peer, OURS)
+    if peer == RUST:
+        return _rust()
+    if peer in MODULES:
+        _must_leave_the_gil_off(name)
+        VERSIONS[peer] = importlib.metadata.version(peer)
+    return importlib.import_module(name)
+
+
+def _rust() -> ModuleType:
+    """The Rust package that has our import name, under another; pip fetches it the first time."""
     folder = FOLDER / f"{sys.implementation.cache_tag}{sys.abiflags}"
     if not (folder / "cachebox").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        command = [*pip, "--no-deps", "--only-binary=:all:", "--target", str(folder), "cachebox"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode != 0:
-            raise ImportError((done.stderr.strip().splitlines() or ["pip failed"])[-1])
-    ours = _take_away("cachebox")
+        _fetch("cachebox", folder)
+    _must_leave_the_gil_off("cachebox", folder)
+    ours = _taken_away("cachebox")
     sys.path.insert(0, str(folder))
     try:
-        module = importlib.import_module("cachebox")
+        found = importlib.import_module("cachebox")
     finally:
         sys.path.remove(str(folder))
-        for name, loaded in _take_away("cachebox").items():
-            sys.modules[f"rust_{name}"] = loaded
+        sys.modules.update({f"rust_{name}": loaded for name, loaded in _taken_away("cachebox").items()})
         sys.modules.update(ours)
-    VERSIONS[RUST] = str(module.__version__)
-    return module
+    VERSIONS[RUST] = str(found.__version__)
+    return found
 
 
-def _take_away(package: str) -> dict[str, ModuleType]:
+def _taken_away(package: str) -> dict[str, ModuleType]:
     names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
     return {name: sys.modules.pop(name) for name in names}
 
 
-def _load(peer: str, module: str) -> ModuleType | None:
+def _fetch(distribution: str, folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [*pip, "--only-binary=:all:", "--target", str(folder), distribution]
     try:
-        if FREE_THREADED:
-            _must_leave_the_gil_off(module)
-        loaded = importlib.import_module(module)
-        VERSIONS[peer] = importlib.metadata.version(peer)
-        return loaded
-    except ImportError as error:
-        ABSENT[peer] = str(error)
-        return None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ImportError(f"pip could not fetch it: {error}") from error
+    if done.returncode != 0:
+        raise ImportError(["pip could not fetch it", *done.stderr.strip().splitlines()][-1])
 
 
-def _must_leave_the_gil_off(module: str, path: str = "") -> None:
-    code = f"import sys; sys.path[:0] = {[path] if path else []}; import {module}; sys.exit(77 * sys._is_gil_enabled())"
+def _must_leave_the_gil_off(name: str, folder: Path | None = None) -> None:
+    """On a build without the GIL, import a module in a process of its own first."""
+    if not FREE_THREADED:
+        return
+    path = f"sys.path.insert(0, {str(folder)!r}); " if folder else ""
+    code = f"import sys; {path}import {name}; sys.exit(77 if sys._is_gil_enabled() else 0)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, timeout=60)
     if done.returncode == 77:
         raise ImportError("it turns the GIL back on")
-
-
-def _load_rust() -> ModuleType | None:
-    try:
-        if FREE_THREADED:
-            raise ImportError("its import name is ours: whether it leaves the GIL off cannot be tried")
-        return rust_cachebox()
-    except (ImportError, OSError, subprocess.SubprocessError) as error:
-        ABSENT[RUST] = str(error)
-        return None
-
-
-rust = _load_rust()                 # before ours
-cachetools = _load("cachetools", "cachetools")
-lru_dict = _load("lru-dict", "lru")
-theine = _load("theine", "theine")
-moka = _load("moka-py", "moka_py")
-async_lru = _load("async-lru", "async_lru")
-
-import cachebox  # noqa: E402
-
-VERSIONS[OURS] = cachebox.__version__
 
 
 # --- telling them what to do ------------------------------------------------------------------------------------------
@@ -104,91 +111,92 @@ VERSIONS[OURS] = cachebox.__version__
 
 @dataclass(frozen=True)
 class Container:
-    """One kind of cache, and how its operations are written. In a statement, `cache` is the cache, `key` the key."""
+    """One kind of cache, and how its operations are written. In a statement, `cache` is the cache, `key` the key.
+
+    An operation that a peer does not have is None.
+    """
 
     name: str
-    make: Callable[[int], Any]      # an empty cache of that size
+    peer: str
+    make: Callable[[int], Any]                      # an empty cache of that size
     get: str = "cache.get(key)"
     item: str | None = "cache[key]"
-    store: str = "cache[key] = None"                # an overwrite, and filling it
+    store: str = "cache[key] = None"                # an overwrite; also used for filling
     insert: str | None = "cache[key] = None"        # a new key into a full cache: the victim leaves
     delete: str | None = "del cache[key]"
 
-    def filled(self, keys: Any) -> Any:
-        """A cache with just those keys."""
-        cache = self.make(len(keys))
-        scope = {"cache": cache, "keys": keys}
-        exec("for key in keys:\n    " + self.store.replace("\n", "\n    "), scope)
+    def filled(self, keys: Sequence[Any], size: int | None = None) -> Any:
+        """A cache with those keys, of that size (default: full)."""
+        cache = self.make(len(keys) if size is None else size)
+        lines = ["for key in keys:", *(f"    {line}" for line in self.store.splitlines())]
+        exec("\n".join(lines), {"cache": cache, "keys": keys})
         return cache
 
 
-def _memoizer(maxsize: int) -> Any:
-    return functools.lru_cache(maxsize)(lambda key: None)
+def _ours(policy: str, note: str = "", **options: Any) -> Container:
+    return Container(
+        f"{OURS} {policy}{note}", OURS, lambda size: module(OURS).Cache(size, policy=policy, **options)
+    )
 
 
-DICT = Container("dict", lambda size: {}, insert=None)
-ORDERED = Container(
-    "OrderedDict",                  # used as an LRU cache, the way its documentation shows
-    lambda size: OrderedDict(),
-    get="cache.get(key)\ncache.move_to_end(key)",
-    item="cache[key]\ncache.move_to_end(key)",
-    store="cache[key] = None\ncache.move_to_end(key)",
-    insert="cache[key] = None\ncache.popitem(False)",
-)
-FUNCTOOLS = Container(
-    "functools.lru_cache", _memoizer, get="cache(key)", item=None, store="cache(key)", insert="cache(key)", delete=None
-)
+def _class_of(peer: str, policy: str) -> Container:
+    return Container(f"{peer} {policy}", peer, lambda size: getattr(module(peer), f"{policy}Cache")(size))
 
 
-def ours(policy: str, **options: Any) -> Container:
-    """This package's cache."""
-    return Container(f"{OURS} {policy}", lambda size: cachebox.Cache(size, policy=policy, **options))
-
-
-def others(policy: str = "LRU") -> list[Container]:
-    """The peers that have that policy (theine and moka-py have their own), as far as they are here."""
-    found = []
-    if rust is not None:
-        found.append(Container(f"{RUST} {policy}", getattr(rust, f"{policy}Cache")))
-    if cachetools is not None:
-        found.append(Container(f"cachetools {policy}", getattr(cachetools, f"{policy}Cache")))
-    if policy == "LRU":
-        if lru_dict is not None:
-            found.append(Container("lru-dict", lru_dict.LRU))
-        if moka is not None:
-            found.append(
-                Container(
-                    "moka-py LRU",
-                    lambda size: moka.Moka(size, policy="lru"),
-                    item=None,
-                    store="cache.set(key, None)",
-                    insert="cache.set(key, None)",
-                    delete="cache.remove(key)",
-                )
-            )
-        if theine is not None:
-            found.append(
-                Container(
-                    "theine W-TinyLFU",
-                    theine.Cache,
-                    item=None,
-                    store="cache.set(key, None)",
-                    insert="cache.set(key, None)",
-                    delete="cache.delete(key)",
-                )
-            )
-    return found
-
-
-CONTAINERS: dict[str, Container] = {
+POLICIES = ("LRU", "LFU", "FIFO")
+CONTAINERS = {
     each.name: each
     for each in [
-        DICT,
-        ORDERED,
-        FUNCTOOLS,
-        *(ours(policy) for policy in ("LRU", "LFU", "FIFO")),
-        Container(f"{OURS} LRU, TTL", lambda size: cachebox.Cache(size, default_ttl=3600)),
-        Container(f"{OURS} LRU, TTL, precise", lambda size: cachebox.Cache(size, default_ttl=3600, clock=time.monotonic)),
-        *(each for policy in ("LRU", "LFU", "FIFO") for each in others(policy)),
+        Container("dict", "dict", lambda size: {}, insert=None),
+        Container(
+            "OrderedDict",          # as an LRU cache, the way its documentation shows
+            "OrderedDict",
+            lambda size: OrderedDict(),
+            get="cache.get(key)\ncache.move_to_end(key)",
+            item="cache[key]\ncache.move_to_end(key)",
+            store="cache[key] = None\ncache.move_to_end(key)",
+            insert="cache[key] = None\ncache.popitem(False)",
+        ),
+        Container(
+            "functools.lru_cache",
+            "functools.lru_cache",
+            lambda size: functools.lru_cache(size)(lambda key: None),
+            get="cache(key)",
+            item=None,
+            store="cache(key)",
+            insert="cache(key)",
+            delete=None,
+        ),
+        *(_ours(policy) for policy in POLICIES),
+        _ours("LRU", ", TTL", default_ttl=3600),
+        _ours("LRU", ", TTL, clock=time.monotonic", default_ttl=3600, clock=time.monotonic),
+        *(_class_of(RUST, policy) for policy in POLICIES),
+        *(_class_of("cachetools", policy) for policy in POLICIES),
+        Container("lru-dict", "lru-dict", lambda size: module("lru-dict").LRU(size)),
+        Container(
+            "moka-py LRU",
+            "moka-py",
+            lambda size: module("moka-py").Moka(size, policy="lru"),
+            item=None,
+            store="cache.set(key, None)",
+            insert="cache.set(key, None)",
+            delete="cache.remove(key)",
+        ),
+        Container(
+            "theine W-TinyLFU",
+            "theine",
+            lambda size: module("theine").Cache(size),
+            item=None,
+            store="cache.set(key, None)",
+            insert="cache.set(key, None)",
+            delete="cache.delete(key)",
+        ),
     ]
 }
+
+
+def containers(*names: str, operation: str = "get") -> list[Container]:
+    """Those of the kinds (default: all but those with a TTL) that can be had and have the operation."""
+    chosen = names or [name for name in CONTAINERS if "TTL" not in name]
+    found = [CONTAINERS[name] for name in chosen]
+    return [each for each in found if getattr(each, operation) is not None and have(each.peer)]

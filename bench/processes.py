@@ -31,7 +31,7 @@ def child(*arguments: str) -> float:
 
 
 def bytes_per_entry(name: str, count: int = 1_000_000, keys: str = "int") -> float:
-    """How much the resident memory of a fresh process grows per entry when a cache is filled; keys and value not counted.
+    """How much the resident memory of a fresh process grows per entry of a cache, keys and value not counted.
 
     This is what the operating system counts (RSS), because tracemalloc does not see what Rust and C allocate.
     """
@@ -63,7 +63,7 @@ def _memory(name: str, count: int, keys: str) -> float:
 
 
 def collect_seconds(name: str, count: int = 1_000_000, values: str = "plain") -> float:
-    """How long `gc.collect()` takes in a fresh process that holds nothing else but a full cache.
+    """How long `gc.collect()` takes in a fresh process that has little more than a full cache.
 
     Values are "plain" (None), or "list" (each a list of its own, which the collector has to visit too).
     """
@@ -73,13 +73,12 @@ def collect_seconds(name: str, count: int = 1_000_000, values: str = "plain") ->
 def _collect(name: str, count: int, values: str) -> float:
     from bench.peers import CONTAINERS
 
-    gc.collect()
-    gc.freeze()                                 # what was there before is no longer looked at
+    gc.disable()
     cache = CONTAINERS[name].make(count)
     for i in range(count):
         cache[f"key-{i}"] = [] if values == "list" else None
     best = float("inf")
-    for _ in range(10):
+    for _ in range(5):
         start = measure.clock()
         gc.collect()
         best = min(best, measure.clock() - start)
