@@ -12,19 +12,17 @@ builds with a faster dict and functools, have targets of their own where a secon
 from __future__ import annotations
 
 import argparse
-import asyncio
-import functools
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import cachebox
 from bench import measure, peers, processes, threads
-from bench.measure import Candidate, Timing, candidate, in_turn, interleave, shuffled
-from bench.peers import CONTAINERS, FREE_THREADED, OURS, POLICIES, RUST, containers
+from bench.measure import Timing, event_loop, interleave
+from bench.peers import DICT, FREE_THREADED, FUNCTOOLS, LRU, OURS, POLICIES, RUST, containers, decorators
+from bench.workloads import async_calls, calls, inserts, method_calls, missed_calls, number_keys, reads, text_keys
 
+RUST_LRU = f"{RUST} LRU"
 Values = dict[str, float]
 Pair = tuple[float, float]
 
@@ -113,21 +111,6 @@ FIGURES = [
 # --- how it is measured: a function for each group --------------------------------------------------------------------
 
 
-def text_keys(count: int) -> list[str]:
-    return [f"key-{i}" for i in range(count)]
-
-
-def number_keys(count: int) -> list[int]:
-    return [1000 + 7 * i for i in range(count)]
-
-
-def reads(names: list[str], keys: list[Any], operation: str = "get") -> list[Candidate]:
-    """Candidates that look keys up in full caches."""
-    batches = shuffled(keys)
-    found = containers(*names, operation=operation)
-    return [candidate(each.name, batches, getattr(each, operation), cache=each.filled(keys)) for each in found]
-
-
 def ratios(timings: dict[str, Timing], baseline: str, **names: str) -> Values:
     """Ratios of those that were measured: ratios(timings, baseline, line=candidate, ...)."""
     if baseline not in timings:
@@ -136,114 +119,45 @@ def ratios(timings: dict[str, Timing], baseline: str, **names: str) -> Values:
 
 
 def measure_get(seconds: float) -> Values:
-    lru, rust = f"{OURS} LRU", f"{RUST} LRU"
-    timings = interleave(
-        reads(["dict", lru, f"{OURS} LFU", f"{OURS} FIFO", rust], text_keys(1000)), seconds=3 * seconds
-    )
-    found = ratios(timings, "dict", **{"10³ str": lru, "LFU": f"{OURS} LFU", "FIFO": f"{OURS} FIFO"})
-    found |= ratios(timings, rust, **{"Rust 10³": lru})
-    timings = interleave(reads(["dict", lru], number_keys(1000)), seconds=seconds)
-    return found | ratios(timings, "dict", **{"10³ int": lru})
+    lfu, fifo = f"{OURS} LFU", f"{OURS} FIFO"
+    timings = interleave(reads([DICT, LRU, lfu, fifo, RUST_LRU], text_keys(1000)), seconds=3 * seconds)
+    found = ratios(timings, DICT, **{"10³ str": LRU, "LFU": lfu, "FIFO": fifo})
+    found |= ratios(timings, RUST_LRU, **{"Rust 10³": LRU})
+    timings = interleave(reads([DICT, LRU], number_keys(1000)), seconds=seconds)
+    return found | ratios(timings, DICT, **{"10³ int": LRU})
 
 
 def measure_item(seconds: float) -> Values:
-    timings = interleave(reads(["dict", f"{OURS} LRU"], text_keys(1000), "item"), seconds=seconds)
-    return ratios(timings, "dict", **{"c[k]": f"{OURS} LRU"})
+    timings = interleave(reads([DICT, LRU], text_keys(1000), "item"), seconds=seconds)
+    return ratios(timings, DICT, **{"c[k]": LRU})
 
 
 def measure_big(seconds: float) -> Values:
-    lru, rust = f"{OURS} LRU", f"{RUST} LRU"
-    timings = interleave(reads(["dict", lru, rust], text_keys(1_000_000)), seconds=2 * seconds)
-    found = ratios(timings, "dict", **{"10⁶ str": lru}) | ratios(timings, rust, **{"Rust 10⁶": lru})
-    timings = interleave(reads(["dict", lru], number_keys(1_000_000)), seconds=seconds)
-    return found | ratios(timings, "dict", **{"10⁶ int": lru})
-
-
-def pair_of_calls(arguments: str, keys: list[Any], **decorators: Callable[[Any], Any]) -> list[Candidate]:
-    """Candidates that call a decorated function, or method, with results that are all cached."""
-    batches = shuffled(keys)
-    found = []
-    for name, decorator in decorators.items():
-
-        @decorator
-        def f(*args: Any, **kwargs: Any) -> None:
-            return None
-
-        statement = f"f({arguments})"
-        for key in keys:
-            eval(statement, {"f": f, "key": key})
-        found.append(candidate(name, batches, statement, f=f))
-    return found
-
-
-def pair_of_methods(keys: list[Any], **decorators: Callable[[Any], Any]) -> list[Candidate]:
-    found = []
-    for name, decorator in decorators.items():
-
-        class Owner:
-            @decorator
-            def method(self, key: Any) -> None:
-                return None
-
-        owner = Owner()
-        for key in keys:
-            owner.method(key)
-        found.append(candidate(name, shuffled(keys), "owner.method(key)", owner=owner))
-    return found
+    timings = interleave(reads([DICT, LRU, RUST_LRU], text_keys(1_000_000)), seconds=2 * seconds)
+    found = ratios(timings, DICT, **{"10⁶ str": LRU}) | ratios(timings, RUST_LRU, **{"Rust 10⁶": LRU})
+    timings = interleave(reads([DICT, LRU], number_keys(1_000_000)), seconds=seconds)
+    return found | ratios(timings, DICT, **{"10⁶ int": LRU})
 
 
 def measure_calls(seconds: float) -> Values:
-    keys = text_keys(1000)
-    cached = {"functools": functools.lru_cache(2000), "cached": cachebox.cached(max_size=2000)}
-    both = cached | {"lru_cache": cachebox.lru_cache(2000)}
-    timings = interleave(pair_of_calls("key", keys, **both), seconds=1.5 * seconds)
-    found = ratios(timings, "functools", **{"1 argument": "cached", "lru_cache": "lru_cache"})
+    pair = decorators(FUNCTOOLS, "@cached")
+    timings = interleave(calls("key", [*pair, *decorators("lru_cache (ours)")]), seconds=1.5 * seconds)
+    found = ratios(timings, FUNCTOOLS, **{"1 argument": "@cached", "lru_cache": "lru_cache (ours)"})
     for line, arguments in {"2 arguments": "key, 1", "keyword": "key, flag=1", "no argument": ""}.items():
-        timings = interleave(pair_of_calls(arguments, keys, **cached), seconds=seconds)
-        found |= ratios(timings, "functools", **{line: "cached"})
-    timings = interleave(pair_of_methods(keys, **cached), seconds=seconds)
-    return found | ratios(timings, "functools", method="cached")
+        found |= ratios(interleave(calls(arguments, pair), seconds=seconds), FUNCTOOLS, **{line: "@cached"})
+    return found | ratios(interleave(method_calls(pair), seconds=seconds), FUNCTOOLS, method="@cached")
 
 
 def measure_async(seconds: float) -> Values:
-    decorators = {"cached": cachebox.cached(max_size=2000)}
-    if peers.have("async-lru"):
-        decorators["async-lru"] = peers.module("async-lru").alru_cache(2000)
-    with asyncio.Runner() as runner:
-        timings = interleave(async_calls(runner, decorators), seconds=seconds)
-    return ratios(timings, "async-lru", **{"async": "cached"})
-
-
-def async_calls(runner: asyncio.Runner, decorators: dict[str, Any]) -> list[Candidate]:
-    """Candidates that await a decorated coroutine function whose results are all cached."""
-    keys = text_keys(1000)
-    found = []
-    for name, decorator in decorators.items():
-
-        @decorator
-        async def f(key: Any) -> None:
-            return None
-
-        async def fill(f: Any = f) -> None:
-            for key in keys:
-                await f(key)
-
-        runner.run(fill())
-        found.append(measure.async_candidate(name, shuffled(keys), "await f(key)", run=runner.run, f=f))
-    return found
-
-
-def inserts(names: list[str], keys: list[Any], newer: list[Any]) -> list[Candidate]:
-    """Candidates that put keys that are not there into full caches."""
-    found = containers(*names, operation="insert")
-    return [candidate(each.name, in_turn(newer), each.insert or "", cache=each.filled(keys)) for each in found]
+    with event_loop() as run:
+        timings = interleave(async_calls(run, decorators("@cached", "async-lru")), seconds=seconds)
+    return ratios(timings, "async-lru", **{"async": "@cached"})
 
 
 def measure_insert(seconds: float) -> Values:
     found = {}
     for size, title in {1_000: "10³", 100_000: "10⁵"}.items():
-        universe = 3 * max(size, 50_000)
-        for kind, keys in {"str": text_keys(universe), "int": number_keys(universe)}.items():
+        for kind, keys in {"str": text_keys(size + 200_000), "int": number_keys(size + 200_000)}.items():
             for policy in POLICIES:
                 ours, rust = f"{OURS} {policy}", f"{RUST} {policy}"
                 timings = interleave(inserts([ours, rust], keys[:size], keys[size:]), seconds=seconds / 2)
@@ -251,66 +165,41 @@ def measure_insert(seconds: float) -> Values:
     return found
 
 
-def misses(decorators: dict[str, Callable[[Any], Any]]) -> list[Candidate]:
-    """Candidates that call a function, decorated and plain, with arguments that are not cached."""
-    batches = in_turn(text_keys(100_000))
-    found = []
-    for name, decorator in decorators.items():
-
-        @decorator
-        def f(key: Any) -> None:
-            return None
-
-        found.append(candidate(name, batches, "f(key)", f=f))
-    return found
-
-
 def measure_miss(seconds: float) -> Values:
-    decorators: dict[str, Callable[[Any], Any]] = {
-        "plain": lambda function: function,
-        "functools": functools.lru_cache(1000),
-        "cached": cachebox.cached(max_size=1000),
-    }
-    best = {name: timing.best for name, timing in interleave(misses(decorators), seconds=2 * seconds).items()}
-    return {"miss": (best["cached"] - best["plain"]) / (best["functools"] - best["plain"])}
+    timings = interleave(missed_calls(decorators(FUNCTOOLS, "@cached")), seconds=2 * seconds)
+    plain = timings["plain"].best
+    return {"miss": (timings["@cached"].best - plain) / (timings[FUNCTOOLS].best - plain)}
 
 
 def measure_ttl(seconds: float) -> Values:
-    lru = f"{OURS} LRU"
-    kinds = {"default clock": f"{lru}, TTL", "time.monotonic": f"{lru}, TTL, clock=time.monotonic"}
-    return ratios(interleave(reads([lru, *kinds.values()], text_keys(1000)), seconds=2 * seconds), lru, **kinds)
+    kinds = {"default clock": f"{LRU}, TTL", "time.monotonic": f"{LRU}, TTL, clock=time.monotonic"}
+    return ratios(interleave(reads([LRU, *kinds.values()], text_keys(1000)), seconds=2 * seconds), LRU, **kinds)
 
 
 def measure_memory(seconds: float) -> Values:
-    names = {"dict": "dict", "no TTL": f"{OURS} LRU", "TTL": f"{OURS} LRU, TTL"}
+    names = {"dict": DICT, "no TTL": LRU, "TTL": f"{LRU}, TTL"}
     return {line: processes.bytes_per_entry(name) for line, name in names.items()}
 
 
 def measure_gc(seconds: float) -> Values:
     found = {}
     for values in ("plain", "list"):
-        kinds = [
-            Candidate(name, functools.partial(processes.collect_seconds, name, values=values))
-            for name in ("dict", f"{OURS} LRU")
-        ]
-        timings = interleave(kinds, least=2, most=2, warm_up=False)
-        found |= ratios(timings, "dict", **{values: f"{OURS} LRU"})
+        kinds = [processes.collect_candidate(name, values) for name in (DICT, LRU)]
+        found |= ratios(interleave(kinds, least=2, most=2, warm_up=False), DICT, **{values: LRU})
     return found
 
 
 def measure_import(seconds: float) -> Values:
-    kinds = [processes.import_candidate("cachebox"), processes.import_candidate("dataclasses")]
+    kinds = [processes.import_candidate(module) for module in ("cachebox", "dataclasses")]
     timings = interleave(kinds, seconds=2 * seconds)
     return ratios(timings, "import dataclasses", **{"import": "import cachebox"})
 
 
 def measure_threads(seconds: float) -> Values:
-    names = ["dict", f"{OURS} LRU"]
-    timings = interleave(reads(names, text_keys(1000)), seconds=seconds)
-    found = ratios(timings, "dict", one=f"{OURS} LRU")
+    found = ratios(interleave(reads([DICT, LRU], text_keys(1000)), seconds=seconds), DICT, one=LRU)
     with threads.Crew(2, text_keys(1000)) as crew:
-        timings = interleave([crew.reads(CONTAINERS[name]) for name in names], seconds=2 * seconds)
-    return found | {"two": timings["dict"].best / timings[f"{OURS} LRU"].best}
+        timings = interleave([crew.reads(each) for each in containers(DICT, LRU)], seconds=2 * seconds)
+    return found | ratios(timings, LRU, two=DICT)       # a ratio of throughputs is the inverse of one of times
 
 
 GROUPS: dict[str, Callable[[float], Values]] = {

@@ -13,6 +13,7 @@ How, and why it can be believed:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import itertools
@@ -123,6 +124,16 @@ def async_candidate(
         return run(loop(batch)) / len(batch)
 
     return Candidate(name, sample)
+
+
+@contextlib.contextmanager
+def event_loop() -> Iterator[Callable[[Any], Any]]:
+    """A new event loop's `run_until_complete`."""
+    loop = asyncio.new_event_loop()
+    try:
+        yield loop.run_until_complete
+    finally:
+        loop.close()
 
 
 def _turns(batches: Sequence[Sequence[Any]], name: str) -> Iterator[Sequence[Any]]:

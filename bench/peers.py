@@ -5,6 +5,7 @@ A peer is imported when it is first needed. One that cannot be had is left out, 
 
 from __future__ import annotations
 
+import datetime
 import functools
 import importlib
 import importlib.metadata
@@ -19,9 +20,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.measure import compile_loop
+
 FOLDER = Path(__file__).resolve().parent.parent / ".peers"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 OURS = "cachebox"
+HOUR = datetime.timedelta(hours=1)
 RUST = "cachebox (Rust)"
 MODULES = {                         # peer: the module to import; a peer that is not here is part of Python
     RUST: "cachebox",
@@ -111,9 +115,9 @@ def _must_leave_the_gil_off(name: str, folder: Path | None = None) -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """One kind of cache, and how its operations are written. In a statement, `cache` is the cache, `key` the key.
+    """One kind of cache, and how its operations are written: statements about `cache`, `key` and `size`.
 
-    An operation that a peer does not have is None.
+    The value is always True, an object that is not freed. An operation that a peer does not have is None.
     """
 
     name: str
@@ -121,16 +125,19 @@ class Container:
     make: Callable[[int], Any]                      # an empty cache of that size
     get: str = "cache.get(key)"
     item: str | None = "cache[key]"
-    store: str = "cache[key] = None"                # an overwrite; also used for filling
-    insert: str | None = "cache[key] = None"        # a new key into a full cache: the victim leaves
+    store: str = "cache[key] = True"                # an overwrite; also used for filling
+    insert: str | None = "cache[key] = True"        # a new key into a full cache: the victim leaves
     delete: str | None = "del cache[key]"
+    look_aside: str | None = "if cache.get(key) is None:\n    cache[key] = True"
 
     def filled(self, keys: Sequence[Any], size: int | None = None) -> Any:
         """A cache with those keys, of that size (default: full)."""
         cache = self.make(len(keys) if size is None else size)
-        lines = ["for key in keys:", *(f"    {line}" for line in self.store.splitlines())]
-        exec("\n".join(lines), {"cache": cache, "keys": keys})
+        self.fill(cache, keys)
         return cache
+
+    def fill(self, cache: Any, keys: Sequence[Any]) -> None:
+        compile_loop(self.store, cache=cache, HOUR=HOUR)(keys)
 
 
 def _ours(policy: str, note: str = "", **options: Any) -> Container:
@@ -144,59 +151,123 @@ def _class_of(peer: str, policy: str) -> Container:
 
 
 POLICIES = ("LRU", "LFU", "FIFO")
+DICT = "dict"
+LRU = f"{OURS} LRU"
+ORDERED = "OrderedDict"
+FUNCTOOLS = "functools.lru_cache"
+SETTER = "cache.set(key, True)"
 CONTAINERS = {
     each.name: each
     for each in [
-        Container("dict", "dict", lambda size: {}, insert=None),
+        *(_ours(policy) for policy in POLICIES),
+        _ours("LRU", ", TTL", default_ttl=3600),
+        _ours("LRU", ", TTL, clock=time.monotonic", default_ttl=3600, clock=time.monotonic),
+        Container(DICT, DICT, lambda size: {}, insert=None, look_aside=None),
         Container(
-            "OrderedDict",          # as an LRU cache, the way its documentation shows
-            "OrderedDict",
+            ORDERED,                # as an LRU cache, the way its documentation shows
+            ORDERED,
             lambda size: OrderedDict(),
             get="cache.get(key)\ncache.move_to_end(key)",
             item="cache[key]\ncache.move_to_end(key)",
-            store="cache[key] = None\ncache.move_to_end(key)",
-            insert="cache[key] = None\ncache.popitem(False)",
+            store="cache[key] = True\ncache.move_to_end(key)",
+            insert="cache[key] = True\ncache.popitem(False)",
+            look_aside=(
+                "if cache.get(key) is not None:\n    cache.move_to_end(key)\n"
+                "else:\n    cache[key] = True\n    if len(cache) > size:\n        cache.popitem(False)"
+            ),
         ),
         Container(
-            "functools.lru_cache",
-            "functools.lru_cache",
-            lambda size: functools.lru_cache(size)(lambda key: None),
+            FUNCTOOLS,
+            FUNCTOOLS,
+            lambda size: functools.lru_cache(size)(lambda key: True),
             get="cache(key)",
             item=None,
             store="cache(key)",
             insert="cache(key)",
             delete=None,
+            look_aside="cache(key)",
         ),
-        *(_ours(policy) for policy in POLICIES),
-        _ours("LRU", ", TTL", default_ttl=3600),
-        _ours("LRU", ", TTL, clock=time.monotonic", default_ttl=3600, clock=time.monotonic),
         *(_class_of(RUST, policy) for policy in POLICIES),
-        *(_class_of("cachetools", policy) for policy in POLICIES),
-        Container("lru-dict", "lru-dict", lambda size: module("lru-dict").LRU(size)),
         Container(
-            "moka-py LRU",
-            "moka-py",
-            lambda size: module("moka-py").Moka(size, policy="lru"),
-            item=None,
-            store="cache.set(key, None)",
-            insert="cache.set(key, None)",
-            delete="cache.remove(key)",
+            f"{RUST} TTL",
+            RUST,
+            lambda size: module(RUST).TTLCache(size, 3600),
         ),
-        Container(
-            "theine W-TinyLFU",
-            "theine",
-            lambda size: module("theine").Cache(size),
-            item=None,
-            store="cache.set(key, None)",
-            insert="cache.set(key, None)",
-            delete="cache.delete(key)",
+        *(_class_of("cachetools", policy) for policy in POLICIES),
+        Container("cachetools TTL", "cachetools", lambda size: module("cachetools").TTLCache(size, 3600)),
+        Container("lru-dict", "lru-dict", lambda size: module("lru-dict").LRU(size)),
+        *(
+            Container(
+                f"moka-py LRU{note}",
+                "moka-py",
+                lambda size, ttl=ttl: module("moka-py").Moka(size, policy="lru", ttl=ttl),
+                item=None,
+                store=SETTER,
+                insert=SETTER,
+                delete="cache.remove(key)",
+                look_aside=f"if cache.get(key) is None:\n    {SETTER}",
+            )
+            for note, ttl in {"": None, ", TTL": 3600}.items()
+        ),
+        *(
+            Container(
+                f"theine W-TinyLFU{note}",
+                "theine",
+                lambda size: module("theine").Cache(size),
+                item=None,
+                store=setter,
+                insert=setter,
+                delete="cache.delete(key)",
+                look_aside=f"if not cache.get(key)[1]:\n    {setter}",
+            )
+            for note, setter in {"": SETTER, ", TTL": "cache.set(key, True, HOUR)"}.items()
         ),
     ]
 }
 
 
 def containers(*names: str, operation: str = "get") -> list[Container]:
-    """Those of the kinds (default: all but those with a TTL) that can be had and have the operation."""
-    chosen = names or [name for name in CONTAINERS if "TTL" not in name]
-    found = [CONTAINERS[name] for name in chosen]
+    """Those of the kinds that can be had and have the operation."""
+    found = [CONTAINERS[name] for name in names]
     return [each for each in found if getattr(each, operation) is not None and have(each.peer)]
+
+
+# --- decorators -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decorator:
+    """One way to decorate a function so that it remembers `size` results."""
+
+    name: str
+    peer: str
+    make: Callable[[int], Callable[[Any], Any]]
+
+
+def _cachetools_cached(size: int) -> Callable[[Any], Any]:
+    cachetools = module("cachetools")
+    return cachetools.cached(cachetools.LRUCache(size))     # without a lock: the fastest it has
+
+
+def _rust_cached(size: int) -> Callable[[Any], Any]:
+    return module(RUST).cached(module(RUST).LRUCache(size))
+
+
+DECORATORS = {
+    each.name: each
+    for each in [
+        Decorator("@cached", OURS, lambda size: module(OURS).cached(max_size=size)),
+        Decorator("lru_cache (ours)", OURS, lambda size: module(OURS).lru_cache(size)),
+        Decorator(FUNCTOOLS, FUNCTOOLS, functools.lru_cache),
+        Decorator(RUST, RUST, _rust_cached),
+        Decorator("cachetools", "cachetools", _cachetools_cached),
+        Decorator("moka-py", "moka-py", lambda size: module("moka-py").cached(maxsize=size)),
+        Decorator("theine", "theine", lambda size: module("theine").Memoize(size, None)),
+        Decorator("async-lru", "async-lru", lambda size: module("async-lru").alru_cache(size)),
+    ]
+}
+
+
+def decorators(*names: str) -> list[Decorator]:
+    """Those that can be had."""
+    return [DECORATORS[name] for name in names if have(DECORATORS[name].peer)]

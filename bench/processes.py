@@ -70,13 +70,17 @@ def collect_seconds(name: str, count: int = 1_000_000, values: str = "plain") ->
     return child("-m", "bench.processes", "gc", name, str(count), values)
 
 
+def collect_candidate(name: str, values: str) -> measure.Candidate:
+    return measure.Candidate(name, lambda: collect_seconds(name, values=values))
+
+
 def _collect(name: str, count: int, values: str) -> float:
     from bench.peers import CONTAINERS
 
     gc.disable()
     cache = CONTAINERS[name].make(count)
     for i in range(count):
-        cache[f"key-{i}"] = [] if values == "list" else None
+        cache[f"key-{i}"] = [] if values == "list" else True
     best = float("inf")
     for _ in range(5):
         start = measure.clock()
