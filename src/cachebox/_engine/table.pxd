@@ -134,7 +134,7 @@ cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint
 
 
 cdef inline void expect_to_leave(const Table* t, uint32_t i) noexcept nogil:
-    """Have what the removal of entry i will need fetched from memory. In a large table nothing else would be as slow."""
+    """Have fetched from memory what the removal of entry i will need: in a large table nothing else is as slow."""
     prefetch(&t.slots[home(t, t.entries[i].hash)])
     prefetch(t.entries[i].key)
     prefetch(t.entries[i].value)
