@@ -1174,6 +1174,8 @@ cdef class Cache(Store):
         if state["attributes"]:
             self.__dict__.update(state["attributes"])
         self.restore(state["entries"])
+        if self.foreign is not None:
+            self.reconcile()
 
     cdef list export(self):
         """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank."""
@@ -1206,12 +1208,16 @@ cdef class Cache(Store):
         try:
             for key, value, left, end, weight, rank in entries:
                 h = hash_in(self, key)
+                if left != left or end != end or not weight >= 0.0 or self.live >= self.bound or (
+                    self.total_weight + weight > self.bound_weight * (1 + 1e-12)
+                ):
+                    raise ValueError("a damaged state: its entries cannot be those of such a cache")
                 i = self.find(key, h, &op)
-                ready = i == 0 and self.prepare(left < INFINITY)
+                ready = i == 0 and self.prepare(left < INFINITY or end < INFINITY)
                 if ready:
                     i = self.engine.insert(<PyObject*>key, h)
                     self.engine.put(i, <PyObject*>value)
-                    self.engine.admit_ranked(i, rank)
+                    self.engine.admit_ranked(i, max(rank, <uint64_t>1))
                     self.live += 1
                     if self.modes & WEIGHED:
                         self.weights[i] = weight
@@ -1224,6 +1230,23 @@ cdef class Cache(Store):
                     raise MemoryError("no memory left to restore a cache")
         finally:
             self.finish(&op)
+        return 0
+
+    cdef int reconcile(self) except -1:
+        """Tell a user's policy that came with the entries what changed after they were listed and before it was pickled."""
+        policy = self.foreign.policy
+        cdef list known = list(policy)
+        cdef list unknown = [key for key in known if not self.holds(key)], keys = []
+        cdef uint32_t i
+        if unknown or len(known) != self.live:
+            for i in range(1, self.table.fresh):
+                if self.table.entries[i].value != NULL:
+                    keys.append(<object>self.table.entries[i].key)
+            for key in unknown:
+                policy.remove(key)
+            for key in keys:
+                if key not in policy:
+                    policy.add(key)
         return 0
 
     # --- for the sweeper and for tests --------------------------------------------------------------------------------
