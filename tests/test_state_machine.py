@@ -15,13 +15,13 @@ import random
 from datetime import timedelta
 
 import pytest
-from conftest import PythonFIFO
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from model import Model
 
 from cachebox import MISSING, Cache
+from conftest import PythonFIFO
+from model import Model
 
 TICK = 2.0**-20         # seconds between two operations: so no two deadlines are ever equal, and no sum is rounded
 

@@ -36,7 +36,7 @@ def with_callbacks_that_use_the_cache(policy):
             continue
         for options in kinds(policy):
             world = World(**options)
-            gc.callbacks[:] = [lambda phase, info, world=world: world.turn()]
+            gc.callbacks[:] = [lambda phase, info, it=world: it.turn()]
             gc.set_threshold(5, 1, 1)
             world.act = deed
             for operation in OPERATIONS.values():
@@ -48,7 +48,7 @@ def with_callbacks_that_use_the_cache(policy):
 
 
 def finding_cycles_whose_members_use_the_cache(policy):
-    """Values, keys and callbacks in cycles with the cache; all have finalisers that use it while it is being cleared."""
+    """Values, keys and callbacks in cycles with the cache, whose finalisers use it while it is being cleared."""
     ended = []
     for seed in range(40):
         for options in kinds(policy):
@@ -99,17 +99,19 @@ def functions_in_cycles(policy):
             self.function(-1)
 
     for _ in range(50):
-        @cached(max_size=3, policy=policy)
-        def f(x, y=None):
+        holder = []
+
+        def body(x, y=None, holder=holder):
             result = Result()
-            result.function = f
+            result.function = holder[0]
             return result if x != -1 else x
 
+        holder.append(cached(max_size=3, policy=policy)(body))
         for x in range(5):
-            f(x)
-        f((1, 2), 3)
-        reference = weakref.ref(f)
-        del f
+            holder[0](x)
+        holder[0]((1, 2), 3)
+        reference = weakref.ref(holder[0])
+        del body, holder
         gc.collect()
         gc.collect()
         assert reference() is None

@@ -8,7 +8,19 @@ import random
 import sys
 import weakref
 
-from hostile import DEEDS, EXPECTED, OPERATIONS, Comparable, DyingKey, Hostile, Value, World, attempt, kinds, random_deed
+from hostile import (
+    DEEDS,
+    EXPECTED,
+    OPERATIONS,
+    Comparable,
+    DyingKey,
+    Hostile,
+    Value,
+    World,
+    attempt,
+    kinds,
+    random_deed,
+)
 
 from cachebox import Cache
 
@@ -113,7 +125,7 @@ def random_deeds_everywhere(policy):
             world.verify()
 
 
-# --- the cache's own end ------------------------------------------------------------------------------------------------
+# --- the cache's own end ----------------------------------------------------------------------------------------------
 
 
 class Dropping:

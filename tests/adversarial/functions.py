@@ -32,12 +32,12 @@ def throw():
     raise Hostile
 
 
-def decorations(policy):
-    yield lambda f: cached(max_size=4, policy=policy)(f)
-    yield lambda f: cached(max_size=4, policy=policy, typed=True, ttl=60)(f)
-    yield lambda f: cached(Cache(4, policy=policy, on_evict=lambda key, value: None))(f)
-    yield lambda f: cached(max_size=4, policy=policy, single_flight=False)(f)
-    yield lambda f: cached(max_size=4, policy=policy, key_func=lambda x=0, y=0: (x, y))(f)
+def decorations(order):
+    yield lambda f: cached(max_size=4, policy=order)(f)
+    yield lambda f: cached(max_size=4, policy=order, typed=True, ttl=60)(f)
+    yield lambda f: cached(Cache(4, policy=order, on_evict=lambda key, value: None))(f)
+    yield lambda f: cached(max_size=4, policy=order, single_flight=False)(f)
+    yield lambda f: cached(max_size=4, policy=order, key_func=lambda x=0, y=0: (x, y))(f)
     yield lambda f: lru_cache(4)(f)
     yield lambda f: lru_cache(4, typed=True)(f)
     yield lambda f: lru_cache(None)(f)

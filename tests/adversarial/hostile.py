@@ -1,4 +1,4 @@
-"""What the scenarios share: policies, things that act whenever they are asked anything, and what must hold afterwards."""
+"""What the scenarios share: policies, things that act whenever they are asked anything, and what must hold then."""
 
 from __future__ import annotations
 

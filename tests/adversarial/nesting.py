@@ -12,7 +12,7 @@ from cachebox import Cache, cached
 
 def a_hundred_thousand_deep(policy):
     """Freed at once, without filling the C stack; as a value, as a key's attribute, and after an eviction."""
-    for options in ({}, {"default_ttl": 60}, {"on_evict": print}):
+    for options in ({}, {"default_ttl": 60, "on_evict": print}):
         inner = Cache(policy=policy)
         last = weakref.ref(inner)
         for _ in range(100_000):
@@ -40,7 +40,9 @@ def deep_and_found_by_the_collector(policy):
 
 def in_itself(policy):
     for _ in range(100):
-        cache = Cache(3, policy=policy, on_evict=lambda key, value: cache.get("x"))
+        holder = []
+        cache = Cache(3, policy=policy, on_evict=lambda key, value, holder=holder: holder[0].get("x"))
+        holder.append(cache)
         cache["itself"] = cache
         assert cache["itself"] is cache and cache == cache
         assert "Cache" in repr(cache)
@@ -49,7 +51,7 @@ def in_itself(policy):
         cache["a"] = 1
         cache["b"] = 2
         reference = weakref.ref(cache)
-        del cache, clone
+        del cache, clone, holder
         gc.collect()
         assert reference() is None
 
@@ -73,7 +75,7 @@ def compared_in_circles(policy):
         cache["other"], other["other"] = other, cache
         caches.append(cache)
     try:
-        caches[0] == caches[1]
+        assert caches[0] == caches[1]
     except RecursionError:
         pass
     else:

@@ -169,8 +169,8 @@ def weigh(key, value):
 
 
 NONSENSE = [
-    None, 0, 1, -1, 2**31, 2**64, -(2**64), 10**400, 0.0, math.nan, math.inf, -math.inf, "", "a", b"", (), [], {}, set(),
-    object(), len, int, [("a", 1)], [("a", 1, 1.0, 1.0, 1.0, 1)] * 9, [("a", 1, 1.0, 1.0, 1.0, 2**63)],
+    None, 0, 1, -1, 2**31, 2**64, -(2**64), 10**400, 0.0, math.nan, math.inf, -math.inf, "", "a", b"", (), [], {},
+    set(), object(), len, int, [("a", 1)], [("a", 1, 1.0, 1.0, 1.0, 1)] * 9, [("a", 1, 1.0, 1.0, 1.0, 2**63)],
     [([], 1, 1.0, 1.0, 1.0, 1)], [(n, 1, math.nan, -math.inf, 1e308, n) for n in range(9)], Exception("x"), ...,
 ]
 

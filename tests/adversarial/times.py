@@ -15,7 +15,9 @@ LIFETIMES = [
     5e-324, sys.float_info.min, sys.float_info.epsilon, 1e-9, 0.001, 1, 2**53, 1e18, 1e300,
     sys.float_info.max, math.inf, 10**400, datetime.timedelta.resolution, datetime.timedelta.max,
 ]
-INSTANTS = [-math.inf, -sys.float_info.max, -1e300, -1.0, -0.0, 0.0, 5e-324, 1.0, 2**53, 1e300, sys.float_info.max, math.inf]
+INSTANTS = [
+    -math.inf, -sys.float_info.max, -1e300, -1.0, -0.0, 0.0, 5e-324, 1.0, 2**53, 1e300, sys.float_info.max, math.inf,
+]
 
 
 def any_lifetime_at_any_time(policy):
@@ -66,7 +68,7 @@ def a_clock_that_jumps_about(policy):
 
 
 def thousands_of_tiny_ones_under_the_sweeper(policy):
-    """Entries that are over at once, in four threads, while the sweeper takes them away and callbacks bring new ones."""
+    """Entries that are over at once, in four threads, while the sweeper takes them away."""
     for options in kinds(policy):
         options.pop("clock", None)
         cache = Cache(**options)

@@ -8,7 +8,9 @@ from hostile import DEEDS, EXPECTED, OPERATIONS, Hostile, InPython, World, attem
 
 from cachebox import MISSING, Cache
 
-NONSENSE = [None, "1", b"", [], {}, object(), True, math.nan, -1, -math.inf, math.inf, 10**400, -(10**400), 1e308, 5e-324, 1j]
+NONSENSE = [
+    None, "1", b"", [], {}, object(), True, math.nan, -1, -math.inf, math.inf, 10**400, -(10**400), 1e308, 5e-324, 1j,
+]
 
 
 def weighers(policy):
@@ -97,23 +99,22 @@ def factories_that_do_anything(policy):
 
 def policies_that_do_anything(policy):
     """A policy written in Python, every method of which does any deed, or names nonsense, or raises."""
-    for base in (InPython,):
-        for method in ("add", "remove", "access", "evict", "clear"):
-            for deed in [*DEEDS.values(), random_deed(3)]:
-                world = World(policy="LRU")
+    for method in ("add", "remove", "access", "evict", "clear"):
+        for deed in [*DEEDS.values(), random_deed(3)]:
+            world = World()
 
-                def act(self, *args, base=base, method=method, world=world):
-                    world.turn()
-                    return getattr(base, method)(self, *args)
+            def act(self, *args, method=method, world=world):
+                world.turn()
+                return getattr(InPython, method)(self, *args)
 
-                world.cache = Cache(4, policy=type("Acting", (base,), {method: act}))
-                world.cache.update(a=1, b=2, c=3, d=4)
-                world.act = deed
-                for operation in OPERATIONS.values():
-                    for key in ("a", "new"):
-                        attempt(operation, world.cache, key, 1)
-                world.act = None
-                assert world.cache.max_size is None or len(world.cache) <= world.cache.max_size
+            world.cache = Cache(4, policy=type("Acting", (InPython,), {method: act}))
+            world.cache.update(a=1, b=2, c=3, d=4)
+            world.act = deed
+            for operation in OPERATIONS.values():
+                for key in ("a", "new"):
+                    attempt(operation, world.cache, key, 1)
+            world.act = None
+            assert world.cache.max_size is None or len(world.cache) <= world.cache.max_size
 
 
 def policies_that_name_nonsense(policy):
@@ -129,7 +130,6 @@ def policies_that_name_nonsense(policy):
         for operation in OPERATIONS.values():
             for key in ("a", "new"):
                 attempt(operation, cache, key, 1)
-                assert cache.max_size is None or cache.stats.sets >= 0
                 assert sum(1 for name in ("a", "b", "new", "other") if name in cache) <= cache.max_size
 
 
