@@ -79,10 +79,19 @@ def schedule(known: Known, due: float) -> None:
     if due == float("inf"):
         return
     with _lock:
+        _forget_the_dead()
         _due[known] = min(due, _due.get(known, due))
         _start()
         if due < _looks_at or not _looks_at:
             _bell.ring()
+
+
+def _forget_the_dead() -> None:
+    """Needs the lock. For each cache that comes at least one goes, so that none pile up while the thread sleeps."""
+    for _ in range(100):
+        if not _gone:
+            break
+        _due.pop(_gone.pop(), None)
 
 
 def _start() -> None:
@@ -105,8 +114,7 @@ def _run() -> None:
         with _lock:
             if _thread is not threading.current_thread():
                 return                  # a callback forked, and this is the child
-            while _gone:
-                _due.pop(_gone.pop(), None)
+            _forget_the_dead()
             now = time.monotonic()
             due = {known: _due.get(known, now) for known in list(_due)}
             ready = [known for known, when in due.items() if when <= now]
