@@ -51,6 +51,7 @@ cdef class Cache(Store):
     cdef int set_all(self, list items, double lifetime) except -1
     cdef list export(self)
     cdef int restore(self, list entries) except -1
+    cdef int reconcile(self) except -1
     cdef bint holds(self, object key) except -1
 
 

@@ -105,6 +105,7 @@ cdef class Store:
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
     cdef uint32_t find_victim(self, Operation* op) except FAILED
+    cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef Py_ssize_t purge(self) except -1
     cdef double sweep(self) except? -1.0
     cdef Py_ssize_t copy_rows(self, Row** rows) except -1
