@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import measure, peers, processes, threads
-from bench.measure import Timing, event_loop, interleave
+from bench.measure import Timing, interleave
 from bench.peers import DICT, FREE_THREADED, FUNCTOOLS, LRU, OURS, POLICIES, RUST, containers, decorators
 from bench.workloads import async_calls, calls, inserts, method_calls, missed_calls, number_keys, reads, text_keys
 
@@ -149,8 +149,7 @@ def measure_calls(seconds: float) -> Values:
 
 
 def measure_async(seconds: float) -> Values:
-    with event_loop() as run:
-        timings = interleave(async_calls(run, decorators("@cached", "async-lru")), seconds=seconds)
+    timings = interleave(async_calls(decorators("@cached", "async-lru")), seconds=seconds)
     return ratios(timings, "async-lru", **{"async": "@cached"})
 
 

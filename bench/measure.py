@@ -20,6 +20,7 @@ import itertools
 import random
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,14 +127,15 @@ def async_candidate(
     return Candidate(name, sample)
 
 
-@contextlib.contextmanager
-def event_loop() -> Iterator[Callable[[Any], Any]]:
-    """A new event loop's `run_until_complete`."""
+def run_until_complete() -> Callable[[Any], Any]:
+    """That of a new event loop, which is closed when it is no longer needed."""
     loop = asyncio.new_event_loop()
-    try:
-        yield loop.run_until_complete
-    finally:
-        loop.close()
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        return loop.run_until_complete(work)
+
+    weakref.finalize(run, loop.close)
+    return run
 
 
 def _turns(batches: Sequence[Sequence[Any]], name: str) -> Iterator[Sequence[Any]]:

@@ -152,8 +152,9 @@ def method_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
     return made
 
 
-def async_calls(run: Callable[[Any], Any], decorators: Sequence[Decorator]) -> list[Candidate]:
-    """The same for a coroutine function, awaited in one task; `run` is an event loop's `run_until_complete`."""
+def async_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
+    """The same for a coroutine function, awaited in one task of an event loop that all share."""
+    run = measure.run_until_complete()
     keys = text_keys(1000)
     made = []
     for each in decorators:
