@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from bench import measure, peers, processes, threads
 from bench.measure import Timing, interleave
-from bench.peers import DICT, FREE_THREADED, FUNCTOOLS, LRU, OURS, POLICIES, RUST, containers, decorators
+from bench.peers import DICT, FREE_THREADED, FUNCTOOLS, LRU, OURS, POLICIES, RUST, decorators
 from bench.workloads import async_calls, calls, inserts, method_calls, missed_calls, number_keys, reads, text_keys
 
 RUST_LRU = f"{RUST} LRU"
@@ -189,15 +189,13 @@ def measure_gc(seconds: float) -> Values:
 
 
 def measure_import(seconds: float) -> Values:
-    kinds = [processes.import_candidate(module) for module in ("cachebox", "dataclasses")]
-    timings = interleave(kinds, seconds=2 * seconds)
+    timings = interleave(processes.import_candidates(["cachebox", "dataclasses"]), seconds=2 * seconds)
     return ratios(timings, "import dataclasses", **{"import": "import cachebox"})
 
 
 def measure_threads(seconds: float) -> Values:
     found = ratios(interleave(reads([DICT, LRU], text_keys(1000)), seconds=seconds), DICT, one=LRU)
-    with threads.Crew(2, text_keys(1000)) as crew:
-        timings = interleave([crew.reads(each) for each in containers(DICT, LRU)], seconds=2 * seconds)
+    timings = interleave(threads.reads([DICT, LRU], 2), seconds=2 * seconds)
     return found | ratios(timings, LRU, two=DICT)       # a ratio of throughputs is the inverse of one of times
 
 

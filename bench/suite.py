@@ -31,14 +31,19 @@ class Group:
     rounds: tuple[int, int] = (5, 2_000)        # at least and at most
     warm_up: bool = True
     measured: dict[str, Timing] | None = None
+    failed: bool = False
 
     def measure(self) -> dict[str, Timing]:
+        """The timings; measured the first time. A group that failed is not tried again."""
+        if self.failed:
+            raise RuntimeError("this group failed before")
         if self.measured is None:
             least, most = self.rounds
-            candidates = self.build()
+            self.failed = True
             self.measured = measure.interleave(
-                candidates, seconds=self.seconds, least=least, most=most, warm_up=self.warm_up
+                self.build(), seconds=self.seconds, least=least, most=most, warm_up=self.warm_up
             )
+            self.failed = False
         return self.measured
 
 
@@ -51,7 +56,7 @@ class Topic:
     baseline: str                               # what the ratios refer to
     groups: list[Group]
     note: str = ""
-    unit: str = "ns"                            # of the baseline's absolute value: a name in UNITS
+    unit: str = "ns"                            # of the baseline's absolute value: one of UNITS, or "M/s"
     more: bool = False                          # more is better: ratios are turned round
     less: str = ""                              # a candidate whose value is taken off all others
 
@@ -74,12 +79,12 @@ class Topic:
         return [name for name in self.names if any(name in (group.measured or {}) for group in self.groups)]
 
 
-UNITS: dict[str, tuple[float, str]] = {"ns": (1e9, "ns"), "µs": (1e6, "µs"), "ms": (1e3, "ms"), "bytes": (1, "B")}
+UNITS = {"ns": 1e9, "ms": 1e3, "bytes": 1}
 
 
 def quantity(value: float, unit: str) -> str:
-    factor, name = UNITS[unit]
-    number = value * factor
+    """A measured value with its unit; "M/s" makes millions of operations a second of seconds per operation."""
+    number, name = (1e-6 / value, unit) if unit == "M/s" else (value * UNITS[unit], unit)
     return f"{number:.0f} {name}" if number >= 100 else f"{number:.1f} {name}"
 
 
@@ -151,7 +156,7 @@ def play(benchmark: Any, topic: Topic, group: Group, name: str) -> None:
     timings = group.measure()
     if name not in timings:
         why = [reason for peer, reason in peers.ABSENT.items() if name.startswith(peer)]
-        pytest.skip(f"{name}: {why[0]}" if why else f"{name} has no such operation")
+        pytest.skip(f"{name}: {why[0] if why else 'it has no such operation, or is not installed'}")
     benchmark.group = f"{topic.title}, {group.name}"
     benchmark.extra_info["ratio"] = topic.ratio(group, name)
     benchmark.extra_info["baseline"] = topic.baseline
