@@ -12,6 +12,7 @@ builds with a faster dict and functools, have targets of their own where a secon
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -215,6 +216,16 @@ GROUPS: dict[str, Callable[[float], Values]] = {
 }
 
 
+def measure_all(names: list[str], seconds: float) -> dict[str, Values]:
+    """Measure groups, and tell on stderr how long each took."""
+    measured = {}
+    for name in names:
+        start = time.monotonic()
+        measured[name] = GROUPS[name](seconds)
+        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+    return measured
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -232,11 +243,15 @@ def rows(measured: dict[str, Values], version: tuple[int, int], free_threaded: b
                 figure.path,
                 figure.against.format(**values) if "{" in figure.against else figure.against,
                 *("–" if goal is None else f"{each:g}" for each in (goal or (0, 0))),
-                "not measured" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}",
+                "not measured" if value is None else shown(value),
                 "–" if value is None else figure.verdict(value, goal),
             ]
         )
     return found
+
+
+def shown(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def print_table(table: list[list[str]]) -> None:
@@ -249,16 +264,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.figures", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(GROUPS), help="names of groups, with commas between")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each group of candidates (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the bare numbers, for the report")
     parser.add_argument("--list", action="store_true", help="the names of the groups")
     options = parser.parse_args()
     if options.list:
         print(*GROUPS, sep="\n")
         return
-    measured = {}
-    for name in options.only.split(","):
-        start = time.monotonic()
-        measured[name] = GROUPS[name](options.seconds)
-        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+    measured = measure_all(options.only.split(","), options.seconds)
+    if options.json:
+        print(json.dumps(measured))
+        return
     print(f"\nCPython {sys.version}\n")
     header = ["path", "against", "must", "moonshot", "measured", "verdict"]
     print_table([header, *rows(measured, sys.version_info[:2], FREE_THREADED)])

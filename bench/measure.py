@@ -13,12 +13,10 @@ How, and why it can be believed:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import itertools
 import random
-import statistics
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -130,6 +128,8 @@ def async_candidate(
 
 def run_until_complete() -> Callable[[Any], Any]:
     """That of a new event loop, which is closed when it is no longer needed."""
+    import asyncio  # not needed by most, and slow to import
+
     loop = asyncio.new_event_loop()
 
     def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -161,7 +161,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        return statistics.median(self.samples)
+        return sorted(self.samples)[len(self.samples) // 2]
 
 
 def interleave(

@@ -8,8 +8,10 @@ comparison with earlier runs work as ever, on samples in seconds per operation.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ class Group:
     seconds: float = 1.2
     rounds: tuple[int, int] = (5, 2_000)        # at least and at most
     warm_up: bool = True
+    unfit: Callable[[], str] = lambda: ""       # why it cannot be measured here; empty if it can
     measured: dict[str, Timing] | None = None
     failed: bool = False
 
@@ -117,6 +120,12 @@ def aligned(rows: list[list[str]]) -> list[str]:
     return [lines[0], "  ".join("─" * width for width in widths), *lines[1:]]
 
 
+def all_topics() -> list[Topic]:
+    """Those of all suites, in the order of their files."""
+    files = sorted(Path(__file__).parent.glob("test_*.py"))
+    return [topic for path in files for topic in importlib.import_module(f"bench.{path.stem}").TOPICS]
+
+
 # --- pytest -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,10 +162,12 @@ def cases(*topics: Topic) -> pytest.MarkDecorator:
 
 def play(benchmark: Any, topic: Topic, group: Group, name: str) -> None:
     """What every test of the suites does: measure the group if nobody has yet, and report one candidate of it."""
+    if why := group.unfit():
+        pytest.skip(why)
     timings = group.measure()
     if name not in timings:
-        why = [reason for peer, reason in peers.ABSENT.items() if name.startswith(peer)]
-        pytest.skip(f"{name}: {why[0] if why else 'it has no such operation, or is not installed'}")
+        absent = [reason for peer, reason in peers.ABSENT.items() if name.startswith(peer)]
+        pytest.skip(f"{name}: {absent[0] if absent else 'it has no such operation, or is not installed'}")
     benchmark.group = f"{topic.title}, {group.name}"
     benchmark.extra_info["ratio"] = topic.ratio(group, name)
     benchmark.extra_info["baseline"] = topic.baseline

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import pytest
-
 from bench.peers import DICT, FUNCTOOLS, LRU, ORDERED, OURS, RUST, containers
 from bench.processes import collect_candidate, import_candidates, memory_candidate
 from bench.suite import Group, Topic, cases, play
@@ -35,6 +33,7 @@ MEMORY = Topic(
             lambda: [memory_candidate(each.name) for each in containers(*CACHES)],
             rounds=(1, 1),
             warm_up=False,
+            unfit=lambda: "" if sys.platform.startswith("linux") else "needs /proc, which only Linux has",
         )
     ],
     unit="bytes",
@@ -71,6 +70,4 @@ TOPICS = [MEMORY, COLLECTOR, IMPORT]
 
 @cases(*TOPICS)
 def test_processes(benchmark, topic, group, name):
-    if topic is MEMORY and not sys.platform.startswith("linux"):
-        pytest.skip("resident memory is read from /proc, which only Linux has")
     play(benchmark, topic, group, name)
