@@ -88,12 +88,12 @@ FIGURES = [
         for kind in ("str", "int")
     ),
     Figure("miss", "miss", "`@cached` miss less the call itself", "functools.lru_cache", (0.75, 0.60)),
-    Figure("ttl", "default clock", "`get` of an entry with a TTL, clock up to 4 ms late", "without a TTL", (1.8, 1.1)),
-    Figure("ttl", "time.monotonic", "the same, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
+    Figure("ttl", "default clock", "`get` with a TTL, clock up to 4 ms late", "without a TTL", (1.8, 1.1)),
+    Figure("ttl", "time.monotonic", "`get` with a TTL, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
     Figure("memory", "no TTL", "bytes per entry at 10⁶, LRU (int keys)", "dict {dict:.0f}", (52, 46)),
-    Figure("memory", "TTL", "the same with a TTL", "dict {dict:.0f}", (68, 60)),
+    Figure("memory", "TTL", "bytes per entry at 10⁶, LRU with a TTL (int keys)", "dict {dict:.0f}", (68, 60)),
     Figure("gc", "plain", "`gc.collect()` beside 10⁶ entries, plain values", "dict", (1.3, 1.05)),
-    Figure("gc", "list", "the same, each value a list", "dict", (1.3, 1.05)),
+    Figure("gc", "list", "`gc.collect()` beside 10⁶ entries, each value a list", "dict", (1.3, 1.05)),
     Figure("import", "import", "`import cachebox`", "import dataclasses", (1.5, 0.5)),
     Figure("threads", "one", "`get`, one thread", "dict.get", (1.25, 1.05), (1.25, 1.05), free_threaded=True),
     Figure(

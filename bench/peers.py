@@ -9,6 +9,7 @@ import datetime
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 import sysconfig
@@ -59,6 +60,8 @@ def module(peer: str) -> ModuleType:
     if peer == RUST:
         return _rust()
     if peer in MODULES:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError("it is not installed")
         _must_leave_the_gil_off(name)
         VERSIONS[peer] = importlib.metadata.version(peer)
     return importlib.import_module(name)

@@ -136,11 +136,15 @@ def judged(figure: Figure, result: Results) -> str:
     return f"{shown(value)} {MARKS[verdict(figure, result)]}".strip()
 
 
+def goal(figure: Figure, result: Results) -> tuple[float, float] | None:
+    """What the result's interpreter is held to."""
+    python = result["interpreter"]
+    major, minor = python["version"].split(".")[:2]
+    return figure.goal((int(major), int(minor)), python["free_threaded"])
+
+
 def verdict(figure: Figure, result: Results) -> str:
-    about = result["interpreter"]
-    major, minor = about["version"].split(".")[:2]
-    goal = figure.goal((int(major), int(minor)), about["free_threaded"])
-    return figure.verdict(result["figures"][figure.group][figure.name], goal)
+    return figure.verdict(result["figures"][figure.group][figure.name], goal(figure, result))
 
 
 def dict_bytes(results: list[Results]) -> float:
@@ -157,15 +161,12 @@ def missed(results: list[Results]) -> list[str]:
     lines = []
     for figure in FIGURES:
         for each in results:
-            if figure.name in each["figures"].get(figure.group, {}) and verdict(figure, each) == "missed":
-                about = each["interpreter"]
-                must = (figure.newer if about["short"] in ("3.14", "3.15") else figure.targets) or (0, 0)
-                value = each["figures"][figure.group][figure.name]
-                by = 100 * abs(value / must[0] - 1)
-                lines.append(
-                    f"- {figure.path}, against {figure.against}, on {about['short']}: {shown(value)} instead of "
-                    f"{must[0]:g}, {by:.0f} % beside it"
-                )
+            if figure.name not in each["figures"].get(figure.group, {}) or verdict(figure, each) != "missed":
+                continue
+            value, must = each["figures"][figure.group][figure.name], (goal(figure, each) or (0.0, 0.0))[0]
+            by = f"{100 * abs(value / must - 1):.0f} % too {'little' if figure.more else 'much'}"
+            where = f"CPython {each['interpreter']['short']}"
+            lines.append(f"- {figure.path}, against {figure.against}, {where}: {shown(value)}, {by}")
     return lines
 
 
@@ -202,7 +203,7 @@ def main_page(results: list[Results]) -> str:
         "## The figures",
         "",
         "Less is better, but in the throughput of threads. ★ reaches the moonshot, ✓ the must, ✗ misses it; without a",
-        f"mark there is no target for that interpreter. Medians of {len(first['runs'])} runs.",
+        f"mark there is no target for that interpreter. Runs of which this is the median: {len(first['runs'])}.",
         "",
         "![The figures, against their targets](plots/figures.svg)",
         "",
