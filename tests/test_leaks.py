@@ -1,7 +1,8 @@
 """Nothing leaks: reference counts and memory come back to where they were, after many operations of every kind.
 
 Each measurement runs in a process of its own, which first does everything once (so that whatever is allocated once and
-kept is there), then measures, does it many times, and measures again. `pytest -m slow` does a million operations. That cycles are collected, and a dropped cache is freed at once, is tested in this process.
+kept is there), then measures, does it many times, and measures again. `pytest -m slow` does a million operations. That
+cycles are collected, and a dropped cache is freed at once, is tested in this process.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ for _ in range(TIMES):
     step()
 after, used_after = measure(), resident()
 differences = [found - expected for found, expected in zip(after[0], before[0])]
-# a few objects come and go with the interpreter's own caches; a leak is one for every step
-assert all(abs(difference) < 20 for difference in differences), differences
+# some references, to None above all, come and go with the interpreter's own caches; a leak is one for every step
+assert all(abs(difference) < TIMES // 4 for difference in differences), differences
 assert abs(after[1] - before[1]) < 50, (before[1], after[1])
 # likewise pages: a leak of as little as four bytes a step is more than this
 assert used_after - used < 2000 + TIMES // 250, (used, used_after)
