@@ -1448,13 +1448,22 @@ cdef extern from *:
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     cdef Py_hash_t hashed
     cdef uint32_t h, i, slot
-    if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
+    if unlikely(names != NULL or n < 1 or n > 2):
         return compiled_get(self, args, n, names)
+    if unlikely(not knows_hash(args[0], &hashed)):
+        return hash_and_get(self, args[0], args[1] if n == 2 else None_)
     h = mixed_in(self, hashed)
     i = find_same(self, args[0], h, &slot)
     if likely(is_plain_hit(self, i)):
         return take_hit(self, i)
     return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
+
+
+cdef PyObject* hash_and_get(PyObject* self, PyObject* key, PyObject* default) except NULL:
+    """A `get` where hashing the key takes a call of Python's."""
+    cdef uint32_t h = mixed_in(self, hash_of(key)), slot
+    cdef uint32_t i = find_same(self, key, h, &slot)
+    return get_on(self, key, default, h, slot, i)
 
 
 cdef PyObject* get_on(
@@ -1492,10 +1501,9 @@ cdef PyObject* getitem_on(PyObject* self, PyObject* key, uint32_t h, uint32_t sl
 
 
 cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    cdef Py_hash_t hashed
-    if n != 2 or names != NULL or not knows_hash(args[0], &hashed):
-        return compiled_set(self, args, n, names)
-    if not quick_set(<Cache>self, args[0], mixed_in(self, hashed), args[1], False):
+    if n != 2 or names != NULL or not quick_set(
+        <Cache>self, args[0], mixed_in(self, hash_of(args[0])), args[1], False
+    ):
         return compiled_set(self, args, n, names)
     incref(None_)
     return None_
