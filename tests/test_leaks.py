@@ -1,7 +1,7 @@
 """Nothing leaks: reference counts and memory come back to where they were, after many operations of every kind.
 
 Each measurement runs in a process of its own, which first does everything once (so that whatever is allocated once and
-kept is there), then measures, does it many times, and measures again. `pytest -m slow` does a million operations. That
+kept is there), then measures, does it many times, and measures again; `pytest -m slow` does a million operations. That
 cycles are collected, and a dropped cache is freed at once, is tested in this process.
 """
 

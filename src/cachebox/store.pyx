@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 import os
 import sys
+from _thread import RLock
 
 from cachebox._engine.table cimport (
     Engine, Entry, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed,
@@ -27,6 +28,10 @@ cdef extern from "pythread.h":
     unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
 
 
+cdef extern from "Python.h":
+    int add_pending_call "Py_AddPendingCall"(int (*function)(void*) noexcept, void* argument) noexcept
+
+
 cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
     FIRST_BUCKETS = 8               # of watches
@@ -39,6 +44,8 @@ cdef uint32_t forks = 0
 
 cdef tuple causes = ()              # RemovalCause, in the order of Cause, once a callback has needed it
 cdef object sweeper = None          # the module, once an entry has had a deadline
+cdef object importing = RLock()     # held while it is imported: no fork may copy a module that will never be whole
+cdef bint fork_waited = False
 
 
 @cython.no_gc_clear                 # see `clear_cycles`
@@ -722,7 +729,8 @@ cdef int call_sweeper(Store store) except -1:
     global sweeper
     cdef double due
     if sweeper is None:
-        from cachebox import sweeper as imported
+        with importing:
+            from cachebox import sweeper as imported
 
         if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
             return 0
@@ -734,6 +742,34 @@ cdef int call_sweeper(Store store) except -1:
     release(store.lock)
     sweeper.schedule(store.known, due)
     return 0
+
+
+cdef int run_pending(void* function) noexcept with gil:
+    called = <object><PyObject*>function
+    decref(<PyObject*>function)
+    try:
+        called()
+    except BaseException:
+        PyErr_WriteUnraisable(called)
+    return 0
+
+
+def resume_after_fork():
+    """What the sweeper does in the parent after a fork, in the hook that runs for it.
+
+    From 3.13 on CPython counts the threads after the hooks have run, and warns if there are several: so the thread has
+    to start a moment later, as soon as the main thread runs Python code again. A hook written in Python is such code.
+    """
+    cdef PyObject* resume
+    if sweeper is None:
+        return
+    if sweeper.may_resume_later():
+        resume = <PyObject*>sweeper.resume
+        incref(resume)
+        if add_pending_call(run_pending, <void*>resume) == 0:
+            return
+        decref(resume)
+    sweeper.resume()
 
 
 # --- the collector ----------------------------------------------------------------------------------------------------
@@ -759,10 +795,26 @@ cdef int clear_cycles(PyObject* self) noexcept:
 (<PyTypeObject*>Store).tp_clear = <inquiry>clear_cycles
 
 
-def _after_fork():
+def _before_fork():
+    global fork_waited
+    fork_waited = importing.acquire(timeout=1.0)
+
+
+def _after_fork_in_parent():
+    if fork_waited:
+        importing.release()
+
+
+def _after_fork_in_child():
     global forks
     forks += 1
+    if fork_waited:
+        importing.release()
+    else:
+        importing._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

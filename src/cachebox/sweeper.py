@@ -19,6 +19,8 @@ import time
 import weakref
 from _thread import allocate_lock
 
+from cachebox.store import resume_after_fork  # type: ignore[import-not-found]
+
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from typing import Any
@@ -163,15 +165,15 @@ def _end() -> None:
 
 
 def _wait_until_gone(native_id: int | None) -> None:
-    """Before 3.13, `join` returns a moment before the system's thread has ended, and a fork would count that one."""
+    """`join` returns a moment before the system's thread has ended, and a fork would count that one."""
     task = f"/proc/self/task/{native_id}"
-    for _ in range(200 if sys.version_info < (3, 13) else 0):
+    for _ in range(200):
         if not os.path.exists(task):
             break
         time.sleep(0.0005)
 
 
-def _resume() -> None:
+def resume() -> None:
     """Sweep again, if there is anything to sweep."""
     global _told_to_end
     with _lock:
@@ -180,14 +182,20 @@ def _resume() -> None:
             _start()
 
 
+def may_resume_later() -> bool:
+    """Whether the thread should not start before the fork has returned; see `store.resume_after_fork`."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return bool(_due) and is_main and sys.version_info >= (3, 13)
+
+
 def _resume_in_child() -> None:
     global _lock, _bell, _thread
     _lock, _bell = threading.RLock(), Bell()    # another thread may have held the old lock
     _thread = None
-    _resume()
+    resume()
 
 
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_end, after_in_parent=_resume, after_in_child=_resume_in_child)
+    os.register_at_fork(before=_end, after_in_parent=resume_after_fork, after_in_child=_resume_in_child)
 IS_WHOLE = True                         # the module, which may be interrupted while it is being imported

