@@ -77,7 +77,7 @@ def any_policy(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def set_older_objects_aside():
-    """Take what was there before a module's first test out of the collector's sight: no need to look again and again."""
+    """Take what was there before a module's first test out of the collector's sight: no need to look every time."""
     gc.collect()
     gc.freeze()
     yield

@@ -53,7 +53,7 @@ cdef list keys_of_hash(Cache cache, Py_hash_t hashed)
 cdef list keys_of_token(Cache cache, object token)
 
 
-# --- hashing: the same for the arguments of a call and for the items of its key ----------------------------------------
+# --- hashing: the same for the arguments of a call and for the items of its key ---------------------------------------
 # The mixing is that of xxHash (Collet, 2012), as CPython uses it for tuples.
 
 cdef extern from *:
@@ -125,7 +125,7 @@ cdef inline Py_hash_t hash_call(const Call* call) except? -1:
     return finish(sum, length(call))
 
 
-# --- comparing ----------------------------------------------------------------------------------------------------------
+# --- comparing --------------------------------------------------------------------------------------------------------
 
 cdef inline int same(const Call* call, PyObject* argument, PyObject* item) noexcept:
     """1: the item stands for the argument, 0: for another, -1: only `==` can tell."""

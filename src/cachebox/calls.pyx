@@ -77,7 +77,7 @@ call_key = <PyTypeObject*>CallKey
 receiver_type = <PyTypeObject*>Receiver
 
 
-# --- names --------------------------------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------------------------------
 
 cdef Guard naming = Guard.__new__(Guard)
 cdef dict serials = {}
@@ -85,7 +85,8 @@ cdef dict serials = {}
 
 def token_of(function):
     """What tells a function's keys from others' in a shared cache: its name, and a serial from the second on."""
-    cdef str name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None) or repr(function)}"
+    cdef object own_name = getattr(function, "__qualname__", None) or repr(function)
+    cdef str name = f"{getattr(function, '__module__', None)}.{own_name}"
     cdef object serial
     acquire(&naming.lock)           # two threads must not get the same one
     serial = serials.get(name, 0) + 1
@@ -130,7 +131,7 @@ cdef object key_of_call(const Call* call, object receiver):
     return key
 
 
-# --- finding keys: live entries, and those that are being loaded ---------------------------------------------------------
+# --- finding keys: live entries, and those that are being loaded ------------------------------------------------------
 
 cdef list keys_of_hash(Cache cache, Py_hash_t hashed):
     """The keys in a cache that have that hash. O(1) expected."""

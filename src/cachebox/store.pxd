@@ -174,7 +174,7 @@ cdef uint32_t forks                 # between the first process and this one
 
 
 cdef inline Leader* leader_of(const Entry* e) noexcept nogil:
-    """Who loads the value of a reserved entry; NULL: nobody does, it is only watched. The links of such an entry are free."""
+    """Who loads the value of a reserved entry, whose links are free for it; NULL: nobody does, it is only watched."""
     return <Leader*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
 
 

@@ -13,7 +13,7 @@ from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of, mixed_in, quic
 from cachebox.calls cimport (
     Call, call_key, hash_call, key_of_call, keys_of_hash, keys_of_token, quick_get_call, type_of,
 )
-from cachebox.flight cimport Flight, Lead, Ticket, board
+from cachebox.flight cimport Lead, Ticket, board
 from cachebox.store cimport Watch
 
 from cachebox.calls import CallKey, Receiver
@@ -525,7 +525,7 @@ cdef inline PyObject* call_one(CachedFunction self, PyObject** args) except NULL
 cdef inline PyObject* quick_call(
     CachedFunction self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t* hashed
 ) except? NULL:
-    """A hit of a function that is `simple`; NULL: it is a miss. Inlined with constants, this comes down to little code."""
+    """A hit of a function that is `simple`; NULL: it is a miss. Inlined with constants, this becomes little code."""
     cdef Call call
     call.token = NULL
     call.receiver = receiver
@@ -634,7 +634,7 @@ def forget_receiver(receiver):
                 if type(key) is CallKey and any(item is receiver for item in (<tuple>key)[:2]):
                     try:
                         cache.delete(key)
-                    except BaseException as error:      # a callback's KeyboardInterrupt: the others must go all the same
+                    except BaseException as error:      # a callback's KeyboardInterrupt: the others must go too
                         failure = error
     if failure is not None:
         raise failure
