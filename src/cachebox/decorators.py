@@ -37,10 +37,10 @@ def cached(
         condition: a function of the result; only where it returns something true is the result stored.
         single_flight: whether concurrent calls with one missing key run the function once and share its result or its
             exception. A recursive call with the same arguments runs the function again instead of waiting for itself.
-        tags: of the results, for ``cache.invalidate_tag``: a str, an iterable of hashable tags, or a function that returns
-            one of these, called with the result and then the arguments of the call.
-        cache_exceptions: classes of exceptions: a call that raised one of these is not made again for `exception_ttl`, but
-            raises a copy of it. None by default.
+        tags: of the results, for ``cache.invalidate_tag``: a str, an iterable of hashable tags, or a function that
+            returns one of these, called with the result and then the arguments of the call.
+        cache_exceptions: classes of exceptions: a call that raised one of these is not made again for `exception_ttl`,
+            but raises a copy of it. None by default.
         exception_ttl: how long such a failure is remembered, given as `ttl` is; None: as long as the cache lets entries
             live.
 

@@ -1,7 +1,7 @@
 """Keys and values as bytes, for files: JSON unless told otherwise, pickle only together with a secret.
 
-What was written must come back equal, types included: so JSON takes what JSON has, and refuses a tuple, which would come
-back as a list, or an int as the key of a dict, which would come back as a str.
+What was written must come back equal, types included: so JSON takes what JSON has, and refuses a tuple, which would
+come back as a list, or an int as the key of a dict, which would come back as a str.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Encoding:
 
             self.name, self._dumps, self._loads = "pickle", pickle.dumps, pickle.loads
         elif isinstance(serializer, str):
-            raise ValueError(f"serializer must be 'json', 'pickle' or an object with dumps and loads, not {serializer!r}")
+            raise ValueError(f"serializer must be 'json', 'pickle' or have dumps and loads, not {serializer!r}")
         elif not callable(getattr(serializer, "dumps", None)) or not callable(getattr(serializer, "loads", None)):
             raise TypeError(f"serializer must have the methods dumps and loads, which {serializer!r} has not")
         else:
@@ -115,7 +115,7 @@ def _check(value: object, what: str) -> None:
     elif kind is dict:
         for key, item in value.items():     # type: ignore[attr-defined]  # likewise
             if type(key) is not str:
-                raise TypeError(f"{what} must be what JSON can hold, but a dict in it has a key of type {type(key).__name__}")
+                raise TypeError(f"{what} must be what JSON can hold, but a key in it is of type {type(key).__name__}")
             if type(item) not in _PLAIN:
                 _check(item, what)
     elif kind is not float:

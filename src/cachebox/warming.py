@@ -98,7 +98,7 @@ class _Job:
         if workers <= 1:
             self.work_off()
         else:
-            threads = [threading.Thread(target=self.work_off, name="cachebox-warm", daemon=True) for _ in range(workers)]
+            threads = [threading.Thread(target=self.work_off, daemon=True) for _ in range(workers)]
             try:
                 for thread in threads:
                     thread.start()
@@ -168,8 +168,8 @@ def _shown(progress: Callable[[int, int], object] | bool | None) -> Iterator[Cal
         yield None
         return
     try:
-        from rich.console import Console
-        from rich.progress import Progress
+        from rich.console import Console  # type: ignore[import-not-found, unused-ignore]
+        from rich.progress import Progress  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise ImportError("progress=True needs rich: install cachebox-cython[cli], or give a function") from error
     with Progress(console=Console(stderr=True)) as bar:
