@@ -31,6 +31,9 @@ PATHS = {
     "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache"],
     "cachebox.stats": ["CacheStats"],
     "cachebox.decorators": ["cached"],
+    "cachebox.strategies.errors": ["QueueFull"],
+    "cachebox.strategies.write_behind": ["WriteBehind"],
+    "cachebox.strategies.write_through": ["WriteThrough"],
 }
 EXPECTED = {"MISSING", "RemovalCause", "lru_cache", *(name for names in PATHS.values() for name in names)}
 

@@ -1307,6 +1307,16 @@ cdef class Cache(Store):
 
         return warm(self, keys, self.loader if loader is None else Loader(loader, self.statistics), workers, progress)
 
+    def _check_entry(self, key, value, ttl, tags):
+        """Raise what `set` would raise for these arguments."""
+        hash_of(<PyObject*>key)
+        if ttl is not None:
+            lifetime_of(ttl, "ttl")
+        if tags is not no_tags:
+            checked_tags(tags)
+        if self.modes & WEIGHED:
+            self.weigh_checked(key, value)
+
     def _load_one(self, key, Loader loader):
         """Load a key, if it is missing. Returns whether it is there then."""
         cdef Loading how

@@ -87,6 +87,22 @@ class Encoding:
             raise ValueError(f"it holds {len(parts)} things instead of {n}")
         return parts
 
+    def dump_value(self, value: object) -> bytes:
+        """A value alone as bytes, signed if there is a secret."""
+        if self.is_json and type(value) not in _PLAIN:
+            _check(value, "value")
+        written = self._dumps(value)
+        data = written.encode() if isinstance(written, str) else bytes(written)
+        return self.sign(data) + data if self.secret is not None else data
+
+    def load_value(self, data: bytes) -> Any:
+        """What `dump_value` made bytes of. ValueError where it was signed with another secret."""
+        if self.secret is not None:
+            signature, data = data[:SIGNATURE], data[SIGNATURE:]
+            if not self.verifies(data, signature):
+                raise ValueError("it was signed with another secret, or not at all")
+        return self._loads(data)
+
     def sign(self, data: bytes | memoryview) -> bytes:
         """The signature of bytes; without a secret, a checksum of the same size."""
         return sha256(data).digest() if self.secret is None else digest(self.secret, data, "sha256")
