@@ -6,7 +6,7 @@ they are what the product is about.
 """
 
 cimport cython
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,7 +15,7 @@ from _collections_abc import Mapping, MutableMapping
 from sys import maxsize as LARGEST_SIZE
 
 from cachebox._engine.table cimport (
-    UNCERTAIN, Engine, Entry, decref, hash_of, incref, lookup, mixed, note_use, xdecref,
+    Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
 from cachebox.expiry cimport check_heap, deadline, end_of, set_deadline
 from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
@@ -24,11 +24,15 @@ from cachebox.loading cimport NOTHING, Loader, load_all
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
+from cachebox.quick cimport (
+    find_same, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
+    take_hit,
+)
 from cachebox.refreshing cimport serve
-from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS, CacheStats
+from cachebox.stats cimport HITS, MISSES, CacheStats
 from cachebox.store cimport (
-    AHEAD, CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, STALE, TAGGED, WATCHED, WEIGHED,
-    Leader, Outcome, Row, Store, Watch, as_float, free_rows, leads, set_leader,
+    AHEAD, CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, STALE, TAGGED, WATCHED,
+    WEIGHED, Leader, Outcome, Row, Store, Watch, as_float, free_rows, set_leader,
 )
 from cachebox.tags cimport (
     Label, Tag, check_labels, checked_tags, free_labels, make_room_for_labels, new_labels, some_dropped,
@@ -47,10 +51,7 @@ cdef extern from *:
     object take_over "CB_TAKE"(PyObject*)       # a new reference becomes the caller's
     object vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*)
     PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
-
-
-cdef extern from "pythread.h":
-    unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
+    PyObject* None_ "Py_None"
 
 
 cdef object _zero = 0
@@ -303,18 +304,18 @@ cdef class Cache(Store):
         (None, 'nothing')
         """
         cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value == NULL:
-            value = self.get_long(key, h) if self.loader is None else self.get_through(key, h)
+            value = self.get_long(key, h)
             if value == NULL:
                 return default
         return take_over(value)
 
     def __getitem__(self, key):
         cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value == NULL:
-            value = self.get_long(key, h) if self.loader is None else self.get_through(key, h)
+            value = self.get_long(key, h)
             if value == NULL:
                 raise KeyError(key)
         return take_over(value)
@@ -342,6 +343,8 @@ cdef class Cache(Store):
         cdef double now
         cdef uint32_t i
         cdef PyObject* value = NULL
+        if self.loader is not None:
+            return self.get_through(key, h)
         start(&op)
         try:
             now = self.now(INFINITY)
@@ -543,7 +546,7 @@ cdef class Cache(Store):
         [1]
         """
         cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
         return self.setdefault_long(key, h, default)
@@ -617,7 +620,7 @@ cdef class Cache(Store):
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
         lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
-        value = quick_get(self, <PyObject*>key, h)
+        value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
         no_arguments(&how, factory, lifetime)
@@ -985,7 +988,7 @@ cdef class Cache(Store):
             return self.get_many_through(wanted, hashes)
         for key, hashed in zip(wanted, hashes):
             h = mixed(self.table, hashed)
-            value = quick_get(self, <PyObject*>key, h)
+            value = quick_get(<PyObject*>self, <PyObject*>key, h)
             if value == NULL:
                 value = self.get_long(key, h)
             if value != NULL:
@@ -1001,7 +1004,7 @@ cdef class Cache(Store):
         cdef bint together = (<Loader>self.loader).many is not None
         for key, hashed in zip(keys, hashes):
             h = mixed(self.table, hashed)
-            value = quick_get(self, <PyObject*>key, h)
+            value = quick_get(<PyObject*>self, <PyObject*>key, h)
             if value == NULL and not together:
                 value = self.get_through(key, h)
             elif value == NULL and self.modes & (AHEAD | STALE):
@@ -1740,97 +1743,6 @@ cdef class Cache(Store):
         return found
 
 
-cdef inline bint quick_miss(Cache self, PyObject* key, uint32_t h) noexcept:
-    """Count the miss of a key that is surely missing, in a cache without modes. False: `get_long` has to find out."""
-    cdef bint missing
-    acquire(self.lock)
-    missing = self.modes == 0 and lookup(self.table, key, h) == 0
-    if missing:
-        self.counts[MISSES] += 1
-    release(self.lock)
-    return missing
-
-
-cdef inline bint quick_set(Cache self, PyObject* key, uint32_t h, PyObject* value, bint only_new) noexcept:
-    """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
-    cdef uint32_t i
-    cdef PyObject* old_key = NULL
-    cdef PyObject* old_value = NULL
-    acquire(self.lock)
-    i = lookup(self.table, key, h) if self.modes == 0 else UNCERTAIN
-    if i == UNCERTAIN or (not self.engine.reserve(self.bound) if i == 0 else self.table.entries[i].value == NULL):
-        release(self.lock)
-        return False
-    if i != 0 and only_new:
-        release(self.lock)
-        return True
-    if i != 0:
-        old_value = self.table.entries[i].value
-        self.engine.put(i, value)
-        note_use(<Engine><PyObject*>self.engine, i)
-    else:
-        quick_room(self, &old_key, &old_value)
-        i = self.engine.insert(key, h)
-        self.engine.put(i, value)
-        self.engine.admit(i)
-    self.counts[SETS] += 1
-    release(self.lock)
-    if old_value != NULL:
-        decref(old_value)
-        if old_key != NULL:
-            decref(old_key)
-    return True
-
-
-cdef inline void quick_room(Cache self, PyObject** key, PyObject** value) noexcept:
-    """Room for one more in a cache without modes, under the lock; the victim's references become the caller's."""
-    cdef uint32_t victim
-    if self.live < self.bound:
-        self.live += 1
-        return
-    victim = self.engine.first()
-    self.engine.forget(victim)
-    key[0] = self.table.entries[victim].key
-    value[0] = self.table.entries[victim].value
-    self.engine.release(victim)
-    self.counts[EVICTIONS] += 1
-
-
-cdef inline bint quick_lead(Cache self, PyObject* key, uint32_t h, Leader* leader) noexcept:
-    """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
-    leader.i = 0
-    acquire(self.lock)
-    if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
-        leader.i = self.engine.insert(key, h)
-        leader.thread = this_thread()
-        leader.lead = leader.alone = leader.flight = NULL
-        set_leader(&self.table.entries[leader.i], leader)
-        self.loads += 1
-        self.counts[MISSES] += 1
-    release(self.lock)
-    return leader.i != 0
-
-
-cdef inline bint quick_land(Cache self, Leader* leader, PyObject* value) noexcept:
-    """End a load for which nobody waits, in a cache without modes. False: `land` has to."""
-    cdef PyObject* old_key = NULL
-    cdef PyObject* old_value = NULL
-    acquire(self.lock)
-    if self.modes != 0 or leader.flight != NULL or leader.alone != NULL or not leads(self, leader):
-        release(self.lock)
-        return False
-    quick_room(self, &old_key, &old_value)
-    self.engine.put(leader.i, value)
-    self.engine.admit(leader.i)
-    self.counts[SETS] += 1
-    self.loads -= 1
-    release(self.lock)
-    if old_key != NULL:
-        decref(old_key)
-        decref(old_value)
-    return True
-
-
 cdef inline bint is_simple(const Loading* how) noexcept:
     """Whether every value is to be stored, and for ever."""
     return how.condition == NULL and how.ttl_of == NULL and how.lifetime == INFINITY and how.tags == NULL
@@ -1989,3 +1901,97 @@ def make(cls):
 
 
 MutableMapping.register(Cache)
+
+
+# --- what the interpreter calls for the hottest methods ---------------------------------------------------------------
+# Cython's own way into a method costs as much as a hit does, so these stand in front of it; see `quick.pxd`.
+
+cdef extern from *:
+    """
+    typedef PyObject *(*cb_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
+
+    /* Put another function in front of a method. Returns the one that was there; NULL: it is called in another way. */
+    static cb_method
+    cb_stand_in_front(PyTypeObject *type, const char *name, cb_method quick)
+    {
+        PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
+        cb_method replaced = NULL;
+        if (found != NULL && Py_TYPE(found) == &PyMethodDescr_Type) {
+            PyMethodDef *method = ((PyMethodDescrObject *)found)->d_method;
+            if (method->ml_flags == (METH_FASTCALL | METH_KEYWORDS)) {
+                replaced = (cb_method)(void (*)(void))method->ml_meth;
+                method->ml_meth = (PyCFunction)(void (*)(void))quick;
+            }
+        }
+        Py_XDECREF(found);
+        return replaced;
+    }
+
+    #define cb_stand_in_front_of_subscript(type, quick) ((type)->tp_as_mapping->mp_subscript = (binaryfunc)(quick))
+    """
+    ctypedef PyObject* (*Method "cb_method")(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
+    Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
+    void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
+        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) except NULL
+    ) noexcept
+
+
+cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i, slot
+    if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
+        return compiled_get(self, args, n, names)
+    h = mixed_in(self, hashed)
+    i = find_same(self, args[0], h, &slot)
+    if likely(is_plain_hit(self, i)):
+        return take_hit(self, i)
+    return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
+
+
+cdef PyObject* get_on(
+    PyObject* self, PyObject* key, PyObject* default, uint32_t h, uint32_t slot, uint32_t i
+) except NULL:
+    """The rest of a `get`, with the lock."""
+    cdef PyObject* value = go_on(self, key, h, slot, i)
+    if value == NULL:
+        value = (<Cache>self).get_long(<object>key, h)
+        if value == NULL:
+            value = default
+            incref(value)
+    return value
+
+
+cdef PyObject* call_getitem(PyObject* self, PyObject* key) except NULL:
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i, slot
+    if unlikely(not knows_hash(key, &hashed)):
+        hashed = hash_of(key)
+    h = mixed_in(self, hashed)
+    i = find_same(self, key, h, &slot)
+    if likely(is_plain_hit(self, i)):
+        return take_hit(self, i)
+    return getitem_on(self, key, h, slot, i)
+
+
+cdef PyObject* getitem_on(PyObject* self, PyObject* key, uint32_t h, uint32_t slot, uint32_t i) except NULL:
+    cdef PyObject* value = go_on(self, key, h, slot, i)
+    if value == NULL:
+        value = (<Cache>self).get_long(<object>key, h)
+        if value == NULL:
+            raise KeyError(<object>key)
+    return value
+
+
+cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    cdef Py_hash_t hashed
+    if n != 2 or names != NULL or not knows_hash(args[0], &hashed):
+        return compiled_set(self, args, n, names)
+    if not quick_set(<Cache>self, args[0], mixed_in(self, hashed), args[1], False):
+        return compiled_set(self, args, n, names)
+    incref(None_)
+    return None_
+
+
+cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", call_get)
+cdef Method compiled_set = stand_in_front(<PyTypeObject*>Cache, "set", call_set)
+stand_in_front_of_subscript(<PyTypeObject*>Cache, call_getitem)

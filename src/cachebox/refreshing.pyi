@@ -1,4 +1,6 @@
-"""Types of `cachebox.refreshing`, as far as the pool of threads needs it."""
+"""Types of `cachebox.refreshing`, as far as the pool of threads and strategies need it."""
+
+def report(error: BaseException, thing: object) -> None: ...
 
 class Refresh:
     def run(self) -> None: ...

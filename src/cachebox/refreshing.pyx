@@ -23,8 +23,7 @@ cdef class Refresh:
                 self.flight = new_flight(self.store)
                 self.load()
         except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
-            PyErr_SetObject(type(error), error)
-            PyErr_WriteUnraisable(self.run)
+            report(error, self.run)
         finally:
             self.end()
 
@@ -163,7 +162,7 @@ cdef PyObject* serve_at_once(Store store, object key, uint32_t h) except? NULL:
                     store.note_hit(i, now, &op)
                 else:                           # a hit, but it prolongs nothing
                     store.counts[HITS] += 1
-                    note_use(store.engine, i)
+                    note_use(<PyObject*>store.engine, i)
                     if store.modes & FOREIGN:
                         op.used = store.table.entries[i].key
                         incref(op.used)
@@ -248,3 +247,9 @@ cdef int start_refresh(Store store, object key, uint32_t h, double early) except
     if not opened:
         refresh.end()
     return 0
+
+
+def report(error, thing):
+    """Tell `sys.unraisablehook` of an exception in the background, where nobody waits for it."""
+    PyErr_SetObject(type(error), error)
+    PyErr_WriteUnraisable(thing)

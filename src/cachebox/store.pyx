@@ -302,7 +302,7 @@ cdef class Store:
         if not self.prepare(lifetime < INFINITY):
             return NO_MEMORY
         if live:
-            note_use(self.engine, i)
+            note_use(<PyObject*>self.engine, i)
             outcome = self.make_room(0, weight - self.weights[i] if self.modes & WEIGHED else 0.0, i, now, op)
             if outcome != DONE:
                 return outcome
@@ -367,7 +367,7 @@ cdef class Store:
 
     cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil:
         self.counts[HITS] += 1
-        note_use(self.engine, i)
+        note_use(<PyObject*>self.engine, i)
         if self.modes & IDLES:
             set_deadline(&self.expiry, i, min(self.expiry.lifetimes[i], end_of(now, self.idle)))
         if self.modes & FOREIGN:

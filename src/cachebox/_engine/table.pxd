@@ -112,7 +112,11 @@ cdef enum:
 
 cdef inline uint32_t lookup(const Table* t, PyObject* key, uint32_t h) noexcept nogil:
     """The index of `key`, 0 where it is absent, UNCERTAIN where only Python code could tell; O(1) expected."""
-    cdef uint32_t slot = home(t, h), i
+    return lookup_from(t, key, h, home(t, h))
+
+
+cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil:
+    cdef uint32_t i
     cdef int equal
     while True:
         i = candidate(t, h, &slot)
@@ -185,11 +189,12 @@ cdef class Engine:
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
 
 
-cdef inline void note_use(Engine engine, uint32_t i) noexcept nogil:
-    if engine.table.use == MOVES_TO_BACK:
-        move_to_back(&engine.table, i)
-    elif engine.table.use == ASKS:
-        engine.used(i)
+cdef inline void note_use(PyObject* engine, uint32_t i) noexcept nogil:
+    """A hit, or a new value. Here and in all that is as hot, objects are pointers: no references are counted."""
+    if (<Engine>engine).table.use == MOVES_TO_BACK:
+        move_to_back(&(<Engine>engine).table, i)
+    elif (<Engine>engine).table.use == ASKS:
+        (<Engine>engine).used(i)
 
 
 cdef void drop_detached(Table* detached) noexcept

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
 from cachebox.cache import MISSING
 from cachebox.encoding import Encoding
+from cachebox.refreshing import report
 from cachebox.strategies.delivery import Delivery
 from cachebox.strategies.errors import Absent, QueueFull
 from cachebox.strategies.journal import Journal
@@ -443,7 +444,7 @@ class WriteBehind:
             try:
                 self._journal.done(numbers)
             except OSError as error:
-                _report(error, self._journal.path)
+                report(error, self._journal.path)
 
     def _refused(self, write: Write, error: BaseException) -> None:
         """The store will not have this one."""
@@ -454,7 +455,7 @@ class WriteBehind:
             self._on_dead_letter(write.key, write.value, error)
             handled = True
         except BaseException as failure:
-            _report(failure, self._on_dead_letter or self.store)
+            report(failure, self._on_dead_letter or self.store)
         with self._lock:
             self._queue.settle(write, False)
             self._lost[write.key] = None
@@ -485,19 +486,6 @@ class WriteBehind:
         if self._journal is not None:
             self._journal.abandon()
             self._closing = True
-
-
-def _report(error: BaseException, thing: object) -> None:
-    """Tell whoever listens to `sys.unraisablehook`: nobody waits for what happens in the background."""
-    sys.unraisablehook(
-        SimpleNamespace(
-            exc_type=type(error),
-            exc_value=error,
-            exc_traceback=error.__traceback__,
-            err_msg="Exception ignored by write-behind",
-            object=thing,
-        )
-    )
 
 
 def _check_int(name: str, given: Any, least: int) -> None:
