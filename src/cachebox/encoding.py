@@ -131,7 +131,10 @@ def _check(value: object, what: str) -> None:
     elif kind is dict:
         for key, item in value.items():     # type: ignore[attr-defined]  # likewise
             if type(key) is not str:
-                raise TypeError(f"{what} must be what JSON can hold, but a key in it is of type {type(key).__name__}")
+                raise TypeError(
+                    f"{what} must be what JSON can hold, but a dict in it has a key of type {type(key).__name__}; use "
+                    "another serializer"
+                )
             if type(item) not in _PLAIN:
                 _check(item, what)
     elif kind is not float:

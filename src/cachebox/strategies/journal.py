@@ -76,6 +76,7 @@ class Journal:
             self.replayed = self._read()
         except BaseException:
             os.close(self._file)
+            self._file = -1
             raise
         self._live = {number: self._size_of(key, value) for number, key, value in self.replayed}
 
