@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
-from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 from cachebox import Cache
+from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 
 class Source:

@@ -6,9 +6,9 @@ import os
 import threading
 
 import pytest
-from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 from cachebox import Cache, RemovalCause, workers
+from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 
 class Source:

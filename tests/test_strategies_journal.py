@@ -11,14 +11,14 @@ import sys
 import textwrap
 
 import pytest
-from in_threads import must_end, run_all, wait_for, wait_until
-from stores import Gate, MemoryStore
 
 from cachebox import MISSING, Cache, WriteBehind
 from cachebox.encoding import Encoding
 from cachebox.strategies import SQLiteStore
 from cachebox.strategies import journal as journals
 from cachebox.strategies.journal import Journal
+from in_threads import must_end, run_all, wait_for, wait_until
+from stores import Gate, MemoryStore
 
 NEVER = 3600.0
 HEADER = 32

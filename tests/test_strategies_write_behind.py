@@ -13,14 +13,14 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_threads import Started, must_end, run_all, wait_for, wait_until
-from stores import BulkStore, Gate, MemoryStore
 
 from cachebox import MISSING, Cache, QueueFull, WriteBehind
 from cachebox.strategies import AsyncWriteBehind
 from cachebox.strategies.delivery import Delivery
 from cachebox.strategies.store import Store
 from cachebox.strategies.write_queue import WriteQueue
+from in_threads import Started, must_end, run_all, wait_for, wait_until
+from stores import BulkStore, Gate, MemoryStore
 
 NEVER = 3600.0
 

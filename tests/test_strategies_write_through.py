@@ -8,11 +8,11 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_threads import Started, must_end, run_all, wait_for
-from stores import BulkStore, Gate, MemoryStore
 
 from cachebox import Cache, WriteThrough
 from cachebox.strategies import AsyncWriteThrough
+from in_threads import Started, must_end, run_all, wait_for
+from stores import BulkStore, Gate, MemoryStore
 
 
 @pytest.fixture(params=[MemoryStore, BulkStore])

@@ -644,6 +644,8 @@ cdef class Cache(Store):
             if known is not None:
                 how.missed = False
                 self.count_hit()
+                if how.instance == NOTHING and isinstance(known, KeyError):
+                    return <object>NOTHING
                 raise known
         how.began = self.invalidations
         ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, &leader)

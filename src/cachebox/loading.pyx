@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t
 from time import perf_counter_ns
 
 from cachebox._engine.table cimport hash_of, mixed
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Lead, Ticket, board, crash, land
+from cachebox.flight cimport ABANDONED, FLYING, Flight, Lead, Ticket, board, crash, land, still_leads
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
 from cachebox.store cimport Store
@@ -149,6 +149,9 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
         try:
             value = found.get(key, nothing)
             weight = store.weigh(key, value) if value is not nothing else 0.0
+            if value is nothing and store.failures is not None and store.failures.remember(key, KeyError(key)):
+                if not still_leads(store, &lead.leader):
+                    store.failures.forget(key)
             land(
                 store, key, h, &lead.leader, value, store.lifetime, weight,
                 value is not nothing and weight <= store.bound_weight, None, 0,
