@@ -8,7 +8,7 @@ from in_threads import wait_for
 
 
 class MemoryStore:
-    """Keeps values in a dict and notes every call. `fault(call, keys)` may raise, or wait; what it wrote stays written."""
+    """Keeps values in a dict and notes every call. `fault(call, keys)` may raise, or wait, before anything is done."""
 
     def __init__(self, **values):
         self.values = dict(values)

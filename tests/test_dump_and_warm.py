@@ -109,7 +109,9 @@ def test_every_damage_is_refused_whole_and_changes_nothing(path):
         target.load(path.with_name("nothing"))
 
 
-@pytest.mark.parametrize(("key", "value"), [((1, 2), 1), ("a", (1,)), ("a", {1}), ("a", {1: 2}), ("a", b""), ("a", math.nan)])
+@pytest.mark.parametrize(
+    ("key", "value"), [((1, 2), 1), ("a", (1,)), ("a", {1}), ("a", {1: 2}), ("a", b""), ("a", math.nan)]
+)
 def test_what_json_cannot_give_back_is_refused_and_an_older_file_stays(path, key, value):
     path.write_bytes(b"older")
     cache = Cache()
@@ -180,7 +182,7 @@ def test_kill_9_during_a_dump_leaves_the_old_file_or_the_new_one(path):
         assert loaded.load(path) == 2000 and len(set(loaded.values())) == 1
 
 
-# --- warm -----------------------------------------------------------------------------------------------------------------
+# --- warm -------------------------------------------------------------------------------------------------------------
 
 def test_keys_are_loaded_once_and_failures_counted():
     calls = []

@@ -30,7 +30,9 @@ def test_a_tag_takes_its_entries_along(any_policy):
         cache.invalidate_tag([])
 
 
-@pytest.mark.parametrize("overwrite", [lambda c: c.set("a", 2), lambda c: c.update(a=2), lambda c: c.set_many({"a": 2})])
+@pytest.mark.parametrize(
+    "overwrite", [lambda c: c.set("a", 2), lambda c: c.update(a=2), lambda c: c.set_many({"a": 2})]
+)
 def test_an_overwrite_replaces_the_tags(overwrite):
     cache = Cache()
     cache.set("a", 1, tags="t")
@@ -135,7 +137,7 @@ def test_tags_under_threads():
     assert len(cache) == 0
 
 
-# --- cached(tags=...) ---------------------------------------------------------------------------------------------------
+# --- cached(tags=...) -------------------------------------------------------------------------------------------------
 
 def test_results_have_the_tags_of_their_function():
     cache = Cache()
@@ -195,7 +197,7 @@ def test_what_is_being_computed_when_its_tag_is_invalidated_is_not_stored():
     assert slow(1) == 1 and slow.cache.invalidate_tag("t") == 1
 
 
-# --- prefixes, patterns, predicates ---------------------------------------------------------------------------------------
+# --- prefixes, patterns, predicates -----------------------------------------------------------------------------------
 
 def test_prefix_and_glob(any_policy):
     cache = Cache(policy=any_policy)
@@ -233,7 +235,7 @@ def test_where_asks_without_the_lock_and_spares_what_was_written_meanwhile():
     assert cache.invalidate_where(predicate) == 1 and dict(cache) == {"a": "new"}
 
 
-# --- negative caching -----------------------------------------------------------------------------------------------------
+# --- negative caching -------------------------------------------------------------------------------------------------
 
 class NotFound(Exception):
     pass

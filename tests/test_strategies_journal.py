@@ -153,7 +153,9 @@ def test_damage_elsewhere_is_refused_and_nothing_is_changed_or_delivered(path):
     assert store.calls == []
 
 
-@pytest.mark.parametrize("content", [b"hello", b"x" * 1000, b"SQLite format 3\0" + b"\0" * 100, b"\0" * 100], ids=range(4))
+@pytest.mark.parametrize(
+    "content", [b"hello", b"x" * 1000, b"SQLite format 3\0" + b"\0" * 100, b"\0" * 100], ids=range(4)
+)
 def test_a_foreign_file_is_refused_by_name_and_left_alone(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"journal'.*not a journal"):
@@ -299,8 +301,10 @@ CHILD = textwrap.dedent(
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_no_accepted_write_is_lost_by_kill_9(tmp_path, rounds):
-    """A child accepts writes and notes each once it was accepted; it is killed at a random moment, again and again. After
-    each restart the store must hold, for each key, the last write that was noted, or the one that was under way."""
+    """A child accepts writes and notes each when it was accepted; it is killed at a random moment, again and again.
+
+    After each restart the store must hold, for each key, the last write that was noted, or the one that was under way.
+    """
     moment = random.Random(rounds)
     last = {}
     duplicates = start = 0

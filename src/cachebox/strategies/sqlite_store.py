@@ -120,10 +120,10 @@ class SQLiteStore:
         return f"SQLiteStore({self.path!r})"
 
     def _key(self, key: Any) -> bytes:
-        return self._encoding.dumps(key)
+        return self._encoding.dump_key(key)
 
     def _row(self, key: Any, value: Any) -> tuple[bytes, bytes]:
-        return self._encoding.dumps(key), self._encoding.dump_value(value)
+        return self._encoding.dump_key(key), self._encoding.dump_value(value)
 
     def _value(self, data: bytes) -> Any:
         return self._encoding.load_value(data)
