@@ -12,14 +12,15 @@ builds with a faster dict and functools, have targets of their own where a secon
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import measure, peers, processes, threads
-from bench.measure import Timing, event_loop, interleave
-from bench.peers import DICT, FREE_THREADED, FUNCTOOLS, LRU, OURS, POLICIES, RUST, containers, decorators
+from bench.measure import Timing, interleave
+from bench.peers import DICT, FREE_THREADED, FUNCTOOLS, LRU, OURS, POLICIES, RUST, decorators
 from bench.workloads import async_calls, calls, inserts, method_calls, missed_calls, number_keys, reads, text_keys
 
 RUST_LRU = f"{RUST} LRU"
@@ -87,12 +88,12 @@ FIGURES = [
         for kind in ("str", "int")
     ),
     Figure("miss", "miss", "`@cached` miss less the call itself", "functools.lru_cache", (0.75, 0.60)),
-    Figure("ttl", "default clock", "`get` of an entry with a TTL, clock up to 4 ms late", "without a TTL", (1.8, 1.1)),
-    Figure("ttl", "time.monotonic", "the same, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
+    Figure("ttl", "default clock", "`get` with a TTL, clock up to 4 ms late", "without a TTL", (1.8, 1.1)),
+    Figure("ttl", "time.monotonic", "`get` with a TTL, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
     Figure("memory", "no TTL", "bytes per entry at 10⁶, LRU (int keys)", "dict {dict:.0f}", (52, 46)),
-    Figure("memory", "TTL", "the same with a TTL", "dict {dict:.0f}", (68, 60)),
+    Figure("memory", "TTL", "bytes per entry at 10⁶, LRU with a TTL (int keys)", "dict {dict:.0f}", (68, 60)),
     Figure("gc", "plain", "`gc.collect()` beside 10⁶ entries, plain values", "dict", (1.3, 1.05)),
-    Figure("gc", "list", "the same, each value a list", "dict", (1.3, 1.05)),
+    Figure("gc", "list", "`gc.collect()` beside 10⁶ entries, each value a list", "dict", (1.3, 1.05)),
     Figure("import", "import", "`import cachebox`", "import dataclasses", (1.5, 0.5)),
     Figure("threads", "one", "`get`, one thread", "dict.get", (1.25, 1.05), (1.25, 1.05), free_threaded=True),
     Figure(
@@ -149,8 +150,7 @@ def measure_calls(seconds: float) -> Values:
 
 
 def measure_async(seconds: float) -> Values:
-    with event_loop() as run:
-        timings = interleave(async_calls(run, decorators("@cached", "async-lru")), seconds=seconds)
+    timings = interleave(async_calls(decorators("@cached", "async-lru")), seconds=seconds)
     return ratios(timings, "async-lru", **{"async": "@cached"})
 
 
@@ -190,15 +190,13 @@ def measure_gc(seconds: float) -> Values:
 
 
 def measure_import(seconds: float) -> Values:
-    kinds = [processes.import_candidate(module) for module in ("cachebox", "dataclasses")]
-    timings = interleave(kinds, seconds=2 * seconds)
+    timings = interleave(processes.import_candidates(["cachebox", "dataclasses"]), seconds=2 * seconds)
     return ratios(timings, "import dataclasses", **{"import": "import cachebox"})
 
 
 def measure_threads(seconds: float) -> Values:
     found = ratios(interleave(reads([DICT, LRU], text_keys(1000)), seconds=seconds), DICT, one=LRU)
-    with threads.Crew(2, text_keys(1000)) as crew:
-        timings = interleave([crew.reads(each) for each in containers(DICT, LRU)], seconds=2 * seconds)
+    timings = interleave(threads.reads([DICT, LRU], 2), seconds=2 * seconds)
     return found | ratios(timings, LRU, two=DICT)       # a ratio of throughputs is the inverse of one of times
 
 
@@ -218,6 +216,16 @@ GROUPS: dict[str, Callable[[float], Values]] = {
 }
 
 
+def measure_all(names: list[str], seconds: float) -> dict[str, Values]:
+    """Measure groups, and tell on stderr how long each took."""
+    measured = {}
+    for name in names:
+        start = time.monotonic()
+        measured[name] = GROUPS[name](seconds)
+        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+    return measured
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -235,11 +243,15 @@ def rows(measured: dict[str, Values], version: tuple[int, int], free_threaded: b
                 figure.path,
                 figure.against.format(**values) if "{" in figure.against else figure.against,
                 *("–" if goal is None else f"{each:g}" for each in (goal or (0, 0))),
-                "not measured" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}",
+                "not measured" if value is None else shown(value),
                 "–" if value is None else figure.verdict(value, goal),
             ]
         )
     return found
+
+
+def shown(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def print_table(table: list[list[str]]) -> None:
@@ -252,16 +264,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.figures", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(GROUPS), help="names of groups, with commas between")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each group of candidates (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the bare numbers, for the report")
     parser.add_argument("--list", action="store_true", help="the names of the groups")
     options = parser.parse_args()
     if options.list:
         print(*GROUPS, sep="\n")
         return
-    measured = {}
-    for name in options.only.split(","):
-        start = time.monotonic()
-        measured[name] = GROUPS[name](options.seconds)
-        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr)
+    measured = measure_all(options.only.split(","), options.seconds)
+    if options.json:
+        print(json.dumps(measured))
+        return
     print(f"\nCPython {sys.version}\n")
     header = ["path", "against", "must", "moonshot", "measured", "verdict"]
     print_table([header, *rows(measured, sys.version_info[:2], FREE_THREADED)])

@@ -9,13 +9,14 @@ import datetime
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 import sysconfig
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,6 @@ from bench.measure import compile_loop
 FOLDER = Path(__file__).resolve().parent.parent / ".peers"
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 OURS = "cachebox"
-HOUR = datetime.timedelta(hours=1)
 RUST = "cachebox (Rust)"
 MODULES = {                         # peer: the module to import; a peer that is not here is part of Python
     RUST: "cachebox",
@@ -60,6 +60,8 @@ def module(peer: str) -> ModuleType:
     if peer == RUST:
         return _rust()
     if peer in MODULES:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError("it is not installed")
         _must_leave_the_gil_off(name)
         VERSIONS[peer] = importlib.metadata.version(peer)
     return importlib.import_module(name)
@@ -129,6 +131,7 @@ class Container:
     insert: str | None = "cache[key] = True"        # a new key into a full cache: the victim leaves
     delete: str | None = "del cache[key]"
     look_aside: str | None = "if cache.get(key) is None:\n    cache[key] = True"
+    names: Mapping[str, object] = field(default_factory=dict)       # what else the statements refer to
 
     def filled(self, keys: Sequence[Any], size: int | None = None) -> Any:
         """A cache with those keys, of that size (default: full)."""
@@ -137,7 +140,7 @@ class Container:
         return cache
 
     def fill(self, cache: Any, keys: Sequence[Any]) -> None:
-        compile_loop(self.store, cache=cache, HOUR=HOUR)(keys)
+        compile_loop(self.store, cache=cache, **self.names)(keys)
 
 
 def _ours(policy: str, note: str = "", **options: Any) -> Container:
@@ -219,8 +222,12 @@ CONTAINERS = {
                 insert=setter,
                 delete="cache.delete(key)",
                 look_aside=f"if not cache.get(key)[1]:\n    {setter}",
+                names=names,
             )
-            for note, setter in {"": SETTER, ", TTL": "cache.set(key, True, HOUR)"}.items()
+            for note, setter, names in [
+                ("", SETTER, {}),
+                (", TTL", "cache.set(key, True, hour)", {"hour": datetime.timedelta(hours=1)}),
+            ]
         ),
     ]
 }

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import measure
@@ -36,6 +39,10 @@ def bytes_per_entry(name: str, count: int = 1_000_000, keys: str = "int") -> flo
     This is what the operating system counts (RSS), because tracemalloc does not see what Rust and C allocate.
     """
     return child("-m", "bench.processes", "memory", name, str(count), keys)
+
+
+def memory_candidate(name: str, keys: str = "int") -> measure.Candidate:
+    return measure.Candidate(name, lambda: bytes_per_entry(name, keys=keys))
 
 
 def resident() -> int:
@@ -76,11 +83,13 @@ def collect_candidate(name: str, values: str) -> measure.Candidate:
 
 def _collect(name: str, count: int, values: str) -> float:
     from bench.peers import CONTAINERS
+    from bench.workloads import text_keys
 
     gc.disable()
-    cache = CONTAINERS[name].make(count)
-    for i in range(count):
-        cache[f"key-{i}"] = [] if values == "list" else True
+    container = CONTAINERS[name]
+    store = container.store.replace("True", "[]") if values == "list" else container.store
+    cache = container.make(count)
+    measure.compile_loop(store, cache=cache)(text_keys(count))
     best = float("inf")
     for _ in range(5):
         start = measure.clock()
@@ -99,8 +108,13 @@ def import_seconds(module: str) -> float:
     return child("-c", code)
 
 
-def import_candidate(module: str) -> measure.Candidate:
-    return measure.Candidate(f"import {module}", lambda: import_seconds(module))
+def import_candidates(modules: Sequence[str]) -> list[measure.Candidate]:
+    """Those of the modules that are installed."""
+    return [
+        measure.Candidate(f"import {module}", functools.partial(import_seconds, module))
+        for module in modules
+        if importlib.util.find_spec(module) is not None
+    ]
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench import measure, peers
+from bench import measure
 from bench.measure import Candidate, candidate, in_turn, shuffled
 from bench.peers import Decorator, containers
 
@@ -36,6 +36,11 @@ def text_keys(count: int, prefix: str = "key") -> list[str]:
 
 def number_keys(count: int) -> list[int]:
     return [1000 + 7 * i for i in range(count)]
+
+
+def scattered_keys(count: int) -> list[int]:
+    """Different numbers without an order: consecutive ones would be next to each other in a dict, too."""
+    return [(i * 0x9E3779B1) & 0x7FFFFFFF for i in range(count)]
 
 
 def tuple_keys(count: int) -> list[tuple[str, int]]:
@@ -71,20 +76,36 @@ def reads(
 ) -> list[Candidate]:
     """Look up keys that are all there; `asked` are equal keys to ask with, instead of the same objects."""
     batches = shuffled(keys if asked is None else asked)
-    found = containers(*names, operation=operation)
-    return [candidate(each.name, batches, getattr(each, operation), cache=each.filled(keys)) for each in found]
+    made = []
+    for each in containers(*names, operation=operation):
+        made.append(candidate(each.name, batches, getattr(each, operation), cache=each.filled(keys), **each.names))
+    return made
 
 
 def inserts(names: Sequence[str], keys: list[Any], newer: list[Any]) -> list[Candidate]:
     """Put keys that are not there into full caches, which have to evict."""
     found = containers(*names, operation="insert")
-    return [candidate(each.name, in_turn(newer), each.insert, cache=each.filled(keys)) for each in found]
+    return [candidate(each.name, in_turn(newer), each.insert, cache=each.filled(keys), **each.names) for each in found]
+
+
+def fills(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
+    """Put keys into caches that are empty, and grow."""
+    made = []
+    for each in containers(*names, operation="store"):
+        loop = measure.compile_loop(each.store, cache=None, **each.names)
+
+        def sample(each: Any = each, loop: Any = loop) -> float:
+            seconds: float = loop(keys, cache=each.make(len(keys)))
+            return seconds / len(keys)
+
+        made.append(Candidate(each.name, sample))
+    return made
 
 
 def overwrites(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
     """Store keys that are there already."""
     found = containers(*names, operation="store")
-    return [candidate(each.name, shuffled(keys), each.store, cache=each.filled(keys)) for each in found]
+    return [candidate(each.name, shuffled(keys), each.store, cache=each.filled(keys), **each.names) for each in found]
 
 
 def deletes(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
@@ -97,7 +118,7 @@ def deletes(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
         def fill(batch: Sequence[Any], each: Any = each, cache: Any = cache) -> None:
             each.fill(cache, keys)
 
-        made.append(candidate(each.name, batches, each.delete, prepare=fill, cache=cache))
+        made.append(candidate(each.name, batches, each.delete, prepare=fill, cache=cache, **each.names))
     return made
 
 
@@ -110,9 +131,9 @@ def look_aside(names: Sequence[str], trace: list[Any], size: int) -> list[Candid
     made = []
     for each in containers(*names, operation="look_aside"):
         cache = each.make(size)
-        loop = measure.compile_loop(each.look_aside, cache=cache, size=size, HOUR=peers.HOUR)
+        loop = measure.compile_loop(each.look_aside, cache=cache, size=size, **each.names)
         loop(trace)
-        made.append(candidate(each.name, batches, each.look_aside, cache=cache, size=size))
+        made.append(candidate(each.name, batches, each.look_aside, cache=cache, size=size, **each.names))
     return made
 
 
@@ -152,8 +173,9 @@ def method_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
     return made
 
 
-def async_calls(run: Callable[[Any], Any], decorators: Sequence[Decorator]) -> list[Candidate]:
-    """The same for a coroutine function, awaited in one task; `run` is an event loop's `run_until_complete`."""
+def async_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
+    """The same for a coroutine function, awaited in one task of an event loop that all share."""
+    run = measure.run_until_complete()
     keys = text_keys(1000)
     made = []
     for each in decorators:

@@ -67,6 +67,7 @@ cdef class Cache(Store):
     cdef int restore_one(
         self, object key, object value, double left, double weight, uint64_t rank, tuple tags
     ) except -1
+    cdef int reconcile(self) except -1
     cdef bint holds(self, object key) except -1
 
 

@@ -1569,20 +1569,33 @@ cdef class Cache(Store):
         return self.__copy__()
 
     def __copy__(self):
-        cdef dict state = self.__reduce__()[2]
-        if self.foreign is not None:            # of its policy it needs a copy that orders the same keys
-            from copy import deepcopy
-
-            keys = [entry[0] for entry in state["entries"]]
-            state["policy"] = deepcopy(state["policy"], {id(key): key for key in keys})
         copied = type(self).__new__(type(self))
-        copied.__setstate__(state)
+        copied.__setstate__(self.__reduce__()[2])
         return copied
 
     def __reduce__(self):
+        cdef Operation op
+        cdef list entries
+        policy = None
+        self.purge(False)                       # its callbacks must not run within a turn
+        start(&op)
+        try:
+            if self.foreign is not None:
+                self.foreign.enter(&op)
+            while True:
+                size = self.max_size
+                entries = self.export()
+                if size is None or len(entries) <= size:    # else it was resized meanwhile
+                    break
+            if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
+                from copy import deepcopy
+
+                policy = deepcopy(self.foreign.policy, {id(entry[0]): entry[0] for entry in entries})
+        finally:
+            self.finish(&op)
         return make, (type(self),), {
             "options": {
-                "max_size": self.max_size,
+                "max_size": size,
                 "default_ttl": self.default_ttl_given,
                 "policy": self.name_of_policy if self.foreign is None else "LRU",
                 "on_evict": self.on_evict,
@@ -1598,8 +1611,8 @@ cdef class Cache(Store):
                 "exception_ttl": self.exception_ttl_given,
                 "early_refresh": self.eagerness or None,
             },
-            "policy": self.foreign.policy if self.foreign is not None else None,
-            "entries": self.export(),
+            "policy": policy,
+            "entries": entries,
             "attributes": getattr(self, "__dict__", None),
         }
 
@@ -1616,6 +1629,8 @@ cdef class Cache(Store):
         if state["attributes"]:
             self.__dict__.update(state["attributes"])
         self.restore(state["entries"])
+        if self.foreign is not None:
+            self.reconcile()
 
     cdef list export(self):
         """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank, tags,
@@ -1624,7 +1639,6 @@ cdef class Cache(Store):
         cdef Py_ssize_t n, k
         cdef double now
         cdef list entries
-        self.purge(False)
         now = self.now(0.0)
         n = self.copy_rows(&rows)
         try:
@@ -1652,17 +1666,25 @@ cdef class Cache(Store):
         start(&op)
         try:
             for key, value, left, end, weight, rank, names, span in entries:
+                h = hash_in(self, key)
+                if left != left or end != end or not weight >= 0.0 or self.live >= self.bound or (
+                    self.total_weight + weight > self.bound_weight * (1 + 1e-12)
+                ):
+                    raise ValueError("a damaged state: its entries cannot be those of such a cache")
                 tags = self.find_tags(names) if names else None     # kept alive until their labels are stuck
                 chain = new_labels(tags) if names else NULL
-                h = hash_in(self, key)
                 i = self.find(key, h, &op)
-                ready = i == 0 and self.prepare(left < INFINITY)
+                if i != 0:
+                    release(self.lock)
+                    free_labels(chain)
+                    raise ValueError(f"a damaged state: there are two entries for {key!r}")
+                ready = self.prepare(left < INFINITY or end < INFINITY)
                 if chain != NULL:
                     ready = ready and make_room_for_labels(&self.labels, self.table.capacity)
                 if ready:
                     i = self.engine.insert(<PyObject*>key, h)
                     self.engine.put(i, <PyObject*>value)
-                    self.engine.admit_ranked(i, rank)
+                    self.engine.admit_ranked(i, max(rank, <uint64_t>1))
                     self.live += 1
                     if self.modes & WEIGHED:
                         self.weights[i] = weight
@@ -1680,6 +1702,23 @@ cdef class Cache(Store):
                     raise MemoryError("no memory left to restore a cache")
         finally:
             self.finish(&op)
+        return 0
+
+    cdef int reconcile(self) except -1:
+        """Tell a user's policy that came with the entries what changed after they were listed and before it was pickled."""
+        policy = self.foreign.policy
+        cdef list known = list(policy)
+        cdef list unknown = [key for key in known if not self.holds(key)], keys = []
+        cdef uint32_t i
+        if unknown or len(known) != self.live:
+            for i in range(1, self.table.fresh):
+                if self.table.entries[i].value != NULL:
+                    keys.append(<object>self.table.entries[i].key)
+            for key in unknown:
+                policy.remove(key)
+            for key in keys:
+                if key not in policy:
+                    policy.add(key)
         return 0
 
     # --- for the sweeper and for tests --------------------------------------------------------------------------------
@@ -1941,13 +1980,22 @@ cdef extern from *:
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     cdef Py_hash_t hashed
     cdef uint32_t h, i, slot
-    if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
+    if unlikely(names != NULL or n < 1 or n > 2):
         return compiled_get(self, args, n, names)
+    if unlikely(not knows_hash(args[0], &hashed)):
+        return hash_and_get(self, args[0], args[1] if n == 2 else None_)
     h = mixed_in(self, hashed)
     i = find_same(self, args[0], h, &slot)
     if likely(is_plain_hit(self, i)):
         return take_hit(self, i)
     return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
+
+
+cdef PyObject* hash_and_get(PyObject* self, PyObject* key, PyObject* default) except NULL:
+    """A `get` where hashing the key takes a call of Python's."""
+    cdef uint32_t h = mixed_in(self, hash_of(key)), slot
+    cdef uint32_t i = find_same(self, key, h, &slot)
+    return get_on(self, key, default, h, slot, i)
 
 
 cdef PyObject* get_on(
@@ -1985,10 +2033,9 @@ cdef PyObject* getitem_on(PyObject* self, PyObject* key, uint32_t h, uint32_t sl
 
 
 cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    cdef Py_hash_t hashed
-    if n != 2 or names != NULL or not knows_hash(args[0], &hashed):
-        return compiled_set(self, args, n, names)
-    if not quick_set(<Cache>self, args[0], mixed_in(self, hashed), args[1], False):
+    if n != 2 or names != NULL or not quick_set(
+        <Cache>self, args[0], mixed_in(self, hash_of(args[0])), args[1], False
+    ):
         return compiled_set(self, args, n, names)
     incref(None_)
     return None_

@@ -136,6 +136,7 @@ cdef class Store:
     cdef int drop_unused_tags(self) except -1
     cdef Py_ssize_t invalidate(self, object name) except -1
     cdef list every_key(self)
+    cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef double sweep(self) except? -1.0
     cdef Py_ssize_t copy_rows(self, Row** rows) except -1
     cdef Py_ssize_t copy_foreign_rows(self, Row** rows, double now) except -1
