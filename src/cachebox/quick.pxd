@@ -17,7 +17,7 @@ from cachebox._engine.table cimport (
 from cachebox.expiry cimport coarse_now, is_over
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
-from cachebox.store cimport CLOCKED, EXPIRES, FOREIGN, IDLES, Leader, Store, leads, set_leader
+from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, Leader, Store, leads, set_leader
 
 
 cdef extern from "pythread.h":
@@ -51,7 +51,7 @@ cdef inline uint32_t find_same(PyObject* store, PyObject* key, uint32_t h, uint3
 cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
     """Whether a hit on entry i is `take_hit` and nothing else."""
     return i != 0 and (<Store>store).table.entries[i].value != NULL and not (
-        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN)
+        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD)
     )
 
 
@@ -81,8 +81,8 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
     cdef int modes = (<Store>store).modes
     if value == NULL:
         return NULL
-    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN):
-        if modes & (IDLES | CLOCKED | FOREIGN) or is_over(&(<Store>store).expiry, i, coarse_now()):
+    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD):
+        if modes & (IDLES | CLOCKED | FOREIGN | AHEAD) or is_over(&(<Store>store).expiry, i, coarse_now()):
             return NULL
     counts[HITS] += 1
     note_use(<PyObject*>(<Store>store).engine, i)
