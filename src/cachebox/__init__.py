@@ -19,14 +19,18 @@ from cachebox.stats import CacheStats
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
+    from cachebox.distributed import AsyncDistributedCache, BackendUnavailable, DistributedCache
     from cachebox.removal import RemovalCause
 
     __version__: str
 
 __all__ = [
     "MISSING",
+    "AsyncDistributedCache",
+    "BackendUnavailable",
     "Cache",
     "CacheStats",
+    "DistributedCache",
     "EvictionPolicy",
     "FIFOCache",
     "LFUCache",
@@ -42,6 +46,10 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
         """What is imported when it is first asked for, to keep ``import cachebox`` light."""
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
+        elif name in ("AsyncDistributedCache", "BackendUnavailable", "DistributedCache"):
+            from cachebox import distributed            # needs redis-py, and says so where it is missing
+
+            found = getattr(distributed, name)
         elif name == "__version__":
             from importlib.metadata import version
 

@@ -6,7 +6,7 @@ from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from cachebox.cache import Cache
 from cachebox.policies import EvictionPolicy
-from cachebox.wrappers import BoundFunction, CachedFunction
+from cachebox.wrappers import BoundFunction, CachedFunction, _Wrapper
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -14,6 +14,11 @@ _S = TypeVar("_S")
 
 _TimeToLive: TypeAlias = float | timedelta | Callable[[Any], float | timedelta | None]
 _Policy: TypeAlias = str | type[EvictionPolicy[Any]] | EvictionPolicy[Any]
+
+class _Decorates(Protocol):
+    """A cache of another kind, such as `DistributedCache`."""
+
+    def _decorate(self, function: Any, **options: Any) -> Any: ...
 
 class _Decorator(Protocol):
     """What `cached` returns when it is not given the function yet."""
@@ -69,6 +74,16 @@ def cached(
     condition: Callable[[Any], object] | None = None,
     single_flight: bool = True,
 ) -> _Decorator: ...
+@overload
+def cached(
+    cache: _Decorates,
+    *,
+    ttl: _TimeToLive | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    single_flight: bool = True,
+) -> Callable[[Callable[_P, _R]], _Wrapper[_P, _R]]: ...
 @overload
 def lru_cache(maxsize: Callable[_P, _R], typed: bool = False) -> CachedFunction[_P, _R]: ...
 @overload

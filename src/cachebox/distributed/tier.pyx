@@ -1,0 +1,388 @@
+"""The first tier: a `Cache` in the process, what may be stored in it, and when a hit may be served.
+
+Invariants, all under `lock`:
+
+- A `Fill` is taken before its value is read from the server, and is void as soon as anything was heard about its key: a
+  push, a write of this process, a clear, a lost link, a new one. Only a live one stores.
+- A `Write` knows whether a push about its key came while it was under way. If none did, the next push about the key is
+  its own: then whoever read the key after the write returned has seen at least that write, and the push is ignored.
+  Without this, every `set` would drop what the next `get` fetched. That holds for one link only: `link` is its number.
+- A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
+  before then has been heard.
+
+Keys are str, whose comparison runs no code of users; but dropping a value may (`__del__`), in this thread: so the lock is
+re-entrant.
+"""
+
+from cpython.object cimport PyObject
+from libc.math cimport INFINITY
+
+from cachebox.cache cimport Cache, hash_in, quick_get
+from cachebox.expiry cimport coarse_now
+
+from threading import RLock
+from time import monotonic
+
+
+cdef extern from *:
+    """
+    #define CB_TAKE_TIER(reference) ((PyObject *)(reference))
+    """
+    object take_over "CB_TAKE_TIER"(PyObject*)
+    bint is_exact_str "PyUnicode_CheckExact"(object) noexcept
+
+
+LAG = 0.005
+"""Seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms."""
+
+
+cdef class Fill:
+    """Permission to store what is about to be read."""
+    cdef readonly str key
+    cdef readonly bint live
+    cdef readonly double begun
+    cdef set tags                   # tags that were invalidated meanwhile, or None
+
+    def __init__(self, key):
+        self.key = key
+        self.live = True
+        self.begun = monotonic()
+
+
+cdef class Write:
+    """A write of this process, under way."""
+    cdef readonly tuple keys
+    cdef set heard                  # keys about which something was heard meanwhile, or None
+    cdef bint generation_heard
+    cdef bint tags_heard
+    cdef long link
+
+
+cdef class Tier:
+    cdef readonly Cache first
+    cdef public double fresh_until  # monotonic seconds
+    cdef bint plain                 # whether a hit hands out what is stored
+    cdef readonly object lock
+    cdef dict fills                 # key: [Fill, ...]
+    cdef set writes                 # Write, under way
+    cdef set own                    # keys whose next push is about a write of this process
+    cdef set own_generations        # buckets, likewise
+    cdef set own_tags               # (bucket, tag), likewise
+    cdef dict tags                  # key: its tags, for entries that have some
+    cdef dict waiters               # key: [callable, ...]
+    cdef readonly long link         # number of the link, new with every loss and every connection
+    cdef readonly bint linked
+    cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
+
+    def __init__(self, Cache first not None, plain=True):
+        self.first = first
+        self.first.next_visit = -INFINITY       # never call the sweeper: the link sweeps
+        self.plain = plain
+        self.link = 0
+        self.renew()
+
+    def renew(self):
+        """Begin anew, empty and without a link: at first, and in the child of a fork."""
+        self.lock = RLock()
+        self.fresh_until = -INFINITY
+        self.linked = False
+        self.link += 1
+        self.fills = {}
+        self.writes = set()
+        self.own = set()
+        self.own_generations = set()
+        self.own_tags = set()
+        self.tags = {}
+        self.waiters = {}
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def begin_fill(self, str key):
+        """Take permission to store what the server is about to say about a key."""
+        cdef Fill fill = Fill(key)
+        with self.lock:
+            fills = self.fills.get(key)
+            if fills is None:
+                self.fills[key] = [fill]
+            else:
+                (<list>fills).append(fill)
+        return fill
+
+    def store(self, Fill fill, value, double lifetime, tags=()):
+        """Store a value, if its permission is still good, for so many seconds from when that was taken."""
+        cdef bint live
+        with self.lock:
+            live = fill.live and (fill.tags is None or fill.tags.isdisjoint(tags))
+            self.drop_fill(fill)
+            if not live:
+                self.fills_refused += 1
+                return False
+            if lifetime < INFINITY:
+                lifetime = fill.begun + lifetime - monotonic() - LAG
+                if lifetime <= 0:
+                    return False
+                self.first.set(fill.key, value, lifetime)
+            else:
+                self.first.set(fill.key, value, INFINITY)
+            if tags:
+                if len(self.tags) > 64 and len(self.tags) > 2 * len(self.first):
+                    self.tags = {key: known for key, known in self.tags.items() if key in self.first}
+                self.tags[fill.key] = tags
+            elif self.tags:
+                self.tags.pop(fill.key, None)
+            return True
+
+    def end_fill(self, Fill fill, bint absent=False):
+        """There is nothing to store. `absent`: the server has no such entry, so what an older link left is wrong."""
+        with self.lock:
+            if absent and fill.live:
+                self.first.delete(fill.key)
+            self.drop_fill(fill)
+
+    cdef int drop_fill(self, Fill fill) except -1:
+        fills = self.fills.get(fill.key)
+        if fills is not None and fill in <list>fills:
+            if len(<list>fills) == 1:
+                del self.fills[fill.key]
+            else:
+                (<list>fills).remove(fill)
+        fill.live = False
+        return 0
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def begin_write(self, tuple keys):
+        """Before a write is sent."""
+        cdef Write write = Write.__new__(Write)
+        write.keys = keys
+        with self.lock:
+            write.link = self.link if self.linked else -1
+            self.writes.add(write)
+        return write
+
+    def end_write(self, Write write, pushed=(), generations=(), tags=()):
+        """When it is over, however: forget the keys. `pushed`, `generations`, `tags`: what the server surely pushes."""
+        with self.lock:
+            self.writes.discard(write)
+            is_clean = write.link == self.link and self.linked
+            if generations:
+                self.wipe_entries()
+            for key in write.keys:
+                self.forget(key)
+            if is_clean:
+                if not write.generation_heard:
+                    self.own_generations.update(generations)
+                if not write.tags_heard:
+                    self.own_tags.update(tags)
+                for key in pushed:
+                    if write.heard is None or key not in write.heard:
+                        self.own.add(key)
+
+    def drop_write(self, Write write):
+        """It was never sent, so nothing has changed."""
+        with self.lock:
+            self.writes.discard(write)
+
+    cdef int forget(self, str key) except -1:
+        """Drop an entry, and void the permissions for it. Returns whether there was one."""
+        fills = self.fills.pop(key, None)
+        if fills is not None:
+            for fill in <list>fills:
+                (<Fill>fill).live = False
+        return self.first.delete(key)
+
+    # --- what the link says ---------------------------------------------------------------------------------------------
+
+    def heard_of(self, str key):
+        """An entry was changed on the server."""
+        with self.lock:
+            for write in self.writes:
+                if key in (<Write>write).keys:
+                    if (<Write>write).heard is None:
+                        (<Write>write).heard = set()
+                    (<Write>write).heard.add(key)
+            if key in self.own:
+                self.own.discard(key)
+            elif self.forget(key):
+                self.invalidations += 1
+        self.wake(key)
+
+    def heard_of_generation(self, bucket):
+        """A bucket was cleared."""
+        with self.lock:
+            for write in self.writes:
+                (<Write>write).generation_heard = True
+            if bucket in self.own_generations:
+                self.own_generations.discard(bucket)
+                return
+            self.wipe()
+
+    def heard_of_tag(self, bucket, str tag):
+        """A tag was invalidated in a bucket."""
+        with self.lock:
+            for write in self.writes:
+                (<Write>write).tags_heard = True
+            if (bucket, tag) in self.own_tags:
+                self.own_tags.discard((bucket, tag))
+                return
+            self.drop_tag(tag)
+
+    def drop_tag(self, str tag):
+        """Drop all entries of a tag; returns how many there were. O(entries with tags)."""
+        cdef int dropped = 0
+        with self.lock:
+            for fills in self.fills.values():
+                for fill in <list>fills:
+                    if (<Fill>fill).tags is None:
+                        (<Fill>fill).tags = set()
+                    (<Fill>fill).tags.add(tag)
+            for key in [key for key, tags in self.tags.items() if tag in tags]:
+                del self.tags[key]
+                if self.first.delete(key):
+                    dropped += 1
+            self.invalidations += dropped
+        return dropped
+
+    def wipe(self):
+        """Everything may have changed. Counts what is dropped as invalidated."""
+        with self.lock:
+            self.invalidations += len(self.first)
+            self.wipe_entries()
+            waiters = list(self.waiters)
+        for key in waiters:
+            self.wake(key)
+
+    cdef int wipe_entries(self) except -1:
+        """Drop all entries and void all permissions."""
+        for fills in self.fills.values():
+            for fill in <list>fills:
+                (<Fill>fill).live = False
+        self.fills.clear()
+        self.tags.clear()
+        self.own.clear()
+        self.first.delete_many(list(self.first))    # not `clear`, which would reset the count of hits
+        return 0
+
+    def link_is_up(self):
+        """The server tracks from now on; what was before is void."""
+        with self.lock:
+            self.link += 1
+            self.own_generations.clear()
+            self.own_tags.clear()
+            self.wipe_entries()
+            self.linked = True
+            waiters = list(self.waiters)
+        for key in waiters:
+            self.wake(key)
+
+    def link_is_lost(self):
+        """Nothing more will be heard. What is there is kept, for times when the server cannot be reached either."""
+        with self.lock:
+            self.link += 1
+            self.linked = False
+            self.fresh_until = -INFINITY
+            self.own.clear()
+            self.own_generations.clear()
+            self.own_tags.clear()
+            for fills in self.fills.values():
+                for fill in <list>fills:
+                    (<Fill>fill).live = False
+            self.fills.clear()
+            waiters = list(self.waiters)
+        for key in waiters:
+            self.wake(key)
+
+    # --- waiting for news ---------------------------------------------------------------------------------------------
+
+    def wait_for(self, str key, wake):
+        """Have `wake` called at the next news about a key or its lease."""
+        with self.lock:
+            self.waiters.setdefault(key, []).append(wake)
+
+    def wait_no_more(self, str key, wake):
+        with self.lock:
+            waiting = self.waiters.get(key)
+            if waiting is not None and wake in waiting:
+                waiting.remove(wake)
+                if not waiting:
+                    del self.waiters[key]
+
+    def wake(self, str key):
+        """There is news about a key."""
+        if self.waiters:
+            with self.lock:
+                waiting = self.waiters.pop(key, ())
+            for wake in waiting:
+                wake()
+
+    # --- counting -----------------------------------------------------------------------------------------------------
+
+    def count(
+        self, long long remote_hits=0, long long misses=0, long long stale_serves=0, long long errors=0,
+        long long fills_refused=0,
+    ):
+        """Add to the statistics."""
+        with self.lock:
+            self.remote_hits += remote_hits
+            self.misses += misses
+            self.stale_serves += stale_serves
+            self.errors += errors
+            self.fills_refused += fills_refused
+
+    @property
+    def is_fresh(self):
+        """Whether hits may be served without asking."""
+        return coarse_now() < self.fresh_until
+
+    def sweep(self):
+        """Drop what has expired. O(1) where nothing has."""
+        self.first.purge_expired()
+
+
+cdef Tier NOTHING = Tier(Cache(1))
+
+
+cdef class Front:
+    """The base of both caches: a hit in the first tier, without any Python code on its way."""
+    cdef Tier tier
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self.tier = NOTHING                     # a subclass may forget to call __init__
+
+    @property
+    def _tier(self):
+        return self.tier
+
+    @_tier.setter
+    def _tier(self, Tier tier not None):
+        self.tier = tier
+
+    def _quick(self, key, default):
+        """The value of a key that can be served at once, else `default`."""
+        cdef PyObject* value
+        if is_exact_str(key) and self.tier.plain and coarse_now() < self.tier.fresh_until:
+            value = quick_get(self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
+            if value != NULL:
+                return take_over(value)
+        return default
+
+
+cdef class BlockingFront(Front):
+
+    def get(self, key, default=None):
+        """The value of `key`, from the first tier or else from the server; `default` where neither has it.
+
+        Counts one local hit, remote hit, stale serve or miss. O(1), and one round trip where the first tier cannot tell.
+        Raises TypeError for a key that is not a str; BackendUnavailable where the server cannot be reached and
+        ``on_unavailable="raise"``.
+        """
+        cdef PyObject* tier = <PyObject*>self.tier      # cast to and fro, to take no reference
+        cdef PyObject* first
+        cdef PyObject* value
+        if is_exact_str(key) and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until:
+            first = <PyObject*>(<Tier>tier).first
+            value = quick_get(<Cache>first, <PyObject*>key, hash_in(<Cache>first, key))
+            if value != NULL:
+                return take_over(value)
+        return self._get(key, default)
