@@ -147,7 +147,7 @@ class Cluster:
         deadline = time.monotonic() + LIMIT
         for server in self.servers:
             with server.client() as client:
-                while "cluster_state:ok" not in str(client.execute_command("CLUSTER INFO")) or len(
+                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" or len(
                     client.execute_command("CLUSTER", "SLOTS")
                 ) < len(self.servers):
                     if time.monotonic() > deadline:

@@ -463,12 +463,12 @@ class Core:
         buckets = range(len(names.buckets)) if names is not None else range(1)
         token = new_token()
         commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
-        write = self.tier.begin_write(())
+        write = self.tier.begin_write((), True)
         try:
             replies = yield from self.topology.ask(self.driver, commands, deadline)
         except BaseException:
-            self.tier.wipe()
             self.tier.drop_write(write)
+            self.tier.wipe()
             raise
         done = [bucket for bucket, reply in zip(buckets, replies) if type(reply) is not Failure]
         failures = [reply for reply in replies if type(reply) is Failure]
@@ -476,9 +476,9 @@ class Core:
             self.tier.end_write(write, (), done)
             self.helper.schedule(0.0, self._clean)
         else:
+            self.tier.drop_write(write)
             if any(failure.was_sent for failure in failures):
                 self.tier.wipe()
-            self.tier.drop_write(write)
         if failures:
             self._raise_failed([([], failures[0])])
 
@@ -525,12 +525,22 @@ class Core:
         for bucket in range(len(names.buckets)) if names is not None else range(1):
             keys = [names.generation(bucket), names.tag(bucket, tag)] if names is not None else []
             commands.append((bucket, script_call(INVALIDATE_TAG, keys, fresh)))
-        replies = yield from self.topology.ask(self.driver, commands, deadline)
+        tier = self.tier
+        held = tier.has_tag(tag)
+        write = tier.begin_write((), False, tag)
+        try:
+            replies = yield from self.topology.ask(self.driver, commands, deadline)
+        except BaseException:
+            tier.drop_tag(tag)
+            tier.drop_write(write)
+            raise
         failures = [reply for reply in replies if type(reply) is Failure]
-        dropped = self.tier.drop_tag(tag) if len(failures) < len(replies) or failures[0].was_sent else 0
+        if len(failures) < len(replies) or failures[0].was_sent:
+            tier.drop_tag(tag)
+        tier.end_write(write, (), (), [(bucket, tag) for bucket, reply in enumerate(replies) if reply == 1])
         if failures:
             self._raise_failed([([], failures[0])])
-        return dropped
+        return held
 
     def invalidate_prefix(self, prefix: Any) -> Effects[int]:
         """`DistributedCache.invalidate_prefix`: every page of names has the deadline to itself."""
@@ -574,11 +584,16 @@ class Core:
 
     def check(self) -> Effects[None]:
         """Raise where no server can be reached."""
-        deadline = self._deadline()
-        yield from self._begin(deadline)
-        for reply in (yield from self.topology.ask(self.driver, [(0, [b"PING"])], deadline)):
-            if type(reply) is Failure:
-                raise self.unavailable(reply)
+        yield from self._begin(self._deadline())
+        replies = yield from self._ping_all(self._deadline())
+        if all(type(reply) is Failure for reply in replies):
+            raise self.unavailable(replies[0])
+
+    def _ping_all(self, deadline: float) -> Effects[list[Any]]:
+        """What every server answers, or Failures; at least one."""
+        owners = self.topology.owners or [None]
+        buckets = [owners.index(node) for node in self.topology.masters] or [0]
+        return (yield from self.topology.ask(self.driver, [(bucket, [b"PING"]) for bucket in buckets], deadline))
 
     def barrier(self, timeout: Any) -> Effects[None]:
         """`DistributedCache.barrier`."""
@@ -591,9 +606,7 @@ class Core:
                 failure = Failure(ConnectionError("the tracking link gave no answer in time"), True, False)
                 raise self.unavailable(failure)
             return
-        owners = self.topology.owners or [None]
-        buckets = [owners.index(node) for node in self.topology.masters] or [0]
-        for reply in (yield from self.topology.ask(self.driver, [(b, [b"PING"]) for b in buckets], deadline)):
+        for reply in (yield from self._ping_all(deadline)):
             if type(reply) is Failure:
                 self.tier.count(errors=1)
                 raise self.unavailable(reply)

@@ -25,7 +25,6 @@ from cachebox.distributed.servers import (
     connect_async,
     is_timeout,
     left,
-    mode_of,
 )
 
 T = TypeVar("T")
@@ -41,7 +40,6 @@ class Node:
         self.address = address
         self.for_sentinel = for_sentinel
         self.breaker = Breaker()
-        self.mode = ""                              # what it said it is
         self.idle: list[Channel] = []
         self.idle_async: dict[Any, list[AsyncChannel]] = {}
         self.renew()
@@ -144,9 +142,7 @@ class Channel:
 
 def open_channel(node: Node, deadline: float) -> Channel:
     """A new connection to a node."""
-    sock, greeting = connect(node.servers, node.address, left(deadline), node.for_sentinel)
-    node.mode = mode_of(greeting)
-    return Channel(sock)
+    return Channel(connect(node.servers, node.address, left(deadline), node.for_sentinel))
 
 
 class Waiter:
@@ -435,8 +431,7 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
         for channel in node.idle_async.pop(loop):
             channel.close()
     seconds = left(deadline)
-    reader, writer, greeting = await asyncio.wait_for(
+    reader, writer = await asyncio.wait_for(
         connect_async(node.servers, node.address, seconds, node.for_sentinel), seconds
     )
-    node.mode = mode_of(greeting)
     return AsyncChannel(reader, writer)

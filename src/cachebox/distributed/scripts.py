@@ -229,10 +229,11 @@ if ARGV[2] == '' then call('UNLINK', KEYS[2]) else call('PEXPIRE', KEYS[2], ARGV
 return 1
 """
 
-# KEYS: generation, the tag's. ARGV: fresh
+# KEYS: generation, the tag's. ARGV: fresh -> 1: some entry may have had it
 _INVALIDATE_TAG = r"""
-if g and call('EXISTS', KEYS[2]) == 1 then call('SET', KEYS[2], ARGV[1] .. g) end
 call('SET', base .. 'e', ARGV[1])
+if not g or call('EXISTS', KEYS[2]) == 0 then return 0 end
+call('SET', KEYS[2], ARGV[1] .. g)
 return 1
 """
 

@@ -176,24 +176,24 @@ def from_client(client: Any) -> Servers:
     return Servers([address], tls=tls, options=kept(options))
 
 
-def connect(servers: Servers, address: Address, timeout: float, for_sentinel: bool = False) -> tuple[Any, Any]:
-    """A connected socket and what the server said in its greeting. Raises OSError or a redis-py error."""
+def connect(servers: Servers, address: Address, timeout: float, for_sentinel: bool = False) -> Any:
+    """A connected socket. Raises OSError or a redis-py error."""
     connection = servers.connection(address, max(timeout, 0.001), False, for_sentinel)
     connection.connect()
     taken: Any = connection._get_socket()
     connection._sock = None             # it is ours now
-    return taken, connection.handshake_metadata or {}
+    return taken
 
 
 async def connect_async(servers: Servers, address: Address, timeout: float, for_sentinel: bool = False) -> Any:
-    """A pair of streams and what the server said in its greeting. Raises as `connect` does."""
+    """A pair of streams. Raises as `connect` does."""
     connection = servers.connection(address, max(timeout, 0.001), True, for_sentinel)
     try:
         await connection.connect()
     except BaseException:
         _abort(connection)
         raise
-    taken = connection._reader, connection._writer, connection.handshake_metadata or {}
+    taken = connection._reader, connection._writer
     connection._reader = connection._writer = None
     return taken
 
@@ -207,11 +207,9 @@ def _abort(connection: Any) -> None:
 
 
 def mode_of(greeting: Any) -> str:
-    """What kind of server says that: "standalone", "sentinel" or "cluster"."""
-    for name, value in greeting.items():
-        if name in (b"mode", "mode"):
-            return value.decode() if isinstance(value, bytes) else str(value)
-    return "standalone"
+    """What kind of server answers HELLO like that: "standalone", "sentinel" or "cluster"."""
+    value = greeting.get(b"mode", b"standalone") if isinstance(greeting, dict) else b"standalone"
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 FAILURES: tuple[type[BaseException], ...] = (OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError)

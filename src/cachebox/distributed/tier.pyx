@@ -4,9 +4,10 @@ Invariants, all under `lock`:
 
 - A `Fill` is taken before its value is read from the server, and is void as soon as anything was heard about its key: a
   push, a write of this process, a clear, a lost link, a new one. Only a live one stores.
-- A `Write` knows whether a push about its key came while it was under way. If none did, the next push about the key is
-  its own: then whoever read the key after the write returned has seen at least that write, and the push is ignored.
-  Without this, every `set` would drop what the next `get` fetched. That holds for one link only: `link` is its number.
+- A `Write` knows whether a push about its key came while it was under way. If none did, its own is still to come, and the
+  next push about the key was sent no later than that: whoever reads the key after the write returned has seen what it is
+  about, so it is ignored. Without this, every `set` would drop what the next `get` fetched. Two writes have a push each
+  only if one began after the other had returned: hence `clock`. All that holds for one link only: `link` is its number.
 - A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
   before then has been heard.
 
@@ -53,9 +54,12 @@ cdef class Write:
     """A write of this process, under way."""
     cdef readonly tuple keys
     cdef set heard                  # keys about which something was heard meanwhile, or None
+    cdef bint clears                # what it makes the server push is not counted as an invalidation: everything,
+    cdef object tag                 # or the entries with this tag, or None
     cdef bint generation_heard
     cdef bint tags_heard
     cdef long link
+    cdef long begun                 # by the tier's clock
 
 
 cdef class Tier:
@@ -65,7 +69,8 @@ cdef class Tier:
     cdef readonly object lock
     cdef dict fills                 # key: [Fill, ...]
     cdef set writes                 # Write, under way
-    cdef set own                    # keys whose next push is about a write of this process
+    cdef dict own                   # key: when those writes of this process returned whose pushes are still to come
+    cdef long clock                 # counts the begins and the returns of writes
     cdef set own_generations        # buckets, likewise
     cdef set own_tags               # (bucket, tag), likewise
     cdef dict tags                  # key: its tags, for entries that have some
@@ -89,7 +94,7 @@ cdef class Tier:
         self.link += 1
         self.fills = {}
         self.writes = set()
-        self.own = set()
+        self.own = {}
         self.own_generations = set()
         self.own_tags = set()
         self.tags = {}
@@ -151,11 +156,15 @@ cdef class Tier:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def begin_write(self, tuple keys):
-        """Before a write is sent."""
+    def begin_write(self, tuple keys, bint clears=False, tag=None):
+        """Before a write is sent; of some keys, of everything, or of what has a tag."""
         cdef Write write = Write.__new__(Write)
         write.keys = keys
+        write.clears = clears
+        write.tag = tag
         with self.lock:
+            self.clock += 1
+            write.begun = self.clock
             write.link = self.link if self.linked else -1
             self.writes.add(write)
         return write
@@ -174,9 +183,15 @@ cdef class Tier:
                     self.own_generations.update(generations)
                 if not write.tags_heard:
                     self.own_tags.update(tags)
+                self.clock += 1
                 for key in pushed:
-                    if write.heard is None or key not in write.heard:
-                        self.own.add(key)
+                    if write.heard is not None and key in write.heard:
+                        continue
+                    returns = self.own.get(key)
+                    if returns is None:
+                        self.own[key] = [self.clock]
+                    elif write.begun > max(returns):
+                        (<list>returns).append(self.clock)
 
     def drop_write(self, Write write):
         """It was never sent, so nothing has changed."""
@@ -194,38 +209,59 @@ cdef class Tier:
     # --- what the link says ---------------------------------------------------------------------------------------------
 
     def heard_of(self, str key):
-        """An entry was changed on the server."""
+        """An entry was changed on the server. Where a write of this process is under way, it may be that one."""
+        cdef bint is_own = False
+        cdef long returned = -1                 # the push was sent before then; -1: unknown
         with self.lock:
+            returns = self.own.get(key)
+            if returns is not None:
+                returned = (<list>returns).pop(0)
+                if not returns:
+                    del self.own[key]
             for write in self.writes:
-                if key in (<Write>write).keys:
+                if key in (<Write>write).keys and ((<Write>write).begun < returned or returned == -1):
+                    is_own = True
                     if (<Write>write).heard is None:
                         (<Write>write).heard = set()
                     (<Write>write).heard.add(key)
-            if key in self.own:
-                self.own.discard(key)
-            elif self.forget(key):
+            if returned != -1:
+                pass
+            elif self.forget(key) and not is_own:
                 self.invalidations += 1
         self.wake(key)
 
     def heard_of_generation(self, bucket):
         """A bucket was cleared."""
+        cdef bint is_own = False
         with self.lock:
             for write in self.writes:
                 (<Write>write).generation_heard = True
+                is_own = is_own or (<Write>write).clears
             if bucket in self.own_generations:
                 self.own_generations.discard(bucket)
-                return
-            self.wipe()
+            elif is_own:
+                self.wipe_entries()
+            else:
+                self.wipe()
 
     def heard_of_tag(self, bucket, str tag):
         """A tag was invalidated in a bucket."""
+        cdef bint is_own = False
         with self.lock:
             for write in self.writes:
                 (<Write>write).tags_heard = True
+                is_own = is_own or (<Write>write).tag == tag
             if (bucket, tag) in self.own_tags:
                 self.own_tags.discard((bucket, tag))
                 return
-            self.drop_tag(tag)
+            dropped = self.drop_tag(tag)
+            if not is_own:
+                self.invalidations += dropped
+
+    def has_tag(self, str tag):
+        """How many entries of a tag there are. O(entries with tags)."""
+        with self.lock:
+            return len([key for key, tags in self.tags.items() if tag in tags and key in self.first])
 
     def drop_tag(self, str tag):
         """Drop all entries of a tag; returns how many there were. O(entries with tags)."""
@@ -240,7 +276,6 @@ cdef class Tier:
                 del self.tags[key]
                 if self.first.delete(key):
                     dropped += 1
-            self.invalidations += dropped
         return dropped
 
     def wipe(self):

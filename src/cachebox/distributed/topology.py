@@ -15,7 +15,7 @@ from cachebox.distributed.drivers import Async, Blocking, Effects, Exchange, Fai
 from cachebox.distributed.keyspace import SLOTS, KeySpace
 from cachebox.distributed.resp import ReplyError, packed, packed_list
 from cachebox.distributed.scripts import BY_DIGEST
-from cachebox.distributed.servers import Address, Servers
+from cachebox.distributed.servers import Address, Servers, mode_of
 
 RETRIES = 3
 PAUSE = 0.03                        # seconds before asking again a server that is busy becoming ready
@@ -96,7 +96,7 @@ class Topology:
             elif not node.breaker.may_call(self.link_probes):
                 failure = failure or refused(node)
                 continue
-            command = packed("CLUSTER", "SLOTS") if self.servers.mode == "cluster" else packed("PING")
+            command = packed("CLUSTER", "SLOTS") if self.servers.mode == "cluster" else packed("HELLO")
             until = deadline
             if self.servers.mode == "cluster":  # one that is stalled leaves time for the next
                 until = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
@@ -110,9 +110,10 @@ class Topology:
                 continue
             node.breaker.succeeded()
             if self.servers.mode is None:
-                if node.mode == "sentinel":
+                mode = mode_of(outcome[0])
+                if mode == "sentinel":
                     return Failure(Unavailable(f"{node} is a sentinel: use redis+sentinel:// for the URL"), True, False)
-                self.servers.mode = "cluster" if node.mode == "cluster" else "single"
+                self.servers.mode = "cluster" if mode == "cluster" else "single"
                 if self.servers.mode == "cluster":
                     return (yield from self.discover(driver, deadline))
             if type(outcome[0]) is ReplyError:
