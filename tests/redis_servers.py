@@ -187,7 +187,8 @@ class Proxy:
         self.requests: list[bytes] = []
         self.accepted = 0
         self.lock = threading.Lock()
-        self.silent = threading.Event()
+        self.silent = threading.Event()             # nothing gets through, though nothing is closed
+        self.silent_links = threading.Event()       # likewise, only for what tracks
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -206,7 +207,7 @@ class Proxy:
                 continue
             with self.lock:
                 self.pairs.append((here, there))
-            state = {"drop": False}
+            state = {"drop": False, "tracks": False}
             threading.Thread(target=self.forward, args=(here, there, state, True), daemon=True).start()
             threading.Thread(target=self.forward, args=(there, here, state, False), daemon=True).start()
 
@@ -218,12 +219,13 @@ class Proxy:
                     break
                 if is_request:
                     self.requests.append(data)
+                    state["tracks"] = state["tracks"] or b"TRACKING" in data
                     if self.drops_next_reply_to is not None and self.drops_next_reply_to in data:
                         self.drops_next_reply_to = None
                         state["drop"] = True
                 elif state["drop"]:
                     break
-                if self.silent.is_set():
+                if self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
                     continue
                 sink.sendall(data)
         except OSError:
