@@ -7,6 +7,7 @@ sent back. `Blocking` and `Async` differ in nothing else, which is why the two c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import select
 import threading
@@ -40,6 +41,7 @@ class Node:
         self.address = address
         self.for_sentinel = for_sentinel
         self.breaker = Breaker()
+        self.is_over = False
         self.idle: list[Channel] = []
         self.idle_async: dict[Any, list[AsyncChannel]] = {}
         self.renew()
@@ -55,14 +57,23 @@ class Node:
         self.idle = []
         self.idle_async = {}
 
-    def close(self) -> None:
-        """Close the connections that nobody uses."""
-        while self.idle:
-            self.idle.pop().close()
-        while self.idle_async:
-            _, channels = self.idle_async.popitem()
-            for channel in channels:
-                channel.close()
+    def close(self, for_good: bool = False) -> None:
+        """Close the connections that nobody uses; `for_good`: the others too, when they come back."""
+        self.is_over = self.is_over or for_good
+        with contextlib.suppress(IndexError):       # others may take some meanwhile
+            while True:
+                self.idle.pop().close()
+        with contextlib.suppress(KeyError):
+            while True:
+                _, channels = self.idle_async.popitem()
+                while channels:
+                    channels.pop().close()
+
+    def give_back(self, channel: Channel) -> None:
+        """A connection that is not used any more."""
+        self.idle.append(channel)
+        if self.is_over:
+            self.close()
 
     def __repr__(self) -> str:
         host, port = self.address
@@ -211,7 +222,7 @@ def exchange(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Fa
         if channel is not None:
             channel.close()
         raise
-    node.idle.append(channel)
+    node.give_back(channel)
     return replies
 
 
@@ -254,7 +265,7 @@ def exchange_with_many(requests: list[tuple[Node, bytes, int]], deadline: float)
                 channel, was_reused = under_way[i]
                 try:
                     outcomes[i] = channel.receive(requests[i][2], max(deadline, time.monotonic() + GRACE))
-                    requests[i][0].idle.append(channel)
+                    requests[i][0].give_back(channel)
                 except FAILURES as error:
                     channel.close()
                     outcomes[i] = Failure(error, True, not is_timeout(error), was_reused)
@@ -323,9 +334,12 @@ class AsyncChannel:
 
     def close_socket(self) -> None:
         """Only the socket, without the loop, which may be closed or belong to the process that forked."""
-        sock = getattr(self.writer.transport.get_extra_info("socket"), "_sock", None)
+        transport = self.writer.transport
+        sock = getattr(transport.get_extra_info("socket"), "_sock", None)
         if sock is not None:
             sock.close()
+        if getattr(transport, "_sock", None) is not None:
+            transport._sock = None                  # or it would warn, when it ends, that nobody closed it
 
 
 class AsyncWaiter:
@@ -418,7 +432,7 @@ async def exchange_async(node: Node, data: bytes, n: int, deadline: float) -> li
         if channel is not None:
             channel.close()
         raise
-    if channel.is_late:
+    if channel.is_late or node.is_over:
         channel.close()
     else:
         node.idle_async.setdefault(loop, []).append(channel)
@@ -427,8 +441,8 @@ async def exchange_async(node: Node, data: bytes, n: int, deadline: float) -> li
 
 async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
     """A new connection to a node."""
-    for loop in [loop for loop in node.idle_async if loop.is_closed()]:     # each brought its own
-        for channel in node.idle_async.pop(loop):
+    for loop in [loop for loop in list(node.idle_async) if loop.is_closed()]:       # each brought its own
+        for channel in node.idle_async.pop(loop, ()):
             channel.close()
     seconds = left(deadline)
     reader, writer = await asyncio.wait_for(

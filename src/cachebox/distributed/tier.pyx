@@ -374,6 +374,15 @@ cdef class Tier:
         self.first.purge_expired()
 
 
+    def _check(self):
+        """Verify what must hold while nothing is under way; AssertionError where it does not."""
+        with self.lock:
+            assert not self.fills, f"permissions left: {list(self.fills)}"
+            assert not self.writes, f"{len(self.writes)} writes left"
+            assert not self.waiters, f"waiters left for {list(self.waiters)}"
+        self.first._check()
+
+
 cdef Tier NOTHING = Tier(Cache(1))
 
 

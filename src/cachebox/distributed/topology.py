@@ -58,7 +58,7 @@ class Topology:
     def close(self) -> None:
         """Close all connections that nobody uses."""
         for node in [*self.nodes.values(), *self._sentinels]:
-            node.close()
+            node.close(for_good=True)
 
     def node(self, address: Address) -> Node:
         """The node of that address."""
@@ -144,7 +144,7 @@ class Topology:
         self.owners = owners
         gone = set(self.nodes) - {node.address for node in owners if node} - set(self.servers.addresses)
         for address in gone:
-            self.nodes.pop(address).close()
+            self.nodes.pop(address).close(for_good=True)
 
     def _ask_sentinels(self, deadline: float) -> Effects[Failure | None]:
         failure: Failure | None = None
