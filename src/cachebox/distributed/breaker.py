@@ -40,7 +40,7 @@ class Breaker:
     def reset(self) -> None:
         """Closed, as at the beginning; after a fork too, when another thread may have held the lock."""
         self._lock = threading.Lock()
-        self._failures = 0
+        self.failures = 0
         self._probed_at = 0.0
         self._probing = False
         self.state = CLOSED
@@ -61,16 +61,16 @@ class Breaker:
 
     def succeeded(self) -> None:
         """The server answered."""
-        if self._failures or self.state != CLOSED:
+        if self.failures or self.state != CLOSED:
             with self._lock:
-                self._failures = 0
+                self.failures = 0
                 self.state = CLOSED
 
     def failed(self) -> None:
         """It did not."""
         with self._lock:
-            self._failures += 1
-            if self._failures >= self._threshold or self.state != CLOSED:
+            self.failures += 1
+            if self.failures >= self._threshold or self.state != CLOSED:
                 if self.state != OPEN:
                     self._probed_at = self._clock()
                 self.state = OPEN

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cachebox.distributed.drivers import CHUNK, Async, Blocking, Channel, Effects, Node, Wait, open_channel, readable
+from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.resp import INCOMPLETE, Push, ReplyError, packed
+from cachebox.distributed.scripts import BY_DIGEST
 from cachebox.distributed.servers import FAILURES, left
 from cachebox.distributed.tier import Tier
 from cachebox.distributed.topology import Topology
@@ -245,6 +247,14 @@ class Link:
             tracking = packed("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", names.prefix)
             channel.send(tracking + packed("CLIENT", "NO-EVICT", "ON"), deadline)
             reply, _ = channel.receive(2, deadline)         # the second is refused by servers before 7.0
+            loads = [packed("SCRIPT", "LOAD", script.text) for script in BY_DIGEST.values()]
+            channel.send(b"".join(loads), deadline)         # so that no call has to, when time is short
+            channel.receive(len(loads), deadline)
+            if names.clustered:                 # or the first writes into each bucket would be news to everybody
+                owned = [bucket for bucket, owner in enumerate(self._topology.owners or ()) if owner is node]
+                made = [packed("SET", names.generation(bucket), new_token(), "NX") for bucket in owned]
+                channel.send(b"".join(made), deadline)
+                channel.receive(len(made), deadline)
         except FAILURES:
             if channel is not None:
                 channel.close()

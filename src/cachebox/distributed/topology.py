@@ -88,7 +88,8 @@ class Topology:
         if self.servers.mode == "sentinel":
             return (yield from self._ask_sentinels(deadline))
         failure: Failure | None = None
-        known = [node.address for node in self.masters]
+        masters = sorted(self.masters, key=lambda node: node.breaker.failures)      # who answered lately goes first
+        known = [node.address for node in masters]
         for address in dict.fromkeys([*known, *self.servers.addresses]):
             node = self.node(address)
             if driver is self.prober:
@@ -125,6 +126,11 @@ class Topology:
                 self._set_one(node)
             return None
         return failure
+
+    @property
+    def _must_refresh(self) -> bool:
+        """Whether a call has to find out itself: nobody knows yet, or there are doubts, and no link that looks into them."""
+        return self.owners is None or (self.is_suspect and not self.link_probes)
 
     prober: Any = None                          # the driver of whoever may call although a breaker is open
 
@@ -179,11 +185,11 @@ class Topology:
         self, driver: Blocking | Async, bucket: int, command: Sequence[Any], deadline: float, retries: int = RETRIES
     ) -> Effects[Any]:
         """The reply to one command about a bucket, or a Failure."""
-        node = self.owners[bucket] if self.owners is not None and not self.is_suspect else None
+        node = self.owners[bucket] if self.owners is not None and not self._must_refresh else None
         if node is not None and node.breaker.state == "closed":
             (outcome,) = yield Exchange([(node, packed_list(command), 1)], deadline)
             if type(outcome) is list and type(outcome[0]) is not ReplyError:
-                if node.breaker._failures:
+                if node.breaker.failures:
                     node.breaker.succeeded()
                 return outcome[0]
             first: Any = {node: outcome}
@@ -208,8 +214,10 @@ class Topology:
         asking: set[int] = set()
         target: dict[int, Node] = {}
         breaks, redirections = retries, RETRIES + 1
+        is_redirected = False
         while todo:
-            if first is None and (self.owners is None or self.is_suspect):
+            if first is None and (self._must_refresh or is_redirected):
+                is_redirected = False
                 failure = yield from self.refresh(driver, deadline)
                 if self.owners is None:
                     for i in todo:
@@ -268,7 +276,7 @@ class Topology:
                     if code == "NOSCRIPT":
                         missing.setdefault(node, set()).add(commands[i][1][1])
                     elif code in MOVED_ON:
-                        self.is_suspect = True
+                        is_redirected = self.is_suspect = True
                         self._refreshed_at = -REFRESH_APART
                     elif code == "ASK":
                         host, _, port = str(reply).split()[2].rpartition(":")
