@@ -47,7 +47,7 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
         elif name in ("AsyncDistributedCache", "BackendUnavailable", "DistributedCache"):
-            from cachebox import distributed            # needs redis-py, and says so where it is missing
+            from cachebox import distributed  # needs redis-py, and says so where it is missing
 
             found = getattr(distributed, name)
         elif name == "__version__":

@@ -1,6 +1,7 @@
 """The distributed tier: a `Cache` in the process, and Redis or Valkey behind it, coherent across processes.
 
-It is imported only when asked for, and needs redis-py: ``pip install "cachebox-cython[redis]"``. The modules, from below::
+It is imported only when asked for, and needs redis-py: ``pip install "cachebox-cython[redis]"``. The modules, from
+below::
 
     resp       the protocol as bytes               codec      values as bytes, the wire format
     keyspace   names on the server                 scripts    what the server does in one step

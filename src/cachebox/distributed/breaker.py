@@ -17,8 +17,8 @@ class Breaker:
         interval: seconds between probes.
         clock: returns the time in seconds.
 
-    Where somebody else probes (the tracking link), `may_call` lets nobody through while it is open, and `succeeded`, told
-    by whoever probed, closes it. Thread-safe; every method is O(1).
+    Where somebody else probes (the tracking link), `may_call` lets nobody through while it is open, and `succeeded`,
+    told by whoever probed, closes it. Thread-safe; every method is O(1).
 
     >>> breaker = Breaker(threshold=2, interval=1.0, clock=lambda: 0.0)
     >>> breaker.failed(); breaker.failed()

@@ -1,6 +1,7 @@
 """`DistributedCache` and `AsyncDistributedCache`: what users call. What they do is in `core` and `loading`.
 
-Both classes consist of calls of the same generators; one runs them in the calling thread, the other in the calling task.
+Both classes consist of calls of the same generators; one runs them in the calling thread, the other in the calling
+task.
 """
 
 from __future__ import annotations
@@ -158,19 +159,19 @@ class DistributedCache(_Common, BlockingFront):
         policy: which entry leaves a full first tier, as for `Cache`.
         serializer: ``"json"``, ``"msgpack"``, ``"pickle"`` (only with `secret`), or an object with `dumps` and `loads`.
         secret: bytes or a str; every value is signed with it, and unsigned ones are not read.
-        invalidation: whether to listen to what the server says about changes. Without, first-tier entries are served for
-            at most `max_staleness`.
+        invalidation: whether to listen to what the server says about changes. Without, first-tier entries are served
+            for at most `max_staleness`.
         max_staleness: seconds after which first-tier hits stop when the server is not heard of.
         timeout: seconds that one call may spend on talking to servers, retries included.
         on_unavailable: ``"local"``: while no server can be reached, serve what the first tier holds and compute the
             rest; ``"raise"``: raise `BackendUnavailable`. Writes raise it in both modes.
         isolate: whether every hit returns a value of its own.
 
-    Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable` where
-    ``on_unavailable="raise"`` and there is no server.
+    Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
+    where ``on_unavailable="raise"`` and there is no server.
 
-    Keys are str. Values are what the serializer gives back equal; others are a TypeError. A context manager. All of it is
-    safe from any thread, and in the children of a fork. The guarantees are spelt out in ``docs/distributed.md``.
+    Keys are str. Values are what the serializer gives back equal; others are a TypeError. A context manager. All of
+    it is safe from any thread, and in the children of a fork. The guarantees are spelt out in ``docs/distributed.md``.
     """
 
     _driver: Blocking = Blocking()
@@ -209,8 +210,8 @@ class DistributedCache(_Common, BlockingFront):
     def increment(self, key: str, amount: int = 1) -> int:
         """Add `amount` to the int stored under `key`, on the server, and return the sum. One round trip.
 
-        A missing key starts at 0 and gets `default_ttl`; an entry that is there keeps its expiry. It happens exactly once
-        when this returns, and at most once when it raises. TypeError where `amount` or the value is not an int.
+        A missing key starts at 0 and gets `default_ttl`; an entry that is there keeps its expiry. It happens exactly
+        once when this returns, and at most once when it raises. TypeError where `amount` or the value is not an int.
         """
         return self._driver.run(self._core.increment(key, amount))
 
@@ -224,10 +225,10 @@ class DistributedCache(_Common, BlockingFront):
     ) -> Any:
         """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`.
 
-        Of all threads and processes that miss the key at the same time one runs its factory, and the others wait for its
-        value. An exception reaches who waits in the same process; others run their own factory, one after the other.
-        A write or delete of the key meanwhile wins: the value is returned, but not stored. Two round trips beside the
-        factory, one where the value is there.
+        Of all threads and processes that miss the key at the same time one runs its factory, and the others wait for
+        its value. An exception reaches who waits in the same process; others run their own factory, one after the
+        other. A write or delete of the key meanwhile wins: the value is returned, but not stored. Two round trips
+        beside the factory, one where the value is there.
         """
         return self._driver.run(self._loader.get_or_set(key, factory, ttl, tags))
 
@@ -251,7 +252,7 @@ class DistributedCache(_Common, BlockingFront):
         return self._driver.run(self._core.get_many(keys))
 
     def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
-        """Store many values. One round trip per server. A value that cannot be encoded: TypeError, nothing is stored."""
+        """Store many values. One round trip per server. TypeError, and nothing stored, where one cannot be encoded."""
         self._driver.run(self._core.set_many(mapping, ttl))
 
     def delete_many(self, keys: Iterable[str]) -> int:
@@ -266,7 +267,7 @@ class DistributedCache(_Common, BlockingFront):
         self._driver.run(self._core.clear())
 
     def invalidate_tag(self, tag: str) -> int:
-        """Remove all entries with a tag, for everybody; returns how many of them left this process's first tier. O(1)."""
+        """Remove all entries with a tag, for everybody; returns how many the first tier here held. O(1)."""
         return self._driver.run(self._core.invalidate_tag(tag))
 
     def invalidate_prefix(self, prefix: str) -> int:
@@ -301,14 +302,15 @@ class DistributedCache(_Common, BlockingFront):
 
     def _decorate(self, function: Any, **options: Any) -> DistributedFunction:
         """What `cached` calls with a function and its options."""
-        return decorated(self, self._naming, function, is_async=False, **options)
+        wrapper: DistributedFunction = decorated(self, self._naming, function, is_async=False, **options)
+        return wrapper
 
 
 class AsyncDistributedCache(_Common, Front):
     """`DistributedCache` for asyncio: the same arguments, and the same methods to await.
 
-    ``await cache.contains(key)`` stands for ``key in cache``. Factories may be plain or ``async``. One cache serves several
-    event loops; a thread of its own hears of changes, so a busy loop does not make the first tier stale.
+    ``await cache.contains(key)`` stands for ``key in cache``. Factories may be plain or ``async``. One cache serves
+    several event loops; a thread of its own hears of changes, so a busy loop does not make the first tier stale.
 
     >>> import asyncio
     >>> async def main():
@@ -347,7 +349,7 @@ class AsyncDistributedCache(_Common, Front):
         *,
         tags: str | Iterable[str] = (),
     ) -> Any:
-        """The value of `key`; where it is absent, what the factory returns, awaited if need be, and stored for `ttl`."""
+        """The value of `key`; where it is absent, what the factory returns, awaited if need be, stored for `ttl`."""
         return await self._driver.run(self._loader.get_or_set(key, factory, ttl, tags))
 
     async def touch(self, key: str, ttl: Seconds | None = None) -> bool:
@@ -412,7 +414,8 @@ class AsyncDistributedCache(_Common, Front):
 
     def _decorate(self, function: Any, **options: Any) -> AsyncDistributedFunction:
         """What `cached` calls with a function and its options."""
-        return decorated(self, self._naming, function, is_async=True, **options)
+        wrapper: AsyncDistributedFunction = decorated(self, self._naming, function, is_async=True, **options)
+        return wrapper
 
 
 def _abandon(core: Core) -> None:

@@ -32,9 +32,9 @@ class Naming:
 
     def name(self, function: Any) -> str:
         """What the keys of a function's calls begin with."""
-        module = getattr(function, "__module__", None)
+        module: Any = getattr(function, "__module__", None)
         module = "__main__" if module == "__mp_main__" else module      # a worker's name for the program's module
-        qualname = getattr(function, "__qualname__", None) or type(function).__qualname__
+        qualname: str = getattr(function, "__qualname__", None) or type(function).__qualname__
         name = f"{module}.{qualname}"
         with self._lock:
             serial = self._serials[name] = self._serials.get(name, 0) + 1
@@ -53,7 +53,8 @@ def written(value: Any, typed: bool = False) -> str:
     """
     kind = type(value)
     if kind is str:
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        text: str = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{text}'"
     if kind is int:
         return str(value)
     if value is None or value is Ellipsis:
@@ -118,7 +119,7 @@ class DistributedFunction:
         self._lock = threading.Lock()
         self._hits = self._misses = 0
 
-    # --- keys -----------------------------------------------------------------------------------------------------------
+    # --- keys -------------------------------------------------------------------------------------------------------
 
     def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """The key of the call with these arguments. TypeError where one of them cannot be written stably."""
@@ -129,7 +130,7 @@ class DistributedFunction:
         parts += [f"{name}={written(value, typed)}" for name, value in kwargs.items()]
         return f"{self._name}({','.join(parts)})"
 
-    # --- calling --------------------------------------------------------------------------------------------------------
+    # --- calling ----------------------------------------------------------------------------------------------------
 
     def _decide(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, float, tuple[str, ...]]:
         """Whether a result is stored, for how long, and under which tags."""
@@ -169,7 +170,7 @@ class DistributedFunction:
             self._count(missed)
         return value
 
-    # --- for users ------------------------------------------------------------------------------------------------------
+    # --- for users --------------------------------------------------------------------------------------------------
 
     @property
     def cache(self) -> Any:
@@ -273,7 +274,7 @@ def decorated(cache: Any, naming: Naming, function: Any, *, is_async: bool, is_c
     if is_async and not is_coroutine:
         raise TypeError("an AsyncDistributedCache decorates async functions: for plain ones, use a DistributedCache")
     if is_coroutine and not is_async:
-        raise TypeError("a DistributedCache would block the event loop: for async functions, use an AsyncDistributedCache")
+        raise TypeError("a DistributedCache would block the event loop: async functions need an AsyncDistributedCache")
     kind = AsyncDistributedFunction if is_async else DistributedFunction
     wrapper = kind(cache, naming.name(function), function, **options)
     if is_async and sys.version_info >= (3, 12):

@@ -74,10 +74,9 @@ class Msgpack:
 
     def __init__(self) -> None:
         try:
-            import msgpack
+            import msgpack  # type: ignore[import-untyped,import-not-found,unused-ignore]
         except ImportError as error:
             raise ImportError('serializer="msgpack" needs msgpack: pip install "cachebox-cython[msgpack]"') from error
-        self._pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
         self._packb, self._unpackb = msgpack.packb, msgpack.unpackb
 
     def dumps(self, value: Any) -> bytes:
@@ -132,10 +131,11 @@ class Codec:
         if isinstance(serializer, str):
             if serializer not in NAMED:
                 raise ValueError(
-                    f"serializer must be one of {', '.join(NAMED)}, or an object with dumps and loads, not {serializer!r}"
+                    f"serializer must be one of {', '.join(NAMED)}, or an object with dumps and loads, "
+                    f"not {serializer!r}"
                 )
             if serializer == "pickle" and secret is None:
-                raise ValueError('serializer="pickle" needs secret=: whoever can write to the server could run code here')
+                raise ValueError('serializer="pickle" needs secret=: who can write to the server could run code here')
             serializer = NAMED[serializer]()
         elif not (callable(getattr(serializer, "dumps", None)) and callable(getattr(serializer, "loads", None))):
             raise TypeError(

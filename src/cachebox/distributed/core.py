@@ -85,7 +85,7 @@ class Core:
         if self.link is None:
             tier.fresh_until = math.inf
 
-    # --- common ---------------------------------------------------------------------------------------------------------
+    # --- common -----------------------------------------------------------------------------------------------------
 
     def _deadline(self) -> float:
         return time.monotonic() + self.timeout
@@ -120,10 +120,13 @@ class Core:
         command = script_call(script, keys, *arguments)
         return (yield from self.topology.ask_one(self.driver, bucket, command, deadline, retries))
 
-    def unavailable(self, failure: Failure, keys: Iterable[str] = (), partial: Mapping[str, Any] | None = None) -> BackendUnavailable:
+    def unavailable(
+        self, failure: Failure, keys: Iterable[str] = (), partial: Mapping[str, Any] | None = None
+    ) -> BackendUnavailable:
         """The exception for a failure."""
         servers = self.topology.servers
-        error = BackendUnavailable(f"{servers!r} could not be reached: {failure.error or 'no answer in time'}", keys=keys, partial=partial)
+        said = str(failure.error) or "no answer in time"
+        error = BackendUnavailable(f"{servers!r} could not be reached: {said}", keys=keys, partial=partial)
         error.__cause__ = failure.error
         return error
 
@@ -142,7 +145,7 @@ class Core:
         self.tier.store(fill, stored, lifetime, tags_of(data) if data[4] & 2 else ())
         return value
 
-    # --- reading --------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, key: Any, default: Any) -> Effects[Any]:
         """`DistributedCache.get`, where the short way did not find it."""
@@ -247,7 +250,7 @@ class Core:
                 (bucket, script_call(READ, self._names_of(names, bucket, members))) for bucket, members in groups
             ]
             replies = yield from self.topology.ask(self.driver, commands, deadline)
-            for (_, members), reply in zip(groups, replies):
+            for (_, members), reply in zip(groups, replies, strict=True):
                 if type(reply) is Failure:
                     failed.update(dict.fromkeys(members, reply))
                     continue
@@ -305,7 +308,7 @@ class Core:
             return []
         return [names.generation(bucket), *(names.value_in(bucket, key) for key in keys)]
 
-    # --- writing --------------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------------------------
 
     def set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Effects[None]:
         """`DistributedCache.set`."""
@@ -341,12 +344,12 @@ class Core:
                 write,
                 members,
                 [bucket] if reply[:1] == b"1" else (),
-                [(bucket, tag) for tag, made in zip(tags, reply[1:]) if made == 49],
+                [(bucket, tag) for tag, made in zip(tags, reply[1:], strict=True) if made == 49],
             )
         self._raise_failed(failed)
 
     def _write(self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float) -> Effects[list[Any]]:
-        """Send commands that change the keys of the groups. Returns (group, reply, write); the writes that failed are over."""
+        """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes are over."""
         tier = self.tier
         writes = [tier.begin_write(tuple(members)) for _, members in groups]
         try:
@@ -355,10 +358,10 @@ class Core:
             for write in writes:
                 tier.end_write(write)
             raise
-        for reply, write in zip(replies, writes):
+        for reply, write in zip(replies, writes, strict=True):
             if type(reply) is Failure:
                 tier.end_write(write) if reply.was_sent else tier.drop_write(write)
-        return list(zip(groups, replies, writes))
+        return list(zip(groups, replies, writes, strict=True))
 
     def _raise_failed(self, failed: list[tuple[list[str], Failure]]) -> None:
         if failed:
@@ -371,7 +374,9 @@ class Core:
         deadline = self._deadline()
         yield from self._begin(deadline)
         groups = self._grouped(wanted)
-        commands = [(bucket, script_call(DELETE, self._names_of(self.names, bucket, members))) for bucket, members in groups]
+        commands = [
+            (bucket, script_call(DELETE, self._names_of(self.names, bucket, members))) for bucket, members in groups
+        ]
         deleted = 0
         failed = []
         for (_, members), reply, write in (yield from self._write(commands, groups, deadline)):
@@ -404,8 +409,8 @@ class Core:
     def increment(self, key: Any, amount: Any) -> Effects[int]:
         """`DistributedCache.increment`.
 
-        The token makes it safe to send it again after a broken connection. A repetition is refused by the server when it
-        comes late: a server that was stalled may have forgotten the token by the time it reads it.
+        The token makes it safe to send it again after a broken connection. A repetition is refused by the server
+        when it comes late: a server that was stalled may have forgotten the token by the time it reads it.
         """
         key = checked_key(key)
         if not isinstance(amount, int):
@@ -453,7 +458,7 @@ class Core:
         self.tier.end_write(write, (key,), [bucket] if reply[:1] == b"1" else ())
         return int(reply[1:])
 
-    # --- many entries at once -------------------------------------------------------------------------------------------
+    # --- many entries at once ---------------------------------------------------------------------------------------
 
     def clear(self) -> Effects[None]:
         """`DistributedCache.clear`: a new generation for every bucket; what the old ones left is removed by and by."""
@@ -470,7 +475,7 @@ class Core:
             self.tier.drop_write(write)
             self.tier.wipe()
             raise
-        done = [bucket for bucket, reply in zip(buckets, replies) if type(reply) is not Failure]
+        done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
         failures = [reply for reply in replies if type(reply) is Failure]
         if done:
             self.tier.end_write(write, (), done)
@@ -580,7 +585,7 @@ class Core:
                     break
         return removed
 
-    # --- the whole ------------------------------------------------------------------------------------------------------
+    # --- the whole --------------------------------------------------------------------------------------------------
 
     def check(self) -> Effects[None]:
         """Raise where no server can be reached."""

@@ -1,8 +1,8 @@
 """Names on the server.
 
-Every name of a namespace begins with the namespace and a colon; the colon, braces and per cents of a namespace itself are
-written as ``%xx``, so that no namespace's names begin as another's do, and glob characters mean nothing. Behind it comes
-the *bucket* in braces, which decides on the cluster's slot, and a letter::
+Every name of a namespace begins with the namespace and a colon; the colon, braces and per cents of a namespace
+itself are written as ``%xx``, so that no namespace's names begin as another's do, and glob characters mean nothing.
+Behind it comes the *bucket* in braces, which decides on the cluster's slot, and a letter::
 
     app:{0}v:KEY    an entry                    app:{0}g        the generation of the bucket
     app:{0}l:KEY    who computes it (lease)     app:{0}t:TAG    the generation of a tag, in this bucket

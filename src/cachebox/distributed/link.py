@@ -1,8 +1,8 @@
 """The tracking link: one connection to each server that owns something, on which it says what has changed.
 
 One thread per cache reads them all. To know that a link is alive it sends PING, and since the server answers in order,
-the answer also means: all that was written before the PING has been heard of. That is what `barrier` waits for, and what
-the freshness of the first tier is counted from.
+the answer also means: all that was written before the PING has been heard of. That is what `barrier` waits for, and
+what the freshness of the first tier is counted from.
 
 Invariant: the first tier is emptied after tracking was switched on, and before the first hit after that.
 """
@@ -98,7 +98,7 @@ class Link:
         self._is_stopped = False
         self._ears = self._voice = None
 
-    # --- from other threads ---------------------------------------------------------------------------------------------
+    # --- from other threads -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Have the thread run, if it does not."""
@@ -188,7 +188,7 @@ class Link:
                     self._requests.remove(request)
         return request.holds
 
-    # --- the thread -----------------------------------------------------------------------------------------------------
+    # --- the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         swept_at = 0.0

@@ -1,14 +1,14 @@
 """One computes, the others wait: `get_or_set`, over all threads, tasks and processes.
 
-Whoever finds no value asks the server for the *lease* of the key: a name that holds a token and expires. One gets it and
-leads; it calls the factory, and stores what that returned only if it still has the lease, in one step. A write, a delete
-or a clear takes the lease away, so what was computed from before is never stored. While the factory runs the lease is
-renewed; where its process dies, it expires, and the next one leads.
+Whoever finds no value asks the server for the *lease* of the key: a name that holds a token and expires. One gets it
+and leads; it calls the factory, and stores what that returned only if it still has the lease, in one step. A write, a
+delete or a clear takes the lease away, so what was computed from before is never stored. While the factory runs the
+lease is renewed; where its process dies, it expires, and the next one leads.
 
-Who does not lead waits: in the leader's own process for its `Flight`, which also brings the exception; in others for news
-about the key (`Tier.wait_for`), after which it asks again. A wait that would close a circle of flights of this process is
-not begun: the factory runs, and what it returns is not stored. Contexts carry what leads to the code that runs, so tasks
-started by a factory count as the factory.
+Who does not lead waits: in the leader's own process for its `Flight`, which also brings the exception; in others for
+news about the key (`Tier.wait_for`), after which it asks again. A wait that would close a circle of flights of this
+process is not begun: the factory runs, and what it returns is not stored. Contexts carry what leads to the code that
+runs, so tasks started by a factory count as the factory.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Loader:
             return [3, 0]                       # a repetition, after the first answer was lost
         return reply
 
-    # --- leading --------------------------------------------------------------------------------------------------------
+    # --- leading ----------------------------------------------------------------------------------------------------
 
     def _fly(
         self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any], token: bytes, flight: Flight
@@ -314,7 +314,8 @@ class Loader:
                 raise core.unavailable(reply, [key])
         elif reply[0]:
             bucket = core._bucket(key)
-            tier.end_write(write, (key,), (), [(bucket, tag) for tag, made in zip(tags, reply[1]) if made == 49])
+            made = [(bucket, tag) for tag, was_made in zip(tags, reply[1], strict=True) if was_made == 49]
+            tier.end_write(write, (key,), (), made)
         else:
             tier.end_write(write)
             tier.count(fills_refused=1)
@@ -341,7 +342,7 @@ class Loader:
             driver.run(self._core.topology.ask_one(driver, bucket, command, self._core._deadline()))
             self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
-    # --- without a server -----------------------------------------------------------------------------------------------
+    # --- without a server -------------------------------------------------------------------------------------------
 
     def _without_server(
         self, key: str, factory: Callable[[], Any], failure: Failure, missed: bool

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 Seconds: TypeAlias = "float | timedelta"
-LONGEST = 1e11                      # seconds; the server refuses some larger numbers, and nobody will know the difference
+LONGEST = 1e11                      # seconds; the server refuses some larger numbers
 
 
 def seconds_of(given: Any, name: str, infinite: bool = True) -> float:

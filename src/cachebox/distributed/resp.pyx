@@ -1,7 +1,7 @@
-"""The protocol, as bytes: commands out, replies in (RESP3, https://redis.io/docs/latest/develop/reference/protocol-spec).
+"""The protocol, as bytes: commands out, replies in (RESP3).
 
-It does no input and no output, so the blocking driver, the asyncio driver and the tracking link share it. It is compiled
-because a busy link reads ten thousand messages a second, and beside that Python code has work of its own to do.
+It does no input and no output, so the blocking driver, the asyncio driver and the tracking link share it. It is
+compiled because a busy link reads ten thousand messages a second, and beside that Python code has work of its own to do.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -98,7 +98,7 @@ cdef class Replies:
         return self.at == PyByteArray_GET_SIZE(self.data)
 
     def next(self):
-        """The next reply, or INCOMPLETE. Errors come as `ReplyError` objects, not raised; ValueError: not the protocol."""
+        """The next reply, or INCOMPLETE. Errors are returned, as `ReplyError`; ValueError: this is not the protocol."""
         cdef Py_ssize_t size = PyByteArray_GET_SIZE(self.data)
         if self.at == size or size < self.wanted:
             return INCOMPLETE
@@ -119,7 +119,7 @@ cdef class Replies:
         found = <char*>memchr(start + self.position, c"\n", size - self.position)
         if found == NULL:
             return -1
-        if found == start + self.position or found[-1] != c"\r":
+        if found == start + self.position or (found - 1)[0] != c"\r":
             raise ValueError("a line of a reply does not end in CR LF")
         return found - start - 1
 

@@ -1,8 +1,8 @@
 """What the server does in one step: Lua, run by EVALSHA.
 
 Every script gets the name of a bucket's generation as its first key. The names of tags, of leases and of the epoch are
-derived from it: they lie in the same slot, because the bucket stands in braces. Generations are compared, never counted,
-so one that was evicted or flushed makes what it covered dead instead of alive again.
+derived from it: they lie in the same slot, because the bucket stands in braces. Generations are compared, never
+counted, so one that was evicted or flushed makes what it covered dead instead of alive again.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ end
 return table.concat(out)
 """
 
-# ARGV: fresh, number of tags, tags, then for each key head, body, milliseconds -> whether the generation was made, and tags
+# ARGV: fresh, number of tags, tags, then for each key head, body, milliseconds -> whether the generation was made,
+# and tags
 _WRITE = r"""
 local n = tonumber(ARGV[2])
 local made = generation(ARGV[1])
@@ -131,8 +132,8 @@ if ARGV[1] == '' then call('PERSIST', KEYS[2]) else call('PEXPIRE', KEYS[2], ARG
 return 1
 """
 
-# KEYS: generation, entry, what remembers it. ARGV: fresh, amount, milliseconds for a new one, not after (or nothing), head
-# -> whether the generation was made, and the sum
+# KEYS: generation, entry, what remembers it. ARGV: fresh, amount, milliseconds for a new one, not after (or
+# nothing), head -> whether the generation was made, and the sum
 _INCREMENT = r"""
 local function digits(s)
   local negative = sub(s, 1, 1) == '-'
@@ -170,7 +171,8 @@ end
 
 if ARGV[4] ~= '' then
   local now = call('TIME')
-  if now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(ARGV[4]) then return redis.error_reply('LATE it is too late') end
+  now = now[1] * 1000 + math.floor(now[2] / 1000)
+  if now > tonumber(ARGV[4]) then return redis.error_reply('LATE it is too late') end
 end
 local done = call('GET', KEYS[3])
 if done then return done end

@@ -88,9 +88,10 @@ def kept(options: dict[str, Any]) -> dict[str, Any]:
 def from_url(url: str) -> Servers:
     """The servers that a URL names.
 
-    ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with TLS, ``unix://[user:password@]/path?db=0``; a server
-    that says it belongs to a cluster is asked for the others. ``redis+sentinel://[user:password@]host[:port][,host...]
-    /service[/db]`` (and ``rediss+sentinel``) asks sentinels. Options such as ``ssl_ca_certs`` go behind a question mark.
+    ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with TLS, ``unix://[user:password@]/path?db=0``; a
+    server that says it belongs to a cluster is asked for the others. ``redis+sentinel://[user:password@]host[:port][,...]
+    /service[/db]`` (and ``rediss+sentinel``) asks sentinels. Options such as ``ssl_ca_certs`` go behind a question
+    mark.
 
     >>> from_url("redis+sentinel://one:1,two/mymaster/3").addresses
     [('one', 1), ('two', 26379)]
@@ -105,7 +106,7 @@ def from_url(url: str) -> Servers:
             "url must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://, "
             f"not with {scheme + '://' if _ else url[:20]!r}"
         )
-    given = connections.parse_url(url)
+    given = connections.parse_url(url)  # type: ignore[no-untyped-call,unused-ignore]
     options = kept(given)
     if scheme == "unix":
         return Servers([(given.get("path", ""), 0)], mode="single", is_path=True, options=options)
@@ -158,8 +159,8 @@ def from_client(client: Any) -> Servers:
     if sentinels is not None:
         of_first = sentinels.sentinels[0].connection_pool
         addresses = [
-            (sentinel.connection_pool.connection_kwargs["host"], int(sentinel.connection_pool.connection_kwargs["port"]))
-            for sentinel in sentinels.sentinels
+            (sentinel.connection_pool.connection_kwargs["host"],
+            int(sentinel.connection_pool.connection_kwargs["port"])) for sentinel in sentinels.sentinels
         ]
         return Servers(
             addresses,

@@ -4,15 +4,15 @@ Invariants, all under `lock`:
 
 - A `Fill` is taken before its value is read from the server, and is void as soon as anything was heard about its key: a
   push, a write of this process, a clear, a lost link, a new one. Only a live one stores.
-- A `Write` knows whether a push about its key came while it was under way. If none did, its own is still to come, and the
-  next push about the key was sent no later than that: whoever reads the key after the write returned has seen what it is
-  about, so it is ignored. Without this, every `set` would drop what the next `get` fetched. Two writes have a push each
+- A `Write` knows whether a push about its key came while it was under way. If none did, its own is still to come, and
+  the next push about the key was sent no later than that: whoever reads the key after the write returned has seen what
+  it is about, so it is ignored. Without this, every `set` would drop what the next `get` fetched. Two writes have a push each
   only if one began after the other had returned: hence `clock`. All that holds for one link only: `link` is its number.
 - A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
   before then has been heard.
 
-Keys are str, whose comparison runs no code of users; but dropping a value may (`__del__`), in this thread: so the lock is
-re-entrant.
+Keys are str, whose comparison runs no code of users; but dropping a value may (`__del__`), in this thread: so the lock
+is re-entrant.
 """
 
 from cpython.object cimport PyObject
@@ -206,7 +206,7 @@ cdef class Tier:
                 (<Fill>fill).live = False
         return self.first.delete(key)
 
-    # --- what the link says ---------------------------------------------------------------------------------------------
+    # --- what the link says -----------------------------------------------------------------------------------------
 
     def heard_of(self, str key):
         """An entry was changed on the server. Where a write of this process is under way, it may be that one."""
@@ -417,7 +417,7 @@ cdef class BlockingFront(Front):
     def get(self, key, default=None):
         """The value of `key`, from the first tier or else from the server; `default` where neither has it.
 
-        Counts one local hit, remote hit, stale serve or miss. O(1), and one round trip where the first tier cannot tell.
+        Counts one local hit, remote hit, stale serve or miss. O(1); one round trip where the first tier cannot tell.
         Raises TypeError for a key that is not a str; BackendUnavailable where the server cannot be reached and
         ``on_unavailable="raise"``.
         """

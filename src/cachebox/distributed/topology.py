@@ -1,7 +1,8 @@
 """Which server has which bucket, and talking to them: routing, retries, redirections, scripts that a server lacks.
 
 Retries stay within the call's deadline, and happen only where they do no harm: a connection that broke (not one that
-timed out: that server would be asked twice for what it will do once it is back), or an answer that says nothing was done.
+timed out: that server would be asked twice for what it will do once it is back), or an answer that says nothing was
+done.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Topology:
         states = {node.breaker.state for node in self.masters or self.nodes.values()}
         return next((state for state in ("open", "half-open") if state in states), "closed")
 
-    # --- finding out ----------------------------------------------------------------------------------------------------
+    # --- finding out ------------------------------------------------------------------------------------------------
 
     def discover(self, driver: Blocking | Async, deadline: float) -> Effects[Failure | None]:
         """Find out who owns what. Returns a Failure where nobody could say."""
@@ -129,7 +130,7 @@ class Topology:
 
     @property
     def _must_refresh(self) -> bool:
-        """Whether a call has to find out itself: nobody knows yet, or there are doubts, and no link that looks into them."""
+        """Whether a call has to find out: nobody knows yet, or there are doubts, and no link that looks into them."""
         return self.owners is None or (self.is_suspect and not self.link_probes)
 
     prober: Any = None                          # the driver of whoever may call although a breaker is open
@@ -179,7 +180,7 @@ class Topology:
             return None
         return (yield from self.discover(driver, deadline))
 
-    # --- asking ---------------------------------------------------------------------------------------------------------
+    # --- asking -----------------------------------------------------------------------------------------------------
 
     def ask_one(
         self, driver: Blocking | Async, bucket: int, command: Sequence[Any], deadline: float, retries: int = RETRIES
@@ -200,7 +201,7 @@ class Topology:
     def ask(
         self,
         driver: Blocking | Async,
-        commands: list[tuple[int, Sequence[Any]]],
+        commands: Sequence[tuple[int, Sequence[Any]]],
         deadline: float,
         retries: int = RETRIES,
         first: dict[Node, Any] | None = None,
@@ -250,7 +251,7 @@ class Topology:
             todo = []
             pause = has_broken = False
             missing: dict[Node, set[bytes]] = {}
-            for (node, members), outcome in zip(groups.items(), outcomes):
+            for (node, members), outcome in zip(groups.items(), outcomes, strict=True):
                 if type(outcome) is Failure:
                     if outcome.is_broken and breaks > 0 and time.monotonic() < deadline:
                         node.close()            # its other connections broke when this one did
