@@ -134,15 +134,20 @@ class Core:
         """What a hit in the first tier returns."""
         return self.codec.loads(stored.kind, stored.payload) if type(stored) is Packed else stored
 
-    def take_in(self, fill: Fill, data: bytes, pttl: float) -> Any:
-        """The value of an entry that was read, stored in the first tier if it may be. Raises `Undecodable`."""
+    def read(self, fill: Fill, data: bytes, pttl: float) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
+        """The value of an entry that was read, and how it is to be stored here. Raises `Undecodable`."""
         kind, payload = self.codec.open(fill.key, data)
         value = self.codec.loads(kind, payload)
         stored = Packed(kind, payload) if self.isolate and type(value) not in ATOMS else value
         lifetime = math.inf if pttl < 0 else pttl / 1000
         if self.link is None:
             lifetime = min(lifetime, self.max_staleness)
-        self.tier.store(fill, stored, lifetime, tags_of(data) if data[4] & 2 else ())
+        return value, (fill, stored, lifetime, tags_of(data) if data[4] & 2 else ())
+
+    def take_in(self, fill: Fill, data: bytes, pttl: float) -> Any:
+        """The value of an entry that was read, stored in the first tier if it may be. Raises `Undecodable`."""
+        value, row = self.read(fill, data, pttl)
+        self.tier.store(*row)
         return value
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -232,17 +237,22 @@ class Core:
         tier = self.tier
         found: dict[str, Any] = {}
         absent: list[str] = []
-        for key in wanted:
-            stored = tier.first.get(key, MISSING) if tier.is_fresh else MISSING
-            if stored is MISSING:
-                absent.append(key)
-            else:
-                found[key] = self.give(stored)
+        if tier.is_fresh:
+            get = tier.first.get
+            for key in wanted:
+                stored = get(key, MISSING)
+                if stored is MISSING:
+                    absent.append(key)
+                else:
+                    found[key] = self.give(stored)
+        else:
+            absent += wanted
         if not absent:
             return found
         names = self.topology.names
         groups = self._grouped(absent)
-        fills = {key: tier.begin_fill(key) for key in absent}
+        fills = dict(zip(absent, tier.begin_fills(absent), strict=True))
+        rows = []
         failed: dict[str, Failure] = {}
         hits = misses = stale = 0
         try:
@@ -261,7 +271,8 @@ class Core:
                     value = MISSING
                     if size != NONE:
                         try:
-                            value = self.take_in(fills[key], reply[at:at + size], pttl)
+                            value, row = self.read(fills[key], reply[at:at + size], pttl)
+                            rows.append(row)
                         except Undecodable:
                             pass                    # a miss, as is what is not there
                         at += size
@@ -271,9 +282,9 @@ class Core:
                     else:
                         hits += 1
                         found[key] = value
+            tier.store_many(rows)
         finally:
-            for fill in fills.values():
-                tier.end_fill(fill)
+            tier.end_fills(fills.values())
             tier.count(remote_hits=hits, misses=misses)
         if failed:
             if self.is_local:

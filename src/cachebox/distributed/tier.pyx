@@ -33,7 +33,7 @@ cdef extern from *:
     bint is_exact_str "PyUnicode_CheckExact"(object) noexcept
 
 
-LAG = 0.005
+cdef double LAG = 0.005
 """Seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms."""
 
 
@@ -43,11 +43,6 @@ cdef class Fill:
     cdef readonly bint live
     cdef readonly double begun
     cdef set tags                   # tags that were invalidated meanwhile, or None
-
-    def __init__(self, key):
-        self.key = key
-        self.live = True
-        self.begun = monotonic()
 
 
 cdef class Write:
@@ -104,38 +99,64 @@ cdef class Tier:
 
     def begin_fill(self, str key):
         """Take permission to store what the server is about to say about a key."""
-        cdef Fill fill = Fill(key)
         with self.lock:
-            fills = self.fills.get(key)
-            if fills is None:
-                self.fills[key] = [fill]
-            else:
-                (<list>fills).append(fill)
+            return self.add_fill(key, monotonic())
+
+    def begin_fills(self, keys):
+        """The same for many keys, in order."""
+        cdef double now = monotonic()
+        with self.lock:
+            return [self.add_fill(key, now) for key in keys]
+
+    cdef Fill add_fill(self, str key, double now):
+        cdef Fill fill = Fill.__new__(Fill)
+        fill.key = key
+        fill.live = True
+        fill.begun = now
+        fills = self.fills.get(key)
+        if fills is None:
+            self.fills[key] = [fill]
+        else:
+            (<list>fills).append(fill)
         return fill
 
     def store(self, Fill fill, value, double lifetime, tags=()):
         """Store a value, if its permission is still good, for so many seconds from when that was taken."""
-        cdef bint live
         with self.lock:
-            live = fill.live and (fill.tags is None or fill.tags.isdisjoint(tags))
-            self.drop_fill(fill)
-            if not live:
-                self.fills_refused += 1
+            return self.put(fill, value, lifetime, tags, monotonic() if lifetime < INFINITY else 0.0)
+
+    def store_many(self, rows):
+        """The same for many: rows of a permission, a value, its lifetime and its tags."""
+        cdef double now = monotonic()
+        with self.lock:
+            for fill, value, lifetime, tags in rows:
+                self.put(fill, value, lifetime, tags, now)
+
+    cdef bint put(self, Fill fill, object value, double lifetime, tags, double now) except -1:
+        cdef bint live = fill.live and (fill.tags is None or fill.tags.isdisjoint(tags))
+        self.drop_fill(fill)
+        if not live:
+            self.fills_refused += 1
+            return False
+        if lifetime < INFINITY:
+            lifetime = fill.begun + lifetime - now - LAG
+            if lifetime <= 0:
                 return False
-            if lifetime < INFINITY:
-                lifetime = fill.begun + lifetime - monotonic() - LAG
-                if lifetime <= 0:
-                    return False
-                self.first.set(fill.key, value, lifetime)
-            else:
-                self.first.set(fill.key, value, INFINITY)
-            if tags:
-                if len(self.tags) > 64 and len(self.tags) > 2 * len(self.first):
-                    self.tags = {key: known for key, known in self.tags.items() if key in self.first}
-                self.tags[fill.key] = tags
-            elif self.tags:
-                self.tags.pop(fill.key, None)
-            return True
+        self.first.set_long(fill.key, hash_in(self.first, fill.key), value, lifetime)
+        if tags:
+            if len(self.tags) > 64 and len(self.tags) > 2 * len(self.first):
+                self.tags = {key: known for key, known in self.tags.items() if key in self.first}
+            self.tags[fill.key] = tags
+        elif self.tags:
+            self.tags.pop(fill.key, None)
+        return True
+
+    def end_fills(self, fills):
+        """There is nothing to store for those that are still open."""
+        with self.lock:
+            for fill in fills:
+                if (<Fill>fill).live:
+                    self.drop_fill(fill)
 
     def end_fill(self, Fill fill, bint absent=False):
         """There is nothing to store. `absent`: the server has no such entry, so what an older link left is wrong."""
@@ -146,11 +167,10 @@ cdef class Tier:
 
     cdef int drop_fill(self, Fill fill) except -1:
         fills = self.fills.get(fill.key)
-        if fills is not None and fill in <list>fills:
-            if len(<list>fills) == 1:
-                del self.fills[fill.key]
-            else:
-                (<list>fills).remove(fill)
+        if fills is not None and len(<list>fills) == 1 and (<list>fills)[0] is fill:
+            del self.fills[fill.key]
+        elif fills is not None and fill in <list>fills:
+            (<list>fills).remove(fill)
         fill.live = False
         return 0
 
