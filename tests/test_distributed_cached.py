@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import re
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from redis_servers import free_port
 
+import cachebox
 from cachebox import AsyncDistributedCache, DistributedCache, cached
 
 
@@ -264,3 +268,19 @@ def test_without_a_server_functions_compute():
     with DistributedCache(redis_port=free_port(), timeout=0.1) as cache:
         f = cached(cache)(lambda x: x)
         assert [f(1), f(1), f(2)] == [1, 1, 2]
+
+
+def test_the_examples_of_the_documentation(server):
+    document = Path(__file__).parent.parent / "docs" / "distributed.md"
+    if not document.is_file():
+        pytest.skip("the documentation is not here")
+    plain, awaited = re.findall(r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    plain = plain.replace("6379", str(server.port))
+    assert str(server.port) in plain
+    namespace = {}
+    exec(plain, namespace)
+    assert namespace["cache"].stats.errors == 0
+    assert namespace["price"].__name__ == "price"
+    body = awaited.partition("\n\n")[2].replace("localhost", f"localhost:{server.port}")
+    exec("async def main():\n" + textwrap.indent(body + "    return cache.stats", "    "), vars(cachebox) | namespace, namespace)
+    assert asyncio.run(namespace["main"]()).errors == 0

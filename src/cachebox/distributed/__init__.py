@@ -15,10 +15,10 @@ below::
 
 try:
     import redis as _redis
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         'the distributed tier needs redis-py: pip install "cachebox-cython[redis]"', name="redis"
-    ) from error
+    ) from _error
 
 from cachebox.distributed.caches import AsyncDistributedCache, DistributedCache
 from cachebox.distributed.codec import Serializer

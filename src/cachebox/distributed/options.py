@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-Seconds: TypeAlias = "float | timedelta"
+Seconds: TypeAlias = float | timedelta
 LONGEST = 1e11                      # seconds; the server refuses some larger numbers
 
 
