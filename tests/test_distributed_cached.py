@@ -45,8 +45,13 @@ with DistributedCache(redis_port={server.port}) as cache:
 
     def run(seed):
         environment = {"PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", code.replace("return [x, y]", "return [x, list(y)]")], env=environment,
-                              capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("return [x, y]", "return [x, list(y)]")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -78,8 +83,23 @@ def test_calls_that_differ_never_meet(cache):
     def f(*args, **kwargs):
         return repr((args, kwargs))
 
-    calls = [((1,), {}), (("1",), {}), ((-1,), {}), ((-2,), {}), ((1, 2), {}), (((1, 2),), {}), ((), {"a": 1}), (("a", 1), {}),
-             ((None,), {}), (("None",), {}), ((b"1",), {}), (([1],), {}), (("a=1",), {}), ((1, "2)"), {}), (("1,'2'",), {})]
+    calls = [
+        ((1,), {}),
+        (("1",), {}),
+        ((-1,), {}),
+        ((-2,), {}),
+        ((1, 2), {}),
+        (((1, 2),), {}),
+        ((), {"a": 1}),
+        (("a", 1), {}),
+        ((None,), {}),
+        (("None",), {}),
+        ((b"1",), {}),
+        (([1],), {}),
+        (("a=1",), {}),
+        ((1, "2)"), {}),
+        (("1,'2'",), {}),
+    ]
     for _ in range(2):
         for args, kwargs in calls:
             assert f(*args, **kwargs) == repr((args, kwargs))
@@ -208,7 +228,7 @@ def test_it_looks_like_the_function(cache):
     assert copy.copy(f) is f
     assert f.cache_info().maxsize == 1000
     assert "module_level" in repr(f)
-    assert f.__reduce__() == "module_level"     # pickled by name
+    assert f.__reduce__() == "module_level"  # pickled by name
     assert list(inspect.signature(f).parameters) == ["x"]
 
 
@@ -229,11 +249,13 @@ def test_bad_options(cache):
     with pytest.raises(ValueError, match="ttl"):
         cached(cache, ttl=0)(lambda: 1)
     with pytest.raises(TypeError, match="generator"):
+
         @cached(cache)
         def generator():
             yield 1
 
     with pytest.raises(TypeError, match="AsyncDistributedCache"):
+
         @cached(cache)
         async def coroutine():
             return 1
@@ -274,7 +296,9 @@ def test_the_examples_of_the_documentation(server):
     document = Path(__file__).parent.parent / "docs" / "distributed.md"
     if not document.is_file():
         pytest.skip("the documentation is not here")
-    plain, awaited = re.findall(r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    plain, awaited = re.findall(
+        r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     plain = plain.replace("6379", str(server.port))
     assert str(server.port) in plain
     namespace = {}
@@ -282,5 +306,9 @@ def test_the_examples_of_the_documentation(server):
     assert namespace["cache"].stats.errors == 0
     assert namespace["price"].__name__ == "price"
     body = awaited.partition("\n\n")[2].replace("localhost", f"localhost:{server.port}")
-    exec("async def main():\n" + textwrap.indent(body + "    return cache.stats", "    "), vars(cachebox) | namespace, namespace)
+    exec(
+        "async def main():\n" + textwrap.indent(body + "    return cache.stats", "    "),
+        vars(cachebox) | namespace,
+        namespace,
+    )
     assert asyncio.run(namespace["main"]()).errors == 0

@@ -86,11 +86,11 @@ def test_many_keys_take_one_round_trip_to_each_server(kind, cluster):
             return [int(server.client().info("stats")["total_reads_processed"]) for server in cluster.servers]
 
         before, base = reads(), reads()
-        cost = [b - a for a, b in zip(before, base, strict=True)]          # of looking
+        cost = [b - a for a, b in zip(before, base, strict=True)]  # of looking
         before = reads()
         assert len(cache.get_many(KEYS)) == 1000
         for a, b, own in zip(before, reads(), cost, strict=True):
-            assert b - a <= own + 4                                     # the request, perhaps in pieces, and a sign of life
+            assert b - a <= own + 4  # the request, perhaps in pieces, and a sign of life
 
 
 def test_clear_leaves_foreign_keys_alone(kind, cluster):
@@ -112,8 +112,16 @@ def test_clear_leaves_foreign_keys_alone(kind, cluster):
         assert b.get("after") == 1
         assert len(sub.get_many([f"k{i}" for i in range(20)])) == 20
         assert sum(client.exists(f"app:foreign{i}") for i in range(20)) == 20
-        wait_until(lambda: sum(b"}v:k" in name and name.startswith(b"app:{") for server in cluster.servers
-                               for name in server.client().keys()) == 0)
+        wait_until(
+            lambda: (
+                sum(
+                    b"}v:k" in name and name.startswith(b"app:{")
+                    for server in cluster.servers
+                    for name in server.client().keys()
+                )
+                == 0
+            )
+        )
     client.close()
 
 

@@ -167,7 +167,6 @@ def test_a_fill_that_a_reconnect_overtook_stores_nothing(server):
     with (
         Proxy(server.port) as proxy,
         DistributedCache(redis_port=proxy.port, serializer=serializer) as here,
-        DistributedCache(redis_port=server.port) as other,
     ):
         here.set("k", "old")
         here.barrier()
@@ -186,6 +185,7 @@ def test_a_fill_that_a_reconnect_overtook_stores_nothing(server):
 @pytest.mark.parametrize("disturbance", [name for name in DISTURBANCES if name not in ("RENAME", "expiry", "a tag")])
 def test_a_computation_that_was_overtaken_stores_nothing(server, disturbance):
     with DistributedCache(redis_port=server.port) as here, DistributedCache(redis_port=server.port) as other:
+
         def factory():
             DISTURBANCES[disturbance](here, other, server)
             return "old"
@@ -240,7 +240,7 @@ def test_a_silent_link_stops_hits_at_max_staleness(kind, server):
         assert time.monotonic() - begun < 0.3 + 0.2
         assert not here._tier.is_fresh
         other.set("k", "newer")
-        assert here.get("k") == "newer"         # every call asks now
+        assert here.get("k") == "newer"  # every call asks now
         assert here.stats.breaker == "closed"
         proxy.silent_links.clear()
         begun = time.monotonic()

@@ -14,7 +14,11 @@ from redis_servers import BINARIES, HAS_CLIENT
 def demo(*options: str, code: str = "", **environment: str):
     command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "cachebox"]
     return subprocess.run(
-        [*command, "demo", "--redis", *options], capture_output=True, text=True, timeout=90, env={**os.environ, **environment}
+        [*command, "demo", "--redis", *options],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**os.environ, **environment},
     )
 
 

@@ -26,7 +26,10 @@ def start(code: str, *arguments) -> subprocess.Popen:
     """A Python process that runs some code."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": TESTS},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": TESTS},
     )
 
 
@@ -94,7 +97,7 @@ def test_one_computation_over_six_processes_of_eight_threads(server):
 def test_exceptions_reach_the_waiters_and_are_not_cached(server):
     for output in run_workers(server, 2, 4, "fails"):
         assert output == f"{['boom'] * 4}\n"
-    assert int(server.client().get("computed")) <= 2    # once per process, and not once per thread
+    assert int(server.client().get("computed")) <= 2  # once per process, and not once per thread
     with DistributedCache(redis_port=server.port) as cache:
         assert "cold" not in cache
         assert cache.get_or_set("cold", lambda: 1) == 1
@@ -211,7 +214,7 @@ def test_tasks_share_one_computation(server):
                 return await cache.get_or_set("r", factory)
 
             async def outer():
-                return await asyncio.gather(inner(), inner())      # tasks of the factory, for its own key
+                return await asyncio.gather(inner(), inner())  # tasks of the factory, for its own key
 
             assert len(await asyncio.wait_for(cache.get_or_set("r", outer), 10)) == 2
             assert computed == 3
@@ -249,6 +252,7 @@ def test_a_cancelled_leader_hands_over(server):
 def test_cancellation_anywhere_leaves_the_cache_usable(server, n):
     async def main():
         async with AsyncDistributedCache(redis_port=server.port) as cache:
+
             async def work():
                 await cache.set("k", 1)
                 await cache.get("k")

@@ -25,15 +25,29 @@ STREAM = (
     b"+OK\r\n-ERR no\r\n:42\r\n$5\r\na\r\nb\0\r\n$-1\r\n_\r\n#t\r\n,1.5\r\n(12345678901234567890123\r\n"
     b"*2\r\n$1\r\nx\r\n*1\r\n:1\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n%1\r\n+a\r\n:1\r\n=7\r\ntxt:abc\r\n!5\r\nE bad\r\n"
 )
-REPLIES = ["OK", "ERR no", 42, b"a\r\nb\0", None, None, True, 1.5, 12345678901234567890123,
-           [b"x", [1]], [b"invalidate", [b"k"]], {"a": 1}, b"abc", "E bad"]
+REPLIES = [
+    "OK",
+    "ERR no",
+    42,
+    b"a\r\nb\0",
+    None,
+    None,
+    True,
+    1.5,
+    12345678901234567890123,
+    [b"x", [1]],
+    [b"invalidate", [b"k"]],
+    {"a": 1},
+    b"abc",
+    "E bad",
+]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
 def test_replies_are_read_however_they_are_cut(step):
     replies, found = Replies(), []
     for at in range(0, len(STREAM), step):
-        replies.feed(STREAM[at:at + step])
+        replies.feed(STREAM[at : at + step])
         while (reply := replies.next()) is not INCOMPLETE:
             found.append(str(reply) if isinstance(reply, ReplyError) else reply)
     assert found == REPLIES
@@ -47,8 +61,10 @@ def test_pushes_and_errors_can_be_told_from_replies():
     assert replies.next().code == "MOVED"
 
 
-@pytest.mark.parametrize("garbage", [b"HTTP/1.1 200\r\n", b"$x\r\n", b"*\r\n", b"+a\n", b"$99999999999999999999\r\n",
-                                     b"*1\r\n" * 40 + b":1\r\n"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"HTTP/1.1 200\r\n", b"$x\r\n", b"*\r\n", b"+a\n", b"$99999999999999999999\r\n", b"*1\r\n" * 40 + b":1\r\n"],
+)
 def test_what_is_not_the_protocol_is_an_error(garbage):
     replies = Replies()
     replies.feed(garbage)
@@ -110,7 +126,15 @@ def test_golden_signed():
 
 def test_golden_ints_counters_and_pickles():
     signed = Codec("json", "secret", "app")
-    assert signed.decode("k", bytes.fromhex("cb78014901000102030405060708090a0b0c0d0e0f61eb2685c69b3684fd203df60c21107741eeff4e90d5493191dced67bc04e5952d3132")) == -12
+    assert (
+        signed.decode(
+            "k",
+            bytes.fromhex(
+                "cb78014901000102030405060708090a0b0c0d0e0f61eb2685c69b3684fd203df60c21107741eeff4e90d5493191dced67bc04e5952d3132"
+            ),
+        )
+        == -12
+    )
     for codec in (signed, Codec("json", None, "app"), Codec("pickle", "secret", "app")):
         assert codec.decode("k", bytes.fromhex("cb78014e00000102030405060708090a0b0c0d0e0f3132")) == 12
     pickled = (
@@ -120,7 +144,9 @@ def test_golden_ints_counters_and_pickles():
     assert Codec("pickle", "secret", "app").decode("k", bytes.fromhex(pickled)) == (1, {2})
 
 
-@pytest.mark.parametrize("value", [0, -1, 10**30, True, 1.5, "a", "\ud800", None, [], {}, [1, [2, {"x": None}]], "ü" * 1000])
+@pytest.mark.parametrize(
+    "value", [0, -1, 10**30, True, 1.5, "a", "\ud800", None, [], {}, [1, [2, {"x": None}]], "ü" * 1000]
+)
 @pytest.mark.parametrize("serializer", ["json", "msgpack", "pickle"])
 @pytest.mark.parametrize("secret", [None, "secret"])
 def test_values_come_back_equal_and_of_the_same_type(value, serializer, secret):
@@ -145,11 +171,51 @@ class Colour(enum.Enum):
 
 
 REFUSED = [
-    (1, 2), {1, 2}, frozenset(), b"x", {1: 2}, {None: 1}, {True: 1}, [1, (2,)], {"a": {"b": (1,)}}, {"a": {1}}, 1j, Plain(),
-    datetime.date(2026, 1, 1), Colour.RED, math.nan, [math.nan], math.inf, {1: "a", "1": "b"}, object, len, 10**5000,
+    (1, 2),
+    {1, 2},
+    frozenset(),
+    b"x",
+    {1: 2},
+    {None: 1},
+    {True: 1},
+    [1, (2,)],
+    {"a": {"b": (1,)}},
+    {"a": {1}},
+    1j,
+    Plain(),
+    datetime.date(2026, 1, 1),
+    Colour.RED,
+    math.nan,
+    [math.nan],
+    math.inf,
+    {1: "a", "1": "b"},
+    object,
+    len,
+    10**5000,
 ]
-NAMES = ["tuple", "set", "frozenset", "bytes", "int", "NoneType", "bool", "tuple", "tuple", "set", "complex", "Plain",
-         "date", "Colour", "float", "float", "float", "int", "type", "builtin", "int"]
+NAMES = [
+    "tuple",
+    "set",
+    "frozenset",
+    "bytes",
+    "int",
+    "NoneType",
+    "bool",
+    "tuple",
+    "tuple",
+    "set",
+    "complex",
+    "Plain",
+    "date",
+    "Colour",
+    "float",
+    "float",
+    "float",
+    "int",
+    "type",
+    "builtin",
+    "int",
+]
 
 
 @pytest.mark.parametrize(("value", "name"), list(zip(REFUSED, NAMES, strict=True)), ids=range(len(NAMES)))
@@ -215,7 +281,7 @@ def test_bad_codecs(serializer, secret, error, named):
 def test_every_changed_bit_is_noticed_where_there_is_a_secret(serializer):
     codec = Codec(serializer, "secret", "app")
     good = envelope(codec, "k", ["value"])
-    for at in [*range(HEAD - 16), *range(HEAD, len(good))]:     # generations are the server's to check
+    for at in [*range(HEAD - 16), *range(HEAD, len(good))]:  # generations are the server's to check
         for bit in range(8):
             bad = bytearray(good)
             bad[at] ^= 1 << bit
@@ -229,7 +295,12 @@ def test_every_changed_bit_is_noticed_where_there_is_a_secret(serializer):
 def test_signatures_are_bound_to_key_namespace_and_secret():
     good = envelope(Codec("json", "secret", "app"), "k", [1])
     assert Codec("json", b"secret", "app").decode("k", good) == [1]
-    for secret, namespace, key in [("other", "app", "k"), ("secret", "ap", "k"), ("secret", "app", "l"), ("secret", "appk", "")]:
+    for secret, namespace, key in [
+        ("other", "app", "k"),
+        ("secret", "ap", "k"),
+        ("secret", "app", "l"),
+        ("secret", "appk", ""),
+    ]:
         with pytest.raises(Undecodable):
             Codec("json", secret, namespace).decode(key, good)
 
@@ -262,10 +333,21 @@ def test_no_code_of_a_pickle_runs_that_was_not_signed():
     assert ran == []
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"\xcbx\x02J\x00" + GENERATION + b"1", b"\xcbx\x01J\x04" + GENERATION + b"1",
-                                  b"\xcbx\x01J\x00" + GENERATION + b"{", b"\xcbx\x01I\x00" + GENERATION + b"1e5",
-                                  b"\xcbx\x01J\x02" + GENERATION, b"\xcbx\x01J\x02" + GENERATION + b"\x05\xff\xff",
-                                  b"\xcbx\x01N\x01" + GENERATION + bytes(32) + b"1", b"\xcbx\x01M\x00" + GENERATION + b"\x01"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"junk",
+        b"\xcbx\x02J\x00" + GENERATION + b"1",
+        b"\xcbx\x01J\x04" + GENERATION + b"1",
+        b"\xcbx\x01J\x00" + GENERATION + b"{",
+        b"\xcbx\x01I\x00" + GENERATION + b"1e5",
+        b"\xcbx\x01J\x02" + GENERATION,
+        b"\xcbx\x01J\x02" + GENERATION + b"\x05\xff\xff",
+        b"\xcbx\x01N\x01" + GENERATION + bytes(32) + b"1",
+        b"\xcbx\x01M\x00" + GENERATION + b"\x01",
+    ],
+)
 def test_what_cannot_be_decoded_is_told_apart(data):
     with pytest.raises(Undecodable):
         Codec("json", None, "app").decode("k", data)
@@ -294,7 +376,7 @@ def test_names_can_be_taken_apart(namespace, clustered):
         assert names.parse(names.value(key)) == (bucket, ord("v"), key)
         assert names.parse(names.lease(bucket, key)) == (bucket, ord("l"), key)
         slot = names.slots[bucket]
-        inner = names.value(key)[names.value(key).index(b"{") + 1:names.value(key).index(b"}")]
+        inner = names.value(key)[names.value(key).index(b"{") + 1 : names.value(key).index(b"}")]
         assert crc16(inner) % 16384 == slot
     assert names.parse(b"other:{0}v:k") is None
 
@@ -397,9 +479,38 @@ def test_the_exception_can_be_pickled():
 
 
 def test_arguments_are_written_by_value():
-    values = [1, "1", -1, -2, 1.5, None, "None", b"1", (1,), [1], (1, 2), ((1, 2),), "a'b", "a\\'b", ["a", "b"], ["a','b"],
-              {"a": 1}, {"a": "1"}, {1}, frozenset([2]), math.inf, math.nan, datetime.date(2026, 1, 1), Colour.RED, 1j,
-              datetime.timedelta(1), "", (), [], {}]
+    values = [
+        1,
+        "1",
+        -1,
+        -2,
+        1.5,
+        None,
+        "None",
+        b"1",
+        (1,),
+        [1],
+        (1, 2),
+        ((1, 2),),
+        "a'b",
+        "a\\'b",
+        ["a", "b"],
+        ["a','b"],
+        {"a": 1},
+        {"a": "1"},
+        {1},
+        frozenset([2]),
+        math.inf,
+        math.nan,
+        datetime.date(2026, 1, 1),
+        Colour.RED,
+        1j,
+        datetime.timedelta(1),
+        "",
+        (),
+        [],
+        {},
+    ]
     texts = [written(value) for value in values]
     assert len(set(texts)) == len(values)
 

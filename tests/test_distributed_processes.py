@@ -85,14 +85,16 @@ cache = DistributedCache(redis_port={server.port})
 cache.set("k", 1)
 print(cache.get("k"))
 """
-    done = subprocess.run([sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True, timeout=30
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 def in_child(body):
     """Run something in a forked child; what it returns must be true."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")          # of multi-threaded forks
+        warnings.simplefilter("error")  # of multi-threaded forks
         child = os.fork()
     if child == 0:
         status = 1
@@ -205,5 +207,3 @@ def test_it_cannot_be_pickled(server):
     with DistributedCache(redis_port=server.port) as cache:
         with pytest.raises(TypeError, match="pickled"):
             pickle.dumps(cache)
-
-

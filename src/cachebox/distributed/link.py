@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from ssl import SSLWantReadError
 from typing import Any
 
 from cachebox.distributed.drivers import CHUNK, Async, Blocking, Channel, Effects, Node, Wait, open_channel, readable
@@ -28,7 +29,8 @@ from cachebox.distributed.topology import Topology
 RETRY_APART = 1.0
 """Seconds between attempts to reach a server, and so between the probes of a dead one."""
 SWEEPS_APART = 0.5
-DISCOVER_APART = 5.0
+LONGEST_TRY = 1.5
+"""Seconds that one attempt to connect may take, however patient the callers are: the next one may find it well."""
 
 
 class Line:
@@ -73,9 +75,9 @@ class Link:
         self._topology = topology
         self._tier = tier
         self._max_staleness = max_staleness
-        self._timeout = timeout
+        self._timeout = min(timeout, LONGEST_TRY)
         self._pings_apart = min(max(max_staleness / 4, 0.01), 1.0)
-        self._given_up_after = max(1.0, 2 * timeout)
+        self._given_up_after = max(1.0, 2 * self._timeout)
         topology.link_probes = True
         self._driver = topology.prober = Blocking()
         self._lines: dict[Node, Line] = {}
@@ -310,8 +312,10 @@ class Link:
                 continue
             line = by_sock[sock]
             try:
-                sock.settimeout(0.2)
+                sock.settimeout(0.0)
                 self._read(line)
+            except (BlockingIOError, SSLWantReadError):     # TLS had something to tell, but the server had not
+                pass
             except FAILURES:
                 self._lose(line)
 
