@@ -97,7 +97,7 @@ def server(one_server):
 
 @pytest.fixture(autouse=True, scope="module")
 def set_older_objects_aside():
-    """Take what was there before a module's first test out of the collector's sight: no need to look at it again."""
+    """Take what was there before a module's first test out of the collector's sight: no need to look every time."""
     gc.collect()
     gc.freeze()
     yield

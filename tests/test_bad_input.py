@@ -153,7 +153,7 @@ def test_the_constructor_refuses_options_that_it_does_not_have(option):
 
 
 def test_an_unknown_policy_is_told_the_known_ones():
-    with pytest.raises(ValueError, match="LRU.*LFU.*FIFO.*'MRU'"):
+    with pytest.raises(ValueError, match=r"LRU.*LFU.*FIFO.*'MRU'"):
         Cache(policy="MRU")
 
 
@@ -300,7 +300,7 @@ BAD_AMOUNTS = [
 def test_an_unknown_statistic_is_a_value_error_that_lists_the_known_ones(name):
     stats = CacheStats()
     for call in (stats.get, stats.increment, stats.snapshot().get):
-        with pytest.raises(ValueError, match="name.*hits, misses, sets, deletes, evictions, expired"):
+        with pytest.raises(ValueError, match=r"name.*hits, misses, sets, deletes, evictions, expired"):
             call(name)
     assert set(stats.get_all().values()) == {0}
 

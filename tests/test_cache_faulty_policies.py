@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import PythonFIFO
 
 from cachebox import MISSING, Cache, EvictionPolicy
+from conftest import PythonFIFO
 
 
 class Faulty(PythonFIFO):
@@ -54,7 +54,7 @@ def test_a_policy_that_names_a_key_that_just_left():
     cache = Cache(2, policy=Faulty)
     cache.update(a=1, b=2, c=3)
     cache.policy.fault = lambda: "a"
-    with pytest.raises(RuntimeError, match="Faulty.*'a'"):
+    with pytest.raises(RuntimeError, match=r"Faulty.*'a'"):
         cache["d"] = 4
     assert dict(cache.items()) == {"b": 2, "c": 3}
 

@@ -9,10 +9,10 @@ import sys
 import time
 
 import pytest
-from conftest import PythonFIFO
 
 import cachebox
 from cachebox import MISSING, Cache, LFUCache
+from conftest import PythonFIFO
 
 NOW = [1000.0]
 

@@ -110,7 +110,7 @@ def test_a_refused_constructor_leaves_the_instance_to_another_cache(policy):
 def test_a_built_in_instance_must_be_empty(policy):
     order = BUILT_IN[policy](2)
     order.add("a")
-    with pytest.raises(ValueError, match="policy.*empty"):
+    with pytest.raises(ValueError, match=r"policy.*empty"):
         Cache(2, policy=order)
     order.clear()
     Cache(2, policy=order)["a"] = 1
@@ -212,7 +212,7 @@ class Model:
 
     def use(self, key):
         self.time += 1
-        added, used, uses = self.rows.get(key, (self.time, 0, 0))
+        added, _, uses = self.rows.get(key, (self.time, 0, 0))
         self.rows[key] = (added, self.time, uses + 1)
 
     def order(self):

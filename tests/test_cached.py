@@ -79,7 +79,7 @@ class Same:
         return isinstance(other, Same) and self.number == other.number
 
 
-# --- ways to decorate ------------------------------------------------------------------------------------------------------
+# --- ways to decorate -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,8 @@ def test_parameters_are_those_given_and_a_new_dict_each_time():
     assert f.cache_info().maxsize is None
     ttl = len
     cache = Cache(max_size=3, policy="LFU")
-    assert cached(cache, ttl=ttl)(repr).cache_parameters() == {"maxsize": 3, "typed": False, "policy": "LFU", "ttl": ttl}
+    parameters = cached(cache, ttl=ttl)(repr).cache_parameters()
+    assert parameters == {"maxsize": 3, "typed": False, "policy": "LFU", "ttl": ttl}
 
 
 def test_wrappers_are_copied_and_pickled_by_name():
@@ -145,7 +146,7 @@ def test_wrappers_are_copied_and_pickled_by_name():
 
 def test_a_wrapper_nobody_holds_is_freed_at_once_with_its_cache_and_results():
     result = Thing()
-    f = cached(lambda: result)
+    f = cached(lambda: result)                  # noqa: F821  # deleted only later
     gone = [weakref.ref(f), weakref.ref(f.cache), weakref.ref(result)]
     assert f() is result
     gc.disable()
@@ -160,7 +161,7 @@ def test_a_wrapper_nobody_holds_is_freed_at_once_with_its_cache_and_results():
     FREE_THREADED and sys.version_info < (3, 14), reason="Python 3.13 without the GIL makes functions immortal"
 )
 def test_a_wrapper_in_a_cycle_with_its_results_is_collected():
-    f = cached(lambda: [f])
+    f = cached(lambda: [f])                     # noqa: F821  # deleted only later
     gone = weakref.ref(f)
     f()
     del f
@@ -224,7 +225,7 @@ def test_arguments_reach_the_function_as_given():
     assert f.__call__(x=1) == ((), {"x": 1})
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------------
+# --- keys -------------------------------------------------------------------------------------------------------------
 
 DIFFERENT_CALLS = [
     ((1,), {}),
@@ -465,7 +466,7 @@ def test_results_stored_in_one_process_are_found_in_another(tmp_path):
     assert said[0] == said[1] != ""
 
 
-# --- a key function --------------------------------------------------------------------------------------------------------
+# --- a key function ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cache", [None, Cache()])
@@ -503,7 +504,7 @@ def test_a_key_func_that_fails_or_returns_an_unhashable_passes_its_error_on(cach
     assert f.cache_info()[:2] == (0, 0)
 
 
-# --- shared caches ---------------------------------------------------------------------------------------------------------
+# --- shared caches ----------------------------------------------------------------------------------------------------
 
 
 def make_alike(cache, n):
@@ -530,7 +531,8 @@ def test_functions_that_share_a_cache_never_meet():
         cached(cache, key_func=lambda *args, **kwargs: 1)(lambda *args, **kwargs: 9),
     ]
     for _ in range(2):
-        assert [f(1) for f in functions] == [f(1, x=2) for f in functions] == [f() for f in functions] == list(range(10))
+        expected = list(range(10))
+        assert [f(1) for f in functions] == [f(1, x=2) for f in functions] == [f() for f in functions] == expected
     assert len({f.cache_key(1) for f in functions}) == 10
 
 
@@ -603,10 +605,12 @@ def test_clearing_the_cache_leaves_a_shared_functions_own_counts():
     assert f(1) == 2
 
 
-# --- lifetimes -------------------------------------------------------------------------------------------------------------
+# --- lifetimes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ttl", [10, 10.0, timedelta(seconds=10), lambda result: 10, lambda result: timedelta(seconds=10)])
+@pytest.mark.parametrize(
+    "ttl", [10, 10.0, timedelta(seconds=10), lambda result: 10, lambda result: timedelta(seconds=10)]
+)
 def test_a_result_lives_for_its_ttl(clock, ttl):
     f = cached(Cache(clock=clock, default_ttl=99), ttl=ttl)(Counted())
     assert f(1) == 1
@@ -650,7 +654,9 @@ def test_a_ttl_callable_that_returns_nothing_left_means_do_not_store(nothing):
     assert f.cache.stats.sets == 0
 
 
-@pytest.mark.parametrize("wrong, error", [("10", TypeError), (math.nan, ValueError), (True, TypeError), ([], TypeError)])
+@pytest.mark.parametrize(
+    "wrong, error", [("10", TypeError), (math.nan, ValueError), (True, TypeError), ([], TypeError)]
+)
 def test_a_ttl_callable_that_returns_nonsense_is_an_error(wrong, error):
     f = cached(ttl=lambda result: wrong)(Counted())
     with pytest.raises(error, match="ttl"):
@@ -667,7 +673,7 @@ def test_idle_results_leave(clock):
     assert f(1) == 3
 
 
-# --- what is stored --------------------------------------------------------------------------------------------------------
+# --- what is stored ---------------------------------------------------------------------------------------------------
 
 
 def test_every_result_is_cached(kind):
@@ -763,7 +769,7 @@ def test_callbacks_see_the_keys_of_calls():
     assert left == [(first, "a")]
 
 
-# --- recursion -------------------------------------------------------------------------------------------------------------
+# --- recursion --------------------------------------------------------------------------------------------------------
 
 
 def test_recursive_functions(kind):
@@ -795,7 +801,7 @@ def test_endless_recursion_into_the_same_key_is_a_recursion_error(kind):
     assert len(again.cache) == 0
 
 
-# --- references ------------------------------------------------------------------------------------------------------------
+# --- references -------------------------------------------------------------------------------------------------------
 
 
 def count_of(thing):
@@ -867,7 +873,7 @@ def test_a_failed_call_keeps_nothing_alive(kind):
         gc.enable()
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def generate():
@@ -915,7 +921,9 @@ def test_a_generator_function_is_a_type_error_at_decoration(function):
             decorate(function)
 
 
-@pytest.mark.parametrize("options", [{"max_size": 5}, {"policy": "LFU"}, {"max_size": 5, "policy": "LFU"}, {"max_size": None}])
+@pytest.mark.parametrize(
+    "options", [{"max_size": 5}, {"policy": "LFU"}, {"max_size": 5, "policy": "LFU"}, {"max_size": None}]
+)
 def test_a_cache_together_with_its_own_options_is_a_type_error(options):
     with pytest.raises(TypeError, match=" and ".join(options)):
         cached(Cache(), **options)
@@ -974,7 +982,7 @@ def test_each_function_decorated_by_one_decorator_has_its_own_cache():
     assert g.cache_info() == (0, 0, 5, 0)
 
 
-# --- threads ---------------------------------------------------------------------------------------------------------------
+# --- threads ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"cache": Cache()}, {"typed": True}, {"single_flight": False}], ids=str)

@@ -21,7 +21,8 @@ from in_threads import run_all
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 classes_must_be_mortal = pytest.mark.skipif(
-    FREE_THREADED and sys.version_info < (3, 14), reason="Python 3.13 without the GIL makes functions and classes immortal"
+    FREE_THREADED and sys.version_info < (3, 14),
+    reason="Python 3.13 without the GIL makes functions and classes immortal",
 )
 
 
@@ -42,7 +43,7 @@ def decorator(cache, **options):
     return cached(Cache() if cache == "shared" else None, **options)
 
 
-# --- kinds of instances ----------------------------------------------------------------------------------------------------
+# --- kinds of instances -----------------------------------------------------------------------------------------------
 # Each function makes a class with a method `double(x)` that computes (instance, 2 * x) as text and notes the call.
 
 
@@ -199,8 +200,8 @@ def a_lambda(decorate):
 
 
 KINDS_OF_CLASSES = [
-    plain, slotted, unhashable, all_equal, frozen, mutable_data, slotted_data, named_otherwise, unreadable, an_exception,
-    assigned_later, a_lambda,
+    plain, slotted, unhashable, all_equal, frozen, mutable_data, slotted_data, named_otherwise, unreadable,
+    an_exception, assigned_later, a_lambda,
 ]
 
 
@@ -343,7 +344,7 @@ def test_a_class_that_dies_before_its_shared_cache_leaves_nothing_there():
     assert len(cache) == 0
 
 
-# --- instances that take no weak reference ---------------------------------------------------------------------------------
+# --- instances that take no weak reference ----------------------------------------------------------------------------
 
 
 class NoWeakReference:
@@ -409,7 +410,7 @@ def test_such_misses_count_for_the_function_in_a_shared_cache():
     assert Slotted.method.cache_info()[:2] == (0, 2)
 
 
-# --- what keys and results refer to ----------------------------------------------------------------------------------------
+# --- what keys and results refer to -----------------------------------------------------------------------------------
 
 
 class Node:
@@ -496,7 +497,7 @@ def test_typed_methods_tell_the_types_of_arguments_apart():
     assert one.kind.cache_info()[:2] == (0, 6) or one.kind.cache_info().misses == 6
 
 
-# --- memory: a living instance with many results, and dying ones -------------------------------------------------------------
+# --- memory: a living instance with many results, and dying ones ------------------------------------------------------
 
 
 class Same:
@@ -645,7 +646,7 @@ def test_a_wrapper_forgets_the_instances_that_died(no_collector):
     assert len(gc.get_objects()) <= before + 20
 
 
-# --- how instances end -----------------------------------------------------------------------------------------------------
+# --- how instances end ------------------------------------------------------------------------------------------------
 
 
 class LastWords:
@@ -798,7 +799,7 @@ def test_one_instance_in_many_threads_at_once():
 
     def use():
         for x in range(2000):
-            assert one.double(x % 97) == f"{id(one)}: {2 * (x % 97)}"
+            assert one.double(x % 97) == f"{id(one)}: {2 * (x % 97)}"     # noqa: F821  # deleted only later
 
     run_all(*[use] * 4)
     info = cls.double.cache_info()
@@ -808,7 +809,7 @@ def test_one_instance_in_many_threads_at_once():
     assert len(cls.double.cache) == 0
 
 
-# --- inheritance -----------------------------------------------------------------------------------------------------------
+# --- inheritance ------------------------------------------------------------------------------------------------------
 
 
 class Base:
@@ -923,7 +924,7 @@ def test_enumerations_and_metaclasses():
     assert Colour.count.cache_info()[:2] == (1, 1)
 
 
-# --- class methods, static methods, properties -------------------------------------------------------------------------------
+# --- class methods, static methods, properties ------------------------------------------------------------------------
 
 
 def class_with_class_methods(decorate):
@@ -972,7 +973,9 @@ def class_with_class_methods(decorate):
 CLASS_METHODS = ["inner", "outer", "inner_named_otherwise", "outer_named_otherwise"]
 STATIC_METHODS = ["inner_static", "outer_static"]
 DECORATIONS = pytest.mark.parametrize(
-    "options", [{}, {"cache": "shared"}, {"typed": True}, {"key_func": lambda *args, **kwargs: (args, tuple(kwargs))}], ids=str
+    "options",
+    [{}, {"cache": "shared"}, {"typed": True}, {"key_func": lambda *args, **kwargs: (args, tuple(kwargs))}],
+    ids=str,
 )
 
 
@@ -1178,7 +1181,7 @@ def test_a_bound_method_may_be_cached_for_its_instance():
     assert one.method.invalidate(1) is True
 
 
-# --- bound methods as objects --------------------------------------------------------------------------------------------------
+# --- bound methods as objects -----------------------------------------------------------------------------------------
 
 
 class Shown:
@@ -1275,7 +1278,7 @@ def test_a_bound_method_called_in_all_ways():
     assert Any.method.cache_info()[:2] == (12, 6)
 
 
-# --- copies of instances -------------------------------------------------------------------------------------------------------
+# --- copies of instances ----------------------------------------------------------------------------------------------
 
 
 class Account:
@@ -1297,7 +1300,7 @@ def test_a_copied_instance_starts_without_results(duplicate):
     assert (twin.title(), one.title()) == ("account of Bob", "account of Ann")
 
 
-# --- methods that arrive later ---------------------------------------------------------------------------------------------------
+# --- methods that arrive later ----------------------------------------------------------------------------------------
 
 
 def test_a_method_assigned_to_several_classes():

@@ -12,10 +12,10 @@ import inspect
 import pkgutil
 
 import pytest
-from cachebox.stats import StatsSnapshot
 
 import cachebox
 from cachebox import Cache, CacheStats, EvictionPolicy, FIFOCache, LFUCache, LRUCache, RemovalCause
+from cachebox.stats import StatsSnapshot
 
 MODULES = sorted(["cachebox", *(found.name for found in pkgutil.walk_packages(cachebox.__path__, "cachebox."))])
 
@@ -98,7 +98,7 @@ def test_every_public_method_has_a_signature(kind):
     for name in dir(kind):
         member = inspect.getattr_static(kind, name)
         if not name.startswith("_") and inspect.isroutine(member):
-            assert list(inspect.signature(member).parameters)[0] == "self", f"{kind.__name__}.{name}"
+            assert next(iter(inspect.signature(member).parameters)) == "self", f"{kind.__name__}.{name}"
 
 
 @pytest.mark.parametrize("name", MODULES)

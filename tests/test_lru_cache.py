@@ -18,7 +18,7 @@ import pytest
 from cachebox import cached, lru_cache
 from in_threads import LIMIT, run_all
 
-# --- CPython's tests -----------------------------------------------------------------------------------------------------------
+# --- CPython's tests --------------------------------------------------------------------------------------------------
 
 try:
     with warnings.catch_warnings():
@@ -64,7 +64,7 @@ def test_all_of_cpythons_tests_are_among_them():
     assert names == {name for name in dir(TestAsInCPython) if name.startswith("test_")}
 
 
-# --- the same calls have the same effects in both ------------------------------------------------------------------------------
+# --- the same calls have the same effects in both ---------------------------------------------------------------------
 
 BOTH = [functools.lru_cache, lru_cache]
 MAX_SIZES = [None, 0, 1, 3, 50]
@@ -95,8 +95,8 @@ class AStr(str):
 
 
 VALUES = [
-    0, 1, 2, -1, -2, 2**61 - 1, 2**80, 0.0, -0.0, 1.0, 2.5, float("inf"), True, False, None, "", "a", "b", "1", "\xe9", b"a",
-    (), (1,), (1.0,), (True,), (1, 2), ("a", 1), ((1,), 2), frozenset(), frozenset({1}), 1j, Ellipsis, int, str,
+    0, 1, 2, -1, -2, 2**61 - 1, 2**80, 0.0, -0.0, 1.0, 2.5, float("inf"), True, False, None, "", "a", "b", "1", "\xe9",
+    b"a", (), (1,), (1.0,), (True,), (1, 2), ("a", 1), ((1,), 2), frozenset(), frozenset({1}), 1j, Ellipsis, int, str,
     Same(1), Same(2), Same(1), AnInt(1), AnInt(2), AStr("a"), AStr("b"), [], {}, ([],),
 ]
 NAMES = ["x", "y", "z", "self", "args"]
@@ -126,7 +126,7 @@ def test_random_calls(maxsize, typed):
     counts = [[0], [0]]
     theirs, ours = [
         make(maxsize, typed)(lambda *args, _count=count, **kwargs: next_result(_count, args, kwargs))
-        for make, count in zip(BOTH, counts)
+        for make, count in zip(BOTH, counts, strict=True)
     ]
     for _ in range(4000):
         args, kwargs = random_call(chance)
@@ -184,7 +184,7 @@ def test_random_recursion(maxsize, typed):
         return run
 
     theirs, ours = [make_recursive(make)() for make in BOTH]
-    for n, (ours_then, theirs_then) in enumerate(zip(ours, theirs)):
+    for n, (ours_then, theirs_then) in enumerate(zip(ours, theirs, strict=False)):
         assert ours_then == theirs_then, f"event {n}, after {ours[max(0, n - 5):n]}"
     assert len(ours) == len(theirs) > 2000
 
@@ -227,7 +227,9 @@ def test_bad_parameters(use):
     assert raised[0] is raised[1]
 
 
-@pytest.mark.parametrize("decorate", [lambda make: make, lambda make: make(), lambda make: make(64), lambda make: make(maxsize=64)])
+@pytest.mark.parametrize(
+    "decorate", [lambda make: make, lambda make: make(), lambda make: make(64), lambda make: make(maxsize=64)]
+)
 def test_ways_to_decorate(decorate):
     theirs, ours = [decorate(make)(lambda x: [x]) for make in BOTH]
     assert ours(1) is ours(1) and theirs(1) is theirs(1)

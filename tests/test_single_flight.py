@@ -151,13 +151,16 @@ def in_process(script):
     """What a script printed, line by line."""
     guard = f"import faulthandler; faulthandler.dump_traceback_later({LIMIT}, exit=True)\n"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", guard + textwrap.dedent(script)], capture_output=True, text=True, timeout=2 * LIMIT
+        [sys.executable, "-W", "ignore", "-c", guard + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-# --- sharing ---------------------------------------------------------------------------------------------------------------
+# --- sharing ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("result", [object(), None, False])
@@ -201,7 +204,8 @@ def test_all_get_the_leaders_exception_and_nothing_is_stored(loader):
     gate.opened.set()
     assert all(one.wait().error is error for one in [leader, *waiters])
     assert gate.runs == 1
-    assert "__call__" in [frame.name for frame in traceback.extract_tb(error.__traceback__)], "the factory's frame is missing"
+    frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    assert "__call__" in frames, "the factory's frame is missing"
     assert len(loader.cache) == 0 and loader.cache.stats.misses == 6
     assert loader.load("k", lambda: "now") == "now"
 
@@ -257,7 +261,7 @@ def test_functions_that_share_a_cache_do_not_wait_for_each_other():
     cache = Cache()
     loaders = [GetOrSet(cache), ByFunction(cache), ByFunction(cache), ByMethod(cache), ByKeyFunc(cache)]
     gates = [Gate(k) for k in range(5)]
-    leaders = [start_leader(one, "k", gate) for one, gate in zip(loaders, gates)]
+    leaders = [start_leader(one, "k", gate) for one, gate in zip(loaders, gates, strict=True)]
     for gate in gates:
         gate.opened.set()
     assert [leader.result() for leader in leaders] == [0, 1, 2, 3, 4]
@@ -314,7 +318,11 @@ def test_the_bound_holds_while_more_keys_are_loaded_than_fit(policy):
 
 
 @pytest.mark.parametrize("policy", ["LRU", PythonFIFO], ids=str)
-@pytest.mark.parametrize("options", [{}, {"default_ttl": 60}, {"time_to_idle": 60}, {"max_weight": 99, "weigher": lambda k, v: 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"default_ttl": 60}, {"time_to_idle": 60}, {"max_weight": 99, "weigher": lambda k, v: 1}],
+    ids=str,
+)
 def test_every_kind_of_cache(way, policy, options):
     loader = way(Cache(policy=policy, **options))
     gate = Gate()
@@ -345,7 +353,7 @@ def test_the_ttl_given_to_get_or_set(clock):
     assert cache.ttl("k") == 5
 
 
-# --- results that are not stored ---------------------------------------------------------------------------------------------
+# --- results that are not stored --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -398,7 +406,7 @@ def test_an_error_in_the_weigher_reaches_the_waiters(way):
     assert len(loader.cache) == 0
 
 
-# --- what happens to the key during the load wins ----------------------------------------------------------------------------
+# --- what happens to the key during the load wins ---------------------------------------------------------------------
 
 WRITES = {
     "set": lambda cache, key: cache.set(key, "written"),
@@ -430,7 +438,7 @@ def test_a_write_during_the_load_wins(way, inside):
         loader = way()
         cache, key = loader.cache, loader.key("k")
         if inside:
-            assert loader.load("k", lambda: write(cache, key) and None or "loaded") == "loaded", name
+            assert loader.load("k", lambda: (write(cache, key) and None) or "loaded") == "loaded", name
         else:
             gate = Gate()
             leader = start_leader(loader, "k", gate)
@@ -449,7 +457,7 @@ def test_a_removal_during_the_load_wins(way, inside):
         loader = way()
         cache, key = loader.cache, loader.key("k")
         if inside:
-            assert loader.load("k", lambda: remove(cache, key) and None or "loaded") == "loaded", name
+            assert loader.load("k", lambda: (remove(cache, key) and None) or "loaded") == "loaded", name
         else:
             gate = Gate()
             leader = start_leader(loader, "k", gate)
@@ -478,7 +486,7 @@ def test_clearing_one_function_lets_the_loads_of_others_be_stored():
     cache = Cache()
     cleared, other = ByFunction(cache), ByFunction(cache)
     gates = [Gate("first"), Gate("second")]
-    leaders = [start_leader(one, "k", gate) for one, gate in zip([cleared, other], gates)]
+    leaders = [start_leader(one, "k", gate) for one, gate in zip([cleared, other], gates, strict=True)]
     cleared.f.cache_clear()
     for gate in gates:
         gate.opened.set()
@@ -491,7 +499,9 @@ def test_clearing_one_function_lets_the_loads_of_others_be_stored():
 @pytest.mark.parametrize("single_flight", [False, True])
 def test_clearing_while_condition_or_ttl_is_asked_wins(asked, shared, single_flight):
     f = cached(
-        Cache() if shared else None, single_flight=single_flight, **{asked: lambda result: f.cache_clear() or True and 10}
+        Cache() if shared else None,
+        single_flight=single_flight,
+        **{asked: lambda result: f.cache_clear() or (True and 10)},
     )(lambda: "loaded")
     assert f() == "loaded"
     assert len(f.cache) == 0
@@ -569,7 +579,7 @@ def test_a_written_value_that_expires_during_the_load_still_counts(way, clock):
     assert len(loader.cache) == 0
 
 
-# --- coming back to the same key -----------------------------------------------------------------------------------------------
+# --- coming back to the same key --------------------------------------------------------------------------------------
 
 
 @must_end
@@ -633,7 +643,7 @@ def test_a_removal_during_the_inner_load_wins(loader):
     assert len(loader.cache) == 0
 
 
-# --- circles -------------------------------------------------------------------------------------------------------------------
+# --- circles ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -696,7 +706,7 @@ def test_random_circles_end(loader):
     loader.cache._check()
 
 
-# --- leaders that end otherwise --------------------------------------------------------------------------------------------------
+# --- leaders that end otherwise ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
@@ -758,7 +768,9 @@ def test_an_interrupted_callback_of_the_landing_does_not_concern_the_waiters(way
 
 def test_a_callback_of_the_landing_may_load(way):
     loaded = []
-    loader = way(Cache(max_size=1, on_evict=lambda key, value: loaded.append(cache.get_or_set("from callback", lambda: 1))))
+    loader = way(
+        Cache(max_size=1, on_evict=lambda key, value: loaded.append(cache.get_or_set("from callback", lambda: 1)))
+    )
     cache = loader.cache
     cache["victim"] = 1
 
@@ -846,7 +858,7 @@ def test_a_signal_handler_may_load_while_its_thread_waits():
     assert said == ["b", "a"]
 
 
-# --- fork ------------------------------------------------------------------------------------------------------------------------
+# --- fork -------------------------------------------------------------------------------------------------------------
 
 
 @needs_fork
@@ -867,7 +879,9 @@ def test_a_factory_may_fork(load):
             os._exit(0)
         assert os.waitpid(calls[0], 0)[1] == 0
     """)
-    assert sorted(said) == [repr([f"loaded by the {who}", 1, 1, 1, 0, f"loaded by the {who}", 1]) for who in ("child", "parent")]
+    assert sorted(said) == [
+        repr([f"loaded by the {who}", 1, 1, 1, 0, f"loaded by the {who}", 1]) for who in ("child", "parent")
+    ]
 
 
 @needs_fork
@@ -905,7 +919,7 @@ def test_a_load_led_by_another_thread_is_void_in_the_child():
     assert said == ["in the child", "slow", "slow"]
 
 
-# --- without single flight -------------------------------------------------------------------------------------------------------
+# --- without single flight --------------------------------------------------------------------------------------------
 
 
 class Alone(ByFunction):
@@ -948,11 +962,12 @@ def test_without_single_flight_nobody_gets_anothers_exception(alone):
 def test_without_single_flight_a_change_during_the_load_wins_too(alone):
     for name, change in [*WRITES.items(), *REMOVALS.items()]:
         loader = alone()
-        assert loader.load("k", lambda: change(loader.cache, loader.key("k")) and None or "loaded") == "loaded", name
-        assert loader.load("k", lambda: "later") == ("written" if name in WRITES and change is WRITES[name] else "later"), name
+        assert loader.load("k", lambda: (change(loader.cache, loader.key("k")) and None) or "loaded") == "loaded", name
+        expected = "written" if name in WRITES and change is WRITES[name] else "later"
+        assert loader.load("k", lambda: "later") == expected, name
 
 
-# --- what is kept alive ------------------------------------------------------------------------------------------------------------
+# --- what is kept alive -----------------------------------------------------------------------------------------------
 
 
 class Thing:
@@ -994,7 +1009,7 @@ def test_a_cache_may_be_dropped_during_the_load():
 def test_a_cycle_through_a_factory_is_collected():
     cache = Cache()
     gone = weakref.ref(cache)
-    cache.get_or_set("k", lambda: lambda: cache)
+    cache.get_or_set("k", lambda: lambda: cache)     # noqa: F821  # deleted only later
     del cache
     gc.collect()
     assert gone() is None

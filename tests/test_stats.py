@@ -9,9 +9,9 @@ import threading
 import weakref
 
 import pytest
-from cachebox.stats import StatsSnapshot
 
 from cachebox import Cache, CacheStats
+from cachebox.stats import StatsSnapshot
 
 COUNTERS = ("hits", "misses", "sets", "deletes", "evictions", "expired")
 
@@ -123,7 +123,7 @@ def test_a_snapshot_does_not_change_any_more(stats):
     snapshot = stats.snapshot()
     stats.increment("hits")
     stats.reset()
-    assert snapshot.get_all() == dict(zip(COUNTERS, range(1, 7)))
+    assert snapshot.get_all() == dict(zip(COUNTERS, range(1, 7), strict=True))
 
 
 def test_a_snapshot_reads_like_statistics(stats):

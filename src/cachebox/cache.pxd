@@ -2,11 +2,8 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t
 
-from cachebox._engine.table cimport UNCERTAIN, Engine, hash_of, incref, lookup, mixed, note_use
-from cachebox.expiry cimport coarse_now, is_over
-from cachebox.lock cimport acquire, release
-from cachebox.stats cimport HITS
-from cachebox.store cimport CLOCKED, EXPIRES, FOREIGN, IDLES, Leader, Store, Watch
+from cachebox._engine.table cimport hash_of, mixed
+from cachebox.store cimport Leader, Store, Watch
 
 
 cdef struct Loading:                # how to get a value that is missing; borrows everything
@@ -42,7 +39,7 @@ cdef class Cache(Store):
     cdef object take(self, object key, bint wanted)
     cdef PyObject* look(self, object key) except? NULL
     cdef object setdefault_long(self, object key, uint32_t h, object default)
-    cdef object load(self, object key, uint32_t h, Loading* how)
+    cdef object fetch(self, object key, uint32_t h, Loading* how)
     cdef object load_unwatched(self, object key, uint32_t h, Loading* how)
     cdef int count_miss(self) except -1
     cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how)
@@ -54,6 +51,7 @@ cdef class Cache(Store):
     cdef int set_all(self, list items, double lifetime) except -1
     cdef list export(self)
     cdef int restore(self, list entries) except -1
+    cdef int reconcile(self) except -1
     cdef bint holds(self, object key) except -1
 
 
@@ -63,10 +61,6 @@ cdef double lifetime_of(object ttl, str name) except -1.0
 cdef inline uint32_t hash_in(Cache self, object key) except? 0xFFFFFFFF:
     """A key's hash, as the cache's table wants it."""
     return mixed(self.table, hash_of(<PyObject*>key))
-
-
-cdef inline uint32_t mixed_in(Cache self, Py_hash_t hashed) noexcept:
-    return mixed(self.table, hashed)
 
 
 cdef inline void no_arguments(Loading* how, object factory, double lifetime) noexcept:
@@ -79,27 +73,3 @@ cdef inline void no_arguments(Loading* how, object factory, double lifetime) noe
     how.single_flight = True
     how.unwatched = how.first_wins = False
     how.missed = -1
-
-
-cdef inline PyObject* quick_use(Cache self, uint32_t i) noexcept:
-    """A hit on entry i, under the lock: a new reference to its value. NULL: it has none, or it takes more than that."""
-    cdef PyObject* value = self.table.entries[i].value
-    if value == NULL or self.modes & (EXPIRES | IDLES | CLOCKED | FOREIGN):
-        if value == NULL or self.modes & (IDLES | CLOCKED | FOREIGN) or is_over(&self.expiry, i, coarse_now()):
-            return NULL
-    self.counts[HITS] += 1
-    note_use(<Engine><PyObject*>self.engine, i)     # cast: without taking a reference
-    incref(value)
-    return value
-
-
-cdef inline PyObject* quick_get(Cache self, PyObject* key, uint32_t h) noexcept:
-    """A hit that needs no Python code: a new reference to the value. NULL: it is a miss, or not so simple."""
-    cdef uint32_t i
-    cdef PyObject* value = NULL
-    acquire(self.lock)
-    i = lookup(self.table, key, h)
-    if i != 0 and i != UNCERTAIN:
-        value = quick_use(self, i)
-    release(self.lock)
-    return value

@@ -6,7 +6,7 @@ they are what the product is about.
 """
 
 cimport cython
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,18 +15,22 @@ from _collections_abc import Mapping, MutableMapping
 from sys import maxsize as LARGEST_SIZE
 
 from cachebox._engine.table cimport (
-    UNCERTAIN, Engine, Entry, decref, hash_of, incref, lookup, mixed, note_use, xdecref,
+    Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
 from cachebox.expiry cimport check_heap, deadline, end_of, set_deadline
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, land
+from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, land as land_flight
 from cachebox.foreign cimport Foreign
 from cachebox.lock cimport Guard, acquire, release
-from cachebox.operation cimport EXPIRED, EXPLICIT, FAILED, SIZE, Operation, start
+from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
-from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS, CacheStats
+from cachebox.quick cimport (
+    find_same, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
+    take_hit,
+)
+from cachebox.stats cimport MISSES
 from cachebox.store cimport (
     CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NO_MEMORY, WATCHED, WEIGHED,
-    Leader, Outcome, Row, Store, Watch, as_float, free_rows, leads, set_leader,
+    Leader, Outcome, Row, Store, Watch, as_float, free_rows, set_leader,
 )
 
 from cachebox.policies import BUILT_IN
@@ -42,10 +46,7 @@ cdef extern from *:
     object take_over "CB_TAKE"(PyObject*)       # a new reference becomes the caller's
     object vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*)
     PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
-
-
-cdef extern from "pythread.h":
-    unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
+    PyObject* None_ "Py_None"
 
 
 cdef object _zero = 0
@@ -84,8 +85,8 @@ cdef class Cache(Store):
         max_size: the most entries it holds, at every instant: an int from 1 on; None: no bound.
         default_ttl: how long an entry lives unless `set` says otherwise: seconds (a number greater than 0) or a
             `timedelta`; None or `math.inf`: for ever.
-        policy: which entry leaves a full cache: ``"LRU"``, ``"LFU"``, ``"FIFO"`` in any case, an `EvictionPolicy` class or
-            an instance of one.
+        policy: which entry leaves a full cache: ``"LRU"``, ``"LFU"``, ``"FIFO"`` in any case, an `EvictionPolicy` class
+            or an instance of one.
         on_evict: called as ``on_evict(key, value)`` for every entry that is evicted, expires, is deleted or replaced,
             but not by `clear`.
         time_to_idle: how long an entry lives without a hit or a new value, given as `default_ttl` is; it shortens the
@@ -242,7 +243,7 @@ cdef class Cache(Store):
         (None, 'nothing')
         """
         cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value == NULL:
             value = self.get_long(key, h)
             if value == NULL:
@@ -251,7 +252,7 @@ cdef class Cache(Store):
 
     def __getitem__(self, key):
         cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value == NULL:
             value = self.get_long(key, h)
             if value == NULL:
@@ -295,7 +296,7 @@ cdef class Cache(Store):
         >>> cache = Cache()
         >>> cache.set("a", 1)
         >>> cache.set("b", 2, ttl=60)
-        >>> cache.ttl("a") is None, cache.ttl("b") > 59
+        >>> cache.ttl("a") is None, 0 < cache.ttl("b") <= 60
         (True, True)
         """
         cdef uint32_t h = hash_in(self, key)
@@ -441,7 +442,7 @@ cdef class Cache(Store):
         [1]
         """
         cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(self, <PyObject*>key, h)
+        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
         return self.setdefault_long(key, h, default)
@@ -514,13 +515,13 @@ cdef class Cache(Store):
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
         lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
-        value = quick_get(self, <PyObject*>key, h)
+        value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
         no_arguments(&how, factory, lifetime)
-        return self.load(key, h, &how)
+        return self.fetch(key, h, &how)
 
-    cdef object load(self, object key, uint32_t h, Loading* how):
+    cdef object fetch(self, object key, uint32_t h, Loading* how):
         """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
         cdef Leader leader
         cdef Flight flight
@@ -574,7 +575,7 @@ cdef class Cache(Store):
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
         cdef double weight = self.weigh(key, value) if wanted else 0.0
-        return land(self, key, h, leader, value, how.lifetime, weight, wanted and weight <= self.bound_weight)
+        return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted and weight <= self.bound_weight)
 
     cdef object load_unwatched(self, object key, uint32_t h, Loading* how):
         """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
@@ -775,7 +776,7 @@ cdef class Cache(Store):
 
         >>> cache = Cache(default_ttl=10)
         >>> cache["a"] = 1
-        >>> 9 < cache.ttl("a") <= 10
+        >>> 0 < cache.ttl("a") <= 10
         True
         """
         cdef Operation op
@@ -802,7 +803,7 @@ cdef class Cache(Store):
 
         >>> cache = Cache(default_ttl=10)
         >>> cache["a"] = 1
-        >>> cache.touch("a", ttl=60), cache.ttl("a") > 59
+        >>> cache.touch("a", ttl=60), 10 < cache.ttl("a") <= 60
         (True, True)
         """
         cdef Operation op
@@ -845,7 +846,7 @@ cdef class Cache(Store):
         cdef list hashes = [hash_of(<PyObject*>key) for key in wanted]
         for key, hashed in zip(wanted, hashes):
             h = mixed(self.table, hashed)
-            value = quick_get(self, <PyObject*>key, h)
+            value = quick_get(<PyObject*>self, <PyObject*>key, h)
             if value == NULL:
                 value = self.get_long(key, h)
             if value != NULL:
@@ -1133,20 +1134,33 @@ cdef class Cache(Store):
         return self.__copy__()
 
     def __copy__(self):
-        cdef dict state = self.__reduce__()[2]
-        if self.foreign is not None:            # of its policy it needs a copy that orders the same keys
-            from copy import deepcopy
-
-            keys = [entry[0] for entry in state["entries"]]
-            state["policy"] = deepcopy(state["policy"], {id(key): key for key in keys})
         copied = type(self).__new__(type(self))
-        copied.__setstate__(state)
+        copied.__setstate__(self.__reduce__()[2])
         return copied
 
     def __reduce__(self):
+        cdef Operation op
+        cdef list entries
+        policy = None
+        self.purge()                            # its callbacks must not run within a turn
+        start(&op)
+        try:
+            if self.foreign is not None:
+                self.foreign.enter(&op)
+            while True:
+                size = self.max_size
+                entries = self.export()
+                if size is None or len(entries) <= size:    # else it was resized meanwhile
+                    break
+            if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
+                from copy import deepcopy
+
+                policy = deepcopy(self.foreign.policy, {id(entry[0]): entry[0] for entry in entries})
+        finally:
+            self.finish(&op)
         return make, (type(self),), {
             "options": {
-                "max_size": self.max_size,
+                "max_size": size,
                 "default_ttl": self.default_ttl_given,
                 "policy": self.name_of_policy if self.foreign is None else "LRU",
                 "on_evict": self.on_evict,
@@ -1156,8 +1170,8 @@ cdef class Cache(Store):
                 "on_removal": self.on_removal,
                 "clock": self.clock,
             },
-            "policy": self.foreign.policy if self.foreign is not None else None,
-            "entries": self.export(),
+            "policy": policy,
+            "entries": entries,
             "attributes": getattr(self, "__dict__", None),
         }
 
@@ -1174,6 +1188,8 @@ cdef class Cache(Store):
         if state["attributes"]:
             self.__dict__.update(state["attributes"])
         self.restore(state["entries"])
+        if self.foreign is not None:
+            self.reconcile()
 
     cdef list export(self):
         """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank."""
@@ -1181,7 +1197,6 @@ cdef class Cache(Store):
         cdef Py_ssize_t n, k
         cdef double now
         cdef list entries
-        self.purge()
         now = self.now(0.0)
         n = self.copy_rows(&rows)
         try:
@@ -1206,12 +1221,19 @@ cdef class Cache(Store):
         try:
             for key, value, left, end, weight, rank in entries:
                 h = hash_in(self, key)
+                if left != left or end != end or not weight >= 0.0 or self.live >= self.bound or (
+                    self.total_weight + weight > self.bound_weight * (1 + 1e-12)
+                ):
+                    raise ValueError("a damaged state: its entries cannot be those of such a cache")
                 i = self.find(key, h, &op)
-                ready = i == 0 and self.prepare(left < INFINITY)
+                if i != 0:
+                    release(self.lock)
+                    raise ValueError(f"a damaged state: there are two entries for {key!r}")
+                ready = self.prepare(left < INFINITY or end < INFINITY)
                 if ready:
                     i = self.engine.insert(<PyObject*>key, h)
                     self.engine.put(i, <PyObject*>value)
-                    self.engine.admit_ranked(i, rank)
+                    self.engine.admit_ranked(i, max(rank, <uint64_t>1))
                     self.live += 1
                     if self.modes & WEIGHED:
                         self.weights[i] = weight
@@ -1224,6 +1246,23 @@ cdef class Cache(Store):
                     raise MemoryError("no memory left to restore a cache")
         finally:
             self.finish(&op)
+        return 0
+
+    cdef int reconcile(self) except -1:
+        """Tell a user's policy that came with the entries what changed after they were listed and before it was pickled."""
+        policy = self.foreign.policy
+        cdef list known = list(policy)
+        cdef list unknown = [key for key in known if not self.holds(key)], keys = []
+        cdef uint32_t i
+        if unknown or len(known) != self.live:
+            for i in range(1, self.table.fresh):
+                if self.table.entries[i].value != NULL:
+                    keys.append(<object>self.table.entries[i].key)
+            for key in unknown:
+                policy.remove(key)
+            for key in keys:
+                if key not in policy:
+                    policy.add(key)
         return 0
 
     # --- for the sweeper and for tests --------------------------------------------------------------------------------
@@ -1277,97 +1316,6 @@ cdef class Cache(Store):
         finally:
             self.finish(&op)
         return found
-
-
-cdef inline bint quick_miss(Cache self, PyObject* key, uint32_t h) noexcept:
-    """Count the miss of a key that is missing for certain, in a cache without modes. False: `get_long` has to find out."""
-    cdef bint missing
-    acquire(self.lock)
-    missing = self.modes == 0 and lookup(self.table, key, h) == 0
-    if missing:
-        self.counts[MISSES] += 1
-    release(self.lock)
-    return missing
-
-
-cdef inline bint quick_set(Cache self, PyObject* key, uint32_t h, PyObject* value, bint only_new) noexcept:
-    """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
-    cdef uint32_t i
-    cdef PyObject* old_key = NULL
-    cdef PyObject* old_value = NULL
-    acquire(self.lock)
-    i = lookup(self.table, key, h) if self.modes == 0 else UNCERTAIN
-    if i == UNCERTAIN or (not self.engine.reserve(self.bound) if i == 0 else self.table.entries[i].value == NULL):
-        release(self.lock)
-        return False
-    if i != 0 and only_new:
-        release(self.lock)
-        return True
-    if i != 0:
-        old_value = self.table.entries[i].value
-        self.engine.put(i, value)
-        note_use(<Engine><PyObject*>self.engine, i)
-    else:
-        quick_room(self, &old_key, &old_value)
-        i = self.engine.insert(key, h)
-        self.engine.put(i, value)
-        self.engine.admit(i)
-    self.counts[SETS] += 1
-    release(self.lock)
-    if old_value != NULL:
-        decref(old_value)
-        if old_key != NULL:
-            decref(old_key)
-    return True
-
-
-cdef inline void quick_room(Cache self, PyObject** key, PyObject** value) noexcept:
-    """Room for one more in a cache without modes, under the lock; the victim's references become the caller's."""
-    cdef uint32_t victim
-    if self.live < self.bound:
-        self.live += 1
-        return
-    victim = self.engine.first()
-    self.engine.forget(victim)
-    key[0] = self.table.entries[victim].key
-    value[0] = self.table.entries[victim].value
-    self.engine.release(victim)
-    self.counts[EVICTIONS] += 1
-
-
-cdef inline bint quick_lead(Cache self, PyObject* key, uint32_t h, Leader* leader) noexcept:
-    """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
-    leader.i = 0
-    acquire(self.lock)
-    if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
-        leader.i = self.engine.insert(key, h)
-        leader.thread = this_thread()
-        leader.lead = leader.alone = leader.flight = NULL
-        set_leader(&self.table.entries[leader.i], leader)
-        self.loads += 1
-        self.counts[MISSES] += 1
-    release(self.lock)
-    return leader.i != 0
-
-
-cdef inline bint quick_land(Cache self, Leader* leader, PyObject* value) noexcept:
-    """End a load for which nobody waits, in a cache without modes. False: `land` has to."""
-    cdef PyObject* old_key = NULL
-    cdef PyObject* old_value = NULL
-    acquire(self.lock)
-    if self.modes != 0 or leader.flight != NULL or leader.alone != NULL or not leads(self, leader):
-        release(self.lock)
-        return False
-    quick_room(self, &old_key, &old_value)
-    self.engine.put(leader.i, value)
-    self.engine.admit(leader.i)
-    self.counts[SETS] += 1
-    self.loads -= 1
-    release(self.lock)
-    if old_key != NULL:
-        decref(old_key)
-        decref(old_value)
-    return True
 
 
 cdef inline bint is_simple(const Loading* how) noexcept:
@@ -1462,3 +1410,105 @@ def make(cls):
 
 
 MutableMapping.register(Cache)
+
+
+# --- what the interpreter calls for the hottest methods ---------------------------------------------------------------
+# Cython's own way into a method costs as much as a hit does, so these stand in front of it; see `quick.pxd`.
+
+cdef extern from *:
+    """
+    typedef PyObject *(*cb_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
+
+    /* Put another function in front of a method. Returns the one that was there; NULL: it is called in another way. */
+    static cb_method
+    cb_stand_in_front(PyTypeObject *type, const char *name, cb_method quick)
+    {
+        PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
+        cb_method replaced = NULL;
+        if (found != NULL && Py_TYPE(found) == &PyMethodDescr_Type) {
+            PyMethodDef *method = ((PyMethodDescrObject *)found)->d_method;
+            if (method->ml_flags == (METH_FASTCALL | METH_KEYWORDS)) {
+                replaced = (cb_method)(void (*)(void))method->ml_meth;
+                method->ml_meth = (PyCFunction)(void (*)(void))quick;
+            }
+        }
+        Py_XDECREF(found);
+        return replaced;
+    }
+
+    #define cb_stand_in_front_of_subscript(type, quick) ((type)->tp_as_mapping->mp_subscript = (binaryfunc)(quick))
+    """
+    ctypedef PyObject* (*Method "cb_method")(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
+    Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
+    void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
+        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) except NULL
+    ) noexcept
+
+
+cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i, slot
+    if unlikely(names != NULL or n < 1 or n > 2):
+        return compiled_get(self, args, n, names)
+    if unlikely(not knows_hash(args[0], &hashed)):
+        return hash_and_get(self, args[0], args[1] if n == 2 else None_)
+    h = mixed_in(self, hashed)
+    i = find_same(self, args[0], h, &slot)
+    if likely(is_plain_hit(self, i)):
+        return take_hit(self, i)
+    return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
+
+
+cdef PyObject* hash_and_get(PyObject* self, PyObject* key, PyObject* default) except NULL:
+    """A `get` where hashing the key takes a call of Python's."""
+    cdef uint32_t h = mixed_in(self, hash_of(key)), slot
+    cdef uint32_t i = find_same(self, key, h, &slot)
+    return get_on(self, key, default, h, slot, i)
+
+
+cdef PyObject* get_on(
+    PyObject* self, PyObject* key, PyObject* default, uint32_t h, uint32_t slot, uint32_t i
+) except NULL:
+    """The rest of a `get`, with the lock."""
+    cdef PyObject* value = go_on(self, key, h, slot, i)
+    if value == NULL:
+        value = (<Cache>self).get_long(<object>key, h)
+        if value == NULL:
+            value = default
+            incref(value)
+    return value
+
+
+cdef PyObject* call_getitem(PyObject* self, PyObject* key) except NULL:
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i, slot
+    if unlikely(not knows_hash(key, &hashed)):
+        hashed = hash_of(key)
+    h = mixed_in(self, hashed)
+    i = find_same(self, key, h, &slot)
+    if likely(is_plain_hit(self, i)):
+        return take_hit(self, i)
+    return getitem_on(self, key, h, slot, i)
+
+
+cdef PyObject* getitem_on(PyObject* self, PyObject* key, uint32_t h, uint32_t slot, uint32_t i) except NULL:
+    cdef PyObject* value = go_on(self, key, h, slot, i)
+    if value == NULL:
+        value = (<Cache>self).get_long(<object>key, h)
+        if value == NULL:
+            raise KeyError(<object>key)
+    return value
+
+
+cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    if n != 2 or names != NULL or not quick_set(
+        <Cache>self, args[0], mixed_in(self, hash_of(args[0])), args[1], False
+    ):
+        return compiled_set(self, args, n, names)
+    incref(None_)
+    return None_
+
+
+cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", call_get)
+cdef Method compiled_set = stand_in_front(<PyTypeObject*>Cache, "set", call_set)
+stand_in_front_of_subscript(<PyTypeObject*>Cache, call_getitem)

@@ -12,9 +12,10 @@ with the items of the keys in the cache.
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport Table, candidate, hash_of, home, mixed, plain_equal
-from cachebox.cache cimport Cache, quick_use
-from cachebox.lock cimport acquire, release
+from cachebox._engine.table cimport Table, candidate, hash_of, home, likely, mixed, plain_equal, unlikely
+from cachebox.cache cimport Cache
+from cachebox.lock cimport acquire
+from cachebox.quick cimport knows_hash
 
 
 cdef extern from *:
@@ -28,9 +29,12 @@ cdef extern from *:
         return ((PyWeakReference *)reference)->wr_object;
     #endif
     }
+
+    #define cb_items_of(tuple) (((PyTupleObject *)(tuple))->ob_item)
     """
     PyObject* referent "cb_referent"(PyObject* reference) noexcept nogil
     PyTypeObject* type_of "Py_TYPE"(PyObject*) noexcept nogil
+    PyObject** items_of "cb_items_of"(PyObject* tuple) noexcept nogil
     PyObject* item_of "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept nogil
     Py_ssize_t size_of_tuple "PyTuple_GET_SIZE"(PyObject*) noexcept nogil
 
@@ -53,17 +57,15 @@ cdef list keys_of_hash(Cache cache, Py_hash_t hashed)
 cdef list keys_of_token(Cache cache, object token)
 
 
-# --- hashing: the same for the arguments of a call and for the items of its key ----------------------------------------
-# The mixing is that of xxHash (Collet, 2012), as CPython uses it for tuples.
+# --- hashing: the same for the arguments of a call and for the items of its key ---------------------------------------
+# Multiplying and rotating as xxHash does (Collet, 2012), with one multiplication for an item: the table has its own.
 
 cdef extern from *:
     """
     #define CB_PRIME_1 UINT64_C(11400714785074694791)
-    #define CB_PRIME_2 UINT64_C(14029467366897019727)
     #define CB_PRIME_5 UINT64_C(2870177450012600261)
     """
     const uint64_t PRIME_1 "CB_PRIME_1"
-    const uint64_t PRIME_2 "CB_PRIME_2"
     const uint64_t PRIME_5 "CB_PRIME_5"
 
 cdef enum:
@@ -71,8 +73,7 @@ cdef enum:
 
 
 cdef inline uint64_t mix(uint64_t sum, Py_hash_t lane) noexcept nogil:
-    sum += <uint64_t>lane * PRIME_2
-    return ((sum << 31) | (sum >> 33)) * PRIME_1
+    return (((sum << 31) | (sum >> 33)) + <uint64_t>lane) * PRIME_1
 
 
 cdef inline Py_hash_t finish(uint64_t sum, Py_ssize_t n) noexcept nogil:
@@ -125,7 +126,7 @@ cdef inline Py_hash_t hash_call(const Call* call) except? -1:
     return finish(sum, length(call))
 
 
-# --- comparing ----------------------------------------------------------------------------------------------------------
+# --- comparing --------------------------------------------------------------------------------------------------------
 
 cdef inline int same(const Call* call, PyObject* argument, PyObject* item) noexcept:
     """1: the item stands for the argument, 0: for another, -1: only `==` can tell."""
@@ -182,24 +183,78 @@ cdef inline int matches(const Call* call, PyObject* key) noexcept:
     return all_equal
 
 
-cdef inline PyObject* quick_get_call(Cache cache, const Call* call, Py_hash_t hashed) noexcept:
-    """`quick_get` of a call: a new reference to its result. NULL: it is a miss, or not so simple."""
-    cdef Table* t = cache.table
-    cdef uint32_t h = mixed(t, hashed), slot, i
-    cdef PyObject* value = NULL
-    cdef int equal
-    acquire(cache.lock)
-    slot = home(t, h)
+# --- the short way: arguments that are the very objects in the key, and know their hashes; see `quick.pxd` -----------
+
+cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcept nogil:
+    """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token and types."""
+    cdef uint64_t sum = PRIME_5
+    cdef Py_hash_t known
+    cdef Py_ssize_t k, keywords = keywords_of(call)
+    if call.receiver != NULL:
+        sum = mix(sum, address_hash(call.receiver))
+    for k in range(call.n):
+        if unlikely(call.arguments[k] == call.receiver or not knows_hash(call.arguments[k], &known)):
+            return False
+        sum = mix(sum, known)
+    if keywords:
+        sum = mix(sum, KEYWORDS_HASH)
+        for k in range(keywords):
+            if unlikely(not knows_hash(item_of(call.names, k), &known)):
+                return False
+            sum = mix(sum, known)
+            if unlikely(call.arguments[call.n + k] == call.receiver):
+                return False
+            if unlikely(not knows_hash(call.arguments[call.n + k], &known)):
+                return False
+            sum = mix(sum, known)
+    hashed[0] = finish(sum, length(call))
+    return True
+
+
+cdef inline bint is_same_call(const Call* call, PyObject* key) noexcept nogil:
+    """Whether a key consists of the very objects that the arguments are. For a call without token and types."""
+    cdef PyObject** items = items_of(key)
+    cdef Py_ssize_t k, keywords = keywords_of(call)
+    if unlikely(type_of(key) != call_key or size_of_tuple(key) != length(call)):
+        return False
+    if call.receiver != NULL:
+        if unlikely(type_of(items[0]) != receiver_type or referent(items[0]) != call.receiver):
+            return False
+        items += 1
+    for k in range(call.n):
+        if items[k] != call.arguments[k]:
+            return False
+    if keywords:
+        items += call.n
+        if unlikely(items[0] != KEYWORDS):
+            return False
+        items += 1
+        for k in range(keywords):
+            if items[2 * k] != item_of(call.names, k) or items[2 * k + 1] != call.arguments[call.n + k]:
+                return False
+    return True
+
+
+cdef inline uint32_t find_same_call(PyObject* cache, const Call* call, uint32_t h, uint32_t* slot) noexcept:
+    """The index of the key that consists of the very arguments. 0: none up to `slot`. Takes the lock."""
+    cdef const Table* t = (<Cache>cache).table
+    cdef uint32_t i
+    slot[0] = home(t, h)
+    acquire((<Cache>cache).lock)
     while True:
-        i = candidate(t, h, &slot)
+        i = candidate(t, h, slot)
         if i == 0:
-            break
-        if t.entries[i].hash == h:
-            equal = matches(call, t.entries[i].key)
-            if equal > 0:
-                value = quick_use(cache, i)
-            if equal != 0:
-                break
-        slot = (slot + 1) & t.mask
-    release(cache.lock)
-    return value
+            return 0
+        if likely(t.entries[i].hash == h):
+            return i if is_same_call(call, t.entries[i].key) else 0
+        slot[0] = (slot[0] + 1) & t.mask
+
+
+cdef PyObject* go_on_with_call(PyObject* cache, const Call* call, uint32_t h, uint32_t slot, uint32_t i) noexcept
+
+
+cdef inline PyObject* quick_get_call(PyObject* cache, const Call* call, Py_hash_t hashed) noexcept:
+    """`quick_get` of a call: a new reference to its result. NULL: it is a miss, or not so simple."""
+    cdef uint32_t h = mixed((<Cache>cache).table, hashed)
+    acquire((<Cache>cache).lock)
+    return go_on_with_call(cache, call, h, home((<Cache>cache).table, h), 0)

@@ -8,6 +8,7 @@ from _weakref import ref
 from cachebox._engine.table cimport Table, candidate, hash_of, home, mixed, plain_equal
 from cachebox.cache cimport Cache
 from cachebox.lock cimport Guard, acquire, release
+from cachebox.quick cimport quick_use
 
 
 cdef extern from *:
@@ -77,7 +78,7 @@ call_key = <PyTypeObject*>CallKey
 receiver_type = <PyTypeObject*>Receiver
 
 
-# --- names --------------------------------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------------------------------
 
 cdef Guard naming = Guard.__new__(Guard)
 cdef dict serials = {}
@@ -85,7 +86,8 @@ cdef dict serials = {}
 
 def token_of(function):
     """What tells a function's keys from others' in a shared cache: its name, and a serial from the second on."""
-    cdef str name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', None) or repr(function)}"
+    cdef object own_name = getattr(function, "__qualname__", None) or repr(function)
+    cdef str name = f"{getattr(function, '__module__', None)}.{own_name}"
     cdef object serial
     acquire(&naming.lock)           # two threads must not get the same one
     serial = serials.get(name, 0) + 1
@@ -130,7 +132,31 @@ cdef object key_of_call(const Call* call, object receiver):
     return key
 
 
-# --- finding keys: live entries, and those that are being loaded ---------------------------------------------------------
+cdef PyObject* go_on_with_call(PyObject* cache, const Call* call, uint32_t h, uint32_t slot, uint32_t i) noexcept:
+    """`quick_get_call` where `find_same_call` found i and got to `slot`. Takes over the lock, and releases it."""
+    cdef Table* t = (<Cache>cache).table
+    cdef PyObject* value = NULL
+    cdef int equal
+    while i == 0:
+        i = candidate(t, h, &slot)
+        if i == 0:
+            break
+        if t.entries[i].hash == h:
+            equal = matches(call, t.entries[i].key)
+            if equal > 0:
+                break
+            if equal < 0:
+                i = 0
+                break
+        i = 0
+        slot = (slot + 1) & t.mask
+    if i != 0:
+        value = quick_use(cache, i)
+    release((<Cache>cache).lock)
+    return value
+
+
+# --- finding keys: live entries, and those that are being loaded ------------------------------------------------------
 
 cdef list keys_of_hash(Cache cache, Py_hash_t hashed):
     """The keys in a cache that have that hash. O(1) expected."""

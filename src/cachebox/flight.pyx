@@ -1,8 +1,8 @@
 """Single flight; see `flight.pxd`.
 
 The leader reserves the key's entry, and its links point back to the leader. Whoever writes or removes the key or clears
-the cache breaks that connection; what the leader gets then goes to its callers, but not into the cache. A load that is to
-be done alone, beside one that leads, has a watch on the key instead.
+the cache breaks that connection; what the leader gets then goes to its callers, but not into the cache. A load that is
+to be done alone, beside one that leads, has a watch on the key instead.
 
 Who waits, waits for a leader; a leader may itself wait for another flight, or for a task or thread that it started and
 that waits. A wait that would close a circle must not begin: the caller loads alone instead. To see circles, whoever
@@ -40,7 +40,7 @@ cdef dict waiting = {}              # thread ident or asyncio task: the flight t
 cdef object led_in_context = None   # ContextVar: weak references to Leads, once coroutines have any; see `leading`
 
 
-# --- waiting ------------------------------------------------------------------------------------------------------------
+# --- waiting ----------------------------------------------------------------------------------------------------------
 
 cdef class Flight:
 
@@ -155,7 +155,7 @@ cdef bint closes_circle(Wait wait) except -1:
     return False
 
 
-# --- leading ------------------------------------------------------------------------------------------------------------
+# --- leading ----------------------------------------------------------------------------------------------------------
 
 @cython.no_gc_clear                 # to end, it needs its store
 cdef class Lead:
@@ -169,7 +169,7 @@ cdef class Lead:
             crash(self.store, &self.leader, None)
 
     def begin(self, task, tuple led):
-        """An asyncio task, or None, leads it. Returns `led`, what led to that task's code, with this lead for the last."""
+        """An asyncio task, or None, leads it. Returns `led`, what led to that task's code, with this lead added."""
         acquire(self.store.lock)
         self.task = task
         release(self.store.lock)
@@ -183,8 +183,8 @@ cdef class Lead:
 cdef Flight board(Store store, object key, uint32_t h, Leader* leader, Ticket* ticket):
     """Find out who loads a missing key.
 
-    Returns the flight to wait for, or None: then `ticket.value` is the value that the key has after all, or that is NULL
-    and it is `leader` who loads, alone if it has a watch for that.
+    Returns the flight to wait for, or None: then `ticket.value` is the value that the key has after all, or that is
+    NULL and it is `leader` who loads, alone if it has a watch for that.
     """
     cdef Operation op
     cdef double now

@@ -127,7 +127,7 @@ cdef class _Ordered(EvictionPolicy):
         try:
             i = self.find(key, h, &op)
             if i != 0:
-                note_use(self.engine, i)
+                note_use(<PyObject*>self.engine, i)
             elif self.engine.reserve(bound) and can_leave(&op):
                 if self.engine.table.used >= bound:
                     self.take_out(self.engine.first(), &op)
@@ -157,7 +157,7 @@ cdef class _Ordered(EvictionPolicy):
         try:
             i = self.find(key, mixed(&self.engine.table, hash_of(<PyObject*>key)), &op)
             if i != 0:
-                note_use(self.engine, i)
+                note_use(<PyObject*>self.engine, i)
             release(&self.guard.lock)
         finally:
             drop_all(&op)

@@ -105,6 +105,7 @@ cdef class Store:
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
     cdef uint32_t find_victim(self, Operation* op) except FAILED
+    cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef Py_ssize_t purge(self) except -1
     cdef double sweep(self) except? -1.0
     cdef Py_ssize_t copy_rows(self, Row** rows) except -1
@@ -141,7 +142,7 @@ cdef uint32_t forks                 # between the first process and this one
 
 
 cdef inline Leader* leader_of(const Entry* e) noexcept nogil:
-    """Who loads the value of a reserved entry; NULL: nobody does, it is only watched. The links of such an entry are free."""
+    """Who loads the value of a reserved entry, whose links are free for it; NULL: nobody does, it is only watched."""
     return <Leader*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
 
 

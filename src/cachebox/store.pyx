@@ -3,6 +3,7 @@
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject, PyTypeObject, inquiry
+from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -29,6 +30,7 @@ cdef extern from "pythread.h":
 cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
     FIRST_BUCKETS = 8               # of watches
+    VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
 cdef double VISITS_APART = 0.25     # seconds that an entry may be overdue before the sweeper has to hurry
@@ -78,6 +80,7 @@ cdef class Store:
         told = as_number(self.clock(), "clock")
         if told != told:
             raise ValueError("clock must return a number of seconds, not NaN")
+        told = min(max(told, -DBL_MAX), DBL_MAX)    # no end is the sum of two infinities, which would be NaN
         acquire(self.lock)
         if told > self.latest:                  # a clock that steps back revives nothing
             self.latest = told
@@ -286,7 +289,7 @@ cdef class Store:
         if not self.prepare(lifetime < INFINITY):
             return NO_MEMORY
         if live:
-            note_use(self.engine, i)
+            note_use(<PyObject*>self.engine, i)
             outcome = self.make_room(0, weight - self.weights[i] if self.modes & WEIGHED else 0.0, i, now, op)
             if outcome != DONE:
                 return outcome
@@ -346,7 +349,7 @@ cdef class Store:
 
     cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil:
         self.counts[HITS] += 1
-        note_use(self.engine, i)
+        note_use(<PyObject*>self.engine, i)
         if self.modes & IDLES:
             set_deadline(&self.expiry, i, min(self.expiry.lifetimes[i], end_of(now, self.idle)))
         if self.modes & FOREIGN:
@@ -386,8 +389,15 @@ cdef class Store:
 
     cdef int evict_foreign(self, Operation* op) except -1:
         """Have the user's policy name a victim, and remove it."""
-        cdef uint32_t i = self.find_victim(op)
-        cdef Outcome outcome = self.remove(i, SIZE, op)
+        cdef uint32_t i
+        cdef Outcome outcome
+        if op.victims == 0:
+            op.victims = self.live + VICTIMS_TOO_MANY
+        op.victims -= 1
+        if op.victims == 0:                     # whatever it does, an operation ends
+            raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
+        i = self.find_victim(op)
+        outcome = self.remove(i, SIZE, op)
         release(self.lock)
         if outcome != DONE:
             raise MemoryError("no memory left to remove an entry")
@@ -402,8 +412,16 @@ cdef class Store:
         try:
             hashed = hash_of(<PyObject*>key)
         except TypeError as error:
+            self.remove_forgotten(key, op)
             raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() named what is no key") from error
-        i = self.find(key, mixed(self.table, hashed), op)
+        except:
+            self.remove_forgotten(key, op)
+            raise
+        try:
+            i = self.find(key, mixed(self.table, hashed), op)
+        except:
+            self.remove_forgotten(key, op)
+            raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
             raise RuntimeError(
@@ -411,16 +429,26 @@ cdef class Store:
             )
         return i
 
+    cdef void remove_forgotten(self, object key, Operation* op) noexcept:
+        """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
+        cdef uint32_t i
+        acquire(self.lock)
+        for i in range(1, self.table.fresh):
+            if self.table.entries[i].key == <PyObject*>key and self.table.entries[i].value != NULL:
+                self.remove(i, SIZE, op)
+                break
+        release(self.lock)
+
     cdef Py_ssize_t purge(self) except -1:
         """Remove what has expired by now, in small portions. Returns how many entries that were."""
         cdef Operation op
         cdef double now
-        cdef Py_ssize_t purged = 0
+        cdef Py_ssize_t purged = 0, most = self.expiry.n    # a callback may store what is over at once, for ever
         cdef int portion = PURGED_AT_ONCE
         if not self.modes & EXPIRES:
             return 0
         now = self.now(0.0)
-        while portion == PURGED_AT_ONCE:
+        while portion == PURGED_AT_ONCE and purged < most:
             portion = 0
             start(&op)
             try:
@@ -696,6 +724,8 @@ cdef int call_sweeper(Store store) except -1:
     if sweeper is None:
         from cachebox import sweeper as imported
 
+        if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
+            return 0
         sweeper = imported
     if store.known is None:
         store.known = sweeper.know(store)

@@ -9,11 +9,14 @@ from libc.stdint cimport int64_t
 
 from _weakref import ref
 
-from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of, mixed_in, quick_get
+from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of
 from cachebox.calls cimport (
-    Call, call_key, hash_call, key_of_call, keys_of_hash, keys_of_token, quick_get_call, type_of,
+    Call, call_key, find_same_call, hash_call, key_of_call, keys_of_hash, keys_of_token, knows_hash_of_call, likely,
+    quick_get_call, type_of, unlikely,
 )
-from cachebox.flight cimport Flight, Lead, Ticket, board
+from cachebox.flight cimport Lead, Ticket, board
+from cachebox.lock cimport acquire, release
+from cachebox.quick cimport find_same, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, take_hit
 from cachebox.store cimport Watch
 
 from cachebox.calls import CallKey, Receiver
@@ -73,6 +76,7 @@ cdef extern from *:
     }
     """
     void count "cb_count"(int64_t*)
+    bint is_function "PyFunction_Check"(object)
     bint is_plain "cb_is_plain"(PyObject*) noexcept
     bint takes_weak_references "cb_takes_weak_references"(PyObject*) noexcept
     PyObject** items_of "cb_items"(tuple)
@@ -125,7 +129,7 @@ cdef class CachedFunction:
             self.vectorcall = <vectorcallfunc>call_general
         else:
             self.lone = PLAIN if only_plain_alone else ALWAYS
-            self.vectorcall = <vectorcallfunc>call_lone
+            self.vectorcall = likely_call(function)
 
     # --- calling -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ cdef class CachedFunction:
             lone = <PyObject*>key
             if self.token is None:
                 hashed = hash_of(lone)
-                value = quick_get(self._cache, lone, mixed_in(self._cache, hashed))
+                value = quick_get(<PyObject*>self._cache, lone, mixed_in(<PyObject*>self._cache, hashed))
                 return self.hit(value) if value != NULL else self.miss(key, hashed, args, n, names, None)
             self.describe(&call, &lone, 1, NULL)
         elif as_method:
@@ -157,7 +161,7 @@ cdef class CachedFunction:
             call.arguments += 1
             call.n -= 1
         hashed = hash_call(&call)
-        value = quick_get_call(self._cache, &call, hashed)
+        value = quick_get_call(<PyObject*>self._cache, &call, hashed)
         if value != NULL:
             return self.hit(value)
         receiver = self.receiver_of(<object>call.receiver, False) if call.receiver != NULL else None
@@ -218,7 +222,7 @@ cdef class CachedFunction:
         how.names = names
         how.instance = args[0] if receiver is not None else NULL
         try:
-            return new_reference(self._cache.load(key, mixed_in(self._cache, hashed), &how))
+            return new_reference(self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how))
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
@@ -242,6 +246,73 @@ cdef class CachedFunction:
             count(&self.misses)
         return vectorcall(<PyObject*>self.function, args, n, names)
 
+    # --- calling, where the short ways below do not lead to the end: methods, which are not inlined there -------------
+
+    cdef PyObject* go_on_alone(
+        self, PyObject** args, Py_hash_t hashed, uint32_t h, uint32_t slot, uint32_t i
+    ) except NULL:
+        """The rest of a call with the one argument that is its key. Takes over the lock."""
+        cdef PyObject* value = go_on(<PyObject*>self._cache, args[0], h, slot, i)
+        return self.hit(value) if value != NULL else self.miss(<object>args[0], hashed, args, 1, NULL, None)
+
+    cdef PyObject* find_nullary(self, PyObject** args) except NULL:
+        """A call without arguments: the key is an object that we know."""
+        cdef PyObject* cache = <PyObject*>self._cache
+        cdef PyObject* value
+        cdef Py_hash_t hashed
+        cdef uint32_t h, i, slot
+        if self.nullary is None:
+            self.nullary = self.key_of((), {}, False, False)
+        hashed = hash_of(<PyObject*>self.nullary)
+        h = mixed_in(cache, hashed)
+        i = find_same(cache, <PyObject*>self.nullary, h, &slot)
+        if i != 0:
+            self.nullary_at = i
+        value = go_on(cache, <PyObject*>self.nullary, h, slot, i)
+        return self.hit(value) if value != NULL else self.miss(self.nullary, hashed, args, 0, NULL, None)
+
+    cdef PyObject* call_otherwise(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        """Any call of a function that has its cache to itself."""
+        cdef PyObject* cache = <PyObject*>self._cache
+        cdef PyObject* value
+        cdef Py_hash_t hashed
+        if names != NULL:
+            return self.call_with_keywords(NULL, args, n, names)
+        if n == 0:
+            return self.find_nullary(args)
+        if not is_lone(self, args, n, NULL):
+            return call_simple(<PyObject*>self, NULL, args, n, NULL)
+        hashed = hash_of(args[0])
+        value = quick_get(cache, args[0], mixed_in(cache, hashed))
+        return self.hit(value) if value != NULL else self.miss(<object>args[0], hashed, args, 1, NULL, None)
+
+    cdef PyObject* call_with_keywords(
+        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+    ) except NULL:
+        return call_simple(<PyObject*>self, receiver, args, n, names)
+
+    cdef PyObject* hash_simple(
+        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+    ) except NULL:
+        """`call_simple` where hashing an argument takes a call of Python's."""
+        cdef Call call
+        describe_simple(&call, receiver, args, n, names)
+        return self.go_on_simply(receiver, args, n, names, hash_call(&call))
+
+    cdef PyObject* go_on_simply(
+        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
+    ) except NULL:
+        """The rest of `call_simple`."""
+        cdef PyObject* value
+        cdef Call call
+        describe_simple(&call, receiver, args, n, names)
+        value = quick_get_call(<PyObject*>self._cache, &call, hashed)
+        if value != NULL:
+            return self.hit(value)
+        if receiver != NULL:
+            return self.miss_call(args - 1, n + 1, names, hashed, True)
+        return self.miss_call(args, n, names, hashed, False)
+
     # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
 
     def _board(self, key, Py_hash_t hashed, bint counted, bint alone):
@@ -254,7 +325,7 @@ cdef class CachedFunction:
             lead.alone = Watch.__new__(Watch)
             lead.alone.store = self._cache
             lead.leader.alone = <PyObject*>lead.alone
-        flight = board(self._cache, key, mixed_in(self._cache, hashed), &lead.leader, &ticket)
+        flight = board(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &lead.leader, &ticket)
         if self.token is not None and not counted:
             count(&self.misses if ticket.counted else &self.hits)
         if ticket.value != NULL:
@@ -268,7 +339,7 @@ cdef class CachedFunction:
         self.prepare(&how)
         how.instance = <PyObject*>instance if receiver is not None else NULL
         try:
-            self._cache.land(&lead.leader, key, mixed_in(self._cache, hashed), value, &how)
+            self._cache.land(&lead.leader, key, mixed_in(<PyObject*>self._cache, hashed), value, &how)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
@@ -476,60 +547,91 @@ cdef inline bint is_lone(CachedFunction self, PyObject** args, Py_ssize_t n, PyO
     return type_of(args[0]) != call_key if self.lone == ALWAYS else self.lone == PLAIN and is_plain(args[0])
 
 
-cdef inline PyObject* call_one(CachedFunction self, PyObject** args) except NULL:
-    """A call with the one argument that is its key."""
-    cdef Py_hash_t hashed = hash_of(args[0])
-    cdef PyObject* cache = <PyObject*>self._cache           # cast to and fro, to take no reference
-    cdef PyObject* value = quick_get(<Cache>cache, args[0], mixed_in(<Cache>cache, hashed))
-    if value == NULL:
-        return self.miss(<object>args[0], hashed, args, 1, NULL, None)
-    return value if self.ready is None else self.hit(value)
+cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """A function that has its cache to itself."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i, slot
+    if unlikely(n != 1 or names != NULL or not knows_hash(args[0], &hashed)):
+        return (<CachedFunction>self).call_otherwise(args, n, names)
+    h = mixed_in(cache, hashed)
+    i = find_same(cache, args[0], h, &slot)
+    if likely(is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
+        return take_hit(cache, i)
+    return (<CachedFunction>self).go_on_alone(args, hashed, h, slot, i)
 
 
-cdef inline PyObject* quick_call(
-    CachedFunction self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t* hashed
-) except? NULL:
-    """A hit of a function that is `simple`; NULL: it is a miss. Inlined with constants, this comes down to little code."""
+cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """The same, and likely to be called without arguments: the entry is likely to be where it was."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef uint32_t i = (<CachedFunction>self).nullary_at
+    if unlikely(PyVectorcall_NARGS(nargsf) != 0 or names != NULL):
+        return (<CachedFunction>self).call_otherwise(args, PyVectorcall_NARGS(nargsf), names)
+    acquire((<Cache>cache).lock)
+    if likely(i < (<Cache>cache).table.fresh and is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
+        if likely((<Cache>cache).table.entries[i].key == <PyObject*>(<CachedFunction>self).nullary):
+            return take_hit(cache, i)
+    release((<Cache>cache).lock)
+    return (<CachedFunction>self).find_nullary(args)
+
+
+cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """The same, and likely to be called with more than one argument."""
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    if unlikely(n < 2 or names != NULL):
+        return (<CachedFunction>self).call_otherwise(args, n, names)
+    return call_simple(self, NULL, args, n, NULL)
+
+
+cdef vectorcallfunc likely_call(object function) except NULL:
+    """What to call for a function that has its cache to itself. Each does for any call, and best for the likeliest."""
+    if is_function(function):
+        if function.__code__.co_argcount == 0:
+            return <vectorcallfunc>call_nullary
+        if function.__code__.co_argcount - len(function.__defaults__ or ()) >= 2:
+            return <vectorcallfunc>call_several
+    return <vectorcallfunc>call_lone
+
+
+cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """A method that has its cache to itself."""
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    if unlikely(n == 0 or not takes_weak_references(args[0])):
+        return (<CachedFunction>self).call_uncached(args, n, names)
+    if names != NULL:
+        return (<CachedFunction>self).call_with_keywords(args[0], args + 1, n - 1, names)
+    return call_simple(self, args[0], args + 1, n - 1, NULL)
+
+
+cdef inline PyObject* call_simple(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+) except NULL:
+    """A call whose key is a CallKey of the arguments alone. Inlined with constants, this becomes little code."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
     cdef Call call
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i, slot
+    describe_simple(&call, receiver, args, n, names)
+    if unlikely(not knows_hash_of_call(&call, &hashed)):
+        return (<CachedFunction>self).hash_simple(receiver, args, n, names)
+    h = mixed_in(cache, hashed)
+    i = find_same_call(cache, &call, h, &slot)
+    if likely(is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
+        return take_hit(cache, i)
+    release((<Cache>cache).lock)
+    return (<CachedFunction>self).go_on_simply(receiver, args, n, names, hashed)
+
+
+cdef inline void describe_simple(
+    Call* call, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+) noexcept:
     call.token = NULL
     call.receiver = receiver
     call.arguments = args
     call.n = n
     call.names = names
     call.typed = False
-    hashed[0] = hash_call(&call)
-    return quick_get_call(<Cache><PyObject*>self._cache, &call, hashed[0])
-
-
-cdef inline PyObject* call_simple(
-    CachedFunction self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
-) except NULL:
-    cdef Py_hash_t hashed = 0
-    cdef PyObject* value
-    if names == NULL:
-        value = quick_call(self, receiver, args, n, NULL, &hashed)
-    else:
-        value = quick_call(self, receiver, args, n, names, &hashed)
-    if value == NULL:
-        if receiver != NULL:
-            return self.miss_call(args - 1, n + 1, names, hashed, True)
-        return self.miss_call(args, n, names, hashed, False)
-    return value if self.ready is None else self.hit(value)
-
-
-cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
-    """A function that has its cache to itself."""
-    if is_lone(<CachedFunction>self, args, PyVectorcall_NARGS(nargsf), names):
-        return call_one(<CachedFunction>self, args)
-    return call_simple(<CachedFunction>self, NULL, args, PyVectorcall_NARGS(nargsf), names)
-
-
-cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
-    """A method that has its cache to itself."""
-    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
-    if n == 0 or not takes_weak_references(args[0]):
-        return (<CachedFunction>self).call_uncached(args, n, names)
-    return call_simple(<CachedFunction>self, args[0], args + 1, n - 1, names)
 
 
 cdef PyObject* call_general(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
@@ -598,7 +700,7 @@ def forget_receiver(receiver):
                 if type(key) is CallKey and any(item is receiver for item in (<tuple>key)[:2]):
                     try:
                         cache.delete(key)
-                    except BaseException as error:      # a callback's KeyboardInterrupt: the others must go all the same
+                    except BaseException as error:      # a callback's KeyboardInterrupt: the others must go too
                         failure = error
     if failure is not None:
         raise failure

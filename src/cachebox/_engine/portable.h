@@ -32,9 +32,9 @@
 #  endif
 #endif
 
-/* hash(key), without a call for a str that knows its own and for a small int. */
-static inline Py_hash_t
-cb_hash(PyObject *key)
+/* Whether hash(key) takes no call, as that of a str which knows its own and of a small int; if so, that hash. */
+static inline int
+cb_knows_hash(PyObject *key, Py_hash_t *hash)
 {
     if (CB_LIKELY(PyUnicode_CheckExact(key))) {
 #if PY_VERSION_HEX >= 0x030F0000
@@ -44,11 +44,10 @@ cb_hash(PyObject *key)
 #else
         Py_hash_t known = ((PyASCIIObject *)key)->hash;
 #endif
-        if (CB_LIKELY(known != -1)) {
-            return known;
-        }
+        *hash = known;
+        return known != -1;
     }
-    else if (PyLong_CheckExact(key)) {
+    if (PyLong_CheckExact(key)) {
         PyLongObject *number = (PyLongObject *)key;
 #if PY_VERSION_HEX >= 0x030C0000
         int small = PyUnstable_Long_IsCompact(number);
@@ -57,11 +56,18 @@ cb_hash(PyObject *key)
         int small = Py_SIZE(number) >= -1 && Py_SIZE(number) <= 1;
         Py_ssize_t value = small ? Py_SIZE(number) * (Py_ssize_t)number->ob_digit[0] : 0;
 #endif
-        if (CB_LIKELY(small)) {
-            return value == -1 ? -2 : value;
-        }
+        *hash = value == -1 ? -2 : value;
+        return small;
     }
-    return PyObject_Hash(key);
+    return 0;
+}
+
+/* hash(key); -1 and an exception where it has none. */
+static inline Py_hash_t
+cb_hash(PyObject *key)
+{
+    Py_hash_t hash;
+    return CB_LIKELY(cb_knows_hash(key, &hash)) ? hash : PyObject_Hash(key);
 }
 
 /* 1: equal, 0: different, -1: only `==` can tell, and that may run Python code. Addresses were compared before. */

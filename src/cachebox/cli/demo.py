@@ -1,5 +1,7 @@
 """``python -m cachebox demo``: what a cache is worth, on words that every Python has with it."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
@@ -7,6 +9,13 @@ import textwrap
 import time
 
 from cachebox.cli.terminal import Progress, Screen
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from cachebox.cli.experiment import Contender, Experiment
 
 NAME = "demo"
 SUMMARY = "measure what caching is worth, on real words"
@@ -67,27 +76,27 @@ def run(arguments: argparse.Namespace) -> int:
         sources = find_sources()
         words = read_words(sources)
         experiment = measure(words, arguments.seconds, lambda share, so_far: progress.show(share, news(so_far)))
-    found = {"files": len(sources), "words": len(words), "elapsed": time.monotonic() - begun}
+    elapsed = time.monotonic() - begun
     if arguments.json:
-        json.dump(as_document(experiment, **found), sys.stdout, indent=2)
+        json.dump(as_document(experiment, len(sources), len(words), elapsed), sys.stdout, indent=2)
         print()
     else:
         screen = Screen(sys.stdout)
-        for line in as_text(experiment, screen, **found):
+        for line in as_text(experiment, screen, len(sources), len(words), elapsed):
             print(line.rstrip())
     return 0
 
 
-def news(experiment) -> str:
+def news(experiment: Experiment) -> str:
     best = experiment.best
     return f"{experiment.words:,} words, {best.policy} {best.size:,}: {experiment.speed_up(best):.1f} times as fast"
 
 
-def as_document(experiment, files, words, elapsed) -> dict:
+def as_document(experiment: Experiment, files: int, words: int, elapsed: float) -> dict[str, Any]:
     """The result for machines. Times are in seconds."""
     from cachebox import __version__
 
-    def about(contender):
+    def about(contender: Contender) -> dict[str, Any]:
         counts = contender.cache.stats.get_all()
         return {
             "policy": contender.policy,
@@ -118,7 +127,7 @@ def as_document(experiment, files, words, elapsed) -> dict:
     }
 
 
-def as_text(experiment, screen, files, words, elapsed):
+def as_text(experiment: Experiment, screen: Screen, files: int, words: int, elapsed: float) -> Iterator[str]:
     """The result for people, line by line."""
     times, micro = screen.symbol("×", "x"), screen.symbol("µ", "u")
     best = experiment.best
@@ -147,7 +156,7 @@ def as_text(experiment, screen, files, words, elapsed):
     yield screen.dim(f"  {elapsed:.1f} s in all")
 
 
-def table(experiment, screen, times):
+def table(experiment: Experiment, screen: Screen, times: str) -> Iterator[str]:
     """One line per contender. Where the screen is narrow, the columns that say the same in other words are left out."""
     titles = {"policy": 6, "size": 6, "hit ratio": 9, "calls saved": 11, "time": 7, "speed-up": 8}
     for optional in ("calls saved", "time"):

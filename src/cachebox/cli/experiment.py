@@ -5,6 +5,7 @@ word: what else the machine does meanwhile slows all of them alike, and the time
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cachebox import cached
@@ -25,11 +26,11 @@ class Contender:
     size: int
     seconds: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.function = cached(max_size=self.size, policy=self.policy)(nearest)
         self.cache = self.function.cache
 
-    def take(self, words) -> None:
+    def take(self, words: Sequence[str]) -> None:
         function = self.function
         begun = time.perf_counter()
         for word in words:
@@ -70,7 +71,7 @@ class Experiment:
         """The fastest; of equals, the smallest."""
         return min(self.contenders, key=lambda contender: (contender.seconds, contender.size))
 
-    def take_sample(self, words) -> None:
+    def take_sample(self, words: Sequence[str]) -> None:
         begun = time.perf_counter()
         for word in words:
             nearest(word)
@@ -78,13 +79,17 @@ class Experiment:
         self.sampled += len(words)
 
 
-def measure(words, seconds, on_turn=lambda share, experiment: None) -> Experiment:
+def measure(
+    words: Sequence[str],
+    seconds: float,
+    on_turn: Callable[[float, Experiment], object] = lambda share, experiment: None,
+) -> Experiment:
     """Run all contenders over the words until the time or the words are over, at least for one turn.
 
     After every turn `on_turn` is told the share that is done and what was measured so far.
     """
     experiment = Experiment([Contender(policy, size) for policy in POLICIES for size in SIZES])
-    seen = set()
+    seen: set[str] = set()
     begun = time.monotonic()
     share = 0.0
     while share < 1.0:

@@ -10,6 +10,7 @@ A subcommand is a module with `NAME`, `SUMMARY` (a line for the list of commands
 import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 
 from cachebox.cli import demo
 from cachebox.cli.errors import CommandError
@@ -30,7 +31,7 @@ In Python:
 """
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, given as a list of arguments (None: those of the process). Returns the exit status."""
     try:
         try:
@@ -51,7 +52,7 @@ def main(argv=None) -> int:
         return FAILED
 
 
-def run(argv) -> int:
+def run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.version:
@@ -62,7 +63,8 @@ def run(argv) -> int:
     if arguments.command is None:
         parser.print_help()
         return 0
-    return arguments.command.run(arguments)
+    status: int = arguments.command.run(arguments)
+    return status
 
 
 def make_parser() -> argparse.ArgumentParser:

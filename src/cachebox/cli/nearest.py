@@ -19,7 +19,7 @@ def edit_distance(a: str, b: str) -> int:
     row = list(range(len(b) + 1))
     for i, letter in enumerate(a, 1):
         above, row, left = row, [i], i
-        for other, corner, up in zip(b, above, above[1:]):
+        for other, corner, up in zip(b, above, above[1:], strict=False):
             left = corner if letter == other else 1 + min(corner, up, left)
             row.append(left)
     return row[-1]

@@ -1,8 +1,14 @@
 """What the other end of a stream can show, and a line there that shows how far we are."""
 
+from __future__ import annotations
+
 import os
 import sys
 import time
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import TextIO
 
 WIDTH_OF_A_FILE = 80
 REDRAWS_APART = 0.1                             # seconds
@@ -16,7 +22,7 @@ class Screen:
     characters than ASCII only where the stream's encoding has them.
     """
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO | None) -> None:
         self.stream = stream
         self.is_terminal = stream is not None and stream.isatty()
         self.has_colour = self.is_terminal and not os.environ.get("NO_COLOR") and understands_colour()
@@ -28,7 +34,7 @@ class Screen:
         given = os.environ.get("COLUMNS", "")
         if given.isdecimal() and int(given) > 0:
             return int(given)
-        if not self.is_terminal:
+        if self.stream is None or not self.is_terminal:
             return WIDTH_OF_A_FILE
         try:
             return os.get_terminal_size(self.stream.fileno()).columns or WIDTH_OF_A_FILE
@@ -69,16 +75,16 @@ class Progress:
     A context manager; at its end the line is gone.
     """
 
-    def __init__(self, stream=None):
+    def __init__(self, stream: TextIO | None = None) -> None:
         self.screen = Screen(sys.stderr if stream is None else stream)
         self.drawn_at = 0.0
         self.next_plain_line = 0.0
         self.drawn = False
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         if self.drawn:
             self.write("\r\x1b[K")
 
@@ -116,7 +122,7 @@ def understands_colour() -> bool:
     return sys.platform != "win32" or any(name in os.environ for name in ("WT_SESSION", "ANSICON", "TERM"))
 
 
-def can_encode(stream, symbols: str) -> bool:
+def can_encode(stream: TextIO | None, symbols: str) -> bool:
     try:
         symbols.encode(getattr(stream, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):

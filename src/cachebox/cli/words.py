@@ -4,6 +4,7 @@ import os
 import random
 import re
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 
 from cachebox.cli.errors import CommandError
@@ -13,7 +14,7 @@ WORD = re.compile(r"[^\W\d]\w*")                # what looks like an identifier
 NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
 
 
-def find_sources(root=None) -> list[Path]:
+def find_sources(root: str | None = None) -> list[Path]:
     """The library's source files, in an order that is random but always the same."""
     root = root or sysconfig.get_path("stdlib")
     found = []
@@ -26,7 +27,7 @@ def find_sources(root=None) -> list[Path]:
     return found
 
 
-def read_words(sources) -> list[str]:
+def read_words(sources: Iterable[Path]) -> list[str]:
     """The words of these files, in the order in which they were written."""
     words = []
     for source in sources:

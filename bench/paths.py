@@ -1,0 +1,98 @@
+"""The six hottest paths, for `instructions.py` to count: python -m bench.paths PATH TIMES runs one of them.
+
+They ask with keys that are equal to the stored ones but other objects, as programs mostly do. A module of its own,
+because under valgrind all is fifty times as slow, imports included.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.measure import compile_loop
+
+EMPTY = "empty loop"
+INSERT = "insert and evict, LRU"
+
+
+def _keys() -> list[str]:
+    return [f"key-{i}" for i in range(1000)]
+
+
+def _full(**options: Any) -> Any:
+    from cachebox import Cache
+
+    cache = Cache(1000, **options)
+    cache.update(dict.fromkeys(_keys(), True))
+    return cache
+
+
+def _get() -> Callable[[Sequence[Any]], float]:
+    return compile_loop("cache.get(key)", cache=_full())
+
+
+def _item() -> Callable[[Sequence[Any]], float]:
+    return compile_loop("cache[key]", cache=_full())
+
+
+def _get_ttl() -> Callable[[Sequence[Any]], float]:
+    return compile_loop("cache.get(key)", cache=_full(default_ttl=3600))
+
+
+def _insert() -> Callable[[Sequence[Any]], float]:
+    from cachebox import Cache
+
+    cache = Cache(500)                          # the keys come in turn: each has been evicted when it comes again
+    cache.update(dict.fromkeys(_keys(), True))
+    return compile_loop("cache[key] = True", cache=cache)
+
+
+def _call() -> Callable[[Sequence[Any]], float]:
+    from cachebox import cached
+
+    f = cached(max_size=1000)(lambda key: None)
+    for key in _keys():
+        f(key)
+    return compile_loop("f(key)", f=f)
+
+
+def _method() -> Callable[[Sequence[Any]], float]:
+    from cachebox import cached
+
+    class Owner:
+        @cached(max_size=1000)
+        def method(self, key: Any) -> None:
+            return None
+
+    owner = Owner()
+    for key in _keys():
+        owner.method(key)
+    return compile_loop("owner.method(key)", owner=owner)
+
+
+PATHS: dict[str, Callable[[], Callable[[Sequence[Any]], float]]] = {
+    EMPTY: lambda: compile_loop("pass"),
+    "get, LRU, hit": _get,
+    "c[k], LRU, hit": _item,
+    "get, LRU, hit, with a TTL": _get_ttl,
+    INSERT: _insert,
+    "@cached, one argument, hit": _call,
+    "@cached, method, hit": _method,
+}
+
+
+def run(path: str, times: int) -> None:
+    """Run a path so many times: a multiple of 1000."""
+    loop = PATHS[path]()
+    keys = _keys()
+    if path != INSERT:
+        random.Random(1).shuffle(keys)
+    gc.disable()
+    loop(keys * (times // 1000))
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,203 @@
+"""What is done to the candidates: keys, ways to use a cache or a decorated function. Figures and suites share it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench import measure
+from bench.measure import Candidate, candidate, in_turn, shuffled
+from bench.peers import Decorator, containers
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+class Point:
+    """A key of a user's class, hashed and compared in Python."""
+
+    __slots__ = ("x", "y")
+
+    def __init__(self, x: int, y: int) -> None:
+        self.x = x
+        self.y = y
+
+    def __hash__(self) -> int:
+        return hash((self.x, self.y))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and self.x == other.x and self.y == other.y
+
+
+def text_keys(count: int, prefix: str = "key") -> list[str]:
+    return [f"{prefix}-{i}" for i in range(count)]
+
+
+def number_keys(count: int) -> list[int]:
+    return [1000 + 7 * i for i in range(count)]
+
+
+def scattered_keys(count: int) -> list[int]:
+    """Different numbers without an order: consecutive ones would be next to each other in a dict, too."""
+    return [(i * 0x9E3779B1) & 0x7FFFFFFF for i in range(count)]
+
+
+def tuple_keys(count: int) -> list[tuple[str, int]]:
+    return [("user", i) for i in range(count)]
+
+
+def object_keys(count: int) -> list[Point]:
+    return [Point(i, i + 1) for i in range(count)]
+
+
+KEYS: dict[str, Callable[[int], list[Any]]] = {
+    "str": text_keys,
+    "int": number_keys,
+    "tuple": tuple_keys,
+    "object": object_keys,
+}
+
+
+def zipf(alpha: float, universe: int, length: int, seed: int = 1) -> list[str]:
+    """Keys drawn so that the one of rank r comes with a frequency of 1 / r ** alpha."""
+    source = random.Random(seed)
+    weights = list(itertools.accumulate(rank**-alpha for rank in range(1, universe + 1)))
+    keys = text_keys(universe)
+    source.shuffle(keys)
+    return source.choices(keys, cum_weights=weights, k=length)
+
+
+# --- caches -----------------------------------------------------------------------------------------------------------
+
+
+def reads(
+    names: Sequence[str], keys: list[Any], operation: str = "get", asked: list[Any] | None = None
+) -> list[Candidate]:
+    """Look up keys that are all there; `asked` are equal keys to ask with, instead of the same objects."""
+    batches = shuffled(keys if asked is None else asked)
+    made = []
+    for each in containers(*names, operation=operation):
+        made.append(candidate(each.name, batches, getattr(each, operation), cache=each.filled(keys), **each.names))
+    return made
+
+
+def inserts(names: Sequence[str], keys: list[Any], newer: list[Any]) -> list[Candidate]:
+    """Put keys that are not there into full caches, which have to evict."""
+    found = containers(*names, operation="insert")
+    return [candidate(each.name, in_turn(newer), each.insert, cache=each.filled(keys), **each.names) for each in found]
+
+
+def fills(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
+    """Put keys into caches that are empty, and grow."""
+    made = []
+    for each in containers(*names, operation="store"):
+        loop = measure.compile_loop(each.store, cache=None, **each.names)
+
+        def sample(each: Any = each, loop: Any = loop) -> float:
+            seconds: float = loop(keys, cache=each.make(len(keys)))
+            return seconds / len(keys)
+
+        made.append(Candidate(each.name, sample))
+    return made
+
+
+def overwrites(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
+    """Store keys that are there already."""
+    found = containers(*names, operation="store")
+    return [candidate(each.name, shuffled(keys), each.store, cache=each.filled(keys), **each.names) for each in found]
+
+
+def deletes(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
+    """Delete all keys in random order; the cache is filled again before each round, untimed."""
+    batches = shuffled(keys, batch=len(keys))
+    made = []
+    for each in containers(*names, operation="delete"):
+        cache = each.make(len(keys))
+
+        def fill(batch: Sequence[Any], each: Any = each, cache: Any = cache) -> None:
+            each.fill(cache, keys)
+
+        made.append(candidate(each.name, batches, each.delete, prepare=fill, cache=cache, **each.names))
+    return made
+
+
+def look_aside(names: Sequence[str], trace: list[Any], size: int) -> list[Candidate]:
+    """Get each key of a trace, and store it where it was not there: what most programs do with a cache.
+
+    functools.lru_cache does that by itself.
+    """
+    batches = in_turn(trace)
+    made = []
+    for each in containers(*names, operation="look_aside"):
+        cache = each.make(size)
+        loop = measure.compile_loop(each.look_aside, cache=cache, size=size, **each.names)
+        loop(trace)
+        made.append(candidate(each.name, batches, each.look_aside, cache=cache, size=size, **each.names))
+    return made
+
+
+# --- decorated functions ----------------------------------------------------------------------------------------------
+
+
+def calls(arguments: str, decorators: Sequence[Decorator]) -> list[Candidate]:
+    """Call a decorated function with `arguments`, in which `key` varies; all results are cached."""
+    keys = text_keys(1000)
+    statement = f"f({arguments})"
+    made = []
+    for each in decorators:
+
+        @each.make(2000)
+        def f(*args: Any, **kwargs: Any) -> None:
+            return None
+
+        measure.compile_loop(statement, f=f)(keys)
+        made.append(candidate(each.name, shuffled(keys), statement, f=f))
+    return made
+
+
+def method_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
+    """The same for a method with one argument, of one instance."""
+    keys = text_keys(1000)
+    made = []
+    for each in decorators:
+
+        class Owner:
+            @each.make(2000)
+            def method(self, key: Any) -> None:
+                return None
+
+        owner = Owner()
+        measure.compile_loop("owner.method(key)", owner=owner)(keys)
+        made.append(candidate(each.name, shuffled(keys), "owner.method(key)", owner=owner))
+    return made
+
+
+def async_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
+    """The same for a coroutine function, awaited in one task of an event loop that all share."""
+    run = measure.run_until_complete()
+    keys = text_keys(1000)
+    made = []
+    for each in decorators:
+
+        @each.make(2000)
+        async def f(key: Any) -> None:
+            return None
+
+        run(measure.compile_async_loop("await f(key)", f=f)(keys))
+        made.append(measure.async_candidate(each.name, shuffled(keys), "await f(key)", run=run, f=f))
+    return made
+
+
+def missed_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
+    """Call a function with arguments that are not cached; with it, as "plain", the function without a decorator."""
+    batches = in_turn(text_keys(100_000))
+    made = []
+    for each in [Decorator("plain", "plain", lambda size: lambda function: function), *decorators]:
+
+        @each.make(1000)
+        def f(key: Any) -> None:
+            return None
+
+        made.append(candidate(each.name, batches, "f(key)", f=f))
+    return made

@@ -1,0 +1,216 @@
+"""The short ways: a hit, in as few instructions as there can be.
+
+What is fastest is a function with a small stack frame, and that is one which calls nothing, but for what it returns. So
+a short way finds a key by its address alone, and what takes more (another object that is equal, a lifetime, a miss) is
+left to a function whose result is returned as it is: it takes over the lock, and goes on where the short way stopped.
+
+Objects are pointers here: what Cython takes for an object it counts references of.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t
+
+from cachebox._engine.table cimport (
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup, lookup_from, mixed,
+    move_to_back, note_use,
+)
+from cachebox.expiry cimport coarse_now, is_over
+from cachebox.lock cimport acquire, release
+from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
+from cachebox.store cimport CLOCKED, EXPIRES, FOREIGN, IDLES, Leader, Store, leads, set_leader
+
+
+cdef extern from "pythread.h":
+    unsigned long this_thread "PyThread_get_thread_ident"() noexcept
+
+
+cdef extern from "portable.h" nogil:
+    bint knows_hash "cb_knows_hash"(PyObject* key, Py_hash_t* hashed)
+
+
+cdef inline uint32_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
+    """A hash, as the store's table wants it."""
+    return mixed((<Store>store).table, hashed)
+
+
+cdef inline uint32_t find_same(PyObject* store, PyObject* key, uint32_t h, uint32_t* slot) noexcept:
+    """The index of that very key. 0: there is none up to `slot`, where the search has to go on. Takes the lock."""
+    cdef const Table* t = (<Store>store).table
+    cdef uint32_t i
+    slot[0] = home(t, h)
+    acquire((<Store>store).lock)
+    while True:
+        i = candidate(t, h, slot)
+        if likely(t.entries[i].key == key):         # the sentinel's key is NULL
+            return i
+        if i == 0 or t.entries[i].hash == h:
+            return 0
+        slot[0] = (slot[0] + 1) & t.mask
+
+
+cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
+    """Whether a hit on entry i is `take_hit` and nothing else."""
+    return i != 0 and (<Store>store).table.entries[i].value != NULL and not (
+        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN)
+    )
+
+
+cdef inline PyObject* take_hit(PyObject* store, uint32_t i) noexcept:
+    """A hit on entry i: a new reference to its value. Releases the lock."""
+    cdef Table* t = (<Store>store).table
+    cdef PyObject* value = t.entries[i].value
+    cdef int64_t* counts = (<Store>store).counts
+    counts[HITS] += 1
+    incref(value)
+    if t.use == ASKS:
+        return ask_about_hit(store, i, value)
+    if t.use == MOVES_TO_BACK:
+        move_to_back(t, i)
+    release((<Store>store).lock)
+    return value
+
+
+cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept
+cdef PyObject* go_on(PyObject* store, PyObject* key, uint32_t h, uint32_t slot, uint32_t i) noexcept
+
+
+cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
+    """A hit on entry i, under the lock: a new reference to its value. NULL: it has none, or it takes more than that."""
+    cdef PyObject* value = (<Store>store).table.entries[i].value
+    cdef int64_t* counts = (<Store>store).counts
+    cdef int modes = (<Store>store).modes
+    if value == NULL:
+        return NULL
+    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN):
+        if modes & (IDLES | CLOCKED | FOREIGN) or is_over(&(<Store>store).expiry, i, coarse_now()):
+            return NULL
+    counts[HITS] += 1
+    note_use(<PyObject*>(<Store>store).engine, i)
+    incref(value)
+    return value
+
+
+cdef inline PyObject* quick_get(PyObject* store, PyObject* key, uint32_t h) noexcept:
+    """A hit that needs no Python code: a new reference to the value. NULL: it is a miss, or not so simple."""
+    cdef uint32_t i
+    cdef PyObject* value = NULL
+    acquire((<Store>store).lock)
+    i = lookup((<Store>store).table, key, h)
+    if i != 0 and i != UNCERTAIN:
+        value = quick_use(store, i)
+    release((<Store>store).lock)
+    return value
+
+
+# --- changes of a cache without modes: nothing expires, nothing is weighed, nobody listens or watches ----------------
+
+cdef inline bint quick_miss(Store self, PyObject* key, uint32_t h) noexcept:
+    """Count the miss of a key that is surely missing, in a cache without modes. False: `get_long` has to find out."""
+    cdef bint missing
+    acquire(self.lock)
+    missing = self.modes == 0 and lookup(self.table, key, h) == 0
+    if missing:
+        self.counts[MISSES] += 1
+    release(self.lock)
+    return missing
+
+
+cdef inline bint quick_set(Store self, PyObject* key, uint32_t h, PyObject* value, bint only_new) noexcept:
+    """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
+    cdef Table* t = self.table
+    cdef uint32_t slot, i
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    acquire(self.lock)
+    slot = home(t, h)
+    i = lookup_from(t, key, h, &slot) if self.modes == 0 else UNCERTAIN
+    if i == 0:
+        if self.live >= self.bound:
+            i = quick_replace(self, key, h, slot, &old_key, &old_value)
+        elif self.engine.reserve(self.bound):
+            self.live += 1
+            i = self.engine.insert(key, h)
+        else:
+            release(self.lock)
+            return False
+        self.engine.put(i, value)
+        self.engine.admit(i)
+    elif i == UNCERTAIN or t.entries[i].value == NULL:
+        release(self.lock)
+        return False
+    elif only_new:
+        release(self.lock)
+        return True
+    else:
+        old_value = t.entries[i].value
+        self.engine.put(i, value)
+        note_use(<PyObject*>self.engine, i)
+    self.counts[SETS] += 1
+    release(self.lock)
+    if old_value != NULL:
+        decref(old_value)
+        if old_key != NULL:
+            decref(old_key)
+    return True
+
+
+cdef inline uint32_t quick_replace(
+    Store self, PyObject* key, uint32_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
+) noexcept:
+    """Give the next victim's entry to another key; the victim's references become the caller's."""
+    cdef uint32_t victim = self.engine.first()
+    self.engine.forget(victim)
+    old_key[0] = self.table.entries[victim].key
+    old_value[0] = self.table.entries[victim].value
+    self.engine.replace(victim, key, h, slot)
+    self.counts[EVICTIONS] += 1
+    return victim
+
+
+cdef inline void quick_room(Store self, PyObject** key, PyObject** value) noexcept:
+    """Room for one more in a cache without modes, under the lock; the victim's references become the caller's."""
+    cdef uint32_t victim
+    if self.live < self.bound:
+        self.live += 1
+        return
+    victim = self.engine.first()
+    self.engine.forget(victim)
+    key[0] = self.table.entries[victim].key
+    value[0] = self.table.entries[victim].value
+    self.engine.release(victim)
+    self.counts[EVICTIONS] += 1
+
+
+cdef inline bint quick_lead(Store self, PyObject* key, uint32_t h, Leader* leader) noexcept:
+    """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
+    leader.i = 0
+    acquire(self.lock)
+    if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
+        leader.i = self.engine.insert(key, h)
+        leader.thread = this_thread()
+        leader.lead = leader.alone = leader.flight = NULL
+        set_leader(&self.table.entries[leader.i], leader)
+        self.loads += 1
+        self.counts[MISSES] += 1
+    release(self.lock)
+    return leader.i != 0
+
+
+cdef inline bint quick_land(Store self, Leader* leader, PyObject* value) noexcept:
+    """End a load for which nobody waits, in a cache without modes. False: `land` has to."""
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    acquire(self.lock)
+    if self.modes != 0 or leader.flight != NULL or leader.alone != NULL or not leads(self, leader):
+        release(self.lock)
+        return False
+    quick_room(self, &old_key, &old_value)
+    self.engine.put(leader.i, value)
+    self.engine.admit(leader.i)
+    self.counts[SETS] += 1
+    self.loads -= 1
+    release(self.lock)
+    if old_key != NULL:
+        decref(old_key)
+        decref(old_value)
+    return True
