@@ -18,8 +18,9 @@ is re-entrant.
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 
-from cachebox.cache cimport Cache, hash_in, quick_get
+from cachebox.cache cimport Cache, hash_in
 from cachebox.expiry cimport coarse_now
+from cachebox.quick cimport quick_get
 
 from threading import RLock
 from time import monotonic
@@ -426,7 +427,7 @@ cdef class Front:
         """The value of a key that can be served at once, else `default`."""
         cdef PyObject* value
         if is_exact_str(key) and self.tier.plain and coarse_now() < self.tier.fresh_until:
-            value = quick_get(self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
+            value = quick_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
         return default
@@ -446,7 +447,7 @@ cdef class BlockingFront(Front):
         cdef PyObject* value
         if is_exact_str(key) and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until:
             first = <PyObject*>(<Tier>tier).first
-            value = quick_get(<Cache>first, <PyObject*>key, hash_in(<Cache>first, key))
+            value = quick_get(first, <PyObject*>key, hash_in(<Cache>first, key))
             if value != NULL:
                 return take_over(value)
         return self._get(key, default)
