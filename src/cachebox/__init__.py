@@ -19,6 +19,7 @@ from cachebox.stats import CacheStats
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
+    from cachebox.distributed import AsyncDistributedCache, BackendUnavailable, DistributedCache
     from cachebox.removal import RemovalCause
     from cachebox.strategies import QueueFull, WriteBehind, WriteThrough
 
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISSING",
+    "AsyncDistributedCache",
+    "BackendUnavailable",
     "Cache",
     "CacheStats",
+    "DistributedCache",
     "EvictionPolicy",
     "FIFOCache",
     "LFUCache",
@@ -50,6 +54,10 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
             from cachebox import strategies
 
             found = getattr(strategies, name)
+        elif name in ("AsyncDistributedCache", "BackendUnavailable", "DistributedCache"):
+            from cachebox import distributed  # needs redis-py, and says so where it is missing
+
+            found = getattr(distributed, name)
         elif name == "__version__":
             from importlib.metadata import version
 

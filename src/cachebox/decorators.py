@@ -27,8 +27,8 @@ def cached(
     """Remember a function's results: ``@cached``, ``@cached(cache)`` or ``@cached(max_size=..., ttl=...)``.
 
     Args:
-        cache: a `Cache` to keep the results in, which other functions may share; None: the function gets its own, of
-            1000 entries unless `max_size` says otherwise.
+        cache: a `Cache` to keep the results in, which other functions may share, or a `DistributedCache`, which other
+            processes share too; None: the function gets its own, of 1000 entries unless `max_size` says otherwise.
         ttl: how long a result lives: seconds (a number greater than 0), a `timedelta`, or a function of the result that
             returns one of these (0 or less: do not store it). None: as long as the cache lets entries live.
         key_func: called with the arguments (a method's include ``self``), returns the key: any hashable object.
@@ -110,6 +110,16 @@ def cached(
         return Failures(cache_exceptions, ttl, own.max_size, own._clock)
 
     if cache is not None and not isinstance(cache, Cache):
+        if hasattr(type(cache), "_decorate"):   # a cache of another kind, which knows best how to be used
+            if max_size is not _GIVEN_BY_DEFAULT or policy is not _GIVEN_BY_DEFAULT:
+                raise TypeError("max_size and policy cannot go together with cache: they are the cache's own")
+            _check_callables(key_func=key_func, condition=condition)
+            if cache_exceptions or exception_ttl is not None:
+                raise TypeError(f"cache_exceptions goes with a Cache, not with a {type(cache).__name__}")
+            options = {"ttl": ttl, "key_func": key_func, "typed": typed, "condition": condition}
+            if tags is not None:
+                options["tags"] = tags
+            return _decorator_of(cache, single_flight=single_flight, **options)
         if not callable(cache) and not isinstance(cache, (classmethod, staticmethod)):
             raise TypeError(f"cache must be a Cache, or the function to decorate, not {type(cache).__name__}")
         function, cache = cache, None
@@ -119,9 +129,7 @@ def cached(
     options = {name: value for name, value in options.items() if value is not _GIVEN_BY_DEFAULT}
     if cache is not None and options:
         raise TypeError(f"{' and '.join(options)} cannot go together with cache: they are the cache's own")
-    for name, value in (("key_func", key_func), ("condition", condition)):
-        if value is not None and not callable(value):
-            raise TypeError(f"{name} must be callable or None, not {type(value).__name__}")
+    _check_callables(key_func=key_func, condition=condition)
     check_failures(cache_exceptions, exception_ttl)
     if tags is not None:
         tags_as_given(tags)
@@ -176,6 +184,23 @@ class CachedClassMethod(classmethod):
 
     def __get__(self, instance, owner=None):
         return BoundFunction(self.__func__, type(instance) if owner is None else owner)
+
+
+def _check_callables(**given) -> None:
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be callable or None, not {type(value).__name__}")
+
+
+def _decorator_of(cache, **options):
+    """What `cached` returns for a cache that makes its own wrappers, by a method `_decorate`."""
+
+    def decorate(function):
+        if isinstance(function, (classmethod, staticmethod)):
+            return type(function)(decorate(function.__func__))
+        return cache._decorate(function, is_coroutine=_check_function(function), **options)
+
+    return decorate
 
 
 def _check_function(function) -> bool:

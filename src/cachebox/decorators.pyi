@@ -6,7 +6,7 @@ from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from cachebox.cache import Cache
 from cachebox.policies import EvictionPolicy
-from cachebox.wrappers import BoundFunction, CachedFunction
+from cachebox.wrappers import BoundFunction, CachedFunction, _Wrapper
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -15,6 +15,11 @@ _S = TypeVar("_S")
 _TimeToLive: TypeAlias = float | timedelta | Callable[[Any], float | timedelta | None]
 _Tags: TypeAlias = str | Iterable[Hashable] | Callable[..., str | Iterable[Hashable] | None]
 _Policy: TypeAlias = str | type[EvictionPolicy[Any]] | EvictionPolicy[Any]
+
+class _Decorates(Protocol):
+    """A cache of another kind, such as `DistributedCache`."""
+
+    def _decorate(self, function: Any, **options: Any) -> Any: ...
 
 class _Decorator(Protocol):
     """What `cached` returns when it is not given the function yet."""
@@ -82,6 +87,16 @@ def cached(
     cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     exception_ttl: float | timedelta | None = None,
 ) -> _Decorator: ...
+@overload
+def cached(
+    cache: _Decorates,
+    *,
+    ttl: _TimeToLive | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    single_flight: bool = True,
+) -> Callable[[Callable[_P, _R]], _Wrapper[_P, _R]]: ...
 @overload
 def lru_cache(maxsize: Callable[_P, _R], typed: bool = False) -> CachedFunction[_P, _R]: ...
 @overload

@@ -27,8 +27,11 @@ from typing_extensions import assert_type
 import cachebox
 from cachebox import (
     MISSING,
+    AsyncDistributedCache,
+    BackendUnavailable,
     Cache,
     CacheStats,
+    DistributedCache,
     EvictionPolicy,
     FIFOCache,
     LFUCache,
@@ -322,3 +325,35 @@ def takes_any_mapping(given: Mapping[str, int]) -> None: ...
 
 
 takes_any_mapping(cache)
+
+
+# --- the distributed tier ---------------------------------------------------------------------------------------------
+
+tiers = DistributedCache("localhost", 6379, namespace="app", default_ttl=timedelta(minutes=1), on_unavailable="raise")
+assert_type(tiers.delete("a"), bool)
+assert_type(tiers.increment("a", 2), int)
+assert_type(tiers.get_many(["a"]), dict[str, Any])
+assert_type(tiers.ttl("a"), float | None)
+assert_type("a" in tiers, bool)
+assert_type(tiers.stats.local_hits, int)
+assert_type(tiers.stats.breaker, str)
+assert_type(BackendUnavailable("", keys=["a"]).keys, frozenset[str])
+tiers.set("a", 1, ttl=timedelta(seconds=1), tags=["b"])
+tiers.set(1, 1)  # type: ignore[arg-type]
+tiers.set("a", 1, "b")  # type: ignore[arg-type]
+
+
+@cached(tiers, ttl=60)
+def over_two_tiers(x: int) -> str: ...
+
+
+assert_type(over_two_tiers(1), str)
+assert_type(over_two_tiers.invalidate(1), bool)
+over_two_tiers("1")  # type: ignore[arg-type]
+
+
+async def awaited(tiers: AsyncDistributedCache) -> None:
+    assert_type(await tiers.delete("a"), bool)
+    assert_type(await tiers.get_many(["a"]), dict[str, Any])
+    async with tiers as same:
+        assert_type(same, AsyncDistributedCache)

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"measure for about N seconds; more time, more words (default: {DEFAULT_SECONDS:g})",
     )
+    parser.add_argument(
+        "--redis",
+        action="store_true",
+        help="share results between processes through a real server, which is killed meanwhile (needs redis-py)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
 
 
@@ -58,6 +63,10 @@ def seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.redis:
+        from cachebox.cli import redis_demo
+
+        return redis_demo.run(arguments.seconds, arguments.json)
     from cachebox.cli.experiment import measure
     from cachebox.cli.words import find_sources, read_words
 

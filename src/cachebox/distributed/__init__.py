@@ -1,0 +1,30 @@
+"""The distributed tier: a `Cache` in the process, and Redis or Valkey behind it, coherent across processes.
+
+It is imported only when asked for, and needs redis-py: ``pip install "cachebox-cython[redis]"``. The modules, from
+below::
+
+    resp       the protocol as bytes               codec      values as bytes, the wire format
+    keyspace   names on the server                 scripts    what the server does in one step
+    servers    addresses, and how to get in        breaker    when to stop calling
+    drivers    input, output and waiting, blocking or with asyncio
+    topology   who has what, routing and retries   tier       the first tier, and who may store in it
+    link       hearing of changes                  helper     what nobody waits for
+    core       the operations                      loading    one computes, the others wait
+    calls      decorated functions                 caches     what users call
+"""
+
+try:
+    import redis as _redis
+except ImportError as _error:
+    raise ImportError(
+        'the distributed tier needs redis-py: pip install "cachebox-cython[redis]"', name="redis"
+    ) from _error
+
+from cachebox.distributed.caches import AsyncDistributedCache, DistributedCache
+from cachebox.distributed.codec import Serializer
+from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.stats import DistributedStats
+
+del _redis
+
+__all__ = ["AsyncDistributedCache", "BackendUnavailable", "DistributedCache", "DistributedStats", "Serializer"]

@@ -1,0 +1,444 @@
+"""`DistributedCache` and `AsyncDistributedCache`: what users call. What they do is in `core` and `loading`.
+
+Both classes consist of calls of the same generators; one runs them in the calling thread, the other in the calling
+task.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cachebox.cache import MISSING, Cache
+from cachebox.distributed.calls import AsyncDistributedFunction, DistributedFunction, Naming, decorated
+from cachebox.distributed.codec import Codec
+from cachebox.distributed.core import Core
+from cachebox.distributed.drivers import Async, Blocking
+from cachebox.distributed.loading import Loader
+from cachebox.distributed.options import Seconds, checked_int, seconds_of
+from cachebox.distributed.servers import Servers, from_client, from_url
+from cachebox.distributed.stats import DistributedStats
+from cachebox.distributed.tier import BlockingFront, Front, Tier
+from cachebox.distributed.topology import Topology
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_living: weakref.WeakSet[_Common] = weakref.WeakSet()
+
+
+class _Common:
+    """What the two caches share: making one, telling about it, and ending it."""
+
+    _driver: Blocking | Async
+    _tier: Any
+
+    def __init__(
+        self,
+        redis_host: str = "localhost",
+        redis_port: int = 6379,
+        redis_db: int = 0,
+        max_size: int | None = 1000,
+        default_ttl: Seconds | None = None,
+        *,
+        url: str | None = None,
+        client: Any = None,
+        namespace: str = "cachebox",
+        policy: Any = "LRU",
+        serializer: Any = "json",
+        secret: bytes | str | None = None,
+        invalidation: bool = True,
+        max_staleness: Seconds = 1.0,
+        timeout: Seconds = 0.5,
+        on_unavailable: str = "local",
+        isolate: bool = False,
+    ) -> None:
+        if not isinstance(redis_host, str):
+            raise TypeError(f"redis_host must be a str, not {type(redis_host).__name__}")
+        checked_int(redis_port, "redis_port", 1, 65535)
+        checked_int(redis_db, "redis_db", 0, 2**31 - 1)
+        if not isinstance(namespace, str):
+            raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
+        if not namespace:
+            raise ValueError("namespace must not be empty")
+        if on_unavailable not in ("local", "raise"):
+            raise ValueError(f'on_unavailable must be "local" or "raise", not {on_unavailable!r}')
+        if url is not None and client is not None:
+            raise ValueError("url and client cannot go together: each says where the server is")
+        lifetime = seconds_of(default_ttl, "default_ttl")
+        staleness = seconds_of(max_staleness, "max_staleness")
+        seconds = seconds_of(timeout, "timeout", infinite=False)
+        if max_staleness is None:
+            raise TypeError("max_staleness must be a number of seconds, not None")
+        first: Cache[str, Any] = Cache(max_size, policy=policy)
+        codec = Codec(serializer, secret, namespace)
+        if client is not None:
+            servers = from_client(client)
+        elif url is not None:
+            servers = from_url(url)
+        else:
+            servers = Servers([(redis_host, redis_port)], options={"db": redis_db} if redis_db else {})
+        self._tier = Tier(first, not isolate)
+        self._core = Core(
+            Topology(servers, namespace),
+            codec,
+            self._tier,
+            self._driver,
+            lifetime=lifetime,
+            timeout=seconds,
+            max_staleness=staleness,
+            invalidation=bool(invalidation),
+            is_local=on_unavailable == "local",
+            isolate=bool(isolate),
+        )
+        self._loader = Loader(self._core)
+        self._naming = Naming()
+        self._stats = DistributedStats(self._core)
+        self._default_ttl = default_ttl
+        self._namespace = namespace
+        self._finalizer = weakref.finalize(self, _abandon, self._core)
+        _living.add(self)
+
+    @property
+    def stats(self) -> DistributedStats:
+        """The counters of both tiers: one object, always up to date."""
+        return self._stats
+
+    @property
+    def max_size(self) -> int | None:
+        """The most entries that the first tier holds; None: no bound."""
+        found: int | None = self._core.tier.first.max_size
+        return found
+
+    @property
+    def default_ttl(self) -> float | None:
+        """Seconds that an entry lives unless `set` says otherwise, as given to the constructor; None: for ever."""
+        given = self._default_ttl
+        return given if given is None or isinstance(given, (int, float)) else given.total_seconds()
+
+    @property
+    def policy(self) -> Any:
+        """The policy of the first tier: its name, or the object that was given."""
+        return self._core.tier.first.policy
+
+    @property
+    def namespace(self) -> str:
+        """What the names of all entries on the server begin with."""
+        return self._namespace
+
+    def __repr__(self) -> str:
+        state = "closed" if self._core.is_closed else f"breaker {self._core.topology.worst}"
+        return (
+            f"<{type(self).__name__} {self._namespace!r} at {self._core.topology.servers!r}, "
+            f"{len(self._core.tier.first)} entries here, {state}>"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__} cannot be pickled: it belongs to a process; make one in each")
+
+    def _renew(self) -> None:
+        """In the child of a fork."""
+        self._core.renew()
+        self._loader.renew()
+
+
+class DistributedCache(_Common, BlockingFront):
+    """A cache in two tiers: a `Cache` in the process, and Redis or Valkey behind it, shared by many processes.
+
+    Args:
+        redis_host, redis_port, redis_db: where the server is, unless `url` or `client` says so.
+        max_size: the most entries of the first tier, an int from 1 on; None: no bound.
+        default_ttl: how long an entry lives unless `set` says otherwise: seconds or a `timedelta`; None: for ever.
+        url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+sentinel://host[,host]/service``. A server that
+            belongs to a cluster is asked for the others.
+        client: a ready client of redis-py, of which the address and credentials are used; it stays open.
+        namespace: what the names on the server begin with; caches with the same one share their entries.
+        policy: which entry leaves a full first tier, as for `Cache`.
+        serializer: ``"json"``, ``"msgpack"``, ``"pickle"`` (only with `secret`), or an object with `dumps` and `loads`.
+        secret: bytes or a str; every value is signed with it, and unsigned ones are not read.
+        invalidation: whether to listen to what the server says about changes. Without, first-tier entries are served
+            for at most `max_staleness`.
+        max_staleness: seconds after which first-tier hits stop when the server is not heard of.
+        timeout: seconds that one call may spend on talking to servers, retries included.
+        on_unavailable: ``"local"``: while no server can be reached, serve what the first tier holds and compute the
+            rest; ``"raise"``: raise `BackendUnavailable`. Writes raise it in both modes.
+        isolate: whether every hit returns a value of its own.
+
+    Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
+    where ``on_unavailable="raise"`` and there is no server.
+
+    Keys are str. Values are what the serializer gives back equal; others are a TypeError. A context manager. All of
+    it is safe from any thread, and in the children of a fork. The guarantees are spelt out in ``docs/distributed.md``.
+    """
+
+    _driver: Blocking = Blocking()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self._core.is_local:
+            try:
+                self._driver.run(self._core.check())
+            except BaseException:
+                self.close()
+                raise
+
+    def _get(self, key: Any, default: Any) -> Any:
+        """`get`, where the first tier cannot tell."""
+        return self._driver.run(self._core.get(key, default))
+
+    def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
+        """Store a value on the server, and drop the key from every first tier. One round trip.
+
+        Args:
+            key: a str.
+            value: what the serializer gives back equal.
+            ttl: how long it lives, seconds or a `timedelta`; None: `default_ttl`; infinity: for ever.
+            tags: a str or several: what `invalidate_tag` knows it by. An overwrite replaces them.
+
+        Raises `BackendUnavailable` where the server was not reached; TypeError or ValueError, and changes nothing, for
+        bad input.
+        """
+        self._driver.run(self._core.set(key, value, ttl, tags))
+
+    def delete(self, key: str) -> bool:
+        """Remove a key everywhere. True where a live entry was removed. One round trip."""
+        return self._driver.run(self._core.delete(key))
+
+    def increment(self, key: str, amount: int = 1) -> int:
+        """Add `amount` to the int stored under `key`, on the server, and return the sum. One round trip.
+
+        A missing key starts at 0 and gets `default_ttl`; an entry that is there keeps its expiry. It happens exactly
+        once when this returns, and at most once when it raises. TypeError where `amount` or the value is not an int.
+        """
+        return self._driver.run(self._core.increment(key, amount))
+
+    def get_or_set(
+        self,
+        key: str,
+        factory: Callable[[], Any],
+        ttl: Seconds | None = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> Any:
+        """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`.
+
+        Of all threads and processes that miss the key at the same time one runs its factory, and the others wait for
+        its value. An exception reaches who waits in the same process; others run their own factory, one after the
+        other. A write or delete of the key meanwhile wins: the value is returned, but not stored. Two round trips
+        beside the factory, one where the value is there.
+        """
+        return self._driver.run(self._loader.get_or_set(key, factory, ttl, tags))
+
+    def touch(self, key: str, ttl: Seconds | None = None) -> bool:
+        """Give an entry a new expiry, on the server. True where there is one."""
+        return self._driver.run(self._core.touch(key, ttl))
+
+    def ttl(self, key: str) -> float | None:
+        """Seconds that the entry lives on, as the server says; None: for ever. KeyError where it is absent."""
+        return self._driver.run(self._core.ttl(key))
+
+    def contains(self, key: str) -> bool:
+        """Whether there is a live entry: ``key in cache``. Counts nothing."""
+        return self._driver.run(self._core.contains(key))
+
+    def __contains__(self, key: object) -> bool:
+        return self._driver.run(self._core.contains(key))
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those keys that have one. One round trip per server for all that the first tier cannot tell."""
+        return self._driver.run(self._core.get_many(keys))
+
+    def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
+        """Store many values. One round trip per server. TypeError, and nothing stored, where one cannot be encoded."""
+        self._driver.run(self._core.set_many(mapping, ttl))
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove many keys; returns how many live entries were removed. One round trip per server."""
+        return self._driver.run(self._core.delete_many(keys))
+
+    def clear(self) -> None:
+        """Remove all entries of this namespace, for everybody. One round trip per server, whatever their number.
+
+        The server's memory is given back in the background, within seconds.
+        """
+        self._driver.run(self._core.clear())
+
+    def invalidate_tag(self, tag: str) -> int:
+        """Remove all entries with a tag, for everybody; returns how many the first tier here held. O(1)."""
+        return self._driver.run(self._core.invalidate_tag(tag))
+
+    def invalidate_prefix(self, prefix: str) -> int:
+        """Remove all entries whose key begins so; returns how many. The server's names are scanned, page by page: O(n).
+
+        `timeout` bounds the time for each page.
+        """
+        return self._driver.run(self._core.invalidate_prefix(prefix))
+
+    def barrier(self, timeout: Seconds | None = None) -> None:
+        """When it returns, every write that had returned in any process before the call is visible here.
+
+        Args:
+            timeout: seconds to wait at most; None: the cache's.
+
+        Raises `BackendUnavailable` where that cannot be known in time. One round trip.
+        """
+        self._driver.run(self._core.barrier(timeout))
+
+    def close(self) -> None:
+        """End the cache's threads, close its connections and drop its first tier. May be called twice."""
+        self._finalizer.detach()
+        self._core.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _decorate(self, function: Any, **options: Any) -> DistributedFunction:
+        """What `cached` calls with a function and its options."""
+        wrapper: DistributedFunction = decorated(self, self._naming, function, is_async=False, **options)
+        return wrapper
+
+
+class AsyncDistributedCache(_Common, Front):
+    """`DistributedCache` for asyncio: the same arguments, and the same methods to await.
+
+    ``await cache.contains(key)`` stands for ``key in cache``. Factories may be plain or ``async``. One cache serves
+    several event loops; a thread of its own hears of changes, so a busy loop does not make the first tier stale.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     async with AsyncDistributedCache(redis_port=1) as cache:        # nobody is there
+    ...         return await cache.get_or_set("answer", lambda: 42)
+    >>> asyncio.run(main())
+    42
+    """
+
+    _driver: Async = Async()
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, from the first tier or else from the server; `default` where neither has it."""
+        value = self._quick(key, MISSING)
+        if value is not MISSING:
+            return value
+        return await self._driver.run(self._core.get(key, default))
+
+    async def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
+        """Store a value on the server, and drop the key from every first tier."""
+        await self._driver.run(self._core.set(key, value, ttl, tags))
+
+    async def delete(self, key: str) -> bool:
+        """Remove a key everywhere. True where a live entry was removed."""
+        return await self._driver.run(self._core.delete(key))
+
+    async def increment(self, key: str, amount: int = 1) -> int:
+        """Add `amount` to the int stored under `key`, on the server, and return the sum."""
+        return await self._driver.run(self._core.increment(key, amount))
+
+    async def get_or_set(
+        self,
+        key: str,
+        factory: Callable[[], Awaitable[Any] | Any],
+        ttl: Seconds | None = None,
+        *,
+        tags: str | Iterable[str] = (),
+    ) -> Any:
+        """The value of `key`; where it is absent, what the factory returns, awaited if need be, stored for `ttl`."""
+        return await self._driver.run(self._loader.get_or_set(key, factory, ttl, tags))
+
+    async def touch(self, key: str, ttl: Seconds | None = None) -> bool:
+        """Give an entry a new expiry, on the server. True where there is one."""
+        return await self._driver.run(self._core.touch(key, ttl))
+
+    async def ttl(self, key: str) -> float | None:
+        """Seconds that the entry lives on, as the server says; None: for ever. KeyError where it is absent."""
+        return await self._driver.run(self._core.ttl(key))
+
+    async def contains(self, key: str) -> bool:
+        """Whether there is a live entry. Counts nothing."""
+        return await self._driver.run(self._core.contains(key))
+
+    def __contains__(self, key: object) -> bool:
+        raise TypeError("`in` cannot wait for a server: use `await cache.contains(key)`")
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those keys that have one."""
+        return await self._driver.run(self._core.get_many(keys))
+
+    async def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
+        """Store many values."""
+        await self._driver.run(self._core.set_many(mapping, ttl))
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove many keys; returns how many live entries were removed."""
+        return await self._driver.run(self._core.delete_many(keys))
+
+    async def clear(self) -> None:
+        """Remove all entries of this namespace, for everybody."""
+        await self._driver.run(self._core.clear())
+
+    async def invalidate_tag(self, tag: str) -> int:
+        """Remove all entries with a tag, for everybody; returns how many of them left this process's first tier."""
+        return await self._driver.run(self._core.invalidate_tag(tag))
+
+    async def invalidate_prefix(self, prefix: str) -> int:
+        """Remove all entries whose key begins so; returns how many."""
+        return await self._driver.run(self._core.invalidate_prefix(prefix))
+
+    async def barrier(self, timeout: Seconds | None = None) -> None:
+        """When it returns, every write that had returned in any process before the call is visible here."""
+        await self._driver.run(self._core.barrier(timeout))
+
+    async def close(self) -> None:
+        """End the cache's threads, close its connections and drop its first tier. May be called twice."""
+        from asyncio import get_running_loop, sleep
+
+        self._finalizer.detach()
+        await get_running_loop().run_in_executor(None, self._core.stop)     # it waits for threads
+        self._core.close()
+        await sleep(0)                          # the loop closes the connections now
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _decorate(self, function: Any, **options: Any) -> AsyncDistributedFunction:
+        """What `cached` calls with a function and its options."""
+        wrapper: AsyncDistributedFunction = decorated(self, self._naming, function, is_async=True, **options)
+        return wrapper
+
+
+def _abandon(core: Core) -> None:
+    """A cache ended that nobody closed, or the process does."""
+    core.abandon()
+
+
+def _before_fork() -> None:
+    for cache in list(_living):
+        cache._core.pause()
+
+
+def _after_fork_in_parent() -> None:
+    for cache in list(_living):
+        cache._core.resume()
+
+
+def _after_fork_in_child() -> None:
+    for cache in list(_living):
+        cache._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -1,0 +1,288 @@
+"""Functions that keep their results in a distributed cache: what `cached(DistributedCache(...))` makes of them.
+
+The key of a call is a str that every process and every Python version makes alike: the function's module and qualified
+name, and the arguments written out by value, with their types as far as they differ by ``==``. Nothing depends on
+`hash`, `repr` of users' objects, or addresses; what cannot be written so is a TypeError.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import functools
+import math
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from cachebox.cache_info import CacheInfo
+from cachebox.distributed.options import checked_tags, seconds_of
+
+
+class Naming:
+    """Tells apart the functions of one cache that have the same name: by a serial, in order of decoration."""
+
+    def __init__(self) -> None:
+        self._serials: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def name(self, function: Any) -> str:
+        """What the keys of a function's calls begin with."""
+        module: Any = getattr(function, "__module__", None)
+        module = "__main__" if module == "__mp_main__" else module      # a worker's name for the program's module
+        qualname: str = getattr(function, "__qualname__", None) or type(function).__qualname__
+        name = f"{module}.{qualname}"
+        with self._lock:
+            serial = self._serials[name] = self._serials.get(name, 0) + 1
+        return name if serial == 1 else f"{name}#{serial}"
+
+
+def written(value: Any, typed: bool = False) -> str:
+    """A value as text: equal text means equal values. TypeError for what has no stable text. O(size of the value).
+
+    `typed`: whether values of different types that are equal get different texts.
+
+    >>> written(1), written("1"), written(1.0), written(1.0, typed=True)
+    ('1', "'1'", '1', '1.0')
+    >>> written({"b": [1, None], "a": (2.5, b"x")})
+    "{'a':(2.5,x'78'),'b':[1,None]}"
+    """
+    kind = type(value)
+    if kind is str:
+        text: str = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{text}'"
+    if kind is int:
+        return str(value)
+    if value is None or value is Ellipsis:
+        return str(value)
+    if kind is bool:
+        return str(value) if typed else str(int(value))
+    if kind is float:
+        return str(int(value)) if not typed and math.isfinite(value) and value.is_integer() else repr(value)
+    if kind is bytes:
+        return f"x'{value.hex()}'"
+    if kind is tuple:
+        return f"({','.join([written(item, typed) for item in value])})"
+    if kind is list:
+        return f"[{','.join([written(item, typed) for item in value])}]"
+    if kind in (set, frozenset):
+        name = kind.__name__ if typed else "set"
+        return f"{name}{{{','.join(sorted([written(item, typed) for item in value]))}}}"
+    if kind is dict:
+        pairs = sorted((written(key, typed), written(item, typed)) for key, item in value.items())
+        return f"{{{','.join([f'{key}:{item}' for key, item in pairs])}}}"
+    if isinstance(value, enum.Enum):
+        return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
+    if kind is complex or kind is decimal.Decimal or kind is uuid.UUID:
+        return f"{kind.__name__}({value})"
+    if kind in (datetime.date, datetime.time, datetime.datetime):
+        return f"{kind.__name__}({value.isoformat()})"
+    if kind is datetime.timedelta:
+        return f"timedelta({value.days},{value.seconds},{value.microseconds})"
+    raise TypeError(
+        f"an argument of type {kind.__name__} has no text that is the same in every process: use key_func to make keys"
+    )
+
+
+class DistributedFunction:
+    """A function with a distributed cache in front: called as the function is."""
+
+    __wrapped__: Callable[..., Any]
+
+    def __init__(
+        self,
+        cache: Any,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        ttl: Any,
+        key_func: Callable[..., Any] | None,
+        typed: bool,
+        condition: Callable[[Any], object] | None,
+        single_flight: bool,
+        tags: Any = (),
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._cache = cache
+        self._name = name
+        self._ttl = ttl
+        self._lifetime = None if ttl is None or callable(ttl) else seconds_of(ttl, "ttl")
+        self._key_func = key_func
+        self._typed = typed
+        self._condition = condition
+        self._single_flight = single_flight
+        self._tags = tags if callable(tags) else checked_tags(tags)
+        self._lock = threading.Lock()
+        self._hits = self._misses = 0
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def cache_key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of the call with these arguments. TypeError where one of them cannot be written stably."""
+        if self._key_func is not None:
+            return f"{self._name}:{written(self._key_func(*args, **kwargs), self._typed)}"
+        typed = self._typed
+        parts = [written(value, typed) for value in args]
+        parts += [f"{name}={written(value, typed)}" for name, value in kwargs.items()]
+        return f"{self._name}({','.join(parts)})"
+
+    # --- calling ----------------------------------------------------------------------------------------------------
+
+    def _decide(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, float, tuple[str, ...]]:
+        """Whether a result is stored, for how long, and under which tags."""
+        lifetime = self._cache._core.lifetime if self._lifetime is None else self._lifetime
+        if self._condition is not None and not self._condition(value):
+            return False, lifetime, ()
+        if callable(self._ttl):
+            given = self._ttl(value)
+            number = given.total_seconds() if isinstance(given, datetime.timedelta) else given
+            if isinstance(number, (int, float)) and number <= 0:
+                return False, lifetime, ()
+            if given is not None:
+                lifetime = seconds_of(given, "what ttl returned")
+        return True, lifetime, checked_tags(self._tags(value, *args, **kwargs)) if callable(self._tags) else self._tags
+
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call does, as the drivers run it."""
+        loader = self._cache._loader
+        run = functools.partial(self.__wrapped__, *args, **kwargs)
+        if self._single_flight:
+            return (yield from loader.load(key, run, lambda value: self._decide(value, args, kwargs)))
+        return (yield from loader.load_alone(key, run, lambda value: self._decide(value, args, kwargs)))
+
+    def _count(self, missed: bool) -> None:
+        with self._lock:
+            if missed:
+                self._misses += 1
+            else:
+                self._hits += 1
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        key = self.cache_key(*args, **kwargs)
+        missed = True
+        try:
+            value, missed = self._cache._driver.run(self._steps(key, args, kwargs))
+        finally:
+            self._count(missed)
+        return value
+
+    # --- for users --------------------------------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> Any:
+        """The cache that holds the results."""
+        return self._cache
+
+    def cache_info(self) -> CacheInfo:
+        """This function's hits and misses in this process, and the bound and size of the cache's first tier."""
+        return CacheInfo(self._hits, self._misses, self._cache.max_size, len(self._cache._core.tier.first))
+
+    def cache_parameters(self) -> dict[str, Any]:
+        """How the function is cached, as a new dict: maxsize, typed, policy and ttl."""
+        cache = self._cache
+        return {"maxsize": cache.max_size, "typed": self._typed, "policy": cache.policy, "ttl": self._ttl}
+
+    def cache_clear(self) -> Any:
+        """Forget all of this function's results, in every process, and set its counters to zero."""
+        with self._lock:
+            self._hits = self._misses = 0
+        return self._cleared()
+
+    def _cleared(self) -> Any:
+        start = ":" if self._key_func is not None else "("
+        self._cache.invalidate_prefix(self._name + start)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        """Forget the result of the call with these arguments, in every process. True where there was one."""
+        return self._cache.delete(self.cache_key(*args, **kwargs))
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else BoundDistributedFunction(self, instance)
+
+    def __reduce__(self) -> str:
+        return str(self.__wrapped__.__qualname__)
+
+    def __copy__(self) -> DistributedFunction:
+        return self
+
+    def __deepcopy__(self, memo: object) -> DistributedFunction:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<cached {getattr(self.__wrapped__, '__qualname__', self.__wrapped__)}>"
+
+
+class AsyncDistributedFunction(DistributedFunction):
+    """The same for ``async def`` functions: calls, `invalidate` and `cache_clear` are awaited."""
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        key = self.cache_key(*args, **kwargs)
+        missed = True
+        try:
+            value, missed = await self._cache._driver.run(self._steps(key, args, kwargs))
+        finally:
+            self._count(missed)
+        return value
+
+    async def _cleared(self) -> None:
+        start = ":" if self._key_func is not None else "("
+        await self._cache.invalidate_prefix(self._name + start)
+
+
+class BoundDistributedFunction:
+    """A cached method bound to its instance, which `key_func` sees as the first argument."""
+
+    def __init__(self, function: DistributedFunction, instance: Any) -> None:
+        self.__func__ = function
+        self.__self__ = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def cache_key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of this call."""
+        return self.__func__.cache_key(self.__self__, *args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        """Forget the result of this call, in every process."""
+        return self.__func__.invalidate(self.__self__, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__func__, name)
+
+    @property
+    def __signature__(self) -> Any:
+        from inspect import signature
+
+        return signature(MethodType(self.__func__.__wrapped__, self.__self__))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundDistributedFunction):
+            return NotImplemented
+        return self.__self__ is other.__self__ and self.__func__ is other.__func__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__self__), id(self.__func__)))
+
+
+def decorated(cache: Any, naming: Naming, function: Any, *, is_async: bool, is_coroutine: bool, **options: Any) -> Any:
+    """A function with a cache in front. TypeError where one is asynchronous and the other is not."""
+    if is_async and not is_coroutine:
+        raise TypeError("an AsyncDistributedCache decorates async functions: for plain ones, use a DistributedCache")
+    if is_coroutine and not is_async:
+        raise TypeError("a DistributedCache would block the event loop: async functions need an AsyncDistributedCache")
+    kind = AsyncDistributedFunction if is_async else DistributedFunction
+    wrapper = kind(cache, naming.name(function), function, **options)
+    if is_async and sys.version_info >= (3, 12):
+        from inspect import markcoroutinefunction
+
+        markcoroutinefunction(wrapper)
+    elif is_async:
+        from asyncio.coroutines import _is_coroutine  # type: ignore[attr-defined]
+
+        wrapper._is_coroutine = _is_coroutine  # type: ignore[attr-defined]
+    return wrapper

@@ -1,0 +1,673 @@
+"""What the two caches do, as generators: they yield what is to be done (`drivers`) and know nothing of how.
+
+Each public operation of the caches is a method here. An operation begins with checking its input, which changes nothing
+where it is wrong. The comments of `tier` say what fills and writes are, those of `loading` how one of many computes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cachebox.cache import MISSING
+from cachebox.distributed.codec import COUNTER, MAGIC, VERSION, Codec, Undecodable, tags_of
+from cachebox.distributed.drivers import Async, Blocking, Effects, Exchange, Failure
+from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.helper import Helper
+from cachebox.distributed.keyspace import KeySpace, new_token
+from cachebox.distributed.link import Link
+from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.resp import packed
+from cachebox.distributed.scripts import (
+    CLEAN,
+    DELETE,
+    INCREMENT,
+    INVALIDATE_TAG,
+    READ,
+    TOUCH,
+    TTL,
+    WRITE,
+    Script,
+    script_call,
+)
+from cachebox.distributed.tier import Fill, Tier
+from cachebox.distributed.topology import Topology
+
+AT_ONCE = 1000                      # keys in one call of a script
+NONE = 0xFFFFFFFF
+ROW = struct.Struct(">Id")
+COUNTER_HEAD = MAGIC + bytes([VERSION]) + COUNTER + b"\0"
+ATOMS = (str, int, float, bool, bytes, type(None))
+
+
+class Packed:
+    """A value of a first tier that isolates: decoded anew for every hit."""
+
+    __slots__ = ("kind", "payload")
+
+    def __init__(self, kind: bytes, payload: bytes) -> None:
+        self.kind = kind
+        self.payload = payload
+
+
+class Core:
+    """All that a cache has beside the way it waits."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        codec: Codec,
+        tier: Tier,
+        driver: Blocking | Async,
+        *,
+        lifetime: float,
+        timeout: float,
+        max_staleness: float,
+        invalidation: bool,
+        is_local: bool,
+        isolate: bool,
+    ) -> None:
+        self.topology = topology
+        self.codec = codec
+        self.tier = tier
+        self.driver = driver
+        self.lifetime = lifetime
+        self.timeout = timeout
+        self.max_staleness = max_staleness
+        self.is_local = is_local
+        self.isolate = isolate
+        self.helper = Helper()
+        self.link = Link(topology, tier, max_staleness, timeout) if invalidation else None
+        self.is_closed = False
+        if self.link is None:
+            tier.fresh_until = math.inf
+
+    # --- common -----------------------------------------------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.timeout
+
+    def _begin(self, deadline: float) -> Effects[None]:
+        """Before an operation asks a server: is it open, and has the link had its first chance?"""
+        if self.is_closed:
+            raise RuntimeError("this cache is closed")
+        link = self.link
+        if link is not None and not link.has_begun:
+            yield from link.wait_until_begun(self.driver, deadline)
+        if self.topology.owners is None:
+            yield from self.topology.refresh(self.driver, deadline)
+
+    @property
+    def names(self) -> KeySpace | None:
+        return self.topology.names
+
+    def _bucket(self, key: str) -> int:
+        names = self.topology.names
+        return names.bucket(key) if names is not None else 0
+
+    def _call(
+        self, script: Script, key: str, *arguments: Any, deadline: float, more: Iterable[bytes] = (), retries: int = 3
+    ) -> Effects[Any]:
+        """One script about one key: its reply, or a Failure."""
+        names = self.topology.names
+        if names is None:
+            return (yield from self.topology.ask(self.driver, [(0, ())], deadline))[0]
+        bucket = names.bucket(key)
+        keys = (names.generation(bucket), names.value_in(bucket, key), *more)
+        command = script_call(script, keys, *arguments)
+        return (yield from self.topology.ask_one(self.driver, bucket, command, deadline, retries))
+
+    def unavailable(
+        self, failure: Failure, keys: Iterable[str] = (), partial: Mapping[str, Any] | None = None
+    ) -> BackendUnavailable:
+        """The exception for a failure."""
+        servers = self.topology.servers
+        said = str(failure.error) or "no answer in time"
+        error = BackendUnavailable(f"{servers!r} could not be reached: {said}", keys=keys, partial=partial)
+        error.__cause__ = failure.error
+        return error
+
+    def give(self, stored: Any) -> Any:
+        """What a hit in the first tier returns."""
+        return self.codec.loads(stored.kind, stored.payload) if type(stored) is Packed else stored
+
+    def read(self, fill: Fill, data: bytes, pttl: float) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
+        """The value of an entry that was read, and how it is to be stored here. Raises `Undecodable`."""
+        kind, payload = self.codec.open(fill.key, data)
+        value = self.codec.loads(kind, payload)
+        stored = Packed(kind, payload) if self.isolate and type(value) not in ATOMS else value
+        lifetime = math.inf if pttl < 0 else pttl / 1000
+        if self.link is None:
+            lifetime = min(lifetime, self.max_staleness)
+        return value, (fill, stored, lifetime, tags_of(data) if data[4] & 2 else ())
+
+    def take_in(self, fill: Fill, data: bytes, pttl: float) -> Any:
+        """The value of an entry that was read, stored in the first tier if it may be. Raises `Undecodable`."""
+        value, row = self.read(fill, data, pttl)
+        self.tier.store(*row)
+        return value
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def get(self, key: Any, default: Any) -> Effects[Any]:
+        """`DistributedCache.get`, where the short way did not find it."""
+        key = checked_key(key)
+        found, _ = yield from self.lookup(key, self._deadline())
+        return default if found is MISSING else found
+
+    def lookup(self, key: str, deadline: float, counts: bool = True) -> Effects[tuple[Any, bool]]:
+        """The value of a key or MISSING, from wherever it may come from; and whether a server could tell."""
+        tier = self.tier
+        link = self.link
+        if self.is_closed or self.topology.owners is None or (link is not None and not link.has_begun):
+            yield from self._begin(deadline)
+        if tier.is_fresh:
+            stored = tier.first.get(key, MISSING) if counts else tier.first.peek(key, MISSING)
+            if stored is not MISSING:
+                return self.give(stored), True
+        fill = tier.begin_fill(key)
+        try:
+            reply = yield from self._call(READ, key, deadline=deadline)
+            if type(reply) is Failure:
+                return self._serve_stale(key, reply, counts), False
+            size, pttl = ROW.unpack_from(reply)
+            if size == NONE:
+                tier.end_fill(fill, True)
+                tier.count(misses=counts)
+                return MISSING, True
+            value = self.take_in(fill, reply[ROW.size:], pttl)
+        except Undecodable:
+            tier.end_fill(fill, True)
+            tier.count(misses=counts)
+            return MISSING, True
+        except BaseException:
+            tier.end_fill(fill)
+            raise
+        if counts:
+            tier.count(remote_hits=1)
+        return value, True
+
+    def _serve_stale(self, key: str, failure: Failure, counts: bool) -> Any:
+        """What the first tier has while no server can be asked; raises where that is not wanted."""
+        if not self.is_local:
+            self.tier.count(errors=1)
+            raise self.unavailable(failure, [key])
+        stored = self.tier.first.peek(key, MISSING)
+        if stored is MISSING:
+            self.tier.count(errors=1, misses=counts)
+            return MISSING
+        self.tier.count(errors=1, stale_serves=counts)
+        return self.give(stored)
+
+    def contains(self, key: Any) -> Effects[bool]:
+        """`in`."""
+        key = checked_key(key)
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        if self.tier.is_fresh and key in self.tier.first:
+            return True
+        reply = yield from self._call(TTL, key, deadline=deadline)
+        if type(reply) is Failure:
+            return self._serve_stale(key, reply, False) is not MISSING
+        return bool(reply != -2)
+
+    def ttl(self, key: Any) -> Effects[float | None]:
+        """`DistributedCache.ttl`."""
+        key = checked_key(key)
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        reply = yield from self._call(TTL, key, deadline=deadline)
+        if type(reply) is Failure:
+            self.tier.count(errors=1)
+            if self.is_local and key in self.tier.first:
+                return self.tier.first.ttl(key)
+            raise self.unavailable(reply, [key])
+        if reply == -2:
+            raise KeyError(key)
+        return None if reply < 0 else reply / 1000
+
+    def get_many(self, keys: Any) -> Effects[dict[str, Any]]:
+        """`DistributedCache.get_many`."""
+        wanted = checked_keys(keys)
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        tier = self.tier
+        found: dict[str, Any] = {}
+        absent: list[str] = []
+        if tier.is_fresh:
+            get = tier.first.get
+            for key in wanted:
+                stored = get(key, MISSING)
+                if stored is MISSING:
+                    absent.append(key)
+                else:
+                    found[key] = self.give(stored)
+        else:
+            absent += wanted
+        if not absent:
+            return found
+        names = self.topology.names
+        groups = self._grouped(absent)
+        fills = dict(zip(absent, tier.begin_fills(absent), strict=True))
+        rows = []
+        failed: dict[str, Failure] = {}
+        hits = misses = stale = 0
+        try:
+            commands = [
+                (bucket, script_call(READ, self._names_of(names, bucket, members))) for bucket, members in groups
+            ]
+            replies = yield from self.topology.ask(self.driver, commands, deadline)
+            for (_, members), reply in zip(groups, replies, strict=True):
+                if type(reply) is Failure:
+                    failed.update(dict.fromkeys(members, reply))
+                    continue
+                at = 0
+                for key in members:
+                    size, pttl = ROW.unpack_from(reply, at)
+                    at += ROW.size
+                    value = MISSING
+                    if size != NONE:
+                        try:
+                            value, row = self.read(fills[key], reply[at:at + size], pttl)
+                            rows.append(row)
+                        except Undecodable:
+                            pass                    # a miss, as is what is not there
+                        at += size
+                    if value is MISSING:
+                        misses += 1
+                        tier.end_fill(fills[key], True)
+                    else:
+                        hits += 1
+                        found[key] = value
+            tier.store_many(rows)
+        finally:
+            tier.end_fills(fills.values())
+            tier.count(remote_hits=hits, misses=misses)
+        if failed:
+            if self.is_local:
+                for key in failed:
+                    stored = tier.first.peek(key, MISSING)
+                    if stored is not MISSING:
+                        stale += 1
+                        found[key] = self.give(stored)
+            tier.count(errors=1, stale_serves=stale, misses=len(failed) - stale if self.is_local else 0)
+            if not self.is_local:
+                raise self.unavailable(next(iter(failed.values())), failed, found)
+        return {key: found[key] for key in wanted if key in found}
+
+    def _grouped(self, keys: Iterable[str]) -> list[tuple[int, list[str]]]:
+        """Keys by bucket, at most so many together."""
+        names = self.topology.names
+        if names is None or not names.clustered:
+            keys = list(keys)
+            return [(0, keys[at:at + AT_ONCE]) for at in range(0, len(keys), AT_ONCE)]
+        groups: dict[int, list[str]] = {}
+        for key in keys:
+            groups.setdefault(names.bucket(key), []).append(key)
+        return [
+            (bucket, members[at:at + AT_ONCE])
+            for bucket, members in groups.items()
+            for at in range(0, len(members), AT_ONCE)
+        ]
+
+    @staticmethod
+    def _names_of(names: KeySpace | None, bucket: int, keys: list[str]) -> list[bytes]:
+        if names is None:
+            return []
+        return [names.generation(bucket), *(names.value_in(bucket, key) for key in keys)]
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Effects[None]:
+        """`DistributedCache.set`."""
+        return self._set({checked_key(key): value}, ttl, checked_tags(tags))
+
+    def set_many(self, mapping: Any, ttl: Any) -> Effects[None]:
+        """`DistributedCache.set_many`."""
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
+        return self._set({checked_key(key): value for key, value in mapping.items()}, ttl, ())
+
+    def _set(self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...]) -> Effects[None]:
+        px = milliseconds(self.lifetime if ttl is None else seconds_of(ttl, "ttl"))
+        encoded = {key: self.codec.encode(key, value) for key, value in items.items()}
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        if not encoded:
+            return
+        commands = []
+        groups = self._grouped(encoded)
+        for bucket, members in groups:
+            arguments: list[Any] = [new_token(), len(tags), *tags]
+            for key in members:
+                arguments += (*encoded[key], px)
+            commands.append((bucket, script_call(WRITE, self._names_of(self.names, bucket, members), *arguments)))
+        replies = yield from self._write(commands, groups, deadline)
+        failed = []
+        for (bucket, members), reply, write in replies:
+            if type(reply) is Failure:
+                failed.append((members, reply))
+                continue
+            self.tier.end_write(
+                write,
+                members,
+                [bucket] if reply[:1] == b"1" else (),
+                [(bucket, tag) for tag, made in zip(tags, reply[1:], strict=True) if made == 49],
+            )
+        self._raise_failed(failed)
+
+    def _write(self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float) -> Effects[list[Any]]:
+        """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes are over."""
+        tier = self.tier
+        writes = [tier.begin_write(tuple(members)) for _, members in groups]
+        try:
+            replies = yield from self.topology.ask(self.driver, commands, deadline)
+        except BaseException:
+            for write in writes:
+                tier.end_write(write)
+            raise
+        for reply, write in zip(replies, writes, strict=True):
+            if type(reply) is Failure:
+                tier.end_write(write) if reply.was_sent else tier.drop_write(write)
+        return list(zip(groups, replies, writes, strict=True))
+
+    def _raise_failed(self, failed: list[tuple[list[str], Failure]]) -> None:
+        if failed:
+            self.tier.count(errors=1)
+            raise self.unavailable(failed[0][1], [key for members, _ in failed for key in members])
+
+    def delete_many(self, keys: Any) -> Effects[int]:
+        """`DistributedCache.delete_many`."""
+        wanted = checked_keys(keys)
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        groups = self._grouped(wanted)
+        commands = [
+            (bucket, script_call(DELETE, self._names_of(self.names, bucket, members))) for bucket, members in groups
+        ]
+        deleted = 0
+        failed = []
+        for (_, members), reply, write in (yield from self._write(commands, groups, deadline)):
+            if type(reply) is Failure:
+                failed.append((members, reply))
+            else:
+                deleted += reply
+                self.tier.end_write(write)
+        self._raise_failed(failed)
+        return deleted
+
+    def delete(self, key: Any) -> Effects[bool]:
+        """`DistributedCache.delete`."""
+        return bool((yield from self.delete_many((checked_key(key),))))
+
+    def touch(self, key: Any, ttl: Any) -> Effects[bool]:
+        """`DistributedCache.touch`."""
+        key = checked_key(key)
+        px = milliseconds(self.lifetime if ttl is None else seconds_of(ttl, "ttl"))
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        groups = self._grouped([key])
+        commands = [(bucket, script_call(TOUCH, self._names_of(self.names, bucket, [key]), px)) for bucket, _ in groups]
+        ((_, reply, write),) = yield from self._write(commands, groups, deadline)
+        if type(reply) is Failure:
+            self._raise_failed([([key], reply)])
+        self.tier.end_write(write, [key] if reply and px else ())
+        return bool(reply)
+
+    def increment(self, key: Any, amount: Any) -> Effects[int]:
+        """`DistributedCache.increment`.
+
+        The token makes it safe to send it again after a broken connection. A repetition is refused by the server
+        when it comes late: a server that was stalled may have forgotten the token by the time it reads it.
+        """
+        key = checked_key(key)
+        if not isinstance(amount, int):
+            raise TypeError(f"amount must be an int, not {type(amount).__name__}")
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        token = new_token()
+        fresh = new_token()
+        write = self.tier.begin_write((key,))
+        not_after = b""
+        was_sent = False
+        reply: Any = None
+        try:
+            for attempt in range(4):
+                names = self.topology.names
+                bucket = self._bucket(key)
+                if attempt:
+                    now = yield from self.topology.ask_one(self.driver, bucket, [b"TIME"], deadline)
+                    if type(now) is Failure:
+                        break
+                    left = deadline - time.monotonic()
+                    not_after = b"%d" % (int(now[0]) * 1000 + int(now[1]) // 1000 + max(1, int(left * 1000)))
+                done = [names.done(bucket, token)] if names is not None else []
+                reply = yield from self._call(
+                    INCREMENT, key, fresh, b"%d" % int(amount), milliseconds(self.lifetime), not_after, COUNTER_HEAD,
+                    deadline=deadline, more=done, retries=0,
+                )
+                if type(reply) is not Failure:
+                    break
+                was_sent = was_sent or reply.was_sent
+                if not (reply.is_broken or self.topology.is_suspect) or time.monotonic() >= deadline:
+                    break
+                for node in self.topology.masters:
+                    if reply.is_broken:
+                        node.close()
+        except BaseException:
+            self.tier.end_write(write)
+            raise
+        if type(reply) is Failure:
+            self.tier.end_write(write) if was_sent else self.tier.drop_write(write)
+            if str(reply.error).startswith("NOTINT"):
+                value, _ = yield from self.lookup(key, deadline, counts=False)
+                raise TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
+            self._raise_failed([([key], reply)])
+        self.tier.end_write(write, (key,), [bucket] if reply[:1] == b"1" else ())
+        return int(reply[1:])
+
+    # --- many entries at once ---------------------------------------------------------------------------------------
+
+    def clear(self) -> Effects[None]:
+        """`DistributedCache.clear`: a new generation for every bucket; what the old ones left is removed by and by."""
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        names = self.topology.names
+        buckets = range(len(names.buckets)) if names is not None else range(1)
+        token = new_token()
+        commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
+        write = self.tier.begin_write((), True)
+        try:
+            replies = yield from self.topology.ask(self.driver, commands, deadline)
+        except BaseException:
+            self.tier.drop_write(write)
+            self.tier.wipe()
+            raise
+        done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
+        failures = [reply for reply in replies if type(reply) is Failure]
+        if done:
+            self.tier.end_write(write, (), done)
+            self.helper.schedule(0.0, self._clean)
+        else:
+            self.tier.drop_write(write)
+            if any(failure.was_sent for failure in failures):
+                self.tier.wipe()
+        if failures:
+            self._raise_failed([([], failures[0])])
+
+    def _clean(self) -> None:
+        """Remove what older generations left: in the helper's thread, page by page."""
+        blocking = Blocking()
+        names = self.topology.names
+        if names is not None:
+            for node in self.topology.masters:
+                for page in self._pages(blocking, node, names.pattern()):
+                    groups: dict[int, list[bytes]] = {}
+                    for name in page:
+                        parsed = names.parse(name)
+                        if parsed is not None and chr(parsed[1]) in "vlt":
+                            groups.setdefault(parsed[0], []).append(name)
+                    commands = [
+                        (bucket, script_call(CLEAN, [names.generation(bucket), *members]))
+                        for bucket, members in groups.items()
+                    ]
+                    if commands:
+                        blocking.run(self.topology.ask(blocking, commands, self._deadline()))
+
+    def _pages(self, driver: Blocking, node: Any, pattern: bytes) -> Iterable[list[bytes]]:
+        """The names on a node that match, page by page, until it fails or the cache is closed."""
+        cursor = b"0"
+        while not self.helper.must_end:
+            command = packed("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            (outcome,) = driver.do(Exchange([(node, command, 1)], self._deadline()))
+            if type(outcome) is Failure or type(outcome[0]) is not list:
+                return
+            cursor, page = outcome[0]
+            yield page
+            if cursor == b"0":
+                return
+
+    def invalidate_tag(self, tag: Any) -> Effects[int]:
+        """`DistributedCache.invalidate_tag`: a new generation of the tag in every bucket."""
+        (tag,) = checked_tags(tag) if isinstance(tag, str) else checked_tags([tag])
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        names = self.topology.names
+        fresh = new_token()
+        commands = []
+        for bucket in range(len(names.buckets)) if names is not None else range(1):
+            keys = [names.generation(bucket), names.tag(bucket, tag)] if names is not None else []
+            commands.append((bucket, script_call(INVALIDATE_TAG, keys, fresh)))
+        tier = self.tier
+        held = tier.has_tag(tag)
+        write = tier.begin_write((), False, tag)
+        try:
+            replies = yield from self.topology.ask(self.driver, commands, deadline)
+        except BaseException:
+            tier.drop_tag(tag)
+            tier.drop_write(write)
+            raise
+        failures = [reply for reply in replies if type(reply) is Failure]
+        if len(failures) < len(replies) or failures[0].was_sent:
+            tier.drop_tag(tag)
+        tier.end_write(write, (), (), [(bucket, tag) for bucket, reply in enumerate(replies) if reply == 1])
+        if failures:
+            self._raise_failed([([], failures[0])])
+        return held
+
+    def invalidate_prefix(self, prefix: Any) -> Effects[int]:
+        """`DistributedCache.invalidate_prefix`: every page of names has the deadline to itself."""
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
+        yield from self._begin(self._deadline())
+        names = self.topology.names
+        if names is None:
+            failure = yield from self._call(TTL, "", deadline=self._deadline())
+            self._raise_failed([([], failure)])
+            raise AssertionError("unreachable")
+        pattern = names.pattern("[vl]", prefix)
+        removed = 0
+        for node in self.topology.masters:
+            cursor = b"0"
+            while True:
+                command = packed("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                outcome: Any = None
+                if node.breaker.may_call(self.topology.link_probes):
+                    (outcome,) = yield Exchange([(node, command, 1)], self._deadline())
+                    if type(outcome) is Failure and outcome.is_broken:
+                        node.close()
+                        (outcome,) = yield Exchange([(node, command, 1)], self._deadline())
+                if type(outcome) is not list or type(outcome[0]) is not list:
+                    failure = outcome if type(outcome) is Failure else Failure(
+                        outcome[0] if outcome else ConnectionError(f"{node} did not answer"), False, False
+                    )
+                    if outcome is not None:
+                        node.breaker.failed()
+                    self._raise_failed([([], failure)])
+                cursor, page = outcome[0]
+                parsed = (names.parse(name) for name in page)
+                keys = {found[2] for found in parsed if found is not None and found[2].startswith(prefix)}
+                if keys:
+                    removed += yield from self.delete_many(keys)
+                if cursor == b"0":
+                    break
+        return removed
+
+    # --- the whole --------------------------------------------------------------------------------------------------
+
+    def check(self) -> Effects[None]:
+        """Raise where no server can be reached."""
+        yield from self._begin(self._deadline())
+        replies = yield from self._ping_all(self._deadline())
+        if all(type(reply) is Failure for reply in replies):
+            raise self.unavailable(replies[0])
+
+    def _ping_all(self, deadline: float) -> Effects[list[Any]]:
+        """What every server answers, or Failures; at least one."""
+        owners = self.topology.owners or [None]
+        buckets = [owners.index(node) for node in self.topology.masters] or [0]
+        return (yield from self.topology.ask(self.driver, [(bucket, [b"PING"]) for bucket in buckets], deadline))
+
+    def barrier(self, timeout: Any) -> Effects[None]:
+        """`DistributedCache.barrier`."""
+        seconds = self.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
+        deadline = time.monotonic() + seconds
+        yield from self._begin(deadline)
+        if self.link is not None:
+            if not (yield from self.link.barrier(self.driver, deadline)):
+                self.tier.count(errors=1)
+                failure = Failure(ConnectionError("the tracking link gave no answer in time"), True, False)
+                raise self.unavailable(failure)
+            return
+        for reply in (yield from self._ping_all(deadline)):
+            if type(reply) is Failure:
+                self.tier.count(errors=1)
+                raise self.unavailable(reply)
+        self.tier.wipe()
+
+    def renew(self) -> None:
+        """In the child of a fork: without connections, threads and entries, but ready to go on."""
+        self.topology.renew()
+        self.tier.renew()
+        self.tier.first.delete_many(list(self.tier.first))
+        self.helper.renew()
+        if self.link is not None:
+            self.link.renew()
+        else:
+            self.tier.fresh_until = math.inf
+
+    def pause(self) -> None:
+        """Before a fork: without threads, for they would not be copied."""
+        self.helper.pause()
+        if self.link is not None:
+            self.link.pause()
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        self.helper.resume()
+        if self.link is not None:
+            self.link.resume()
+
+    def abandon(self) -> None:
+        """Nobody uses it any more, and nobody closed it: let everything go, without waiting."""
+        self.is_closed = self.helper.must_end = True
+        if self.link is not None:
+            self.link.stop_soon()
+        self.topology.close()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self.is_closed = True
+        self.tier.fresh_until = -math.inf
+        self.helper.stop()
+        if self.link is not None:
+            self.link.stop()
+
+    def close(self) -> None:
+        """End the threads, close the connections and drop the entries."""
+        self.stop()
+        self.topology.close()
+        self.tier.wipe()

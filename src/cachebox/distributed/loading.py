@@ -1,0 +1,381 @@
+"""One computes, the others wait: `get_or_set`, over all threads, tasks and processes.
+
+Whoever finds no value asks the server for the *lease* of the key: a name that holds a token and expires. One gets it
+and leads; it calls the factory, and stores what that returned only if it still has the lease, in one step. A write, a
+delete or a clear takes the lease away, so what was computed from before is never stored. While the factory runs the
+lease is renewed; where its process dies, it expires, and the next one leads.
+
+Who does not lead waits: in the leader's own process for its `Flight`, which also brings the exception; in others for
+news about the key (`Tier.wait_for`), after which it asks again. A wait that would close a circle of flights of this
+process is not begun: the factory runs, and what it returns is not stored. Contexts carry what leads to the code that
+runs, so tasks started by a factory count as the factory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from cachebox.cache import MISSING
+from cachebox.distributed.codec import Undecodable
+from cachebox.distributed.core import ATOMS, Core, Packed
+from cachebox.distributed.drivers import Blocking, Effects, Failure, Run, Wait
+from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.keyspace import new_token
+from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.scripts import LAND, LEAD, LEASE, script_call
+
+LEASE_MS = 5000
+RENEWED_EVERY = 1.25                # seconds
+UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
+FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
+
+FLYING, LANDED, CRASHED, ABANDONED = range(4)
+
+_leads: ContextVar[tuple[Flight, ...]] = ContextVar("cachebox_distributed_leads", default=())
+
+
+class Flight:
+    """A computation under way in this process."""
+
+    def __init__(self) -> None:
+        self.state = FLYING
+        self.result: Any = None
+        self.wakes: list[Callable[[], object]] = []
+        self.awaits: list[Flight] = []          # what it, or what it started, waits for
+        self._lock = threading.Lock()
+
+    def join(self, wake: Callable[[], object]) -> bool:
+        """Have `wake` called when it is over. False: it is."""
+        with self._lock:
+            if self.state == FLYING:
+                self.wakes.append(wake)
+            return self.state == FLYING
+
+    def end(self, state: int, result: Any = None) -> None:
+        """It is over. The first end counts."""
+        with self._lock:
+            if self.state != FLYING:
+                return
+            self.result = result
+            self.state = state
+            wakes, self.wakes = self.wakes, []
+        for wake in wakes:
+            wake()
+
+    def closes_circle(self, leads: tuple[Flight, ...]) -> bool:
+        """Whether waiting for it would be waiting for one of those that led here."""
+        ahead, seen = [self], set()
+        while ahead:
+            at = ahead.pop()
+            if at in leads:
+                return True
+            if at.state == FLYING and at not in seen:
+                seen.add(at)
+                ahead += at.awaits
+        return False
+
+
+class Decision:
+    """What is to become of a computed value: whether it is stored, for how long, and under which tags."""
+
+    def __init__(self, lifetime: float, tags: tuple[str, ...] = ()) -> None:
+        self.lifetime = lifetime
+        self.tags = tags
+
+    def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
+        return True, self.lifetime, self.tags
+
+
+class Loader:
+    """Computes what is missing, for one cache."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: at first, and in the child of a fork, where other threads' computations are gone."""
+        self._flights: dict[Any, Flight] = {}   # by token; by key for those without a server
+        self._circles = threading.Lock()
+        self._renewed: dict[bytes, tuple[int, bytes, bytes]] = {}
+
+    def get_or_set(self, key: Any, factory: Any, ttl: Any, tags: Any) -> Effects[Any]:
+        """`DistributedCache.get_or_set`."""
+        key = checked_key(key)
+        if not callable(factory):
+            raise TypeError(f"factory must be callable, not {type(factory).__name__}")
+        lifetime = self._core.lifetime if ttl is None else seconds_of(ttl, "ttl")
+        value, _ = yield from self.load(key, factory, Decision(lifetime, checked_tags(tags)))
+        return value
+
+    def load(self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any]) -> Effects[tuple[Any, bool]]:
+        """The value of a key, computed if need be; and whether it was missing."""
+        core, tier = self._core, self._core.tier
+        yield from core._begin(core._deadline())
+        if tier.is_fresh:
+            stored = tier.first.get(key, MISSING)
+            if stored is not MISSING:
+                return core.give(stored), False
+        token = new_token()
+        flight = Flight()
+        self._flights[token] = flight           # before the lease is: whoever sees that has to find this
+        try:
+            return (yield from self._load(key, factory, decide, token, flight))
+        finally:
+            self._flights.pop(token, None)
+            flight.end(ABANDONED)
+
+    def load_alone(
+        self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any]
+    ) -> Effects[tuple[Any, bool]]:
+        """`load` for those who do not want to wait for each other: each computes and writes."""
+        core = self._core
+        value, _ = yield from core.lookup(key, core._deadline())
+        if value is not MISSING:
+            return value, False
+        value = yield Run(factory)
+        is_stored, lifetime, tags = decide(value)
+        if is_stored:
+            try:
+                yield from core.set(key, value, lifetime, tags)
+            except BackendUnavailable:
+                if not core.is_local:
+                    raise
+        return value, True
+
+    def _load(
+        self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any], token: bytes, flight: Flight
+    ) -> Effects[tuple[Any, bool]]:
+        core, tier, driver = self._core, self._core.tier, self._core.driver
+        leads = _leads.get()
+        no_good = b""                           # digest of a value that cannot be decoded
+        missed = False
+        waiter: Any = None
+        until = time.monotonic() + FOREIGN_WAIT
+        while True:
+            if waiter is not None:
+                tier.wait_for(key, waiter.wake)
+            fill = tier.begin_fill(key)
+            reply: Any = None
+            try:
+                reply = yield from self._lead(key, token, no_good)
+                if type(reply) is not Failure and reply[0] == 1:
+                    try:
+                        value = core.take_in(fill, reply[1], reply[2])
+                    except Undecodable:
+                        no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
+                        continue
+                    if not missed:
+                        tier.count(remote_hits=1)
+                    return value, missed
+            finally:
+                tier.end_fill(fill)
+                if waiter is not None and (type(reply) is not list or reply[0] != 2):
+                    tier.wait_no_more(key, waiter.wake)
+            if type(reply) is Failure:
+                return (yield from self._without_server(key, factory, reply, missed))
+            if not missed:
+                missed = True
+                tier.count(misses=1)
+            if reply[0] == 3:
+                return (yield from self._fly(key, factory, decide, token, flight)), True
+            other = self._flights.get(reply[2])
+            if other is not None:
+                if waiter is not None:
+                    tier.wait_no_more(key, waiter.wake)
+                    waiter = None
+                waits = yield from self._wait_for(other, leads)
+                if not waits:
+                    return (yield Run(factory)), True
+                if other.state == LANDED:
+                    return core.give(other.result), True
+                if other.state == CRASHED:
+                    raise other.result
+                continue
+            if waiter is None:                  # ask once more, so that news between the two cannot be missed
+                waiter = driver.waiter()
+                continue
+            if leads and time.monotonic() > until:
+                tier.wait_no_more(key, waiter.wake)
+                return (yield Run(factory)), True
+            seconds = max(0.0, reply[1] / 1000) + 0.01 if tier.linked else UNLINKED_WAIT
+            if leads:
+                seconds = min(seconds, 1.0)
+            try:
+                yield Wait(waiter, time.monotonic() + seconds)
+            finally:
+                tier.wait_no_more(key, waiter.wake)
+            waiter = driver.waiter()
+
+    def _wait_for(self, other: Flight, leads: tuple[Flight, ...]) -> Effects[bool]:
+        """Wait for a flight of this process. False, at once: it would close a circle."""
+        waiter = self._core.driver.waiter()
+        with self._circles:                     # two that close a circle together must not both miss it
+            if other.closes_circle(leads):
+                return False
+            for lead in leads:
+                lead.awaits.append(other)
+        try:
+            if other.join(waiter.wake):
+                yield Wait(waiter, None)
+        finally:
+            with self._circles:
+                for lead in leads:
+                    lead.awaits.remove(other)
+        return True
+
+    def _lead(self, key: str, token: bytes, no_good: bytes) -> Effects[Any]:
+        """Ask for the value, or else for the lease."""
+        core = self._core
+        names = core.names
+        lease = [names.lease(names.bucket(key), key)] if names is not None else []
+        write = core.tier.begin_write(())       # of the generation, if there is none
+        try:
+            reply = yield from core._call(
+                LEAD, key, new_token(), token, LEASE_MS, no_good, deadline=core._deadline(), more=lease
+            )
+        except BaseException:
+            core.tier.drop_write(write)
+            raise
+        if type(reply) is not Failure and reply[0] == 3 and reply[1]:
+            core.tier.end_write(write, (), [core._bucket(key)])
+        else:
+            core.tier.drop_write(write)
+        if type(reply) is not Failure and reply[0] == 2 and reply[2] == token:
+            return [3, 0]                       # a repetition, after the first answer was lost
+        return reply
+
+    # --- leading ----------------------------------------------------------------------------------------------------
+
+    def _fly(
+        self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any], token: bytes, flight: Flight
+    ) -> Effects[Any]:
+        """Compute, and store."""
+        core = self._core
+        names = core.names
+        assert names is not None
+        bucket = names.bucket(key)
+        lease = names.lease(bucket, key)
+        self._renewed[token] = bucket, names.generation(bucket), lease
+        core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
+        try:
+            led = _leads.set((*_leads.get(), flight))
+            try:
+                value = yield Run(factory)
+            finally:
+                _leads.reset(led)
+            is_stored, lifetime, tags = decide(value)
+            encoded = core.codec.encode(key, value) if is_stored else None
+        except BaseException as error:
+            self._renewed.pop(token, None)
+            if isinstance(error, Exception):
+                yield from self._give_up(bucket, names.generation(bucket), lease, token)
+                flight.end(CRASHED, error)
+            else:                               # a cancelled task cannot wait any more
+                core.helper.schedule(0.0, lambda: self._give_up_now(bucket, names.generation(bucket), lease, token))
+            raise
+        self._renewed.pop(token, None)
+        if encoded is None:
+            yield from self._give_up(bucket, names.generation(bucket), lease, token)
+        else:
+            yield from self._land(key, encoded, lifetime, tags, token, lease)
+        flight.end(LANDED, self._shared(encoded, value))
+        return value
+
+    def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any) -> Any:
+        """What those who waited get: in a cache that isolates, values of their own."""
+        if not self._core.isolate or type(value) in ATOMS or encoded is None:
+            return value
+        head, body = encoded
+        return Packed(head[3:4], body[32:] if head[4] & 1 else body)
+
+    def _land(
+        self, key: str, encoded: tuple[bytes, bytes], lifetime: float, tags: tuple[str, ...], token: bytes, lease: bytes
+    ) -> Effects[None]:
+        core, tier = self._core, self._core.tier
+        write = tier.begin_write((key,))
+        try:
+            reply = yield from core._call(
+                LAND, key, token, new_token(), *encoded, milliseconds(lifetime), len(tags), *tags,
+                deadline=core._deadline(), more=[lease],
+            )
+        except BaseException:
+            tier.end_write(write)
+            raise
+        if type(reply) is Failure:
+            tier.end_write(write)
+            tier.count(errors=1)
+            if not core.is_local:
+                raise core.unavailable(reply, [key])
+        elif reply[0]:
+            bucket = core._bucket(key)
+            made = [(bucket, tag) for tag, was_made in zip(tags, reply[1], strict=True) if was_made == 49]
+            tier.end_write(write, (key,), (), made)
+        else:
+            tier.end_write(write)
+            tier.count(fills_refused=1)
+
+    def _give_up(self, bucket: int, generation: bytes, lease: bytes, token: bytes) -> Effects[None]:
+        """Let the next one lead. Where that fails, the lease expires."""
+        core = self._core
+        command = script_call(LEASE, [generation, lease], token, b"")
+        yield from core.topology.ask_one(core.driver, bucket, command, core._deadline())
+
+    def _give_up_now(self, bucket: int, generation: bytes, lease: bytes, token: bytes) -> None:
+        """The same, in the helper's thread."""
+        driver = Blocking()
+        command = script_call(LEASE, [generation, lease], token, b"")
+        driver.run(self._core.topology.ask_one(driver, bucket, command, self._core._deadline()))
+
+    def _renew(self, token: bytes) -> None:
+        """Keep a lease alive, in the helper's thread, for as long as the factory runs."""
+        known = self._renewed.get(token)
+        if known is not None:
+            bucket, generation, lease = known
+            driver = Blocking()
+            command = script_call(LEASE, [generation, lease], token, LEASE_MS)
+            driver.run(self._core.topology.ask_one(driver, bucket, command, self._core._deadline()))
+            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
+
+    # --- without a server -------------------------------------------------------------------------------------------
+
+    def _without_server(
+        self, key: str, factory: Callable[[], Any], failure: Failure, missed: bool
+    ) -> Effects[tuple[Any, bool]]:
+        """What the first tier has, or what is computed, once per process; nothing is stored."""
+        core = self._core
+        value = core._serve_stale(key, failure, counts=not missed)
+        if value is not MISSING:
+            return value, missed
+        leads = _leads.get()
+        while True:
+            flight = Flight()
+            other = self._flights.setdefault(key, flight)
+            if other is flight:
+                break
+            if not (yield from self._wait_for(other, leads)):
+                return (yield Run(factory)), True
+            if other.state == LANDED:
+                return other.result, True
+            if other.state == CRASHED:
+                raise other.result
+        try:
+            led = _leads.set((*leads, flight))
+            try:
+                value = yield Run(factory)
+            finally:
+                _leads.reset(led)
+            flight.result = value
+        except Exception as error:
+            self._flights.pop(key, None)
+            flight.end(CRASHED, error)
+            raise
+        finally:
+            self._flights.pop(key, None)
+            flight.end(LANDED if flight.result is value else ABANDONED, flight.result)
+        return value, True

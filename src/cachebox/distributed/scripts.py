@@ -1,0 +1,282 @@
+"""What the server does in one step: Lua, run by EVALSHA.
+
+Every script gets the name of a bucket's generation as its first key. The names of tags, of leases and of the epoch are
+derived from it: they lie in the same slot, because the bucket stands in braces. Generations are compared, never
+counted, so one that was evicted or flushed makes what it covered dead instead of alive again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+_COMMON = r"""
+local sub, byte, call = string.sub, string.byte, redis.call
+local base = sub(KEYS[1], 1, -2)
+local g = call('GET', KEYS[1])
+if g and #g ~= 16 then g = false end
+
+local function generation(fresh)        -- made where there is none; tells whether it was
+  if g then return 0 end
+  g = fresh
+  call('SET', KEYS[1], g)
+  return 1
+end
+
+local function tags_end(v)              -- where the tags end; nil: they are damaged
+  if math.floor(byte(v, 5) / 2) % 2 == 0 then return 21 end
+  local at = 23
+  for i = 1, byte(v, 22) or 0 do
+    if at + 17 > #v then return nil end
+    at = at + 18 + byte(v, at) * 256 + byte(v, at + 1)
+  end
+  return at - 1
+end
+
+local function live(v)
+  if not v or not g or #v < 21 or sub(v, 6, 21) ~= g or sub(v, 1, 3) ~= '\203x\1' then return false end
+  if math.floor(byte(v, 5) / 2) % 2 == 0 then return true end
+  local at = 23
+  for i = 1, byte(v, 22) or 0 do
+    if at + 17 > #v then return false end
+    local size = byte(v, at) * 256 + byte(v, at + 1)
+    local known = call('GET', base .. 't:' .. sub(v, at + 2, at + 1 + size))
+    if not known or sub(known, 1, 16) ~= sub(v, at + 2 + size, at + 17 + size) then return false end
+    at = at + 18 + size
+  end
+  return true
+end
+
+local function tagged(from, n, fresh)   -- the block of n tags, and which of their generations had to be made
+  if n == 0 then return '', '' end
+  local block, made = {string.char(n)}, {}
+  for i = from, from + n - 1 do
+    local name, tag = base .. 't:' .. ARGV[i], call('GET', base .. 't:' .. ARGV[i])
+    made[#made + 1] = '0'
+    if not tag or sub(tag, 17) ~= g then
+      tag = fresh .. g
+      call('SET', name, tag)
+      made[#made] = '1'
+    end
+    block[#block + 1] = struct.pack('>I2', #ARGV[i]) .. ARGV[i] .. sub(tag, 1, 16)
+  end
+  return table.concat(block), table.concat(made)
+end
+
+local function with_tags(head, block)
+  if block == '' then return head end
+  return sub(head, 1, 4) .. string.char(byte(head, 5) + 2)
+end
+
+local function put(key, value, px)
+  if px == '' then call('SET', key, value) else call('SET', key, value, 'PX', px) end
+end
+
+local function lease_of(key) return base .. 'l:' .. sub(key, #base + 3) end
+local function value_at(key) return call('MGET', key)[1] end    -- unlike GET, it takes another type for nothing
+"""
+
+# KEYS: generation, entries. -> for each: its length (4 bytes, all ones: none), milliseconds to live (a double), itself
+_READ = r"""
+local values = call('MGET', unpack(KEYS, 2))
+local out = {}
+for i = 1, #values do
+  local v = values[i]
+  if live(v) then
+    out[2 * i - 1] = struct.pack('>I4d', #v, call('PTTL', KEYS[i + 1]))
+    out[2 * i] = v
+  else
+    out[2 * i - 1] = '\255\255\255\255\0\0\0\0\0\0\0\0'
+    out[2 * i] = ''
+  end
+end
+return table.concat(out)
+"""
+
+# ARGV: fresh, number of tags, tags, then for each key head, body, milliseconds -> whether the generation was made,
+# and tags
+_WRITE = r"""
+local n = tonumber(ARGV[2])
+local made = generation(ARGV[1])
+local block, tags_made = tagged(3, n, ARGV[1])
+local at = 3 + n
+for i = 2, #KEYS do
+  put(KEYS[i], with_tags(ARGV[at], block) .. g .. block .. ARGV[at + 1], ARGV[at + 2])
+  call('UNLINK', lease_of(KEYS[i]))
+  at = at + 3
+end
+return made .. tags_made
+"""
+
+# -> how many were alive
+_DELETE = r"""
+local n = 0
+for i = 2, #KEYS do
+  if live(value_at(KEYS[i])) then n = n + 1 end
+  call('UNLINK', KEYS[i], lease_of(KEYS[i]))
+end
+return n
+"""
+
+# -> milliseconds to live; -1: for ever, -2: absent
+_TTL = r"""
+if not live(value_at(KEYS[2])) then return -2 end
+return call('PTTL', KEYS[2])
+"""
+
+# ARGV: milliseconds, or nothing for ever -> 1: done
+_TOUCH = r"""
+if not live(value_at(KEYS[2])) then return 0 end
+if ARGV[1] == '' then call('PERSIST', KEYS[2]) else call('PEXPIRE', KEYS[2], ARGV[1]) end
+return 1
+"""
+
+# KEYS: generation, entry, what remembers it. ARGV: fresh, amount, milliseconds for a new one, not after (or
+# nothing), head -> whether the generation was made, and the sum
+_INCREMENT = r"""
+local function digits(s)
+  local negative = sub(s, 1, 1) == '-'
+  if negative then s = sub(s, 2) end
+  local d = {}
+  for i = #s, 1, -7 do d[#d + 1] = tonumber(sub(s, math.max(1, i - 6), i)) end
+  return negative, d
+end
+local function smaller(a, b)
+  if #a ~= #b then return #a < #b end
+  for i = #a, 1, -1 do if a[i] ~= b[i] then return a[i] < b[i] end end
+  return false
+end
+local function add(a, b)
+  if #a < 15 and #b < 15 then return string.format('%.0f', tonumber(a) + tonumber(b)) end
+  local na, x = digits(a)
+  local nb, y = digits(b)
+  if smaller(x, y) then na, nb, x, y = nb, na, y, x end
+  local sign, carry, out = (na == nb) and 1 or -1, 0, {}
+  for i = 1, #x do
+    local d = x[i] + sign * (y[i] or 0) + carry
+    carry = 0
+    if d < 0 then d = d + 10000000; carry = -1 end
+    if d >= 10000000 then d = d - 10000000; carry = 1 end
+    out[i] = d
+  end
+  if carry == 1 then out[#out + 1] = 1 end
+  while #out > 1 and out[#out] == 0 do out[#out] = nil end
+  local text = {string.format('%d', out[#out])}
+  for i = #out - 1, 1, -1 do text[#text + 1] = string.format('%07d', out[i]) end
+  text = table.concat(text)
+  if na and text ~= '0' then text = '-' .. text end
+  return text
+end
+
+if ARGV[4] ~= '' then
+  local now = call('TIME')
+  now = now[1] * 1000 + math.floor(now[2] / 1000)
+  if now > tonumber(ARGV[4]) then return redis.error_reply('LATE it is too late') end
+end
+local done = call('GET', KEYS[3])
+if done then return done end
+local made = generation(ARGV[1])
+local v, sum = value_at(KEYS[2]), nil
+if live(v) then
+  local kind, at = sub(v, 4, 4), tags_end(v)
+  if not at or (kind ~= 'I' and kind ~= 'N') then return redis.error_reply('NOTINT not an int') end
+  if byte(v, 5) % 2 == 1 then at = at + 32 end
+  local number = sub(v, at + 1)
+  if not string.match(number, '^%-?%d+$') then return redis.error_reply('NOTINT not an int') end
+  sum = add(number, ARGV[2])
+  local tags = sub(v, 22, tags_end(v))
+  call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. sum, 'KEEPTTL')
+else
+  sum = ARGV[2]
+  put(KEYS[2], ARGV[5] .. g .. sum, ARGV[3])
+end
+call('UNLINK', lease_of(KEYS[2]))
+call('SET', KEYS[3], made .. sum, 'PX', 60000)
+return made .. sum
+"""
+
+# ARGV: fresh, token, milliseconds, digest of a value that is no good (or nothing)
+# -> {1, value, milliseconds}: it is there; {2, milliseconds, token}: somebody computes it; {3}: you do
+_LEAD = r"""
+local v = value_at(KEYS[2])
+if live(v) and (ARGV[4] == '' or redis.sha1hex(v) ~= ARGV[4]) then return {1, v, call('PTTL', KEYS[2])} end
+local made = generation(ARGV[1])
+local lease = call('GET', KEYS[3])
+if lease and sub(lease, 1, 16) == g then return {2, call('PTTL', KEYS[3]), sub(lease, 17, 32)} end
+call('SET', KEYS[3], g .. ARGV[2] .. (call('GET', base .. 'e') or ''), 'PX', ARGV[3])
+return {3, made}
+"""
+
+# ARGV: token, fresh, head, body, milliseconds, number of tags, tags -> {1, tags made}: stored; {0}: it has lost
+_LAND = r"""
+local lease = call('GET', KEYS[3])
+if not lease or sub(lease, 17, 32) ~= ARGV[1] then return {0} end
+local n = tonumber(ARGV[6])
+if sub(lease, 1, 16) ~= g or (n > 0 and sub(lease, 33) ~= (call('GET', base .. 'e') or '')) then
+  call('UNLINK', KEYS[3])
+  return {0}
+end
+local block, made = tagged(7, n, ARGV[2])
+put(KEYS[2], with_tags(ARGV[3], block) .. g .. block .. ARGV[4], ARGV[5])
+call('UNLINK', KEYS[3])
+return {1, made}
+"""
+
+# KEYS: generation, lease. ARGV: token, milliseconds (nothing: give it up) -> 1: it was mine
+_LEASE = r"""
+local lease = call('GET', KEYS[2])
+if not lease or sub(lease, 17, 32) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then call('UNLINK', KEYS[2]) else call('PEXPIRE', KEYS[2], ARGV[2]) end
+return 1
+"""
+
+# KEYS: generation, the tag's. ARGV: fresh -> 1: some entry may have had it
+_INVALIDATE_TAG = r"""
+call('SET', base .. 'e', ARGV[1])
+if not g or call('EXISTS', KEYS[2]) == 0 then return 0 end
+call('SET', KEYS[2], ARGV[1] .. g)
+return 1
+"""
+
+# KEYS: generation, entries, leases and tags. Removes what an older generation left; -> how many
+_CLEAN = r"""
+local n = 0
+for i = 2, #KEYS do
+  local letter, v = sub(KEYS[i], #base + 1, #base + 1), value_at(KEYS[i])
+  local of = v and ((letter == 'v' and sub(v, 6, 21)) or (letter == 'l' and sub(v, 1, 16)) or sub(v, 17, 32))
+  if of ~= g then n = n + call('UNLINK', KEYS[i]) end
+end
+return n
+"""
+
+
+class Script:
+    """A script with the name that the server gives it."""
+
+    def __init__(self, body: str) -> None:
+        self.text = (_COMMON + body).encode()
+        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+READ = Script(_READ)
+WRITE = Script(_WRITE)
+DELETE = Script(_DELETE)
+TTL = Script(_TTL)
+TOUCH = Script(_TOUCH)
+INCREMENT = Script(_INCREMENT)
+LEAD = Script(_LEAD)
+LAND = Script(_LAND)
+LEASE = Script(_LEASE)
+INVALIDATE_TAG = Script(_INVALIDATE_TAG)
+CLEAN = Script(_CLEAN)
+
+BY_DIGEST = {
+    script.digest: script
+    for script in (READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, LEASE, INVALIDATE_TAG, CLEAN)
+}
+
+
+def script_call(script: Script, keys: Sequence[bytes], *arguments: Any) -> list[Any]:
+    """The command that runs a script."""
+    return [b"EVALSHA", script.digest, len(keys), *keys, *arguments]

