@@ -1273,6 +1273,7 @@ cdef class Cache(Store):
 
     def _check(self):
         """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
+        cdef Operation op
         cdef uint32_t i, k
         cdef double total = 0.0
         acquire(self.lock)
@@ -1300,8 +1301,13 @@ cdef class Cache(Store):
         finally:
             release(self.lock)
         if self.foreign is not None:
-            order = list(self.foreign.policy)
-            assert len(order) == self.live and all([self.holds(key) for key in order]), "the policy orders other keys"
+            start(&op)
+            try:
+                self.foreign.enter(&op)         # else the sweeper might be in the middle of something
+                order = list(self.foreign.policy)
+                assert len(order) == self.live and all([self.holds(key) for key in order]), "the policy orders others"
+            finally:
+                self.finish(&op)
 
     cdef bint holds(self, object key) except -1:
         """Whether there is an entry, live or expired."""
