@@ -1188,8 +1188,6 @@ cdef class Cache(Store):
         if state["attributes"]:
             self.__dict__.update(state["attributes"])
         self.restore(state["entries"])
-        if self.foreign is not None:
-            self.reconcile()
 
     cdef list export(self):
         """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank."""
@@ -1219,6 +1217,8 @@ cdef class Cache(Store):
         cdef uint32_t h, i
         start(&op)
         try:
+            if self.foreign is not None:
+                self.foreign.enter(&op)         # until the policy agrees: the sweeper may come for what is over already
             for key, value, left, end, weight, rank in entries:
                 h = hash_in(self, key)
                 if left != left or end != end or not weight >= 0.0 or self.live >= self.bound or (
@@ -1244,6 +1244,8 @@ cdef class Cache(Store):
                 release(self.lock)
                 if not ready:
                     raise MemoryError("no memory left to restore a cache")
+            if self.foreign is not None:
+                self.reconcile()
         finally:
             self.finish(&op)
         return 0
