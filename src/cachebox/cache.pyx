@@ -1629,8 +1629,6 @@ cdef class Cache(Store):
         if state["attributes"]:
             self.__dict__.update(state["attributes"])
         self.restore(state["entries"])
-        if self.foreign is not None:
-            self.reconcile()
 
     cdef list export(self):
         """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank, tags,
@@ -1665,6 +1663,8 @@ cdef class Cache(Store):
         cdef list tags
         start(&op)
         try:
+            if self.foreign is not None:
+                self.foreign.enter(&op)         # until the policy agrees: the sweeper may come for what is over already
             for key, value, left, end, weight, rank, names, span in entries:
                 h = hash_in(self, key)
                 if left != left or end != end or not weight >= 0.0 or self.live >= self.bound or (
@@ -1700,6 +1700,8 @@ cdef class Cache(Store):
                 if not ready:
                     free_labels(chain)
                     raise MemoryError("no memory left to restore a cache")
+            if self.foreign is not None:
+                self.reconcile()
         finally:
             self.finish(&op)
         return 0
@@ -1733,6 +1735,7 @@ cdef class Cache(Store):
 
     def _check(self):
         """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
+        cdef Operation op
         cdef uint32_t i, k
         cdef double total = 0.0
         acquire(self.lock)
@@ -1766,8 +1769,13 @@ cdef class Cache(Store):
         finally:
             release(self.lock)
         if self.foreign is not None:
-            order = list(self.foreign.policy)
-            assert len(order) == self.live and all([self.holds(key) for key in order]), "the policy orders other keys"
+            start(&op)
+            try:
+                self.foreign.enter(&op)         # else the sweeper might be in the middle of something
+                order = list(self.foreign.policy)
+                assert len(order) == self.live and all([self.holds(key) for key in order]), "the policy orders others"
+            finally:
+                self.finish(&op)
 
     cdef bint holds(self, object key) except -1:
         """Whether there is an entry, live or expired."""
