@@ -2,8 +2,8 @@
 
     pytest bench/test_distributed.py
 
-Each group has one measure: a hit in the first tier beside `Cache.get`; a `get` of the second tier beside redis-py's GET;
-`get_many(1000)` beside MGET and decoding each value. Read the ratios, not the microseconds.
+Each group has one measure: a hit in the first tier beside `Cache.get`; a `get` of the second tier beside redis-py's
+GET; `get_many(1000)` beside MGET and decoding each value. Read the ratios, not the microseconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 pytest.importorskip("pytest_benchmark")
 redis = pytest.importorskip("redis")
 
-from cachebox import AsyncDistributedCache, Cache, DistributedCache
+from cachebox import AsyncDistributedCache, Cache, DistributedCache  # noqa: E402  # after the skips
 
 KEYS = [f"user:{i}" for i in range(1000)]
 VALUE = {"id": 12345, "name": "Ada Lovelace", "roles": ["admin", "editor"], "score": 0.75}

@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 import redis
-from both_kinds import KINDS, make
-from in_threads import run_all, wait_until
-from redis_servers import BINARIES, Proxy, Server, free_port
 
 import cachebox
+from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache
+from in_threads import run_all, wait_until
+from redis_servers import BINARIES, Proxy, Server, free_port
 
 
 @pytest.fixture(params=KINDS)

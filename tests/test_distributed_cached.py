@@ -15,10 +15,9 @@ import pytest
 
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
-from redis_servers import free_port
-
 import cachebox
 from cachebox import AsyncDistributedCache, DistributedCache, cached
+from redis_servers import free_port
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 import redis
+
 from both_kinds import KINDS, make
+from cachebox import BackendUnavailable
 from in_threads import wait_until
 from redis_servers import BINARIES, Cluster, Server, free_port
 from test_distributed_coherence import trials
-
-from cachebox import BackendUnavailable
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from both_kinds import KINDS, make
-from in_threads import Started, run_all, wait_for, wait_until
-from redis_servers import BINARIES, Proxy, Server
-
 from cachebox import BackendUnavailable, DistributedCache
 from cachebox.distributed.codec import Json
+from in_threads import Started, run_all, wait_for, wait_until
+from redis_servers import BINARIES, Proxy, Server
 
 
 def trials(a, b, n, seed=1):

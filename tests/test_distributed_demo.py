@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from redis_servers import BINARIES, HAS_CLIENT
 
 

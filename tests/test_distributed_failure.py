@@ -10,10 +10,9 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from both_kinds import KINDS, make
+from cachebox import BackendUnavailable, DistributedCache
 from in_threads import run_all, wait_until
 from redis_servers import BINARIES, Proxy, Server, free_port
-
-from cachebox import BackendUnavailable, DistributedCache
 
 TIMEOUT = 0.2
 SLACK = 0.05

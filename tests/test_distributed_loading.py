@@ -15,9 +15,8 @@ import pytest
 
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
-from in_threads import Started, must_end, run_all, wait_for, wait_until
-
 from cachebox import AsyncDistributedCache, DistributedCache
+from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 TESTS = str(Path(__file__).parent)
 

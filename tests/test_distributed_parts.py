@@ -23,7 +23,8 @@ from cachebox.distributed.resp import INCOMPLETE, Push, Replies, ReplyError, pac
 
 STREAM = (
     b"+OK\r\n-ERR no\r\n:42\r\n$5\r\na\r\nb\0\r\n$-1\r\n_\r\n#t\r\n,1.5\r\n(12345678901234567890123\r\n"
-    b"*2\r\n$1\r\nx\r\n*1\r\n:1\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n%1\r\n+a\r\n:1\r\n=7\r\ntxt:abc\r\n!5\r\nE bad\r\n"
+    b"*2\r\n$1\r\nx\r\n*1\r\n:1\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n%1\r\n+a\r\n:1\r\n"
+    b"=7\r\ntxt:abc\r\n!5\r\nE bad\r\n"
 )
 REPLIES = [
     "OK",

@@ -14,9 +14,8 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from both_kinds import KINDS, make
-from in_threads import run_all, wait_until
-
 from cachebox import AsyncDistributedCache, DistributedCache
+from in_threads import run_all, wait_until
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
