@@ -42,7 +42,7 @@ def test_none_is_the_default_of_every_option_that_can_be_left_out():
 
 SIGNATURES = {
     "get": "key, default=None",
-    "set": "key, value, ttl=None",
+    "set": "key, value, ttl=None, *, tags=()",
     "delete": "key",
     "clear": "",
     "peek": "key, default=None",
@@ -68,7 +68,7 @@ SIGNATURES = {
 @pytest.mark.parametrize("method", SIGNATURES)
 def test_methods_have_the_parameters_of_the_contract(method):
     parameters = list(inspect.signature(getattr(Cache, method)).parameters.values())[1:]
-    assert ", ".join(map(str, parameters)) == SIGNATURES[method]
+    assert str(inspect.Signature(parameters)) == f"({SIGNATURES[method]})"
 
 
 def test_the_signature_of_pop_can_be_read():

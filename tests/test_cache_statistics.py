@@ -6,7 +6,9 @@ import pytest
 
 from cachebox import MISSING, Cache
 
-COUNTERS = ("hits", "misses", "sets", "deletes", "evictions", "expired")
+COUNTERS = (
+    "hits", "misses", "sets", "deletes", "evictions", "expired", "load_success", "load_failure", "load_time",
+)
 
 
 def refused(call, *arguments, error=(TypeError, ValueError)):

@@ -31,6 +31,9 @@ PATHS = {
     "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache"],
     "cachebox.stats": ["CacheStats"],
     "cachebox.decorators": ["cached"],
+    "cachebox.strategies.errors": ["QueueFull"],
+    "cachebox.strategies.write_behind": ["WriteBehind"],
+    "cachebox.strategies.write_through": ["WriteThrough"],
 }
 EXPECTED = {"MISSING", "RemovalCause", "lru_cache", *(name for names in PATHS.values() for name in names)}
 
@@ -94,6 +97,13 @@ def test_every_name_can_be_the_first_to_be_imported(name):
         "flight",
         "wrappers",
         "calls",
+        "loading",
+        "refreshing",
+        "workers",
+        "warming",
+        "dumps",
+        "encoding",
+        "failures",
     ],
 )
 def test_every_module_can_be_the_first_to_be_imported(module):
@@ -144,7 +154,10 @@ cache.get_or_set("d", int), cache.increment("e"), cache.compute("e", str), cache
 def test_what_is_imported_of_the_package_itself_is_what_a_cache_needs():
     own = {name for name in imported_by("import cachebox") if name.startswith("cachebox.")}
     assert not own & {
-        f"cachebox.{name}" for name in ("sweeper", "removal", "views", "coroutines", "cache_info", "distributed")
+        f"cachebox.{name}" for name in (
+            "sweeper", "removal", "views", "coroutines", "cache_info", "distributed",
+            "workers", "warming", "dumps", "encoding", "failures", "strategies",
+        )
     }
 
 

@@ -13,7 +13,9 @@ import pytest
 from cachebox import Cache, CacheStats
 from cachebox.stats import StatsSnapshot
 
-COUNTERS = ("hits", "misses", "sets", "deletes", "evictions", "expired")
+COUNTERS = (
+    "hits", "misses", "sets", "deletes", "evictions", "expired", "load_success", "load_failure", "load_time",
+)
 
 
 @pytest.fixture
@@ -26,13 +28,13 @@ def stats():
 
 def test_all_counters_start_at_zero():
     stats = CacheStats()
-    assert [getattr(stats, name) for name in COUNTERS] == [0] * 6
+    assert [getattr(stats, name) for name in COUNTERS] == [0] * 9
 
 
 def test_counters_are_attributes_and_come_by_name(stats):
     for amount, name in enumerate(COUNTERS, 1):
         assert getattr(stats, name) == stats.get(name) == amount
-        assert type(stats.get(name)) is int
+        assert type(stats.get(name)) is (float if name == "load_time" else int)
 
 
 def test_attributes_cannot_be_assigned(stats):
@@ -43,7 +45,8 @@ def test_attributes_cannot_be_assigned(stats):
 
 def test_get_all_is_a_new_dict_of_all_counters(stats):
     counted = stats.get_all()
-    assert counted == {"hits": 1, "misses": 2, "sets": 3, "deletes": 4, "evictions": 5, "expired": 6}
+    assert counted == {"hits": 1, "misses": 2, "sets": 3, "deletes": 4, "evictions": 5, "expired": 6, "load_success": 7,
+                       "load_failure": 8, "load_time": 9.0}
     assert list(counted) == list(COUNTERS)
     counted.clear()
     assert stats.get_all() != counted
@@ -123,7 +126,7 @@ def test_a_snapshot_does_not_change_any_more(stats):
     snapshot = stats.snapshot()
     stats.increment("hits")
     stats.reset()
-    assert snapshot.get_all() == dict(zip(COUNTERS, range(1, 7), strict=True))
+    assert snapshot.get_all() == dict(zip(COUNTERS, range(1, 10), strict=True))
 
 
 def test_a_snapshot_reads_like_statistics(stats):

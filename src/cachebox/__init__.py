@@ -20,6 +20,7 @@ from cachebox.stats import CacheStats
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from cachebox.removal import RemovalCause
+    from cachebox.strategies import QueueFull, WriteBehind, WriteThrough
 
     __version__: str
 
@@ -31,7 +32,10 @@ __all__ = [
     "FIFOCache",
     "LFUCache",
     "LRUCache",
+    "QueueFull",
     "RemovalCause",
+    "WriteBehind",
+    "WriteThrough",
     "cached",
     "lru_cache",
 ]
@@ -42,6 +46,10 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
         """What is imported when it is first asked for, to keep ``import cachebox`` light."""
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
+        elif name in ("WriteThrough", "WriteBehind", "QueueFull"):
+            from cachebox import strategies
+
+            found = getattr(strategies, name)
         elif name == "__version__":
             from importlib.metadata import version
 

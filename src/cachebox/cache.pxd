@@ -1,6 +1,6 @@
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport hash_of, mixed
 from cachebox.store cimport Leader, Store, Watch
@@ -15,6 +15,9 @@ cdef struct Loading:                # how to get a value that is missing; borrow
     PyObject* ttl_of                # the value's time to live, as a function of it; or NULL
     PyObject* condition             # whether to store it, likewise; or NULL
     PyObject* instance              # a value that is this very object is not stored; or NULL
+    PyObject* tags                  # a tuple of them, or a function of the value and the arguments; or NULL
+    PyObject* failures              # where to remember that it failed: a Failures; or NULL
+    int64_t began                   # when, on the store's clock of invalidations
     bint single_flight
     bint unwatched                  # as functools has it: the value is stored whatever happened to the key meanwhile
     bint first_wins                 # ... unless it has another value by now
@@ -26,12 +29,20 @@ cdef class Cache(Store):
     cdef object default_ttl_given
     cdef object time_to_idle_given
     cdef object max_weight_given
+    cdef object stale_ttl_given
+    cdef object exception_ttl_given
     cdef bint ready                 # __init__ or __setstate__ has run
 
     cdef int configure(self, dict options) except -1
     cdef int adopt_policy(self, object policy, object max_size) except -1
+    cdef int configure_loading(self, dict options) except -1
+    cdef PyObject* get_through(self, object key, uint32_t h) except? NULL
+    cdef object get_many_through(self, list keys, list hashes)
+    cdef int remember(self, object key, Leader* leader, object error, object failures) except -1
+    cdef int forget_failure(self, object key) except -1
     cdef PyObject* get_long(self, object key, uint32_t h) except? NULL
     cdef int set_long(self, object key, uint32_t h, object value, double lifetime) except -1
+    cdef int set_tagged(self, object key, uint32_t h, object value, double lifetime, tuple tags) except -1
     cdef int set_weighed(
         self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new
     ) except -1
@@ -41,7 +52,9 @@ cdef class Cache(Store):
     cdef object setdefault_long(self, object key, uint32_t h, object default)
     cdef object fetch(self, object key, uint32_t h, Loading* how)
     cdef object load_unwatched(self, object key, uint32_t h, Loading* how)
+    cdef int count_hit(self) except -1
     cdef int count_miss(self) except -1
+    cdef bint take_this(self, object key, PyObject* value) except -1
     cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how)
     cdef int land(self, Leader* leader, object key, uint32_t h, object value, Loading* how) except -1
     cdef object look_and_watch(self, object key, uint32_t h, Watch watch)
@@ -51,6 +64,10 @@ cdef class Cache(Store):
     cdef int set_all(self, list items, double lifetime) except -1
     cdef list export(self)
     cdef int restore(self, list entries) except -1
+    cdef int restore_one(
+        self, object key, object value, double left, double weight, uint64_t rank, tuple tags
+    ) except -1
+    cdef int reconcile(self) except -1
     cdef bint holds(self, object key) except -1
 
 
@@ -67,7 +84,7 @@ cdef inline void no_arguments(Loading* how, object factory, double lifetime) noe
     how.function = <PyObject*>factory
     how.arguments = NULL
     how.n = 0
-    how.names = how.ttl_of = how.condition = how.instance = NULL
+    how.names = how.ttl_of = how.condition = how.instance = how.tags = how.failures = NULL
     how.lifetime = lifetime
     how.single_flight = True
     how.unwatched = how.first_wins = False

@@ -18,8 +18,9 @@ from cachebox._engine.table cimport (
     Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
 from cachebox.expiry cimport check_heap, deadline, end_of, set_deadline
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, land as land_flight
+from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
 from cachebox.foreign cimport Foreign
+from cachebox.loading cimport NOTHING, Loader, load_all
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
@@ -27,10 +28,14 @@ from cachebox.quick cimport (
     find_same, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
     take_hit,
 )
-from cachebox.stats cimport MISSES
+from cachebox.refreshing cimport serve
+from cachebox.stats cimport HITS, MISSES, CacheStats
 from cachebox.store cimport (
-    CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NO_MEMORY, WATCHED, WEIGHED,
-    Leader, Outcome, Row, Store, Watch, as_float, free_rows, set_leader,
+    AHEAD, CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, STALE, TAGGED, WATCHED,
+    WEIGHED, Leader, Outcome, Row, Store, Watch, as_float, free_rows, set_leader,
+)
+from cachebox.tags cimport (
+    Label, Tag, check_labels, checked_tags, free_labels, make_room_for_labels, new_labels, some_dropped,
 )
 
 from cachebox.policies import BUILT_IN
@@ -70,13 +75,15 @@ MISSING = Missing()
 """What `Cache.compute` passes where the key has no value, and what its function returns to delete the key."""
 
 cdef object NO_DEFAULT = object()
+cdef tuple no_tags = ()             # the default, told from what was given by its address
 
 
 @cython.trashcan(True)              # caches may hold caches, a hundred thousand deep
 @cython.collection_type("mapping")  # `match` asks the type for it, not the abstract class
 cdef class Cache(Store):
     """Cache(max_size=1000, default_ttl=None, policy='LRU', on_evict=None, *, time_to_idle=None,
-      max_weight=None, weigher=None, on_removal=None, clock=None)
+      max_weight=None, weigher=None, on_removal=None, clock=None, loader=None, refresh_ahead=None, stale_ttl=None,
+      cache_exceptions=(), exception_ttl=None, early_refresh=None)
 --
 
     A thread-safe in-memory cache with a bound, lifetimes, statistics and callbacks; a `MutableMapping`.
@@ -96,6 +103,18 @@ cdef class Cache(Store):
         on_removal: called as ``on_removal(key, value, cause)`` where `on_evict` is, with a `RemovalCause`.
         clock: called without arguments, returns the time in seconds, for tests. A cache with a clock of its own is not
             swept in the background. The default one is monotonic, and may lag by 4 ms.
+        loader: what loads a missing key for `get`, ``cache[key]`` and `get_many`: a callable of the key, or a store with
+            a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict. A KeyError says that there is
+            none. Nothing else loads.
+        refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which a lookup has it loaded anew in
+            the background; needs `loader`.
+        stale_ttl: how long after its end an entry is still served by lookups, given as `default_ttl` is, while it is
+            loaded anew in the background, or the loader fails; needs `loader`.
+        cache_exceptions: classes of exceptions. A load or a factory of `get_or_set` that raised one of these is not tried
+            again for `exception_ttl`; lookups raise a copy instead.
+        exception_ttl: how long such a failure is remembered, given as `default_ttl` is; None: for `default_ttl`.
+        early_refresh: for caches of several processes that load from one source: how eagerly entries are loaded anew by
+            chance before they end, the sooner the longer a load takes (XFetch's beta; 1 is customary); needs `loader`.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense.
 
@@ -136,6 +155,12 @@ cdef class Cache(Store):
         weigher=None,
         on_removal=None,
         clock=None,
+        loader=None,
+        refresh_ahead=None,
+        stale_ttl=None,
+        cache_exceptions=(),
+        exception_ttl=None,
+        early_refresh=None,
     ):
         self.configure({
             "max_size": max_size,
@@ -147,6 +172,12 @@ cdef class Cache(Store):
             "weigher": weigher,
             "on_removal": on_removal,
             "clock": clock,
+            "loader": loader,
+            "refresh_ahead": refresh_ahead,
+            "stale_ttl": stale_ttl,
+            "cache_exceptions": cache_exceptions,
+            "exception_ttl": exception_ttl,
+            "early_refresh": early_refresh,
         })
 
     cdef int configure(self, dict options) except -1:
@@ -170,6 +201,7 @@ cdef class Cache(Store):
             bound_weight = min(as_float(max_weight), DBL_MAX)       # so an infinite weight never fits
             if not bound_weight > 0:
                 raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
+        check_loading(options)
         if options["policy"] != "LRU":
             self.adopt_policy(options["policy"], max_size)
         self.bound = bound_of(max_size)
@@ -191,7 +223,32 @@ cdef class Cache(Store):
             | (LISTENED if self.on_evict is not None or self.on_removal is not None else 0)
             | (FOREIGN if self.foreign is not None else 0)
         )
+        self.configure_loading(options)
         self.ready = True
+        return 0
+
+    cdef int configure_loading(self, dict options) except -1:
+        """Apply the options that have to do with loading, which have been checked."""
+        if options.get("loader") is not None:
+            self.loader = Loader(options["loader"], self.statistics)
+            self.refreshes = {}
+        if options.get("refresh_ahead") is not None:
+            self.ahead = options["refresh_ahead"]
+            self.modes |= AHEAD
+        if options.get("early_refresh") is not None:
+            self.eagerness = options["early_refresh"]
+            self.modes |= AHEAD
+        self.stale_ttl_given = seconds_given(options.get("stale_ttl"))
+        if self.stale_ttl_given is not None:
+            self.stale = min(lifetime_of(self.stale_ttl_given, "stale_ttl"), DBL_MAX / 4)
+            self.modes |= STALE
+        self.exception_ttl_given = seconds_given(options.get("exception_ttl"))
+        if options.get("cache_exceptions"):
+            from cachebox.failures import Failures
+
+            ttl = self.default_ttl_given if self.exception_ttl_given is None else self.exception_ttl_given
+            self.failures = Failures(options["cache_exceptions"], ttl, self.max_size, self.clock)
+            self.modes |= NEGATIVE
         return 0
 
     cdef int adopt_policy(self, object policy, object max_size) except -1:
@@ -237,6 +294,10 @@ cdef class Cache(Store):
     def get(self, key, default=None):
         """The value of `key`, counted as a hit and told to the policy; else `default`, counted as a miss. O(1).
 
+        A cache with a loader loads a missing key: once, however many threads ask for it at the same time; they all get
+        its value or its exception. A value whose key was written, deleted or cleared meanwhile is returned, but not stored.
+        The default is for keys of which the loader says, by KeyError, that there is none.
+
         >>> cache = Cache()
         >>> cache["a"] = None
         >>> cache.get("a", "nothing"), cache.get("b", "nothing")
@@ -259,12 +320,31 @@ cdef class Cache(Store):
                 raise KeyError(key)
         return take_over(value)
 
+    cdef PyObject* get_through(self, object key, uint32_t h) except? NULL:
+        """`get_long` of a cache with a loader: a new reference to the value, or NULL: there is none."""
+        cdef Loading how
+        cdef PyObject* value
+        cdef PyObject* argument = <PyObject*>key
+        if self.modes & (AHEAD | STALE):
+            value = serve(self, key, h)
+            if value != NULL:
+                return value
+        by_loader(&how, self.loader, &argument, self)
+        loaded = self.fetch(key, h, &how)
+        value = <PyObject*>loaded
+        if value == NOTHING:
+            return NULL
+        incref(value)
+        return value
+
     cdef PyObject* get_long(self, object key, uint32_t h) except? NULL:
         """A new reference to the key's value, or NULL: the long way, for a miss too."""
         cdef Operation op
         cdef double now
         cdef uint32_t i
         cdef PyObject* value = NULL
+        if self.loader is not None:
+            return self.get_through(key, h)
         start(&op)
         try:
             now = self.now(INFINITY)
@@ -282,13 +362,14 @@ cdef class Cache(Store):
             self.finish_with(&op, value)
         return value
 
-    def set(self, key, value, ttl=None):
+    def set(self, key, value, ttl=None, *, tags=()):
         """Store a value under a key, which replaces an older value and its expiry. O(1); O(log n) where entries expire.
 
         Args:
             key: any hashable object, compared as a dict compares it.
             value: any object, None included.
             ttl: how long the entry lives, seconds (a number or a `timedelta`); None: `default_ttl`; infinity: for ever.
+            tags: for `invalidate_tag`: a str, or an iterable of hashable tags. They replace those of an older value.
 
         Raises ValueError or TypeError for a `ttl` that is not greater than 0 or not a number, and for a weight that is
         negative or more than `max_weight`; TypeError for an unhashable key. Nothing is changed then.
@@ -300,7 +381,9 @@ cdef class Cache(Store):
         (True, True)
         """
         cdef uint32_t h = hash_in(self, key)
-        if ttl is not None or not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
+        if tags is not no_tags:
+            self.set_tagged(key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"), checked_tags(tags))
+        elif ttl is not None or not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
             self.set_long(key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
 
     def __setitem__(self, key, value):
@@ -320,7 +403,20 @@ cdef class Cache(Store):
             self.put(key, h, value, lifetime, weight, only_new, &op)
         finally:
             self.finish(&op)
-        return 0
+        return self.forget_failure(key)
+
+    cdef int set_tagged(self, object key, uint32_t h, object value, double lifetime, tuple tags) except -1:
+        cdef Operation op
+        cdef double weight
+        if not tags:
+            return self.set_long(key, h, value, lifetime)
+        weight = self.weigh_checked(key, value)
+        start(&op)
+        try:
+            self.put_tagged(key, h, value, lifetime, weight, tags, &op)
+        finally:
+            self.finish(&op)
+        return self.forget_failure(key)
 
     cdef double weigh_checked(self, object key, object value) except -1.0:
         """The weight of an entry that has to fit."""
@@ -381,8 +477,9 @@ cdef class Cache(Store):
                 outcome = self.remove(i, EXPLICIT, &op)
             elif i != 0 and self.table.entries[i].value != NULL:
                 outcome = self.remove(i, EXPIRED, &op)
+                self.touch_watches(i, False)    # it may be being loaded anew
             elif i != 0:
-                self.touch_watches(i)           # a load is under way: what it gets must not be stored
+                self.touch_watches(i, False)    # a load is under way: what it gets must not be stored
                 set_leader(&self.table.entries[i], NULL)
                 self.drop_reserved(i, &op)
             self.give_memory_back()
@@ -391,7 +488,14 @@ cdef class Cache(Store):
                 raise MemoryError("no memory left to remove an entry")
         finally:
             self.finish(&op)
+        self.forget_failure(key)
         return value
+
+    cdef int forget_failure(self, object key) except -1:
+        """The key was written or deleted."""
+        if self.failures is not None:
+            self.failures.forget(key)
+        return 0
 
     def __contains__(self, key):
         cdef PyObject* value = self.look(key)
@@ -480,6 +584,7 @@ cdef class Cache(Store):
                     outcome = self.write(i, key, h, default, self.lifetime, False, weight, now, &op)
                 release(self.lock)
                 if outcome == DONE:
+                    self.forget_failure(key)
                     return value
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to store an entry")
@@ -519,6 +624,8 @@ cdef class Cache(Store):
         if value != NULL:
             return take_over(value)
         no_arguments(&how, factory, lifetime)
+        if self.failures is not None:
+            how.failures = <PyObject*>self.failures
         return self.fetch(key, h, &how)
 
     cdef object fetch(self, object key, uint32_t h, Loading* how):
@@ -529,8 +636,18 @@ cdef class Cache(Store):
         cdef Watch alone = None
         cdef PyObject* value
         cdef int state
+        cdef object known
         if how.unwatched:
             return self.load_unwatched(key, h, how)
+        if how.failures != NULL:
+            known = (<object>how.failures).find(key)
+            if known is not None:
+                how.missed = False
+                self.count_hit()
+                if how.instance == NOTHING and isinstance(known, KeyError):
+                    return <object>NOTHING
+                raise known
+        how.began = self.invalidations
         ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, &leader)
         if ticket.counted:
             how.missed = True
@@ -552,7 +669,9 @@ cdef class Cache(Store):
                     alone = new_watch(self)
                     leader.alone = <PyObject*>alone
                 elif state != ABANDONED:
-                    return flight.outcome()
+                    known = flight.outcome()
+                    if <PyObject*>known != NOTHING or how.instance == NOTHING:
+                        return known            # else a loader said that there is none, but this is a factory
         value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
         if value != NULL and is_simple(how) and <PyObject*>value != how.instance:
             if quick_land(self, &leader, value):
@@ -567,15 +686,27 @@ cdef class Cache(Store):
             self.land(leader, key, h, <object>value, how)
         except BaseException as error:
             xdecref(value)
+            if how.failures != NULL:
+                self.remember(key, leader, error, <object>how.failures)
             crash(self, leader, error)
             raise
         return take_over(value)
+
+    cdef int remember(self, object key, Leader* leader, object error, object failures) except -1:
+        """Remember that a load failed, unless its key was changed meanwhile."""
+        if failures.remember(key, error) and not still_leads(self, leader):
+            failures.forget(key)                # whoever writes the key does so, too, after that: in any order it is gone
+        return 0
 
     cdef int land(self, Leader* leader, object key, uint32_t h, object value, Loading* how) except -1:
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
         cdef double weight = self.weigh(key, value) if wanted else 0.0
-        return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted and weight <= self.bound_weight)
+        cdef tuple tags = tags_for(value, how) if wanted and how.tags != NULL else None
+        if how.failures != NULL and <PyObject*>value == NOTHING:
+            self.remember(key, leader, KeyError(key), <object>how.failures)
+        wanted = wanted and weight <= self.bound_weight
+        return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted, tags, how.began)
 
     cdef object load_unwatched(self, object key, uint32_t h, Loading* how):
         """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
@@ -590,6 +721,13 @@ cdef class Cache(Store):
         if not quick_set(self, <PyObject*>key, h, <PyObject*>value, how.first_wins):
             self.set_weighed(key, h, value, how.lifetime, 0.0, how.first_wins)
         return value
+
+    cdef int count_hit(self) except -1:
+        """A hit of something that is not in the table."""
+        acquire(self.lock)
+        self.counts[HITS] += 1
+        release(self.lock)
+        return 0
 
     cdef int count_miss(self) except -1:
         """A miss of something that has no key."""
@@ -706,6 +844,8 @@ cdef class Cache(Store):
                     self.give_memory_back()
                 release(self.lock)
                 if outcome == DONE:
+                    if changed:
+                        self.forget_failure(key)
                     return changed
                 if outcome == NO_MEMORY:
                     self.stop_watching(watch)
@@ -761,6 +901,7 @@ cdef class Cache(Store):
                     outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
                 release(self.lock)
                 if outcome == DONE:
+                    self.forget_failure(key)
                     return take_over(total)
                 xdecref(total)
                 if outcome == NO_MEMORY:
@@ -832,7 +973,8 @@ cdef class Cache(Store):
     def get_many(self, keys):
         """Get each of `keys` (an iterable): a new dict of those that are there. O(len(keys)).
 
-        Counts a hit or a miss for each.
+        Counts a hit or a miss for each. A cache with a loader loads those that are missing: by one call of its `load_many`,
+        if it has that.
 
         >>> cache = Cache()
         >>> cache.update(a=1, b=2)
@@ -844,6 +986,8 @@ cdef class Cache(Store):
         cdef dict found = {}
         cdef list wanted = listed(keys, "keys", "an iterable of keys")
         cdef list hashes = [hash_of(<PyObject*>key) for key in wanted]
+        if self.loader is not None:
+            return self.get_many_through(wanted, hashes)
         for key, hashed in zip(wanted, hashes):
             h = mixed(self.table, hashed)
             value = quick_get(<PyObject*>self, <PyObject*>key, h)
@@ -852,6 +996,40 @@ cdef class Cache(Store):
             if value != NULL:
                 found[key] = take_over(value)
         return found
+
+    cdef object get_many_through(self, list keys, list hashes):
+        """`get_many` of a cache with a loader."""
+        cdef PyObject* value
+        cdef uint32_t h
+        cdef dict found = {}, missing = {}
+        cdef list left = []
+        cdef bint together = (<Loader>self.loader).many is not None
+        for key, hashed in zip(keys, hashes):
+            h = mixed(self.table, hashed)
+            value = quick_get(<PyObject*>self, <PyObject*>key, h)
+            if value == NULL and not together:
+                value = self.get_through(key, h)
+            elif value == NULL and self.modes & (AHEAD | STALE):
+                value = serve(self, key, h)
+            if value != NULL:
+                found[key] = take_over(value)
+            elif together and key in missing:
+                self.count_miss()
+            elif together:
+                known = self.failures.find(key) if self.failures is not None else None
+                if known is None:
+                    missing[key] = None
+                else:
+                    self.count_hit()
+                    if not isinstance(known, KeyError):
+                        raise known
+        if missing:
+            load_all(self, self.loader, list(missing), found, left)
+            for key in left:
+                value = self.get_through(key, hash_in(self, key))
+                if value != NULL:
+                    found[key] = take_over(value)
+        return {key: found[key] for key in keys if key in found} if together else found
 
     def set_many(self, mapping, ttl=None):
         """Set every item of a mapping, with one `ttl` for all. O(len(mapping)).
@@ -923,6 +1101,8 @@ cdef class Cache(Store):
         (0, 0)
         """
         self.empty(True)
+        if self.failures is not None:
+            self.failures.clear()
 
     def popitem(self):
         """Remove the next victim and return it as a pair; KeyError where the cache is empty. Counts a delete. O(1).
@@ -935,7 +1115,7 @@ cdef class Cache(Store):
         cdef Operation op
         cdef uint32_t i
         cdef Outcome outcome = DONE
-        self.purge()
+        self.purge(True)
         start(&op)
         try:
             if self.foreign is not None:
@@ -967,7 +1147,8 @@ cdef class Cache(Store):
     def purge_expired(self):
         """Remove what has expired by now; returns how many entries that were. O(k log n) for k of them.
 
-        Rarely needed: reads do not see expired entries, and a thread in the background removes them soon.
+        Rarely needed: reads do not see expired entries, and a thread in the background removes them soon. Of a cache with
+        a `stale_ttl`, it removes also what could still be served.
 
         >>> now = 0.0
         >>> cache = Cache(default_ttl=10, clock=lambda: now)
@@ -976,7 +1157,7 @@ cdef class Cache(Store):
         >>> cache.purge_expired()
         1
         """
-        return self.purge()
+        return self.purge(True)
 
     def resize(self, max_size):
         """Change the bound: an int from 1 on, or None for none. O(k) where k entries are too many.
@@ -1017,10 +1198,256 @@ cdef class Cache(Store):
         finally:
             self.finish(&op)
 
+    # --- invalidation: removing entries by something else than their key ---------------------------------------------
+
+    def invalidate_tag(self, tag):
+        """Remove all entries that were set with a tag. Returns how many live ones that were. O(k) for k of them.
+
+        What is being loaded with that tag at the moment, by a function that is `cached` with tags, is not stored.
+
+        >>> cache = Cache()
+        >>> cache.set("user:1", "Ada", tags="users")
+        >>> cache.set("user:1:posts", [], tags=("users", "posts"))
+        >>> cache.invalidate_tag("posts"), cache.invalidate_tag("users")
+        (1, 1)
+        """
+        return self.invalidate(tag)
+
+    def invalidate_prefix(self, prefix):
+        """Remove all entries whose key is a str that starts with `prefix`. Returns how many live ones that were. O(n).
+
+        What is being loaded under such a key at the moment is not stored. Raises TypeError where `prefix` is no str.
+
+        >>> cache = Cache()
+        >>> cache.update({"user:1": "Ada", "user:2": "Bob", "post:1": "Hello"})
+        >>> cache.invalidate_prefix("user:")
+        2
+        """
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
+        return self.delete_many([key for key in self.every_key() if isinstance(key, str) and key.startswith(prefix)])
+
+    def invalidate_glob(self, pattern):
+        """Remove all entries whose key is a str that matches a pattern with ``*``, ``?``, ``[a-z]``, ``[!a-z]``. O(n).
+
+        Case matters. Returns how many live ones that were. What is being loaded under such a key at the moment is not
+        stored. Raises TypeError where `pattern` is no str.
+
+        >>> cache = Cache()
+        >>> cache.update({"user:1:name": "Ada", "user:2:name": "Bob", "user:1:age": 36})
+        >>> cache.invalidate_glob("user:*:name")
+        2
+        """
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern must be a str, not {type(pattern).__name__}")
+        from fnmatch import translate
+        from re import compile
+
+        matches = compile(translate(pattern)).match
+        return self.delete_many([key for key in self.every_key() if isinstance(key, str) and matches(key)])
+
+    def invalidate_where(self, predicate):
+        """Remove all entries for which ``predicate(key, value)`` is true. Returns how many that were. O(n).
+
+        It is asked about a snapshot, without any lock, and before the first entry is removed: if it raises, none is. An
+        entry that gets another value meanwhile stays.
+
+        >>> cache = Cache()
+        >>> cache.update(a=1, b=2, c=3)
+        >>> cache.invalidate_where(lambda key, value: value > 1)
+        2
+        """
+        if not callable(predicate):
+            raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
+        cdef list doomed = [pair for pair in self._snapshot(True, True) if predicate(*pair)]
+        cdef Py_ssize_t n = 0
+        for key, value in doomed:
+            n += self.take_this(key, <PyObject*>value)
+        return n
+
+    cdef bint take_this(self, object key, PyObject* value) except -1:
+        """Remove a key if it has that very value. Returns whether it had."""
+        cdef Operation op
+        cdef double now
+        cdef uint32_t i
+        cdef Outcome outcome = DONE
+        cdef bint found = False
+        start(&op)
+        try:
+            now = self.now(INFINITY)
+            i = self.find_to_change(key, hash_in(self, key), &op)
+            found = self.is_live(i, now) and self.table.entries[i].value == value
+            if found:
+                outcome = self.remove(i, EXPLICIT, &op)
+                self.give_memory_back()
+            release(self.lock)
+            if outcome != DONE:
+                raise MemoryError("no memory left to remove an entry")
+        finally:
+            self.finish(&op)
+        return found
+
+    # --- warm starts: what a cache holds before anybody asks ------------------------------------------------------------
+
+    def warm(self, keys, loader=None, *, workers=None, progress=None):
+        """Fill the cache before anybody asks: load keys, or store items. What is there already stays, and is not loaded.
+
+        Args:
+            keys: a mapping is taken for items to store, any other iterable for keys to load.
+            loader: a callable of the key, or a store, see `Cache`; None: the cache's own.
+            workers: how many threads load, an int from 1 on; None: 1, for a loader with `load_many` or a mapping, else 8.
+            progress: called as ``progress(done, total)`` after each key, or each batch, failures included; True: a
+                progress bar on the terminal (extra ``cli``); None: nothing.
+
+        Returns counts with the attributes `loaded`, `failed`, `skipped` and `total`. A key that cannot be loaded counts as
+        failed, and does not keep the others from being loaded. Called again, it goes on where it was interrupted, and
+        tries again what failed. Raises TypeError where there is no loader.
+
+        >>> cache = Cache()
+        >>> report = cache.warm(["a", "b", "c"], str.upper)
+        >>> report.loaded, report.failed, cache["a"]
+        (3, 0, 'A')
+        """
+        from cachebox.warming import warm
+
+        return warm(self, keys, self.loader if loader is None else Loader(loader, self.statistics), workers, progress)
+
+    def _check_entry(self, key, value, ttl, tags):
+        """Raise what `set` would raise for these arguments."""
+        hash_of(<PyObject*>key)
+        if ttl is not None:
+            lifetime_of(ttl, "ttl")
+        if tags is not no_tags:
+            checked_tags(tags)
+        if self.modes & WEIGHED:
+            self.weigh_checked(key, value)
+
+    def _load_one(self, key, Loader loader):
+        """Load a key, if it is missing. Returns whether it is there then."""
+        cdef Loading how
+        cdef PyObject* argument = <PyObject*>key
+        by_loader(&how, loader, &argument, self)
+        loaded = self.fetch(key, hash_in(self, key), &how)
+        return <PyObject*>loaded != NOTHING
+
+    def _load_many(self, list keys, Loader loader):
+        """Load keys together, if they are missing. Returns how many are there then."""
+        cdef dict found = {}
+        cdef list left = []
+        load_all(self, loader, keys, found, left)
+        return len(found) + sum([self._load_one(key, loader) for key in left])
+
+    def _add(self, key, value):
+        """Store a value under a key that is missing. Returns whether it was."""
+        return self.restore_one(key, value, self.lifetime, self.weigh_checked(key, value), 0, ())
+
+    def dump(self, path, *, serializer="json", secret=None):
+        """Write all entries to a file: keys, values, tags, order, and when they expire. Returns how many. O(n).
+
+        Args:
+            path: a str or a path. An older file is replaced in one step, once all is on the disk: whatever happens, the
+                path has one or the other.
+            serializer: ``"json"``: keys and values must be what JSON can hold (a tuple is not), or it is a TypeError;
+                ``"pickle"``: anything that pickle can, needs `secret`; or an object with `dumps`, which returns bytes, and
+                `loads`, for (key, value, tags).
+            secret: bytes or a str; the file is signed with it, and only loaded by who has it.
+
+        >>> import tempfile
+        >>> cache = Cache()
+        >>> cache.update(a=1, b=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache.dump(f"{folder}/cache"), Cache().load(f"{folder}/cache")
+        (2, 2)
+        """
+        from cachebox.dumps import dump
+
+        return dump(self, path, serializer, secret)
+
+    def load(self, path, *, serializer="json", secret=None):
+        """Add the entries of a file that `dump` wrote, in its order. Returns how many were added. O(n).
+
+        Arguments are those of `dump`, and have to be the same. Entries live for as long as they would have, by the wall
+        clock. A key that is there already keeps its newer value. Where not all find room, those stay that were furthest
+        from eviction.
+
+        Raises ValueError, which names the file, where it is damaged, cut off, or not such a file, or signed with another
+        secret; then nothing was added, and nothing in it was unpickled.
+        """
+        from cachebox.dumps import load
+
+        return load(self, path, serializer, secret)
+
+    def _export(self):
+        """The live entries, next victim first: (key, value, seconds to live, rank, tags)."""
+        return [(key, value, end, rank, tags) for key, value, _, end, _, rank, tags, _ in self.export()]
+
+    def _import(self, list entries):
+        """Add what `_export` returned, but for keys that are there. Returns how many there were room for. O(n)."""
+        cdef list weighed = []
+        cdef Py_ssize_t n = 0, first = 0
+        cdef double weight
+        for key, value, left, rank, tags in entries:
+            hash_of(<PyObject*>key)
+            weight = self.weigh(key, value)
+            if weight <= self.bound_weight:
+                weighed.append((key, value, left, weight, rank, tags))
+        if self.max_size is not None:
+            first = max(len(weighed) - self.bound, <Py_ssize_t>0)
+        for key, value, left, weight, rank, tags in weighed[first:]:
+            n += self.restore_one(key, value, left, weight, rank, tags)
+        return n
+
+    cdef int restore_one(
+        self, object key, object value, double left, double weight, uint64_t rank, tuple names
+    ) except -1:
+        """Add an entry, if its key is not there. Returns whether it was not."""
+        cdef Operation op
+        cdef Outcome outcome
+        cdef double now
+        cdef uint32_t h = hash_in(self, key), i
+        cdef Label* chain = NULL
+        cdef bint dropped, added = False
+        cdef list tags
+        start(&op)
+        try:
+            now = self.now(left)
+            while True:
+                if names and chain == NULL:
+                    tags = self.find_tags(names)            # kept alive until their labels are stuck
+                    chain = new_labels(tags)
+                i = self.find_to_change(key, h, &op)
+                dropped = some_dropped(chain)
+                outcome = DONE
+                if not dropped and not self.is_live(i, now):
+                    outcome = NO_MEMORY
+                    if self.prepare(True) and (
+                        chain == NULL or make_room_for_labels(&self.labels, self.table.capacity)
+                    ):
+                        outcome = self.write(i, key, h, value, left, False, weight, now, &op)
+                    if outcome == DONE:
+                        added = True
+                        if self.foreign is None and rank != 0:
+                            self.engine.forget(op.i)
+                            self.engine.admit_ranked(op.i, rank)
+                        if chain != NULL:
+                            self.give_tags(op.i, chain)
+                            chain = NULL
+                release(self.lock)
+                if dropped:
+                    free_labels(chain)
+                    chain = NULL
+                elif outcome == DONE:
+                    return added
+                elif outcome == NO_MEMORY:
+                    raise MemoryError("no memory left to store an entry")
+                else:
+                    self.evict_foreign(&op)
+        finally:
+            free_labels(chain)
+            self.finish(&op)
+
     def __len__(self):
-        if self.modes & EXPIRES:
-            self.purge()
-        return self.live
+        return self.size()
 
     def __iter__(self):
         return iter(self._snapshot(True, False))
@@ -1054,7 +1481,7 @@ cdef class Cache(Store):
         cdef Row* rows
         cdef Py_ssize_t n, k
         cdef list copied
-        self.purge()
+        self.purge(False)
         n = self.copy_rows(&rows)
         try:
             if not values:
@@ -1099,10 +1526,18 @@ cdef class Cache(Store):
     def weight(self):
         """What the live entries weigh together, an int or a float. Without a weigher each of them weighs 1."""
         cdef double total
+        cdef Row* rows
+        cdef Py_ssize_t n, k
         if not self.modes & WEIGHED:
             return len(self)
-        self.purge()
+        self.purge(False)
         total = self.total_weight
+        if self.modes & STALE:                  # of which some may have expired
+            n = self.copy_rows(&rows)
+            total = 0.0
+            for k in range(n):
+                total += rows[k].weight
+            free_rows(rows, n)
         return int(total) if total == <double><long long>total else total
 
     def __repr__(self):
@@ -1134,20 +1569,33 @@ cdef class Cache(Store):
         return self.__copy__()
 
     def __copy__(self):
-        cdef dict state = self.__reduce__()[2]
-        if self.foreign is not None:            # of its policy it needs a copy that orders the same keys
-            from copy import deepcopy
-
-            keys = [entry[0] for entry in state["entries"]]
-            state["policy"] = deepcopy(state["policy"], {id(key): key for key in keys})
         copied = type(self).__new__(type(self))
-        copied.__setstate__(state)
+        copied.__setstate__(self.__reduce__()[2])
         return copied
 
     def __reduce__(self):
+        cdef Operation op
+        cdef list entries
+        policy = None
+        self.purge(False)                       # its callbacks must not run within a turn
+        start(&op)
+        try:
+            if self.foreign is not None:
+                self.foreign.enter(&op)
+            while True:
+                size = self.max_size
+                entries = self.export()
+                if size is None or len(entries) <= size:    # else it was resized meanwhile
+                    break
+            if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
+                from copy import deepcopy
+
+                policy = deepcopy(self.foreign.policy, {id(entry[0]): entry[0] for entry in entries})
+        finally:
+            self.finish(&op)
         return make, (type(self),), {
             "options": {
-                "max_size": self.max_size,
+                "max_size": size,
                 "default_ttl": self.default_ttl_given,
                 "policy": self.name_of_policy if self.foreign is None else "LRU",
                 "on_evict": self.on_evict,
@@ -1156,9 +1604,15 @@ cdef class Cache(Store):
                 "weigher": self.weigher,
                 "on_removal": self.on_removal,
                 "clock": self.clock,
+                "loader": (<Loader>self.loader).given if self.loader is not None else None,
+                "refresh_ahead": self.ahead or None,
+                "stale_ttl": self.stale_ttl_given,
+                "cache_exceptions": self.failures.kinds if self.failures is not None else (),
+                "exception_ttl": self.exception_ttl_given,
+                "early_refresh": self.eagerness or None,
             },
-            "policy": self.foreign.policy if self.foreign is not None else None,
-            "entries": self.export(),
+            "policy": policy,
+            "entries": entries,
             "attributes": getattr(self, "__dict__", None),
         }
 
@@ -1175,14 +1629,16 @@ cdef class Cache(Store):
         if state["attributes"]:
             self.__dict__.update(state["attributes"])
         self.restore(state["entries"])
+        if self.foreign is not None:
+            self.reconcile()
 
     cdef list export(self):
-        """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank."""
+        """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank, tags,
+        and the lifetime that the entry was given."""
         cdef Row* rows
         cdef Py_ssize_t n, k
         cdef double now
         cdef list entries
-        self.purge()
         now = self.now(0.0)
         n = self.copy_rows(&rows)
         try:
@@ -1190,6 +1646,7 @@ cdef class Cache(Store):
                 (
                     <object>rows[k].key, <object>rows[k].value,
                     rows[k].deadline - now, rows[k].end - now, rows[k].weight, rows[k].rank,
+                    names_of(rows[k].tags), rows[k].span,
                 )
                 for k in range(n)
             ]
@@ -1200,19 +1657,34 @@ cdef class Cache(Store):
     cdef int restore(self, list entries) except -1:
         """Put exported entries into an empty cache that nobody else knows. A user's policy knows the keys already."""
         cdef Operation op
-        cdef double now = self.now(0.0), left, end, weight
+        cdef double now = self.now(0.0), left, end, weight, span
         cdef uint64_t rank
         cdef uint32_t h, i
+        cdef Label* chain
+        cdef bint ready
+        cdef list tags
         start(&op)
         try:
-            for key, value, left, end, weight, rank in entries:
+            for key, value, left, end, weight, rank, names, span in entries:
                 h = hash_in(self, key)
+                if left != left or end != end or not weight >= 0.0 or self.live >= self.bound or (
+                    self.total_weight + weight > self.bound_weight * (1 + 1e-12)
+                ):
+                    raise ValueError("a damaged state: its entries cannot be those of such a cache")
+                tags = self.find_tags(names) if names else None     # kept alive until their labels are stuck
+                chain = new_labels(tags) if names else NULL
                 i = self.find(key, h, &op)
-                ready = i == 0 and self.prepare(left < INFINITY)
+                if i != 0:
+                    release(self.lock)
+                    free_labels(chain)
+                    raise ValueError(f"a damaged state: there are two entries for {key!r}")
+                ready = self.prepare(left < INFINITY or end < INFINITY)
+                if chain != NULL:
+                    ready = ready and make_room_for_labels(&self.labels, self.table.capacity)
                 if ready:
                     i = self.engine.insert(<PyObject*>key, h)
                     self.engine.put(i, <PyObject*>value)
-                    self.engine.admit_ranked(i, rank)
+                    self.engine.admit_ranked(i, max(rank, <uint64_t>1))
                     self.live += 1
                     if self.modes & WEIGHED:
                         self.weights[i] = weight
@@ -1220,14 +1692,40 @@ cdef class Cache(Store):
                     self.set_end(i, now + end, now, &op)
                     if self.modes & IDLES:
                         set_deadline(&self.expiry, i, now + left)
+                    if self.modes & (AHEAD | STALE):
+                        self.spans[i] = span
+                    if chain != NULL:
+                        self.give_tags(i, chain)
                 release(self.lock)
                 if not ready:
+                    free_labels(chain)
                     raise MemoryError("no memory left to restore a cache")
         finally:
             self.finish(&op)
         return 0
 
+    cdef int reconcile(self) except -1:
+        """Tell a user's policy that came with the entries what changed after they were listed and before it was pickled."""
+        policy = self.foreign.policy
+        cdef list known = list(policy)
+        cdef list unknown = [key for key in known if not self.holds(key)], keys = []
+        cdef uint32_t i
+        if unknown or len(known) != self.live:
+            for i in range(1, self.table.fresh):
+                if self.table.entries[i].value != NULL:
+                    keys.append(<object>self.table.entries[i].key)
+            for key in unknown:
+                policy.remove(key)
+            for key in keys:
+                if key not in policy:
+                    policy.add(key)
+        return 0
+
     # --- for the sweeper and for tests --------------------------------------------------------------------------------
+
+    @property
+    def _clock(self):
+        return self.clock
 
     def _sweep(self):
         """Drop what has expired; returns the monotonic time of the next visit, infinity for none."""
@@ -1256,6 +1754,12 @@ cdef class Cache(Store):
                     i = self.engine.after(i)
                 assert abs(total - self.total_weight) <= 1e-9 * max(1.0, total), f"{total} is not {self.total_weight}"
                 assert total <= self.bound_weight * (1 + 1e-12), f"{total} is more than max_weight"
+            assert bool(self.modes & TAGGED) == (self.labels.n > 0), "TAGGED and the labels disagree"
+            check_labels(&self.labels)
+            for i in range(self.labels.known):
+                if self.labels.chains[i] != NULL:
+                    assert i < self.table.fresh and self.table.entries[i].key != NULL, f"label of entry {i}, which is free"
+                    assert self.table.entries[i].value != NULL, f"entry {i} has tags but no value"
             assert bool(self.modes & WATCHED) == (self.watch_count > 0), "WATCHED and the watches disagree"
             if self.watch_count == 0 and self.loads == 0:
                 assert self.table.used == self.live, f"{self.table.used - self.live} entries reserved for nobody"
@@ -1282,7 +1786,7 @@ cdef class Cache(Store):
 
 cdef inline bint is_simple(const Loading* how) noexcept:
     """Whether every value is to be stored, and for ever."""
-    return how.condition == NULL and how.ttl_of == NULL and how.lifetime == INFINITY
+    return how.condition == NULL and how.ttl_of == NULL and how.lifetime == INFINITY and how.tags == NULL
 
 
 cdef Watch new_watch(Store store):
@@ -1352,6 +1856,72 @@ cdef bint is_wanted(object value, Loading* how) except -1:
     return True
 
 
+cdef void by_loader(Loading* how, Loader loader, PyObject** key, Cache cache) noexcept:
+    """A value comes from a loader."""
+    no_arguments(how, loader, cache.lifetime)
+    how.arguments = key
+    how.n = 1
+    how.instance = NOTHING
+    if cache.failures is not None:
+        how.failures = <PyObject*>cache.failures
+
+
+cdef tuple tags_for(object value, Loading* how):
+    """The tags of a loaded value."""
+    tags = <object>how.tags
+    if callable(tags):
+        arguments = [<object>how.arguments[k] for k in range(how.n)]
+        names = <object>how.names if how.names != NULL else ()
+        tags = tags(value, *arguments, **{name: <object>how.arguments[how.n + k] for k, name in enumerate(names)})
+    return checked_tags(() if tags is None else tags)
+
+
+def tags_as_given(tags):
+    """Check tags that were given to `cached`: a function of the result and the arguments, or the tags themselves."""
+    return tags if callable(tags) else checked_tags(tags)
+
+
+cdef tuple names_of(PyObject** tags):
+    """Copied tags, as the user gave them."""
+    cdef list names = []
+    while tags != NULL and tags[0] != NULL:
+        names.append((<Tag>tags[0]).name)
+        tags += 1
+    return tuple(names)
+
+
+cdef int check_loading(dict options) except -1:
+    """Check the options that have to do with loading."""
+    cdef double share
+    for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
+        if options.get(name) is not None and options.get("loader") is None:
+            raise ValueError(f"{name} needs loader: what is to load the values anew?")
+    if options.get("loader") is not None:
+        Loader(options["loader"], CacheStats())
+    for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
+        given = options.get(name)
+        if given is None:
+            continue
+        if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+            raise TypeError(f"{name} must be a number, not {type(given).__name__}")
+        share = as_float(given)
+        if not 0.0 < share < bound:
+            raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
+    lifetime_of(options.get("stale_ttl"), "stale_ttl")
+    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
+    return 0
+
+
+def check_failures(kinds, ttl):
+    """Check `cache_exceptions` and `exception_ttl`; TypeError or ValueError where they make no sense."""
+    lifetime_of(ttl, "exception_ttl")
+    for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise TypeError(f"cache_exceptions must be classes of exceptions, in a tuple, not {kind!r}")
+    if ttl is not None and kinds == ():
+        raise ValueError("exception_ttl needs cache_exceptions: which failures are to be remembered?")
+
+
 cdef double lifetime_of(object ttl, str name) except -1.0:
     """A time to live in seconds; infinity for None. Raises where it makes no sense."""
     cdef double seconds
@@ -1410,13 +1980,22 @@ cdef extern from *:
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     cdef Py_hash_t hashed
     cdef uint32_t h, i, slot
-    if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
+    if unlikely(names != NULL or n < 1 or n > 2):
         return compiled_get(self, args, n, names)
+    if unlikely(not knows_hash(args[0], &hashed)):
+        return hash_and_get(self, args[0], args[1] if n == 2 else None_)
     h = mixed_in(self, hashed)
     i = find_same(self, args[0], h, &slot)
     if likely(is_plain_hit(self, i)):
         return take_hit(self, i)
     return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
+
+
+cdef PyObject* hash_and_get(PyObject* self, PyObject* key, PyObject* default) except NULL:
+    """A `get` where hashing the key takes a call of Python's."""
+    cdef uint32_t h = mixed_in(self, hash_of(key)), slot
+    cdef uint32_t i = find_same(self, key, h, &slot)
+    return get_on(self, key, default, h, slot, i)
 
 
 cdef PyObject* get_on(
@@ -1454,10 +2033,9 @@ cdef PyObject* getitem_on(PyObject* self, PyObject* key, uint32_t h, uint32_t sl
 
 
 cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    cdef Py_hash_t hashed
-    if n != 2 or names != NULL or not knows_hash(args[0], &hashed):
-        return compiled_set(self, args, n, names)
-    if not quick_set(<Cache>self, args[0], mixed_in(self, hashed), args[1], False):
+    if n != 2 or names != NULL or not quick_set(
+        <Cache>self, args[0], mixed_in(self, hash_of(args[0])), args[1], False
+    ):
         return compiled_set(self, args, n, names)
     incref(None_)
     return None_

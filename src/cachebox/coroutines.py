@@ -40,6 +40,9 @@ async def fly(
     receiver: object,
 ) -> Any:
     """The value of a call that was not there at first sight."""
+    failure = wrapper._known_failure(key)
+    if failure is not None:
+        raise failure
     alone = not wrapper._single_flight
     lead, known = wrapper._board(key, hashed, False, alone)
     while lead is None:
@@ -58,8 +61,9 @@ async def fly(
         leading = lead.begin(_current_task(), led)
         _led.set(leading)
         value = await wrapper.__wrapped__(*args, **kwargs)
-        wrapper._land(lead, key, hashed, value, receiver)
+        wrapper._land(lead, key, hashed, value, receiver, args, kwargs)
     except BaseException as error:
+        wrapper._failed(lead, key, error)
         lead.crashed(error)
         raise
     finally:

@@ -2,7 +2,7 @@
 
 import sys
 
-from cachebox.cache import Cache
+from cachebox.cache import Cache, check_failures, tags_as_given
 from cachebox.calls import token_of
 from cachebox.wrappers import BoundFunction, CachedFunction, CachedMethod
 
@@ -20,6 +20,9 @@ def cached(
     typed=False,
     condition=None,
     single_flight=True,
+    tags=None,
+    cache_exceptions=(),
+    exception_ttl=None,
 ):
     """Remember a function's results: ``@cached``, ``@cached(cache)`` or ``@cached(max_size=..., ttl=...)``.
 
@@ -34,6 +37,12 @@ def cached(
         condition: a function of the result; only where it returns something true is the result stored.
         single_flight: whether concurrent calls with one missing key run the function once and share its result or its
             exception. A recursive call with the same arguments runs the function again instead of waiting for itself.
+        tags: of the results, for ``cache.invalidate_tag``: a str, an iterable of hashable tags, or a function that
+            returns one of these, called with the result and then the arguments of the call.
+        cache_exceptions: classes of exceptions: a call that raised one of these is not made again for `exception_ttl`,
+            but raises a copy of it. None by default.
+        exception_ttl: how long such a failure is remembered, given as `ttl` is; None: as long as the cache lets entries
+            live.
 
     Works on functions, ``async def`` functions, methods, and above or below `classmethod` and `staticmethod`. Raises
     TypeError for a generator function, and for options that exclude each other; ValueError or TypeError for a `ttl`,
@@ -86,11 +95,19 @@ def cached(
             ttl=ttl,
             condition=condition,
             key_func=key_func,
+            tags=None if tags is None else tags_as_given(tags),
+            failures=failures_of(own) if cache_exceptions else None,
             coroutines=_coroutines() if is_async else None,
             on_first_miss=_look_for_classmethod if _is_in_class(function) else None,
             parameters={"maxsize": own.max_size, "typed": typed, "policy": own.policy, "ttl": ttl},
         )
         return _like(wrapper, function, is_async)
+
+    def failures_of(own):
+        from cachebox.failures import Failures
+
+        ttl = own.default_ttl if exception_ttl is None else exception_ttl
+        return Failures(cache_exceptions, ttl, own.max_size, own._clock)
 
     if cache is not None and not isinstance(cache, Cache):
         if not callable(cache) and not isinstance(cache, (classmethod, staticmethod)):
@@ -105,6 +122,9 @@ def cached(
     for name, value in (("key_func", key_func), ("condition", condition)):
         if value is not None and not callable(value):
             raise TypeError(f"{name} must be callable or None, not {type(value).__name__}")
+    check_failures(cache_exceptions, exception_ttl)
+    if tags is not None:
+        tags_as_given(tags)
     return decorate if function is None else decorate(function)
 
 

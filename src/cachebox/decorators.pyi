@@ -1,6 +1,6 @@
 """Types of `cachebox.decorators`; the documentation is in the module."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import timedelta
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
@@ -13,6 +13,7 @@ _R = TypeVar("_R")
 _S = TypeVar("_S")
 
 _TimeToLive: TypeAlias = float | timedelta | Callable[[Any], float | timedelta | None]
+_Tags: TypeAlias = str | Iterable[Hashable] | Callable[..., str | Iterable[Hashable] | None]
 _Policy: TypeAlias = str | type[EvictionPolicy[Any]] | EvictionPolicy[Any]
 
 class _Decorator(Protocol):
@@ -34,6 +35,9 @@ def cached(
     typed: bool = False,
     condition: Callable[[Any], object] | None = None,
     single_flight: bool = True,
+    tags: _Tags | None = None,
+    cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+    exception_ttl: float | timedelta | None = None,
 ) -> CachedClassMethod[_S, _P, _R]: ...
 @overload
 def cached(
@@ -46,6 +50,9 @@ def cached(
     typed: bool = False,
     condition: Callable[[Any], object] | None = None,
     single_flight: bool = True,
+    tags: _Tags | None = None,
+    cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+    exception_ttl: float | timedelta | None = None,
 ) -> CachedFunction[_P, _R]: ...
 @overload
 def cached(
@@ -58,6 +65,9 @@ def cached(
     typed: bool = False,
     condition: Callable[[Any], object] | None = None,
     single_flight: bool = True,
+    tags: _Tags | None = None,
+    cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+    exception_ttl: float | timedelta | None = None,
 ) -> _Decorator: ...
 @overload
 def cached(
@@ -68,6 +78,9 @@ def cached(
     typed: bool = False,
     condition: Callable[[Any], object] | None = None,
     single_flight: bool = True,
+    tags: _Tags | None = None,
+    cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+    exception_ttl: float | timedelta | None = None,
 ) -> _Decorator: ...
 @overload
 def lru_cache(maxsize: Callable[_P, _R], typed: bool = False) -> CachedFunction[_P, _R]: ...

@@ -47,4 +47,5 @@ cdef bint make_place(Expiry* x, uint32_t capacity, bint idles) noexcept nogil   
 cdef void set_deadline(Expiry* x, uint32_t i, double when) noexcept nogil       # needs `make_place`
 cdef void drop_deadline(Expiry* x, uint32_t i) noexcept nogil
 cdef void forget_all(Expiry* x) noexcept nogil
+cdef uint32_t count_over(const Expiry* x, uint32_t p, double now) noexcept nogil
 cdef int check_heap(const Expiry* x) except -1

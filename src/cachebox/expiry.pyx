@@ -100,6 +100,16 @@ cdef void forget_all(Expiry* x) noexcept nogil:
     memset(x, 0, sizeof(Expiry))
 
 
+cdef uint32_t count_over(const Expiry* x, uint32_t p, double now) noexcept nogil:
+    """How many entries have ended, at position p of the heap and under it. O(k) for k of them."""
+    cdef uint32_t n = 1, child
+    if p > x.n or x.deadlines[p] > now:
+        return 0
+    for child in range(first_child(p), first_child(p) + 4):
+        n += count_over(x, child, now)
+    return n
+
+
 cdef int check_heap(const Expiry* x) except -1:
     cdef uint32_t p, i, placed = 0
     for p in range(1, x.n + 1):

@@ -1,9 +1,10 @@
 """Single flight: of all that miss one key at the same time, one loads it and the others wait for what it gets."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from cachebox.lock cimport Guard
+from cachebox.operation cimport Operation
 from cachebox.store cimport Leader, Store, Watch
 
 
@@ -33,6 +34,7 @@ cdef class Lead:
     cdef Store store
     cdef Leader leader
     cdef Watch alone                # its watch, if it does not lead
+    cdef int64_t began              # when, on the store's clock of invalidations
     cdef object task                # the asyncio task, or None. Under the store's lock, as the next one
     cdef dict awaited               # what the code that it led to waits for: Wait: Flight
     cdef object __weakref__
@@ -55,6 +57,10 @@ cdef struct Ticket:
 
 cdef Flight board(Store store, object key, uint32_t h, Leader* leader, Ticket* ticket)
 cdef int land(
-    Store store, object key, uint32_t h, Leader* leader, object value, double lifetime, double weight, bint stored
+    Store store, object key, uint32_t h, Leader* leader, object value, double lifetime, double weight, bint stored,
+    tuple tags, int64_t began,
 ) except -1
 cdef int crash(Store store, Leader* leader, object error) except -1
+cdef bint still_leads(Store store, const Leader* leader) noexcept
+cdef Flight new_flight(Store store)
+cdef int wake_all(Flight flight) except -1

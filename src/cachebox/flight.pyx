@@ -14,7 +14,7 @@ from _weakref import ref
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 import os
 
@@ -23,6 +23,7 @@ from cachebox.lock cimport acquire, release
 from cachebox.operation cimport EXPIRED, Operation, start
 from cachebox.stats cimport MISSES
 from cachebox.store cimport DONE, NO_MEMORY, Leader, Store, Watch, forks, leader_of, leads, set_leader
+from cachebox.tags cimport Label, free_labels, make_room_for_labels, new_labels, some_dropped, some_invalidated_since
 
 
 cdef extern from "pythread.h":
@@ -258,22 +259,43 @@ cdef bint take_off(Store store, uint32_t i, Leader* leader, Operation* op) noexc
 
 
 cdef int land(
-    Store store, object key, uint32_t h, Leader* leader, object value, double lifetime, double weight, bint stored
+    Store store, object key, uint32_t h, Leader* leader, object value, double lifetime, double weight, bint stored,
+    tuple tags, int64_t began,
 ) except -1:
-    """End a load with a value, and store it, unless the key was changed meanwhile or it is not to be `stored`."""
+    """End a load with a value, and store it, unless the key was changed meanwhile or it is not to be `stored`.
+
+    Nor is it stored if one of its tags was invalidated since the load `began`.
+    """
     cdef Operation op
     cdef double now = store.now(lifetime) if stored else 0.0
     cdef int outcome = DONE
     cdef Flight flight = None
+    cdef Label* chain = NULL
+    cdef list known
     start(&op)
     try:
         while True:
+            if tags and stored and chain == NULL:
+                known = store.find_tags(tags)               # kept alive until their labels are stuck
+                chain = new_labels(known)
             if store.foreign is not None:
                 store.foreign.enter(&op)
             acquire(store.lock)
             outcome = DONE
-            if stored and leads(store, leader):
-                outcome = store.write(leader.i, key, h, value, lifetime, False, weight, now, &op)
+            if chain != NULL and some_dropped(chain):
+                release(store.lock)
+                free_labels(chain)
+                chain = NULL
+                continue
+            if stored and leads(store, leader) and not some_invalidated_since(chain, began):
+                if chain != NULL and not make_room_for_labels(&store.labels, store.table.capacity):
+                    outcome = NO_MEMORY
+                else:
+                    outcome = store.write(leader.i, key, h, value, lifetime, False, weight, now, &op)
+                if outcome == DONE and chain != NULL:
+                    store.give_tags(op.i, chain)
+                    chain = NULL
+                    tags = None
             if outcome == DONE:
                 flight = end(store, leader, LANDED, value, None, &op)
             release(store.lock)
@@ -284,8 +306,29 @@ cdef int land(
             store.evict_foreign(&op)
         wake_all(flight)
     finally:
+        free_labels(chain)
         store.finish(&op)
     return 0
+
+
+cdef bint still_leads(Store store, const Leader* leader) noexcept:
+    """Whether nobody has written, removed or cleared the leader's key."""
+    cdef bint still
+    if leader.i == 0:
+        return False
+    acquire(store.lock)
+    still = leads(store, leader)
+    release(store.lock)
+    return still
+
+
+cdef Flight new_flight(Store store):
+    """A flight that this thread leads, which nobody finds by itself."""
+    cdef Flight flight = Flight.__new__(Flight)
+    flight.guard = store.guard
+    flight.waiters = {}
+    flight.thread = this_thread()
+    return flight
 
 
 cdef int crash(Store store, Leader* leader, object error) except -1:

@@ -10,7 +10,9 @@ Invariant: when nobody has the turn, the policy knows exactly the keys of the ca
 from cpython.object cimport PyObject
 
 import os
+from _thread import get_ident
 from _weakrefset import WeakSet
+from time import monotonic
 
 from cachebox._engine.table cimport decref
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation
@@ -65,11 +67,37 @@ cdef class Foreign:
         return key
 
 
-def _after_fork():
-    """Whoever had the turn in the parent is not here to give it back."""
-    for foreign in everyone:
-        (<Foreign>foreign).turn._at_fork_reinit()
+# --- forks: when nobody has the turn, cache and policy agree; so a fork waits for that ------------------------------------
+
+cdef double STEPS_ASIDE = 1.0       # seconds that it waits at the most: who has a turn may be waiting for the one who forks
+cdef dict held = {}                 # by thread: the turns that it took to fork
+
+
+def _before_fork():
+    cdef double deadline = monotonic() + STEPS_ASIDE
+    held[get_ident()] = [
+        foreign for foreign in list(everyone)
+        if (<Foreign>foreign).turn.acquire(timeout=max(deadline - monotonic(), 0.0))
+    ]
+
+
+def _after_fork_in_parent():
+    for foreign in held.pop(get_ident(), ()):
+        (<Foreign>foreign).turn.release()
+
+
+def _after_fork_in_child():
+    """Whoever had a turn all the same is not here to give it back."""
+    cdef list mine = held.pop(get_ident(), [])
+    held.clear()
+    for foreign in list(everyone):
+        if foreign in mine:
+            (<Foreign>foreign).turn.release()
+        else:
+            (<Foreign>foreign).turn._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -39,11 +39,13 @@ cdef struct Operation:
     PyObject* used                  # the key to tell it as used (owned)
     PyObject* added                 # the key to tell it as added (owned)
     uint32_t i                      # ... and its entry
+    Py_ssize_t victims              # that it may still be asked for; 0: it has not been asked yet
 
 
 cdef inline void start(Operation* op) noexcept nogil:
     op.left = op.few
     op.n = op.told = 0
+    op.victims = 0
     op.size = 4
     op.hurry = op.in_turn = False
     op.used = op.added = NULL

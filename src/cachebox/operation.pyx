@@ -54,6 +54,7 @@ cdef uint32_t find_by_comparing(Engine engine, Lock* lock, object key, uint32_t 
       times.
     - If it says "different" and the table has changed meanwhile, the search goes over the run again, but skips what has
       been compared: other writes can delay a lookup by a second look at the slots, never by a second comparison.
+      Only so many keys more than there were at the beginning are compared: `==` might store another one each time.
     """
     cdef Table* t = &engine.table
     cdef PyObject* wanted = <PyObject*>key
@@ -61,6 +62,7 @@ cdef uint32_t find_by_comparing(Engine engine, Lock* lock, object key, uint32_t 
     cdef uint32_t slot, i, k, first_compared = op.n, expected
     cdef uint64_t version
     cdef int equal, restarts = 0
+    cdef Py_ssize_t patience = <Py_ssize_t>t.used + MOST_RESTARTS
     while True:
         version = t.version
         slot = home(t, h)
@@ -87,6 +89,13 @@ cdef uint32_t find_by_comparing(Engine engine, Lock* lock, object key, uint32_t 
                     if not can_leave(op):
                         release(lock)
                         raise MemoryError("no memory left to look a key up")
+                    if patience == 0:
+                        release(lock)
+                        raise RuntimeError(
+                            f"gave up a lookup: each time, comparing the key brought another one of the same hash; "
+                            f"{type(key).__name__}.__eq__ must not do that"
+                        )
+                    patience -= 1
                     incref(stored)
                     release(lock)
                     try:

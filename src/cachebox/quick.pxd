@@ -11,13 +11,13 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup, mixed, move_to_back,
-    note_use,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup, lookup_from, mixed,
+    move_to_back, note_use,
 )
 from cachebox.expiry cimport coarse_now, is_over
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
-from cachebox.store cimport CLOCKED, EXPIRES, FOREIGN, IDLES, Leader, Store, leads, set_leader
+from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, Leader, Store, leads, set_leader
 
 
 cdef extern from "pythread.h":
@@ -51,7 +51,7 @@ cdef inline uint32_t find_same(PyObject* store, PyObject* key, uint32_t h, uint3
 cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
     """Whether a hit on entry i is `take_hit` and nothing else."""
     return i != 0 and (<Store>store).table.entries[i].value != NULL and not (
-        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN)
+        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD)
     )
 
 
@@ -81,8 +81,8 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
     cdef int modes = (<Store>store).modes
     if value == NULL:
         return NULL
-    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN):
-        if modes & (IDLES | CLOCKED | FOREIGN) or is_over(&(<Store>store).expiry, i, coarse_now()):
+    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD):
+        if modes & (IDLES | CLOCKED | FOREIGN | AHEAD) or is_over(&(<Store>store).expiry, i, coarse_now()):
             return NULL
     counts[HITS] += 1
     note_use(<PyObject*>(<Store>store).engine, i)
@@ -117,26 +117,34 @@ cdef inline bint quick_miss(Store self, PyObject* key, uint32_t h) noexcept:
 
 cdef inline bint quick_set(Store self, PyObject* key, uint32_t h, PyObject* value, bint only_new) noexcept:
     """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
-    cdef uint32_t i
+    cdef Table* t = self.table
+    cdef uint32_t slot, i
     cdef PyObject* old_key = NULL
     cdef PyObject* old_value = NULL
     acquire(self.lock)
-    i = lookup(self.table, key, h) if self.modes == 0 else UNCERTAIN
-    if i == UNCERTAIN or (not self.engine.reserve(self.bound) if i == 0 else self.table.entries[i].value == NULL):
-        release(self.lock)
-        return False
-    if i != 0 and only_new:
-        release(self.lock)
-        return True
-    if i != 0:
-        old_value = self.table.entries[i].value
-        self.engine.put(i, value)
-        note_use(<PyObject*>self.engine, i)
-    else:
-        quick_room(self, &old_key, &old_value)
-        i = self.engine.insert(key, h)
+    slot = home(t, h)
+    i = lookup_from(t, key, h, &slot) if self.modes == 0 else UNCERTAIN
+    if i == 0:
+        if self.live >= self.bound:
+            i = quick_replace(self, key, h, slot, &old_key, &old_value)
+        elif self.engine.reserve(self.bound):
+            self.live += 1
+            i = self.engine.insert(key, h)
+        else:
+            release(self.lock)
+            return False
         self.engine.put(i, value)
         self.engine.admit(i)
+    elif i == UNCERTAIN or t.entries[i].value == NULL:
+        release(self.lock)
+        return False
+    elif only_new:
+        release(self.lock)
+        return True
+    else:
+        old_value = t.entries[i].value
+        self.engine.put(i, value)
+        note_use(<PyObject*>self.engine, i)
     self.counts[SETS] += 1
     release(self.lock)
     if old_value != NULL:
@@ -144,6 +152,19 @@ cdef inline bint quick_set(Store self, PyObject* key, uint32_t h, PyObject* valu
         if old_key != NULL:
             decref(old_key)
     return True
+
+
+cdef inline uint32_t quick_replace(
+    Store self, PyObject* key, uint32_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
+) noexcept:
+    """Give the next victim's entry to another key; the victim's references become the caller's."""
+    cdef uint32_t victim = self.engine.first()
+    self.engine.forget(victim)
+    old_key[0] = self.table.entries[victim].key
+    old_value[0] = self.table.entries[victim].value
+    self.engine.replace(victim, key, h, slot)
+    self.counts[EVICTIONS] += 1
+    return victim
 
 
 cdef inline void quick_room(Store self, PyObject** key, PyObject** value) noexcept:

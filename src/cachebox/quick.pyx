@@ -19,7 +19,7 @@ cdef PyObject* go_on(PyObject* store, PyObject* key, uint32_t h, uint32_t slot, 
     """`quick_get` where `find_same` found i and got to `slot`. Takes over the lock, and releases it."""
     cdef PyObject* value = NULL
     if i == 0:
-        i = lookup_from((<Store>store).table, key, h, slot)
+        i = lookup_from((<Store>store).table, key, h, &slot)
     if i != 0 and i != UNCERTAIN:
         value = quick_use(store, i)
     release((<Store>store).lock)

@@ -10,6 +10,9 @@ cdef enum:
     DELETES
     EVICTIONS
     EXPIRED
+    LOAD_SUCCESS
+    LOAD_FAILURE
+    LOAD_TIME                       # nanoseconds
     COUNTERS                        # how many there are
 
 

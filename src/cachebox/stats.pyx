@@ -11,7 +11,11 @@ from cachebox.lock cimport Guard, acquire, release
 
 cdef object MOST_AT_ONCE = 2**62
 
-cdef tuple NAMES = ("hits", "misses", "sets", "deletes", "evictions", "expired")
+cdef object NANOSECONDS = 1_000_000_000     # in a second
+
+cdef tuple NAMES = (
+    "hits", "misses", "sets", "deletes", "evictions", "expired", "load_success", "load_failure", "load_time",
+)
 
 
 cdef int position(name) except -1:
@@ -19,6 +23,11 @@ cdef int position(name) except -1:
         if name == known:
             return i
     raise ValueError(f"name must be one of {', '.join(NAMES)}, not {name!r}")
+
+
+cdef object shown(const int64_t* counts, int i):
+    """A counter as users see it."""
+    return counts[i] / <double>1e9 if i == LOAD_TIME else counts[i]
 
 
 cdef double rate(int64_t hits, int64_t misses) noexcept:
@@ -65,13 +74,25 @@ cdef class StatsSnapshot:
     def expired(self):
         return self.counts[EXPIRED]
 
+    @property
+    def load_success(self):
+        return self.counts[LOAD_SUCCESS]
+
+    @property
+    def load_failure(self):
+        return self.counts[LOAD_FAILURE]
+
+    @property
+    def load_time(self):
+        return shown(self.counts, LOAD_TIME)
+
     def get(self, name):
         """The counter of that name; an unknown one is a ValueError. O(1)."""
-        return self.counts[position(name)]
+        return shown(self.counts, position(name))
 
     def get_all(self):
         """All counters by name, as a new dict. O(1)."""
-        return {name: self.counts[i] for i, name in enumerate(NAMES)}
+        return {name: shown(self.counts, i) for i, name in enumerate(NAMES)}
 
     def hit_rate(self):
         """Hits per lookup, 0.0 where there were none. O(1)."""
@@ -107,7 +128,7 @@ cdef class StatsSnapshot:
 def restore(counts, double uptime):
     cdef StatsSnapshot snapshot = StatsSnapshot.__new__(StatsSnapshot)
     for name, count in counts.items():
-        snapshot.counts[position(name)] = count
+        snapshot.counts[position(name)] = round(count * NANOSECONDS) if name == "load_time" else count
     snapshot.uptime = uptime
     return snapshot
 
@@ -116,11 +137,14 @@ cdef class CacheStats:
     """CacheStats()
 --
 
-    Exact counters of a cache: `hits`, `misses`, `sets`, `deletes`, `evictions`, `expired`.
+    Exact counters of a cache: `hits`, `misses`, `sets`, `deletes`, `evictions`, `expired`, and of its loader
+    `load_success`, `load_failure` and `load_time`, in seconds.
 
     A cache makes its own, `cache.stats`; one of your own counts what you tell it to. All methods are O(1) and safe from
     any thread. Hits and misses are those of `get`, ``cache[key]``, `get_many` (one for each key), `get_or_set`,
-    `setdefault` and of cached functions; `pop`, `peek`, ``in`` and iteration count neither.
+    `setdefault` and of cached functions; `pop`, `peek`, ``in`` and iteration count neither. Loads are calls of a cache's
+    loader, refreshes and `warm` included, one for each call of `load_many`; functions given to `get_or_set` and `cached`
+    are not the cache's, and not counted.
 
     >>> stats = CacheStats()
     >>> stats.increment("hits", 3)
@@ -178,29 +202,49 @@ cdef class CacheStats:
         """Entries removed because their time was over, whoever noticed."""
         return self.counts[EXPIRED]
 
+    @property
+    def load_success(self):
+        """Calls of the loader that returned."""
+        return self.counts[LOAD_SUCCESS]
+
+    @property
+    def load_failure(self):
+        """Calls of the loader that raised, a KeyError for "there is none" included."""
+        return self.counts[LOAD_FAILURE]
+
+    @property
+    def load_time(self):
+        """Seconds that all calls of the loader took together, a float."""
+        return shown(self.counts, LOAD_TIME)
+
     def get(self, name):
-        """The counter of that name, an int; an unknown one is a ValueError that lists the known ones.
+        """The counter of that name, an int (`load_time`: a float); an unknown one is a ValueError that lists the known.
 
         >>> CacheStats().get("hits")
         0
         """
-        return self.counts[position(name)]
+        return shown(self.counts, position(name))
 
     def get_all(self):
         """All counters by name, as a new dict, taken at one instant.
 
-        >>> CacheStats().get_all()
-        {'hits': 0, 'misses': 0, 'sets': 0, 'deletes': 0, 'evictions': 0, 'expired': 0}
+        >>> CacheStats().get_all()              # doctest: +NORMALIZE_WHITESPACE
+        {'hits': 0, 'misses': 0, 'sets': 0, 'deletes': 0, 'evictions': 0, 'expired': 0,
+         'load_success': 0, 'load_failure': 0, 'load_time': 0.0}
         """
         return self.snapshot().get_all()
 
     def increment(self, name, amount=1):
-        """Add `amount`, an int that is not negative, to the counter of that name.
+        """Add `amount`, an int that is not negative (for `load_time`, a number of seconds), to the counter of that name.
 
         Raises ValueError for an unknown name or a negative amount, TypeError for an amount that is not an int.
         """
         cdef int i = position(name)
         cdef int64_t added
+        if i == LOAD_TIME and isinstance(amount, (int, float)) and not isinstance(amount, bool):
+            if not 0 <= amount <= MOST_AT_ONCE // NANOSECONDS:
+                raise ValueError(f"amount must be from 0 to {MOST_AT_ONCE // NANOSECONDS} seconds, not {amount}")
+            amount = round(amount * NANOSECONDS)
         if not isinstance(amount, int) or isinstance(amount, bool):
             raise TypeError(f"amount must be an int, not {type(amount).__name__}")
         if amount < 0:
@@ -252,13 +296,16 @@ cdef class CacheStats:
         >>> stats.increment("misses")
         >>> print(stats.report())       # doctest: +ELLIPSIS
         Cache statistics
-          hits       2,999   100.0% of 3,000 lookups
-          misses         1
-          sets           0
-          deletes        0
-          evictions      0   removed to keep the bound
-          expired        0   removed because their time was over
-          uptime     ... s
+          hits         2,999   100.0% of 3,000 lookups
+          misses           1
+          sets             0
+          deletes          0
+          evictions        0   removed to keep the bound
+          expired          0   removed because their time was over
+          load_success     0
+          load_failure     0
+          load_time    0.000   seconds
+          uptime       ... s
         """
         now = self.snapshot()
         lookups = now.hits + now.misses
@@ -269,10 +316,14 @@ cdef class CacheStats:
             ("deletes", now.deletes, ""),
             ("evictions", now.evictions, "removed to keep the bound"),
             ("expired", now.expired, "removed because their time was over"),
+            ("load_success", now.load_success, ""),
+            ("load_failure", now.load_failure, ""),
+            ("load_time", now.load_time, "seconds"),
         ]
-        width = max(len(f"{count:,}") for _, count, _ in rows)
-        lines = [f"  {name:<10} {count:>{width},}   {remark}".rstrip() for name, count, remark in rows]
-        return "\n".join(["Cache statistics", *lines, f"  {'uptime':<10} {spoken(now.uptime)}"])
+        rows = [(name, f"{count:,.3f}" if name == "load_time" else f"{count:,}", remark) for name, count, remark in rows]
+        width = max(len(count) for _, count, _ in rows)
+        lines = [f"  {name:<12} {count:>{width}}   {remark}".rstrip() for name, count, remark in rows]
+        return "\n".join(["Cache statistics", *lines, f"  {'uptime':<12} {spoken(now.uptime)}"])
 
     def __repr__(self):
         counts = ", ".join(f"{name}={count}" for name, count in self.get_all().items())

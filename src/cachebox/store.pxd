@@ -13,6 +13,7 @@ from cachebox.foreign cimport Foreign
 from cachebox.lock cimport Guard, Lock, acquire, release
 from cachebox.operation cimport FAILED, Cause, Operation
 from cachebox.stats cimport HITS, CacheStats
+from cachebox.tags cimport Label, Labels
 
 
 cdef enum Mode:                     # what makes an operation more than looking up and counting
@@ -24,6 +25,10 @@ cdef enum Mode:                     # what makes an operation more than looking 
     LISTENED = 32                   # there are callbacks
     WATCHED = 64                    # somebody has to learn of a change to some entry
     DEFAULTS = 128                  # entries have a lifetime unless told otherwise
+    AHEAD = 256                     # a hit may be the time to load the entry anew
+    STALE = 512                     # what has expired is kept for a while, and served while it is loaded anew
+    TAGGED = 1024                   # some entry has tags
+    NEGATIVE = 2048                 # failures are remembered: a write has to forget one
 
 cdef enum Outcome:                  # of a change under the lock
     DONE
@@ -45,6 +50,7 @@ cdef class Watch:
     cdef uint32_t i                 # the entry; 0: not open, or the cache was cleared
     cdef unsigned long thread       # who opened it
     cdef bint ignores_own           # what that thread writes does not count
+    cdef bint only_writes           # neither does that the entry expires
     cdef bint touched
     cdef PyObject* next             # the watches in one bucket (borrowed: whoever opened it keeps it alive)
 
@@ -57,8 +63,10 @@ cdef struct Row:                    # an entry, copied out; owns its references
     PyObject* value
     double end                      # the deadline that hits do not move
     double deadline
+    double span                     # the lifetime that it was given, if the cache keeps that
     double weight
     uint64_t rank
+    PyObject** tags                 # Tags, with NULL at their end; NULL: none
 
 
 cdef class Store:
@@ -82,6 +90,20 @@ cdef class Store:
     cdef uint32_t watch_mask
     cdef uint32_t watch_count
     cdef uint32_t loads             # under way
+    cdef Labels labels              # the tags of entries, under the lock
+    cdef dict tags                  # tag: its Tag; None: there never were any
+    cdef object tags_turn           # a lock around changes of that dict
+    cdef uint32_t tags_forks        # the process that made it
+    cdef Py_ssize_t tags_limit      # tags in the dict at which to look for unused ones
+    cdef int64_t invalidations      # of tags
+    cdef double stale               # seconds that an expired entry may still be served; 0.0 unless STALE
+    cdef double ahead               # the share of a lifetime in which a hit loads the entry anew
+    cdef double eagerness           # ... or XFetch's beta; 0: neither
+    cdef double* spans              # by entry, if AHEAD or STALE: the lifetime that it was given
+    cdef uint32_t spans_known       # entries that `spans` has room for
+    cdef object loader              # what loads a missing key: a Loader, or None
+    cdef object failures            # failed loads that are remembered: a Failures, or None
+    cdef dict refreshes             # key: the Refresh that is under way; None: the cache has no use for it
     cdef CacheStats statistics
     cdef Guard guard
     cdef object clock
@@ -105,7 +127,16 @@ cdef class Store:
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
     cdef uint32_t find_victim(self, Operation* op) except FAILED
-    cdef Py_ssize_t purge(self) except -1
+    cdef Py_ssize_t purge(self, bint stale_too) except -1
+    cdef Py_ssize_t size(self) except -1
+    cdef int put_tagged(
+        self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
+    ) except -1
+    cdef list find_tags(self, tuple names)
+    cdef int drop_unused_tags(self) except -1
+    cdef Py_ssize_t invalidate(self, object name) except -1
+    cdef list every_key(self)
+    cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef double sweep(self) except? -1.0
     cdef Py_ssize_t copy_rows(self, Row** rows) except -1
     cdef Py_ssize_t copy_foreign_rows(self, Row** rows, double now) except -1
@@ -127,10 +158,13 @@ cdef class Store:
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil
     cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil
     cdef void give_memory_back(self) noexcept nogil
-    cdef void copy_row(self, uint32_t i, Row* row) noexcept nogil
+    cdef void copy_row(self, uint32_t i, Row* row, bint* failed) noexcept
+    cdef void take_tags(self, uint32_t i) noexcept
+    cdef void give_tags(self, uint32_t i, Label* chain) noexcept
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept
     cdef bint is_watched(self, uint32_t i) noexcept
-    cdef bint touch_watches(self, uint32_t i) noexcept
+    cdef bint touch_watches(self, uint32_t i, bint expired) noexcept
+    cdef Py_ssize_t overdue(self, double now) noexcept nogil
     cdef void close_watches(self) noexcept
     cdef void more_buckets(self) noexcept
 
@@ -157,4 +191,6 @@ cdef inline bint leads(Store self, const Leader* leader) noexcept nogil:
     if leader.alone != NULL:
         return (<Watch>leader.alone).i != 0 and not (<Watch>leader.alone).touched
     return leader.i < self.table.fresh and e.key != NULL and e.value == NULL and leader_of(e) == leader
+
+
 cdef double as_float(object number) except? -1.0

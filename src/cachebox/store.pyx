@@ -3,32 +3,43 @@
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject, PyTypeObject, inquiry
+from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 import os
 import sys
+from _thread import RLock
 
 from cachebox._engine.table cimport (
     Engine, Entry, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed,
     note_use, reallocate, UNCERTAIN, xdecref,
 )
-from cachebox.expiry cimport coarse_now, deadline, drop_deadline, end_of, forget_all, is_over, make_place, set_deadline
+from cachebox.expiry cimport coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, set_deadline
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport (
     EXPIRED, EXPLICIT, FAILED, NO_CAUSE, REPLACED, SIZE, can_leave, drop_all, find_by_comparing, leave, start,
 )
 from cachebox.stats cimport DELETES, EVICTIONS, HITS, SETS, CacheStats
 from cachebox.stats cimport EXPIRED as EXPIRED_ENTRIES
+from cachebox.tags cimport (
+    Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, peel, peel_all, some_dropped, stick,
+)
 
 
 cdef extern from "pythread.h":
     unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
 
 
+cdef extern from "Python.h":
+    int add_pending_call "Py_AddPendingCall"(int (*function)(void*) noexcept, void* argument) noexcept
+
+
 cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
     FIRST_BUCKETS = 8               # of watches
+    FEW_TAGS = 64                   # unused ones that are not worth looking for
+    VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
 cdef double VISITS_APART = 0.25     # seconds that an entry may be overdue before the sweeper has to hurry
@@ -37,6 +48,8 @@ cdef uint32_t forks = 0
 
 cdef tuple causes = ()              # RemovalCause, in the order of Cause, once a callback has needed it
 cdef object sweeper = None          # the module, once an entry has had a deadline
+cdef object importing = RLock()     # held while it is imported: no fork may copy a module that will never be whole
+cdef bint fork_waited = False
 
 
 @cython.no_gc_clear                 # see `clear_cycles`
@@ -52,8 +65,10 @@ cdef class Store:
         if self.engine is not None:
             old = self.engine.detach()          # a policy of its own may outlive the cache, its entries must not
             drop_detached(&old)
+        peel_all(&self.labels)
         forget_all(&self.expiry)
         deallocate(self.weights)
+        deallocate(self.spans)
         deallocate(self.watches)
 
     cdef int equip(self, Engine engine, Guard guard) except -1:
@@ -78,6 +93,7 @@ cdef class Store:
         told = as_number(self.clock(), "clock")
         if told != told:
             raise ValueError("clock must return a number of seconds, not NaN")
+        told = min(max(told, -DBL_MAX), DBL_MAX)    # no end is the sum of two infinities, which would be NaN
         acquire(self.lock)
         if told > self.latest:                  # a clock that steps back revives nothing
             self.latest = told
@@ -204,6 +220,7 @@ cdef class Store:
     cdef bint prepare(self, bint with_deadline) noexcept nogil:
         """Memory for one more entry and all that goes with it; False: there is none."""
         cdef double* weights
+        cdef double* spans
         cdef uint32_t capacity
         if not self.engine.reserve(self.bound):
             return False
@@ -216,6 +233,12 @@ cdef class Store:
                 return False
             self.weights = weights
             self.weights_known = capacity + 1
+        if self.modes & (AHEAD | STALE) and self.spans_known <= capacity:
+            spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
+            if spans == NULL:
+                return False
+            self.spans = spans
+            self.spans_known = capacity + 1
         return True
 
     cdef Outcome remove(self, uint32_t i, Cause cause, Operation* op) noexcept:
@@ -230,11 +253,13 @@ cdef class Store:
                 self.modes &= ~EXPIRES
         if self.modes & WEIGHED:
             self.total_weight -= self.weights[i]
+        if self.modes & TAGGED:
+            self.take_tags(i)
         self.live -= 1
         if self.live == 0:
             self.total_weight = 0.0             # weights may be fractions, and their sum inexact
         leave(op, e.key, e.value, cause)
-        if self.modes & WATCHED and self.touch_watches(i):
+        if self.modes & WATCHED and self.touch_watches(i, cause == EXPIRED):
             incref(e.key)
             e.value = NULL
             set_leader(e, NULL)
@@ -276,6 +301,7 @@ cdef class Store:
         """Store a value under a key whose entry is i (0: it has none). `keeps_end`: where there is one to keep."""
         cdef Outcome outcome
         cdef Entry* e
+        cdef double span
         cdef bint live = i != 0 and self.table.entries[i].value != NULL
         if live and self.modes & EXPIRES and is_over(&self.expiry, i, now):
             if self.remove(i, EXPIRED, op) != DONE:
@@ -317,10 +343,13 @@ cdef class Store:
         if not (live and keeps_end):
             self.set_end(i, end_of(now, lifetime), now, op)
         elif self.modes & IDLES:
+            span = self.spans[i] if self.modes & (AHEAD | STALE) else 0.0
             self.set_end(i, self.expiry.lifetimes[i], now, op)
-        self.touch_watches(i)
+            if self.modes & (AHEAD | STALE):
+                self.spans[i] = span
+        self.touch_watches(i, False)
+        op.i = i
         if self.modes & FOREIGN:
-            op.i = i
             incref(self.table.entries[i].key)
             if live:
                 op.used = self.table.entries[i].key
@@ -331,13 +360,15 @@ cdef class Store:
 
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil:
         """Let entry i end then, or earlier if nobody asks for it. Needs `prepare`."""
+        if self.modes & (AHEAD | STALE):
+            self.spans[i] = end - now
         if self.modes & IDLES:
             self.expiry.lifetimes[i] = end
             end = min(end, end_of(now, self.idle))
         if end < INFINITY:
             set_deadline(&self.expiry, i, end)
             self.modes |= EXPIRES
-            if end + VISITS_APART < self.next_visit and not self.modes & CLOCKED:
+            if end + self.stale + VISITS_APART < self.next_visit and not self.modes & CLOCKED:
                 op.hurry = True
         elif self.modes & EXPIRES:
             drop_deadline(&self.expiry, i)
@@ -362,6 +393,23 @@ cdef class Store:
                 deallocate(self.weights)
                 self.weights = NULL
                 self.weights_known = 0
+                deallocate(self.spans)
+                self.spans = NULL
+                self.spans_known = 0
+                if self.labels.n == 0:
+                    deallocate(self.labels.chains)
+                    self.labels.chains = NULL
+                    self.labels.known = 0
+
+    cdef Py_ssize_t overdue(self, double now) noexcept nogil:
+        """How many entries have expired but are still here, for they may be served. O(k) for k of them."""
+        return count_over(&self.expiry, 1, now) if self.modes & EXPIRES else 0
+
+    cdef void take_tags(self, uint32_t i) noexcept:
+        """Entry i leaves, or gets other tags."""
+        peel(&self.labels, i)
+        if self.labels.n == 0:
+            self.modes &= ~TAGGED
 
     # --- whole operations, without the lock -------------------------------------------------------------------------
 
@@ -377,6 +425,8 @@ cdef class Store:
             i = self.find_to_change(key, h, op)
             if not (only_new and self.is_live(i, now)):
                 outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
+                if outcome == DONE and self.modes & TAGGED:
+                    self.take_tags(op.i)
             release(self.lock)
             if outcome == DONE:
                 return 0
@@ -384,10 +434,170 @@ cdef class Store:
                 raise MemoryError("no memory left to store an entry")
             self.evict_foreign(op)
 
+    cdef int put_tagged(
+        self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
+    ) except -1:
+        """`put` with tags."""
+        cdef double now = self.now(lifetime)
+        cdef Outcome outcome = NO_MEMORY
+        cdef Label* chain = NULL
+        cdef uint32_t i
+        cdef bint dropped
+        cdef list tags
+        try:
+            while True:
+                if chain == NULL:
+                    tags = self.find_tags(names)            # kept alive until their labels are stuck
+                    chain = new_labels(tags)
+                i = self.find_to_change(key, h, op)
+                dropped = some_dropped(chain)
+                outcome = NO_MEMORY
+                if not dropped and self.prepare(True) and make_room_for_labels(&self.labels, self.table.capacity):
+                    outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
+                if outcome == DONE:
+                    self.give_tags(op.i, chain)
+                    chain = NULL
+                release(self.lock)
+                if outcome == DONE:
+                    return 0
+                if dropped:
+                    free_labels(chain)
+                    chain = NULL
+                elif outcome == NO_MEMORY:
+                    raise MemoryError("no memory left to store an entry")
+                else:
+                    self.evict_foreign(op)
+        finally:
+            free_labels(chain)
+
+    cdef void give_tags(self, uint32_t i, Label* chain) noexcept:
+        """Entry i, whose tags have been taken away, gets these. Under the lock; takes the chain over."""
+        peel(&self.labels, i)
+        stick(&self.labels, i, chain)
+        if self.labels.n:
+            self.modes |= TAGGED
+
+    cdef list find_tags(self, tuple names):
+        """The Tag of each of these tags, new ones where there is none."""
+        cdef list found = []
+        cdef Tag tag
+        if self.tags_turn is None or self.tags_forks != forks:      # whoever has the turn in the parent is not here
+            from _thread import RLock
+
+            self.tags_forks = forks
+            self.tags_turn = RLock()
+            if self.tags is None:
+                self.tags = {}
+                self.tags_limit = FEW_TAGS
+        with self.tags_turn:
+            if len(self.tags) >= self.tags_limit:
+                self.drop_unused_tags()
+            for name in names:
+                tag = self.tags.get(name)
+                if tag is None:
+                    tag = self.tags[name] = Tag.__new__(Tag, name)
+                found.append(tag)
+        return found
+
+    cdef int drop_unused_tags(self) except -1:
+        """Forget tags that no entry has. Needs the turn."""
+        cdef Tag tag
+        for name, tag in list(self.tags.items()):
+            acquire(self.lock)
+            # a load that began before the tag was invalidated must learn of it, even if no entry has the tag now
+            tag.dropped = tag.n == 0 and (tag.invalidated == 0 or self.loads == 0)
+            release(self.lock)
+            if tag.dropped:
+                del self.tags[name]
+        self.tags_limit = max(FEW_TAGS, 2 * len(self.tags))
+        return 0
+
+    cdef Py_ssize_t invalidate(self, object name) except -1:
+        """Remove all entries that have a tag. Returns how many live ones. O(k) for k of them, in small portions."""
+        cdef Operation op
+        cdef Tag tag = None
+        cdef Py_ssize_t left, removed = 0
+        cdef double now
+        cdef uint32_t i
+        cdef int portion
+        if self.loads != 0:
+            [tag] = self.find_tags((name,))
+        elif self.tags is not None:
+            tag = self.tags.get(name)
+        if tag is None:
+            hash_of(<PyObject*>name)
+            return 0
+        now = self.now(INFINITY)
+        acquire(self.lock)
+        self.invalidations += 1
+        tag.invalidated = self.invalidations
+        left = tag.n                            # those that come after the call began may stay
+        release(self.lock)
+        while left > 0:
+            portion = 0
+            start(&op)
+            try:
+                if self.foreign is not None:
+                    self.foreign.enter(&op)
+                acquire(self.lock)
+                while portion < PURGED_AT_ONCE and left > 0:
+                    if tag.n == 0:
+                        left = 0
+                        break
+                    i = tag.ring.next.entry
+                    live = self.is_live(i, now)
+                    if self.remove(i, EXPLICIT if live else EXPIRED, &op) != DONE:
+                        release(self.lock)
+                        raise MemoryError("no memory left to remove an entry")
+                    self.touch_watches(i, False)
+                    removed += live
+                    portion += 1
+                    left -= 1
+                self.give_memory_back()
+                release(self.lock)
+            finally:
+                self.finish(&op)
+        return removed
+
+    cdef list every_key(self):
+        """All keys, those that are only being loaded included, in no order. O(n)."""
+        cdef PyObject** keys
+        cdef Py_ssize_t size, n = 0, k
+        cdef uint32_t i
+        while True:
+            size = self.table.used
+            keys = <PyObject**>allocate(max(size, <Py_ssize_t>1) * sizeof(PyObject*))
+            if keys == NULL:
+                raise MemoryError(f"no memory left to copy {size} keys")
+            acquire(self.lock)
+            if self.table.used <= size:
+                break
+            release(self.lock)                  # it grew meanwhile
+            deallocate(keys)
+        for i in range(1, self.table.fresh):
+            if self.table.entries[i].key != NULL:
+                keys[n] = self.table.entries[i].key
+                incref(keys[n])
+                n += 1
+        release(self.lock)
+        try:
+            return [<object>keys[k] for k in range(n)]
+        finally:
+            for k in range(n):
+                decref(keys[k])
+            deallocate(keys)
+
     cdef int evict_foreign(self, Operation* op) except -1:
         """Have the user's policy name a victim, and remove it."""
-        cdef uint32_t i = self.find_victim(op)
-        cdef Outcome outcome = self.remove(i, SIZE, op)
+        cdef uint32_t i
+        cdef Outcome outcome
+        if op.victims == 0:
+            op.victims = self.live + VICTIMS_TOO_MANY
+        op.victims -= 1
+        if op.victims == 0:                     # whatever it does, an operation ends
+            raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
+        i = self.find_victim(op)
+        outcome = self.remove(i, SIZE, op)
         release(self.lock)
         if outcome != DONE:
             raise MemoryError("no memory left to remove an entry")
@@ -402,8 +612,16 @@ cdef class Store:
         try:
             hashed = hash_of(<PyObject*>key)
         except TypeError as error:
+            self.remove_forgotten(key, op)
             raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() named what is no key") from error
-        i = self.find(key, mixed(self.table, hashed), op)
+        except:
+            self.remove_forgotten(key, op)
+            raise
+        try:
+            i = self.find(key, mixed(self.table, hashed), op)
+        except:
+            self.remove_forgotten(key, op)
+            raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
             raise RuntimeError(
@@ -411,16 +629,31 @@ cdef class Store:
             )
         return i
 
-    cdef Py_ssize_t purge(self) except -1:
-        """Remove what has expired by now, in small portions. Returns how many entries that were."""
+    cdef void remove_forgotten(self, object key, Operation* op) noexcept:
+        """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
+        cdef uint32_t i
+        acquire(self.lock)
+        for i in range(1, self.table.fresh):
+            if self.table.entries[i].key == <PyObject*>key and self.table.entries[i].value != NULL:
+                self.remove(i, SIZE, op)
+                break
+        release(self.lock)
+
+    cdef Py_ssize_t purge(self, bint stale_too) except -1:
+        """Remove what has expired by now, but perhaps not what may still be served. Returns how many entries.
+
+        In small portions, so that nobody waits long for the lock.
+        """
         cdef Operation op
         cdef double now
-        cdef Py_ssize_t purged = 0
+        cdef Py_ssize_t purged = 0, most = self.expiry.n    # a callback may store what is over at once, for ever
         cdef int portion = PURGED_AT_ONCE
         if not self.modes & EXPIRES:
             return 0
         now = self.now(0.0)
-        while portion == PURGED_AT_ONCE:
+        if not stale_too:
+            now -= self.stale
+        while portion == PURGED_AT_ONCE and purged < most:
             portion = 0
             start(&op)
             try:
@@ -438,11 +671,27 @@ cdef class Store:
             purged += portion
         return purged
 
+    cdef Py_ssize_t size(self) except -1:
+        """How many live entries there are, once what has expired is gone. O(k log n) for k expired ones."""
+        cdef double now
+        cdef Py_ssize_t size
+        if not self.modes & EXPIRES:
+            return self.live
+        self.purge(False)
+        if not self.modes & STALE:
+            return self.live
+        now = self.now(0.0)
+        acquire(self.lock)
+        size = self.live - self.overdue(now)
+        release(self.lock)
+        return size
+
     cdef Py_ssize_t copy_rows(self, Row** rows) except -1:
         """The live entries, next victim first, into new memory that `free_rows` frees. Returns how many."""
         cdef Py_ssize_t size, n = 0
         cdef double now = self.now(INFINITY)
         cdef uint32_t i
+        cdef bint failed = False
         rows[0] = NULL
         if self.foreign is not None:
             return self.copy_foreign_rows(rows, now)
@@ -459,10 +708,13 @@ cdef class Store:
         i = self.engine.first()
         while i != 0:
             if self.is_live(i, now):
-                self.copy_row(i, &rows[0][n])
+                self.copy_row(i, &rows[0][n], &failed)
                 n += 1
             i = self.engine.after(i)
         release(self.lock)
+        if failed:
+            free_rows(rows[0], n)
+            raise MemoryError("no memory left to copy tags")
         return n
 
     cdef Py_ssize_t copy_foreign_rows(self, Row** rows, double now) except -1:
@@ -470,6 +722,7 @@ cdef class Store:
         cdef Py_ssize_t n = 0
         cdef Operation op
         cdef uint32_t i
+        cdef bint failed = False
         start(&op)
         try:
             self.foreign.enter(&op)
@@ -480,9 +733,11 @@ cdef class Store:
             for key in keys:
                 i = self.find(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
                 if self.is_live(i, now):
-                    self.copy_row(i, &rows[0][n])
+                    self.copy_row(i, &rows[0][n], &failed)
                     n += 1
                 release(self.lock)
+            if failed:
+                raise MemoryError("no memory left to copy tags")
         except:
             free_rows(rows[0], n)
             rows[0] = NULL
@@ -491,7 +746,7 @@ cdef class Store:
             self.finish(&op)
         return n
 
-    cdef void copy_row(self, uint32_t i, Row* row) noexcept nogil:
+    cdef void copy_row(self, uint32_t i, Row* row, bint* failed) noexcept:
         cdef Entry* e = &self.table.entries[i]
         incref(e.key)
         incref(e.value)
@@ -499,7 +754,9 @@ cdef class Store:
         row.value = e.value
         row.deadline = deadline(&self.expiry, i)
         row.end = self.expiry.lifetimes[i] if self.modes & IDLES else row.deadline
+        row.span = self.spans[i] if self.modes & (AHEAD | STALE) else INFINITY
         row.weight = self.weights[i] if self.modes & WEIGHED else 0.0
+        row.tags = copy_tags(&self.labels, i, failed)
         row.rank = self.engine.rank(i)
 
     cdef int empty(self, bint statistics_too) except -1:
@@ -514,7 +771,8 @@ cdef class Store:
             old = self.engine.detach()
             self.live = 0
             self.total_weight = 0.0
-            self.modes &= ~EXPIRES
+            peel_all(&self.labels)
+            self.modes &= ~(EXPIRES | TAGGED)
             self.give_memory_back()
             self.close_watches()
             if statistics_too:
@@ -531,10 +789,10 @@ cdef class Store:
 
     cdef double sweep(self) except? -1.0:
         """Remove what has expired. Returns when the sweeper is to come again, infinity: not before it is called."""
-        self.purge()
+        self.purge(False)
         acquire(self.lock)
         if self.modes & EXPIRES:
-            self.next_visit = max(self.expiry.deadlines[1] + CLOCK_LAGS, coarse_now() + VISITS_APART)
+            self.next_visit = max(self.expiry.deadlines[1] + self.stale + CLOCK_LAGS, coarse_now() + VISITS_APART)
         else:
             self.next_visit = INFINITY
         release(self.lock)
@@ -555,15 +813,17 @@ cdef class Store:
             at = (<Watch>at).next
         return at != NULL
 
-    cdef bint touch_watches(self, uint32_t i) noexcept:
-        """The key of entry i was written or removed. Returns whether anybody watches it."""
+    cdef bint touch_watches(self, uint32_t i, bint expired) noexcept:
+        """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
         cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
         cdef unsigned long writer = this_thread()
         cdef bint watched = False
         while at != NULL:
             if (<Watch>at).i == i:
                 watched = True
-                if not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
+                if expired and (<Watch>at).only_writes:
+                    pass
+                elif not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
                     (<Watch>at).touched = True
             at = (<Watch>at).next
         return watched
@@ -660,9 +920,15 @@ cdef class Watch:
 
 cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
     cdef Py_ssize_t k
+    cdef PyObject** tag
     for k in range(n):
         decref(rows[k].key)
         decref(rows[k].value)
+        tag = rows[k].tags
+        while tag != NULL and tag[0] != NULL:
+            decref(tag[0])
+            tag += 1
+        deallocate(rows[k].tags)
     deallocate(rows)
 
 
@@ -694,16 +960,48 @@ cdef int call_sweeper(Store store) except -1:
     global sweeper
     cdef double due
     if sweeper is None:
-        from cachebox import sweeper as imported
+        with importing:
+            from cachebox import sweeper as imported
 
+        if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
+            return 0
         sweeper = imported
     if store.known is None:
         store.known = sweeper.know(store)
     acquire(store.lock)
-    due = store.next_visit = store.expiry.deadlines[1] + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
+    due = store.expiry.deadlines[1] + store.stale + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
+    store.next_visit = due
     release(store.lock)
     sweeper.schedule(store.known, due)
     return 0
+
+
+cdef int run_pending(void* function) noexcept with gil:
+    called = <object><PyObject*>function
+    decref(<PyObject*>function)
+    try:
+        called()
+    except BaseException:
+        PyErr_WriteUnraisable(called)
+    return 0
+
+
+def resume_after_fork():
+    """What the sweeper does in the parent after a fork, in the hook that runs for it.
+
+    From 3.13 on CPython counts the threads after the hooks have run, and warns if there are several: so the thread has
+    to start a moment later, as soon as the main thread runs Python code again. A hook written in Python is such code.
+    """
+    cdef PyObject* resume
+    if sweeper is None:
+        return
+    if sweeper.may_resume_later():
+        resume = <PyObject*>sweeper.resume
+        incref(resume)
+        if add_pending_call(run_pending, <void*>resume) == 0:
+            return
+        decref(resume)
+    sweeper.resume()
 
 
 # --- the collector ----------------------------------------------------------------------------------------------------
@@ -718,10 +1016,12 @@ cdef int clear_cycles(PyObject* self) noexcept:
     old = store.engine.detach()
     store.live = 0
     store.total_weight = 0.0
-    store.modes &= ~(EXPIRES | LISTENED)
+    peel_all(&store.labels)
+    store.modes &= ~(EXPIRES | LISTENED | TAGGED)
     store.close_watches()
     store.give_memory_back()
     store.on_evict = store.on_removal = store.weigher = store.clock = None
+    store.loader = store.failures = store.refreshes = store.tags = store.tags_turn = None
     drop_detached(&old)
     return 0
 
@@ -729,10 +1029,26 @@ cdef int clear_cycles(PyObject* self) noexcept:
 (<PyTypeObject*>Store).tp_clear = <inquiry>clear_cycles
 
 
-def _after_fork():
+def _before_fork():
+    global fork_waited
+    fork_waited = importing.acquire(timeout=1.0)
+
+
+def _after_fork_in_parent():
+    if fork_waited:
+        importing.release()
+
+
+def _after_fork_in_child():
     global forks
     forks += 1
+    if fork_waited:
+        importing.release()
+    else:
+        importing._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -5,6 +5,8 @@ the next one is due, and ends when none is left.
 
 Rules: its own lock is never held while it takes a cache's (a cache never takes the sweeper's while holding its own);
 before a fork it ends, so that nobody forks a process with a second thread on its account, and restarts on both sides.
+The collector, a signal handler or a finaliser may run at any moment here, and use a cache: so the lock is re-entrant,
+what may change is not iterated over, and the thread is woken by something that nothing can interrupt.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import sys
 import threading
 import time
 import weakref
+from _thread import allocate_lock
+
+from cachebox.store import resume_after_fork  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -26,6 +31,8 @@ LINGERS = 1.0
 """Seconds that the thread stays when no deadline is left: the next one often comes soon."""
 STEPS_ASIDE = 2.0
 """Seconds that a fork, or the end of the process, waits for a callback that the thread is running."""
+LONGEST_SLEEP = 86400.0
+"""Seconds that the thread sleeps at a time: a deadline may be farther away than a system call can express."""
 
 
 class Known(weakref.ref["Cache[Any, Any]"]):
@@ -38,7 +45,25 @@ class Known(weakref.ref["Cache[Any, Any]"]):
         return self is other
 
 
-_changed = threading.Condition(threading.Lock())
+class Bell:
+    """Wakes the thread. Once rung it stays so until somebody has waited for it."""
+
+    def __init__(self) -> None:
+        self._silent = allocate_lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        try:
+            self._silent.release()
+        except RuntimeError:            # it rings already
+            pass
+
+    def wait(self, seconds: float) -> None:
+        self._silent.acquire(True, min(max(seconds, 0.0), LONGEST_SLEEP))
+
+
+_lock = threading.RLock()
+_bell = Bell()
 _due: dict[Known, float] = {}           # when to visit whom
 _gone: list[Known] = []                 # died since the last look
 _thread: threading.Thread | None = None
@@ -55,15 +80,24 @@ def schedule(known: Known, due: float) -> None:
     """Visit a cache at that monotonic time, in seconds, or earlier if that is planned already; infinity: no need to."""
     if due == float("inf"):
         return
-    with _changed:
+    with _lock:
+        _forget_the_dead()
         _due[known] = min(due, _due.get(known, due))
         _start()
-        if due < _looks_at:
-            _changed.notify()
+        if due < _looks_at or not _looks_at:
+            _bell.ring()
+
+
+def _forget_the_dead() -> None:
+    """Needs the lock. For each cache that comes at least one goes, so that none pile up while the thread sleeps."""
+    for _ in range(100):
+        if not _gone:
+            break
+        _due.pop(_gone.pop(), None)
 
 
 def _start() -> None:
-    """Start the thread if it is missing. Needs `_changed`."""
+    """Start the thread if it is missing. Needs the lock."""
     global _thread, _looks_at
     if _thread is not None or _told_to_end:
         return
@@ -79,26 +113,29 @@ def _run() -> None:
     global _thread, _looks_at
     idle_since = 0.0
     while True:
-        with _changed:
+        with _lock:
             if _thread is not threading.current_thread():
                 return                  # a callback forked, and this is the child
-            while _gone:
-                _due.pop(_gone.pop(), None)
+            _forget_the_dead()
             now = time.monotonic()
-            ready = [known for known, due in _due.items() if due <= now]
-            if not ready or _told_to_end:
-                idle_since = 0.0 if _due else idle_since or now
-                if _told_to_end or (idle_since and now >= idle_since + LINGERS):
+            due = {known: _due.get(known, now) for known in list(_due)}
+            ready = [known for known, when in due.items() if when <= now]
+            if _told_to_end:
+                ready.clear()
+            if not ready:
+                idle_since = 0.0 if due else idle_since or now
+                if _told_to_end or (idle_since and now >= idle_since + LINGERS and not _due):
                     _thread = None
                     return
-                _looks_at = min(_due.values(), default=idle_since + LINGERS)
-                _changed.wait(_looks_at - now)
-                _looks_at = 0.0
-                continue
+                _looks_at = min(due.values(), default=idle_since + LINGERS)
+        if not ready:
+            _bell.wait(_looks_at - now)
+            _looks_at = 0.0
+            continue
         for known in ready:
             if _told_to_end:
                 break
-            with _changed:
+            with _lock:
                 _due.pop(known, None)
             cache = known()
             if cache is not None:
@@ -118,40 +155,47 @@ def _sweep(cache: Cache[Any, Any]) -> float:
 def _end() -> None:
     """Have the thread end, and wait for it, but not for ever: it may be running a callback that waits for us."""
     global _told_to_end
-    with _changed:
+    with _lock:
         _told_to_end = True
         thread = _thread
-        _changed.notify_all()
+        _bell.ring()
     if thread is not None and thread is not threading.current_thread():
         thread.join(STEPS_ASIDE)
         _wait_until_gone(thread.native_id)
 
 
 def _wait_until_gone(native_id: int | None) -> None:
-    """Before 3.13, `join` returns a moment before the system's thread has ended, and a fork would count that one."""
+    """`join` returns a moment before the system's thread has ended, and a fork would count that one."""
     task = f"/proc/self/task/{native_id}"
-    for _ in range(200 if sys.version_info < (3, 13) else 0):
+    for _ in range(200):
         if not os.path.exists(task):
             break
         time.sleep(0.0005)
 
 
-def _resume() -> None:
+def resume() -> None:
     """Sweep again, if there is anything to sweep."""
     global _told_to_end
-    with _changed:
+    with _lock:
         _told_to_end = False
         if _due:
             _start()
 
 
+def may_resume_later() -> bool:
+    """Whether the thread should not start before the fork has returned; see `store.resume_after_fork`."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return bool(_due) and is_main and sys.version_info >= (3, 13)
+
+
 def _resume_in_child() -> None:
-    global _changed, _thread
-    _changed = threading.Condition(threading.Lock())    # another thread may have held the old one
+    global _lock, _bell, _thread
+    _lock, _bell = threading.RLock(), Bell()    # another thread may have held the old lock
     _thread = None
-    _resume()
+    resume()
 
 
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_end, after_in_parent=_resume, after_in_child=_resume_in_child)
+    os.register_at_fork(before=_end, after_in_parent=resume_after_fork, after_in_child=_resume_in_child)
+IS_WHOLE = True                         # the module, which may be interrupted while it is being imported

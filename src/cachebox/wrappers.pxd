@@ -31,6 +31,9 @@ cdef class CachedFunction:
     cdef double lifetime
     cdef object ttl_of              # the time to live as a function of the result, or None
     cdef object condition
+    cdef object tags                # of results: a tuple, or a function of the result and the arguments; or None
+    cdef object failures            # where failed calls are remembered: a Failures, or None
+    cdef bint own_failures          # it is not the cache's
     cdef object key_func
     cdef object ready               # of an async function: makes a coroutine of a value that is there
     cdef object fly                 # ... and one that loads it
@@ -67,6 +70,7 @@ cdef class CachedFunction:
     cdef PyObject* call_uncached(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     cdef PyObject* hit(self, PyObject* value) except NULL
     cdef int prepare(self, Loading* how) except -1
+    cdef bint forget_call(self, object key) except -1
     cdef object key_of(self, tuple args, dict kwargs, bint as_method, bint known_only)
     cdef object receiver_of(self, object instance, bint known_only)
 

@@ -52,7 +52,18 @@ class CachedFunction(_Wrapper[_P, _R]):
 
     # for coroutines
     def _board(self, key: Hashable, hashed: int, counted: bool, alone: bool) -> tuple[Lead | None, Any]: ...
-    def _land(self, lead: Lead, key: Hashable, hashed: int, value: object, receiver: object) -> None: ...
+    def _land(
+        self,
+        lead: Lead,
+        key: Hashable,
+        hashed: int,
+        value: object,
+        receiver: object,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None: ...
+    def _known_failure(self, key: Hashable) -> Exception | None: ...
+    def _failed(self, lead: Lead, key: Hashable, error: BaseException) -> None: ...
     @property
     def _single_flight(self) -> bool: ...
 

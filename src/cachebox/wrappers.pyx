@@ -100,7 +100,7 @@ cdef class CachedFunction:
     def __init__(
         self, function, Cache cache not None, *, token=None, typed=False, only_plain_alone=False, binds_weakly=True,
         is_method=False, single_flight=True, unwatched=False, first_wins=False, ttl=None, condition=None, key_func=None,
-        coroutines=None, on_first_miss=None, stores=True, parameters=(),
+        tags=None, failures=None, coroutines=None, on_first_miss=None, stores=True, parameters=(),
     ):
         self.function = function
         self._cache = cache
@@ -114,6 +114,9 @@ cdef class CachedFunction:
         self.lifetime = cache.lifetime if ttl is None or callable(ttl) else lifetime_of(ttl, "ttl")
         self.ttl_of = ttl if callable(ttl) else None
         self.condition = condition
+        self.tags = tags
+        self.own_failures = failures is not None
+        self.failures = failures if failures is not None or unwatched else cache.failures
         self.key_func = key_func
         self.ready = coroutines.ready if coroutines is not None else None
         self.fly = coroutines.fly if coroutines is not None else None
@@ -234,6 +237,8 @@ cdef class CachedFunction:
         how.lifetime = self.lifetime
         how.ttl_of = <PyObject*>self.ttl_of if self.ttl_of is not None else NULL
         how.condition = <PyObject*>self.condition if self.condition is not None else NULL
+        how.tags = <PyObject*>self.tags if self.tags is not None else NULL
+        how.failures = <PyObject*>self.failures if self.failures is not None else NULL
         how.single_flight = self.single_flight
         how.unwatched = self.unwatched
         how.first_wins = self.first_wins
@@ -328,21 +333,43 @@ cdef class CachedFunction:
         flight = board(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &lead.leader, &ticket)
         if self.token is not None and not counted:
             count(&self.misses if ticket.counted else &self.hits)
+        lead.began = self._cache.invalidations
         if ticket.value != NULL:
             return None, (taken_over(ticket.value),)
         return (None, flight) if flight is not None else (lead, None)
 
-    def _land(self, Lead lead, key, Py_hash_t hashed, value, receiver):
+    def _land(self, Lead lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):
         """End a load with a value."""
         cdef Loading how
+        cdef tuple flat, names
         instance = receiver() if receiver is not None else None
         self.prepare(&how)
+        how.began = lead.began
+        if self.tags is not None:               # which may be a function of the arguments
+            flat, names = args + tuple(kwargs.values()), tuple(kwargs)
+            how.arguments = items_of(flat)
+            how.n = len(args)
+            how.names = <PyObject*>names if names else NULL
         how.instance = <PyObject*>instance if receiver is not None else NULL
         try:
             self._cache.land(&lead.leader, key, mixed_in(<PyObject*>self._cache, hashed), value, &how)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
+
+    def _known_failure(self, key):
+        """What to raise for a call that failed lately, or None."""
+        error = self.failures.find(key) if self.failures is not None else None
+        if error is not None:
+            self._cache.count_hit()
+            if self.token is not None:
+                count(&self.hits)
+        return error
+
+    def _failed(self, Lead lead, key, error):
+        """A load failed: remember that, if it is to be remembered."""
+        if self.failures is not None:
+            self._cache.remember(key, &lead.leader, error, self.failures)
 
     @property
     def _single_flight(self):
@@ -424,6 +451,8 @@ cdef class CachedFunction:
     def cache_clear(self):
         """Forget all results and set the statistics to zero. In a shared cache, only this function's. O(n)."""
         self.hits = self.misses = 0
+        if self.own_failures:
+            self.failures.clear()
         if self.token is None:
             self._cache.clear()
         else:
@@ -439,8 +468,14 @@ cdef class CachedFunction:
 
     def invalidate(self, *args, **kwargs):
         """Forget the result of the call with these arguments. True where there was one. O(1)."""
-        key = self.key_of(args, kwargs, self.is_method, True)
-        return key is not NO_KEY and self._cache.delete(key)
+        return self.forget_call(self.key_of(args, kwargs, self.is_method, True))
+
+    cdef bint forget_call(self, object key) except -1:
+        if key is NO_KEY:
+            return False
+        if self.own_failures:
+            self.failures.forget(key)
+        return self._cache.delete(key)
 
     def __get__(self, instance, owner):
         if instance is None:
@@ -493,8 +528,9 @@ cdef class BoundFunction:
 
     def invalidate(self, *args, **kwargs):
         """Forget the result of the call with these arguments. True where there was one. O(1)."""
-        key = self.__func__.key_of((self.__self__, *args), kwargs, self.__func__.key_func is None, True)
-        return key is not NO_KEY and self.__func__._cache.delete(key)
+        return self.__func__.forget_call(
+            self.__func__.key_of((self.__self__, *args), kwargs, self.__func__.key_func is None, True)
+        )
 
     def __getattr__(self, name):
         return getattr(self.__func__, name)

@@ -10,7 +10,7 @@ Invariants: `ring[e.prev & mask]` is e's index; `tail - head <= mask + 1`; `mask
 
 from libc.stdint cimport uint32_t
 
-from cachebox._engine.table cimport Engine, allocate, deallocate
+from cachebox._engine.table cimport Engine, allocate, deallocate, expect_to_leave
 
 
 cdef class FIFO(Engine):
@@ -57,6 +57,8 @@ cdef class FIFO(Engine):
     cdef uint32_t first(self) noexcept nogil:
         while self.head != self.tail:
             if self.ring[self.head & self.mask] != 0:
+                if self.head + 1 != self.tail:
+                    expect_to_leave(&self.table, self.ring[(self.head + 1) & self.mask])    # a hole: of no use
                 return self.ring[self.head & self.mask]
             self.head += 1
         return 0

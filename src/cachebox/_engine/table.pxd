@@ -112,14 +112,16 @@ cdef enum:
 
 cdef inline uint32_t lookup(const Table* t, PyObject* key, uint32_t h) noexcept nogil:
     """The index of `key`, 0 where it is absent, UNCERTAIN where only Python code could tell; O(1) expected."""
-    return lookup_from(t, key, h, home(t, h))
+    cdef uint32_t slot = home(t, h)
+    return lookup_from(t, key, h, &slot)
 
 
-cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil:
+cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint32_t* slot) noexcept nogil:
+    """`lookup` from a slot on. Tells where it ended: for an absent key, at the empty slot to put it in."""
     cdef uint32_t i
     cdef int equal
     while True:
-        i = candidate(t, h, &slot)
+        i = candidate(t, h, slot)
         if t.entries[i].key == key or i == 0:   # the sentinel's key is NULL
             return i
         if t.entries[i].hash == h:
@@ -128,7 +130,14 @@ cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint
                 return i
             if equal < 0:
                 return UNCERTAIN
-        slot = (slot + 1) & t.mask
+        slot[0] = (slot[0] + 1) & t.mask
+
+
+cdef inline void expect_to_leave(const Table* t, uint32_t i) noexcept nogil:
+    """Have fetched from memory what the removal of entry i will need: in a large table nothing else is as slow."""
+    prefetch(&t.slots[home(t, t.entries[i].hash)])
+    prefetch(t.entries[i].key)
+    prefetch(t.entries[i].value)
 
 
 # --- the list through the entries: victim first, sentinel 0 at both ends ----------------------------------------
@@ -183,6 +192,7 @@ cdef class Engine:
     cdef uint32_t insert(self, PyObject* key, uint32_t h) noexcept nogil        # a reserved entry; needs `reserve`
     cdef void put(self, uint32_t i, PyObject* value) noexcept nogil             # its value, taking a new reference
     cdef void release(self, uint32_t i) noexcept nogil              # frees i; its references are the caller's now
+    cdef void replace(self, uint32_t i, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil    # both in one step
     cdef void shrink(self) noexcept nogil                           # gives memory back where no entry is left
     cdef Table detach(self) noexcept nogil                          # empties it; `drop_detached` is owed
     cdef void _start_over(self) noexcept nogil

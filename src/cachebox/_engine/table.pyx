@@ -20,6 +20,7 @@ cdef extern from *:
 cdef enum:
     SMALLEST = 4                    # entries in the first allocation
     LARGEST = 1 << 30               # an index and at least one bit of tag share a slot's 32 bits
+    ROOMY = 1 << 16                 # up to so many entries, slots are at most 2/5 full: short runs cost no cache miss
     KEPT_WHEN_EMPTY = 64            # an emptied table with room for no more than this keeps its memory
 
 
@@ -34,12 +35,17 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
     t.slots[slot] = tag(t, h) | i
 
 
-cdef inline void displace(Table* t, uint32_t i) noexcept nogil:
-    """Take an index out of the slots, and shift back what had to step over it (Knuth, TAOCP 3, 6.4, algorithm R)."""
-    cdef uint32_t hole = home(t, t.entries[i].hash), at, word, wanted
-    while (t.slots[hole] & t.mask) != i:
-        hole = (hole + 1) & t.mask
-    at = hole
+cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
+    """Where the index of an entry stands."""
+    cdef uint32_t slot = home(t, t.entries[i].hash)
+    while (t.slots[slot] & t.mask) != i:
+        slot = (slot + 1) & t.mask
+    return slot
+
+
+cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
+    """Empty a slot, and shift back what had to step over it (Knuth, TAOCP 3, 6.4, algorithm R)."""
+    cdef uint32_t at = hole, word, wanted
     while True:
         at = (at + 1) & t.mask
         word = t.slots[at]
@@ -77,7 +83,10 @@ cdef class Engine:
         unlink(&self.table, i)
 
     cdef uint32_t first(self) noexcept nogil:
-        return self.table.entries[0].next
+        cdef Table* t = &self.table
+        cdef uint32_t i = t.entries[0].next
+        expect_to_leave(t, t.entries[i].next)   # the one after it, so that it will be there when it is asked for
+        return i
 
     cdef uint32_t after(self, uint32_t i) noexcept nogil:
         return self.table.entries[i].next
@@ -135,11 +144,24 @@ cdef class Engine:
 
     cdef void release(self, uint32_t i) noexcept nogil:
         cdef Table* t = &self.table
-        displace(t, i)
+        close_hole(t, slot_of(t, i))
         t.entries[i].key = t.entries[i].value = NULL
         t.entries[i].next = t.free
         t.free = i
         t.used -= 1
+        t.version += 1
+
+    cdef void replace(self, uint32_t i, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil:
+        """Give entry i, of which the references are the caller's now, to a key that a lookup ended for at `slot`."""
+        cdef Table* t = &self.table
+        cdef uint32_t hole = slot_of(t, i)
+        incref(key)
+        t.keys_collectable |= may_be_in_a_cycle(type_of(key))
+        t.entries[i].key = key
+        t.entries[i].value = NULL
+        t.entries[i].hash = h
+        t.slots[slot] = tag(t, h) | i           # before the hole closes, for that may move this one too
+        close_hole(t, hole)
         t.version += 1
 
     cdef void shrink(self) noexcept nogil:
@@ -170,7 +192,7 @@ cdef class Engine:
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil:
         cdef Table* t = &self.table
         cdef Py_ssize_t wanted = max(2 * <Py_ssize_t>t.capacity, SMALLEST)
-        cdef uint32_t bits = 1, i
+        cdef uint32_t bits = 2, i       # `replace` needs one empty slot more than there are entries
         cdef uint32_t* slots = NULL
         cdef Entry* entries
         if t.capacity >= LARGEST:
@@ -180,7 +202,7 @@ cdef class Engine:
         else:                       # only reserved entries stand beyond the bound: they are few
             wanted = t.capacity + max(<Py_ssize_t>SMALLEST, t.capacity >> 3)
         wanted = min(wanted, <Py_ssize_t>LARGEST)
-        while (<Py_ssize_t>1 << bits) < 2 * wanted:
+        while (<Py_ssize_t>1 << bits) < 2 * wanted + (wanted >> 1 if wanted <= ROOMY else 0):
             bits += 1
         if not self.room(<uint32_t>wanted):
             return False

@@ -1,0 +1,161 @@
+"""Keys and values as bytes, for files: JSON unless told otherwise, pickle only together with a secret.
+
+What was written must come back equal, types included: so JSON takes what JSON has, and refuses a tuple, which would
+come back as a list, or an int as the key of a dict, which would come back as a str.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from hmac import compare_digest, digest
+from json.encoder import encode_basestring_ascii
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+SIGNATURE = sha256().digest_size
+"""The bytes of a checksum or of a signature."""
+
+_KEYS = frozenset((str, int, float, bool, type(None)))
+_PLAIN = frozenset((str, int, bool, type(None)))
+
+
+class Encoding:
+    """How keys and values become bytes, and the key that they are signed with.
+
+    Args:
+        serializer: ``"json"``, ``"pickle"``, or an object with `dumps`, which returns bytes or a str, and `loads`.
+        secret: bytes or a str that is not empty, or None: nothing is signed.
+
+    Raises ValueError or TypeError where these make no sense: for pickle without a secret.
+    """
+
+    def __init__(self, serializer: Any = "json", secret: bytes | str | None = None) -> None:
+        if not isinstance(secret, (bytes, str, type(None))):
+            raise TypeError(f"secret must be bytes, a str or None, not {type(secret).__name__}")
+        self.secret = secret.encode() if isinstance(secret, str) else secret
+        if secret is not None and not secret:
+            raise ValueError("secret must not be empty")
+        self._dumps: Callable[[Any], bytes | str]
+        self._loads: Callable[[bytes], Any]
+        self.is_json = serializer == "json"
+        if serializer == "json":
+            self.name, self._dumps, self._loads = "json", _dump_json, json.loads
+        elif serializer == "pickle":
+            if self.secret is None:
+                raise ValueError("serializer 'pickle' needs secret: loading a pickle runs whatever code is in it")
+            import pickle
+
+            self.name, self._dumps, self._loads = "pickle", pickle.dumps, pickle.loads
+        elif isinstance(serializer, str):
+            raise ValueError(f"serializer must be 'json', 'pickle' or have dumps and loads, not {serializer!r}")
+        elif not callable(getattr(serializer, "dumps", None)) or not callable(getattr(serializer, "loads", None)):
+            raise TypeError(f"serializer must have the methods dumps and loads, which {serializer!r} has not")
+        else:
+            self.name, self._dumps, self._loads = "own", serializer.dumps, serializer.loads
+
+    def dumps(self, key: object, *rest: object) -> bytes:
+        """A key, and what belongs to it, as bytes. TypeError where they would not come back equal."""
+        if self.is_json:
+            if type(key) not in _KEYS:
+                raise TypeError(
+                    f"key must be a str, int, float, bool or None to be written as JSON, not {type(key).__name__}: "
+                    f"{key!r}; use another serializer"
+                )
+            if type(key) is float:
+                _check(key, "key")
+            for value in rest:
+                if type(value) not in _PLAIN:
+                    _check(value, "value")
+            return f"[{','.join([_dump_json(part) for part in (key, *rest)])}]".encode()
+        written = self._dumps([key, *rest])
+        if isinstance(written, str):
+            written = written.encode()
+        if not isinstance(written, (bytes, bytearray)):
+            raise TypeError(f"serializer.dumps must return bytes or a str, not {type(written).__name__}")
+        return bytes(written)
+
+    def loads(self, data: bytes, n: int) -> list[Any]:
+        """What `dumps` made bytes of: n things. ValueError where it is something else."""
+        try:
+            parts = list(self._loads(data))
+            hash(parts[0])
+        except Exception as error:
+            raise ValueError(f"the serializer cannot read it: {type(error).__name__}: {error}") from error
+        if len(parts) != n:
+            raise ValueError(f"it holds {len(parts)} things instead of {n}")
+        return parts
+
+    def dump_key(self, key: object) -> bytes:
+        """A key alone as bytes, the same for equal keys."""
+        if self.is_json and type(key) not in _KEYS:
+            self.dumps(key)                     # which says what is wrong with it
+        written = self._dumps(key)
+        return written.encode() if isinstance(written, str) else bytes(written)
+
+    def dump_value(self, value: object) -> bytes:
+        """A value alone as bytes, signed if there is a secret."""
+        if self.is_json and type(value) not in _PLAIN:
+            _check(value, "value")
+        written = self._dumps(value)
+        data = written.encode() if isinstance(written, str) else bytes(written)
+        return self.sign(data) + data if self.secret is not None else data
+
+    def load_value(self, data: bytes) -> Any:
+        """What `dump_value` made bytes of. ValueError where it was signed with another secret."""
+        if self.secret is not None:
+            signature, data = data[:SIGNATURE], data[SIGNATURE:]
+            if not self.verifies(data, signature):
+                raise ValueError("it was signed with another secret, or not at all")
+        return self._loads(data)
+
+    def sign(self, data: bytes | memoryview) -> bytes:
+        """The signature of bytes; without a secret, a checksum of the same size."""
+        return sha256(data).digest() if self.secret is None else digest(self.secret, data, "sha256")
+
+    def verifies(self, data: bytes | memoryview, signature: bytes) -> bool:
+        """Whether that is the signature of these bytes."""
+        return compare_digest(self.sign(data), signature)
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, check_circular=True, allow_nan=False, separators=(",", ":")).encode
+_CONSTANTS = {None: "null", False: "false", True: "true"}
+
+
+def _dump_json(thing: Any) -> str:
+    """JSON; the commonest kinds without the detour through an encoder."""
+    kind = type(thing)
+    if kind is str:
+        return encode_basestring_ascii(thing)
+    if kind is int:
+        return int.__repr__(thing)
+    if thing is None or kind is bool:
+        return _CONSTANTS[thing]
+    return _encode(thing)
+
+
+def _check(value: object, what: str) -> None:
+    """TypeError unless JSON gives a value back as it is."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return
+    if kind is list:
+        for item in value:          # type: ignore[attr-defined]  # mypy does not narrow by `type(...) is`
+            if type(item) not in _PLAIN:
+                _check(item, what)
+    elif kind is dict:
+        for key, item in value.items():     # type: ignore[attr-defined]  # likewise
+            if type(key) is not str:
+                raise TypeError(
+                    f"{what} must be what JSON can hold, but a dict in it has a key of type {type(key).__name__}; use "
+                    "another serializer"
+                )
+            if type(item) not in _PLAIN:
+                _check(item, what)
+    elif kind is not float:
+        raise TypeError(f"{what} must be what JSON can hold, not of type {kind.__name__}; use another serializer")
+    elif value - value != 0:        # type: ignore[operator]  # likewise
+        raise TypeError(f"{what} must be what JSON can hold, but {value!r} is no number there; use another serializer")

@@ -1,0 +1,64 @@
+"""Strategies: a cache together with the store that it caches.
+
+A *store* is any object with ``load(key)``, which raises KeyError where there is nothing, and optionally
+``load_many(keys)``, which returns a dict of those there are, ``save(key, value)``, ``save_many(dict)``, ``delete(key)``
+and ``delete_many(keys)``. The methods may be coroutine functions: then `AsyncWriteThrough` and `AsyncWriteBehind` take
+it.
+
+- `WriteThrough`: a write is in the store before the cache shows it.
+- `WriteBehind`: a write is accepted at once, and reaches the store soon; with a journal, even after ``kill -9``.
+- `SQLiteStore`: a store in a file, on the standard library's sqlite3.
+
+Read-through and refresh-ahead are options of the cache itself: ``Cache(loader=store, refresh_ahead=0.2)``.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from cachebox.strategies.async_write_behind import AsyncWriteBehind
+    from cachebox.strategies.async_write_through import AsyncWriteThrough
+    from cachebox.strategies.errors import QueueFull
+    from cachebox.strategies.sigterm import drain_on_sigterm
+    from cachebox.strategies.sqlite_store import SQLiteStore
+    from cachebox.strategies.write_behind import WriteBehind
+    from cachebox.strategies.write_through import WriteThrough
+
+__all__ = [
+    "AsyncWriteBehind",
+    "AsyncWriteThrough",
+    "QueueFull",
+    "SQLiteStore",
+    "WriteBehind",
+    "WriteThrough",
+    "drain_on_sigterm",
+]
+
+_MODULES = {
+    "AsyncWriteBehind": "async_write_behind",
+    "AsyncWriteThrough": "async_write_through",
+    "QueueFull": "errors",
+    "SQLiteStore": "sqlite_store",
+    "WriteBehind": "write_behind",
+    "WriteThrough": "write_through",
+    "drain_on_sigterm": "sigterm",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Each is imported when it is first asked for."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+del TYPE_CHECKING

@@ -1,0 +1,161 @@
+"""Write-behind for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import TracebackType
+from typing import Any
+
+from cachebox.cache import MISSING
+from cachebox.strategies.async_write_through import AsyncWriteThrough, awaited
+from cachebox.strategies.errors import QueueFull
+from cachebox.strategies.store import Store, check_entry, checked_items, checked_keys, set_in
+from cachebox.strategies.write_behind import WriteBehind
+
+
+class AsyncWriteBehind(AsyncWriteThrough):
+    """`WriteBehind` with methods to await, for one event loop.
+
+    Args:
+        cache: a `Cache`, or one whose methods are to be awaited.
+        store: a store whose methods are coroutine functions, or plain ones. They run in the event loop.
+        options: those of `WriteBehind`.
+
+    Its promises are those of `WriteBehind`, and the same thread decides what goes out when; the store's methods run in
+    the loop in which the first method of this was awaited. So it has to be closed before that loop ends: ``async
+    with``, or ``await close()``. What is pending when the loop is gone cannot be delivered, and is only in the journal.
+    """
+
+    def __init__(self, cache: Any, store: Any, *, on_full: str = "block", **options: Any) -> None:
+        super().__init__(cache, store)
+        if on_full not in ("block", "raise"):
+            raise ValueError(f"on_full must be one of 'block', 'raise', not {on_full!r}")
+        self._waits = on_full == "block"
+        self._slow = options.get("durability") == "power"
+        self._in_loop = _StoreInLoop(self._store)
+        self._behind = WriteBehind(cache, self._in_loop, on_full="raise", **options)
+
+    async def get(self, key: Any, default: Any = None) -> Any:
+        """The newest value that was accepted, from the queue or the cache, else from the store; else `default`."""
+        write = self._behind._queue.find(key)
+        if write is not None:
+            return default if write.value is MISSING else write.value
+        return await super().get(key, default)
+
+    async def _load(self, key: Any) -> tuple[bool, Any]:
+        found, value = await super()._load(key)
+        write = self._behind._queue.find(key)   # accepted meanwhile
+        if write is not None:
+            return write.value is not MISSING, write.value
+        return found, value
+
+    async def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
+        """Accept a value for the store, and set it in the cache."""
+        check_entry(self.cache, key, value, ttl, tags)
+        if value is MISSING:
+            raise TypeError("value must not be MISSING, which stands for a delete: use delete")
+        number = await self._accept(key, value)
+        try:
+            await awaited(set_in(self.cache, key, value, ttl, tags))
+        finally:
+            await self._has_set(key, number)
+
+    async def delete(self, key: Any) -> bool:
+        """Accept the delete of a key for the store, and delete it from the cache. True where one of the cache and the
+        queue had a value."""
+        hash(key)
+        self._store.delete                      # noqa: B018  # raises where there is none
+        write = self._behind._queue.find(key)
+        had = write is not None and write.value is not MISSING
+        number = await self._accept(key, MISSING)
+        try:
+            return bool(await awaited(self.cache.delete(key))) or had
+        finally:
+            await self._has_set(key, number)
+
+    async def set_many(self, mapping: Any, ttl: Any = None) -> None:
+        """`set` for every item of a mapping, after all of them have been checked."""
+        items = checked_items(mapping)
+        for key, value in items.items():
+            check_entry(self.cache, key, value, ttl, ())
+            if self._behind._journal is not None:
+                self._behind._journal.encode(key, value)
+        for key, value in items.items():
+            await self.set(key, value, ttl)
+
+    async def delete_many(self, keys: Any) -> int:
+        """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
+        return sum([await self.delete(key) for key in checked_keys(keys)])
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """See `WriteBehind.flush`."""
+        self._in_loop.attach()
+        return await asyncio.to_thread(self._behind.flush, timeout)
+
+    async def close(self, timeout: float | None = None) -> bool:
+        """See `WriteBehind.close`."""
+        self._in_loop.attach()
+        return await asyncio.to_thread(self._behind.close, timeout)
+
+    @property
+    def pending(self) -> int:
+        """How many writes the store lacks."""
+        return self._behind.pending
+
+    async def __aenter__(self) -> AsyncWriteBehind:
+        self._in_loop.attach()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _accept(self, key: Any, value: Any) -> int:
+        self._in_loop.attach()
+        self._loads.pop(key, None)              # what is being loaded is older
+        while True:
+            try:
+                if self._slow:                  # it waits for the disk
+                    return await asyncio.to_thread(self._behind._accept, key, value)
+                return self._behind._accept(key, value)
+            except QueueFull:
+                if not self._waits:
+                    raise
+            await asyncio.to_thread(self._behind._wait_until_there_is_room, key)
+
+    async def _has_set(self, key: Any, number: int) -> None:
+        if not self._behind._is_newest(key, number):
+            await awaited(self.cache.delete(key))
+
+
+class _StoreInLoop:
+    """A store whose methods run in an event loop, for the thread that calls them and waits."""
+
+    def __init__(self, store: Store) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._attached = threading.Event()
+        for name in ("save", "save_many", "delete", "delete_many"):
+            method = getattr(store.given, name, None)
+            if method is not None:
+                setattr(self, name, self._made_to_wait(method))
+
+    def attach(self) -> None:
+        """The running loop is the one to use, if there is none yet."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._attached.set()
+
+    def _made_to_wait(self, method: Any) -> Any:
+        async def call(arguments: tuple[Any, ...]) -> Any:
+            return await awaited(method(*arguments))
+
+        def called(*arguments: Any) -> Any:
+            self._attached.wait()               # writes that a journal replays may be there before the loop is
+            assert self._loop is not None
+            if self._loop.is_closed():
+                raise RuntimeError("the event loop of this AsyncWriteBehind has been closed")
+            return asyncio.run_coroutine_threadsafe(call(arguments), self._loop).result()
+
+        return called

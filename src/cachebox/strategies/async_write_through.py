@@ -1,0 +1,165 @@
+"""Write-through for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from inspect import isawaitable, iscoroutinefunction
+from typing import Any
+
+from cachebox.strategies.errors import Absent
+from cachebox.strategies.store import Store, check_cache, check_entry, checked_items, checked_keys, set_in
+
+
+async def awaited(result: Any) -> Any:
+    """A result, or what it is a promise of."""
+    return await result if isawaitable(result) else result
+
+
+class AsyncWriteThrough:
+    """`WriteThrough` with methods to await, for one event loop.
+
+    Args:
+        cache: a `Cache`, or one whose methods are to be awaited.
+        store: a store whose methods are coroutine functions, or plain ones that do not block for long.
+
+    Its promises are those of `WriteThrough`, with tasks for threads: writes of one key take turns, a task that reads
+    never waits for one that writes, and of all that miss one key at the same time one loads it.
+    """
+
+    def __init__(self, cache: Any, store: Any) -> None:
+        self.cache = check_cache(cache)
+        self.store = store
+        self._store = Store(store, "any")
+        self._cache_loads = self._store.load is not None and iscoroutinefunction(cache.get_or_set)
+        self._locks: dict[Any, tuple[asyncio.Lock, int]] = {}
+        self._loads: dict[Any, asyncio.Future[tuple[bool, Any]]] = {}
+
+    async def get(self, key: Any, default: Any = None) -> Any:
+        """The value of a key, loaded from the store if the cache has none; where the store has none, `default`."""
+        if self._cache_loads:
+            return await self._get_through(key, default)
+        missing = object()
+        value = await awaited(self.cache.get(key, missing))
+        if value is not missing:
+            return value
+        if self._store.load is None:
+            return default
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = asyncio.ensure_future(self._load(key))
+            load.add_done_callback(lambda done: self._forget(key, done))
+        found, value = await asyncio.shield(load)       # who is cancelled does not take the others along
+        return value if found else default
+
+    async def _get_through(self, key: Any, default: Any) -> Any:
+        """`get` where the cache is one for asyncio, which knows best how to load."""
+
+        async def load() -> Any:
+            try:
+                return await awaited(self._store.load(key))
+            except KeyError as error:
+                raise Absent(key) from error
+
+        try:
+            return await self.cache.get_or_set(key, load)
+        except Absent:
+            return default
+
+    def _forget(self, key: Any, load: asyncio.Future[tuple[bool, Any]]) -> None:
+        if self._loads.get(key) is load:
+            del self._loads[key]
+        if not load.cancelled():
+            load.exception()                    # if everybody who waited was cancelled, nobody has looked at it
+
+    async def _load(self, key: Any) -> tuple[bool, Any]:
+        try:
+            value = await awaited(self._store.load(key))
+        except KeyError:
+            return False, None
+        if self._loads.get(key) is asyncio.current_task():      # nobody wrote the key meanwhile
+            await awaited(self.cache.set(key, value))
+        return True, value
+
+    async def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
+        """Save a value in the store, then set it in the cache."""
+        check_entry(self.cache, key, value, ttl, tags)
+        async with self._hold((key,)):
+            await awaited(self._store.save(key, value))
+            await self._set(key, value, ttl, tags)
+
+    async def delete(self, key: Any) -> bool:
+        """Delete a key from the store, then from the cache. True where the cache had it, or the store returned true."""
+        hash(key)
+        delete = self._store.delete
+        async with self._hold((key,)):
+            try:
+                had = await awaited(delete(key))
+            except KeyError:
+                had = False
+            self._loads.pop(key, None)
+            return bool(await awaited(self.cache.delete(key))) or had is True
+
+    async def set_many(self, mapping: Any, ttl: Any = None) -> None:
+        """Save every item in the store, by one `save_many` if it has that, then set them in the cache."""
+        items = checked_items(mapping)
+        for key, value in items.items():
+            check_entry(self.cache, key, value, ttl, ())
+        if self._store.save_many is None:
+            for key, value in items.items():
+                await self.set(key, value, ttl)
+            return
+        if items:
+            async with self._hold(items):
+                await awaited(self._store.save_many(dict(items)))
+                for key, value in items.items():
+                    await self._set(key, value, ttl, ())
+
+    async def delete_many(self, keys: Any) -> int:
+        """Delete keys from the store, by one `delete_many` if it has that, then from the cache. Returns how many of
+        them the cache had."""
+        doomed = checked_keys(keys)
+        delete_many = self._store.delete_many
+        if delete_many is None:
+            return sum([await self.delete(key) for key in doomed])
+        if not doomed:
+            return 0
+        async with self._hold(doomed):
+            await awaited(delete_many(list(doomed)))
+            removed = 0
+            for key in doomed:
+                self._loads.pop(key, None)
+                removed += bool(await awaited(self.cache.delete(key)))
+            return removed
+
+    async def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+        self._loads.pop(key, None)              # what is being loaded is older
+        try:
+            await awaited(set_in(self.cache, key, value, ttl, tags))
+        except BaseException:
+            await awaited(self.cache.delete(key))
+            raise
+
+    @asynccontextmanager
+    async def _hold(self, keys: Iterable[Any]) -> AsyncIterator[None]:
+        """Take the turns of some keys, in the order of their addresses, so that nobody waits in a circle."""
+        keys = list(keys)
+        locks = []
+        for key in keys:
+            lock, users = self._locks.get(key, (None, 0))
+            lock = lock or asyncio.Lock()
+            self._locks[key] = (lock, users + 1)
+            locks.append(lock)
+        try:
+            async with AsyncExitStack() as held:
+                for lock in sorted(locks, key=id):
+                    await held.enter_async_context(lock)
+                yield
+        finally:
+            for key in keys:
+                lock, users = self._locks[key]
+                if users == 1:
+                    del self._locks[key]
+                else:
+                    self._locks[key] = (lock, users - 1)

@@ -1,0 +1,32 @@
+"""A lock on an open file that other processes see, and that ends with the process, however it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _AT = 1 << 40
+    """The byte that is locked: behind everything, for a locked byte cannot be read by others."""
+
+    def lock_file(file: int) -> bool:
+        """Lock an open file. False: somebody else has it."""
+        os.lseek(file, _AT, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def lock_file(file: int) -> bool:
+        """Lock an open file. False: somebody else has it."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

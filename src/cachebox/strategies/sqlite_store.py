@@ -1,0 +1,158 @@
+"""A store in a file: a table of keys and values, on the standard library's sqlite3."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+from weakref import WeakSet
+
+from cachebox.encoding import Encoding
+
+_MOST_AT_ONCE = 500
+"""Keys in one SELECT: SQLite before 3.32 takes 999."""
+
+
+class SQLiteStore:
+    """A store that keeps keys and values in a table of an SQLite database.
+
+    Args:
+        path: the file, which is made if there is none.
+        table: the name of the table, likewise.
+        timeout: seconds to wait for another process that is writing.
+        serializer, secret: how keys and values are written, see `Cache.dump`.
+
+    Each thread has a connection of its own, with write-ahead logging, so that readers and a writer do not wait for each
+    other. A write is in the file when the call returns; it survives the end of the process, and
+    (``synchronous=NORMAL``) a loss of power may take the last writes along, never the consistency of the file. Safe
+    from any thread, and in a process that was forked.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, SQLiteStore(f"{folder}/store.db") as store:
+    ...     store.save("a", [1, 2])
+    ...     store.save_many({"b": None, 1: "one"})
+    ...     store.load("a"), store.load_many(["b", 1, "1"])
+    ([1, 2], {'b': None, 1: 'one'})
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        table: str = "cachebox",
+        *,
+        timeout: float = 30.0,
+        serializer: Any = "json",
+        secret: bytes | str | None = None,
+    ) -> None:
+        if not isinstance(table, str) or not table.isidentifier():
+            raise ValueError(f"table must be a name of letters, digits and underscores, not {table!r}")
+        self.path = os.fspath(path)
+        self._encoding = Encoding(serializer, secret)
+        self._timeout = timeout
+        self._local = threading.local()
+        self._all: WeakSet[_Connection] = WeakSet()
+        self._closed = False
+        self._select = f"SELECT key, value FROM {table} WHERE key IN "
+        self._upsert = f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        self._remove = f"DELETE FROM {table} WHERE key = ?"
+        with self._connection() as connection:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+
+    def load(self, key: Any) -> Any:
+        """The value of a key; KeyError where there is none."""
+        rows = self._connection().execute(f"{self._select}(?)", (self._key(key),)).fetchall()
+        if not rows:
+            raise KeyError(key)
+        return self._value(rows[0][1])
+
+    def load_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        """The values of those keys that there are."""
+        written = {self._key(key): key for key in keys}
+        found = {}
+        wanted = list(written)
+        for at in range(0, len(wanted), _MOST_AT_ONCE):
+            some = wanted[at : at + _MOST_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            for key, value in self._connection().execute(f"{self._select}({marks})", some):
+                found[written[key]] = self._value(value)
+        return found
+
+    def save(self, key: Any, value: Any) -> None:
+        """Store a value under a key."""
+        with self._connection() as connection:
+            connection.execute(self._upsert, self._row(key, value))
+
+    def save_many(self, items: Mapping[Any, Any]) -> None:
+        """Store all items, or none of them."""
+        rows = [self._row(key, value) for key, value in items.items()]
+        with self._connection() as connection:
+            connection.executemany(self._upsert, rows)
+
+    def delete(self, key: Any) -> bool:
+        """Delete a key. True where there was one."""
+        with self._connection() as connection:
+            return connection.execute(self._remove, (self._key(key),)).rowcount > 0
+
+    def delete_many(self, keys: Iterable[Any]) -> int:
+        """Delete all of these keys, or none of them. Returns how many there were."""
+        doomed = [(self._key(key),) for key in keys]
+        with self._connection() as connection:
+            return connection.executemany(self._remove, doomed).rowcount if doomed else 0
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        self._closed = True
+        for connection in list(self._all):
+            connection.close()
+
+    def __enter__(self) -> SQLiteStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({self.path!r})"
+
+    def _key(self, key: Any) -> bytes:
+        return self._encoding.dump_key(key)
+
+    def _row(self, key: Any, value: Any) -> tuple[bytes, bytes]:
+        return self._encoding.dump_key(key), self._encoding.dump_value(value)
+
+    def _value(self, data: bytes) -> Any:
+        return self._encoding.load_value(data)
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        own: _Connection | None = getattr(self._local, "own", None)
+        if own is None or own.process != os.getpid():   # a connection must not be used in a process that was forked
+            if self._closed:
+                raise RuntimeError(f"{self!r} has been closed")
+            own = self._local.own = _Connection(self.path, self._timeout)
+            self._all.add(own)
+        return own.connection
+
+
+class _Connection:
+    """A connection that ends with its thread."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self.process = os.getpid()
+        # another thread closes it; it uses it never at the same time as this one
+        self.connection = sqlite3.connect(path, timeout, check_same_thread=False)
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute("PRAGMA synchronous = NORMAL")
+
+    def close(self) -> None:
+        if self.process == os.getpid():
+            self.connection.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "connection"):
+            self.close()

@@ -1,0 +1,89 @@
+"""What a store can do, and how strategies call it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from inspect import iscoroutinefunction
+from typing import Any
+
+_METHODS = ("load", "load_many", "save", "save_many", "delete", "delete_many")
+
+
+class Store:
+    """A store as strategies call it: all six methods, each by means of what the given store has.
+
+    Args:
+        given: the user's store.
+        wanted: whether its methods are to be coroutine functions.
+
+    Raises TypeError where it lacks `save` or `save_many`, or its methods are of the wrong kind.
+    """
+
+    def __init__(self, given: Any, wanted: str) -> None:
+        methods: dict[str, Any] = {name: getattr(given, name, None) for name in _METHODS}
+        for name, method in methods.items():
+            if method is not None and not callable(method):
+                raise TypeError(f"store.{name} must be callable, not {type(method).__name__}")
+        if methods["save"] is None:
+            raise TypeError(f"store must have a method save(key, value) to be written to, which {given!r} has not")
+        is_async = {iscoroutinefunction(method) for method in methods.values() if method is not None}
+        if wanted == "sync" and True in is_async:
+            raise TypeError("store has coroutine functions for methods: use the strategy whose name begins with Async")
+        self.given = given
+        self.load = methods["load"]
+        self.save = methods["save"]
+        self.save_many = methods["save_many"]
+        self._delete = methods["delete"]
+        self._delete_many = methods["delete_many"]
+
+    @property
+    def delete(self) -> Any:
+        """The store's way of deleting one key; TypeError where it has none."""
+        if self._delete is not None:
+            return self._delete
+        if self._delete_many is not None:
+            return lambda key: self._delete_many([key])
+        raise TypeError(f"store must have a method delete(key) to delete from it, which {self.given!r} has not")
+
+    @property
+    def delete_many(self) -> Any:
+        """The store's way of deleting many keys at once, or None."""
+        return self._delete_many
+
+
+def checked_items(mapping: Any) -> dict[Any, Any]:
+    """What `set_many` was given."""
+    if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
+        raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
+    return dict(mapping.items())
+
+
+def checked_keys(keys: Any) -> list[Any]:
+    """What `delete_many` was given, without repetitions."""
+    if not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
+    return list(dict.fromkeys(keys))
+
+
+def check_cache(cache: Any) -> Any:
+    """TypeError unless it has the methods of a cache."""
+    for name in ("get", "set", "delete", "get_or_set"):
+        if not callable(getattr(cache, name, None)):
+            raise TypeError(f"cache must have the methods of a Cache, but {type(cache).__name__} has no {name}")
+    return cache
+
+
+def check_entry(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+    """Raise what `cache.set` would raise because of its arguments, before anything is changed."""
+    check = getattr(cache, "_check_entry", None)
+    if check is not None:
+        check(key, value, ttl, tags)
+    else:
+        hash(key)
+
+
+def set_in(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> Any:
+    """`cache.set`, with tags only where there are some: not every cache has them."""
+    if tags:
+        return cache.set(key, value, ttl, tags=tags)
+    return cache.set(key, value, ttl)

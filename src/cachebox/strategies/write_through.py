@@ -1,0 +1,122 @@
+"""Write-through: the store has a value before the cache shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cachebox.strategies.errors import Absent
+from cachebox.strategies.key_locks import KeyLocks
+from cachebox.strategies.store import Store, check_cache, check_entry, checked_items, checked_keys, set_in
+
+
+class WriteThrough:
+    """A cache in front of a store, which every write reaches first.
+
+    Args:
+        cache: any cache with the methods of a `Cache`.
+        store: an object with ``load(key)``, ``save(key, value)`` and perhaps ``save_many(dict)``, ``delete(key)`` and
+            ``delete_many(keys)``.
+
+    Raises TypeError where the store has no `save`.
+
+    A write is sent to the store; when that has returned, the cache gets it. If the store raises, so does the call, and
+    the cache stays as it was. Writes of one key take turns, so that in the end store and cache agree; those of
+    different keys do not wait for each other, and nobody who reads waits for a writer. Bad input (an unhashable key, a
+    ttl that makes no sense, a value too heavy) reaches neither side. Safe from any thread. What only the store can tell
+    is what it has after it raised: a write that it made all the same is not in the cache until the next load.
+
+    >>> from cachebox import Cache
+    >>> class Rows(dict):
+    ...     load, save, delete = dict.__getitem__, dict.__setitem__, dict.__delitem__
+    >>> rows = Rows(a=1)
+    >>> cache = WriteThrough(Cache(), rows)
+    >>> cache.set("b", 2)
+    >>> rows["b"], cache.get("a"), cache.get("c", "nothing")
+    (2, 1, 'nothing')
+    """
+
+    def __init__(self, cache: Any, store: Any) -> None:
+        self.cache = check_cache(cache)
+        self.store = store
+        self._store = Store(store, "sync")
+        self._locks = KeyLocks()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The value of a key, loaded from the store if the cache has none; where the store has none, `default`.
+
+        One load per key at a time, as in `Cache.get_or_set`. Raises what the store raises, but for KeyError.
+        """
+        if self._store.load is None:
+            return self.cache.get(key, default)
+
+        def load() -> Any:
+            try:
+                return self._store.load(key)
+            except KeyError as error:
+                raise Absent(key) from error
+
+        try:
+            return self.cache.get_or_set(key, load)
+        except Absent:
+            return default
+
+    def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
+        """Save a value in the store, then set it in the cache. Arguments are those of `Cache.set`."""
+        check_entry(self.cache, key, value, ttl, tags)
+        with self._locks.hold((key,)):
+            self._store.save(key, value)
+            self._set(key, value, ttl, tags)
+
+    def delete(self, key: Any) -> bool:
+        """Delete a key from the store, then from the cache. True where the cache had it, or the store returned true.
+
+        A KeyError of the store says that it has no such key, which is no failure. TypeError where it cannot delete.
+        """
+        hash(key)
+        delete = self._store.delete
+        with self._locks.hold((key,)):
+            try:
+                had = delete(key)
+            except KeyError:
+                had = False
+            return bool(self.cache.delete(key)) or had is True
+
+    def set_many(self, mapping: Any, ttl: Any = None) -> None:
+        """Save every item in the store, by one `save_many` if it has that, then set them in the cache.
+
+        Without `save_many` it is `set` for one after the other; where one fails, those before it are done.
+        """
+        items = checked_items(mapping)
+        for key, value in items.items():
+            check_entry(self.cache, key, value, ttl, ())
+        if self._store.save_many is None:
+            for key, value in items.items():
+                self.set(key, value, ttl)
+            return
+        if not items:
+            return
+        with self._locks.hold(items):
+            self._store.save_many(dict(items))
+            for key, value in items.items():
+                self._set(key, value, ttl, ())
+
+    def delete_many(self, keys: Any) -> int:
+        """Delete keys from the store, by one `delete_many` if it has that, then from the cache. Returns how many
+        of them the cache had."""
+        doomed = checked_keys(keys)
+        delete_many = self._store.delete_many
+        if delete_many is None:
+            return sum([self.delete(key) for key in doomed])
+        if not doomed:
+            return 0
+        with self._locks.hold(doomed):
+            delete_many(list(doomed))
+            return sum([bool(self.cache.delete(key)) for key in doomed])
+
+    def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+        """The store has it: so must the cache, or at least it must not have something else."""
+        try:
+            set_in(self.cache, key, value, ttl, tags)
+        except BaseException:
+            self.cache.delete(key)
+            raise

@@ -1,0 +1,177 @@
+"""`Cache.warm`: filling a cache before anybody asks."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+TYPE_CHECKING = False               # as everywhere in the package
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from cachebox.cache import Cache
+    from cachebox.loading import Loader
+
+BATCH = 500
+"""Keys that go to `load_many` at once."""
+WORKERS = 8
+"""Threads that load, for loaders that load one key at a time."""
+
+
+class Warmed(NamedTuple):
+    """What `warm` did, in keys."""
+
+    loaded: int
+    """Loaded, or stored."""
+    failed: int
+    """The loader raised, or said that there is none; or the cache refused the value."""
+    skipped: int
+    """Were there already."""
+    total: int
+    first_error: Exception | None
+    """Why the first one failed that did."""
+
+
+def warm(
+    cache: Cache[Any, Any],
+    keys: Iterable[Any],
+    loader: Loader | None,
+    workers: int | None,
+    progress: Callable[[int, int], object] | bool | None,
+) -> Warmed:
+    """See `Cache.warm`, which has the documentation."""
+    items = list(keys.items()) if isinstance(keys, Mapping) else None
+    if items is None and (isinstance(keys, (str, bytes)) or not hasattr(keys, "__iter__")):
+        raise TypeError(f"keys must be a mapping or an iterable of keys, not {type(keys).__name__}")
+    if items is None and loader is None:
+        raise TypeError("warm needs a loader to load keys: give one, or a mapping, or a cache with a loader")
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool)):
+        raise TypeError(f"workers must be an int or None, not {type(workers).__name__}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more, not {workers}")
+    if progress not in (None, True, False) and not callable(progress):
+        raise TypeError(f"progress must be callable, True or None, not {type(progress).__name__}")
+    wanted = list(keys) if items is None else [key for key, _ in items]
+    for key in wanted:
+        hash(key)
+    together = items is None and loader is not None and loader.many is not None
+    if together:
+        work: list[Any] = [wanted[at : at + BATCH] for at in range(0, len(wanted), BATCH)]
+    else:
+        work = wanted if items is None else items
+    if workers is None:
+        workers = 1 if together or items is not None else WORKERS
+    with _shown(progress) as show:
+        job = _Job(cache, loader, work, together, items is not None, len(wanted), show)
+        return job.run(min(workers, len(work)))
+
+
+class _Job:
+    """One call of `warm`, done by several threads."""
+
+    def __init__(
+        self,
+        cache: Cache[Any, Any],
+        loader: Loader | None,
+        work: list[Any],
+        together: bool,
+        given: bool,
+        total: int,
+        show: Callable[[int, int], object] | None,
+    ) -> None:
+        self.cache = cache
+        self.loader = loader
+        self.work = iter(work)
+        self.do: Callable[[Any], None] = self.load_batch if together else self.store if given else self.load_one
+        self.total = total
+        self.show = show
+        self.turn = threading.Lock()
+        self.loaded = self.failed = self.skipped = 0
+        self.first_error: Exception | None = None
+        self.ended_by: BaseException | None = None      # what `progress` raised, or an interruption
+
+    def run(self, workers: int) -> Warmed:
+        if workers <= 1:
+            self.work_off()
+        else:
+            threads = [threading.Thread(target=self.work_off, daemon=True) for _ in range(workers)]
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            except BaseException as error:              # an interruption: the others are to stop
+                self.ended_by = error
+                raise
+        if self.ended_by is not None:
+            raise self.ended_by
+        return Warmed(self.loaded, self.failed, self.skipped, self.total, self.first_error)
+
+    def work_off(self) -> None:
+        try:
+            while self.ended_by is None:
+                with self.turn:
+                    piece: Any = next(self.work, self)  # `self` stands for the end
+                if piece is self:
+                    return
+                self.do(piece)
+        except BaseException as error:
+            self.ended_by = error
+
+    def load_one(self, key: Any) -> None:
+        if key in self.cache:
+            return self.note(skipped=1)
+        try:
+            found = self.cache._load_one(key, self.loader)
+        except Exception as error:
+            return self.note(failed=1, error=error)
+        self.note(loaded=found, failed=not found)
+
+    def load_batch(self, keys: list[Any]) -> None:
+        missing = [key for key in dict.fromkeys(keys) if key not in self.cache]
+        there = len(keys) - len(missing)
+        try:
+            loaded = self.cache._load_many(missing, self.loader) if missing else 0
+        except Exception as error:
+            return self.note(failed=len(missing), skipped=there, error=error)
+        self.note(loaded=loaded, failed=len(missing) - loaded, skipped=there)
+
+    def store(self, item: tuple[Any, Any]) -> None:
+        try:
+            stored = self.cache._add(*item)
+        except Exception as error:
+            return self.note(failed=1, error=error)
+        self.note(loaded=stored, skipped=not stored)
+
+    def note(self, loaded: int = 0, failed: int = 0, skipped: int = 0, error: Exception | None = None) -> None:
+        with self.turn:
+            self.loaded += loaded
+            self.failed += failed
+            self.skipped += skipped
+            if error is not None and self.first_error is None:
+                self.first_error = error
+            if self.show is not None:
+                self.show(self.loaded + self.failed + self.skipped, self.total)
+
+
+@contextmanager
+def _shown(progress: Callable[[int, int], object] | bool | None) -> Iterator[Callable[[int, int], object] | None]:
+    """What to call with how much is done: what was given, or what moves a bar on the terminal."""
+    if progress is not True:
+        yield progress if callable(progress) else None
+        return
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from rich.console import Console  # type: ignore[import-not-found, unused-ignore]
+        from rich.progress import Progress  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ImportError("progress=True needs rich: install cachebox-cython[cli], or give a function") from error
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("warming", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the compiled part with AddressSanitizer and UndefinedBehaviorSanitizer into build/sanitize, which git ignores,
+# and runs the tests of the cache there, the hostile ones first. Fails at the first finding. Needs gcc; takes minutes.
+#
+#   bash tests/sanitize.sh                         everything
+#   bash tests/sanitize.sh tests/test_threads.py   only that
+#   PYTHON=python3.13 bash tests/sanitize.sh       with another interpreter
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+place=$PWD/build/sanitize
+export CACHEBOX_SANITIZE=address,undefined
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PREFER_BINARY=1
+
+tests=("$@")
+if [[ $# == 0 ]]; then
+  tests=(tests/test_adversarial.py tests/test_threads.py tests/test_state_machine.py)
+  for file in tests/test_cache*.py tests/test_lru_cache.py tests/test_policies.py tests/test_single_flight.py tests/test_stats.py tests/test_sweeper.py; do
+    tests+=("$file")
+  done
+fi
+
+[[ -x $place/bin/python ]] || "${PYTHON:-python3}" -m venv "$place"
+"$place/bin/pip" install -q "setuptools>=77" "cython>=3.3,<4" "pytest>=8.3" "hypothesis>=6.120"
+"$place/bin/python" setup.py -q build --build-base "$place/objects" --build-lib "$place/lib"
+
+# The interpreter itself is not instrumented: so the library comes first, and memory comes from malloc, where it is seen.
+# What CPython never gives back is no leak of ours; tests/test_leaks.py looks for those.
+LD_PRELOAD=$(${CC:-gcc} -print-file-name=libasan.so)
+export LD_PRELOAD
+export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:allocator_may_return_null=1:exitcode=99
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:exitcode=99
+export PYTHONMALLOC=malloc PYTHONPATH=$place/lib
+ulimit -s 65536                     # instrumented code takes more of the stack, and some tests recurse deeply
+"$place/bin/python" -c "import cachebox; assert cachebox.__file__.startswith('$place'), cachebox.__file__"
+"$place/bin/python" -m pytest -q -p no:cacheprovider "${tests[@]}"

@@ -1,0 +1,288 @@
+"""Refresh-ahead, serve-stale and XFetch: what happens in the background, and what readers see meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from cachebox import Cache, RemovalCause, workers
+from in_threads import Started, must_end, run_all, wait_for, wait_until
+
+
+class Source:
+    """A loader that returns 1, 2, 3 ..., fails while `error` is set, and stands still while `gate` is closed."""
+
+    def __init__(self):
+        self.calls = 0
+        self.error = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def __call__(self, key):
+        self.calls += 1
+        mine = self.calls
+        self.entered.set()
+        wait_for(self.gate)
+        if self.error is not None:
+            raise self.error
+        return mine
+
+
+@pytest.fixture
+def source():
+    return Source()
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """A deterministic executor: refreshes wait in this list until a test runs them."""
+    waiting = []
+    monkeypatch.setattr(workers, "submit", lambda refresh: waiting.append(refresh) or True)
+    return waiting
+
+
+def run(queue):
+    while queue:
+        queue.pop(0).run()
+
+
+def test_a_get_late_in_the_lifetime_refreshes_in_the_background(source, queue, clock, any_policy):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock, policy=any_policy)
+    assert cache["a"] == 1
+    clock.now += 8
+    assert cache["a"] == 1 and queue == []      # a fifth is left, not less
+    clock.now += 0.5
+    assert (cache["a"], cache.get("a"), cache.get_many(["a"])) == (1, 1, {"a": 1})
+    assert len(queue) == 1 and source.calls == 1
+    run(queue)
+    assert cache.peek("a") == 2 and cache.ttl("a") == 10 and cache.stats.expired == 0
+    assert cache["a"] == 2 and queue == []
+
+
+@pytest.mark.parametrize("look", [lambda c: "a" in c, lambda c: c.peek("a"), lambda c: c.ttl("a"), lambda c: list(c)])
+def test_only_lookups_refresh(source, queue, clock, look):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
+    cache["a"]
+    clock.now += 9
+    look(cache)
+    assert queue == []
+
+
+def test_the_share_is_of_the_entrys_own_lifetime_which_it_keeps(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
+    cache.set("a", "old", ttl=100)
+    clock.now += 79
+    assert cache["a"] == "old" and queue == []
+    clock.now += 2
+    cache["a"]
+    run(queue)
+    assert cache.peek("a") == 1 and cache.ttl("a") == 100
+    cache.set("b", "for ever", ttl=float("inf"))
+    clock.now += 1e9
+    assert cache["b"] == "for ever" and queue == []
+
+
+@pytest.mark.parametrize("change", [lambda c: c.set("a", "new"), lambda c: c.delete("a"), lambda c: c.clear()])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_change_during_a_refresh_wins(source, queue, clock, change, late):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, stale_ttl=10, clock=clock)
+    cache["a"]
+    clock.now += 15 if late else 9
+    cache["a"]
+    source.gate.clear()
+    source.entered.clear()
+    refresh = Started(run, queue)
+    wait_for(source.entered)
+    change(cache)
+    source.gate.set()
+    refresh.result()
+    assert cache.peek("a") in (None, "new") and len(cache) in (0, 1)
+
+
+def test_a_change_before_a_refresh_begins_spares_it(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
+    cache["a"]
+    clock.now += 9
+    cache["a"]
+    cache["a"] = "new"
+    run(queue)
+    assert cache["a"] == "new" and source.calls == 1
+
+
+def test_a_failed_refresh_keeps_the_value_until_its_end_and_is_tried_again(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
+    cache["a"]
+    clock.now += 9
+    source.error = OSError("down")
+    cache["a"]
+    run(queue)
+    assert cache.ttl("a") == 1 and cache.stats.load_failure == 1
+    assert cache["a"] == 1 and len(queue) == 1
+    run(queue)
+    clock.now += 1
+    with pytest.raises(OSError, match="down"):
+        cache["a"]
+    assert len(cache) == 0 and source.calls == 4
+
+
+def test_a_refresh_that_finds_nothing_removes_the_entry(source, queue, clock):
+    told = []
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock, on_removal=lambda *a: told.append(a))
+    cache["a"]
+    clock.now += 9
+    source.error = KeyError("a")
+    cache["a"]
+    run(queue)
+    assert "a" not in cache and told == [("a", 1, RemovalCause.EXPLICIT)]
+
+
+def test_stale_values_are_served_while_loading_and_while_the_loader_fails(source, queue, clock, any_policy):
+    told = []
+    cache = Cache(
+        loader=source, default_ttl=10, stale_ttl=5, clock=clock, policy=any_policy, on_removal=lambda *a: told.append(a)
+    )
+    cache["a"]
+    clock.now += 14
+    assert "a" not in cache and len(cache) == 0 and cache.peek("a") is None and list(cache) == [] and cache.weight == 0
+    source.error = OSError("down")
+    assert (cache["a"], cache.get("a"), cache.get_many(["a"])) == (1, 1, {"a": 1})
+    assert (cache.stats.hits, len(queue)) == (3, 1)
+    run(queue)
+    assert cache["a"] == 1                      # still stale, and tried again
+    source.error = None
+    run(queue)
+    assert cache["a"] == 3 and cache.ttl("a") == 10 and len(cache) == 1
+    assert told == [("a", 1, RemovalCause.REPLACED)]
+    clock.now += 15
+    source.error = OSError("down")
+    with pytest.raises(OSError, match="down"):
+        cache["a"]
+    assert cache.stats.expired == 1 and queue == []
+
+
+def test_stale_entries_leave_first_and_when_asked(source, queue, clock):
+    cache = Cache(2, loader=source, default_ttl=10, stale_ttl=100, clock=clock)
+    cache["a"], cache["b"]
+    clock.now += 5
+    cache["a"] = "newer"
+    clock.now += 5                              # now "b" is stale
+    assert list(cache) == ["a"]
+    cache["c"] = 1
+    assert list(cache) == ["a", "c"] and cache.stats.evictions == 0 and cache.stats.expired == 1
+    clock.now += 10
+    assert len(cache) == 0 and cache.purge_expired() == 2
+
+
+def test_a_refresh_survives_that_its_entry_expires(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
+    cache["a"]
+    clock.now += 9
+    cache["a"]
+    clock.now += 5
+    assert cache.purge_expired() == 1
+    run(queue)
+    assert cache.peek("a") == 2
+
+
+@must_end
+def test_a_reader_who_finds_nothing_waits_for_the_refresh_that_is_running(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
+    cache["a"]
+    clock.now += 9
+    cache["a"]
+    source.gate.clear()
+    source.entered.clear()
+    refresh = Started(run, queue)
+    wait_for(source.entered)
+    clock.now += 5
+    reader = Started(cache.get, "a")
+    source.gate.set()
+    assert reader.result() == 2 and source.calls == 2
+    refresh.result()
+
+
+@must_end
+def test_under_threads_a_hot_key_is_loaded_once_per_refresh_and_nobody_waits(source, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.5, stale_ttl=10, clock=clock)
+    assert cache["a"] == 1
+    for n in range(1, 6):
+        source.gate.clear()
+        clock.now += 6 if n % 2 else 12         # ahead, and stale
+        assert run_all(*[lambda: {cache["a"] for _ in range(50)}] * 16) == [{n}] * 16
+        source.gate.set()
+        wait_until(lambda n=n: cache.peek("a") == n + 1, "the refresh")
+        assert run_all(*[lambda: {cache["a"] for _ in range(50)}] * 16) == [{n + 1}] * 16
+        assert source.calls == n + 1
+    assert cache.stats.load_success == 6
+
+
+@must_end
+def test_the_pool_is_bounded_and_its_threads_are_daemons(source, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.5, clock=clock)
+    for n in range(40):
+        cache[n]
+    source.gate.clear()
+    clock.now += 6
+    for n in range(40):
+        cache[n]
+    wait_until(lambda: source.calls == 40 + workers.MOST_THREADS)
+    threads = [thread for thread in threading.enumerate() if thread.name == "cachebox-refresh"]
+    assert len(threads) == workers.MOST_THREADS and all(thread.daemon for thread in threads)
+    source.gate.set()
+    wait_until(lambda: source.calls == 80)
+
+
+def test_a_full_queue_refuses_and_a_later_get_asks_again(source, clock, monkeypatch):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.5, clock=clock)
+    cache["a"]
+    clock.now += 6
+    monkeypatch.setattr(workers, "MOST_WAITING", 0)
+    assert cache["a"] == 1
+    monkeypatch.undo()
+    cache["a"]
+    wait_until(lambda: cache.peek("a") == 2)
+
+
+def test_tags_survive_a_refresh(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.5, clock=clock)
+    cache.set("a", "old", tags="t")
+    clock.now += 6
+    cache["a"]
+    run(queue)
+    assert cache.peek("a") == 1 and cache.invalidate_tag("t") == 1 and len(cache) == 0
+
+
+def test_early_refresh_is_the_likelier_the_nearer_the_end_and_the_longer_loads_take(queue, clock, monkeypatch):
+    import random
+
+    cache = Cache(loader=str.upper, default_ttl=100, early_refresh=1.0, clock=clock)
+    cache["a"]
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    clock.now += 99
+    assert cache["a"] == "A" and queue == []    # a load takes microseconds, and a second is left
+    monkeypatch.setattr(random, "random", lambda: 1.0)     # the most eager of all
+    cache["a"]
+    assert len(queue) == 1
+    run(queue)
+    assert cache.ttl("a") == 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_refresh_of_the_parent_is_void_in_a_child_which_refreshes_itself(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.5, clock=clock)
+    cache["a"]
+    clock.now += 6
+    cache["a"]
+    child = os.fork()
+    if child == 0:
+        queue.clear()
+        cache["a"]
+        run(queue)
+        os._exit(0 if cache.peek("a") == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    run(queue)
+    assert cache.peek("a") == 2

@@ -1,0 +1,528 @@
+"""Write-behind: what was accepted reaches the store, in order per key, whatever the store does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cachebox import MISSING, Cache, QueueFull, WriteBehind
+from cachebox.strategies import AsyncWriteBehind
+from cachebox.strategies.delivery import Delivery
+from cachebox.strategies.store import Store
+from cachebox.strategies.write_queue import WriteQueue
+from in_threads import Started, must_end, run_all, wait_for, wait_until
+from stores import BulkStore, Gate, MemoryStore
+
+NEVER = 3600.0
+
+
+@pytest.fixture(params=[MemoryStore, BulkStore])
+def store(request):
+    return request.param(a=1)
+
+
+def down(call, keys):
+    if call != "load":
+        raise OSError("down")
+
+
+def test_a_write_is_in_the_cache_at_once_and_in_the_store_soon(store):
+    cache = Cache()
+    with WriteBehind(cache, store, max_delay=0.01) as behind:
+        behind.set("b", 2)
+        assert cache.peek("b") == behind.get("b") == 2
+        wait_until(lambda: store.values.get("b") == 2)
+        assert behind.delete("b") is True and behind.get("b") is None and "b" not in cache
+        wait_until(lambda: "b" not in store.values)
+        assert behind.delete("b") is False
+
+
+def test_get_loads_and_sees_what_is_pending_after_eviction(store):
+    cache = Cache(1)
+    with WriteBehind(cache, store, max_delay=NEVER) as behind:
+        behind.set("b", 2)
+        behind.set("c", 3)
+        assert "b" not in cache and behind.get("b") == 2
+        behind.delete("a")
+        assert behind.get("a", "none") == "none" and store.values == {"a": 1}
+        assert behind.get("x", 5) == 5
+        assert behind.flush() and store.values == {"b": 2, "c": 3} and behind.pending == 0
+        assert behind.get("b") == 2
+
+
+def test_writes_of_a_key_coalesce_and_keep_their_order(store):
+    with WriteBehind(Cache(), store, max_delay=NEVER) as behind:
+        for n in range(100):
+            behind.set("b", n)
+        behind.delete("c")
+        behind.set("c", 1)
+        behind.set("d", 1)
+        behind.delete("d")
+        assert behind.pending == 3
+    assert store.saved("b") == [99] and store.saved("c") == [1] and store.saved("d") == []
+    assert store.values == {"a": 1, "b": 99, "c": 1}
+
+
+@must_end
+def test_what_comes_while_a_write_is_on_its_way_waits_its_turn(store):
+    gate = store.fault = Gate()
+    behind = WriteBehind(Cache(), store, max_delay=0)
+    behind.set("b", 1)
+    wait_for(gate.entered)
+    for n in range(2, 10):
+        behind.set("b", n)
+    assert behind.get("b") == 9 and behind.pending == 2
+    gate.open.set()
+    assert behind.close() and store.saved("b") == [1, 9]
+
+
+def test_batches_go_out_by_size_and_by_age():
+    store = BulkStore()
+    with WriteBehind(Cache(), store, batch_size=10, max_delay=NEVER) as behind:
+        behind.set_many({n: n for n in range(10)})
+        wait_until(lambda: len(store.values) == 10)
+        behind.set("more", 1)
+        assert [len(call[1]) for call in store.calls] == [10]
+        behind.set_many({n: -n for n in range(10)})
+        wait_until(lambda: len(store.calls) == 2)
+    assert store.values["more"] == 1 and store.values[9] == -9
+
+
+def test_a_full_queue_raises_and_leaves_no_trace(store):
+    cache = Cache()
+    gate = store.fault = Gate()
+    behind = WriteBehind(cache, store, max_queue=2, max_delay=NEVER, on_full="raise")
+    behind.set("b", 1)
+    behind.set("c", 1)
+    for refused in (lambda: behind.set("d", 1), lambda: behind.delete("a"), lambda: behind.set_many({"d": 1})):
+        with pytest.raises(QueueFull, match="max_queue"):
+            refused()
+    behind.set("b", 2)                          # which takes no more room
+    assert "d" not in cache and behind.get("a") == 1 and behind.pending == 2
+    gate.open.set()
+    assert behind.close() and store.values == {"a": 1, "b": 2, "c": 1}
+
+
+@must_end
+def test_a_full_queue_blocks_until_there_is_room(store):
+    gate = store.fault = Gate()
+    behind = WriteBehind(Cache(), store, max_queue=2, max_delay=NEVER, batch_size=1)
+    behind.set("b", 1)
+    wait_for(gate.entered)
+    behind.set("c", 1)
+    blocked = [Started(behind.set, key, 1) for key in "defg"]
+    wait_until(lambda: behind._crowd == 4)
+    assert behind.pending == 2
+    gate.open.set()
+    for writer in blocked:
+        writer.result()
+    assert behind.close() and set(store.values) == set("abcdefg")
+
+
+@must_end
+def test_closing_wakes_those_who_wait_for_room(store):
+    gate = store.fault = Gate()
+    behind = WriteBehind(Cache(), store, max_queue=1)
+    behind.set("b", 1)
+    blocked = Started(behind.set, "c", 1)
+    wait_until(lambda: behind._crowd == 1)
+    closing = Started(behind.close)
+    with pytest.raises(RuntimeError, match="closed"):
+        blocked.result()
+    gate.open.set()
+    assert closing.result() is True
+
+
+def test_retries_are_tries_with_growing_jittered_pauses(store):
+    store.fault = down
+    dead = []
+    with WriteBehind(
+        Cache(), store, retries=2, backoff=0.001, on_dead_letter=lambda *letter: dead.append(letter)
+    ) as behind:
+        behind.set("b", 2)
+        assert behind.flush() is False and store.saved("b") == [2, 2, 2]
+        behind.delete("a")
+        assert behind.flush() is False and store.calls[3:] == [("delete", "a")] * 3
+    assert [letter[:2] for letter in dead] == [("b", 2), ("a", MISSING)] and str(dead[0][2]) == "down"
+    delivery = Delivery(Store(store, "sync"), 6, 0.1, 1.0, None, None, None)
+    for _ in range(20):
+        pauses = list(delivery.pauses())
+        assert len(pauses) == 6 and sorted(pauses[:4]) == pauses[:4]
+        for pause, longest in zip(pauses, (0.1, 0.2, 0.4, 0.8, 1, 1), strict=True):
+            assert longest / 2 <= pause <= longest
+    assert len({tuple(delivery.pauses()) for _ in range(5)}) == 5
+
+
+def test_only_what_the_store_refuses_becomes_a_dead_letter(store):
+    def refuse(call, keys):
+        if {"bad", "worse"} & set(keys) and call != "load":
+            raise ValueError(keys)
+
+    store.fault = refuse
+    dead = []
+    behind = WriteBehind(
+        Cache(), store, retries=1, backoff=0, max_delay=NEVER, on_dead_letter=lambda *letter: dead.append(letter[0])
+    )
+    behind.set_many({"b": 1, "bad": 2, "c": 3, "worse": 4, "d": 5})
+    assert behind.flush() is False
+    assert sorted(dead) == ["bad", "worse"] and store.values == {"a": 1, "b": 1, "c": 3, "d": 5}
+    assert behind.flush() is False              # it was accepted, and never reached the store
+    store.fault = lambda call, keys: None
+    behind.set("bad", 6)
+    behind.delete("worse")
+    assert behind.flush() is True and behind.close() is True
+
+
+def test_a_dead_letter_without_a_callback_or_with_a_broken_one_is_reported(store, monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append(str(args.exc_value)))
+    store.fault = down
+
+    def broken(key, value, error):
+        raise LookupError("broken")
+
+    for callback in (None, broken):
+        with WriteBehind(Cache(), store, retries=0, on_dead_letter=callback) as behind:
+            behind.set("b", 1)
+    assert reported == ["down", "broken"]
+
+
+@must_end
+def test_flush_tells_the_truth(store):
+    gate = store.fault = Gate()
+    behind = WriteBehind(Cache(), store, max_delay=NEVER)
+    assert behind.flush() is True
+    behind.set("b", 1)
+    assert behind.flush(timeout=0.01) is False
+    flushing = Started(behind.flush)
+    wait_for(gate.entered)
+    assert "b" not in store.values
+    gate.open.set()
+    assert flushing.result() is True and store.values["b"] == 1
+    behind.set("c", 1)
+    assert behind.close() and behind.close() and behind.flush()
+    for write in (lambda: behind.set("d", 1), lambda: behind.delete("b")):
+        with pytest.raises(RuntimeError, match="closed"):
+            write()
+    assert behind.get("b") == 1
+
+
+@must_end
+def test_what_would_wait_for_itself_raises():
+    class Curious(MemoryStore):
+        def save(self, key, value):
+            for call in (behind.flush, behind.close, lambda: behind.set("another", 1)):
+                try:
+                    call()
+                except (RuntimeError, QueueFull) as error:
+                    caught.append(type(error))
+            super().save(key, value)
+
+    caught = []
+    behind = WriteBehind(Cache(), Curious(), max_queue=1)
+    behind.set("a", 1)
+    assert behind.flush() and caught == [RuntimeError, RuntimeError, QueueFull] and behind.close()
+
+
+@must_end
+def test_a_hanging_store_does_not_hang_close():
+    gate = Gate()
+    store = MemoryStore()
+    store.fault = gate
+    behind = WriteBehind(Cache(), store, max_delay=0)
+    behind.set("a", 1)
+    wait_for(gate.entered)
+    began = time.monotonic()
+    assert behind.close(timeout=0.05) is False and time.monotonic() - began < 10
+    gate.open.set()
+    wait_until(lambda: behind._thread is None)
+    assert store.values == {"a": 1}
+
+
+@must_end
+def test_a_broken_store_does_not_hang_close_beyond_its_timeout(store):
+    store.fault = down
+    behind = WriteBehind(Cache(), store, retries=1000, backoff=1000, max_backoff=1000)
+    behind.set("b", 1)
+    assert behind.close(timeout=0.05) is False
+    wait_until(lambda: behind._thread is None)
+    assert behind.get("b") == 1 and behind.pending == 1
+
+
+@must_end
+def test_concurrent_writers_end_with_store_and_cache_agreeing(store):
+    cache = Cache(5)
+    behind = WriteBehind(cache, store, max_delay=0, max_queue=6, batch_size=3)
+
+    def work(n):
+        for step in range(150):
+            key = "abcdefgh"[(n + step) % 8]
+            if step % 7 == 0:
+                behind.delete(key)
+            else:
+                behind.set(key, (n, step))
+            behind.get(key)
+
+    run_all(*[lambda n=n: work(n) for n in range(6)])
+    assert behind.flush()
+    assert all(store.values.get(key) == value for key, value in dict(cache).items())
+    assert all(behind.get(key) == store.values.get(key) for key in "abcdefgh")
+    assert behind._setting == {} and behind.close()
+
+
+@must_end
+def test_a_write_that_reaches_the_cache_late_does_not_hide_a_newer_one(store):
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(Cache):
+        def set(self, key, value, ttl=None):
+            if value == "first":
+                entered.set()
+                wait_for(go)
+            super().set(key, value, ttl)
+
+    cache = Slow()
+    behind = WriteBehind(cache, store, max_delay=0)
+    first = Started(behind.set, "b", "first")
+    wait_for(entered)
+    behind.set("b", "second")
+    assert behind.flush()
+    go.set()
+    first.result()
+    assert behind.get("b") == "second" == store.values["b"] and behind.close()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["set", "set", "delete", "tick", "deliver", "fail", "partial"]),
+            st.sampled_from("abcdef"),
+            st.integers(0, 99),
+        ),
+        max_size=80,
+    ),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size, bulk):
+    """With an injected clock and a deterministic executor: nothing is lost, nothing comes out of order."""
+    store = (BulkStore if bulk else MemoryStore)()
+    queue = WriteQueue(batch_size, max_delay=5, max_queue=4)
+    accepted = {}                               # by key, in order
+    model = {}
+    now = 0.0
+    pauses = []
+
+    def settled(writes):
+        for write in writes:
+            queue.settle(write, True)
+
+    def pause(seconds):
+        pauses.append(seconds)
+        store.fault = lambda call, keys: None   # the store recovers
+        return True
+
+    delivery = Delivery(Store(store, "sync"), 3, 1, 10, settled, lambda *refused: pytest.fail("refused"), pause)
+    for call, key, value in operations:
+        if call in ("set", "delete"):
+            if queue.has_room_for(key):
+                value = value if call == "set" else MISSING
+                queue.accept(key, value, now, 0)
+                accepted.setdefault(key, []).append(value)
+                model[key] = value
+            else:
+                assert len(queue.pending) + len(queue.flying) == 4 and key not in queue.pending
+        elif call == "tick":
+            now += value
+        else:
+            if call == "fail":
+                store.fault = down
+            elif call == "partial":
+                store.fault = lambda call, keys: down(call, keys) if keys[-1] in "abc" else None
+            if queue.due(now, False) <= 0:
+                assert delivery.deliver(queue.take())
+        assert len(queue.pending) + len(queue.flying) <= 4
+        for key in model:                       # a reader sees the newest, wherever it is
+            write = queue.find(key)
+            newest = write.value if write is not None else store.values.get(key, MISSING)
+            assert newest == model[key]
+    queue.hurry()
+    while queue.pending:
+        assert queue.due(now, False) <= 0
+        assert delivery.deliver(queue.take())
+    assert store.values == {key: value for key, value in model.items() if value is not MISSING}
+    for key, values in accepted.items():
+        arrived = iter(values)
+        assert all(saved in arrived for saved in dict.fromkeys(store.saved(key)) if values.count(saved) == 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"batch_size": 0}, ValueError),
+        ({"batch_size": 1.5}, TypeError),
+        ({"max_delay": -1}, ValueError),
+        ({"max_delay": "1"}, TypeError),
+        ({"max_queue": 0}, ValueError),
+        ({"on_full": "drop"}, ValueError),
+        ({"retries": -1}, ValueError),
+        ({"retries": True}, TypeError),
+        ({"backoff": float("nan")}, ValueError),
+        ({"max_backoff": float("inf")}, ValueError),
+        ({"on_dead_letter": 5}, TypeError),
+        ({"exit_timeout": -1}, ValueError),
+        ({"durability": "none"}, ValueError),
+        ({"serializer": "yaml"}, ValueError),
+        ({"serializer": "pickle"}, ValueError),
+    ],
+)
+def test_bad_options_are_refused_by_name(store, options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        WriteBehind(Cache(), store, **options)
+
+
+def test_bad_input_reaches_neither_side(store):
+    cache = Cache(max_weight=10, weigher=lambda key, value: value)
+    with WriteBehind(cache, store) as behind:
+        for write in (
+            lambda: behind.set([], 1),
+            lambda: behind.set("b", 1, ttl=-1),
+            lambda: behind.set("b", 11),
+            lambda: behind.set("b", MISSING),
+            lambda: behind.set_many({"b": 1, "c": 11}),
+            lambda: behind.delete([]),
+        ):
+            with pytest.raises((TypeError, ValueError)):
+                write()
+        assert behind.pending == 0 and len(cache) == 0
+
+
+# --- the end of a process ---------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import signal, sys, threading, time
+sys.path.insert(0, {tests!r})
+from cachebox import Cache, WriteBehind
+from cachebox.strategies import SQLiteStore, drain_on_sigterm
+store = SQLiteStore({path!r})
+{body}
+"""
+
+
+def program(tmp_path, body):
+    path = str(tmp_path / "store.db")
+    code = PROGRAM.format(tests=os.path.dirname(__file__), path=path, body=textwrap.dedent(body))
+    return [sys.executable, "-c", code], path
+
+
+def rows(path):
+    from cachebox.strategies import SQLiteStore
+
+    with SQLiteStore(path) as store:
+        return store.load_many(range(100))
+
+
+def test_the_end_of_the_process_drains(tmp_path):
+    command, path = program(
+        tmp_path, "behind = WriteBehind(Cache(), store, max_delay=3600)\nbehind.set_many({n: n for n in range(100)})"
+    )
+    subprocess.run(command, check=True, timeout=60)
+    assert len(rows(path)) == 100
+
+
+def test_the_end_of_the_process_waits_no_longer_than_it_says(tmp_path):
+    command, path = program(
+        tmp_path,
+        """
+        store.save = lambda key, value: threading.Event().wait()
+        behind = WriteBehind(Cache(), store, exit_timeout=0.2)
+        behind.set(1, 1)
+        """,
+    )
+    began = time.monotonic()
+    subprocess.run(command, check=True, timeout=60)
+    assert time.monotonic() - began < 30 and rows(path) == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+def test_sigterm_drains_where_that_was_asked_for(tmp_path):
+    command, path = program(
+        tmp_path,
+        """
+        drain_on_sigterm()
+        behind = WriteBehind(Cache(), store, max_delay=3600)
+        behind.set_many({n: n for n in range(100)})
+        print("ready", flush=True)
+        signal.pause()
+        """,
+    )
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(60) == 143
+    assert len(rows(path)) == 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_does_not_deliver_what_is_the_parents(store):
+    with WriteBehind(Cache(), store, max_delay=NEVER) as behind:
+        behind.set("b", 1)
+        child = os.fork()
+        if child == 0:
+            empty = behind.pending == 0
+            behind.set("c", 1)
+            os._exit(0 if empty and behind.flush(30) and "b" not in store.values and store.values["c"] == 1 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert behind.flush() and store.values == {"a": 1, "b": 1}
+
+
+# --- asyncio ----------------------------------------------------------------------------------------------------------
+
+def test_the_asyncio_form_keeps_the_same_promises():
+    class Rows:
+        def __init__(self):
+            self.values = {"a": 1}
+            self.loads = 0
+
+        async def load(self, key):
+            self.loads += 1
+            await asyncio.sleep(0)
+            return self.values[key]
+
+        async def save(self, key, value):
+            await asyncio.sleep(0)
+            self.values[key] = value
+
+        async def delete(self, key):
+            del self.values[key]
+
+    async def main():
+        store, cache = Rows(), Cache(2)
+        async with AsyncWriteBehind(cache, store, max_delay=NEVER, max_queue=3) as behind:
+            assert await asyncio.gather(*[behind.get("a") for _ in range(4)]) == [1] * 4 and store.loads == 1
+            await behind.set_many({"b": 2, "c": 3, "d": 4})
+            assert await behind.get("b") == 2 and "b" not in store.values
+            await asyncio.wait_for(behind.set("e", 5), 60)      # waits for room, without blocking the loop
+            assert await behind.flush() is True and store.values == {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
+            assert await behind.delete("e") and await behind.get("e", "none") == "none"
+        assert "e" not in store.values and behind.pending == 0
+        with pytest.raises(RuntimeError, match="closed"):
+            await behind.set("f", 1)
+        behind = AsyncWriteBehind(cache, store, max_delay=NEVER, max_queue=1, on_full="raise", batch_size=5)
+        await behind.set("g", 1)
+        with pytest.raises(QueueFull):
+            await behind.set("h", 1)
+        assert await behind.close()
+
+    asyncio.run(main())

@@ -1,0 +1,293 @@
+"""Write-through: the store first, then the cache."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cachebox import Cache, WriteThrough
+from cachebox.strategies import AsyncWriteThrough
+from in_threads import Started, must_end, run_all, wait_for
+from stores import BulkStore, Gate, MemoryStore
+
+
+@pytest.fixture(params=[MemoryStore, BulkStore])
+def store(request):
+    return request.param(a=1)
+
+
+def test_writes_reach_the_store_before_the_cache_shows_them(store):
+    cache = Cache()
+    store.fault = lambda call, keys: seen.append((call, cache.peek("b")))
+    seen = []
+    through = WriteThrough(cache, store)
+    through.set("b", 2)
+    assert seen == [("save", None)] and cache.peek("b") == store.values["b"] == 2
+    assert through.delete("b") is True and seen[1] == ("delete", 2)
+    assert "b" not in cache and "b" not in store.values and through.delete("b") is False
+
+
+def test_get_loads_a_miss_once(store):
+    through = WriteThrough(Cache(), store)
+    assert (through.get("a"), through.get("a"), through.get("x", 5), through.get("x")) == (1, 1, 5, None)
+    assert store.calls == [("load", "a"), ("load", "x"), ("load", "x")]
+
+
+def test_bulk_writes(store):
+    cache = Cache()
+    through = WriteThrough(cache, store)
+    through.set_many({"b": 2, "c": 3}, ttl=60)
+    assert cache.get_many("bc") == {"b": 2, "c": 3} and store.values == {"a": 1, "b": 2, "c": 3} and cache.ttl("b") > 50
+    assert through.delete_many(["a", "b", "b"]) == 1
+    assert store.values == {"c": 3} and list(cache) == ["c"]
+    through.set_many({}), through.delete_many([])
+    bulk = isinstance(store, BulkStore)
+    assert len(store.calls) == (2 if bulk else 4)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda t: t.set("a", 2),
+        lambda t: t.set("new", 2),
+        lambda t: t.delete("a"),
+        lambda t: t.set_many({"a": 2, "new": 3}),
+        lambda t: t.delete_many(["a"]),
+    ],
+)
+def test_a_failing_store_leaves_the_cache_as_it_was_and_raises(store, write):
+    cache = Cache()
+    through = WriteThrough(cache, store)
+    through.get("a")
+
+    def fail(call, keys):
+        raise OSError("down")
+
+    store.fault = fail
+    with pytest.raises(OSError, match="down"):
+        write(through)
+    assert dict(cache) == {"a": 1} and store.values == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda t: t.set([], 1),
+        lambda t: t.set("b", 1, ttl=0),
+        lambda t: t.set("b", 1, tags=5),
+        lambda t: t.set("heavy", 100),
+        lambda t: t.set_many({"b": 1, "heavy": 100}),
+        lambda t: t.set_many(5),
+        lambda t: t.delete([]),
+        lambda t: t.delete_many(5),
+    ],
+)
+def test_bad_input_reaches_neither_side(store, write):
+    cache = Cache(max_weight=10, weigher=lambda key, value: value)
+    with pytest.raises((TypeError, ValueError)):
+        write(WriteThrough(cache, store))
+    assert store.calls == [] and len(cache) == 0
+
+
+def test_a_store_that_cannot_save_is_refused():
+    class ReadOnly:
+        def load(self, key):
+            return key
+
+    with pytest.raises(TypeError, match="save"):
+        WriteThrough(Cache(), ReadOnly())
+    with pytest.raises(TypeError, match="cache"):
+        WriteThrough({}, MemoryStore())
+
+
+def test_a_store_that_cannot_delete_refuses_deletes_only():
+    class Append:
+        saved = []
+
+        def save(self, key, value):
+            self.saved.append((key, value))
+
+    cache = Cache()
+    through = WriteThrough(cache, Append())
+    through.set("a", 1)
+    assert through.get("a") == 1 and through.get("b", 2) == 2
+    with pytest.raises(TypeError, match="delete"):
+        through.delete("a")
+    assert cache.peek("a") == 1
+
+
+def test_tags_and_lifetimes_reach_the_cache(store, clock):
+    cache = Cache(clock=clock)
+    WriteThrough(cache, store).set("b", 2, 60, tags="t")
+    assert cache.ttl("b") == 60 and cache.invalidate_tag("t") == 1
+
+
+@must_end
+def test_writers_of_one_key_take_turns_others_and_readers_do_not_wait(store):
+    cache = Cache()
+    through = WriteThrough(cache, store)
+    through.set("a", "old")
+    gate = Gate()
+    store.fault = lambda call, keys: gate(call, keys) if keys == ["a"] else None
+    first = Started(through.set, "a", "first")
+    wait_for(gate.entered)
+    second = Started(through.set, "a", "second")
+    through.set("b", 1)
+    assert through.get("a") == "old" and through.get("b") == 1
+    gate.open.set()
+    first.result(), second.result()
+    assert cache.peek("a") == store.values["a"]
+
+
+@must_end
+def test_concurrent_writers_end_with_store_and_cache_agreeing(store):
+    cache = Cache()
+    through = WriteThrough(cache, store)
+
+    def work(n):
+        for step in range(60):
+            key = "abc"[(n + step) % 3]
+            if step % 7 == 0:
+                through.delete(key)
+            elif step % 11 == 0:
+                through.set_many({"a": (n, step), "c": (n, step), "b": (n, step)})
+            else:
+                through.set(key, (n, step))
+            through.get(key)
+
+    run_all(*[lambda n=n: work(n) for n in range(8)])
+    assert {key: cache.peek(key) for key in cache} == {key: store.values[key] for key in cache}
+    assert through._locks._turns == {}
+
+
+@must_end
+def test_a_load_that_began_before_a_write_does_not_win(store):
+    cache = Cache()
+    through = WriteThrough(cache, store)
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(MemoryStore):
+        def load(self, key):
+            value = self.values[key]
+            entered.set()
+            wait_for(go)
+            return value
+
+    slow = Slow(a="old")
+    through = WriteThrough(cache, slow)
+    reader = Started(through.get, "a")
+    wait_for(entered)
+    through.set("a", "new")
+    go.set()
+    assert reader.result() == "old" and through.get("a") == "new"
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["get", "set", "delete", "set_many", "delete_many", "evict", "tick"]),
+        st.sampled_from("abcd"),
+        st.integers(0, 9),
+        st.booleans(),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(OPERATIONS, st.booleans())
+def test_it_behaves_like_the_store_alone(operations, bulk):
+    """Whatever the cache forgets, a reader sees what the store has; a failed write changes nothing."""
+    now = [0.0]
+    store = (BulkStore if bulk else MemoryStore)()
+    cache = Cache(3, default_ttl=5, clock=lambda: now[0])
+    through = WriteThrough(cache, store)
+    model = {}
+
+    def fail(call, keys):
+        if call != "load":
+            raise OSError
+
+    for call, key, value, fails in operations:
+        store.fault = fail if fails else lambda call, keys: None
+        try:
+            if call == "get":
+                assert through.get(key, "none") == model.get(key, "none")
+            elif call == "set":
+                through.set(key, value)
+                model[key] = value
+            elif call == "delete":
+                through.delete(key)
+                model.pop(key, None)
+            elif call == "set_many":
+                through.set_many({key: value, "a": value})
+                model.update({key: value, "a": value})
+            elif call == "delete_many":
+                through.delete_many([key, "a"])
+                model.pop(key, None), model.pop("a", None)
+            elif call == "evict":
+                cache.delete(key)
+            else:
+                now[0] += value
+        except OSError:
+            assert fails
+        assert store.values == model and all(model[key] == value for key, value in cache.items())
+
+
+class AsyncStore:
+    def __init__(self, **values):
+        self.values = values
+        self.calls = 0
+        self.error = None
+
+    async def load(self, key):
+        self.calls += 1
+        value = self.values[key]
+        await asyncio.sleep(0)
+        return value
+
+    async def save(self, key, value):
+        await asyncio.sleep(0)
+        if self.error:
+            raise self.error
+        self.values[key] = value
+
+    async def delete(self, key):
+        await asyncio.sleep(0)
+        del self.values[key]
+
+
+def test_the_asyncio_form_keeps_the_same_promises():
+    async def main():
+        store, cache = AsyncStore(a=1), Cache()
+        through = AsyncWriteThrough(cache, store)
+        assert await asyncio.gather(*[through.get("a") for _ in range(5)]) == [1] * 5 and store.calls == 1
+        assert await through.get("x", 7) == 7
+        await through.set("b", 2)
+        assert store.values["b"] == cache.peek("b") == 2
+        store.error = OSError("down")
+        with pytest.raises(OSError, match="down"):
+            await through.set("b", 3)
+        assert cache.peek("b") == 2
+        store.error = None
+        assert await through.delete("b") is True and await through.delete("b") is False
+        await asyncio.gather(*[through.set("a", n) for n in range(20)])
+        assert cache.peek("a") == store.values["a"] and through._locks == {}
+        cache.delete("a")
+        reader = asyncio.ensure_future(through.get("a"))
+        await asyncio.sleep(0)
+        await through.set("a", "new")
+        await reader
+        assert cache.peek("a") == "new"
+        await through.set_many({"c": 1, "d": 2})
+        assert await through.delete_many(["c", "d"]) == 2
+
+    asyncio.run(main())
+
+
+def test_an_async_store_needs_the_asyncio_form():
+    with pytest.raises(TypeError, match="Async"):
+        WriteThrough(Cache(), AsyncStore())
