@@ -155,7 +155,7 @@ def measure_async(seconds: float) -> Values:
 
 
 def measure_insert(seconds: float) -> Values:
-    found = {}
+    found: Values = {}
     for size, title in {1_000: "10³", 100_000: "10⁵"}.items():
         for kind, keys in {"str": text_keys(size + 200_000), "int": number_keys(size + 200_000)}.items():
             for policy in POLICIES:
@@ -182,7 +182,7 @@ def measure_memory(seconds: float) -> Values:
 
 
 def measure_gc(seconds: float) -> Values:
-    found = {}
+    found: Values = {}
     for values in ("plain", "list"):
         kinds = [processes.collect_candidate(name, values) for name in (DICT, LRU)]
         found |= ratios(interleave(kinds, least=2, most=2, warm_up=False), DICT, **{values: LRU})

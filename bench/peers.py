@@ -131,7 +131,7 @@ class Container:
     insert: str | None = "cache[key] = True"        # a new key into a full cache: the victim leaves
     delete: str | None = "del cache[key]"
     look_aside: str | None = "if cache.get(key) is None:\n    cache[key] = True"
-    names: Mapping[str, object] = field(default_factory=dict)       # what else the statements refer to
+    names: Mapping[str, Any] = field(default_factory=dict)       # what else the statements refer to
 
     def filled(self, keys: Sequence[Any], size: int | None = None) -> Any:
         """A cache with those keys, of that size (default: full)."""

@@ -42,9 +42,10 @@ LOOK = {
 Results = dict[str, Any]
 
 
-def draw(results: list[Results], folder: Path) -> None:
-    """All plots, of several interpreters' results; the first one's suites are those shown."""
+def draw(results: list[Results], folder: Path) -> list[str]:
+    """Draw what the results of several interpreters have, the first one's suites; returns the names of the plots."""
     folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
     with plt.rc_context(LOOK):
         for name, made in {
             "figures": targets(results),
@@ -57,6 +58,8 @@ def draw(results: list[Results], folder: Path) -> None:
                 made.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
                 made.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
                 plt.close(made)
+                drawn.append(name)
+    return drawn
 
 
 def values(result: Results, title: str) -> dict[str, dict[str, float]]:

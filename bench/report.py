@@ -34,7 +34,7 @@ Results = dict[str, Any]
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measure(seconds: float, repeat: int, suites: bool) -> Results:
+def measure(seconds: float, repeat: int, suites: bool, build: str) -> Results:
     """All that the report needs from one interpreter."""
     runs = []
     for number in range(repeat):
@@ -53,7 +53,7 @@ def measure(seconds: float, repeat: int, suites: bool) -> Results:
     for peer in peers.MODULES:
         peers.have(peer)
     return {
-        "interpreter": interpreter(),
+        "interpreter": interpreter(build),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
         "versions": dict(sorted({**peers.VERSIONS, peers.OURS: peers.module(peers.OURS).__version__}.items())),
@@ -71,13 +71,14 @@ def medians(runs: list[dict[str, Values]]) -> dict[str, Values]:
     }
 
 
-def interpreter() -> dict[str, Any]:
-    flags = f"{sysconfig.get_config_var('CONFIG_ARGS') or ''}"
+def interpreter(build: str = "") -> dict[str, Any]:
+    """What this interpreter is. Some distributors' optimised builds do not say that they are: `build` says it then."""
+    optimised = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
     return {
         "short": "{}.{}".format(*sys.version_info) + ("t" if peers.FREE_THREADED else ""),
         "version": platform.python_version(),
         "compiler": platform.python_compiler(),
-        "build": "optimised (PGO)" if "--enable-optimizations" in flags else "plain",
+        "build": build or ("optimised" if optimised else "plain"),
         "free_threaded": peers.FREE_THREADED,
     }
 
@@ -189,7 +190,7 @@ the resident memory of a fresh process grows by; `gc.collect()` and imports are 
 """
 
 
-def main_page(results: list[Results]) -> str:
+def main_page(results: list[Results], drawn: list[str]) -> str:
     first, *others = results
     lines = [
         "# Benchmarks",
@@ -213,8 +214,10 @@ def main_page(results: list[Results]) -> str:
     if lacking := missed(results):
         lines += ["What falls short of its must:", "", *lacking, ""]
     lines += ["## Beside the peers", ""]
-    lines += ["![Hits beside the peers](plots/hits.svg)", "", "![Growth](plots/growth.svg)", ""]
-    lines += ["![Threads](plots/threads.svg)", "", "![Memory](plots/memory.svg)", ""]
+    titles = {"hits": "Hits beside the peers", "growth": "Growth", "threads": "Threads", "memory": "Memory"}
+    for name in drawn:
+        if name in titles:
+            lines += [f"![{titles[name]}](plots/{name}.svg)", ""]
     lines += topics(first)
     if others:
         lines += ["## Other interpreters", ""]
@@ -284,8 +287,8 @@ def write(files: list[Path], folder: Path) -> None:
 
     results = [json.loads(path.read_text()) for path in files]
     folder.mkdir(parents=True, exist_ok=True)
-    plots.draw(results, folder / "plots")
-    (folder / "benchmarks.md").write_text(main_page(results), encoding="utf-8")
+    drawn = plots.draw(results, folder / "plots")
+    (folder / "benchmarks.md").write_text(main_page(results, drawn), encoding="utf-8")
     for each in results[1:]:
         (folder / page_name(each)).write_text(side_page(each), encoding="utf-8")
 
@@ -297,13 +300,14 @@ def main() -> None:
     measuring.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     measuring.add_argument("--repeat", type=int, default=3, help="runs of the table of figures (default: 3)")
     measuring.add_argument("--seconds", type=float, default=1.0, help="for each group of figures (default: 1)")
+    measuring.add_argument("--build", default="", help="how the interpreter was built, if it does not say so itself")
     measuring.add_argument("--figures-only", action="store_true", help="leave the suites out")
     writing = commands.add_parser("write", help="write the report")
     writing.add_argument("results", type=Path, nargs="+", help="what `measure` wrote; the main one first")
     writing.add_argument("--folder", type=Path, default=ROOT / "docs", help="where to (default: docs)")
     options = parser.parse_args()
     if options.command == "measure":
-        results = measure(options.seconds, options.repeat, not options.figures_only)
+        results = measure(options.seconds, options.repeat, not options.figures_only, options.build)
         options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     else:
         write(options.results, options.folder)
