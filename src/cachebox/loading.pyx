@@ -5,7 +5,6 @@ together: each of them is a flight of its own that this thread leads, so that ot
 """
 
 from cpython.object cimport PyObject
-from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t
 
 from time import perf_counter_ns

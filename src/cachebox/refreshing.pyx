@@ -12,7 +12,7 @@ from cachebox.loading cimport NOTHING, Loader
 from cachebox.lock cimport acquire, release
 from cachebox.operation cimport EXPLICIT, Operation, start
 from cachebox.stats cimport HITS
-from cachebox.store cimport AHEAD, DONE, FOREIGN, IDLES, NO_MEMORY, STALE, TAGGED, Outcome, Store, Watch, forks
+from cachebox.store cimport AHEAD, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Store, Watch, forks
 
 cdef class Refresh:
 

@@ -15,7 +15,9 @@ from cachebox._engine.table cimport (
     Engine, Entry, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed,
     note_use, reallocate, UNCERTAIN, xdecref,
 )
-from cachebox.expiry cimport coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, set_deadline
+from cachebox.expiry cimport (
+    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, set_deadline,
+)
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport (
     EXPIRED, EXPLICIT, FAILED, NO_CAUSE, REPLACED, SIZE, can_leave, drop_all, find_by_comparing, leave, start,

@@ -5,7 +5,7 @@ compiled because a busy link reads ten thousand messages a second, and beside th
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr
 
 
@@ -126,7 +126,7 @@ cdef class Replies:
     cdef object read(self, int depth):
         cdef char* start
         cdef char kind
-        cdef Py_ssize_t end = self.line_end(), n, k, body
+        cdef Py_ssize_t end = self.line_end(), n, body
         if end == -1:
             return INCOMPLETE
         if depth > 32:
@@ -155,7 +155,7 @@ cdef class Replies:
             if kind == c"%" or kind == c"|":
                 n *= 2
             items = Push() if kind == c">" else []
-            for k in range(n):
+            for _ in range(n):
                 item = self.read(depth + 1)
                 if item is INCOMPLETE:
                     return INCOMPLETE

@@ -6,8 +6,9 @@ Invariants, all under `lock`:
   push, a write of this process, a clear, a lost link, a new one. Only a live one stores.
 - A `Write` knows whether a push about its key came while it was under way. If none did, its own is still to come, and
   the next push about the key was sent no later than that: whoever reads the key after the write returned has seen what
-  it is about, so it is ignored. Without this, every `set` would drop what the next `get` fetched. Two writes have a push each
-  only if one began after the other had returned: hence `clock`. All that holds for one link only: `link` is its number.
+  it is about, so it is ignored. Without this, every `set` would drop what the next `get` fetched. Two writes have a push
+  each only if one began after the other had returned: hence `clock`. All that holds for one link only:
+  `link` is its number.
 - A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
   before then has been heard.
 
@@ -34,8 +35,7 @@ cdef extern from *:
     bint is_exact_str "PyUnicode_CheckExact"(object) noexcept
 
 
-cdef double LAG = 0.005
-"""Seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms."""
+cdef double LAG = 0.005             # seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms
 
 
 cdef class Fill:
@@ -393,7 +393,6 @@ cdef class Tier:
     def sweep(self):
         """Drop what has expired. O(1) where nothing has."""
         self.first.purge_expired()
-
 
     def _check(self):
         """Verify what must hold while nothing is under way; AssertionError where it does not."""
