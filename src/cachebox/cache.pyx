@@ -25,7 +25,7 @@ from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
-    find_same, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
+    find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
     take_hit,
 )
 from cachebox.refreshing cimport serve
@@ -1993,7 +1993,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     if unlikely(not knows_hash(args[0], &hashed)):
         return hash_and_get(self, args[0], args[1] if n == 2 else None_)
     h = mixed_in(self, hashed)
-    i = find_same(self, args[0], h, &slot)
+    i = find_quickly(self, args[0], h, &slot)
     if likely(is_plain_hit(self, i)):
         return take_hit(self, i)
     return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
@@ -2002,7 +2002,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
 cdef PyObject* hash_and_get(PyObject* self, PyObject* key, PyObject* default) except NULL:
     """A `get` where hashing the key takes a call of Python's."""
     cdef uint32_t h = mixed_in(self, hash_of(key)), slot
-    cdef uint32_t i = find_same(self, key, h, &slot)
+    cdef uint32_t i = find_quickly(self, key, h, &slot)
     return get_on(self, key, default, h, slot, i)
 
 
@@ -2025,7 +2025,7 @@ cdef PyObject* call_getitem(PyObject* self, PyObject* key) except NULL:
     if unlikely(not knows_hash(key, &hashed)):
         hashed = hash_of(key)
     h = mixed_in(self, hashed)
-    i = find_same(self, key, h, &slot)
+    i = find_quickly(self, key, h, &slot)
     if likely(is_plain_hit(self, i)):
         return take_hit(self, i)
     return getitem_on(self, key, h, slot, i)

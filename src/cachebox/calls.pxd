@@ -29,12 +29,9 @@ cdef extern from *:
         return ((PyWeakReference *)reference)->wr_object;
     #endif
     }
-
-    #define cb_items_of(tuple) (((PyTupleObject *)(tuple))->ob_item)
     """
     PyObject* referent "cb_referent"(PyObject* reference) noexcept nogil
     PyTypeObject* type_of "Py_TYPE"(PyObject*) noexcept nogil
-    PyObject** items_of "cb_items_of"(PyObject* tuple) noexcept nogil
     PyObject* item_of "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept nogil
     Py_ssize_t size_of_tuple "PyTuple_GET_SIZE"(PyObject*) noexcept nogil
 
@@ -183,7 +180,7 @@ cdef inline int matches(const Call* call, PyObject* key) noexcept:
     return all_equal
 
 
-# --- the short way: arguments that are the very objects in the key, and know their hashes; see `quick.pxd` -----------
+# --- the short way, for arguments that know their hashes; see `quick.pxd` ----------------------------------------------
 
 cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcept nogil:
     """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token and types."""
@@ -211,34 +208,11 @@ cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcep
     return True
 
 
-cdef inline bint is_same_call(const Call* call, PyObject* key) noexcept nogil:
-    """Whether a key consists of the very objects that the arguments are. For a call without token and types."""
-    cdef PyObject** items = items_of(key)
-    cdef Py_ssize_t k, keywords = keywords_of(call)
-    if unlikely(type_of(key) != call_key or size_of_tuple(key) != length(call)):
-        return False
-    if call.receiver != NULL:
-        if unlikely(type_of(items[0]) != receiver_type or referent(items[0]) != call.receiver):
-            return False
-        items += 1
-    for k in range(call.n):
-        if items[k] != call.arguments[k]:
-            return False
-    if keywords:
-        items += call.n
-        if unlikely(items[0] != KEYWORDS):
-            return False
-        items += 1
-        for k in range(keywords):
-            if items[2 * k] != item_of(call.names, k) or items[2 * k + 1] != call.arguments[call.n + k]:
-                return False
-    return True
-
-
-cdef inline uint32_t find_same_call(PyObject* cache, const Call* call, uint32_t h, uint32_t* slot) noexcept:
-    """The index of the key that consists of the very arguments. 0: none up to `slot`. Takes the lock."""
+cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32_t h, uint32_t* slot) noexcept:
+    """The index of a call's key. 0: there is none up to `slot`, where the search has to go on. Takes the lock."""
     cdef const Table* t = (<Cache>cache).table
     cdef uint32_t i
+    cdef int equal
     slot[0] = home(t, h)
     acquire((<Cache>cache).lock)
     while True:
@@ -246,7 +220,9 @@ cdef inline uint32_t find_same_call(PyObject* cache, const Call* call, uint32_t 
         if i == 0:
             return 0
         if likely(t.entries[i].hash == h):
-            return i if is_same_call(call, t.entries[i].key) else 0
+            equal = matches(call, t.entries[i].key)
+            if equal != 0:
+                return i if equal > 0 else 0
         slot[0] = (slot[0] + 1) & t.mask
 
 

@@ -133,7 +133,7 @@ cdef object key_of_call(const Call* call, object receiver):
 
 
 cdef PyObject* go_on_with_call(PyObject* cache, const Call* call, uint32_t h, uint32_t slot, uint32_t i) noexcept:
-    """`quick_get_call` where `find_same_call` found i and got to `slot`. Takes over the lock, and releases it."""
+    """`quick_get_call` where `find_call_quickly` found i and got to `slot`. Takes over the lock, and releases it."""
     cdef Table* t = (<Cache>cache).table
     cdef PyObject* value = NULL
     cdef int equal

@@ -1,8 +1,8 @@
 """The short ways: a hit, in as few instructions as there can be.
 
-What is fastest is a function with a small stack frame, and that is one which calls nothing, but for what it returns. So
-a short way finds a key by its address alone, and what takes more (another object that is equal, a lifetime, a miss) is
-left to a function whose result is returned as it is: it takes over the lock, and goes on where the short way stopped.
+What is fastest is a function with a small stack frame, and that is one which calls little, but for what it returns. So
+what takes more than a short way has (`==` of Python's, a lifetime, a miss) is left to a function whose result is returned
+as it is: it takes over the lock, and goes on where the short way stopped.
 
 Objects are pointers here: what Cython takes for an object it counts references of.
 """
@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from cachebox._engine.table cimport (
     ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup, lookup_from, mixed,
-    move_to_back, note_use,
+    move_to_back, note_use, plain_equal,
 )
 from cachebox.expiry cimport coarse_now, is_over
 from cachebox.lock cimport acquire, release
@@ -33,18 +33,23 @@ cdef inline uint32_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
     return mixed((<Store>store).table, hashed)
 
 
-cdef inline uint32_t find_same(PyObject* store, PyObject* key, uint32_t h, uint32_t* slot) noexcept:
-    """The index of that very key. 0: there is none up to `slot`, where the search has to go on. Takes the lock."""
+cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint32_t h, uint32_t* slot) noexcept:
+    """The index of a key. 0: there is none up to `slot`, where the search has to go on. Takes the lock."""
     cdef const Table* t = (<Store>store).table
     cdef uint32_t i
+    cdef int equal
     slot[0] = home(t, h)
     acquire((<Store>store).lock)
     while True:
         i = candidate(t, h, slot)
         if likely(t.entries[i].key == key):         # the sentinel's key is NULL
             return i
-        if i == 0 or t.entries[i].hash == h:
+        if i == 0:
             return 0
+        if t.entries[i].hash == h:
+            equal = plain_equal(t.entries[i].key, key)
+            if equal != 0:
+                return i if equal > 0 else 0
         slot[0] = (slot[0] + 1) & t.mask
 
 

@@ -16,7 +16,7 @@ cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexc
 
 
 cdef PyObject* go_on(PyObject* store, PyObject* key, uint32_t h, uint32_t slot, uint32_t i) noexcept:
-    """`quick_get` where `find_same` found i and got to `slot`. Takes over the lock, and releases it."""
+    """`quick_get` where `find_quickly` found i and got to `slot`. Takes over the lock, and releases it."""
     cdef PyObject* value = NULL
     if i == 0:
         i = lookup_from((<Store>store).table, key, h, &slot)

@@ -11,12 +11,12 @@ from _weakref import ref
 
 from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of
 from cachebox.calls cimport (
-    Call, call_key, find_same_call, hash_call, key_of_call, keys_of_hash, keys_of_token, knows_hash_of_call, likely,
+    Call, call_key, find_call_quickly, hash_call, key_of_call, keys_of_hash, keys_of_token, knows_hash_of_call, likely,
     quick_get_call, type_of, unlikely,
 )
 from cachebox.flight cimport Lead, Ticket, board
 from cachebox.lock cimport acquire, release
-from cachebox.quick cimport find_same, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, take_hit
+from cachebox.quick cimport find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, take_hit
 from cachebox.store cimport Watch
 
 from cachebox.calls import CallKey, Receiver
@@ -270,7 +270,7 @@ cdef class CachedFunction:
             self.nullary = self.key_of((), {}, False, False)
         hashed = hash_of(<PyObject*>self.nullary)
         h = mixed_in(cache, hashed)
-        i = find_same(cache, <PyObject*>self.nullary, h, &slot)
+        i = find_quickly(cache, <PyObject*>self.nullary, h, &slot)
         if i != 0:
             self.nullary_at = i
         value = go_on(cache, <PyObject*>self.nullary, h, slot, i)
@@ -592,7 +592,7 @@ cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObjec
     if unlikely(n != 1 or names != NULL or not knows_hash(args[0], &hashed)):
         return (<CachedFunction>self).call_otherwise(args, n, names)
     h = mixed_in(cache, hashed)
-    i = find_same(cache, args[0], h, &slot)
+    i = find_quickly(cache, args[0], h, &slot)
     if likely(is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
         return take_hit(cache, i)
     return (<CachedFunction>self).go_on_alone(args, hashed, h, slot, i)
@@ -652,7 +652,7 @@ cdef inline PyObject* call_simple(
     if unlikely(not knows_hash_of_call(&call, &hashed)):
         return (<CachedFunction>self).hash_simple(receiver, args, n, names)
     h = mixed_in(cache, hashed)
-    i = find_same_call(cache, &call, h, &slot)
+    i = find_call_quickly(cache, &call, h, &slot)
     if likely(is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
         return take_hit(cache, i)
     release((<Cache>cache).lock)
