@@ -359,11 +359,20 @@ def test_works_without_a_stream(closed):
 def test_control_c():
     command = [sys.executable, "-m", "cachebox", "demo", "--seconds", "3600", "--json"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),   # whoever runs the tests may ignore it
     ) as process:
         process.stderr.readline()               # it has begun
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=GUARD)
+        try:
+            out, err = process.communicate(timeout=GUARD)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert out == ""
     assert err.splitlines()[-1] == "cachebox: interrupted"
