@@ -145,7 +145,7 @@ class _Connection:
     def __init__(self, path: str, timeout: float) -> None:
         self.process = os.getpid()
         # another thread closes it; it uses it never at the same time as this one
-        self.connection = sqlite3.connect(path, timeout, check_same_thread=False)
+        self.connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False)
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = NORMAL")
 
