@@ -14,8 +14,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Table, candidate, hash_of, home, likely, mixed, plain_equal, unlikely
 from cachebox.cache cimport Cache
-from cachebox.lock cimport acquire
-from cachebox.quick cimport knows_hash
+from cachebox.lock cimport acquire, release
+from cachebox.quick cimport knows_hash, quick_use
 
 
 cdef extern from *:
@@ -208,29 +208,27 @@ cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcep
     return True
 
 
-cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32_t h, uint32_t* slot) noexcept:
-    """The index of a call's key. 0: there is none up to `slot`, where the search has to go on. Takes the lock."""
+cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32_t h) noexcept:
+    """The index of a call's key. 0: there is none, or only `==` can tell. Takes the lock."""
     cdef const Table* t = (<Cache>cache).table
-    cdef uint32_t i
+    cdef uint32_t slot, i
     cdef int equal
-    slot[0] = home(t, h)
     acquire((<Cache>cache).lock)
+    slot = home(t, h)
     while True:
-        i = candidate(t, h, slot)
+        i = candidate(t, h, &slot)
         if i == 0:
             return 0
         if likely(t.entries[i].hash == h):
             equal = matches(call, t.entries[i].key)
             if equal != 0:
                 return i if equal > 0 else 0
-        slot[0] = (slot[0] + 1) & t.mask
-
-
-cdef PyObject* go_on_with_call(PyObject* cache, const Call* call, uint32_t h, uint32_t slot, uint32_t i) noexcept
+        slot = (slot + 1) & t.mask
 
 
 cdef inline PyObject* quick_get_call(PyObject* cache, const Call* call, Py_hash_t hashed) noexcept:
     """`quick_get` of a call: a new reference to its result. NULL: it is a miss, or not so simple."""
-    cdef uint32_t h = mixed((<Cache>cache).table, hashed)
-    acquire((<Cache>cache).lock)
-    return go_on_with_call(cache, call, h, home((<Cache>cache).table, h), 0)
+    cdef uint32_t i = find_call_quickly(cache, call, mixed((<Cache>cache).table, hashed))
+    cdef PyObject* value = quick_use(cache, i) if i != 0 else NULL
+    release((<Cache>cache).lock)
+    return value

@@ -8,7 +8,6 @@ from _weakref import ref
 from cachebox._engine.table cimport Table, candidate, hash_of, home, mixed, plain_equal
 from cachebox.cache cimport Cache
 from cachebox.lock cimport Guard, acquire, release
-from cachebox.quick cimport quick_use
 
 
 cdef extern from *:
@@ -130,30 +129,6 @@ cdef object key_of_call(const Call* call, object receiver):
             put_item(key, at, <PyObject*>type_of(call.arguments[k]))
             at += 1
     return key
-
-
-cdef PyObject* go_on_with_call(PyObject* cache, const Call* call, uint32_t h, uint32_t slot, uint32_t i) noexcept:
-    """`quick_get_call` where `find_call_quickly` found i and got to `slot`. Takes over the lock, and releases it."""
-    cdef Table* t = (<Cache>cache).table
-    cdef PyObject* value = NULL
-    cdef int equal
-    while i == 0:
-        i = candidate(t, h, &slot)
-        if i == 0:
-            break
-        if t.entries[i].hash == h:
-            equal = matches(call, t.entries[i].key)
-            if equal > 0:
-                break
-            if equal < 0:
-                i = 0
-                break
-        i = 0
-        slot = (slot + 1) & t.mask
-    if i != 0:
-        value = quick_use(cache, i)
-    release((<Cache>cache).lock)
-    return value
 
 
 # --- finding keys: live entries, and those that are being loaded ------------------------------------------------------

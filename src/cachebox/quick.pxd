@@ -38,8 +38,8 @@ cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint32_t h, ui
     cdef const Table* t = (<Store>store).table
     cdef uint32_t i
     cdef int equal
-    slot[0] = home(t, h)
     acquire((<Store>store).lock)
+    slot[0] = home(t, h)
     while True:
         i = candidate(t, h, slot)
         if likely(t.entries[i].key == key):         # the sentinel's key is NULL

@@ -647,12 +647,11 @@ cdef inline PyObject* call_simple(
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
     cdef Call call
     cdef Py_hash_t hashed
-    cdef uint32_t h, i, slot
+    cdef uint32_t i
     describe_simple(&call, receiver, args, n, names)
     if unlikely(not knows_hash_of_call(&call, &hashed)):
         return (<CachedFunction>self).hash_simple(receiver, args, n, names)
-    h = mixed_in(cache, hashed)
-    i = find_call_quickly(cache, &call, h, &slot)
+    i = find_call_quickly(cache, &call, mixed_in(cache, hashed))
     if likely(is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
         return take_hit(cache, i)
     release((<Cache>cache).lock)
