@@ -75,6 +75,36 @@ def test_the_default_clock_is_monotonic_and_lags_by_no_more_than_a_tick(any_poli
     assert 3600 - (after - before) - 0.005 <= left <= 3600.001
 
 
+def test_monotonic_as_the_clock_is_not_a_tick_late(any_policy):
+    """It is read without Python where that is possible, and must tell the same."""
+    cache = Cache(policy=any_policy, clock=time.monotonic)
+    cache.set("long", 1, ttl=3600)
+    for _ in range(200):
+        before = time.monotonic()
+        cache.set("a", 1, ttl=0.0002)
+        left = cache.ttl("long")
+        while cache.get("a") == 1:
+            assert time.monotonic() - before < 10
+        assert time.monotonic() - before >= 0.0002
+        assert cache.ttl("long") <= left - 0.00019
+    before = time.monotonic()
+    cache.set("b", 1, ttl=3600)
+    left = cache.ttl("b")
+    assert 3600 - (time.monotonic() - before) <= left <= 3600
+    assert Cache(clock=time.monotonic).copy()._clock is time.monotonic
+
+
+def test_a_clock_put_in_the_place_of_monotonic_is_asked(any_policy, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    cache = Cache(policy=any_policy, clock=time.monotonic, default_ttl=10)
+    cache["a"] = 1
+    now = 9.0
+    assert cache.get("a") == 1 and cache.ttl("a") == 1
+    now = 10.0
+    assert cache.get("a") is None
+
+
 def test_a_clock_may_use_the_cache(any_policy):
     asked = []
 

@@ -16,14 +16,16 @@ class Source:
 
     def __init__(self):
         self.calls = 0
+        self.counting = threading.Lock()        # without the GIL, += loses some
         self.error = None
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
 
     def __call__(self, key):
-        self.calls += 1
-        mine = self.calls
+        with self.counting:
+            self.calls += 1
+            mine = self.calls
         self.entered.set()
         wait_for(self.gate)
         if self.error is not None:

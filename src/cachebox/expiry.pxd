@@ -13,6 +13,8 @@ from libc.stdint cimport uint32_t
 
 cdef extern from "clock.h" nogil:
     double coarse_now "cb_now"()
+    double precise_now "cb_precise_now"()
+    const bint HAS_PRECISE_CLOCK "CB_HAS_PRECISE_CLOCK"
 
 
 cdef struct Expiry:

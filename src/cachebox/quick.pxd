@@ -14,10 +14,10 @@ from cachebox._engine.table cimport (
     ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup, lookup_from, mixed,
     move_to_back, note_use, plain_equal,
 )
-from cachebox.expiry cimport coarse_now, is_over
+from cachebox.expiry cimport coarse_now, is_over, precise_now
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
-from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, Leader, Store, leads, set_leader
+from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Leader, Store, leads, set_leader
 
 
 cdef extern from "pythread.h":
@@ -87,7 +87,9 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
     if value == NULL:
         return NULL
     if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD):
-        if modes & (IDLES | CLOCKED | FOREIGN | AHEAD) or is_over(&(<Store>store).expiry, i, coarse_now()):
+        if modes & (IDLES | CLOCKED | FOREIGN | AHEAD):
+            return NULL
+        if is_over(&(<Store>store).expiry, i, precise_now() if modes & PRECISE else coarse_now()):
             return NULL
     counts[HITS] += 1
     note_use(<PyObject*>(<Store>store).engine, i)

@@ -8,7 +8,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport UNCERTAIN, Engine, Entry, Table, incref, lookup, note_use
-from cachebox.expiry cimport Expiry, coarse_now, is_over
+from cachebox.expiry cimport Expiry, coarse_now, is_over, precise_now
 from cachebox.foreign cimport Foreign
 from cachebox.lock cimport Guard, Lock, acquire, release
 from cachebox.operation cimport FAILED, Cause, Operation
@@ -28,6 +28,7 @@ cdef enum Mode:                     # what makes an operation more than looking 
     AHEAD = 256                     # a hit may be the time to load the entry anew
     STALE = 512                     # what has expired is kept for a while, and served while it is loaded anew
     TAGGED = 1024                   # some entry has tags
+    PRECISE = 4096                  # the clock is time.monotonic, read without Python
     NEGATIVE = 2048                 # failures are remembered: a write has to forget one
 
 cdef enum Outcome:                  # of a change under the lock

@@ -16,7 +16,7 @@ from cachebox._engine.table cimport (
     note_use, reallocate, UNCERTAIN, xdecref,
 )
 from cachebox.expiry cimport (
-    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, set_deadline,
+    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, precise_now, set_deadline,
 )
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport (
@@ -89,7 +89,7 @@ cdef class Store:
         """The time in seconds, for an operation that gives an entry `lifetime`."""
         cdef double told
         if not self.modes & CLOCKED or self.clock is None:
-            return coarse_now()
+            return precise_now() if self.modes & PRECISE else coarse_now()
         if lifetime == INFINITY and not self.modes & (EXPIRES | IDLES):
             return self.latest                  # nothing depends on it
         told = as_number(self.clock(), "clock")
@@ -370,7 +370,7 @@ cdef class Store:
         if end < INFINITY:
             set_deadline(&self.expiry, i, end)
             self.modes |= EXPIRES
-            if end + self.stale + VISITS_APART < self.next_visit and not self.modes & CLOCKED:
+            if end + self.stale + VISITS_APART < self.next_visit and not self.modes & (CLOCKED | PRECISE):
                 op.hurry = True
         elif self.modes & EXPIRES:
             drop_deadline(&self.expiry, i)
