@@ -9,6 +9,7 @@ from bench import peers, suite
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "default")    # the peers may warn of what they like
+    config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")    # connections last as long as the process
     config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used")      # by a test that skips
     config.option.benchmark_quiet = True
 

@@ -82,7 +82,7 @@ class Topic:
         return [name for name in self.names if any(name in (group.measured or {}) for group in self.groups)]
 
 
-UNITS = {"ns": 1e9, "ms": 1e3, "bytes": 1}
+UNITS = {"ns": 1e9, "µs": 1e6, "ms": 1e3, "bytes": 1}
 
 
 def quantity(value: float, unit: str) -> str:

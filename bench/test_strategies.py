@@ -1,33 +1,29 @@
-"""What strategies cost, as ratios and differences: pytest bench/test_strategies.py -s
-
-The candidates of a comparison take turns, and the best round of each counts: so what disturbs the machine disturbs the
-figures least. The bounds are those that the project promises.
-"""
+"""What strategies cost: hits of caches that load and refresh, sets that are written behind, the draining of a queue."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
+import weakref
+from pathlib import Path
 from time import perf_counter
 
-import pytest
-
+from bench.measure import Candidate, candidate, shuffled
+from bench.suite import Group, Topic, cases, play
+from bench.workloads import text_keys
 from cachebox import Cache, WriteBehind
 from cachebox.strategies import SQLiteStore
 
-KEYS = [f"key {n}" for n in range(1000)]
-ROUNDS = 15
-
-
-def best_of(*candidates, rounds=ROUNDS):
-    """The seconds that the best round of each candidate takes; they take turns."""
-    best = [float("inf")] * len(candidates)
-    for _ in range(rounds):
-        for n, candidate in enumerate(candidates):
-            began = perf_counter()
-            candidate()
-            best[n] = min(best[n], perf_counter() - began)
-    return best
+KEYS = text_keys(1_000)
+ROWS = 50_000
+CACHES = {
+    "Cache()": {},
+    "Cache(loader=f)": {"loader": str.upper},
+    "Cache(default_ttl=3600)": {"default_ttl": 3600},
+    "Cache(loader=f, default_ttl=3600)": {"loader": str.upper, "default_ttl": 3600},
+    "Cache(…, refresh_ahead=0.1)": {"loader": str.upper, "default_ttl": 3600, "refresh_ahead": 0.1},
+}
 
 
 class Nowhere:
@@ -43,77 +39,103 @@ class Nowhere:
         pass
 
 
-def reading(cache, call):
-    """A body of its own for each candidate, so that they share no inline caches."""
-    source = "def body():\n    for _ in range(20):\n        for key in keys:\n            "
-    scope = {"keys": KEYS, "cache": cache}
-    exec(source + call, scope)
-    return scope["body"]
+def hits(statement):
+    made = []
+    for name, options in CACHES.items():
+        cache = Cache(2_000, **options)
+        cache.update(dict.fromkeys(KEYS, True))
+        made.append(candidate(name, shuffled(KEYS), statement, cache=cache))
+    return made
 
 
-@pytest.mark.parametrize("call", ["cache[key]", "cache.get(key)"])
-def test_a_read_through_hit(call):
-    plain, loading = Cache(), Cache(loader=str.upper)
-    for cache in (plain, loading):
-        cache.update(dict.fromkeys(KEYS, 1))
-    a, b = best_of(reading(plain, call), reading(loading, call), rounds=60)
-    print(f"\nread-through hit, {call}: {b / a:.2f} × a plain one ({a / 20 / len(KEYS) * 1e9:.0f} ns)")
-    assert b <= 1.1 * a
+HITS = Topic(
+    "strategies: a hit of a cache that may load",
+    list(CACHES),
+    "Cache()",
+    [Group(text, lambda text=text: hits(text)) for text in ("cache.get(key)", "cache[key]")],
+)
 
 
-def test_a_hit_that_may_refresh():
-    plain, ahead = Cache(default_ttl=1000), Cache(loader=str.upper, default_ttl=1000, refresh_ahead=0.1)
-    for cache in (plain, ahead):
-        cache.update(dict.fromkeys(KEYS, 1))
-    a, b = best_of(reading(plain, "cache[key]"), reading(ahead, "cache[key]"))
-    print(f"\nhit of a cache with refresh_ahead: {b / a:.2f} × a hit of one whose entries expire")
+def sets():
+    """Writes of a thousand keys over and over, none of which the store gets to see meanwhile."""
+    folder = tempfile.TemporaryDirectory(prefix="cachebox-bench-")
+    later = {"max_delay": 1e6, "batch_size": 10**6, "max_queue": 10**6}
+    targets = {
+        "Cache": Cache(2_000),
+        "WriteBehind": WriteBehind(Cache(2_000), Nowhere(), **later),
+        "WriteBehind, journal": WriteBehind(Cache(2_000), Nowhere(), journal=Path(folder.name, "journal"), **later),
+    }
+    made = [candidate(name, shuffled(KEYS), "target.set(key, True)", target=target) for name, target in targets.items()]
+    weakref.finalize(targets["Cache"], end, [target for name, target in targets.items() if name != "Cache"], folder)
+    return made
 
 
-def test_a_set_with_write_behind(tmp_path):
-    n = len(KEYS)
-    plain = Cache()
-    options = {"max_delay": 3600, "batch_size": 10**6, "max_queue": 10**6}
-    behind = WriteBehind(Cache(), Nowhere(), **options)
-    journaled = WriteBehind(Cache(), Nowhere(), journal=tmp_path / "journal", **options)
-
-    def body(target):
-        scope = {"keys": KEYS, "target": target}
-        exec("def body():\n    for key in keys:\n        target.set(key, 1)", scope)
-        return scope["body"]
-
-    a, b, c = best_of(body(plain), body(behind), body(journaled), rounds=40)
-    behind.close(), journaled.close()
-    b, c = (b - a) / n * 1e6, (c - a) / n * 1e6
-    print(f"\nwrite-behind set, over a plain set ({a / n * 1e6:.2f} µs): {b:.2f} µs; with a journal: {c:.2f} µs")
-    assert b <= 3 and c <= 30
+def end(targets, folder):
+    for target in targets:
+        target.close()
+    folder.cleanup()
 
 
-def test_queued_writes_reach_sqlite(tmp_path):
-    items = {f"key {n}": n for n in range(100_000)}
-    by_hand, queued = [], []
-    for n in range(3):
-        connection = sqlite3.connect(tmp_path / f"hand{n}.db")
+SETS = Topic(
+    "strategies: a set that is written behind",
+    ["Cache", "WriteBehind", "WriteBehind, journal"],
+    "Cache",
+    [Group("set(key, value)", sets)],
+    note="the journal is handed to the operating system with every set, and to the disk as its documentation says",
+)
+
+
+def by_hand():
+    """Seconds per row of one executemany."""
+    with tempfile.TemporaryDirectory(prefix="cachebox-bench-") as folder:
+        connection = sqlite3.connect(Path(folder, "hand.db"))
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("CREATE TABLE cachebox (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
-        began = perf_counter()
-        rows = [(json.dumps(key).encode(), json.dumps(value).encode()) for key, value in items.items()]
+        start = perf_counter()
+        rows = [(json.dumps(f"key {n}").encode(), json.dumps(n).encode()) for n in range(ROWS)]
         with connection:
             connection.executemany(
                 "INSERT INTO cachebox VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", rows
             )
-        by_hand.append(perf_counter() - began)
+        seconds = perf_counter() - start
         connection.close()
-        with (
-            SQLiteStore(tmp_path / f"behind{n}.db") as store,
-            WriteBehind(Cache(None), store, batch_size=10_000, max_queue=200_000, max_delay=3600) as behind,
-        ):
-            behind._queue.batch_size = 10**9        # nothing is to go out while the queue fills up
-            behind.set_many(items)
-            behind._queue.batch_size = 10_000
-            began = perf_counter()
-            assert behind.flush()
-            queued.append(perf_counter() - began)
-    share = min(by_hand) / min(queued)
-    print(f"\n100,000 queued writes reach sqlite at {share:.0%} of a hand-written executemany ({min(by_hand):.2f} s)")
-    assert share >= 0.8
+    return seconds / ROWS
+
+
+def queued():
+    """Seconds per row of a queue that is full when the clock starts."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cachebox-bench-") as folder,
+        SQLiteStore(Path(folder, "behind.db")) as store,
+        WriteBehind(Cache(None), store, batch_size=10_000, max_queue=200_000, max_delay=1e6) as behind,
+    ):
+        behind._queue.batch_size = 10**9                # nothing is to go out while the queue fills up
+        behind.set_many({f"key {n}": n for n in range(ROWS)})
+        behind._queue.batch_size = 10_000
+        start = perf_counter()
+        assert behind.flush()
+        return (perf_counter() - start) / ROWS
+
+
+DRAINED = Topic(
+    "strategies: rows that reach sqlite",
+    ["executemany by hand", "WriteBehind, SQLiteStore"],
+    "executemany by hand",
+    [
+        Group(
+            f"{ROWS:,} rows",
+            lambda: [Candidate("executemany by hand", by_hand), Candidate("WriteBehind, SQLiteStore", queued)],
+            rounds=(4, 10),
+            seconds=3,
+        )
+    ],
+    unit="µs",
+)
+
+TOPICS = [HITS, SETS, DRAINED]
+
+
+@cases(*TOPICS)
+def test_strategies(benchmark, topic, group, name):
+    play(benchmark, topic, group, name)

@@ -21,6 +21,7 @@ from cachebox._engine.table cimport (
 from cachebox.expiry cimport HAS_PRECISE_CLOCK, check_heap, deadline, end_of, set_deadline
 from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
 from cachebox.foreign cimport Foreign
+from cachebox.front cimport Method, stand_in_front, stand_in_front_of_subscript
 from cachebox.loading cimport NOTHING, Loader, load_all
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
@@ -1960,37 +1961,7 @@ MutableMapping.register(Cache)
 
 
 # --- what the interpreter calls for the hottest methods ---------------------------------------------------------------
-# Cython's own way into a method costs as much as a hit does, so these stand in front of it; see `quick.pxd`.
-
-cdef extern from *:
-    """
-    typedef PyObject *(*cb_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
-
-    /* Put another function in front of a method. Returns the one that was there; NULL: it is called in another way. */
-    static cb_method
-    cb_stand_in_front(PyTypeObject *type, const char *name, cb_method quick)
-    {
-        PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
-        cb_method replaced = NULL;
-        if (found != NULL && Py_TYPE(found) == &PyMethodDescr_Type) {
-            PyMethodDef *method = ((PyMethodDescrObject *)found)->d_method;
-            if (method->ml_flags == (METH_FASTCALL | METH_KEYWORDS)) {
-                replaced = (cb_method)(void (*)(void))method->ml_meth;
-                method->ml_meth = (PyCFunction)(void (*)(void))quick;
-            }
-        }
-        Py_XDECREF(found);
-        return replaced;
-    }
-
-    #define cb_stand_in_front_of_subscript(type, quick) ((type)->tp_as_mapping->mp_subscript = (binaryfunc)(quick))
-    """
-    ctypedef PyObject* (*Method "cb_method")(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
-    void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
-        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) except NULL
-    ) noexcept
-
+# They stand in front of Cython's own; see `front.pxd`, and `quick.pxd` for what they do.
 
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     cdef Py_hash_t hashed

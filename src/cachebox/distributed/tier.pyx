@@ -16,12 +16,16 @@ Keys are str, whose comparison runs no code of users; but dropping a value may (
 is re-entrant.
 """
 
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t
 
 from cachebox.cache cimport Cache, hash_in
 from cachebox.expiry cimport coarse_now
-from cachebox.quick cimport quick_get
+from cachebox.front cimport Method, stand_in_front
+from cachebox.quick cimport (
+    find_quickly, go_on, is_plain_hit, knows_hash, likely, mixed_in, quick_get, take_hit,
+)
 
 from threading import RLock
 from time import monotonic
@@ -32,7 +36,7 @@ cdef extern from *:
     #define CB_TAKE_TIER(reference) ((PyObject *)(reference))
     """
     object take_over "CB_TAKE_TIER"(PyObject*)
-    bint is_exact_str "PyUnicode_CheckExact"(object) noexcept
+    bint is_exact_str "PyUnicode_CheckExact"(PyObject*) noexcept
 
 
 cdef double LAG = 0.005             # seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms
@@ -425,7 +429,7 @@ cdef class Front:
     def _quick(self, key, default):
         """The value of a key that can be served at once, else `default`."""
         cdef PyObject* value
-        if is_exact_str(key) and self.tier.plain and coarse_now() < self.tier.fresh_until:
+        if is_exact_str(<PyObject*>key) and self.tier.plain and coarse_now() < self.tier.fresh_until:
             value = quick_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
@@ -441,12 +445,31 @@ cdef class BlockingFront(Front):
         Raises TypeError for a key that is not a str; BackendUnavailable where the server cannot be reached and
         ``on_unavailable="raise"``.
         """
-        cdef PyObject* tier = <PyObject*>self.tier      # cast to and fro, to take no reference
-        cdef PyObject* first
-        cdef PyObject* value
-        if is_exact_str(key) and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until:
-            first = <PyObject*>(<Tier>tier).first
-            value = quick_get(first, <PyObject*>key, hash_in(<Cache>first, key))
-            if value != NULL:
-                return take_over(value)
         return self._get(key, default)
+
+
+# --- what the interpreter calls for a get -----------------------------------------------------------------------------
+
+cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    """Stands in front of `BlockingFront.get`: a hit that can be served at once."""
+    cdef PyObject* tier = <PyObject*>(<Front>self).tier         # cast to and fro, to take no reference
+    cdef PyObject* first
+    cdef PyObject* value
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i, slot
+    if likely(
+        names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed)
+        and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until
+    ):
+        first = <PyObject*>(<Tier>tier).first
+        h = mixed_in(first, hashed)
+        i = find_quickly(first, args[0], h, &slot)
+        if likely(is_plain_hit(first, i)):
+            return take_hit(first, i)
+        value = go_on(first, args[0], h, slot, i)
+        if value != NULL:
+            return value
+    return compiled_get(self, args, n, names)
+
+
+cdef Method compiled_get = stand_in_front(<PyTypeObject*>BlockingFront, "get", call_get)

@@ -1,0 +1,37 @@
+"""Functions that stand in front of Cython's own entries to methods: its way in costs as much as a hit does.
+
+Such a function does what is likely, and leaves everything else to the entry that it replaced, with the same arguments.
+It has to be put there at import, before anybody can have called the method.
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+
+
+cdef extern from *:
+    """
+    typedef PyObject *(*cb_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
+
+    /* Put another function in front of a method. Returns the one that was there; NULL: it is called in another way. */
+    static cb_method
+    cb_stand_in_front(PyTypeObject *type, const char *name, cb_method quick)
+    {
+        PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
+        cb_method replaced = NULL;
+        if (found != NULL && Py_TYPE(found) == &PyMethodDescr_Type) {
+            PyMethodDef *method = ((PyMethodDescrObject *)found)->d_method;
+            if (method->ml_flags == (METH_FASTCALL | METH_KEYWORDS)) {
+                replaced = (cb_method)(void (*)(void))method->ml_meth;
+                method->ml_meth = (PyCFunction)(void (*)(void))quick;
+            }
+        }
+        Py_XDECREF(found);
+        return replaced;
+    }
+
+    #define cb_stand_in_front_of_subscript(type, quick) ((type)->tp_as_mapping->mp_subscript = (binaryfunc)(quick))
+    """
+    ctypedef PyObject* (*Method "cb_method")(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
+    Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
+    void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
+        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) except NULL
+    ) noexcept
