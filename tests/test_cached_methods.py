@@ -666,14 +666,7 @@ class LastWords:
         LastWords.said.append((self.before, self.method("before"), self.method("last"), self.method("last")))
 
 
-leaves_results = pytest.mark.xfail(
-    sys.version_info >= (3, 14),
-    reason="the collector of 3.14 tells nobody of the end of an instance that a finaliser had referred to weakly",
-    strict=False,
-)
-
-
-@pytest.mark.parametrize("in_a_cycle", [False, pytest.param(True, marks=leaves_results)])
+@pytest.mark.parametrize("in_a_cycle", [False, True])
 def test_an_instance_may_call_its_method_while_it_dies(in_a_cycle):
     LastWords.said.clear()
     gc.collect()

@@ -7,6 +7,7 @@ arguments over where they are (vectorcall, PEP 590), they are hashed there and c
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
 
+import gc
 from _weakref import ref
 
 from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of
@@ -79,6 +80,7 @@ cdef extern from *:
     bint is_function "PyFunction_Check"(object)
     bint is_plain "cb_is_plain"(PyObject*) noexcept
     bint takes_weak_references "cb_takes_weak_references"(PyObject*) noexcept
+    bint is_finalized "PyObject_GC_IsFinalized"(object) noexcept
     PyObject** items_of "cb_items"(tuple)
     void enable_vectorcall "cb_enable_vectorcall"(PyTypeObject*, Py_ssize_t, bint)
     PyObject* call_with_first "cb_call_with_first"(
@@ -425,6 +427,8 @@ cdef class CachedFunction:
         receiver.id = id(instance)
         if known is not None:                   # of a dead instance whose end nobody was told of yet
             self.receivers.pop(id(instance), None)
+        if is_finalized(instance):
+            watch_over(receiver)
         return self.receivers.setdefault(id(instance), receiver)
 
     # --- for users ----------------------------------------------------------------------------------------------------
@@ -721,6 +725,32 @@ cdef int remember(object receiver, Py_hash_t hashed, Cache cache) except -1:
         receiver.limit = max(64, 2 * len(hashes))
     hashes.add(hashed)
     return 0
+
+
+cdef list finalized = []                # receivers of instances that were finalised before they were seen
+
+cdef int watch_over(receiver) except -1:
+    """Look after each collection whether an instance has ended. Newer collectors clear a weak reference that was made
+    while its object was finalised, and call nobody."""
+    finalized.append(receiver)
+    if forget_finalized not in gc.callbacks:
+        gc.callbacks.append(forget_finalized)
+    return 0
+
+
+def forget_finalized(phase, info):
+    if phase != "stop":
+        return
+    alive = []
+    try:
+        while finalized:
+            receiver = finalized.pop()
+            if receiver() is None:
+                forget_receiver(receiver)
+            else:
+                alive.append(receiver)          # it came back to life, or belongs to an older generation
+    finally:
+        finalized.extend(alive)
 
 
 def forget_receiver(receiver):
