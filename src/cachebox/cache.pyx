@@ -205,6 +205,7 @@ cdef class Cache(Store):
         if options["policy"] != "LRU":
             self.adopt_policy(options["policy"], max_size)
         self.bound = bound_of(max_size)
+        self.unbounded = max_size is None
         self.lifetime = lifetime
         self.idle = idle
         self.bound_weight = bound_weight
@@ -1185,7 +1186,9 @@ cdef class Cache(Store):
                 acquire(self.lock)
                 older, self.bound = self.bound, bound
                 outcome = self.make_room(0, 0.0, 0, now, &op)
-                if outcome != DONE:             # the bound always holds: it changes when it does
+                if outcome == DONE:
+                    self.unbounded = size is None
+                else:                           # the bound always holds: it changes when it does
                     self.bound = older
                 release(self.lock)
                 if outcome == DONE:
@@ -1510,7 +1513,7 @@ cdef class Cache(Store):
     @property
     def max_size(self):
         """The most entries it holds, an int; None: no bound. `resize` changes it."""
-        return None if self.bound == LARGEST_SIZE else self.bound
+        return None if self.unbounded else self.bound
 
     @property
     def default_ttl(self):
