@@ -1083,11 +1083,23 @@ cdef class Cache(Store):
         self.set_all(items, self.lifetime)
 
     cdef int set_all(self, list items, double lifetime) except -1:
+        """Store all of them, as one operation: callbacks run when the last one is there."""
+        cdef Operation op
         cdef list weighed = []
         for key, value in items:
             weighed.append((hash_of(<PyObject*>key), self.weigh_checked(key, value)))
-        for (key, value), (hashed, weight) in zip(items, weighed):
-            self.set_weighed(key, mixed(self.table, hashed), value, lifetime, weight, False)
+        start(&op)
+        try:
+            for (key, value), (hashed, weight) in zip(items, weighed):
+                self.put(key, mixed(self.table, hashed), value, lifetime, weight, False, &op)
+                self.forget_failure(key)
+                if op.in_turn:
+                    failure = self.settle(&op)
+                    if failure is not None:
+                        raise failure
+                    op.victims = 0
+        finally:
+            self.finish(&op)
         return 0
 
     # --- the whole cache ----------------------------------------------------------------------------------------------

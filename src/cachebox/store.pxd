@@ -120,6 +120,7 @@ cdef class Store:
     cdef double weigh(self, object key, object value) except -1.0
     cdef int finish(self, Operation* op) except -1
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
+    cdef object settle(self, Operation* op)
     cdef int take_back(self, Operation* op) except -1
     cdef object notify(self, object key, object value, Cause cause)
     cdef int put(

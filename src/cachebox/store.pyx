@@ -120,17 +120,7 @@ cdef class Store:
         cdef uint32_t k
         if op.n == 0 and not op.in_turn and not op.hurry:
             return 0
-        failure = None
-        if op.in_turn:
-            try:
-                try:
-                    self.foreign.tell(op)
-                finally:
-                    if op.added != NULL:
-                        self.take_back(op)
-                    self.foreign.exit(op)
-            except BaseException as error:
-                failure = error
+        failure = self.settle(op) if op.in_turn else None
         try:
             if op.hurry:
                 call_sweeper(self)
@@ -144,6 +134,19 @@ cdef class Store:
         if failure is not None:
             raise failure
         return 0
+
+    cdef object settle(self, Operation* op):
+        """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
+        try:
+            try:
+                self.foreign.tell(op)
+            finally:
+                if op.added != NULL:
+                    self.take_back(op)
+                self.foreign.exit(op)
+        except BaseException as error:
+            return error
+        return None
 
     cdef int finish_with(self, Operation* op, PyObject* held) except -1:
         """`finish`, for a caller that is about to return `held`: where this raises it cannot, and drops it."""
