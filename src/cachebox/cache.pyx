@@ -813,7 +813,7 @@ cdef class Cache(Store):
         cdef Operation op
         cdef Outcome outcome
         cdef double now
-        cdef uint32_t i
+        cdef uint32_t i = 0
         start(&op)
         try:
             now = self.now(self.lifetime)
@@ -821,11 +821,14 @@ cdef class Cache(Store):
                 outcome = DONE
                 if self.foreign is not None:
                     self.foreign.enter(&op)
-                if watch.i == 0 and not watch.touched:
-                    i = self.find(key, h, &op)  # fn cleared the cache, and the watch went with its entry
-                else:
-                    acquire(self.lock)
+                if watch.i != 0 or watch.touched:
+                    self.lock_again(&op)
                     i = watch.i
+                elif op.locked:
+                    self.lock_again(&op)
+                    i = i if self.table.entries[i].key != NULL else 0
+                else:
+                    i = self.find(key, h, &op)  # fn cleared the cache, and the watch went with its entry
                 if not self.is_live(i, now) and i != 0 and self.table.entries[i].value != NULL:
                     outcome = self.remove(i, EXPIRED, &op)
                     if self.table.entries[i].key == NULL:
@@ -1195,7 +1198,7 @@ cdef class Cache(Store):
             if self.foreign is not None:
                 self.foreign.enter(&op)
             while True:
-                acquire(self.lock)
+                self.lock_again(&op)
                 older, self.bound = self.bound, bound
                 outcome = self.make_room(0, 0.0, 0, now, &op)
                 if outcome == DONE:

@@ -127,6 +127,7 @@ cdef class Store:
         self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
+    cdef void lock_again(self, Operation* op) noexcept nogil
     cdef uint32_t find_victim(self, Operation* op) except FAILED
     cdef Py_ssize_t purge(self, bint stale_too) except -1
     cdef Py_ssize_t size(self) except -1
