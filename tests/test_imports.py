@@ -127,6 +127,15 @@ def test_an_unknown_name_is_an_attribute_error():
         exec("from cachebox import nonsense")
 
 
+def test_the_core_has_no_dependency_and_the_extras_have_their_names():
+    from importlib.metadata import metadata
+
+    about = metadata("cachebox-cython")
+    assert all("extra ==" in needed for needed in about.get_all("Requires-Dist"))
+    assert set(about.get_all("Provides-Extra")) >= {"redis", "msgpack", "cli", "metrics", "test", "bench", "docs"}
+    assert about["Requires-Python"] == ">=3.10"
+
+
 def test_the_version_is_that_of_the_distribution():
     from importlib.metadata import version
 
