@@ -338,6 +338,17 @@ def test_memory_follows_the_entries_not_the_bound(policy, max_size):
     cache["a"] = 1
     assert sys.getsizeof(cache) < 10_000
     assert cache == {"a": 1}
+    assert cache.max_size == min(max_size, sys.maxsize)
+
+
+def test_the_largest_bound_is_not_taken_for_none(any_policy):
+    cache = Cache(sys.maxsize, policy=any_policy)
+    assert (cache.max_size, cache.copy().max_size) == (sys.maxsize, sys.maxsize)
+    assert f"max_size={sys.maxsize}" in repr(cache)
+    cache.resize(None)
+    assert cache.max_size is None
+    cache.resize(sys.maxsize)
+    assert cache.max_size == sys.maxsize
 
 
 def test_memory_is_given_back_when_the_entries_go(policy):

@@ -213,6 +213,33 @@ def test_when_a_callback_runs_the_operation_is_over(any_policy):
     assert seen[2:] == [({"c": 4}, 4)]
 
 
+@pytest.mark.parametrize("call", ["update", "set_many"])
+def test_a_bulk_write_is_over_when_its_callbacks_run(any_policy, call):
+    seen = []
+    cache = Cache(
+        3, policy=any_policy, on_removal=lambda key, value, cause: seen.append((key, value, cause, dict(cache)))
+    )
+    getattr(cache, call)({"a": 1, "b": 2, "c": 3})
+    getattr(cache, call)({"b": 4, "c": 5, "d": 6})
+    after = {"b": 4, "c": 5, "d": 6}
+    assert seen == [
+        ("b", 2, RemovalCause.REPLACED, after),
+        ("c", 3, RemovalCause.REPLACED, after),
+        ("a", 1, RemovalCause.SIZE, after),
+    ]
+
+
+def test_a_bulk_write_whose_callback_interrupts_stands(any_policy):
+    def interrupt(key, value):
+        raise KeyboardInterrupt
+
+    cache = Cache(policy=any_policy, on_evict=interrupt)
+    cache.update(a=1, b=2)
+    with pytest.raises(KeyboardInterrupt):
+        cache.update(a=3, b=4, c=5)
+    assert cache == {"a": 3, "b": 4, "c": 5}
+
+
 def test_an_entry_that_left_is_kept_for_its_callbacks_and_freed_after_them(any_policy):
     class Thing:
         pass

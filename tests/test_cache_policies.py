@@ -396,6 +396,71 @@ def test_while_a_policy_is_asked_the_bound_holds():
     cache.policy.cache = None
 
 
+class Looks:
+    """A key that, while it is compared, notes how full the cache is."""
+
+    def __init__(self, name, cache, seen):
+        self.name, self.cache, self.seen = name, cache, seen
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        self.seen.append(len(self.cache))
+        return self.name == other.name
+
+
+STORING = {
+    "set": lambda cache, key: cache.set(key, 1),
+    "set with tags": lambda cache, key: cache.set(key, 1, tags="tag"),
+    "update": lambda cache, key: cache.update([(key, 1)]),
+    "setdefault": lambda cache, key: cache.setdefault(key, 1),
+    "increment": lambda cache, key: cache.increment(key),
+    "compute": lambda cache, key: cache.compute(key, lambda old: 1),
+    "get_or_set": lambda cache, key: cache.get_or_set(key, lambda: 1),
+}
+
+
+@pytest.mark.parametrize("call", STORING)
+def test_nobody_sees_that_the_victim_has_gone_and_the_new_entry_is_not_there_yet(any_policy, call):
+    cache, seen = Cache(2, policy=any_policy), []
+    cache.set(Looks("a", cache, seen), 1)
+    cache.set(Looks("b", cache, seen), 1)
+    seen.clear()
+    STORING[call](cache, Looks("c", cache, seen))
+    assert set(seen) == {2}
+    assert [key.name for key in cache] == ["b", "c"]
+
+
+def test_the_key_that_a_policy_names_may_be_an_equal_one_that_dies_at_once():
+    class Dying:
+        def __init__(self, name):
+            self.name = name
+
+        def __hash__(self):
+            return hash(self.name)
+
+        def __eq__(self, other):
+            return self.name == other.name
+
+        def __del__(self):
+            found.append(cache.pop(self, None))
+
+    class Copying(Recording):
+        def evict(self):
+            return Dying(super().evict().name)
+
+    found = []
+    cache = Cache(2, policy=Copying)
+    keys = [Dying(name) for name in "abc"]
+    for key in keys:
+        cache[key] = key.name
+    assert found == [None]              # by then the cache had let go of it
+    assert cache.popitem() == (keys[1], "b")
+    assert found == [None, None] and cache == {keys[2]: "c"}
+    cache.clear()
+
+
 def test_a_policy_is_asked_by_popitem_and_orders_iteration():
     class Alphabetical(Recording):
         def evict(self):

@@ -98,6 +98,22 @@ print(cachebox.Cache(2))
     assert works.startswith("<Cache LRU")
 
 
+def test_without_redis_star_imports_and_help_leave_the_distributed_tier_out():
+    code = """
+import sys
+sys.modules["redis"] = None             # as if it were not installed
+from cachebox import *
+import cachebox, inspect, pydoc
+print(*sorted(cachebox.__all__))
+print(*sorted(name for name in globals() if name in cachebox.__all__))
+print(*sorted(name for name, _ in inspect.getmembers(cachebox) if name in cachebox.__all__))
+print("class Cache" in pydoc.render_doc(cachebox, renderer=pydoc.plaintext))
+"""
+    *found, helps = run(code).splitlines()
+    assert found == [" ".join(sorted(EXPECTED - EXTRAS))] * 3
+    assert helps == "True"
+
+
 @needs_redis
 def test_the_distributed_tier_is_imported_only_when_asked_for():
     assert not imported_by("import cachebox; cachebox.Cache(2)") & {"redis", "asyncio", "cachebox.distributed"}
@@ -109,6 +125,15 @@ def test_an_unknown_name_is_an_attribute_error():
         cachebox.nonsense
     with pytest.raises(ImportError):
         exec("from cachebox import nonsense")
+
+
+def test_the_core_has_no_dependency_and_the_extras_have_their_names():
+    from importlib.metadata import metadata
+
+    about = metadata("cachebox-cython")
+    assert all("extra ==" in needed for needed in about.get_all("Requires-Dist"))
+    assert set(about.get_all("Provides-Extra")) >= {"redis", "msgpack", "cli", "metrics", "test", "bench", "docs"}
+    assert about["Requires-Python"] == ">=3.10"
 
 
 def test_the_version_is_that_of_the_distribution():

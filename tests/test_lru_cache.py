@@ -7,6 +7,7 @@ import functools
 import inspect
 import pickle
 import random
+import sys
 import threading
 import types
 import unittest
@@ -189,7 +190,7 @@ def test_random_recursion(maxsize, typed):
     assert len(ours) == len(theirs) > 2000
 
 
-@pytest.mark.parametrize("maxsize", [-5, -1, 0, 1, 2, 128, True, False, None, 10**6])
+@pytest.mark.parametrize("maxsize", [-5, -1, 0, 1, 2, 128, True, False, None, 10**6, sys.maxsize])
 def test_parameters(maxsize):
     for typed in (False, True, 0, 1, "yes"):
         parameters_are_the_same(maxsize, typed)

@@ -225,6 +225,73 @@ def test_read_modify_write_loses_no_update(any_policy):
     assert cache.stats.sets == 3 * 300 * THREADS
 
 
+USERS_CODE = {
+    "__hash__": lambda cache, key: cache.get(key("__hash__")),
+    "__eq__ in get": lambda cache, key: cache.get(key("__eq__")),
+    "__eq__ in set": lambda cache, key: cache.set(key("__eq__"), 2),
+    "__eq__ in delete": lambda cache, key: cache.delete(key("__eq__")),
+    "__eq__ of a value": lambda cache, key: cache == {"there": key("__eq__")},
+    "__del__": lambda cache, key: cache.set("there", key("__del__")) or cache.delete("there"),
+    "weigher": lambda cache, key: cache.set("heavy", 2),
+    "weigher in update": lambda cache, key: cache.update(heavy=2),
+    "clock": lambda cache, key: cache.set("short", 2, ttl=5),
+    "on_evict": lambda cache, key: cache.set("there", 2),
+    "on_removal": lambda cache, key: cache.delete("there"),
+    "factory": lambda cache, key: cache.get_or_set("made", cache.hook),
+    "fn": lambda cache, key: cache.compute("made", lambda old: cache.hook()),
+    "condition": lambda cache, key: cached(cache, condition=cache.hook)(abs)(1),
+    "ttl": lambda cache, key: cached(cache, ttl=cache.hook)(abs)(1),
+    "key_func": lambda cache, key: cached(cache, key_func=cache.hook)(abs)(1),
+    "function": lambda cache, key: cached(cache)(cache.hook)(1),
+}
+
+
+@pytest.mark.parametrize("code", USERS_CODE)
+def test_no_lock_is_held_while_user_code_runs(any_policy, code):
+    """Another thread can use the cache, the same keys included, before the user's code returns."""
+    done, asleep = [], [True]
+
+    def use_it_all():
+        cache["other"] = 1
+        assert cache.get("other") == 1 and cache.peek("there") in (None, 1, 2) and len(cache) >= 1
+        cache.update(a=1, b=2), cache.delete("other"), cache.increment("number"), cache.get_or_set("loaded", int)
+        cache.compute("sum", lambda old: 1), list(cache.items()), cache.purge_expired(), cache.resize(50)
+        cache.copy(), cache.popitem(), cache.weight, repr(cache), cache.stats.snapshot()
+        return True
+
+    class Cached(Cache):
+        def hook(self, *arguments):
+            if not asleep and not done:
+                done.append("begun")
+                done[:] = run_all(use_it_all)
+            return 1
+
+    class Key:
+        def __init__(self, where):
+            self.where = where
+
+        def __hash__(self):
+            self.where == "__hash__" and cache.hook()
+            return hash("there")
+
+        def __eq__(self, other):
+            self.where == "__eq__" and cache.hook()
+            return other in ("there", 1)
+
+        def __del__(self):
+            self.where == "__del__" and cache.hook()
+
+    options = {code: lambda *arguments: cache.hook()} if code in ("on_evict", "on_removal", "clock") else {}
+    if "weigher" in code:
+        options = {"max_weight": 100, "weigher": lambda key, value: cache.hook()}
+    cache = Cached(20, policy=any_policy, **options)
+    cache["there"] = 1
+    asleep.clear()
+    USERS_CODE[code](cache, Key)
+    asleep.append(True)
+    assert done == [True]
+
+
 def test_setdefault_agrees_on_one_value(any_policy):
     cache = Cache(None, policy=any_policy)
     results = run_all(*[lambda: [cache.setdefault(n, object()) for n in range(300)] for _ in range(THREADS)])

@@ -25,6 +25,7 @@ cdef struct Loading:                # how to get a value that is missing; borrow
 
 
 cdef class Cache(Store):
+    cdef bint unbounded             # `bound` is none that anybody asked for
     cdef object name_of_policy      # a built-in one's name, or the policy object that was given
     cdef object default_ttl_given
     cdef object time_to_idle_given

@@ -208,6 +208,7 @@ cdef class Cache(Store):
         if options["policy"] != "LRU":
             self.adopt_policy(options["policy"], max_size)
         self.bound = bound_of(max_size)
+        self.unbounded = max_size is None
         self.lifetime = lifetime
         self.idle = idle
         self.bound_weight = bound_weight
@@ -815,7 +816,7 @@ cdef class Cache(Store):
         cdef Operation op
         cdef Outcome outcome
         cdef double now
-        cdef uint32_t i
+        cdef uint32_t i = 0
         start(&op)
         try:
             now = self.now(self.lifetime)
@@ -823,11 +824,14 @@ cdef class Cache(Store):
                 outcome = DONE
                 if self.foreign is not None:
                     self.foreign.enter(&op)
-                if watch.i == 0 and not watch.touched:
-                    i = self.find(key, h, &op)  # fn cleared the cache, and the watch went with its entry
-                else:
-                    acquire(self.lock)
+                if watch.i != 0 or watch.touched:
+                    self.lock_again(&op)
                     i = watch.i
+                elif op.locked:
+                    self.lock_again(&op)
+                    i = i if self.table.entries[i].key != NULL else 0
+                else:
+                    i = self.find(key, h, &op)  # fn cleared the cache, and the watch went with its entry
                 if not self.is_live(i, now) and i != 0 and self.table.entries[i].value != NULL:
                     outcome = self.remove(i, EXPIRED, &op)
                     if self.table.entries[i].key == NULL:
@@ -1085,11 +1089,23 @@ cdef class Cache(Store):
         self.set_all(items, self.lifetime)
 
     cdef int set_all(self, list items, double lifetime) except -1:
+        """Store all of them, as one operation: callbacks run when the last one is there."""
+        cdef Operation op
         cdef list weighed = []
         for key, value in items:
             weighed.append((hash_of(<PyObject*>key), self.weigh_checked(key, value)))
-        for (key, value), (hashed, weight) in zip(items, weighed):
-            self.set_weighed(key, mixed(self.table, hashed), value, lifetime, weight, False)
+        start(&op)
+        try:
+            for (key, value), (hashed, weight) in zip(items, weighed):
+                self.put(key, mixed(self.table, hashed), value, lifetime, weight, False, &op)
+                self.forget_failure(key)
+                if op.in_turn:
+                    failure = self.settle(&op)
+                    if failure is not None:
+                        raise failure
+                    op.victims = 0
+        finally:
+            self.finish(&op)
         return 0
 
     # --- the whole cache ----------------------------------------------------------------------------------------------
@@ -1185,10 +1201,12 @@ cdef class Cache(Store):
             if self.foreign is not None:
                 self.foreign.enter(&op)
             while True:
-                acquire(self.lock)
+                self.lock_again(&op)
                 older, self.bound = self.bound, bound
                 outcome = self.make_room(0, 0.0, 0, now, &op)
-                if outcome != DONE:             # the bound always holds: it changes when it does
+                if outcome == DONE:
+                    self.unbounded = size is None
+                else:                           # the bound always holds: it changes when it does
                     self.bound = older
                 release(self.lock)
                 if outcome == DONE:
@@ -1513,7 +1531,7 @@ cdef class Cache(Store):
     @property
     def max_size(self):
         """The most entries it holds, an int; None: no bound. `resize` changes it."""
-        return None if self.bound == LARGEST_SIZE else self.bound
+        return None if self.unbounded else self.bound
 
     @property
     def default_ttl(self):

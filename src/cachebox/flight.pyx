@@ -280,7 +280,7 @@ cdef int land(
                 chain = new_labels(known)
             if store.foreign is not None:
                 store.foreign.enter(&op)
-            acquire(store.lock)
+            store.lock_again(&op)
             outcome = DONE
             if chain != NULL and some_dropped(chain):
                 release(store.lock)

@@ -5,7 +5,7 @@ every structure is whole. Until then an `Operation`, on the stack of the call, h
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine
 from cachebox.lock cimport Lock
@@ -40,6 +40,9 @@ cdef struct Operation:
     PyObject* added                 # the key to tell it as added (owned)
     uint32_t i                      # ... and its entry
     Py_ssize_t victims              # that it may still be asked for; 0: it has not been asked yet
+    uint64_t version                # of the table when there was no room
+    uint32_t wanted                 # the entry that `find_to_change` found
+    bint locked                     # the victim is out, and the cache's lock still held: nobody is to see it like that
 
 
 cdef inline void start(Operation* op) noexcept nogil:
@@ -47,7 +50,7 @@ cdef inline void start(Operation* op) noexcept nogil:
     op.n = op.told = 0
     op.victims = 0
     op.size = 4
-    op.hurry = op.in_turn = False
+    op.hurry = op.in_turn = op.locked = False
     op.used = op.added = NULL
 
 

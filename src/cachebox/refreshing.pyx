@@ -64,7 +64,7 @@ cdef class Refresh:
             while True:
                 if store.foreign is not None:
                     store.foreign.enter(&op)
-                acquire(store.lock)
+                store.lock_again(&op)
                 outcome = DONE
                 i = self.watch.i
                 if i != 0 and not self.watch.touched and (store.table.entries[i].value != NULL or not self.tagged):

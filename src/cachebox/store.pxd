@@ -121,12 +121,14 @@ cdef class Store:
     cdef double weigh(self, object key, object value) except -1.0
     cdef int finish(self, Operation* op) except -1
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
+    cdef object settle(self, Operation* op)
     cdef int take_back(self, Operation* op) except -1
     cdef object notify(self, object key, object value, Cause cause)
     cdef int put(
         self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
+    cdef void lock_again(self, Operation* op) noexcept nogil
     cdef uint32_t find_victim(self, Operation* op) except FAILED
     cdef Py_ssize_t purge(self, bint stale_too) except -1
     cdef Py_ssize_t size(self) except -1

@@ -120,17 +120,7 @@ cdef class Store:
         cdef uint32_t k
         if op.n == 0 and not op.in_turn and not op.hurry:
             return 0
-        failure = None
-        if op.in_turn:
-            try:
-                try:
-                    self.foreign.tell(op)
-                finally:
-                    if op.added != NULL:
-                        self.take_back(op)
-                    self.foreign.exit(op)
-            except BaseException as error:
-                failure = error
+        failure = self.settle(op) if op.in_turn else None
         try:
             if op.hurry:
                 call_sweeper(self)
@@ -144,6 +134,19 @@ cdef class Store:
         if failure is not None:
             raise failure
         return 0
+
+    cdef object settle(self, Operation* op):
+        """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
+        try:
+            try:
+                self.foreign.tell(op)
+            finally:
+                if op.added != NULL:
+                    self.take_back(op)
+                self.foreign.exit(op)
+        except BaseException as error:
+            return error
+        return None
 
     cdef int finish_with(self, Operation* op, PyObject* held) except -1:
         """`finish`, for a caller that is about to return `held`: where this raises it cannot, and drops it."""
@@ -200,17 +203,31 @@ cdef class Store:
 
     cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED:
         """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
-        cdef uint32_t i = self.find(key, h, op)
-        cdef uint64_t version = self.table.version
-        if self.foreign is None or op.in_turn:
+        cdef uint32_t i
+        cdef uint64_t version
+        if op.locked:                           # a victim has left since, and nothing else has happened
+            op.locked = False
+            return op.wanted if self.table.entries[op.wanted].key != NULL else 0
+        i = self.find(key, h, op)
+        if self.foreign is None:
             return i
-        release(self.lock)
-        self.foreign.enter(op)
-        acquire(self.lock)
-        if self.table.version == version:
-            return i
-        release(self.lock)
-        return self.find(key, h, op)
+        if not op.in_turn:
+            version = self.table.version
+            release(self.lock)
+            self.foreign.enter(op)
+            acquire(self.lock)
+            if self.table.version != version:
+                release(self.lock)
+                i = self.find(key, h, op)
+        op.wanted = i
+        return i
+
+    cdef void lock_again(self, Operation* op) noexcept nogil:
+        """Take the lock, unless `evict_foreign` left it held."""
+        if op.locked:
+            op.locked = False
+        else:
+            acquire(self.lock)
 
     # --- changes, under the lock ----------------------------------------------------------------------------------
 
@@ -284,6 +301,7 @@ cdef class Store:
                 victim = self.expiry.entries[1]
                 cause = EXPIRED
             elif self.foreign is not None:
+                op.version = self.table.version
                 return NO_ROOM
             else:
                 victim = self.engine.first()
@@ -590,7 +608,11 @@ cdef class Store:
             deallocate(keys)
 
     cdef int evict_foreign(self, Operation* op) except -1:
-        """Have the user's policy name a victim, and remove it."""
+        """Have the user's policy name a victim, and remove it.
+
+        If that is all that has happened since there was no room, the lock stays held (`op.locked`): the victim leaves and
+        what it made room for comes at the same instant. Whoever calls this goes on with `find_to_change` or `lock_again`.
+        """
         cdef uint32_t i
         cdef Outcome outcome
         if op.victims == 0:
@@ -599,8 +621,12 @@ cdef class Store:
         if op.victims == 0:                     # whatever it does, an operation ends
             raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
         i = self.find_victim(op)
+        op.locked = self.table.version == op.version
         outcome = self.remove(i, SIZE, op)
-        release(self.lock)
+        if outcome != DONE:
+            op.locked = False
+        if not op.locked:
+            release(self.lock)
         if outcome != DONE:
             raise MemoryError("no memory left to remove an entry")
         return 0
@@ -629,6 +655,12 @@ cdef class Store:
             raise RuntimeError(
                 f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
             )
+        if self.table.entries[i].key != <PyObject*>key:     # an equal one, which must not die here, under the lock
+            if not can_leave(op):
+                release(self.lock)
+                raise MemoryError("no memory left to remove an entry")
+            incref(<PyObject*>key)
+            leave(op, NULL, <PyObject*>key, NO_CAUSE)
         return i
 
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
