@@ -211,6 +211,7 @@ class Proxy:
         self.lock = threading.Lock()
         self.silent = threading.Event()  # nothing gets through, though nothing is closed
         self.silent_links = threading.Event()  # likewise, only for what tracks
+        self.slowness = 0.0  # seconds that each answer takes
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -247,6 +248,8 @@ class Proxy:
                         state["drop"] = True
                 elif state["drop"]:
                     break
+                if not is_request and self.slowness:
+                    time.sleep(self.slowness)
                 if self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
                     continue
                 sink.sendall(data)

@@ -37,6 +37,7 @@ from cachebox.distributed.tier import Fill, Tier
 from cachebox.distributed.topology import Topology
 
 AT_ONCE = 1000                      # keys in one call of a script
+ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
 NONE = 0xFFFFFFFF
 ROW = struct.Struct(">Id")
 COUNTER_HEAD = MAGIC + bytes([VERSION]) + COUNTER + b"\0"
@@ -331,10 +332,12 @@ class Core:
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
         return self._set({checked_key(key): value for key, value in mapping.items()}, ttl, ())
 
-    def _set(self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...]) -> Effects[None]:
+    def _set(
+        self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...], deadline: float | None = None
+    ) -> Effects[None]:
         px = milliseconds(self.lifetime if ttl is None else seconds_of(ttl, "ttl"))
         encoded = {key: self.codec.encode(key, value) for key, value in items.items()}
-        deadline = self._deadline()
+        deadline = deadline or self._deadline()
         yield from self._begin(deadline)
         if not encoded:
             return
@@ -384,7 +387,10 @@ class Core:
         wanted = checked_keys(keys)
         deadline = self._deadline()
         yield from self._begin(deadline)
-        groups = self._grouped(wanted)
+        return (yield from self._delete(wanted, deadline))
+
+    def _delete(self, keys: tuple[str, ...], deadline: float) -> Effects[int]:
+        groups = self._grouped(keys)
         commands = [
             (bucket, script_call(DELETE, self._names_of(self.names, bucket, members))) for bucket, members in groups
         ]
@@ -435,12 +441,15 @@ class Core:
         was_sent = False
         reply: Any = None
         try:
-            for attempt in range(4):
+            for attempt in range(ATTEMPTS):
                 names = self.topology.names
                 bucket = self._bucket(key)
                 if attempt:
-                    now = yield from self.topology.ask_one(self.driver, bucket, [b"TIME"], deadline)
+                    now = yield from self.topology.ask_one(self.driver, bucket, [b"TIME"], deadline, 0)
                     if type(now) is Failure:
+                        if now.is_broken and time.monotonic() < deadline:
+                            self.topology.close_idle()
+                            continue
                         break
                     left = deadline - time.monotonic()
                     not_after = b"%d" % (int(now[0]) * 1000 + int(now[1]) // 1000 + max(1, int(left * 1000)))
@@ -454,9 +463,10 @@ class Core:
                 was_sent = was_sent or reply.was_sent
                 if not (reply.is_broken or self.topology.is_suspect) or time.monotonic() >= deadline:
                     break
-                for node in self.topology.masters:
-                    if reply.is_broken:
-                        node.close()
+                if reply.is_broken:
+                    self.topology.close_idle()
+            else:
+                self.topology.has_failed(bucket)
         except BaseException:
             self.tier.end_write(write)
             raise
@@ -558,14 +568,16 @@ class Core:
             self._raise_failed([([], failures[0])])
         return held
 
-    def invalidate_prefix(self, prefix: Any) -> Effects[int]:
-        """`DistributedCache.invalidate_prefix`: every page of names has the deadline to itself."""
+    def invalidate_prefix(self, prefix: Any, timeout: Any = None) -> Effects[int]:
+        """`DistributedCache.invalidate_prefix`: one deadline for all pages of names."""
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        yield from self._begin(self._deadline())
+        seconds = self.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
+        deadline = time.monotonic() + seconds
+        yield from self._begin(deadline)
         names = self.topology.names
         if names is None:
-            failure = yield from self._call(TTL, "", deadline=self._deadline())
+            failure = yield from self._call(TTL, "", deadline=deadline)
             self._raise_failed([([], failure)])
             raise AssertionError("unreachable")
         pattern = names.pattern("[vl]", prefix)
@@ -576,10 +588,10 @@ class Core:
                 command = packed("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                 outcome: Any = None
                 if node.breaker.may_call(self.topology.link_probes):
-                    (outcome,) = yield Exchange([(node, command, 1)], self._deadline())
+                    (outcome,) = yield Exchange([(node, command, 1)], deadline)
                     if type(outcome) is Failure and outcome.is_broken:
                         node.close()
-                        (outcome,) = yield Exchange([(node, command, 1)], self._deadline())
+                        (outcome,) = yield Exchange([(node, command, 1)], deadline)
                 if type(outcome) is not list or type(outcome[0]) is not list:
                     failure = outcome if type(outcome) is Failure else Failure(
                         outcome[0] if outcome else ConnectionError(f"{node} did not answer"), False, False
@@ -591,7 +603,7 @@ class Core:
                 parsed = (names.parse(name) for name in page)
                 keys = {found[2] for found in parsed if found is not None and found[2].startswith(prefix)}
                 if keys:
-                    removed += yield from self.delete_many(keys)
+                    removed += yield from self._delete(tuple(keys), deadline)
                 if cursor == b"0":
                     break
         return removed
@@ -600,8 +612,9 @@ class Core:
 
     def check(self) -> Effects[None]:
         """Raise where no server can be reached."""
-        yield from self._begin(self._deadline())
-        replies = yield from self._ping_all(self._deadline())
+        deadline = self._deadline()
+        yield from self._begin(deadline)
+        replies = yield from self._ping_all(deadline)
         if all(type(reply) is Failure for reply in replies):
             raise self.unavailable(replies[0])
 

@@ -153,7 +153,7 @@ class Channel:
 
 def open_channel(node: Node, deadline: float) -> Channel:
     """A new connection to a node."""
-    return Channel(connect(node.servers, node.address, left(deadline), node.for_sentinel))
+    return Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
 
 
 class Waiter:
@@ -446,6 +446,6 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
             channel.close()
     seconds = left(deadline)
     reader, writer = await asyncio.wait_for(
-        connect_async(node.servers, node.address, seconds, node.for_sentinel), seconds
+        connect_async(node.servers, node.address, deadline, node.for_sentinel), seconds
     )
     return AsyncChannel(reader, writer)
