@@ -11,6 +11,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache, cached
+from cachebox.distributed import link
 from in_threads import Lag, run_all, wait_until
 from redis_servers import BINARIES, Proxy, Server, free_port
 
@@ -56,8 +57,14 @@ def writes(cache):
     }
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """The link tries more often, for tests that are not about how often."""
+    monkeypatch.setattr(link, "RETRY_APART", 0.25)
+
+
 def filled(kind, port, **options):
-    cache = make(kind, redis_port=port, timeout=TIMEOUT, **options)
+    cache = make(kind, redis_port=port, timeout=TIMEOUT, max_staleness=0.25, **options)
     cache.set("a", "old")
     assert cache.get("a") == cache.get("a") == "old"
     return cache
@@ -134,7 +141,7 @@ def test_raise_raises_while_the_server_is_dead(kind, own):
 
 
 @pytest.mark.parametrize("policy", ["local", "raise"])
-def test_a_stalled_server_holds_nobody_up(kind, own, policy):
+def test_a_stalled_server_holds_nobody_up(kind, own, policy, impatient):
     cache = filled(kind, own.port, on_unavailable=policy)
     own.stall()
     try:
@@ -165,7 +172,7 @@ def test_a_stalled_server_holds_nobody_up(kind, own, policy):
 
 def test_it_recovers_by_itself(kind, own):
     with filled(kind, own.port) as cache:
-        for i in range(2):
+        for i in range(2 if kind == "sync" else 1):
             own.kill()
             wait_until(lambda: cache.stats.breaker != "closed" or cache.get("x"))
             own.start()
@@ -191,7 +198,7 @@ def test_one_probe_per_interval(kind):
         with make(kind, redis_port=nobody.port, timeout=TIMEOUT) as cache:
             wait_until(lambda: cache.get("k") is None and cache.stats.breaker != "closed")
             before, begun = nobody.accepted, time.monotonic()
-            while time.monotonic() < begun + 2.0:
+            while time.monotonic() < begun + 1.2:
                 cache.get("k")
             assert nobody.accepted - before <= (time.monotonic() - begun) / 1.0 + 1
 
@@ -201,7 +208,7 @@ def test_one_probe_per_interval_without_a_link(kind):
         with make(kind, redis_port=nobody.port, timeout=TIMEOUT, invalidation=False) as cache:
             wait_until(lambda: cache.get("k") is None and cache.stats.breaker != "closed")
             before, begun = nobody.accepted, time.monotonic()
-            while time.monotonic() < begun + 2.0:
+            while time.monotonic() < begun + 1.2:
                 cache.get("k")
             assert nobody.accepted - before <= (time.monotonic() - begun) / 1.0 + 1
 
@@ -353,7 +360,7 @@ def test_increments_add_up_over_an_unreliable_way(server):
         assert sorted(done) == list(range(1, 201))
 
 
-@pytest.mark.parametrize(("threads", "seconds"), [(12, 2.0), pytest.param(32, 30.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("threads", "seconds"), [(12, 1.5), pytest.param(32, 30.0, marks=pytest.mark.slow)])
 def test_threads_a_hot_key_and_a_writer_do_not_hang(own, threads, seconds):
     with DistributedCache(redis_port=own.port, timeout=TIMEOUT) as cache:
         cache.set("hot", 0)
