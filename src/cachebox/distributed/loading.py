@@ -116,8 +116,8 @@ class Loader:
     def load(self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any]) -> Effects[tuple[Any, bool]]:
         """The value of a key, computed if need be; and whether it was missing."""
         core, tier = self._core, self._core.tier
-        deadline = core._deadline()
-        yield from core._begin(deadline)
+        deadline = core.deadline()
+        yield from core.begin(deadline)
         if tier.is_fresh:
             stored = tier.first.get(key, MISSING)
             if stored is not MISSING:
@@ -136,7 +136,7 @@ class Loader:
     ) -> Effects[tuple[Any, bool]]:
         """`load` for those who do not want to wait for each other: each computes and writes."""
         core = self._core
-        deadline = core._deadline()
+        deadline = core.deadline()
         value, _ = yield from core.lookup(key, deadline)
         if value is not MISSING:
             return value, False
@@ -206,7 +206,7 @@ class Loader:
                     return core.give(other.result), True
                 if other.state == CRASHED:
                     raise other.result
-                deadline = core._deadline()
+                deadline = core.deadline()
                 continue
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
                 waiter = driver.waiter()
@@ -222,7 +222,7 @@ class Loader:
             finally:
                 tier.wait_no_more(key, waiter.wake)
             waiter = driver.waiter()
-            deadline = core._deadline()
+            deadline = core.deadline()
 
     def _wait_for(self, other: Flight, leads: tuple[Flight, ...]) -> Effects[bool]:
         """Wait for a flight of this process. False, at once: it would close a circle."""
@@ -248,7 +248,7 @@ class Loader:
         lease = [names.lease(names.bucket(key), key)] if names is not None else []
         write = core.tier.begin_write(())       # of the generation, if there is none
         try:
-            reply = yield from core._call(
+            reply = yield from core.call(
                 LEAD, key, new_token(), token, LEASE_MS, no_good, deadline=deadline, more=lease
             )
         except BaseException:
@@ -328,7 +328,7 @@ class Loader:
         core, tier = self._core, self._core.tier
         write = tier.begin_write((key,))
         try:
-            reply = yield from core._call(
+            reply = yield from core.call(
                 LAND, key, token, new_token(), *encoded, milliseconds(lifetime), len(tags), *tags,
                 deadline=deadline, more=[lease],
             )
@@ -360,7 +360,7 @@ class Loader:
         """The same, in the helper's thread."""
         driver = Blocking()
         command = script_call(LEASE, [generation, lease], token, b"")
-        driver.run(self._core.topology.ask_one(driver, bucket, command, self._core._deadline()))
+        driver.run(self._core.topology.ask_one(driver, bucket, command, self._core.deadline()))
 
     def _renew(self, token: bytes) -> None:
         """Keep a lease alive, in the helper's thread, for as long as the factory runs."""
@@ -369,7 +369,7 @@ class Loader:
             bucket, generation, lease = known
             driver = Blocking()
             command = script_call(LEASE, [generation, lease], token, LEASE_MS)
-            driver.run(self._core.topology.ask_one(driver, bucket, command, self._core._deadline()))
+            driver.run(self._core.topology.ask_one(driver, bucket, command, self._core.deadline()))
             self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
     # --- without a server -------------------------------------------------------------------------------------------
