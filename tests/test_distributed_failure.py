@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -10,8 +11,9 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from both_kinds import KINDS, make
-from cachebox import BackendUnavailable, DistributedCache, cached
+from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached
 from cachebox.distributed import link
+from cachebox.distributed.drivers import LANES, Lanes
 from in_threads import Lag, run_all, wait_until
 from redis_servers import BINARIES, Proxy, Server, free_port
 
@@ -393,6 +395,63 @@ def test_threads_a_hot_key_and_a_writer_do_not_hang(own, threads, seconds):
         wait_until(lambda: cache.stats.breaker == "closed" and cache._tier.is_fresh)
         cache.set("hot", "end")
         assert cache.get("hot") == "end"
+
+
+def test_many_tasks_at_once_share_some_connections(server):
+    async def main():
+        async with AsyncDistributedCache(redis_port=server.port, timeout=30, namespace="crowd") as cache:
+            await cache.set_many({str(i): i for i in range(400)})
+            assert await asyncio.gather(*(cache.get(str(i)) for i in range(400))) == list(range(400))
+            assert sorted(await asyncio.gather(*(cache.increment("n") for _ in range(400)))) == list(range(1, 401))
+            (lanes,) = cache._core.topology.masters[0].lanes.values()
+            assert len(lanes.idle) <= LANES
+            assert (cache.stats.remote_hits, cache.stats.errors) == (400, 0)
+
+    asyncio.run(main())
+
+
+def test_a_crowd_of_tasks_is_not_held_up_by_a_stalled_server(own):
+    async def main():
+        async with AsyncDistributedCache(redis_port=own.port, timeout=TIMEOUT, invalidation=False) as cache:
+            await cache.set("k", 1)
+            own.stall()
+            begun = time.monotonic()
+            with Lag() as lag:
+                found = await asyncio.gather(*(cache.get("k", "nothing") for _ in range(100)))
+            assert time.monotonic() - begun < TIMEOUT + SLACK + lag.seconds
+            assert found == ["nothing"] * 100
+            own.go_on()
+
+    asyncio.run(main())
+
+
+def test_standing_in_line_for_a_connection():
+    async def main():
+        lanes = Lanes()
+        for _ in range(LANES):
+            await lanes.enter(0.0)
+        with pytest.raises(TimeoutError, match="no connection"):
+            await lanes.enter(0.01)
+        first, second, third = (asyncio.create_task(lanes.enter(30)) for _ in range(3))
+        await asyncio.sleep(0)
+        first.cancel()
+        lanes.leave()  # the first's, which has not heard of its end yet
+        await asyncio.wait([first])
+        assert first.cancelled()
+        await second
+        assert not third.done()
+        lanes.leave()
+        third.cancel()  # it is in already
+        await asyncio.wait([third])
+        assert third.cancelled()
+        for _ in range(LANES - 1):
+            lanes.leave()
+        for _ in range(LANES):
+            await lanes.enter(0.0)  # none was lost
+        with pytest.raises(TimeoutError):
+            await lanes.enter(0.01)
+
+    asyncio.run(main())
 
 
 def test_a_server_that_refuses_is_unavailable(kind):

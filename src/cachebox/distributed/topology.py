@@ -270,9 +270,9 @@ class Topology:
                         todo += members
                         has_broken = True
                         continue
-                    if retries or not outcome.is_broken:
+                    if not outcome.is_ours and (retries or not outcome.is_broken):
                         node.breaker.failed()
-                    self.is_suspect = self.is_suspect or self.servers.mode != "single"
+                    self.is_suspect = self.is_suspect or (self.servers.mode != "single" and not outcome.is_ours)
                     for i in members:
                         results[i] = outcome
                     continue
