@@ -68,6 +68,28 @@ def wait_for(event):
         raise AssertionError(f"an event never came:\n{stacks()}")
 
 
+class Lag:
+    """How late a thread ran that wanted to run meanwhile: `seconds` that the machine, not the code, added."""
+
+    def __enter__(self):
+        self.seconds = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._over.set()
+        self._thread.join(LIMIT)
+
+    def _watch(self):
+        wanted = time.monotonic()
+        while not self._over.is_set():
+            self.seconds += max(0.0, time.monotonic() - wanted)
+            wanted = time.monotonic() + 0.005
+            time.sleep(0.005)
+
+
 def must_end(test):
     """Decorates a test: it fails where it would hang."""
 

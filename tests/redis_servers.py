@@ -155,7 +155,6 @@ class Cluster:
             raise
 
     def meet(self) -> None:
-        first = self.servers[0]
         for i, server in enumerate(self.servers):
             with server.client() as client:
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
@@ -164,17 +163,27 @@ class Cluster:
                     "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
                     *(self.slots[i] if self.has_ranges(client) else range(self.slots[i][0], self.slots[i][1] + 1)),
                 )
-                if server is not first:
-                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
+                for other in self.servers:  # each tells each, which is quicker than hearsay
+                    if other is not server:
+                        client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+        self.wait_until_whole()
+
+    def wait_until_whole(self) -> None:
+        """Until every server takes every other one for well."""
         deadline = time.monotonic() + LIMIT
         for server in self.servers:
             with server.client() as client:
-                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" or len(
-                    client.execute_command("CLUSTER", "SLOTS")
-                ) < len(self.servers):
+                while not self.is_whole(client):
                     if time.monotonic() > deadline:
                         raise RuntimeError("the servers form no cluster")
                     time.sleep(0.02)
+
+    def is_whole(self, client) -> bool:
+        return (
+            client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
+            and len(client.execute_command("CLUSTER", "SLOTS")) == len(self.servers)
+            and not any("fail" in node["flags"] for node in client.execute_command("CLUSTER NODES").values())
+        )
 
     @staticmethod
     def has_ranges(client) -> bool:
@@ -211,6 +220,7 @@ class Proxy:
         self.lock = threading.Lock()
         self.silent = threading.Event()  # nothing gets through, though nothing is closed
         self.silent_links = threading.Event()  # likewise, only for what tracks
+        self.slowness = 0.0  # seconds that each answer takes
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -247,6 +257,8 @@ class Proxy:
                         state["drop"] = True
                 elif state["drop"]:
                     break
+                if not is_request and self.slowness:
+                    time.sleep(self.slowness)
                 if self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
                     continue
                 sink.sendall(data)

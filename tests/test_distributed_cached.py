@@ -31,6 +31,50 @@ def module_level(x):
     return x
 
 
+class Shelf:
+    """A class that other processes can import."""
+
+    size = 1
+
+
+class Larger(Shelf):
+    size = 2
+
+
+def test_class_methods(cache):
+    class Local(Shelf):
+        pass
+
+    for decorate in (
+        lambda function: classmethod(cached(cache)(function)),
+        lambda function: cached(cache)(classmethod(function)),
+    ):
+        calls = []
+
+        def holds(cls, x, calls=calls):
+            calls.append(x)
+            return [cls.size, x]
+
+        Shelf.holds = decorate(holds)
+        try:
+            for _ in range(2):
+                assert Shelf.holds(1) == Shelf().holds(1) == [1, 1]
+                assert Larger.holds(1) == [2, 1]
+            assert calls == [1, 1]
+            with pytest.raises(TypeError, match="key_func"):
+                Local.holds(1)  # there is no telling which class of that name is meant
+        finally:
+            del Shelf.holds
+    Shelf.holds = cached(cache)(classmethod(lambda cls, x: [cls.size, x]))
+    try:
+        assert Shelf.holds(1) == [1, 1] and Larger.holds(1) == [2, 1]
+        assert "type(" in Shelf.holds.cache_key(1) != Larger.holds.cache_key(1)
+        assert Shelf.holds.invalidate(1) is True and Shelf.holds.invalidate(1) is False
+        assert Larger.holds.invalidate(1) is True
+    finally:
+        del Shelf.holds
+
+
 def test_results_are_shared_between_processes(cache, server):
     code = f"""
 from cachebox import DistributedCache, cached

@@ -55,8 +55,8 @@ def trials(a, b, n, seed=1):
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_barrier_nothing_older_is_read(kind, server):
     with make(kind, redis_port=server.port) as a, make(kind, redis_port=server.port) as b:
-        trials(a, b, 1000)
-        assert a.stats.local_hits + b.stats.local_hits > 500
+        trials(a, b, 500)
+        assert a.stats.local_hits + b.stats.local_hits > 250
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,7 +65,7 @@ def test_with_threads_in_the_server_too(kind):
         pytest.skip("no server here")
     with Server("--io-threads", "4", "--io-threads-do-reads", "yes") as server:
         with make(kind, redis_port=server.port) as a, make(kind, redis_port=server.port) as b:
-            trials(a, b, 500)
+            trials(a, b, 300)
 
 
 @pytest.mark.slow
@@ -271,9 +271,10 @@ def test_evictions_reach_the_first_tier():
         pytest.skip("no server here")
     with Server("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-random") as server:
         with DistributedCache(redis_port=server.port, max_size=None) as here:
-            for i in range(3000):
-                here.set(f"k{i}", "x" * 500)
-                here.get(f"k{i}")
+            for at in range(0, 3000, 50):
+                some = {f"k{i}": "x" * 500 for i in range(at, at + 50)}
+                here.set_many(some)
+                here.get_many(some)
             values = server.client().mget([f"cachebox:{{0}}v:k{i}" for i in range(3000)])
             here.barrier()
             evicted = [f"k{i}" for i, value in enumerate(values) if value is None]
@@ -291,10 +292,9 @@ def test_a_first_tier_entry_never_outlives_the_servers(server):
         first = here._tier.first
         client = server.client()
         for key in ("k", "long"):
-            asked = time.monotonic()
-            left = first.ttl(key) * 1000
-            left_there = client.pttl("cachebox:{0}v:" + key)        # later by the time that this question takes
-            assert left <= left_there + (time.monotonic() - asked) * 1000 + 1
+            end_here = time.monotonic() + first.ttl(key)
+            end_there = client.pttl("cachebox:{0}v:" + key) / 1000 + time.monotonic()
+            assert end_here <= end_there + 0.001
         wait_until(lambda: "k" not in first)
 
 

@@ -39,7 +39,7 @@ def test_four_processes_share_survive_and_recover():
 
 @pytest.mark.skipif(not HAS_CLIENT or not BINARIES, reason="needs redis-py and a server, and one of them is not here")
 def test_it_ends_in_a_table():
-    done = demo("--seconds", "2")
+    done = demo("--seconds", "1")
     assert done.returncode == 0, done.stderr
     assert "computed" in done.stdout and "it is back" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from cachebox import AsyncDistributedCache, DistributedCache
+from cachebox.distributed import loading
 from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 TESTS = str(Path(__file__).parent)
@@ -94,9 +95,9 @@ def test_one_computation_over_six_processes_of_eight_threads(server):
 
 
 def test_exceptions_reach_the_waiters_and_are_not_cached(server):
-    for output in run_workers(server, 2, 4, "fails"):
+    for output in run_workers(server, 3, 4, "fails"):
         assert output == f"{['boom'] * 4}\n"
-    assert int(server.client().get("computed")) <= 2  # once per process, and not once per thread
+    assert 1 <= int(server.client().get("computed")) <= 3  # once per process, and not once per thread
     with DistributedCache(redis_port=server.port) as cache:
         assert "cold" not in cache
         assert cache.get_or_set("cold", lambda: 1) == 1
@@ -105,6 +106,8 @@ def test_exceptions_reach_the_waiters_and_are_not_cached(server):
 LEADER = """
 import sys, time
 from cachebox import DistributedCache
+from cachebox.distributed import loading
+loading.LEASE_MS, loading.RENEWED_EVERY = int(sys.argv[2]), int(sys.argv[2]) / 4000
 cache = DistributedCache(redis_port=int(sys.argv[1]))
 def factory():
     print("leads", flush=True)
@@ -113,8 +116,10 @@ cache.get_or_set("k", factory)
 """
 
 
-def test_a_dead_leader_is_replaced(server):
-    leader = start(LEADER, server.port)
+@pytest.mark.parametrize("lease", [1000, pytest.param(None, marks=pytest.mark.slow)])
+def test_a_dead_leader_is_replaced(server, lease):
+    lease = lease or loading.LEASE_MS
+    leader = start(LEADER, server.port, lease)
     assert leader.stdout.readline() == "leads\n"
     with DistributedCache(redis_port=server.port) as cache:
         waiter = Started(lambda: cache.get_or_set("k", lambda: "second"))
@@ -123,15 +128,13 @@ def test_a_dead_leader_is_replaced(server):
         leader.wait(10)
         begun = time.monotonic()
         assert waiter.result() == "second"
-        assert time.monotonic() - begun < 8.0
+        assert time.monotonic() - begun < lease / 1000 + 3.0 <= 8.0
         assert cache.get("k") == "second"
     leader.stdin.close()
     leader.stdout.close()
 
 
 def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):
-    from cachebox.distributed import loading
-
     monkeypatch.setattr(loading, "LEASE_MS", 400)
     monkeypatch.setattr(loading, "RENEWED_EVERY", 0.1)
     with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
@@ -145,7 +148,7 @@ def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):
         leader = Started(lambda: a.get_or_set("k", slow))
         wait_for(begun)
         waiter = Started(lambda: b.get_or_set("k", lambda: pytest.fail("it lives")))
-        end = time.monotonic() + 1.5
+        end = time.monotonic() + 1.0  # more than two leases
         wait_until(lambda: time.monotonic() > end)
         go_on.set()
         assert leader.result() == waiter.result() == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import json
 import math
 import pickle
 
@@ -260,6 +261,8 @@ class Own:
 def test_an_own_serializer():
     codec = Codec(Own(), None, "app")
     assert codec.decode("k", envelope(codec, "k", (1, {2}))) == (1, {2})
+    with pytest.raises(TypeError, match="must return bytes, but it made str of a value of type list"):
+        Codec(json, None, "app").encode("k", [1])
 
 
 @pytest.mark.parametrize(
@@ -516,6 +519,11 @@ def test_arguments_are_written_by_value():
     assert len(set(texts)) == len(values)
 
 
+def test_classes_are_written_by_name():
+    assert written(Plain) == f"type({__name__}.Plain)" != written(f"type({__name__}.Plain)")
+    assert written(int) == "type(builtins.int)"
+
+
 def test_equal_arguments_are_written_alike_unless_typed():
     assert written(1) == written(1.0) == written(True)
     assert len({written(value, typed=True) for value in (1, 1.0, True)}) == 3
@@ -523,7 +531,7 @@ def test_equal_arguments_are_written_alike_unless_typed():
     assert written({"b", "a", "c"}) == written({"c", "b", "a"}) == written(frozenset("abc"))
 
 
-@pytest.mark.parametrize("value", [object(), Plain(), len, lambda: 1, [Plain()], type])
+@pytest.mark.parametrize("value", [object(), Plain(), len, lambda: 1, [Plain()], type("Local", (), {})])
 def test_what_has_no_stable_text_is_refused(value):
     with pytest.raises(TypeError, match="key_func"):
         written(value)

@@ -186,6 +186,13 @@ class CachedClassMethod(classmethod):
         return BoundFunction(self.__func__, type(instance) if owner is None else owner)
 
 
+class ClassMethodOf(classmethod):
+    """The same, where the cache makes its own wrappers."""
+
+    def __get__(self, instance, owner=None):
+        return self.__func__.__get__(type(instance) if owner is None else owner, type)
+
+
 def _check_callables(**given) -> None:
     for name, value in given.items():
         if value is not None and not callable(value):
@@ -196,8 +203,10 @@ def _decorator_of(cache, **options):
     """What `cached` returns for a cache that makes its own wrappers, by a method `_decorate`."""
 
     def decorate(function):
-        if isinstance(function, (classmethod, staticmethod)):
-            return type(function)(decorate(function.__func__))
+        if isinstance(function, classmethod):
+            return ClassMethodOf(decorate(function.__func__))
+        if isinstance(function, staticmethod):
+            return staticmethod(decorate(function.__func__))
         return cache._decorate(function, is_coroutine=_check_function(function), **options)
 
     return decorate

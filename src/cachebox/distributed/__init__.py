@@ -9,8 +9,9 @@ below::
     drivers    input, output and waiting, blocking or with asyncio
     topology   who has what, routing and retries   tier       the first tier, and who may store in it
     link       hearing of changes                  helper     what nobody waits for
-    core       the operations                      loading    one computes, the others wait
-    calls      decorated functions                 caches     what users call
+    core       the operations on keys              whole      and on all of a namespace
+    loading    one computes, the others wait       calls      decorated functions
+    caches     what users call
 """
 
 try:

@@ -23,6 +23,7 @@ from cachebox.distributed.servers import Servers, from_client, from_url
 from cachebox.distributed.stats import DistributedStats
 from cachebox.distributed.tier import BlockingFront, Front, Tier
 from cachebox.distributed.topology import Topology
+from cachebox.distributed.whole import Whole
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,12 +96,17 @@ class _Common:
             isolate=bool(isolate),
         )
         self._loader = Loader(self._core)
+        self._whole = Whole(self._core)
         self._naming = Naming()
         self._stats = DistributedStats(self._core)
         self._default_ttl = default_ttl
         self._namespace = namespace
         self._finalizer = weakref.finalize(self, _abandon, self._core)
         _living.add(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        """What else the constructor does."""
 
     @property
     def stats(self) -> DistributedStats:
@@ -176,8 +182,8 @@ class DistributedCache(_Common, BlockingFront):
 
     _driver: Blocking = Blocking()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _begin(self) -> None:
+        """See whether there is a server, where the user wants to know."""
         if not self._core.is_local:
             try:
                 self._driver.run(self._core.check())
@@ -264,18 +270,32 @@ class DistributedCache(_Common, BlockingFront):
 
         The server's memory is given back in the background, within seconds.
         """
-        self._driver.run(self._core.clear())
+        self._driver.run(self._whole.clear())
 
     def invalidate_tag(self, tag: str) -> int:
         """Remove all entries with a tag, for everybody; returns how many the first tier here held. O(1)."""
-        return self._driver.run(self._core.invalidate_tag(tag))
+        return self._driver.run(self._whole.invalidate_tag(tag))
 
-    def invalidate_prefix(self, prefix: str) -> int:
+    def invalidate_prefix(self, prefix: str, timeout: Seconds | None = None) -> int:
         """Remove all entries whose key begins so; returns how many. The server's names are scanned, page by page: O(n).
 
-        `timeout` bounds the time for each page.
+        Args:
+            prefix: a str.
+            timeout: seconds for the whole of it; None: the cache's, which is enough for about a million names.
+
+        Raises `BackendUnavailable` where that was too short; what was removed before stays removed.
         """
-        return self._driver.run(self._core.invalidate_prefix(prefix))
+        return self._driver.run(self._whole.invalidate_prefix(prefix, timeout))
+
+    def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Seconds | None = None) -> int:
+        """Remove all entries for which ``predicate(key, value)`` is true; returns how many. O(n): all values travel.
+
+        Args:
+            predicate: called without any lock; where it raises, nothing is removed. What changes meanwhile is
+                removed or not as it was when it was looked at.
+            timeout: seconds for talking to the server; None: the cache's.
+        """
+        return self._driver.run(self._whole.invalidate_where(predicate, timeout))
 
     def barrier(self, timeout: Seconds | None = None) -> None:
         """When it returns, every write that had returned in any process before the call is visible here.
@@ -381,15 +401,19 @@ class AsyncDistributedCache(_Common, Front):
 
     async def clear(self) -> None:
         """Remove all entries of this namespace, for everybody."""
-        await self._driver.run(self._core.clear())
+        await self._driver.run(self._whole.clear())
 
     async def invalidate_tag(self, tag: str) -> int:
         """Remove all entries with a tag, for everybody; returns how many of them left this process's first tier."""
-        return await self._driver.run(self._core.invalidate_tag(tag))
+        return await self._driver.run(self._whole.invalidate_tag(tag))
 
-    async def invalidate_prefix(self, prefix: str) -> int:
-        """Remove all entries whose key begins so; returns how many."""
-        return await self._driver.run(self._core.invalidate_prefix(prefix))
+    async def invalidate_prefix(self, prefix: str, timeout: Seconds | None = None) -> int:
+        """Remove all entries whose key begins so; returns how many. `timeout`: seconds for the whole of it."""
+        return await self._driver.run(self._whole.invalidate_prefix(prefix, timeout))
+
+    async def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Seconds | None = None) -> int:
+        """Remove all entries for which ``predicate(key, value)`` is true; returns how many."""
+        return await self._driver.run(self._whole.invalidate_where(predicate, timeout))
 
     async def barrier(self, timeout: Seconds | None = None) -> None:
         """When it returns, every write that had returned in any process before the call is visible here."""
@@ -398,9 +422,16 @@ class AsyncDistributedCache(_Common, Front):
     async def close(self) -> None:
         """End the cache's threads, close its connections and drop its first tier. May be called twice."""
         from asyncio import get_running_loop, sleep
+        from concurrent.futures import ThreadPoolExecutor
 
         self._finalizer.detach()
-        await get_running_loop().run_in_executor(None, self._core.stop)     # it waits for threads
+        waits = ThreadPoolExecutor(1, "cachebox-close")     # for threads; not the loop's, which would stay
+        try:
+            await get_running_loop().run_in_executor(waits, self._core.stop)
+        except BaseException:
+            waits.shutdown(wait=False)
+            raise
+        waits.shutdown()
         self._core.close()
         await sleep(0)                          # the loop closes the connections now
 

@@ -32,8 +32,7 @@ class Naming:
 
     def name(self, function: Any) -> str:
         """What the keys of a function's calls begin with."""
-        module: Any = getattr(function, "__module__", None)
-        module = "__main__" if module == "__mp_main__" else module      # a worker's name for the program's module
+        module = _module_of(function)
         qualname: str = getattr(function, "__qualname__", None) or type(function).__qualname__
         name = f"{module}.{qualname}"
         with self._lock:
@@ -75,6 +74,8 @@ def written(value: Any, typed: bool = False) -> str:
     if kind is dict:
         pairs = sorted((written(key, typed), written(item, typed)) for key, item in value.items())
         return f"{{{','.join([f'{key}:{item}' for key, item in pairs])}}}"
+    if isinstance(value, type) and _is_importable(value):
+        return f"type({_module_of(value)}.{value.__qualname__})"
     if isinstance(value, enum.Enum):
         return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
     if kind is complex or kind is decimal.Decimal or kind is uuid.UUID:
@@ -86,6 +87,20 @@ def written(value: Any, typed: bool = False) -> str:
     raise TypeError(
         f"an argument of type {kind.__name__} has no text that is the same in every process: use key_func to make keys"
     )
+
+
+def _module_of(thing: Any) -> Any:
+    """The name of a module, which workers of multiprocessing give to the program's own another one."""
+    module = getattr(thing, "__module__", None)
+    return "__main__" if module == "__mp_main__" else module
+
+
+def _is_importable(kind: type) -> bool:
+    """Whether a class is what its module and name lead to: only then do they stand for it in every process."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
 
 
 class DistributedFunction:

@@ -38,6 +38,10 @@ class Undecodable(Exception):
     """Bytes that are not what this cache would have written: the entry is as good as absent."""
 
 
+class WrongSerializer(TypeError):
+    """A serializer of the user's that is none, whatever the value."""
+
+
 @runtime_checkable
 class Serializer(Protocol):
     """Anything that makes bytes of values and values of bytes."""
@@ -172,10 +176,15 @@ class Codec:
         try:
             data = self.serializer.dumps(value)
             if not isinstance(data, (bytes, bytearray, memoryview)):
-                raise TypeError(f"dumps returned {type(data).__name__}, not bytes")
+                raise WrongSerializer(
+                    f"dumps of the serializer must return bytes, but it made {type(data).__name__} of a value of type "
+                    f"{type(value).__name__}"
+                )
             data = bytes(data)
             back = self.serializer.loads(data)
             is_equal = bool(back == value)
+        except WrongSerializer:
+            raise
         except Exception as error:
             raise TypeError(f"{self._refused(value)}: {error}") from error
         if not is_equal:

@@ -14,18 +14,15 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.distributed.codec import COUNTER, MAGIC, VERSION, Codec, Undecodable, tags_of
-from cachebox.distributed.drivers import Async, Blocking, Effects, Exchange, Failure
+from cachebox.distributed.drivers import Async, Blocking, Effects, Failure
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token
 from cachebox.distributed.link import Link
 from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
-from cachebox.distributed.resp import packed
 from cachebox.distributed.scripts import (
-    CLEAN,
     DELETE,
     INCREMENT,
-    INVALIDATE_TAG,
     READ,
     TOUCH,
     TTL,
@@ -37,6 +34,7 @@ from cachebox.distributed.tier import Fill, Tier
 from cachebox.distributed.topology import Topology
 
 AT_ONCE = 1000                      # keys in one call of a script
+ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
 NONE = 0xFFFFFFFF
 ROW = struct.Struct(">Id")
 COUNTER_HEAD = MAGIC + bytes([VERSION]) + COUNTER + b"\0"
@@ -87,10 +85,10 @@ class Core:
 
     # --- common -----------------------------------------------------------------------------------------------------
 
-    def _deadline(self) -> float:
+    def deadline(self) -> float:
         return time.monotonic() + self.timeout
 
-    def _begin(self, deadline: float) -> Effects[None]:
+    def begin(self, deadline: float) -> Effects[None]:
         """Before an operation asks a server: is it open, and has the link had its first chance?"""
         if self.is_closed:
             raise RuntimeError("this cache is closed")
@@ -108,7 +106,7 @@ class Core:
         names = self.topology.names
         return names.bucket(key) if names is not None else 0
 
-    def _call(
+    def call(
         self, script: Script, key: str, *arguments: Any, deadline: float, more: Iterable[bytes] = (), retries: int = 3
     ) -> Effects[Any]:
         """One script about one key: its reply, or a Failure."""
@@ -155,7 +153,7 @@ class Core:
     def get(self, key: Any, default: Any) -> Effects[Any]:
         """`DistributedCache.get`, where the short way did not find it."""
         key = checked_key(key)
-        found, _ = yield from self.lookup(key, self._deadline())
+        found, _ = yield from self.lookup(key, self.deadline())
         return default if found is MISSING else found
 
     def lookup(self, key: str, deadline: float, counts: bool = True) -> Effects[tuple[Any, bool]]:
@@ -163,14 +161,14 @@ class Core:
         tier = self.tier
         link = self.link
         if self.is_closed or self.topology.owners is None or (link is not None and not link.has_begun):
-            yield from self._begin(deadline)
+            yield from self.begin(deadline)
         if tier.is_fresh:
             stored = tier.first.get(key, MISSING) if counts else tier.first.peek(key, MISSING)
             if stored is not MISSING:
                 return self.give(stored), True
         fill = tier.begin_fill(key)
         try:
-            reply = yield from self._call(READ, key, deadline=deadline)
+            reply = yield from self.call(READ, key, deadline=deadline)
             if type(reply) is Failure:
                 return self._serve_stale(key, reply, counts), False
             size, pttl = ROW.unpack_from(reply)
@@ -205,11 +203,11 @@ class Core:
     def contains(self, key: Any) -> Effects[bool]:
         """`in`."""
         key = checked_key(key)
-        deadline = self._deadline()
-        yield from self._begin(deadline)
+        deadline = self.deadline()
+        yield from self.begin(deadline)
         if self.tier.is_fresh and key in self.tier.first:
             return True
-        reply = yield from self._call(TTL, key, deadline=deadline)
+        reply = yield from self.call(TTL, key, deadline=deadline)
         if type(reply) is Failure:
             return self._serve_stale(key, reply, False) is not MISSING
         return bool(reply != -2)
@@ -217,9 +215,9 @@ class Core:
     def ttl(self, key: Any) -> Effects[float | None]:
         """`DistributedCache.ttl`."""
         key = checked_key(key)
-        deadline = self._deadline()
-        yield from self._begin(deadline)
-        reply = yield from self._call(TTL, key, deadline=deadline)
+        deadline = self.deadline()
+        yield from self.begin(deadline)
+        reply = yield from self.call(TTL, key, deadline=deadline)
         if type(reply) is Failure:
             self.tier.count(errors=1)
             if self.is_local and key in self.tier.first:
@@ -232,8 +230,8 @@ class Core:
     def get_many(self, keys: Any) -> Effects[dict[str, Any]]:
         """`DistributedCache.get_many`."""
         wanted = checked_keys(keys)
-        deadline = self._deadline()
-        yield from self._begin(deadline)
+        deadline = self.deadline()
+        yield from self.begin(deadline)
         tier = self.tier
         found: dict[str, Any] = {}
         absent: list[str] = []
@@ -250,14 +248,14 @@ class Core:
         if not absent:
             return found
         names = self.topology.names
-        groups = self._grouped(absent)
+        groups = self.grouped(absent)
         fills = dict(zip(absent, tier.begin_fills(absent), strict=True))
         rows = []
         failed: dict[str, Failure] = {}
         hits = misses = stale = 0
         try:
             commands = [
-                (bucket, script_call(READ, self._names_of(names, bucket, members))) for bucket, members in groups
+                (bucket, script_call(READ, self.names_of(names, bucket, members))) for bucket, members in groups
             ]
             replies = yield from self.topology.ask(self.driver, commands, deadline)
             for (_, members), reply in zip(groups, replies, strict=True):
@@ -298,7 +296,7 @@ class Core:
                 raise self.unavailable(next(iter(failed.values())), failed, found)
         return {key: found[key] for key in wanted if key in found}
 
-    def _grouped(self, keys: Iterable[str]) -> list[tuple[int, list[str]]]:
+    def grouped(self, keys: Iterable[str]) -> list[tuple[int, list[str]]]:
         """Keys by bucket, at most so many together."""
         names = self.topology.names
         if names is None or not names.clustered:
@@ -314,7 +312,7 @@ class Core:
         ]
 
     @staticmethod
-    def _names_of(names: KeySpace | None, bucket: int, keys: list[str]) -> list[bytes]:
+    def names_of(names: KeySpace | None, bucket: int, keys: list[str]) -> list[bytes]:
         if names is None:
             return []
         return [names.generation(bucket), *(names.value_in(bucket, key) for key in keys)]
@@ -331,20 +329,22 @@ class Core:
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
         return self._set({checked_key(key): value for key, value in mapping.items()}, ttl, ())
 
-    def _set(self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...]) -> Effects[None]:
+    def _set(
+        self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...], deadline: float | None = None
+    ) -> Effects[None]:
         px = milliseconds(self.lifetime if ttl is None else seconds_of(ttl, "ttl"))
         encoded = {key: self.codec.encode(key, value) for key, value in items.items()}
-        deadline = self._deadline()
-        yield from self._begin(deadline)
+        deadline = deadline or self.deadline()
+        yield from self.begin(deadline)
         if not encoded:
             return
         commands = []
-        groups = self._grouped(encoded)
+        groups = self.grouped(encoded)
         for bucket, members in groups:
             arguments: list[Any] = [new_token(), len(tags), *tags]
             for key in members:
                 arguments += (*encoded[key], px)
-            commands.append((bucket, script_call(WRITE, self._names_of(self.names, bucket, members), *arguments)))
+            commands.append((bucket, script_call(WRITE, self.names_of(self.names, bucket, members), *arguments)))
         replies = yield from self._write(commands, groups, deadline)
         failed = []
         for (bucket, members), reply, write in replies:
@@ -357,7 +357,7 @@ class Core:
                 [bucket] if reply[:1] == b"1" else (),
                 [(bucket, tag) for tag, made in zip(tags, reply[1:], strict=True) if made == 49],
             )
-        self._raise_failed(failed)
+        self.raise_failed(failed)
 
     def _write(self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float) -> Effects[list[Any]]:
         """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes are over."""
@@ -374,7 +374,7 @@ class Core:
                 tier.end_write(write) if reply.was_sent else tier.drop_write(write)
         return list(zip(groups, replies, writes, strict=True))
 
-    def _raise_failed(self, failed: list[tuple[list[str], Failure]]) -> None:
+    def raise_failed(self, failed: list[tuple[list[str], Failure]]) -> None:
         if failed:
             self.tier.count(errors=1)
             raise self.unavailable(failed[0][1], [key for members, _ in failed for key in members])
@@ -382,11 +382,14 @@ class Core:
     def delete_many(self, keys: Any) -> Effects[int]:
         """`DistributedCache.delete_many`."""
         wanted = checked_keys(keys)
-        deadline = self._deadline()
-        yield from self._begin(deadline)
-        groups = self._grouped(wanted)
+        deadline = self.deadline()
+        yield from self.begin(deadline)
+        return (yield from self.delete_all(wanted, deadline))
+
+    def delete_all(self, keys: tuple[str, ...], deadline: float) -> Effects[int]:
+        groups = self.grouped(keys)
         commands = [
-            (bucket, script_call(DELETE, self._names_of(self.names, bucket, members))) for bucket, members in groups
+            (bucket, script_call(DELETE, self.names_of(self.names, bucket, members))) for bucket, members in groups
         ]
         deleted = 0
         failed = []
@@ -396,7 +399,7 @@ class Core:
             else:
                 deleted += reply
                 self.tier.end_write(write)
-        self._raise_failed(failed)
+        self.raise_failed(failed)
         return deleted
 
     def delete(self, key: Any) -> Effects[bool]:
@@ -407,13 +410,13 @@ class Core:
         """`DistributedCache.touch`."""
         key = checked_key(key)
         px = milliseconds(self.lifetime if ttl is None else seconds_of(ttl, "ttl"))
-        deadline = self._deadline()
-        yield from self._begin(deadline)
-        groups = self._grouped([key])
-        commands = [(bucket, script_call(TOUCH, self._names_of(self.names, bucket, [key]), px)) for bucket, _ in groups]
+        deadline = self.deadline()
+        yield from self.begin(deadline)
+        groups = self.grouped([key])
+        commands = [(bucket, script_call(TOUCH, self.names_of(self.names, bucket, [key]), px)) for bucket, _ in groups]
         ((_, reply, write),) = yield from self._write(commands, groups, deadline)
         if type(reply) is Failure:
-            self._raise_failed([([key], reply)])
+            self.raise_failed([([key], reply)])
         self.tier.end_write(write, [key] if reply and px else ())
         return bool(reply)
 
@@ -426,8 +429,8 @@ class Core:
         key = checked_key(key)
         if not isinstance(amount, int):
             raise TypeError(f"amount must be an int, not {type(amount).__name__}")
-        deadline = self._deadline()
-        yield from self._begin(deadline)
+        deadline = self.deadline()
+        yield from self.begin(deadline)
         token = new_token()
         fresh = new_token()
         write = self.tier.begin_write((key,))
@@ -435,17 +438,20 @@ class Core:
         was_sent = False
         reply: Any = None
         try:
-            for attempt in range(4):
+            for attempt in range(ATTEMPTS):
                 names = self.topology.names
                 bucket = self._bucket(key)
                 if attempt:
-                    now = yield from self.topology.ask_one(self.driver, bucket, [b"TIME"], deadline)
+                    now = yield from self.topology.ask_one(self.driver, bucket, [b"TIME"], deadline, 0)
                     if type(now) is Failure:
+                        if now.is_broken and time.monotonic() < deadline:
+                            self.topology.close_idle()
+                            continue
                         break
                     left = deadline - time.monotonic()
                     not_after = b"%d" % (int(now[0]) * 1000 + int(now[1]) // 1000 + max(1, int(left * 1000)))
                 done = [names.done(bucket, token)] if names is not None else []
-                reply = yield from self._call(
+                reply = yield from self.call(
                     INCREMENT, key, fresh, b"%d" % int(amount), milliseconds(self.lifetime), not_after, COUNTER_HEAD,
                     deadline=deadline, more=done, retries=0,
                 )
@@ -454,9 +460,10 @@ class Core:
                 was_sent = was_sent or reply.was_sent
                 if not (reply.is_broken or self.topology.is_suspect) or time.monotonic() >= deadline:
                     break
-                for node in self.topology.masters:
-                    if reply.is_broken:
-                        node.close()
+                if reply.is_broken:
+                    self.topology.close_idle()
+            else:
+                self.topology.has_failed(bucket)
         except BaseException:
             self.tier.end_write(write)
             raise
@@ -465,143 +472,17 @@ class Core:
             if str(reply.error).startswith("NOTINT"):
                 value, _ = yield from self.lookup(key, deadline, counts=False)
                 raise TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
-            self._raise_failed([([key], reply)])
+            self.raise_failed([([key], reply)])
         self.tier.end_write(write, (key,), [bucket] if reply[:1] == b"1" else ())
         return int(reply[1:])
-
-    # --- many entries at once ---------------------------------------------------------------------------------------
-
-    def clear(self) -> Effects[None]:
-        """`DistributedCache.clear`: a new generation for every bucket; what the old ones left is removed by and by."""
-        deadline = self._deadline()
-        yield from self._begin(deadline)
-        names = self.topology.names
-        buckets = range(len(names.buckets)) if names is not None else range(1)
-        token = new_token()
-        commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
-        write = self.tier.begin_write((), True)
-        try:
-            replies = yield from self.topology.ask(self.driver, commands, deadline)
-        except BaseException:
-            self.tier.drop_write(write)
-            self.tier.wipe()
-            raise
-        done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
-        failures = [reply for reply in replies if type(reply) is Failure]
-        if done:
-            self.tier.end_write(write, (), done)
-            self.helper.schedule(0.0, self._clean)
-        else:
-            self.tier.drop_write(write)
-            if any(failure.was_sent for failure in failures):
-                self.tier.wipe()
-        if failures:
-            self._raise_failed([([], failures[0])])
-
-    def _clean(self) -> None:
-        """Remove what older generations left: in the helper's thread, page by page."""
-        blocking = Blocking()
-        names = self.topology.names
-        if names is not None:
-            for node in self.topology.masters:
-                for page in self._pages(blocking, node, names.pattern()):
-                    groups: dict[int, list[bytes]] = {}
-                    for name in page:
-                        parsed = names.parse(name)
-                        if parsed is not None and chr(parsed[1]) in "vlt":
-                            groups.setdefault(parsed[0], []).append(name)
-                    commands = [
-                        (bucket, script_call(CLEAN, [names.generation(bucket), *members]))
-                        for bucket, members in groups.items()
-                    ]
-                    if commands:
-                        blocking.run(self.topology.ask(blocking, commands, self._deadline()))
-
-    def _pages(self, driver: Blocking, node: Any, pattern: bytes) -> Iterable[list[bytes]]:
-        """The names on a node that match, page by page, until it fails or the cache is closed."""
-        cursor = b"0"
-        while not self.helper.must_end:
-            command = packed("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            (outcome,) = driver.do(Exchange([(node, command, 1)], self._deadline()))
-            if type(outcome) is Failure or type(outcome[0]) is not list:
-                return
-            cursor, page = outcome[0]
-            yield page
-            if cursor == b"0":
-                return
-
-    def invalidate_tag(self, tag: Any) -> Effects[int]:
-        """`DistributedCache.invalidate_tag`: a new generation of the tag in every bucket."""
-        (tag,) = checked_tags(tag) if isinstance(tag, str) else checked_tags([tag])
-        deadline = self._deadline()
-        yield from self._begin(deadline)
-        names = self.topology.names
-        fresh = new_token()
-        commands = []
-        for bucket in range(len(names.buckets)) if names is not None else range(1):
-            keys = [names.generation(bucket), names.tag(bucket, tag)] if names is not None else []
-            commands.append((bucket, script_call(INVALIDATE_TAG, keys, fresh)))
-        tier = self.tier
-        held = tier.has_tag(tag)
-        write = tier.begin_write((), False, tag)
-        try:
-            replies = yield from self.topology.ask(self.driver, commands, deadline)
-        except BaseException:
-            tier.drop_tag(tag)
-            tier.drop_write(write)
-            raise
-        failures = [reply for reply in replies if type(reply) is Failure]
-        if len(failures) < len(replies) or failures[0].was_sent:
-            tier.drop_tag(tag)
-        tier.end_write(write, (), (), [(bucket, tag) for bucket, reply in enumerate(replies) if reply == 1])
-        if failures:
-            self._raise_failed([([], failures[0])])
-        return held
-
-    def invalidate_prefix(self, prefix: Any) -> Effects[int]:
-        """`DistributedCache.invalidate_prefix`: every page of names has the deadline to itself."""
-        if not isinstance(prefix, str):
-            raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        yield from self._begin(self._deadline())
-        names = self.topology.names
-        if names is None:
-            failure = yield from self._call(TTL, "", deadline=self._deadline())
-            self._raise_failed([([], failure)])
-            raise AssertionError("unreachable")
-        pattern = names.pattern("[vl]", prefix)
-        removed = 0
-        for node in self.topology.masters:
-            cursor = b"0"
-            while True:
-                command = packed("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-                outcome: Any = None
-                if node.breaker.may_call(self.topology.link_probes):
-                    (outcome,) = yield Exchange([(node, command, 1)], self._deadline())
-                    if type(outcome) is Failure and outcome.is_broken:
-                        node.close()
-                        (outcome,) = yield Exchange([(node, command, 1)], self._deadline())
-                if type(outcome) is not list or type(outcome[0]) is not list:
-                    failure = outcome if type(outcome) is Failure else Failure(
-                        outcome[0] if outcome else ConnectionError(f"{node} did not answer"), False, False
-                    )
-                    if outcome is not None:
-                        node.breaker.failed()
-                    self._raise_failed([([], failure)])
-                cursor, page = outcome[0]
-                parsed = (names.parse(name) for name in page)
-                keys = {found[2] for found in parsed if found is not None and found[2].startswith(prefix)}
-                if keys:
-                    removed += yield from self.delete_many(keys)
-                if cursor == b"0":
-                    break
-        return removed
 
     # --- the whole --------------------------------------------------------------------------------------------------
 
     def check(self) -> Effects[None]:
         """Raise where no server can be reached."""
-        yield from self._begin(self._deadline())
-        replies = yield from self._ping_all(self._deadline())
+        deadline = self.deadline()
+        yield from self.begin(deadline)
+        replies = yield from self._ping_all(deadline)
         if all(type(reply) is Failure for reply in replies):
             raise self.unavailable(replies[0])
 
@@ -615,7 +496,7 @@ class Core:
         """`DistributedCache.barrier`."""
         seconds = self.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
         deadline = time.monotonic() + seconds
-        yield from self._begin(deadline)
+        yield from self.begin(deadline)
         if self.link is not None:
             if not (yield from self.link.barrier(self.driver, deadline)):
                 self.tier.count(errors=1)
@@ -626,7 +507,7 @@ class Core:
             if type(reply) is Failure:
                 self.tier.count(errors=1)
                 raise self.unavailable(reply)
-        self.tier.wipe()
+        self.tier.wipe(False)
 
     def renew(self) -> None:
         """In the child of a fork: without connections, threads and entries, but ready to go on."""
@@ -670,4 +551,4 @@ class Core:
         """End the threads, close the connections and drop the entries."""
         self.stop()
         self.topology.close()
-        self.tier.wipe()
+        self.tier.wipe(False)

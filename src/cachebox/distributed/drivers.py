@@ -12,6 +12,7 @@ import inspect
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from cachebox.distributed.servers import (
 
 T = TypeVar("T")
 CHUNK = 65536
+LANES = 16                          # connections of an event loop to one server
 GRACE = 0.02                        # seconds to collect what other servers have answered when one of them has not
 
 
@@ -43,7 +45,7 @@ class Node:
         self.breaker = Breaker()
         self.is_over = False
         self.idle: list[Channel] = []
-        self.idle_async: dict[Any, list[AsyncChannel]] = {}
+        self.lanes: dict[Any, Lanes] = {}       # by event loop
         self.renew()
 
     def renew(self) -> None:
@@ -51,11 +53,11 @@ class Node:
         self.breaker.reset()
         for channel in self.idle:
             channel.close()
-        for channels in self.idle_async.values():
-            for other in channels:
+        for lanes in self.lanes.values():
+            for other in lanes.idle:
                 other.close_socket()
         self.idle = []
-        self.idle_async = {}
+        self.lanes = {}
 
     def close(self, for_good: bool = False) -> None:
         """Close the connections that nobody uses; `for_good`: the others too, when they come back."""
@@ -63,11 +65,10 @@ class Node:
         with contextlib.suppress(IndexError):       # others may take some meanwhile
             while True:
                 self.idle.pop().close()
-        with contextlib.suppress(KeyError):
-            while True:
-                _, channels = self.idle_async.popitem()
-                while channels:
-                    channels.pop().close()
+        for lanes in list(self.lanes.values()):
+            with contextlib.suppress(IndexError):
+                while True:
+                    lanes.idle.pop().close()
 
     def give_back(self, channel: Channel) -> None:
         """A connection that is not used any more."""
@@ -88,6 +89,7 @@ class Failure:
     was_sent: bool
     is_broken: bool                 # the connection, as opposed to a server that does not answer in time
     was_reused: bool = False
+    is_ours: bool = False           # no connection became free in time, which says nothing about the server
 
 
 @dataclass
@@ -153,7 +155,7 @@ class Channel:
 
 def open_channel(node: Node, deadline: float) -> Channel:
     """A new connection to a node."""
-    return Channel(connect(node.servers, node.address, left(deadline), node.for_sentinel))
+    return Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
 
 
 class Waiter:
@@ -301,29 +303,43 @@ class AsyncChannel:
         self.reader = reader
         self.writer = writer
         self.replies = Replies()
+        self.is_talking = False
+        self.talks = 0                  # how many there were
         self.is_late = False
 
-    def expire(self) -> None:
-        """The deadline has passed: give the connection up, which ends the wait for it."""
-        self.is_late = True
-        self.writer.transport.abort()
+    def expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The deadline has passed: give the connection up, which ends the wait for it.
+
+        But first let the loop, which may be late itself, hand over what has come before.
+        """
+        loop.call_soon(self._expire, self.talks)
+
+    def _expire(self, talk: int) -> None:
+        if self.is_talking and self.talks == talk:
+            self.is_late = True
+            self.writer.transport.abort()
 
     async def talk(self, data: bytes, n: int) -> list[Any]:
         """Send, and receive n replies."""
         replies = self.replies
         found: list[Any] = []
-        self.writer.write(data)
-        while True:
-            reply = replies.next()
-            if reply is INCOMPLETE:
-                received = await self.reader.read(CHUNK)
-                if not received:
-                    raise ConnectionResetError("the server closed the connection")
-                replies.feed(received)
-            elif type(reply) is not Push:
-                found.append(reply)
-                if len(found) == n:
-                    return found
+        self.is_talking = True
+        self.talks += 1
+        try:
+            self.writer.write(data)
+            while True:
+                reply = replies.next()
+                if reply is INCOMPLETE:
+                    received = await self.reader.read(CHUNK)
+                    if not received:
+                        raise ConnectionResetError("the server closed the connection")
+                    replies.feed(received)
+                elif type(reply) is not Push:
+                    found.append(reply)
+                    if len(found) == n:
+                        return found
+        finally:
+            self.is_talking = False
 
     def close(self) -> None:
         """At once, whatever is under way; also where the event loop is closed already."""
@@ -340,6 +356,51 @@ class AsyncChannel:
             sock.close()
         if getattr(transport, "_sock", None) is not None:
             transport._sock = None                  # or it would warn, when it ends, that nobody closed it
+
+
+class Lanes:
+    """The connections of one event loop to a node: at most `LANES` at a time, and who wants more stands in line.
+
+    A thousand tasks at once would else make a thousand connections, which takes longer than a call may.
+    """
+
+    def __init__(self) -> None:
+        self.idle: list[AsyncChannel] = []
+        self._free = LANES
+        self._line: deque[asyncio.Future[bool]] = deque()
+
+    async def enter(self, seconds: float) -> None:
+        """Wait for a lane, in order of arrival. TimeoutError where none becomes free in time."""
+        if self._free:
+            self._free -= 1
+            return
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[bool] = loop.create_future()
+        self._line.append(mine)
+        timer = loop.call_later(seconds, self._give_up, mine)
+        try:
+            if not await mine:
+                raise TimeoutError("no connection became free in time")
+        except asyncio.CancelledError:
+            if not mine.cancelled() and mine.result():
+                self.leave()                        # it came, and nobody wants it any more
+            raise
+        finally:
+            timer.cancel()
+
+    @staticmethod
+    def _give_up(waiting: asyncio.Future[bool]) -> None:
+        if not waiting.done():
+            waiting.set_result(False)
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        while self._line:
+            first = self._line.popleft()
+            if not first.done():
+                first.set_result(True)
+                return
+        self._free += 1
 
 
 class AsyncWaiter:
@@ -400,19 +461,33 @@ class Async:
 async def exchange_async(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
     """Send, and receive n replies, over one connection."""
     loop = asyncio.get_running_loop()
+    lanes = node.lanes.get(loop)
+    if lanes is None:
+        lanes = node.lanes[loop] = Lanes()
+    try:
+        await lanes.enter(left(deadline))
+    except TimeoutError as error:
+        return Failure(error, False, False, is_ours=True)
+    try:
+        return await exchange_in_lane(node, lanes, data, n, deadline)
+    finally:
+        lanes.leave()
+
+
+async def exchange_in_lane(node: Node, lanes: Lanes, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
+    loop = asyncio.get_running_loop()
     channel = timer = None
     was_sent = was_reused = False
     try:
-        idle = node.idle_async.get(loop)
-        while idle and channel is None:
-            channel = idle.pop()
+        while lanes.idle and channel is None:
+            channel = lanes.idle.pop()
             if channel.reader.at_eof():
                 channel.close()
                 channel = None
         was_reused = channel is not None
         if channel is None:
             channel = await open_async_channel(node, deadline)
-        timer = loop.call_later(left(deadline), channel.expire)
+        timer = loop.call_later(left(deadline), channel.expire, loop)
         was_sent = True
         replies = await channel.talk(data, n)
         timer.cancel()
@@ -435,17 +510,18 @@ async def exchange_async(node: Node, data: bytes, n: int, deadline: float) -> li
     if channel.is_late or node.is_over:
         channel.close()
     else:
-        node.idle_async.setdefault(loop, []).append(channel)
+        lanes.idle.append(channel)
     return replies
 
 
 async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
     """A new connection to a node."""
-    for loop in [loop for loop in list(node.idle_async) if loop.is_closed()]:       # each brought its own
-        for channel in node.idle_async.pop(loop, ()):
-            channel.close()
+    for loop in [loop for loop in list(node.lanes) if loop.is_closed()]:    # each brought its own
+        lanes = node.lanes.pop(loop, None)
+        while lanes is not None and lanes.idle:
+            lanes.idle.pop().close()
     seconds = left(deadline)
     reader, writer = await asyncio.wait_for(
-        connect_async(node.servers, node.address, seconds, node.for_sentinel), seconds
+        connect_async(node.servers, node.address, deadline, node.for_sentinel), seconds
     )
     return AsyncChannel(reader, writer)

@@ -116,7 +116,8 @@ class Loader:
     def load(self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any]) -> Effects[tuple[Any, bool]]:
         """The value of a key, computed if need be; and whether it was missing."""
         core, tier = self._core, self._core.tier
-        yield from core._begin(core._deadline())
+        deadline = core.deadline()
+        yield from core.begin(deadline)
         if tier.is_fresh:
             stored = tier.first.get(key, MISSING)
             if stored is not MISSING:
@@ -125,7 +126,7 @@ class Loader:
         flight = Flight()
         self._flights[token] = flight           # before the lease is: whoever sees that has to find this
         try:
-            return (yield from self._load(key, factory, decide, token, flight))
+            return (yield from self._load(key, factory, decide, token, flight, deadline))
         finally:
             self._flights.pop(token, None)
             flight.end(ABANDONED)
@@ -135,22 +136,31 @@ class Loader:
     ) -> Effects[tuple[Any, bool]]:
         """`load` for those who do not want to wait for each other: each computes and writes."""
         core = self._core
-        value, _ = yield from core.lookup(key, core._deadline())
+        deadline = core.deadline()
+        value, _ = yield from core.lookup(key, deadline)
         if value is not MISSING:
             return value, False
+        begun = time.monotonic()
         value = yield Run(factory)
         is_stored, lifetime, tags = decide(value)
         if is_stored:
             try:
-                yield from core.set(key, value, lifetime, tags)
+                yield from core._set({key: value}, lifetime, tags, deadline + time.monotonic() - begun)
             except BackendUnavailable:
                 if not core.is_local:
                     raise
         return value, True
 
     def _load(
-        self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any], token: bytes, flight: Flight
+        self,
+        key: str,
+        factory: Callable[[], Any],
+        decide: Callable[[Any], Any],
+        token: bytes,
+        flight: Flight,
+        deadline: float,
     ) -> Effects[tuple[Any, bool]]:
+        """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
         core, tier, driver = self._core, self._core.tier, self._core.driver
         leads = _leads.get()
         no_good = b""                           # digest of a value that cannot be decoded
@@ -163,7 +173,7 @@ class Loader:
             fill = tier.begin_fill(key)
             reply: Any = None
             try:
-                reply = yield from self._lead(key, token, no_good)
+                reply = yield from self._lead(key, token, no_good, deadline)
                 if type(reply) is not Failure and reply[0] == 1:
                     try:
                         value = core.take_in(fill, reply[1], reply[2])
@@ -183,7 +193,7 @@ class Loader:
                 missed = True
                 tier.count(misses=1)
             if reply[0] == 3:
-                return (yield from self._fly(key, factory, decide, token, flight)), True
+                return (yield from self._fly(key, factory, decide, token, flight, deadline)), True
             other = self._flights.get(reply[2])
             if other is not None:
                 if waiter is not None:
@@ -196,6 +206,7 @@ class Loader:
                     return core.give(other.result), True
                 if other.state == CRASHED:
                     raise other.result
+                deadline = core.deadline()
                 continue
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
                 waiter = driver.waiter()
@@ -211,6 +222,7 @@ class Loader:
             finally:
                 tier.wait_no_more(key, waiter.wake)
             waiter = driver.waiter()
+            deadline = core.deadline()
 
     def _wait_for(self, other: Flight, leads: tuple[Flight, ...]) -> Effects[bool]:
         """Wait for a flight of this process. False, at once: it would close a circle."""
@@ -229,15 +241,15 @@ class Loader:
                     lead.awaits.remove(other)
         return True
 
-    def _lead(self, key: str, token: bytes, no_good: bytes) -> Effects[Any]:
+    def _lead(self, key: str, token: bytes, no_good: bytes, deadline: float) -> Effects[Any]:
         """Ask for the value, or else for the lease."""
         core = self._core
         names = core.names
         lease = [names.lease(names.bucket(key), key)] if names is not None else []
         write = core.tier.begin_write(())       # of the generation, if there is none
         try:
-            reply = yield from core._call(
-                LEAD, key, new_token(), token, LEASE_MS, no_good, deadline=core._deadline(), more=lease
+            reply = yield from core.call(
+                LEAD, key, new_token(), token, LEASE_MS, no_good, deadline=deadline, more=lease
             )
         except BaseException:
             core.tier.drop_write(write)
@@ -253,7 +265,13 @@ class Loader:
     # --- leading ----------------------------------------------------------------------------------------------------
 
     def _fly(
-        self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any], token: bytes, flight: Flight
+        self,
+        key: str,
+        factory: Callable[[], Any],
+        decide: Callable[[Any], Any],
+        token: bytes,
+        flight: Flight,
+        deadline: float,
     ) -> Effects[Any]:
         """Compute, and store."""
         core = self._core
@@ -263,6 +281,7 @@ class Loader:
         lease = names.lease(bucket, key)
         self._renewed[token] = bucket, names.generation(bucket), lease
         core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
+        begun = time.monotonic()
         try:
             led = _leads.set((*_leads.get(), flight))
             try:
@@ -274,16 +293,18 @@ class Loader:
         except BaseException as error:
             self._renewed.pop(token, None)
             if isinstance(error, Exception):
-                yield from self._give_up(bucket, names.generation(bucket), lease, token)
+                deadline += time.monotonic() - begun
+                yield from self._give_up(bucket, names.generation(bucket), lease, token, deadline)
                 flight.end(CRASHED, error)
             else:                               # a cancelled task cannot wait any more
                 core.helper.schedule(0.0, lambda: self._give_up_now(bucket, names.generation(bucket), lease, token))
             raise
         self._renewed.pop(token, None)
+        deadline += time.monotonic() - begun
         if encoded is None:
-            yield from self._give_up(bucket, names.generation(bucket), lease, token)
+            yield from self._give_up(bucket, names.generation(bucket), lease, token, deadline)
         else:
-            yield from self._land(key, encoded, lifetime, tags, token, lease)
+            yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
         flight.end(LANDED, self._shared(encoded, value))
         return value
 
@@ -295,14 +316,21 @@ class Loader:
         return Packed(head[3:4], body[32:] if head[4] & 1 else body)
 
     def _land(
-        self, key: str, encoded: tuple[bytes, bytes], lifetime: float, tags: tuple[str, ...], token: bytes, lease: bytes
+        self,
+        key: str,
+        encoded: tuple[bytes, bytes],
+        lifetime: float,
+        tags: tuple[str, ...],
+        token: bytes,
+        lease: bytes,
+        deadline: float,
     ) -> Effects[None]:
         core, tier = self._core, self._core.tier
         write = tier.begin_write((key,))
         try:
-            reply = yield from core._call(
+            reply = yield from core.call(
                 LAND, key, token, new_token(), *encoded, milliseconds(lifetime), len(tags), *tags,
-                deadline=core._deadline(), more=[lease],
+                deadline=deadline, more=[lease],
             )
         except BaseException:
             tier.end_write(write)
@@ -320,17 +348,19 @@ class Loader:
             tier.end_write(write)
             tier.count(fills_refused=1)
 
-    def _give_up(self, bucket: int, generation: bytes, lease: bytes, token: bytes) -> Effects[None]:
+    def _give_up(
+        self, bucket: int, generation: bytes, lease: bytes, token: bytes, deadline: float
+    ) -> Effects[None]:
         """Let the next one lead. Where that fails, the lease expires."""
         core = self._core
         command = script_call(LEASE, [generation, lease], token, b"")
-        yield from core.topology.ask_one(core.driver, bucket, command, core._deadline())
+        yield from core.topology.ask_one(core.driver, bucket, command, deadline)
 
     def _give_up_now(self, bucket: int, generation: bytes, lease: bytes, token: bytes) -> None:
         """The same, in the helper's thread."""
         driver = Blocking()
         command = script_call(LEASE, [generation, lease], token, b"")
-        driver.run(self._core.topology.ask_one(driver, bucket, command, self._core._deadline()))
+        driver.run(self._core.topology.ask_one(driver, bucket, command, self._core.deadline()))
 
     def _renew(self, token: bytes) -> None:
         """Keep a lease alive, in the helper's thread, for as long as the factory runs."""
@@ -339,7 +369,7 @@ class Loader:
             bucket, generation, lease = known
             driver = Blocking()
             command = script_call(LEASE, [generation, lease], token, LEASE_MS)
-            driver.run(self._core.topology.ask_one(driver, bucket, command, self._core._deadline()))
+            driver.run(self._core.topology.ask_one(driver, bucket, command, self._core.deadline()))
             self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
     # --- without a server -------------------------------------------------------------------------------------------

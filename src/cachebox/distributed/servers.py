@@ -7,7 +7,9 @@ taken over: its clients retry ten times by default, would send an `INCR` twice, 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,8 +50,8 @@ class Servers:
         named = ", ".join(host if self.is_path else f"{host}:{port}" for host, port in self.addresses)
         return f"{self.service}@{named}" if self.service else named
 
-    def connection(self, address: Address, timeout: float, is_async: bool, for_sentinel: bool = False) -> Any:
-        """A redis-py connection that is not connected yet."""
+    def connection(self, address: Address, deadline: float, is_async: bool, for_sentinel: bool = False) -> Any:
+        """A redis-py connection that is not connected yet. One that blocks keeps to the deadline while it connects."""
         module = asyncio_connections if is_async else connections
         tls = self.sentinel_tls if for_sentinel else self.tls
         options = dict(self.sentinel_options if for_sentinel else self.options)
@@ -62,7 +64,8 @@ class Servers:
             kind = module.SSLConnection if tls else module.Connection
             options["host"], options["port"] = address
         known = _parameters(kind)
-        return kind(
+        timeout = left(deadline)
+        made = (kind if is_async else _in_time(kind))(
             **{name: value for name, value in options.items() if name in known},
             protocol=3,
             socket_timeout=timeout,
@@ -70,6 +73,33 @@ class Servers:
             retry=None,
             driver_info=None,
         )
+        made.deadline = deadline
+        return made
+
+
+class _InTime:
+    """What makes a blocking connection of redis-py keep to one deadline: its own time-outs are for each step anew."""
+
+    deadline = math.inf
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        """Asked for before each of the addresses that a name stands for."""
+        return left(self.deadline)
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float) -> None:
+        pass                            # the deadline says it
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """Called for each answer of the handshake."""
+        self._sock.settimeout(left(self.deadline))      # type: ignore[attr-defined]
+        return super().read_response(*args, **options)  # type: ignore[misc]
+
+
+@functools.cache
+def _in_time(kind: type) -> Any:
+    return type(kind.__name__, (_InTime, kind), {})
 
 
 def _parameters(kind: type) -> set[str]:
@@ -177,18 +207,22 @@ def from_client(client: Any) -> Servers:
     return Servers([address], tls=tls, options=kept(options))
 
 
-def connect(servers: Servers, address: Address, timeout: float, for_sentinel: bool = False) -> Any:
-    """A connected socket. Raises OSError or a redis-py error."""
-    connection = servers.connection(address, max(timeout, 0.001), False, for_sentinel)
-    connection.connect()
+def connect(servers: Servers, address: Address, deadline: float, for_sentinel: bool = False) -> Any:
+    """A connected socket, before the deadline. Raises OSError or a redis-py error."""
+    connection = servers.connection(address, deadline, False, for_sentinel)
+    try:
+        connection.connect()
+    except BaseException:
+        connection.disconnect()
+        raise
     taken: Any = connection._get_socket()
     connection._sock = None             # it is ours now
     return taken
 
 
-async def connect_async(servers: Servers, address: Address, timeout: float, for_sentinel: bool = False) -> Any:
-    """A pair of streams. Raises as `connect` does."""
-    connection = servers.connection(address, max(timeout, 0.001), True, for_sentinel)
+async def connect_async(servers: Servers, address: Address, deadline: float, for_sentinel: bool = False) -> Any:
+    """A pair of streams; whoever waits for it keeps to the deadline. Raises as `connect` does."""
+    connection = servers.connection(address, deadline, True, for_sentinel)
     try:
         await connection.connect()
     except BaseException:

@@ -71,6 +71,13 @@ class DistributedStats:
         """The state of the breaker."""
         return self._core.topology.worst
 
+    def get(self, name: str) -> int | str:
+        """One of them by name. ValueError for a name that is none."""
+        if name not in (*NAMES, "breaker"):
+            raise ValueError(f"name must be one of {', '.join(NAMES)}, breaker, not {name!r}")
+        found: int | str = getattr(self, name)
+        return found
+
     def get_all(self) -> dict[str, int | str]:
         """All of them by name, as a new dict."""
         return {**{name: getattr(self, name) for name in NAMES}, "breaker": self.breaker}

@@ -303,10 +303,11 @@ cdef class Tier:
                     dropped += 1
         return dropped
 
-    def wipe(self):
-        """Everything may have changed. Counts what is dropped as invalidated."""
+    def wipe(self, bint heard=True):
+        """Everything may have changed. `heard`: the server said so, and what is dropped counts as invalidated."""
         with self.lock:
-            self.invalidations += len(self.first)
+            if heard:
+                self.invalidations += len(self.first)
             self.wipe_entries()
             waiters = list(self.waiters)
         for key in waiters:

@@ -61,6 +61,17 @@ class Topology:
         for node in [*self.nodes.values(), *self._sentinels]:
             node.close(for_good=True)
 
+    def close_idle(self) -> None:
+        """Close the connections that nobody uses: when one broke, the others did."""
+        for node in self.masters:
+            node.close()
+
+    def has_failed(self, bucket: int) -> None:
+        """Tell the breaker of a bucket's server."""
+        node = self.owners[bucket] if self.owners is not None else None
+        if node is not None:
+            node.breaker.failed()
+
     def node(self, address: Address) -> Node:
         """The node of that address."""
         with self._lock:
@@ -208,7 +219,8 @@ class Topology:
     ) -> Effects[list[Any]]:
         """For each command, which is about a bucket: its reply, or a Failure. One round trip per server if all is well.
 
-        `first`: what an attempt has brought already.
+        `first`: what an attempt has brought already. Without `retries`, broken connections are the caller's affair: the
+        breaker does not count them, or a cut through the connections of three threads would open it.
         """
         results: list[Any] = [None] * len(commands)
         todo = list(range(len(commands)))
@@ -258,8 +270,9 @@ class Topology:
                         todo += members
                         has_broken = True
                         continue
-                    node.breaker.failed()
-                    self.is_suspect = self.is_suspect or self.servers.mode != "single"
+                    if not outcome.is_ours and (retries or not outcome.is_broken):
+                        node.breaker.failed()
+                    self.is_suspect = self.is_suspect or (self.servers.mode != "single" and not outcome.is_ours)
                     for i in members:
                         results[i] = outcome
                     continue

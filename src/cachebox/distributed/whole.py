@@ -1,0 +1,219 @@
+"""What concerns a whole namespace: `clear`, tags, prefixes, predicates; and giving back the memory of what is gone.
+
+Nothing here holds up the server: what must be done at once is to replace generations, and names are looked for page by
+page (SCAN), never by KEYS.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from cachebox.distributed.codec import Undecodable
+from cachebox.distributed.core import NONE, ROW, Core
+from cachebox.distributed.drivers import Blocking, Effects, Exchange, Failure, Node, Run
+from cachebox.distributed.keyspace import new_token
+from cachebox.distributed.options import checked_tags, seconds_of
+from cachebox.distributed.resp import packed
+from cachebox.distributed.scripts import CLEAN, INVALIDATE_TAG, READ, TTL, script_call
+
+PAGE = 1000                         # names that the server looks at in one step
+CLEANINGS = 5                       # tries to give memory back, where the server does not answer
+CLEANINGS_APART = 1.0               # seconds
+
+
+class Whole:
+    """The operations of one cache that are about more than some keys."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def clear(self) -> Effects[None]:
+        """`DistributedCache.clear`: a new generation for every bucket; what the old ones left is removed by and by."""
+        deadline = self._core.deadline()
+        yield from self._core.begin(deadline)
+        names = self._core.topology.names
+        buckets = range(len(names.buckets)) if names is not None else range(1)
+        token = new_token()
+        commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
+        write = self._core.tier.begin_write((), True)
+        try:
+            replies = yield from self._core.topology.ask(self._core.driver, commands, deadline)
+        except BaseException:
+            self._core.tier.drop_write(write)
+            self._core.tier.wipe(False)
+            raise
+        done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
+        failures = [reply for reply in replies if type(reply) is Failure]
+        if done:
+            self._core.tier.end_write(write, (), done)
+            self._core.helper.schedule(0.0, lambda: self._clean(CLEANINGS))
+        else:
+            self._core.tier.drop_write(write)
+            if any(failure.was_sent for failure in failures):
+                self._core.tier.wipe(False)
+        if failures:
+            self._core.raise_failed([([], failures[0])])
+
+    def _clean(self, tries: int) -> None:
+        """Remove what older generations left: in the helper's thread, page by page."""
+        if not self._cleans() and tries > 1 and not self._core.helper.must_end:
+            self._core.helper.schedule(CLEANINGS_APART, lambda: self._clean(tries - 1))
+
+    def _cleans(self) -> bool:
+        """Whether it got to the end."""
+        core = self._core
+        driver = Blocking()
+        names = core.topology.names
+        if names is None:
+            return True
+        for node in core.topology.masters:
+            cursor = b"0"
+            while not core.helper.must_end:
+                command = packed("SCAN", cursor, "MATCH", names.pattern(), "COUNT", PAGE)
+                (outcome,) = driver.do(Exchange([(node, command, 1)], core.deadline()))
+                if type(outcome) is Failure or type(outcome[0]) is not list:
+                    return False
+                cursor, page = outcome[0]
+                groups: dict[int, list[bytes]] = {}
+                for name in page:
+                    parsed = names.parse(name)
+                    if parsed is not None and chr(parsed[1]) in "vlt":
+                        groups.setdefault(parsed[0], []).append(name)
+                commands = [
+                    (bucket, script_call(CLEAN, [names.generation(bucket), *members]))
+                    for bucket, members in groups.items()
+                ]
+                replies = driver.run(core.topology.ask(driver, commands, core.deadline())) if commands else []
+                if any(type(reply) is Failure for reply in replies):
+                    return False
+                if cursor == b"0":
+                    break
+        return True
+
+    def invalidate_tag(self, tag: Any) -> Effects[int]:
+        """`DistributedCache.invalidate_tag`: a new generation of the tag in every bucket."""
+        (tag,) = checked_tags(tag) if isinstance(tag, str) else checked_tags([tag])
+        deadline = self._core.deadline()
+        yield from self._core.begin(deadline)
+        names = self._core.topology.names
+        fresh = new_token()
+        commands = []
+        for bucket in range(len(names.buckets)) if names is not None else range(1):
+            keys = [names.generation(bucket), names.tag(bucket, tag)] if names is not None else []
+            commands.append((bucket, script_call(INVALIDATE_TAG, keys, fresh)))
+        tier = self._core.tier
+        held = tier.has_tag(tag)
+        write = tier.begin_write((), False, tag)
+        try:
+            replies = yield from self._core.topology.ask(self._core.driver, commands, deadline)
+        except BaseException:
+            tier.drop_tag(tag)
+            tier.drop_write(write)
+            raise
+        failures = [reply for reply in replies if type(reply) is Failure]
+        if len(failures) < len(replies) or failures[0].was_sent:
+            tier.drop_tag(tag)
+        tier.end_write(write, (), (), [(bucket, tag) for bucket, reply in enumerate(replies) if reply == 1])
+        if failures:
+            self._core.raise_failed([([], failures[0])])
+        return held
+
+    def invalidate_prefix(self, prefix: Any, timeout: Any = None) -> Effects[int]:
+        """`DistributedCache.invalidate_prefix`: one deadline for all pages of names."""
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
+        core = self._core
+        deadline = self._deadline(timeout)
+        removed = 0
+        for node in (yield from self._masters(deadline)):
+            cursor = b"0"
+            while cursor:
+                cursor, keys = yield from self._page(node, cursor, "[vl]", prefix, deadline)
+                if keys:
+                    removed += yield from core.delete_all(keys, deadline)
+        return removed
+
+    def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Any = None) -> Effects[int]:
+        """`DistributedCache.invalidate_where`: nothing is removed before all entries have been looked at."""
+        if not callable(predicate):
+            raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
+        core = self._core
+        deadline = self._deadline(timeout)
+        chosen: dict[str, None] = {}
+        for node in (yield from self._masters(deadline)):
+            cursor = b"0"
+            while cursor:
+                cursor, keys = yield from self._page(node, cursor, "v", "", deadline)
+                entries = yield from self._read(keys, deadline)
+                begun = time.monotonic()
+                for key, value in entries:
+                    if (yield Run(partial(predicate, key, value))):
+                        chosen[key] = None
+                deadline += time.monotonic() - begun
+        return (yield from core.delete_all(tuple(chosen), deadline)) if chosen else 0
+
+    def _deadline(self, timeout: Any) -> float:
+        seconds = self._core.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
+        return time.monotonic() + seconds
+
+    def _masters(self, deadline: float) -> Effects[list[Node]]:
+        """The servers to go through."""
+        core = self._core
+        yield from core.begin(deadline)
+        if core.topology.names is None:
+            failure = yield from core.call(TTL, "", deadline=deadline)
+            core.raise_failed([([], failure)])
+        return core.topology.masters
+
+    def _page(
+        self, node: Node, cursor: bytes, letter: str, prefix: str, deadline: float
+    ) -> Effects[tuple[bytes, tuple[str, ...]]]:
+        """Where the next page begins (nothing: there is none), and the keys of this one."""
+        core = self._core
+        names = core.topology.names
+        assert names is not None
+        command = packed("SCAN", cursor, "MATCH", names.pattern(letter, prefix), "COUNT", PAGE)
+        outcome: Any = None
+        if node.breaker.may_call(core.topology.link_probes):
+            (outcome,) = yield Exchange([(node, command, 1)], deadline)
+            if type(outcome) is Failure and outcome.is_broken:
+                node.close()
+                (outcome,) = yield Exchange([(node, command, 1)], deadline)
+        if type(outcome) is not list or type(outcome[0]) is not list:
+            failure = outcome if type(outcome) is Failure else Failure(
+                outcome[0] if outcome else ConnectionError(f"{node} did not answer"), False, False
+            )
+            if outcome is not None:
+                node.breaker.failed()
+            core.raise_failed([([], failure)])
+        cursor, page = outcome[0]
+        parsed = [names.parse(name) for name in page]
+        keys = dict.fromkeys(found[2] for found in parsed if found is not None and found[2].startswith(prefix))
+        return b"" if cursor == b"0" else cursor, tuple(keys)
+
+    def _read(self, keys: Iterable[str], deadline: float) -> Effects[list[tuple[str, Any]]]:
+        """What is stored under some keys; counts nothing, and keeps nothing here."""
+        core = self._core
+        groups = core.grouped(keys)
+        commands = [
+            (bucket, script_call(READ, core.names_of(core.names, bucket, members))) for bucket, members in groups
+        ]
+        replies = yield from core.topology.ask(core.driver, commands, deadline)
+        entries = []
+        for (_, members), reply in zip(groups, replies, strict=True):
+            if type(reply) is Failure:
+                core.raise_failed([(members, reply)])
+            at = 0
+            for key in members:
+                size, _ = ROW.unpack_from(reply, at)
+                at += ROW.size
+                if size != NONE:
+                    try:
+                        entries.append((key, core.codec.decode(key, reply[at:at + size])))
+                    except Undecodable:
+                        pass                    # as good as absent
+                    at += size
+        return entries
