@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 
 import pytest
 
@@ -233,6 +237,38 @@ def test_the_pool_is_bounded_and_its_threads_are_daemons(source, clock):
     assert len(threads) == workers.MOST_THREADS and all(thread.daemon for thread in threads)
     source.gate.set()
     wait_until(lambda: source.calls == 80)
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise KeyboardInterrupt"])
+def test_the_end_of_the_process_waits_for_no_refresh(end):
+    """Neither for those that run, all of them in loaders that hang, nor for those that wait for a thread."""
+    program = f"""
+        import sys, threading
+        from cachebox import Cache, workers
+        now, hanging = 0.0, threading.Semaphore(0)
+
+        def load(key):
+            if now:
+                hanging.release()
+                threading.Event().wait()
+            return key
+
+        cache = Cache(loader=load, default_ttl=10, refresh_ahead=0.5, stale_ttl=10, clock=lambda: now)
+        keys = range(2 * workers.MOST_THREADS)
+        cache.get_many(keys)
+        now = 6.0
+        cache.get_many(keys)
+        for _ in range(workers.MOST_THREADS):
+            hanging.acquire()
+        print("ready", flush=True)
+        {end}
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        ready = time.monotonic()
+        assert process.wait(60) == (0 if "raise" not in end else -2 if os.name != "nt" else process.returncode)
+        assert time.monotonic() - ready < 5.0   # on any machine; a refresh would take for ever
 
 
 def test_a_full_queue_refuses_and_a_later_get_asks_again(source, clock, monkeypatch):

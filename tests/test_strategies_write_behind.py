@@ -417,6 +417,47 @@ def test_bad_options_are_refused_by_name(store, options, error):
 
 
 @must_end
+def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store):
+    """It takes one batch whenever this test lets it: so it is always slower than the writers."""
+    permits, entered = threading.Semaphore(0), []
+
+    def slow(call, keys):
+        if call != "load":
+            entered.append(keys)
+            assert permits.acquire(timeout=60)
+
+    store.fault = slow
+    cache = Cache(4)                            # smaller than what is pending: the queue has to serve it
+    with WriteBehind(cache, store, batch_size=2, max_delay=0.0, max_queue=5) as behind:
+
+        def write(i):
+            for n in range(30):
+                behind.set((i, n % 4), n)
+
+        writers = [Started(write, i) for i in range(3)]
+        wait_until(lambda: behind._crowd >= 2 and entered, "writers to wait for room")
+        while any(writer.thread.is_alive() for writer in writers):
+            so_far = len(entered)
+            assert behind.pending <= 5 and behind.get("a") == 1
+            for key, newest in [(write.key, write.value) for write in list(behind._queue.pending.values())]:
+                assert behind.get(key) >= newest
+            assert behind.flush(0) is False or not behind.pending
+            assert len(entered) == so_far       # all that while the store stood still
+            permits.release()
+            wait_until(lambda: len(entered) > so_far or not any(writer.thread.is_alive() for writer in writers))
+        for writer in writers:
+            writer.result()
+        began = time.monotonic()
+        assert behind.pending > 0 and behind.flush(0.02) is False and time.monotonic() - began < 5.0
+        permits.release(1000)
+        assert behind.flush(60) is True
+        for i in range(3):
+            for key in range(4):
+                assert store.values[i, key] == max(n for n in range(30) if n % 4 == key)
+                assert store.saved((i, key)) == sorted(store.saved((i, key)))
+
+
+@must_end
 @pytest.mark.parametrize("seconds", [float("inf"), 1e300, 1e10])
 def test_any_number_of_seconds_will_do(store, seconds):
     with WriteBehind(Cache(), store, max_delay=seconds, exit_timeout=seconds, batch_size=3) as behind:
