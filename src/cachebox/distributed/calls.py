@@ -184,7 +184,7 @@ class DistributedFunction:
             raise
 
     def _raise_known(self, key: str) -> None:
-        error = self._failures and self._failures.find(key)
+        error = self._failures.find(key) if self._failures is not None else None
         if error is not None:
             raise Remembered(error)
 
