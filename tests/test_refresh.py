@@ -224,6 +224,19 @@ def test_under_threads_a_hot_key_is_loaded_once_per_refresh_and_nobody_waits(sou
 
 
 @must_end
+@pytest.mark.parametrize("look", [lambda cache, key: cache[key], lambda cache, key: cache.get(key)])
+def test_by_the_default_clock_what_is_due_is_refreshed_and_nothing_else_is(source, look):
+    """Hits have a short way there, which an injected clock does not take."""
+    cache = Cache(loader=source, default_ttl=1000, refresh_ahead=0.99999)      # due after 0.01 s
+    assert look(cache, "a") == 1
+    cache.set("for ever", "set", ttl=float("inf"))
+    wait_until(lambda: look(cache, "a") > 1)
+    assert cache.ttl("a") > 900 and look(cache, "for ever") == "set"
+    later, calls = Cache(loader=source, default_ttl=1000, refresh_ahead=0.00001), source.calls
+    assert len({look(later, "a") for _ in range(100)}) == 1 and source.calls == calls + 1
+
+
+@must_end
 def test_the_pool_is_bounded_and_its_threads_are_daemons(source, clock):
     cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.5, clock=clock)
     for n in range(40):
