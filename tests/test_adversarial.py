@@ -1,15 +1,18 @@
 """Hostile keys, values, callbacks, clocks, policies, arguments: no hang, no crash, and the bound holds.
 
 The scenarios stand in `adversarial/`, each a function of a policy. Each runs under every policy in a process of its
-own, which has to end by itself, in time, with status 0: `python tests/adversarial MODULE.FUNCTION POLICY`.
+own, which has to end by itself, in time, with status 0: `python tests/adversarial MODULE.FUNCTION POLICY`. As many run
+at the same time as there are processors: a test waits for its own.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import queue
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ import pytest
 FOLDER = Path(__file__).parent / "adversarial"
 POLICIES = ("LRU", "LFU", "FIFO", "InPython")
 LIMIT = 60.0 if "ASAN_OPTIONS" not in os.environ else 300.0
+COMMAND = [sys.executable, "-W", "ignore::DeprecationWarning", str(FOLDER)]
+AT_A_TIME = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def scenarios(module):
@@ -35,18 +40,79 @@ CASES = [
 ]
 
 
+class Runner:
+    """Runs scenarios one after the other: by a process that forks for each, where this platform can."""
+
+    def __init__(self):
+        self.environment = {**os.environ, "CACHEBOX_TEST_LIMIT": str(LIMIT)}
+        self.process = None
+
+    def run(self, name, policy, folder):
+        """The status, and what was written to stdout and to stderr."""
+        if not hasattr(os, "fork"):
+            done = subprocess.run(
+                [*COMMAND, name, policy], capture_output=True, text=True, timeout=2 * LIMIT, env=self.environment
+            )
+            return done.returncode, done.stdout, done.stderr
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=self.environment,
+                start_new_session=True,
+            )
+        self.process.stdin.write(f"{name} {policy} {folder}\n")
+        self.process.stdin.flush()
+        status = self.process.stdout.readline()
+        return int(status or -1), (folder / "out").read_text(), (folder / "err").read_text()
+
+    def end(self):
+        if self.process is not None:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, 9)      # it, and what hangs
+            with self.process:
+                pass
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory):
+    """What becomes of every scenario that was chosen, as futures: they all begin now, in order."""
+    idle = queue.SimpleQueue()
+    runners = [Runner() for _ in range(AT_A_TIME)]
+    for runner in runners:
+        idle.put(runner)
+
+    def run(name, policy, folder):
+        runner = idle.get()
+        try:
+            return runner.run(name, policy, folder)
+        finally:
+            idle.put(runner)
+
+    ours = [item for item in request.session.items if item.path == request.path]
+    chosen = [item.callspec.params for item in ours if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        started = {
+            (one["name"], one["policy"]): pool.submit(
+                run, one["name"], one["policy"], tmp_path_factory.mktemp("scenario")
+            )
+            for one in chosen
+        }
+        yield started
+        for future in started.values():
+            future.cancel()
+        for runner in runners:
+            runner.end()
+
+
 @pytest.mark.parametrize(("name", "policy"), CASES, ids=[f"{name}-{policy}" for name, policy in CASES])
-def test_survives(name, policy):
+def test_survives(name, policy, outcomes):
     if name.startswith("forks.") and not hasattr(os, "fork"):
         pytest.skip("this platform has no fork")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", str(FOLDER), name, policy],
-        capture_output=True,
-        text=True,
-        timeout=2 * LIMIT,
-        env={**os.environ, "CACHEBOX_TEST_LIMIT": str(LIMIT)},
-    )
-    assert (done.returncode, done.stdout) == (0, "survived\n"), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    status, out, err = outcomes[name, policy].result(2 * LIMIT * AT_A_TIME)
+    assert (status, out) == (0, "survived\n"), f"{status}\n{out}\n{err}"
 
 
 def test_there_are_scenarios_in_every_module():

@@ -355,3 +355,78 @@ def test_the_examples_of_the_documentation(server):
         namespace,
     )
     assert asyncio.run(namespace["main"]()).errors == 0
+
+
+class NotFound(Exception):
+    pass
+
+
+def test_failures_are_remembered_where_that_is_asked_for(cache, server):
+    calls = []
+
+    @cached(cache, cache_exceptions=(NotFound,), exception_ttl=60)
+    def find(x):
+        calls.append(x)
+        raise (NotFound if x else OSError)(x)
+
+    for _ in range(3):
+        with pytest.raises(NotFound) as caught:
+            find(1)
+        assert caught.value.args == (1,)
+        with pytest.raises(OSError):
+            find(0)
+    assert calls == [1, 0, 0, 0] and find.cache_info()[:2] == (2, 4)
+    find.invalidate(1)
+    with pytest.raises(NotFound):
+        find(1)
+    find.cache_clear()
+    with pytest.raises(NotFound):
+        find(1)
+    assert calls.count(1) == 3
+    with DistributedCache(redis_port=server.port) as other:
+        other.set(find.cache_key(1), "found")   # a value wins, whoever wrote it
+    cache.barrier()
+    assert find(1) == "found"
+
+    @cached(cache, cache_exceptions=NotFound)
+    def fleeting(x):
+        calls.append(x)
+        fleeting.invalidate(x)
+        raise NotFound
+
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            fleeting("while it ran")
+    assert calls.count("while it ran") == 2
+    with pytest.raises(TypeError, match="cache_exceptions"):
+        cached(cache, cache_exceptions=(5,))
+    with pytest.raises(ValueError, match="exception_ttl"):
+        cached(cache, exception_ttl=5)
+
+
+def test_async_functions_remember_failures_too(server):
+    calls = []
+
+    async def main():
+        async with AsyncDistributedCache(redis_port=server.port) as cache:
+
+            @cached(cache, cache_exceptions=NotFound, exception_ttl=60)
+            async def fetch(x):
+                calls.append(x)
+                await asyncio.sleep(0)
+                raise NotFound(x)
+
+            async def fail():
+                with pytest.raises(NotFound):
+                    await fetch(1)
+
+            await asyncio.gather(*[fail() for _ in range(5)])
+            await fail()
+            assert calls == [1]
+            await fetch.invalidate(1)
+            await fail()
+            await fetch.cache_clear()
+            await fail()
+            assert calls == [1, 1, 1]
+
+    asyncio.run(main())

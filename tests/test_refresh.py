@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 
 import pytest
 
@@ -222,6 +226,19 @@ def test_under_threads_a_hot_key_is_loaded_once_per_refresh_and_nobody_waits(sou
 
 
 @must_end
+@pytest.mark.parametrize("look", [lambda cache, key: cache[key], lambda cache, key: cache.get(key)])
+def test_by_the_default_clock_what_is_due_is_refreshed_and_nothing_else_is(source, look):
+    """Hits have a short way there, which an injected clock does not take."""
+    cache = Cache(loader=source, default_ttl=1000, refresh_ahead=0.99999)      # due after 0.01 s
+    assert look(cache, "a") == 1
+    cache.set("for ever", "set", ttl=float("inf"))
+    wait_until(lambda: look(cache, "a") > 1)
+    assert cache.ttl("a") > 900 and look(cache, "for ever") == "set"
+    later, calls = Cache(loader=source, default_ttl=1000, refresh_ahead=0.00001), source.calls
+    assert len({look(later, "a") for _ in range(100)}) == 1 and source.calls == calls + 1
+
+
+@must_end
 def test_the_pool_is_bounded_and_its_threads_are_daemons(source, clock):
     cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.5, clock=clock)
     for n in range(40):
@@ -235,6 +252,38 @@ def test_the_pool_is_bounded_and_its_threads_are_daemons(source, clock):
     assert len(threads) == workers.MOST_THREADS and all(thread.daemon for thread in threads)
     source.gate.set()
     wait_until(lambda: source.calls == 80)
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise KeyboardInterrupt"])
+def test_the_end_of_the_process_waits_for_no_refresh(end):
+    """Neither for those that run, all of them in loaders that hang, nor for those that wait for a thread."""
+    program = f"""
+        import sys, threading
+        from cachebox import Cache, workers
+        now, hanging = 0.0, threading.Semaphore(0)
+
+        def load(key):
+            if now:
+                hanging.release()
+                threading.Event().wait()
+            return key
+
+        cache = Cache(loader=load, default_ttl=10, refresh_ahead=0.5, stale_ttl=10, clock=lambda: now)
+        keys = range(2 * workers.MOST_THREADS)
+        cache.get_many(keys)
+        now = 6.0
+        cache.get_many(keys)
+        for _ in range(workers.MOST_THREADS):
+            hanging.acquire()
+        print("ready", flush=True)
+        {end}
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        ready = time.monotonic()
+        assert process.wait(60) == (0 if "raise" not in end else -2 if os.name != "nt" else process.returncode)
+        assert time.monotonic() - ready < 5.0   # on any machine; a refresh would take for ever
 
 
 def test_a_full_queue_refuses_and_a_later_get_asks_again(source, clock, monkeypatch):

@@ -76,6 +76,10 @@ def test_what_the_store_lacks_stays_and_what_it_has_does_not(path):
     wait_until(lambda: behind._thread is None)
 
 
+CIRCULAR = [1]
+CIRCULAR.append({"itself": CIRCULAR})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -88,6 +92,9 @@ def test_what_the_store_lacks_stays_and_what_it_has_does_not(path):
         ("a", float("nan")),
         (float("inf"), 1),
         ("a", b"x"),
+        ("a", CIRCULAR),
+        pytest.param("a", 10**5000, id="an int too long to be read back"),
+        pytest.param(10**5000, 1, id="a key too long to be read back"),
     ],
 )
 def test_what_json_cannot_give_back_is_a_type_error_and_changes_nothing(path, key, value):

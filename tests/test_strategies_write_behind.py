@@ -280,6 +280,29 @@ def test_concurrent_writers_end_with_store_and_cache_agreeing(store):
 
 
 @must_end
+def test_a_write_that_the_store_has_before_the_cache_is_seen(store):
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Late(Cache):
+        def set(self, key, value, ttl=None, *, tags=()):
+            if value == 2:
+                entered.set()
+                wait_for(go_on)
+            super().set(key, value, ttl, tags=tags)
+
+    cache = Late()
+    with WriteBehind(cache, store, max_delay=0.0) as behind:
+        assert behind.get("a") == 1
+        writer = Started(behind.set, "a", 2)
+        wait_for(entered)
+        wait_until(lambda: behind.pending == 0)
+        assert cache.peek("a") == 1 and store.values["a"] == 2 == behind.get("a")
+        go_on.set()
+        writer.result()
+        assert cache.peek("a") == 2 == behind.get("a")
+
+
+@must_end
 def test_a_write_that_reaches_the_cache_late_does_not_hide_a_newer_one(store):
     entered, go = threading.Event(), threading.Event()
 
@@ -377,7 +400,9 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
         ({"on_full": "drop"}, ValueError),
         ({"retries": -1}, ValueError),
         ({"retries": True}, TypeError),
+        ({"max_delay": float("nan")}, ValueError),
         ({"backoff": float("nan")}, ValueError),
+        ({"backoff": float("inf")}, ValueError),
         ({"max_backoff": float("inf")}, ValueError),
         ({"on_dead_letter": 5}, TypeError),
         ({"exit_timeout": -1}, ValueError),
@@ -389,6 +414,75 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
 def test_bad_options_are_refused_by_name(store, options, error):
     with pytest.raises(error, match=next(iter(options))):
         WriteBehind(Cache(), store, **options)
+
+
+@must_end
+def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store):
+    """It takes one batch whenever this test lets it: so it is always slower than the writers."""
+    permits, entered = threading.Semaphore(0), []
+
+    def slow(call, keys):
+        if call != "load":
+            entered.append(keys)
+            assert permits.acquire(timeout=60)
+
+    store.fault = slow
+    cache = Cache(4)                            # smaller than what is pending: the queue has to serve it
+    with WriteBehind(cache, store, batch_size=2, max_delay=0.0, max_queue=5) as behind:
+
+        def write(i):
+            for n in range(30):
+                behind.set((i, n % 4), n)
+
+        writers = [Started(write, i) for i in range(3)]
+        wait_until(lambda: behind._crowd >= 2 and entered, "writers to wait for room")
+        while any(writer.thread.is_alive() for writer in writers):
+            so_far = len(entered)
+            assert behind.pending <= 5 and behind.get("a") == 1
+            for key, newest in [(write.key, write.value) for write in list(behind._queue.pending.values())]:
+                assert behind.get(key) >= newest
+            assert behind.flush(0) is False or not behind.pending
+            assert len(entered) == so_far       # all that while the store stood still
+            permits.release()
+            wait_until(lambda: len(entered) > so_far or not any(writer.thread.is_alive() for writer in writers))
+        for writer in writers:
+            writer.result()
+        began = time.monotonic()
+        assert behind.pending > 0 and behind.flush(0.02) is False and time.monotonic() - began < 5.0
+        permits.release(1000)
+        assert behind.flush(60) is True
+        for i in range(3):
+            for key in range(4):
+                assert store.values[i, key] == max(n for n in range(30) if n % 4 == key)
+                assert store.saved((i, key)) == sorted(store.saved((i, key)))
+
+
+@must_end
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300, 1e10])
+def test_any_number_of_seconds_will_do(store, seconds):
+    with WriteBehind(Cache(), store, max_delay=seconds, exit_timeout=seconds, batch_size=3) as behind:
+        behind.set("b", 1)
+        assert behind.flush(seconds) and store.values["b"] == 1
+        behind.set_many({"b": 2, "c": 2, "d": 2})       # a full batch does not wait
+        wait_until(lambda: behind.pending == 0)
+        behind.set("b", 3)
+        assert behind.close(seconds) and store.values["b"] == 3
+
+
+def test_writing_after_close_is_a_runtime_error(store):
+    behind = WriteBehind(Cache(), store)
+    behind.close()
+    for write in (
+        lambda: behind.set("b", 1),
+        lambda: behind.delete("a"),
+        lambda: behind.set_many({}),
+        lambda: behind.set_many({"b": 1}),
+        lambda: behind.delete_many([]),
+        lambda: behind.delete_many(["a"]),
+    ):
+        with pytest.raises(RuntimeError, match="closed"):
+            write()
+    assert behind.get("a") == 1 and store.calls == [("load", "a")]
 
 
 def test_bad_input_reaches_neither_side(store):

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachebox import Cache, WriteThrough
+from cachebox import Cache, WriteBehind, WriteThrough
 from cachebox.strategies import AsyncWriteThrough
+from cachebox.strategies.cache_side import Doubts
 from in_threads import Started, must_end, run_all, wait_for
 from stores import BulkStore, Gate, MemoryStore
 
@@ -291,3 +292,97 @@ def test_the_asyncio_form_keeps_the_same_promises():
 def test_an_async_store_needs_the_asyncio_form():
     with pytest.raises(TypeError, match="Async"):
         WriteThrough(Cache(), AsyncStore())
+
+
+# --- a cache that fails -----------------------------------------------------------------------------------------------
+
+class Unreliable(Cache):
+    """A cache whose writes fail on request, as those of a distributed one do whose server is away."""
+
+    down = False
+
+    def set(self, key, value, ttl=None, *, tags=()):
+        self.check()
+        super().set(key, value, ttl, tags=tags)
+
+    def set_many(self, mapping, ttl=None):
+        self.check()
+        super().set_many(mapping, ttl)
+
+    def delete(self, key):
+        self.check()
+        return super().delete(key)
+
+    def delete_many(self, keys):
+        self.check()
+        return super().delete_many(keys)
+
+    def clear(self):
+        self.check()
+        super().clear()
+
+    def check(self):
+        if self.down:
+            raise ConnectionError("away")
+
+
+@pytest.mark.parametrize("write", [
+    lambda cache: cache.set("a", 2),
+    lambda cache: cache.set_many({"a": 2, "b": 2}),
+    lambda cache: cache.delete("a"),
+    lambda cache: cache.delete_many(["a", "b"]),
+])
+@pytest.mark.parametrize("strategy", [WriteThrough, WriteBehind])
+def test_what_a_failing_cache_was_not_told_is_not_served(store, write, strategy):
+    cache = Unreliable()
+    through = strategy(cache, store)
+    store.values["b"] = 1
+    assert through.get("a") == through.get("b") == 1
+    cache.down = True
+    with pytest.raises(ConnectionError):
+        write(through)
+    if strategy is WriteBehind:
+        assert through.flush(60)
+    known = dict(store.values)
+    assert cache.peek("a") == 1 and (through.get("a"), through.get("b")) == (known.get("a"), known.get("b"))
+    cache.down = False
+    assert through.get("a") == known.get("a") and cache.peek("a") == known.get("a")
+    assert not through._side.doubts and through.get("b") == known.get("b") == cache.peek("b")
+
+
+def test_the_next_write_that_succeeds_puts_older_ones_right(store):
+    cache = Unreliable()
+    through = WriteThrough(cache, store)
+    through.set_many({"a": 1, "b": 1})
+    cache.down = True
+    with pytest.raises(ConnectionError):
+        through.set("b", 2)
+    cache.down = False
+    through.set("a", 3)
+    assert dict(cache) == {"a": 3} and through.get("b") == 2
+
+
+def test_doubts_are_bounded(store, monkeypatch):
+    monkeypatch.setattr("cachebox.strategies.cache_side.MOST_DOUBTS", 3)
+    cache = Unreliable()
+    through = WriteThrough(cache, store)
+    through.set_many(dict.fromkeys(range(5), 1))
+    cache.down = True
+    for n in range(4):
+        with pytest.raises(ConnectionError):
+            through.set(n, 2)
+    assert len(through._side.doubts.keys) == 0 and 4 in through._side.doubts    # all are doubted now
+    cache.down = False
+    assert [through.get(n) for n in range(5)] == [2, 2, 2, 2, 1] and not through._side.doubts
+    assert dict(cache) == {0: 2, 1: 2, 2: 2, 3: 2, 4: 1}
+
+
+def test_a_doubt_that_came_while_older_ones_were_settled_stays():
+    doubts = Doubts(True)
+    doubts.add(["a", "b"])
+    seen = doubts.seen()
+    doubts.add(["a"])
+    doubts.settle(seen)
+    assert "a" in doubts and "b" not in doubts
+    doubts.remove(["a"])
+    assert not doubts

@@ -40,7 +40,7 @@ def cached(
         tags: of the results, for ``cache.invalidate_tag``: a str, an iterable of hashable tags, or a function that
             returns one of these, called with the result and then the arguments of the call.
         cache_exceptions: classes of exceptions: a call that raised one of these is not made again for `exception_ttl`,
-            but raises a copy of it. None by default.
+            but raises a copy of it, in this process. None by default.
         exception_ttl: how long such a failure is remembered, given as `ttl` is; None: as long as the cache lets entries
             live.
 
@@ -114,11 +114,12 @@ def cached(
             if max_size is not _GIVEN_BY_DEFAULT or policy is not _GIVEN_BY_DEFAULT:
                 raise TypeError("max_size and policy cannot go together with cache: they are the cache's own")
             _check_callables(key_func=key_func, condition=condition)
-            if cache_exceptions or exception_ttl is not None:
-                raise TypeError(f"cache_exceptions goes with a Cache, not with a {type(cache).__name__}")
+            check_failures(cache_exceptions, exception_ttl)
             options = {"ttl": ttl, "key_func": key_func, "typed": typed, "condition": condition}
             if tags is not None:
                 options["tags"] = tags
+            if cache_exceptions:
+                options.update(cache_exceptions=cache_exceptions, exception_ttl=exception_ttl)
             return _decorator_of(cache, single_flight=single_flight, **options)
         if not callable(cache) and not isinstance(cache, (classmethod, staticmethod)):
             raise TypeError(f"cache must be a Cache, or the function to decorate, not {type(cache).__name__}")

@@ -65,12 +65,15 @@ class Encoding:
                     f"key must be a str, int, float, bool or None to be written as JSON, not {type(key).__name__}: "
                     f"{key!r}; use another serializer"
                 )
-            if type(key) is float:
-                _check(key, "key")
-            for value in rest:
-                if type(value) not in _PLAIN:
-                    _check(value, "value")
-            return f"[{','.join([_dump_json(part) for part in (key, *rest)])}]".encode()
+            try:
+                if type(key) is float:
+                    _check(key, "key")
+                for value in rest:
+                    if type(value) not in _PLAIN:
+                        _check(value, "value")
+                return f"[{','.join([_dump_json(part) for part in (key, *rest)])}]".encode()
+            except (RecursionError, ValueError) as error:
+                raise _too_much(error) from None
         written = self._dumps([key, *rest])
         if isinstance(written, str):
             written = written.encode()
@@ -93,14 +96,24 @@ class Encoding:
         """A key alone as bytes, the same for equal keys."""
         if self.is_json and type(key) not in _KEYS:
             self.dumps(key)                     # which says what is wrong with it
-        written = self._dumps(key)
+        try:
+            written = self._dumps(key)
+        except (RecursionError, ValueError) as error:
+            if not self.is_json:
+                raise
+            raise _too_much(error) from None
         return written.encode() if isinstance(written, str) else bytes(written)
 
     def dump_value(self, value: object) -> bytes:
         """A value alone as bytes, signed if there is a secret."""
-        if self.is_json and type(value) not in _PLAIN:
-            _check(value, "value")
-        written = self._dumps(value)
+        try:
+            if self.is_json and type(value) not in _PLAIN:
+                _check(value, "value")
+            written = self._dumps(value)
+        except (RecursionError, ValueError) as error:
+            if not self.is_json:
+                raise
+            raise _too_much(error) from None
         data = written.encode() if isinstance(written, str) else bytes(written)
         return self.sign(data) + data if self.secret is not None else data
 
@@ -135,6 +148,11 @@ def _dump_json(thing: Any) -> str:
     if thing is None or kind is bool:
         return _CONSTANTS[thing]
     return _encode(thing)
+
+
+def _too_much(error: Exception) -> TypeError:
+    """The exception for what contains itself, is nested too deeply, or is an int with too many digits."""
+    return TypeError(f"that cannot be written as JSON: {error}; use another serializer")
 
 
 def _check(value: object, what: str) -> None:

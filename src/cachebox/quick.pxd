@@ -84,12 +84,17 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
     cdef PyObject* value = (<Store>store).table.entries[i].value
     cdef int64_t* counts = (<Store>store).counts
     cdef int modes = (<Store>store).modes
+    cdef double soon = 0.0
     if value == NULL:
         return NULL
     if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD):
-        if modes & (IDLES | CLOCKED | FOREIGN | AHEAD):
+        if modes & (IDLES | CLOCKED | FOREIGN):
             return NULL
-        if is_over(&(<Store>store).expiry, i, precise_now() if modes & PRECISE else coarse_now()):
+        if modes & AHEAD:                       # to end so soon is as good as over: it may have to be loaded anew
+            if (<Store>store).eagerness != 0.0:
+                return NULL                     # that is a matter of chance
+            soon = (<Store>store).ahead * (<Store>store).spans[i]
+        if is_over(&(<Store>store).expiry, i, soon + (precise_now() if modes & PRECISE else coarse_now())):
             return NULL
     counts[HITS] += 1
     note_use(<PyObject*>(<Store>store).engine, i)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
@@ -47,6 +48,7 @@ def fork_while_threads_write(policy, ttl):
             if number % 50 == 0:
                 caches[0].clear()
 
+    sys.setswitchinterval(0.0005)           # else this thread waits for its turn most of the time
     threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()

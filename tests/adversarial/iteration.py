@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 from hostile import DEEDS, World, attempt, kinds
@@ -26,6 +27,7 @@ def while_the_loop_changes_it(policy):
 
 
 def while_threads_change_it(policy):
+    sys.setswitchinterval(0.0005)           # else this thread waits for its turn most of the time
     for options in kinds(policy):
         cache = Cache(**options)
         ended = threading.Event()

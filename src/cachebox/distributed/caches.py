@@ -18,7 +18,7 @@ from cachebox.distributed.codec import Codec
 from cachebox.distributed.core import Core
 from cachebox.distributed.drivers import Async, Blocking
 from cachebox.distributed.loading import Loader
-from cachebox.distributed.options import Seconds, checked_int, seconds_of
+from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of
 from cachebox.distributed.servers import Servers, from_client, from_url
 from cachebox.distributed.stats import DistributedStats
 from cachebox.distributed.tier import BlockingFront, Front, Tier
@@ -144,6 +144,15 @@ class _Common:
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} cannot be pickled: it belongs to a process; make one in each")
+
+    def _check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+        """Raise what `set` would raise for these arguments, before it talks to a server."""
+        self._core.check_entry(key, value, ttl, tags)
+
+    def _check_key(self, key: Any) -> None:
+        """Raise what `delete` would raise for this argument, before it talks to a server."""
+        self._core.check_open()
+        checked_key(key)
 
     def _renew(self) -> None:
         """In the child of a fork."""

@@ -103,6 +103,14 @@ def _is_importable(kind: type) -> bool:
     return found is kind
 
 
+class Remembered(Exception):
+    """A call has failed a moment ago, and is not made again. Users get the `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class DistributedFunction:
     """A function with a distributed cache in front: called as the function is."""
 
@@ -120,6 +128,8 @@ class DistributedFunction:
         condition: Callable[[Any], object] | None,
         single_flight: bool,
         tags: Any = (),
+        cache_exceptions: Any = (),
+        exception_ttl: Any = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._cache = cache
@@ -131,6 +141,13 @@ class DistributedFunction:
         self._condition = condition
         self._single_flight = single_flight
         self._tags = tags if callable(tags) else checked_tags(tags)
+        self._failures = None           # of this process: exceptions do not travel
+        if cache_exceptions:
+            from cachebox.failures import Failures
+
+            lives = cache.default_ttl if exception_ttl is None else exception_ttl
+            self._failures = Failures(cache_exceptions, lives, cache.max_size, None)
+        self._forgotten = 0             # how often failures were to be forgotten
         self._lock = threading.Lock()
         self._hits = self._misses = 0
 
@@ -165,9 +182,43 @@ class DistributedFunction:
         """What a call does, as the drivers run it."""
         loader = self._cache._loader
         run = functools.partial(self.__wrapped__, *args, **kwargs)
+        if self._failures is not None:
+            run = functools.partial(self._tried, key, run)
         if self._single_flight:
             return (yield from loader.load(key, run, lambda value: self._decide(value, args, kwargs)))
         return (yield from loader.load_alone(key, run, lambda value: self._decide(value, args, kwargs)))
+
+    def _tried(self, key: str, run: Callable[[], Any]) -> Any:
+        """Make a call, unless it has failed a moment ago."""
+        forgotten = self._forgotten
+        self._raise_known(key)
+        try:
+            return run()
+        except Exception as error:
+            self._remember(key, error, forgotten)
+            raise
+
+    def _raise_known(self, key: str) -> None:
+        error = self._failures.find(key) if self._failures is not None else None
+        if error is not None:
+            raise Remembered(error)
+
+    def _remember(self, key: str, error: Exception, forgotten: int) -> None:
+        """A call has failed that began when failures had been forgotten so many times."""
+        assert self._failures is not None
+        with self._lock:
+            if forgotten == self._forgotten:
+                self._failures.remember(key, error)
+
+    def _forget_failures(self, key: str | None = None) -> None:
+        """Forget one, or all."""
+        if self._failures is not None:
+            with self._lock:
+                self._forgotten += 1
+                if key is None:
+                    self._failures.clear()
+                else:
+                    self._failures.forget(key)
 
     def _count(self, missed: bool) -> None:
         with self._lock:
@@ -181,6 +232,9 @@ class DistributedFunction:
         missed = True
         try:
             value, missed = self._cache._driver.run(self._steps(key, args, kwargs))
+        except Remembered as known:
+            missed = False
+            raise known.error from None
         finally:
             self._count(missed)
         return value
@@ -205,6 +259,7 @@ class DistributedFunction:
         """Forget all of this function's results, in every process, and set its counters to zero."""
         with self._lock:
             self._hits = self._misses = 0
+        self._forget_failures()
         return self._cleared()
 
     def _cleared(self) -> Any:
@@ -213,7 +268,9 @@ class DistributedFunction:
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of the call with these arguments, in every process. True where there was one."""
-        return self._cache.delete(self.cache_key(*args, **kwargs))
+        key = self.cache_key(*args, **kwargs)
+        self._forget_failures(key)
+        return self._cache.delete(key)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundDistributedFunction(self, instance)
@@ -239,9 +296,21 @@ class AsyncDistributedFunction(DistributedFunction):
         missed = True
         try:
             value, missed = await self._cache._driver.run(self._steps(key, args, kwargs))
+        except Remembered as known:
+            missed = False
+            raise known.error from None
         finally:
             self._count(missed)
         return value
+
+    async def _tried(self, key: str, run: Callable[[], Any]) -> Any:
+        forgotten = self._forgotten
+        self._raise_known(key)
+        try:
+            return await run()
+        except Exception as error:
+            self._remember(key, error, forgotten)
+            raise
 
     async def _cleared(self) -> None:
         start = ":" if self._key_func is not None else "("

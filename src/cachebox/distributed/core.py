@@ -90,13 +90,17 @@ class Core:
 
     def begin(self, deadline: float) -> Effects[None]:
         """Before an operation asks a server: is it open, and has the link had its first chance?"""
-        if self.is_closed:
-            raise RuntimeError("this cache is closed")
+        self.check_open()
         link = self.link
         if link is not None and not link.has_begun:
             yield from link.wait_until_begun(self.driver, deadline)
         if self.topology.owners is None:
             yield from self.topology.refresh(self.driver, deadline)
+
+    def check_open(self) -> None:
+        """RuntimeError once it has been closed."""
+        if self.is_closed:
+            raise RuntimeError("this cache is closed")
 
     @property
     def names(self) -> KeySpace | None:
@@ -358,6 +362,14 @@ class Core:
                 [(bucket, tag) for tag, made in zip(tags, reply[1:], strict=True) if made == 49],
             )
         self.raise_failed(failed)
+
+    def check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+        """Raise what `set` would raise for these arguments, whatever the server says."""
+        self.check_open()
+        self.codec.encode(checked_key(key), value)
+        checked_tags(tags)
+        if ttl is not None:
+            seconds_of(ttl, "ttl")
 
     def _write(self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float) -> Effects[list[Any]]:
         """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes are over."""

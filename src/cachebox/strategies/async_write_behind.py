@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from cachebox.cache import MISSING
-from cachebox.strategies.async_write_through import AsyncWriteThrough, awaited
+from cachebox.strategies.async_write_through import AsyncWriteThrough
 from cachebox.strategies.errors import QueueFull
-from cachebox.strategies.store import Store, check_entry, checked_items, checked_keys, set_in
+from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.write_behind import WriteBehind
 
 
@@ -35,58 +35,77 @@ class AsyncWriteBehind(AsyncWriteThrough):
         self._slow = options.get("durability") == "power"
         self._in_loop = _StoreInLoop(self._store)
         self._behind = WriteBehind(cache, self._in_loop, on_full="raise", **options)
+        self._side.doubts = self._behind._side.doubts   # of what the journal replayed
 
     async def get(self, key: Any, default: Any = None) -> Any:
         """The newest value that was accepted, from the queue or the cache, else from the store; else `default`."""
         write = self._behind._queue.find(key)
         if write is not None:
             return default if write.value is MISSING else write.value
+        if key in self._behind._setting:        # in the store by now perhaps, but not yet in the cache
+            return await self._get_past(key, default)
         return await super().get(key, default)
 
-    async def _load(self, key: Any) -> tuple[bool, Any]:
-        found, value = await super()._load(key)
-        write = self._behind._queue.find(key)   # accepted meanwhile
+    async def _ask_store(self, key: Any) -> Any:
+        write = self._behind._queue.find(key)   # it may have been accepted, and evicted, since `get` looked
+        if write is None:
+            try:
+                value = await super()._ask_store(key)
+            except KeyError:
+                value = MISSING
+            write = self._behind._queue.find(key)
         if write is not None:
-            return write.value is not MISSING, write.value
-        return found, value
+            value = write.value
+        if value is MISSING:
+            raise KeyError(key)
+        return value
 
     async def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """Accept a value for the store, and set it in the cache."""
         check_entry(self.cache, key, value, ttl, tags)
-        if value is MISSING:
-            raise TypeError("value must not be MISSING, which stands for a delete: use delete")
+        self._behind._check_value(key, value)
         number = await self._accept(key, value)
         try:
-            await awaited(set_in(self.cache, key, value, ttl, tags))
+            await self._side.set(key, value, ttl, tags)
         finally:
-            await self._has_set(key, number)
+            await self._has_set({key: number})
 
     async def delete(self, key: Any) -> bool:
         """Accept the delete of a key for the store, and delete it from the cache. True where one of the cache and the
         queue had a value."""
-        hash(key)
+        check_key(self.cache, key)
         self._store.delete                      # noqa: B018  # raises where there is none
         write = self._behind._queue.find(key)
         had = write is not None and write.value is not MISSING
         number = await self._accept(key, MISSING)
         try:
-            return bool(await awaited(self.cache.delete(key))) or had
+            return await self._side.delete(key) or had
         finally:
-            await self._has_set(key, number)
+            await self._has_set({key: number})
 
     async def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
         items = checked_items(mapping)
         for key, value in items.items():
             check_entry(self.cache, key, value, ttl, ())
-            if self._behind._journal is not None:
-                self._behind._journal.encode(key, value)
-        for key, value in items.items():
-            await self.set(key, value, ttl)
+            self._behind._check_value(key, value)
+        self._behind._check_open()
+        numbers: dict[Any, int] = {}
+        try:
+            for key, value in items.items():
+                numbers[key] = await self._accept(key, value)
+        finally:                                # also of those that there was room for
+            try:
+                if numbers:
+                    await self._side.set_many({key: items[key] for key in numbers}, ttl)
+            finally:
+                await self._has_set(numbers)
 
     async def delete_many(self, keys: Any) -> int:
         """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
-        return sum([await self.delete(key) for key in checked_keys(keys)])
+        doomed = checked_keys(self.cache, keys)
+        self._behind._check_open()
+        return sum([await self.delete(key) for key in doomed])
 
     async def flush(self, timeout: float | None = None) -> bool:
         """See `WriteBehind.flush`."""
@@ -125,9 +144,11 @@ class AsyncWriteBehind(AsyncWriteThrough):
                     raise
             await asyncio.to_thread(self._behind._wait_until_there_is_room, key)
 
-    async def _has_set(self, key: Any, number: int) -> None:
-        if not self._behind._is_newest(key, number):
-            await awaited(self.cache.delete(key))
+    async def _has_set(self, numbers: dict[Any, int]) -> None:
+        late = self._behind._late(numbers)
+        if late:
+            self._side.doubts.add(late)
+            await self._side.settle()
 
 
 class _StoreInLoop:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from inspect import isawaitable, iscoroutinefunction
+from inspect import iscoroutinefunction
 from typing import Any
 
+from cachebox.strategies.cache_side import AsyncCacheSide
 from cachebox.strategies.errors import Absent
-from cachebox.strategies.store import Store, check_cache, check_entry, checked_items, checked_keys, set_in
-
-
-async def awaited(result: Any) -> Any:
-    """A result, or what it is a promise of."""
-    return await result if isawaitable(result) else result
+from cachebox.strategies.store import Store, awaited, check_cache, check_entry, check_key, checked_items, checked_keys
 
 
 class AsyncWriteThrough:
@@ -32,12 +28,15 @@ class AsyncWriteThrough:
         self.cache = check_cache(cache)
         self.store = store
         self._store = Store(store, "any")
+        self._side = AsyncCacheSide(cache)
         self._cache_loads = self._store.load is not None and iscoroutinefunction(cache.get_or_set)
         self._locks: dict[Any, tuple[asyncio.Lock, int]] = {}
         self._loads: dict[Any, asyncio.Future[tuple[bool, Any]]] = {}
 
     async def get(self, key: Any, default: Any = None) -> Any:
         """The value of a key, loaded from the store if the cache has none; where the store has none, `default`."""
+        if self._side.doubts and await self._side.doubted(key):
+            return await self._get_past(key, default)
         if self._cache_loads:
             return await self._get_through(key, default)
         missing = object()
@@ -58,7 +57,7 @@ class AsyncWriteThrough:
 
         async def load() -> Any:
             try:
-                return await awaited(self._store.load(key))
+                return await self._ask_store(key)
             except KeyError as error:
                 raise Absent(key) from error
 
@@ -66,6 +65,19 @@ class AsyncWriteThrough:
             return await self.cache.get_or_set(key, load)
         except Absent:
             return default
+
+    async def _get_past(self, key: Any, default: Any) -> Any:
+        """`get` where the cache must not be asked: it may have something older."""
+        if self._store.load is None:
+            return default
+        try:
+            return await self._ask_store(key)
+        except KeyError:
+            return default
+
+    async def _ask_store(self, key: Any) -> Any:
+        """What a load gives; KeyError where there is none."""
+        return await awaited(self._store.load(key))
 
     def _forget(self, key: Any, load: asyncio.Future[tuple[bool, Any]]) -> None:
         if self._loads.get(key) is load:
@@ -75,7 +87,7 @@ class AsyncWriteThrough:
 
     async def _load(self, key: Any) -> tuple[bool, Any]:
         try:
-            value = await awaited(self._store.load(key))
+            value = await self._ask_store(key)
         except KeyError:
             return False, None
         if self._loads.get(key) is asyncio.current_task():      # nobody wrote the key meanwhile
@@ -87,11 +99,12 @@ class AsyncWriteThrough:
         check_entry(self.cache, key, value, ttl, tags)
         async with self._hold((key,)):
             await awaited(self._store.save(key, value))
-            await self._set(key, value, ttl, tags)
+            self._loads.pop(key, None)          # what is being loaded is older
+            await self._side.set(key, value, ttl, tags)
 
     async def delete(self, key: Any) -> bool:
         """Delete a key from the store, then from the cache. True where the cache had it, or the store returned true."""
-        hash(key)
+        check_key(self.cache, key)
         delete = self._store.delete
         async with self._hold((key,)):
             try:
@@ -99,7 +112,7 @@ class AsyncWriteThrough:
             except KeyError:
                 had = False
             self._loads.pop(key, None)
-            return bool(await awaited(self.cache.delete(key))) or had is True
+            return await self._side.delete(key) or had is True
 
     async def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """Save every item in the store, by one `save_many` if it has that, then set them in the cache."""
@@ -113,13 +126,14 @@ class AsyncWriteThrough:
         if items:
             async with self._hold(items):
                 await awaited(self._store.save_many(dict(items)))
-                for key, value in items.items():
-                    await self._set(key, value, ttl, ())
+                for key in items:
+                    self._loads.pop(key, None)
+                await self._side.set_many(items, ttl)
 
     async def delete_many(self, keys: Any) -> int:
         """Delete keys from the store, by one `delete_many` if it has that, then from the cache. Returns how many of
         them the cache had."""
-        doomed = checked_keys(keys)
+        doomed = checked_keys(self.cache, keys)
         delete_many = self._store.delete_many
         if delete_many is None:
             return sum([await self.delete(key) for key in doomed])
@@ -127,19 +141,9 @@ class AsyncWriteThrough:
             return 0
         async with self._hold(doomed):
             await awaited(delete_many(list(doomed)))
-            removed = 0
             for key in doomed:
                 self._loads.pop(key, None)
-                removed += bool(await awaited(self.cache.delete(key)))
-            return removed
-
-    async def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
-        self._loads.pop(key, None)              # what is being loaded is older
-        try:
-            await awaited(set_in(self.cache, key, value, ttl, tags))
-        except BaseException:
-            await awaited(self.cache.delete(key))
-            raise
+            return await self._side.delete_many(doomed)
 
     @asynccontextmanager
     async def _hold(self, keys: Iterable[Any]) -> AsyncIterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from inspect import iscoroutinefunction
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 _METHODS = ("load", "load_many", "save", "save_many", "delete", "delete_many")
@@ -58,11 +58,11 @@ def checked_items(mapping: Any) -> dict[Any, Any]:
     return dict(mapping.items())
 
 
-def checked_keys(keys: Any) -> list[Any]:
+def checked_keys(cache: Any, keys: Any) -> list[Any]:
     """What `delete_many` was given, without repetitions."""
     if not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
-    return list(dict.fromkeys(keys))
+    return list(dict.fromkeys([check_key(cache, key) for key in keys]))
 
 
 def check_cache(cache: Any) -> Any:
@@ -82,8 +82,23 @@ def check_entry(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> None:
         hash(key)
 
 
+def check_key(cache: Any, key: Any) -> Any:
+    """Raise what `cache.delete` would raise because of its argument, before anything is changed."""
+    check = getattr(cache, "_check_key", None)
+    if check is not None:
+        check(key)
+    else:
+        hash(key)
+    return key
+
+
 def set_in(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> Any:
     """`cache.set`, with tags only where there are some: not every cache has them."""
     if tags:
         return cache.set(key, value, ttl, tags=tags)
     return cache.set(key, value, ttl)
+
+
+async def awaited(result: Any) -> Any:
+    """A result, or what it is a promise of."""
+    return await result if isawaitable(result) else result

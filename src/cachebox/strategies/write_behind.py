@@ -6,7 +6,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -15,14 +15,18 @@ from weakref import WeakSet
 from cachebox.cache import MISSING
 from cachebox.encoding import Encoding
 from cachebox.refreshing import report
+from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.delivery import Delivery
 from cachebox.strategies.errors import Absent, QueueFull
 from cachebox.strategies.journal import Journal
-from cachebox.strategies.store import Store, check_cache, check_entry, checked_items, checked_keys, set_in
+from cachebox.strategies.options import at_most_a_wait, check_choice, check_int, check_seconds
+from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.write_queue import Write, WriteQueue
 
 LINGERS = 5.0
 """Seconds that the thread stays when there is nothing to write."""
+
+_CLOSED = "this WriteBehind has been closed"
 
 _open: WeakSet[WriteBehind] = WeakSet()
 
@@ -35,7 +39,8 @@ class WriteBehind:
         store: an object with ``load(key)``, ``save(key, value)`` and perhaps ``save_many(dict)``, ``delete(key)`` and
             ``delete_many(keys)``.
         batch_size: the most writes that go out together: an int from 1 on. So many do not wait for others.
-        max_delay: seconds that a write waits for others at most, 0 or more.
+        max_delay: seconds that a write waits for others at most, 0 or more; infinity: until there are `batch_size`, or
+            `flush` or `close` is called.
         max_queue: the most keys with writes that the store lacks: an int from 1 on.
         on_full: what a write does for which there is no room: ``"block"``: wait; ``"raise"``: raise `QueueFull`.
         retries: how often a batch that failed is tried again, 0 or more.
@@ -61,6 +66,10 @@ class WriteBehind:
 
     **Reading.** `get` sees every write that was accepted, whether the cache still has it or not, and loads the rest
     from the store.
+
+    **A cache that raises** (a distributed one whose server cannot be reached) when the write has been accepted makes
+    the call raise, but the write stands. What the cache still has under the key is not served: `get` loads it from the
+    store, until the cache could be told.
 
     **Failing.** A batch is tried again and then split, until only the writes that the store refuses are left. Meanwhile
     the queue fills up, and then writes wait or raise: nothing is dropped, and memory is bounded.
@@ -101,16 +110,13 @@ class WriteBehind:
         durability: str = "process",
     ) -> None:
         for name, given, least in (("batch_size", batch_size, 1), ("max_queue", max_queue, 1), ("retries", retries, 0)):
-            _check_int(name, given, least)
-        for name, number in (
-            ("max_delay", max_delay),
-            ("backoff", backoff),
-            ("max_backoff", max_backoff),
-            ("exit_timeout", exit_timeout),
-        ):
-            _check_seconds(name, number)
-        _check_choice("on_full", on_full, ("block", "raise"))
-        _check_choice("durability", durability, ("process", "power"))
+            check_int(name, given, least)
+        for name, number in (("max_delay", max_delay), ("exit_timeout", exit_timeout)):
+            check_seconds(name, number)
+        for name, number in (("backoff", backoff), ("max_backoff", max_backoff)):
+            check_seconds(name, number, finite=True)
+        check_choice("on_full", on_full, ("block", "raise"))
+        check_choice("durability", durability, ("process", "power"))
         if on_dead_letter is not None and not callable(on_dead_letter):
             raise TypeError(f"on_dead_letter must be callable or None, not {type(on_dead_letter).__name__}")
         self.cache = check_cache(cache)
@@ -119,6 +125,7 @@ class WriteBehind:
         self._store = Store(store, "sync")
         self._waits = on_full == "block"
         self._on_dead_letter = on_dead_letter
+        self._side = CacheSide(cache)
         self._queue = WriteQueue(batch_size, max_delay, max_queue)
         self._delivery = Delivery(
             self._store, retries, backoff, max_backoff, self._settled, self._refused, self._pause_unless_told_to_end
@@ -140,6 +147,8 @@ class WriteBehind:
             now = time.monotonic()
             for number, key, value in self._journal.replayed:
                 self._queue.accept(key, value, now, number)
+            # a cache that outlived the process may not have heard of these
+            self._side.doubts.add([key for _, key, _ in self._journal.replayed])
             self._journal.replayed = []
         else:
             Encoding(serializer, secret)
@@ -159,10 +168,12 @@ class WriteBehind:
         if write is not None:
             value = write.value
             return default if value is MISSING else value
+        # a write that is on its way into the cache may be in the store by now, and no longer in the queue
+        is_late = key in self._setting or self._side.doubted(key)
         if self._store.load is None:
-            return self.cache.get(key, default)
+            return default if is_late else self.cache.get(key, default)
         try:
-            return self.cache.get_or_set(key, partial(self._load, key))
+            return self._load(key) if is_late else self.cache.get_or_set(key, partial(self._load, key))
         except Absent:
             return default
 
@@ -194,39 +205,58 @@ class WriteBehind:
             raise TypeError("value must not be MISSING, which stands for a delete: use delete")
         number = self._accept(key, value)
         try:
-            set_in(self.cache, key, value, ttl, tags)
+            self._side.set(key, value, ttl, tags)
         finally:
-            if not self._is_newest(key, number):
-                self.cache.delete(key)
+            self._has_set({key: number})
 
     def delete(self, key: Any) -> bool:
         """Accept the delete of a key for the store, and delete it from the cache. True where one of the cache and the
         queue had a value. O(1). Raises as `set` does, and TypeError where the store cannot delete.
         """
-        hash(key)
+        check_key(self.cache, key)
         self._store.delete                      # noqa: B018  # raises where there is none
         write = self._queue.find(key)
         had = write is not None and write.value is not MISSING
         number = self._accept(key, MISSING)
         try:
-            return bool(self.cache.delete(key)) or had
+            return self._side.delete(key) or had
         finally:
-            if not self._is_newest(key, number):
-                self.cache.delete(key)
+            self._has_set({key: number})
 
     def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
         items = checked_items(mapping)
         for key, value in items.items():
             check_entry(self.cache, key, value, ttl, ())
-            if self._journal is not None:
-                self._journal.encode(key, value)
-        for key, value in items.items():
-            self.set(key, value, ttl)
+            self._check_value(key, value)
+        self._check_open()
+        numbers: dict[Any, int] = {}
+        try:
+            for key, value in items.items():
+                numbers[key] = self._accept(key, value)
+        finally:                                # also of those that there was room for
+            try:
+                if numbers:
+                    self._side.set_many({key: items[key] for key in numbers}, ttl)
+            finally:
+                self._has_set(numbers)
 
     def delete_many(self, keys: Any) -> int:
         """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
-        return sum([self.delete(key) for key in checked_keys(keys)])
+        doomed = checked_keys(self.cache, keys)
+        self._check_open()
+        return sum([self.delete(key) for key in doomed])
+
+    def _check_value(self, key: Any, value: Any) -> None:
+        """TypeError where a value cannot be accepted."""
+        if value is MISSING:
+            raise TypeError("value must not be MISSING, which stands for a delete: use delete")
+        if self._journal is not None:
+            self._journal.encode(key, value)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise RuntimeError(_CLOSED)
 
     def _accept(self, key: Any, value: Any) -> int:
         """Put a write into the journal and into the queue. Returns its number."""
@@ -259,7 +289,7 @@ class WriteBehind:
                 if self._forked and self._journal is not None:
                     raise RuntimeError("the journal belongs to the process that was forked: open another one")
                 if self._closing:
-                    raise RuntimeError("this WriteBehind has been closed")
+                    raise RuntimeError(_CLOSED)
                 if self._queue.has_room_for(key):
                     return
                 if not self._waits or self._thread is threading.current_thread():   # which would wait for itself
@@ -280,14 +310,23 @@ class WriteBehind:
             finally:
                 self._crowd -= 1
 
-    def _is_newest(self, key: Any, number: int) -> bool:
-        """Whether a write that has just been made in the cache is the newest of its key. If not, a newer one may have
-        reached the cache before it, and the cache has to forget the key: who asks for it will load it."""
+    def _has_set(self, numbers: Mapping[Any, int]) -> None:
+        """Writes have just been made in the cache, or have failed there. Where a write is not the newest of its key, a
+        newer one may have reached the cache before it: then the cache has to forget the key."""
+        late = self._late(numbers)
+        if late:
+            self._side.forget(late)
+
+    def _late(self, numbers: Mapping[Any, int]) -> list[Any]:
+        """Those of these keys that have a newer write by now."""
+        late = []
         with self._lock:
-            newest = self._setting.get(key) == number
-            if newest:
-                del self._setting[key]
-        return newest
+            for key, number in numbers.items():
+                if self._setting.get(key) == number:
+                    del self._setting[key]
+                else:
+                    late.append(key)
+        return late
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
@@ -302,7 +341,7 @@ class WriteBehind:
         something.
         """
         if timeout is not None:
-            _check_seconds("timeout", timeout)
+            check_seconds("timeout", timeout)
         until = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             if self._thread is threading.current_thread():
@@ -321,7 +360,7 @@ class WriteBehind:
         Called again, it waits again.
         """
         if timeout is not None:
-            _check_seconds("timeout", timeout)
+            check_seconds("timeout", timeout)
         until = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             if self._thread is threading.current_thread():
@@ -334,7 +373,7 @@ class WriteBehind:
             self._ends_at = time.monotonic()    # the thread is to end, if it has not
             self._news.notify_all()
             while self._thread is not None and (until is None or time.monotonic() < until):
-                self._progress.wait(None if until is None else until - time.monotonic())
+                self._progress.wait(None if until is None else at_most_a_wait(until - time.monotonic()))
             if self._thread is None and self._journal is not None:
                 self._journal.close()           # else the thread does, when the store lets go of it
         return reached
@@ -365,8 +404,10 @@ class WriteBehind:
                     return False                # there is no thread to be had, or it has given up
                 if until is None:
                     self._progress.wait()
-                elif not self._progress.wait(max(until - time.monotonic(), 0.0)) and time.monotonic() >= until:
+                elif time.monotonic() >= until:
                     return False
+                else:
+                    self._progress.wait(at_most_a_wait(until - time.monotonic()))
         return all(write.reached for write in writes)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
@@ -399,7 +440,7 @@ class WriteBehind:
                         if wait <= 0.0:
                             break
                         self._wakes_at = now + wait
-                        self._news.wait(wait if queue.pending else lingers_until - now)
+                        self._news.wait(at_most_a_wait(wait) if queue.pending else lingers_until - now)
                     self._wakes_at = 0.0
                     batch = queue.take()
                 if not self._delivery.deliver(batch):
@@ -424,7 +465,7 @@ class WriteBehind:
                 left = until - time.monotonic()
                 if left <= 0:
                     return True
-                self._news.wait(left)
+                self._news.wait(at_most_a_wait(left))
         return False
 
     def _settled(self, writes: Sequence[Write]) -> None:
@@ -481,29 +522,11 @@ class WriteBehind:
         self._queue.pending.clear()
         self._queue.flying.clear()
         self._setting.clear()
+        self._side.doubts.renew()
         self._forked = True
         if self._journal is not None:
             self._journal.abandon()
             self._closing = True
-
-
-def _check_int(name: str, given: Any, least: int) -> None:
-    if not isinstance(given, int) or isinstance(given, bool):
-        raise TypeError(f"{name} must be an int, not {type(given).__name__}")
-    if given < least:
-        raise ValueError(f"{name} must be {least} or more, not {given}")
-
-
-def _check_seconds(name: str, given: Any) -> None:
-    if not isinstance(given, (int, float)) or isinstance(given, bool):
-        raise TypeError(f"{name} must be a number of seconds, not {type(given).__name__}")
-    if not 0 <= given < float("inf"):
-        raise ValueError(f"{name} must be 0 or more seconds, not {given!r}")
-
-
-def _check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
-    if given not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {given!r}")
 
 
 def _drain_all() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.key_locks import KeyLocks
-from cachebox.strategies.store import Store, check_cache, check_entry, checked_items, checked_keys, set_in
+from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
 
 
 class WriteThrough:
@@ -22,8 +23,13 @@ class WriteThrough:
     A write is sent to the store; when that has returned, the cache gets it. If the store raises, so does the call, and
     the cache stays as it was. Writes of one key take turns, so that in the end store and cache agree; those of
     different keys do not wait for each other, and nobody who reads waits for a writer. Bad input (an unhashable key, a
-    ttl that makes no sense, a value too heavy) reaches neither side. Safe from any thread. What only the store can tell
-    is what it has after it raised: a write that it made all the same is not in the cache until the next load.
+    ttl that makes no sense, a value too heavy, or one that a distributed cache cannot encode) reaches neither side.
+    Safe from any thread. What only the store can tell is what it has after it raised: a write that it made all the same
+    is not in the cache until the next load.
+
+    Where the store has a write, but the cache raises (a distributed one whose server cannot be reached), so does the
+    call. What the cache still has under the key is not served: `get` loads it from the store, until the cache could be
+    told.
 
     >>> from cachebox import Cache
     >>> class Rows(dict):
@@ -39,6 +45,7 @@ class WriteThrough:
         self.cache = check_cache(cache)
         self.store = store
         self._store = Store(store, "sync")
+        self._side = CacheSide(cache)
         self._locks = KeyLocks()
 
     def get(self, key: Any, default: Any = None) -> Any:
@@ -56,7 +63,7 @@ class WriteThrough:
                 raise Absent(key) from error
 
         try:
-            return self.cache.get_or_set(key, load)
+            return load() if self._side.doubted(key) else self.cache.get_or_set(key, load)
         except Absent:
             return default
 
@@ -65,21 +72,21 @@ class WriteThrough:
         check_entry(self.cache, key, value, ttl, tags)
         with self._locks.hold((key,)):
             self._store.save(key, value)
-            self._set(key, value, ttl, tags)
+            self._side.set(key, value, ttl, tags)
 
     def delete(self, key: Any) -> bool:
         """Delete a key from the store, then from the cache. True where the cache had it, or the store returned true.
 
         A KeyError of the store says that it has no such key, which is no failure. TypeError where it cannot delete.
         """
-        hash(key)
+        check_key(self.cache, key)
         delete = self._store.delete
         with self._locks.hold((key,)):
             try:
                 had = delete(key)
             except KeyError:
                 had = False
-            return bool(self.cache.delete(key)) or had is True
+            return self._side.delete(key) or had is True
 
     def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """Save every item in the store, by one `save_many` if it has that, then set them in the cache.
@@ -97,13 +104,12 @@ class WriteThrough:
             return
         with self._locks.hold(items):
             self._store.save_many(dict(items))
-            for key, value in items.items():
-                self._set(key, value, ttl, ())
+            self._side.set_many(items, ttl)
 
     def delete_many(self, keys: Any) -> int:
         """Delete keys from the store, by one `delete_many` if it has that, then from the cache. Returns how many
         of them the cache had."""
-        doomed = checked_keys(keys)
+        doomed = checked_keys(self.cache, keys)
         delete_many = self._store.delete_many
         if delete_many is None:
             return sum([self.delete(key) for key in doomed])
@@ -111,12 +117,4 @@ class WriteThrough:
             return 0
         with self._locks.hold(doomed):
             delete_many(list(doomed))
-            return sum([bool(self.cache.delete(key)) for key in doomed])
-
-    def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
-        """The store has it: so must the cache, or at least it must not have something else."""
-        try:
-            set_in(self.cache, key, value, ttl, tags)
-        except BaseException:
-            self.cache.delete(key)
-            raise
+            return self._side.delete_many(doomed)

@@ -1,0 +1,33 @@
+"""Checking the options of strategies, with the words that `Cache` uses."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+
+def check_int(name: str, given: Any, least: int) -> None:
+    """TypeError or ValueError unless it is an int from `least` on."""
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise TypeError(f"{name} must be an int, not {type(given).__name__}")
+    if given < least:
+        raise ValueError(f"{name} must be {least} or more, not {given}")
+
+
+def check_seconds(name: str, given: Any, finite: bool = False) -> None:
+    """TypeError or ValueError unless it is a number of seconds from 0 on, perhaps infinity."""
+    if not isinstance(given, (int, float)) or isinstance(given, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {type(given).__name__}")
+    if not given >= 0 or (finite and given == float("inf")):
+        raise ValueError(f"{name} must be 0 or more seconds, not {given!r}")
+
+
+def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
+    """ValueError unless it is one of the choices."""
+    if given not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {given!r}")
+
+
+def at_most_a_wait(seconds: float) -> float:
+    """Seconds for which one can wait in one go: the system's clock has an end."""
+    return max(0.0, min(seconds, threading.TIMEOUT_MAX / 2))
