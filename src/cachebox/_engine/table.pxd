@@ -11,7 +11,9 @@ Invariants (`Engine._check` verifies them):
 
 - `len(slots)` is a power of two and at least twice `capacity`: linear probing stays short, a run always ends.
 - An index stands in exactly one slot while its entry is in use, in none otherwise.
-- No empty slot lies between an entry's home and its slot: removal shifts the rest of the run back.
+- No empty slot lies between an entry's home and its slot: removal shifts the rest of the run back. How far a slot is
+  from its entry's home can be told from the tag alone, unless the table `strays`: in a large one, looking at the
+  entries beside the one that leaves would be the slowest part of removing it.
 - An entry in use owns one reference to its key, and one to its value unless the value is NULL: such an entry is
   *reserved*. It is found by lookups, but no policy has been told of it.
 - `version` grows with every change to which key stands where.
@@ -72,6 +74,7 @@ cdef struct Table:
     uint32_t used                   # entries in use, reserved ones included
     uint64_t version
     Use use                         # the policy's
+    bint strays                     # some slot may be too far from its home for its tag to tell how far
     bint keys_collectable           # some key, once stored, could be part of a reference cycle
     bint values_collectable         # likewise for values
 
@@ -83,13 +86,30 @@ cdef inline uint32_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
     return <uint32_t>(((<uint64_t>hash ^ t.seed) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
 
 
+cdef enum:
+    NEAR_BITS = 7
+    FAR = 1 << NEAR_BITS            # steps; at half load one insertion in 10^10 goes so far
+
+
 cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
     return h >> (32 - t.bits)
 
 
 cdef inline uint32_t tag(const Table* t, uint32_t h) noexcept nogil:
-    """The hash bits that `home` left over, above the bits of the index."""
-    return h << t.bits
+    """The last NEAR_BITS bits of the home, and of the hash bits that `home` left over what fits above an index."""
+    return (h >> NEAR_BITS) << t.bits
+
+
+cdef inline uint32_t way_from_home(const Table* t, uint32_t slot, uint32_t word) noexcept nogil:
+    """How many steps a slot with this word is from the home of its entry."""
+    if unlikely(t.strays):
+        return (slot - home(t, t.entries[word & t.mask].hash)) & t.mask
+    return (slot - (word >> (32 - NEAR_BITS))) & t.mask & (FAR - 1)
+
+
+cdef inline bint is_far(const Table* t, uint32_t slot, uint32_t h) noexcept nogil:
+    """Whether a slot is so far from the home of `h` that a tag does not tell."""
+    return ((slot - home(t, h)) & t.mask) >= FAR
 
 
 cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexcept nogil:

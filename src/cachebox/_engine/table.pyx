@@ -33,6 +33,7 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
     while t.slots[slot] != 0:
         slot = (slot + 1) & t.mask
     t.slots[slot] = tag(t, h) | i
+    t.strays |= is_far(t, slot, h)
 
 
 cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
@@ -45,14 +46,13 @@ cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
 
 cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
     """Empty a slot, and shift back what had to step over it (Knuth, TAOCP 3, 6.4, algorithm R)."""
-    cdef uint32_t at = hole, word, wanted
+    cdef uint32_t at = hole, word
     while True:
         at = (at + 1) & t.mask
         word = t.slots[at]
         if word == 0:
             break
-        wanted = home(t, t.entries[word & t.mask].hash)
-        if ((at - wanted) & t.mask) >= ((at - hole) & t.mask):      # its home is not behind the hole
+        if way_from_home(t, at, word) >= ((at - hole) & t.mask):    # its home is not behind the hole
             t.slots[hole] = word
             hole = at
     t.slots[hole] = 0
@@ -161,6 +161,7 @@ cdef class Engine:
         t.entries[i].value = NULL
         t.entries[i].hash = h
         t.slots[slot] = tag(t, h) | i           # before the hole closes, for that may move this one too
+        t.strays |= is_far(t, slot, h)
         close_hole(t, hole)
         t.version += 1
 
@@ -187,7 +188,7 @@ cdef class Engine:
         t.capacity = t.free = t.used = 0
         t.fresh = 1
         t.version += 1
-        t.keys_collectable = t.values_collectable = False
+        t.strays = t.keys_collectable = t.values_collectable = False
 
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil:
         cdef Table* t = &self.table
@@ -223,6 +224,7 @@ cdef class Engine:
             t.slots = slots
             t.bits = bits
             t.mask = (<uint32_t>1 << bits) - 1
+            t.strays = bits > 32 - NEAR_BITS        # indices leave no room for them
             for i in range(1, t.fresh):
                 if entries[i].key != NULL:
                     place(t, i)
@@ -238,7 +240,7 @@ cdef class Engine:
         Returns the number of entries that the policy knows; raises AssertionError where something is wrong.
         """
         cdef Table* t = &self.table
-        cdef uint32_t i, slot, word, used = 0, indexed = 0, reserved = 0, free = 0
+        cdef uint32_t i, slot, word, way, used = 0, indexed = 0, reserved = 0, free = 0
         assert (t.slots == no_slots) == (t.capacity == 0), "slots that are not the table's own"
         assert t.mask + 1 == <uint32_t>1 << t.bits, f"mask {t.mask} and bits {t.bits} disagree"
         assert 2 * t.capacity <= t.mask + 1, f"{t.capacity} entries and only {t.mask + 1} slots"
@@ -262,6 +264,8 @@ cdef class Engine:
             i = word & t.mask
             assert 1 <= i < t.fresh and t.entries[i].key != NULL, f"slot {slot} names {i}, which is not in use"
             assert word == tag(t, t.entries[i].hash) | i, f"slot {slot} has a wrong tag"
+            way = (slot - home(t, t.entries[i].hash)) & t.mask
+            assert way == way_from_home(t, slot, word), f"slot {slot} is {way} steps from home, by its tag it is not"
             while slot != home(t, t.entries[i].hash):
                 slot = (slot - 1) & t.mask
                 assert t.slots[slot] != 0, f"a lookup of entry {i} would end early"
