@@ -108,6 +108,16 @@ def test_a_change_during_a_refresh_wins(source, queue, clock, change, late):
     assert cache.peek("a") in (None, "new") and len(cache) in (0, 1)
 
 
+def test_a_lifetime_that_is_given_during_a_refresh_stays(source, queue, clock):
+    cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
+    for seconds, left in ((100, 100.0), (float("inf"), None)):
+        cache.set("a", "old")
+        clock.now += 9
+        assert cache["a"] == "old" and cache.touch("a", seconds)
+        run(queue)
+        assert cache.peek("a") == source.calls and cache.ttl("a") == left
+
+
 def test_a_change_before_a_refresh_begins_spares_it(source, queue, clock):
     cache = Cache(loader=source, default_ttl=10, refresh_ahead=0.2, clock=clock)
     cache["a"]

@@ -68,7 +68,10 @@ cdef class Refresh:
                 outcome = DONE
                 i = self.watch.i
                 if i != 0 and not self.watch.touched and (store.table.entries[i].value != NULL or not self.tagged):
-                    end = deadline(&store.expiry, i) if store.table.entries[i].value != NULL else INFINITY
+                    end = INFINITY
+                    if store.table.entries[i].value != NULL:
+                        end = deadline(&store.expiry, i)
+                        self.lifetime = store.spans[i]      # `touch` may have given it another
                     if end < INFINITY:
                         set_deadline(&store.expiry, i, INFINITY)        # it is replaced, be it expired or not
                     outcome = store.write(i, self.key, self.h, value, self.lifetime, False, weight, now, &op)
