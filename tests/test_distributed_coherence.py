@@ -290,7 +290,8 @@ def test_a_first_tier_entry_never_outlives_the_servers(server):
         here.get_many(["k", "long"])
         first = here._tier.first
         for key in ("k", "long"):
-            assert first.ttl(key) * 1000 <= server.client().pttl("cachebox:{0}v:" + key) + 1
+            left = server.client().pttl("cachebox:{0}v:" + key)     # first, for time goes on
+            assert first.ttl(key) * 1000 <= left + 5                # to the millisecond, by a clock that lags by four
         wait_until(lambda: "k" not in first)
 
 
