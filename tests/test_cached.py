@@ -955,6 +955,11 @@ def test_bad_options_are_refused_by_name(options, error, named):
         cached(**options)(len)
 
 
+def test_a_size_in_place_of_the_cache_is_told_its_name():
+    with pytest.raises(TypeError, match=r"cached\(max_size=100\)"):
+        cached(100)
+
+
 def test_a_second_positional_option_is_refused():
     with pytest.raises(TypeError):
         cached(Cache(), 300)

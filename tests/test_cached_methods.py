@@ -430,6 +430,10 @@ class Node:
         return Node.made
 
     @cached
+    def listed(self):
+        return [self]
+
+    @cached
     async def itself_later(self):
         return self
 
@@ -452,6 +456,14 @@ def test_a_result_that_is_the_instance_is_not_stored_by_a_coroutine_either(no_co
     assert len(Node.itself_later.cache) == 0
     over.value.value = None
     del node, over
+    assert gone() is None
+
+
+def test_a_result_that_refers_to_the_instance_keeps_it_as_long_as_it_is_stored(no_collector):
+    node = Node()
+    gone = weakref.ref(node)
+    assert node.listed() is node.listed() and node.listed.invalidate() is True
+    del node
     assert gone() is None
 
 

@@ -58,7 +58,8 @@ def cached(
     Exceptions are not cached; None is. Keys are values, compared by ``==``; ``f(1)`` and ``f(x=1)`` are different
     calls, and unhashable arguments are a TypeError, unless `key_func` makes other keys. A hit hands out the very object
     that was stored. A method's results belong to the instance: they do not keep it alive, go when it goes, and no other
-    instance gets them; an instance that takes no weak references is computed every time.
+    instance gets them; an instance that takes no weak references is computed every time. A result that is the instance
+    is not stored; one that refers to it, such as a list with the instance in it, keeps it as long as it is stored.
 
     All of it is safe from any thread and any event loop. A hit takes time O(1) in the number of results.
 
@@ -122,7 +123,8 @@ def cached(
                 options.update(cache_exceptions=cache_exceptions, exception_ttl=exception_ttl)
             return _decorator_of(cache, single_flight=single_flight, **options)
         if not callable(cache) and not isinstance(cache, (classmethod, staticmethod)):
-            raise TypeError(f"cache must be a Cache, or the function to decorate, not {type(cache).__name__}")
+            hint = f": write cached(max_size={cache})" if type(cache) is int else ""
+            raise TypeError(f"cache must be a Cache, or the function to decorate, not {type(cache).__name__}{hint}")
         function, cache = cache, None
     else:
         function = None
