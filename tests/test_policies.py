@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import random
 import weakref
 
 import pytest
@@ -173,6 +174,45 @@ def test_long_rows_of_additions_and_removals(kind):
             order._check()
     assert len(order) == 50
     assert list(order) == sorted(order)
+
+
+class Alike:
+    """Keys that all want the same place in the table, or one of few."""
+
+    def __init__(self, name, places=1):
+        self.name = name
+        self.hash = name % places
+
+    def __hash__(self):
+        return self.hash
+
+    def __eq__(self, other):
+        return isinstance(other, Alike) and self.name == other.name
+
+
+@pytest.mark.parametrize("places", [1, 2, 5, 300])
+@pytest.mark.parametrize("count", [90, 400])
+def test_keys_that_stand_far_from_where_they_belong_are_found_and_removed(kind, count, places):
+    keys = [Alike(n, places) for n in range(count)]
+    strangers = [f"between {n}" for n in range(count)]
+    chance = random.Random(count + places)
+    order, held = kind(3 * count), set()
+    for turn in range(4 * count):
+        key = chance.choice(keys if turn % 3 else strangers)
+        if key in held:
+            order.remove(key)
+            held.remove(key)
+        else:
+            order.add(key)
+            held.add(key)
+        if turn % 97 == 0:
+            order._check()
+    order._check()
+    assert set(order) == held and all(key in order for key in held)
+    while held:
+        held.remove(order.evict())
+    order._check()
+    assert len(order) == 0
 
 
 def test_the_repr_shows_sizes_never_keys(kind):
