@@ -7,7 +7,6 @@ taken over: its clients retry ten times by default, would send an `INCR` twice, 
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import math
 import time
@@ -97,9 +96,15 @@ class _InTime:
         return super().read_response(*args, **options)  # type: ignore[misc]
 
 
-@functools.cache
+_kinds_in_time: dict[type, Any] = {}
+
+
 def _in_time(kind: type) -> Any:
-    return type(kind.__name__, (_InTime, kind), {})
+    """A class of connections that keeps to a deadline."""
+    made = _kinds_in_time.get(kind)
+    if made is None:
+        made = _kinds_in_time[kind] = type(kind.__name__, (_InTime, kind), {})
+    return made
 
 
 def _parameters(kind: type) -> set[str]:
