@@ -163,7 +163,9 @@ class Cluster:
                     "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
                     *(self.slots[i] if self.has_ranges(client) else range(self.slots[i][0], self.slots[i][1] + 1)),
                 )
-                for other in self.servers:  # each tells each, which is quicker than hearsay
+        for server in self.servers:  # each tells each, which is quicker than hearsay
+            with server.client() as client:
+                for other in self.servers:
                     if other is not server:
                         client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
         self.wait_until_whole()
