@@ -256,6 +256,11 @@ FAILURES: tuple[type[BaseException], ...] = (OSError, redis.RedisError, ValueErr
 """What connecting and talking may raise where the server, or the way to it, is at fault."""
 
 
+def is_cut(error: BaseException) -> bool:
+    """Whether a connection broke while it was being made, but not because nobody listens or we are not let in."""
+    return type(error) is redis.ConnectionError and "connecting to" not in str(error)
+
+
 def is_timeout(error: BaseException) -> bool:
     """Whether waiting for it took too long."""
     return isinstance(error, (TimeoutError, asyncio.TimeoutError, redis.TimeoutError))
