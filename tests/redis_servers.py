@@ -163,9 +163,9 @@ class Cluster:
                     "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
                     *(self.slots[i] if self.has_ranges(client) else range(self.slots[i][0], self.slots[i][1] + 1)),
                 )
-        for server in self.servers:         # an epoch can be given only to one that has met nobody yet
+        for server in self.servers:  # each tells each, which is quicker than hearsay
             with server.client() as client:
-                for other in self.servers:  # each tells each, which is quicker than hearsay
+                for other in self.servers:
                     if other is not server:
                         client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
         self.wait_until_whole()
@@ -217,6 +217,7 @@ class Proxy:
         self.port = self.listener.getsockname()[1]
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
         self.drops_next_reply_to: bytes | None = None
+        self.resets = 0  # how many connections are still to be closed as soon as they are made
         self.requests: list[bytes] = []
         self.accepted = 0
         self.lock = threading.Lock()
@@ -234,6 +235,11 @@ class Proxy:
             except OSError:
                 return
             self.accepted += 1
+            if self.resets:
+                self.resets -= 1
+                here.recv(1)
+                here.close()
+                continue
             try:
                 there = socket.create_connection(("127.0.0.1", self.target))
             except OSError:

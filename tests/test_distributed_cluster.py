@@ -85,9 +85,10 @@ def test_operations(kind, cluster):
         assert b.invalidate_prefix("a:") == 20
 
 
-def test_coherence(kind, cluster):
+@pytest.mark.parametrize("n", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_coherence(kind, cluster, n):
     with make(kind, redis_port=cluster.servers[0].port) as a, make(kind, redis_port=cluster.servers[2].port) as b:
-        trials(a, b, 300)
+        trials(a, b, n)
 
 
 def test_many_keys_take_one_round_trip_to_each_server(kind, cluster):

@@ -316,6 +316,17 @@ def test_a_broken_connection_is_retried_within_the_deadline(kind, server):
         assert cache.stats.errors == 0
 
 
+def test_a_connection_that_breaks_while_it_is_made_is_made_again(kind, server):
+    with Proxy(server.port) as proxy, make(kind, redis_port=proxy.port, invalidation=False, timeout=10) as cache:
+        cache.set("k", 1)
+        for call in (lambda: cache.get("k"), lambda: cache.set("k", 1), lambda: cache.increment("n")):
+            proxy.cut()
+            proxy.resets = 1
+            call()
+            assert proxy.resets == 0
+        assert (cache.get("n"), cache.stats.errors, cache.stats.breaker) == (1, 0, "closed")
+
+
 def test_increment_adds_once_though_the_reply_is_lost(kind, server):
     with Proxy(server.port) as proxy, make(kind, redis_port=proxy.port, invalidation=False) as cache:
         assert cache.increment("n") == 1

@@ -189,7 +189,7 @@ class CachedClassMethod(classmethod):
         return BoundFunction(self.__func__, type(instance) if owner is None else owner)
 
 
-class ClassMethodOf(classmethod):
+class _ClassMethodOf(classmethod):
     """The same, where the cache makes its own wrappers."""
 
     def __get__(self, instance, owner=None):
@@ -207,7 +207,7 @@ def _decorator_of(cache, **options):
 
     def decorate(function):
         if isinstance(function, classmethod):
-            return ClassMethodOf(decorate(function.__func__))
+            return _ClassMethodOf(decorate(function.__func__))
         if isinstance(function, staticmethod):
             return staticmethod(decorate(function.__func__))
         return cache._decorate(function, is_coroutine=_check_function(function), **options)

@@ -25,6 +25,7 @@ from cachebox.distributed.servers import (
     Servers,
     connect,
     connect_async,
+    is_cut,
     is_timeout,
     left,
 )
@@ -219,7 +220,7 @@ def exchange(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Fa
     except FAILURES as error:
         if channel is not None:
             channel.close()
-        return Failure(error, was_sent, was_sent and not is_timeout(error), was_reused)
+        return Failure(error, was_sent, is_cut(error) or (was_sent and not is_timeout(error)), was_reused)
     except BaseException:
         if channel is not None:
             channel.close()
@@ -256,7 +257,9 @@ def exchange_with_many(requests: list[tuple[Node, bytes, int]], deadline: float)
                 if channel is not None:
                     channel.close()
                 was_sent = channel is not None
-                outcomes[i] = Failure(error, was_sent, was_sent and not is_timeout(error), was_reused)
+                outcomes[i] = Failure(
+                    error, was_sent, is_cut(error) or (was_sent and not is_timeout(error)), was_reused
+                )
         while under_way:
             waiting = {channel.sock: i for i, (channel, _) in under_way.items()}
             ready = readable(list(waiting), max(0.0, deadline - time.monotonic()))
@@ -500,7 +503,7 @@ async def exchange_in_lane(node: Node, lanes: Lanes, data: bytes, n: int, deadli
             channel.close()
         if late and not is_timeout(error):
             error = TimeoutError("no answer in time")
-        return Failure(error, was_sent, was_sent and not late, was_reused)
+        return Failure(error, was_sent, is_cut(error) or (was_sent and not late), was_reused)
     except BaseException:
         if timer is not None:
             timer.cancel()

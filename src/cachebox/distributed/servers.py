@@ -7,7 +7,6 @@ taken over: its clients retry ten times by default, would send an `INCR` twice, 
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import math
 import time
@@ -97,9 +96,15 @@ class _InTime:
         return super().read_response(*args, **options)  # type: ignore[misc]
 
 
-@functools.cache
+_kinds_in_time: dict[type, Any] = {}
+
+
 def _in_time(kind: type) -> Any:
-    return type(kind.__name__, (_InTime, kind), {})
+    """A class of connections that keeps to a deadline."""
+    made = _kinds_in_time.get(kind)
+    if made is None:
+        made = _kinds_in_time[kind] = type(kind.__name__, (_InTime, kind), {})
+    return made
 
 
 def _parameters(kind: type) -> set[str]:
@@ -249,6 +254,11 @@ def mode_of(greeting: Any) -> str:
 
 FAILURES: tuple[type[BaseException], ...] = (OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError)
 """What connecting and talking may raise where the server, or the way to it, is at fault."""
+
+
+def is_cut(error: BaseException) -> bool:
+    """Whether a connection broke while it was being made, but not because nobody listens or we are not let in."""
+    return type(error) is redis.ConnectionError and "connecting to" not in str(error)
 
 
 def is_timeout(error: BaseException) -> bool:
