@@ -68,6 +68,7 @@ cdef struct Table:
     uint64_t seed                   # per process, so that nobody can choose keys that collide
     uint32_t mask                   # len(slots) - 1; also splits a slot's word into tag and index
     uint32_t bits                   # log2(len(slots))
+    uint32_t shift                  # where the home begins in a hash: NEAR_BITS above it do not belong to it
     uint32_t capacity               # entries 1 .. capacity are allocated
     uint32_t fresh                  # the lowest index never used
     uint32_t free                   # chain of indices given back
@@ -82,8 +83,11 @@ cdef struct Table:
 # --- finding -------------------------------------------------------------------------------------------------
 
 cdef inline uint32_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
-    """Fibonacci hashing (Knuth, TAOCP 3, 6.4) of a Python hash: its upper half, which every input bit reaches."""
-    return <uint32_t>(((<uint64_t>hash ^ t.seed) * <uint64_t>0x9E3779B97F4A7C15) >> 32)
+    """Fibonacci hashing (Knuth, TAOCP 3, 6.4) of a Python hash: its upper half.
+
+    The home begins NEAR_BITS below the top, so it is the lower 57 bits of the factor that are the golden section's.
+    """
+    return <uint32_t>(((<uint64_t>hash ^ t.seed) * <uint64_t>0x9F3C6EF372FE94F9) >> 32)
 
 
 cdef enum:
@@ -92,12 +96,12 @@ cdef enum:
 
 
 cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
-    return h >> (32 - t.bits)
+    return (h >> t.shift) & t.mask
 
 
 cdef inline uint32_t tag(const Table* t, uint32_t h) noexcept nogil:
-    """The last NEAR_BITS bits of the home, and of the hash bits that `home` left over what fits above an index."""
-    return (h >> NEAR_BITS) << t.bits
+    """The last NEAR_BITS bits of the home, and the bits of the hash below it: what fits above an index."""
+    return h << t.bits
 
 
 cdef inline uint32_t way_from_home(const Table* t, uint32_t slot, uint32_t word) noexcept nogil:

@@ -185,6 +185,7 @@ cdef class Engine:
         t.entries = &self.lone
         t.slots = no_slots
         t.mask = t.bits = 1
+        t.shift = 32 - NEAR_BITS - 1
         t.capacity = t.free = t.used = 0
         t.fresh = 1
         t.version += 1
@@ -223,6 +224,7 @@ cdef class Engine:
                 deallocate(t.slots)
             t.slots = slots
             t.bits = bits
+            t.shift = 32 - NEAR_BITS - bits if bits <= 32 - NEAR_BITS else 0
             t.mask = (<uint32_t>1 << bits) - 1
             t.strays = bits > 32 - NEAR_BITS        # indices leave no room for them
             for i in range(1, t.fresh):
@@ -243,6 +245,7 @@ cdef class Engine:
         cdef uint32_t i, slot, word, way, used = 0, indexed = 0, reserved = 0, free = 0
         assert (t.slots == no_slots) == (t.capacity == 0), "slots that are not the table's own"
         assert t.mask + 1 == <uint32_t>1 << t.bits, f"mask {t.mask} and bits {t.bits} disagree"
+        assert t.shift == max(32 - NEAR_BITS - <int>t.bits, 0), f"shift {t.shift} and bits {t.bits} disagree"
         assert 2 * t.capacity <= t.mask + 1, f"{t.capacity} entries and only {t.mask + 1} slots"
         assert 1 <= t.fresh <= t.capacity + 1, f"fresh {t.fresh} with capacity {t.capacity}"
         assert t.entries[0].key == NULL, "the sentinel has a key"
