@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 
 from cachebox import Cache
-from cachebox.strategies import SQLiteStore
+from cachebox.strategies import SQLiteStore, sqlite_store
 from in_threads import Started, must_end, run_all
 
 
@@ -69,6 +69,17 @@ def test_each_thread_has_a_connection_of_its_own_which_ends_with_it(store):
 
 
 @must_end
+@must_end
+def test_a_connection_may_be_closed_by_its_thread_that_ends_and_by_the_store_at_once(tmp_path):
+    """The modules sqlite3 before 3.11 crash if they are told to close a connection twice at the same time."""
+    for _ in range(10):
+        connections = [sqlite_store._Connection(str(tmp_path / "one.db"), 5) for _ in range(10)]
+        run_all(*[lambda mine=connections: [each.close() for each in mine]] * 3)
+        for each in connections:
+            with pytest.raises(sqlite3.ProgrammingError):
+                each.connection.execute("SELECT 1")
+
+
 def test_threads_write_at_the_same_time(store):
     run_all(*[lambda n=n: [store.save((f"{n} {k}"), k) for k in range(30)] for n in range(4)])
     assert len(store.load_many([f"{n} {k}" for n in range(4) for k in range(30)])) == 120

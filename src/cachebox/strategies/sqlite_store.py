@@ -146,13 +146,18 @@ class _Connection:
         self.process = os.getpid()
         # another thread closes it; it uses it never at the same time as this one
         self.connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False)
+        self._to_close = [self.connection]
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = NORMAL")
 
     def close(self) -> None:
         if self.process == os.getpid():
-            self.connection.close()
+            try:
+                connection = self._to_close.pop()
+            except IndexError:          # closed, or about to be by a thread that ends: sqlite3 must not be told twice
+                return
+            connection.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "connection"):
+        if hasattr(self, "_to_close"):
             self.close()
