@@ -113,7 +113,13 @@ cdef class CachedFunction:
         self.single_flight = single_flight
         self.unwatched = unwatched
         self.first_wins = first_wins
-        self.lifetime = cache.lifetime if ttl is None or callable(ttl) else lifetime_of(ttl, "ttl")
+        try:
+            self.lifetime = cache.lifetime if ttl is None or callable(ttl) else lifetime_of(ttl, "ttl")
+        except TypeError:
+            kind = type(ttl).__name__
+            raise TypeError(
+                f"ttl must be a number of seconds, a timedelta, a function of the result, or None, not {kind}"
+            ) from None
         self.ttl_of = ttl if callable(ttl) else None
         self.condition = condition
         self.tags = tags
@@ -418,6 +424,11 @@ cdef class CachedFunction:
             return known
         if known_only:
             return None
+        if not takes_weak_references(<PyObject*>instance):
+            raise TypeError(
+                f"a call on this {type(instance).__name__} has no key: it takes no weak reference (__slots__ without "
+                "__weakref__), so its results are not cached"
+            )
         receiver = Receiver(instance, forget_receiver)
         receiver.address = (<size_t><PyObject*>instance) >> 4
         receiver.hashes = set()

@@ -1,55 +1,21 @@
-"""Caches in caches: deep, in circles, in themselves.
-
-What is deep is freed on a small C stack: whatever takes a frame for each level overflows it.
-"""
+"""Caches in caches: deep, in circles, in themselves."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import gc
-import os
 import pickle
-import threading
 import weakref
 
 from cachebox import Cache, cached
 
-STACK = (1 << 19) if "ASAN_OPTIONS" not in os.environ else 1 << 21
-"""Bytes: 26 for each of 20,000 levels, and no C function makes do with that."""
 
-
-def on_a_small_stack(scenario):
-    """Decorates a scenario: it runs in a thread of its own."""
-
-    @functools.wraps(scenario)
-    def threaded(policy):
-        failed = []
-
-        def run():
-            try:
-                scenario(policy)
-            except BaseException as error:
-                failed.append(error)
-
-        before = threading.stack_size(STACK)
-        thread = threading.Thread(target=run)
-        thread.start()
-        threading.stack_size(before)
-        thread.join()
-        if failed:
-            raise failed[0]
-
-    return threaded
-
-
-@on_a_small_stack
-def twenty_thousand_deep(policy):
+def a_hundred_thousand_deep(policy):
     """Freed at once, without filling the C stack; as a value, as a key's attribute, and after an eviction."""
     for options in ({}, {"default_ttl": 60, "on_evict": print}):
         inner = Cache(policy=policy)
         last = weakref.ref(inner)
-        for _ in range(20_000):
+        for _ in range(100_000):
             outer = Cache(2, policy=policy, **options)
             outer["inner"] = inner
             inner = outer
@@ -59,11 +25,10 @@ def twenty_thousand_deep(policy):
         del inner
 
 
-@on_a_small_stack
 def deep_and_found_by_the_collector(policy):
     inner = end = Cache(policy=policy)
     last = weakref.ref(inner)
-    for _ in range(20_000):
+    for _ in range(50_000):
         outer = Cache(2, policy=policy)
         outer["inner"] = inner
         inner = outer
@@ -117,12 +82,11 @@ def compared_in_circles(policy):
         raise AssertionError("the comparison ended")
 
 
-@on_a_small_stack
 def functions_in_caches(policy):
-    """Cached functions whose results are cached functions."""
+    """Cached functions whose results are cached functions, a thousand deep."""
     function = cached(lambda: None)
     last = weakref.ref(function)
-    for _ in range(10_000):
+    for _ in range(20_000):
         outer = cached(max_size=2, policy=policy)(lambda function=function: function)
         outer()
         function = outer
