@@ -276,7 +276,7 @@ def test_evictions_reach_the_first_tier():
     with Server("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-random") as server:
         with DistributedCache(redis_port=server.port, max_size=None) as here:
             for at in range(0, 3000, 50):
-                some = {f"k{i}": "x" * 500 for i in range(at, at + 50)}
+                some = {f"k{i}": "x" * 1200 for i in range(at, at + 50)}
                 here.set_many(some)
                 here.get_many(some)
             values = server.client().mget([f"cachebox:{{0}}v:k{i}" for i in range(3000)])
