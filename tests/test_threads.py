@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import pickle
 import random
-import sys
 import threading
 
 import pytest
@@ -20,12 +19,7 @@ THREADS = 8
 STEPS = 400
 
 
-@pytest.fixture(autouse=True)
-def switch_often():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(interval)
+pytestmark = pytest.mark.usefixtures("switch_often")
 
 
 class Slow:
