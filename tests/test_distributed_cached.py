@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import gc
 import inspect
 import re
 import subprocess
@@ -16,7 +18,9 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 import cachebox
+from both_kinds import KINDS
 from cachebox import AsyncDistributedCache, DistributedCache, cached
+from in_threads import wait_until
 from redis_servers import free_port
 
 
@@ -297,16 +301,22 @@ def test_bad_options(cache):
         def generator():
             yield 1
 
-    with pytest.raises(TypeError, match="AsyncDistributedCache"):
 
-        @cached(cache)
-        async def coroutine():
-            return 1
+@contextlib.asynccontextmanager
+async def opened(kind, **options):
+    """A cache for async functions: either kind is one."""
+    if kind == "async":
+        async with AsyncDistributedCache(**options) as cache:
+            yield cache
+    else:
+        with DistributedCache(**options) as cache:
+            yield cache
 
 
-def test_async_functions(server):
+@pytest.mark.parametrize("kind", KINDS)
+def test_async_functions(kind, server):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port) as cache:
+        async with opened(kind, redis_port=server.port) as cache:
             calls = []
 
             @cached(cache, ttl=60)
@@ -323,10 +333,85 @@ def test_async_functions(server):
             assert await f(1) == [1] and calls == [1, 1]
             await f.cache_clear()
             assert await f(1) == [1] and calls == [1, 1, 1]
-            with pytest.raises(TypeError, match="async functions"):
-                cached(cache)(lambda x: x)
+            assert f.cache_info()[:2] == (0, 1)
+            assert len(cache._core.topology.masters[0].lanes) == 1
+
+            @cached(cache)
+            async def fail():
+                calls.append("fail")
+                await asyncio.sleep(0.02)
+                raise OSError
+
+            failures = await asyncio.gather(*(fail() for _ in range(5)), return_exceptions=True)
+            assert [type(failure) for failure in failures] == [OSError] * 5 and calls.count("fail") == 1
+            if kind == "async":
+                with pytest.raises(TypeError, match="async functions"):
+                    cached(cache)(lambda x: x)
 
     asyncio.run(main())
+
+
+def test_async_functions_of_a_blocking_cache_do_not_block(server):
+    """While the server does not answer, the event loop goes on."""
+
+    async def main():
+        with DistributedCache(redis_port=server.port, timeout=0.3) as cache:
+
+            @cached(cache)
+            async def f(x):
+                return x
+
+            assert await f(1) == 1
+            await f.invalidate(1)
+            server.stall()
+            try:
+                waiting = asyncio.ensure_future(f(1))
+                turns = 0
+                while not waiting.done():
+                    await asyncio.sleep(0.001)
+                    turns += 1
+            finally:
+                server.go_on()
+            assert await waiting == 1 and turns > 20
+
+    asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("when", ["within", "in a thread", "afterwards"])
+def test_a_blocking_cache_closes_the_connections_of_event_loops(when, server):
+    cache = DistributedCache(redis_port=server.port)
+
+    @cached(cache)
+    async def f(x):
+        return x
+
+    def channels():
+        return [channel for lanes in cache._core.topology.masters[0].lanes.values() for channel in lanes.idle]
+
+    async def main():
+        assert await f(1) == 1
+        found = channels()
+        assert found
+        if when == "within":
+            cache.close()
+        elif when == "in a thread":
+            await asyncio.get_running_loop().run_in_executor(None, cache.close)
+        if when != "afterwards":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert all(channel.writer.transport.is_closing() for channel in found)
+            with pytest.raises(RuntimeError, match="closed"):
+                await f(2)
+
+    try:
+        asyncio.run(main())
+    finally:
+        cache.close()
+    assert channels() == []
+    gc.collect()                                # a transport that nobody closed would warn
+    with server.client() as client:
+        wait_until(lambda: len(client.client_list()) == 1)
 
 
 def test_without_a_server_functions_compute():
@@ -404,11 +489,12 @@ def test_failures_are_remembered_where_that_is_asked_for(cache, server):
         cached(cache, exception_ttl=5)
 
 
-def test_async_functions_remember_failures_too(server):
+@pytest.mark.parametrize("kind", KINDS)
+def test_async_functions_remember_failures_too(kind, server):
     calls = []
 
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port) as cache:
+        async with opened(kind, redis_port=server.port) as cache:
 
             @cached(cache, cache_exceptions=NotFound, exception_ttl=60)
             async def fetch(x):

@@ -87,7 +87,6 @@ class _Common:
             Topology(servers, namespace),
             codec,
             self._tier,
-            self._driver,
             lifetime=lifetime,
             timeout=seconds,
             max_staleness=staleness,
@@ -330,8 +329,8 @@ class DistributedCache(_Common, BlockingFront):
         self.close()
 
     def _decorate(self, function: Any, **options: Any) -> DistributedFunction:
-        """What `cached` calls with a function and its options."""
-        wrapper: DistributedFunction = decorated(self, self._naming, function, is_async=False, **options)
+        """What `cached` calls with a function and its options. An async one does not block its event loop."""
+        wrapper: DistributedFunction = decorated(self, self._naming, function, **options)
         return wrapper
 
 
@@ -453,8 +452,10 @@ class AsyncDistributedCache(_Common, Front):
         await self.close()
 
     def _decorate(self, function: Any, **options: Any) -> AsyncDistributedFunction:
-        """What `cached` calls with a function and its options."""
-        wrapper: AsyncDistributedFunction = decorated(self, self._naming, function, is_async=True, **options)
+        """What `cached` calls with a function and its options. TypeError for one that cannot wait."""
+        if not options["is_coroutine"]:
+            raise TypeError("an AsyncDistributedCache decorates async functions; plain ones need a DistributedCache")
+        wrapper: AsyncDistributedFunction = decorated(self, self._naming, function, **options)
         return wrapper
 
 

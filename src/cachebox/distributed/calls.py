@@ -20,6 +20,7 @@ from types import MethodType
 from typing import Any
 
 from cachebox.cache_info import CacheInfo
+from cachebox.distributed.drivers import Async, Blocking
 from cachebox.distributed.options import checked_tags, seconds_of
 
 
@@ -115,6 +116,7 @@ class DistributedFunction:
     """A function with a distributed cache in front: called as the function is."""
 
     __wrapped__: Callable[..., Any]
+    _driver: Any = Blocking()
 
     def __init__(
         self,
@@ -231,7 +233,7 @@ class DistributedFunction:
         key = self.cache_key(*args, **kwargs)
         missed = True
         try:
-            value, missed = self._cache._driver.run(self._steps(key, args, kwargs))
+            value, missed = self._driver.run(self._steps(key, args, kwargs))
         except Remembered as known:
             missed = False
             raise known.error from None
@@ -260,17 +262,17 @@ class DistributedFunction:
         with self._lock:
             self._hits = self._misses = 0
         self._forget_failures()
-        return self._cleared()
+        return self._driver.run(self._forget_results())
 
-    def _cleared(self) -> Any:
+    def _forget_results(self) -> Any:
         start = ":" if self._key_func is not None else "("
-        self._cache.invalidate_prefix(self._name + start)
+        yield from self._cache._whole.invalidate_prefix(self._name + start)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of the call with these arguments, in every process. True where there was one."""
         key = self.cache_key(*args, **kwargs)
         self._forget_failures(key)
-        return self._cache.delete(key)
+        return self._driver.run(self._cache._core.delete(key))
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundDistributedFunction(self, instance)
@@ -289,13 +291,15 @@ class DistributedFunction:
 
 
 class AsyncDistributedFunction(DistributedFunction):
-    """The same for ``async def`` functions: calls, `invalidate` and `cache_clear` are awaited."""
+    """The same for ``async def`` functions, of either cache: calls, `invalidate` and `cache_clear` are awaited."""
+
+    _driver: Any = Async()
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         key = self.cache_key(*args, **kwargs)
         missed = True
         try:
-            value, missed = await self._cache._driver.run(self._steps(key, args, kwargs))
+            value, missed = await self._driver.run(self._steps(key, args, kwargs))
         except Remembered as known:
             missed = False
             raise known.error from None
@@ -311,10 +315,6 @@ class AsyncDistributedFunction(DistributedFunction):
         except Exception as error:
             self._remember(key, error, forgotten)
             raise
-
-    async def _cleared(self) -> None:
-        start = ":" if self._key_func is not None else "("
-        await self._cache.invalidate_prefix(self._name + start)
 
 
 class BoundDistributedFunction:
@@ -353,19 +353,15 @@ class BoundDistributedFunction:
         return hash((id(self.__self__), id(self.__func__)))
 
 
-def decorated(cache: Any, naming: Naming, function: Any, *, is_async: bool, is_coroutine: bool, **options: Any) -> Any:
-    """A function with a cache in front. TypeError where one is asynchronous and the other is not."""
-    if is_async and not is_coroutine:
-        raise TypeError("an AsyncDistributedCache decorates async functions: for plain ones, use a DistributedCache")
-    if is_coroutine and not is_async:
-        raise TypeError("a DistributedCache would block the event loop: async functions need an AsyncDistributedCache")
-    kind = AsyncDistributedFunction if is_async else DistributedFunction
+def decorated(cache: Any, naming: Naming, function: Any, *, is_coroutine: bool, **options: Any) -> Any:
+    """A function with a cache in front."""
+    kind = AsyncDistributedFunction if is_coroutine else DistributedFunction
     wrapper = kind(cache, naming.name(function), function, **options)
-    if is_async and sys.version_info >= (3, 12):
+    if is_coroutine and sys.version_info >= (3, 12):
         from inspect import markcoroutinefunction
 
         markcoroutinefunction(wrapper)
-    elif is_async:
+    elif is_coroutine:
         from asyncio.coroutines import _is_coroutine  # type: ignore[attr-defined]
 
         wrapper._is_coroutine = _is_coroutine  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.distributed.codec import COUNTER, MAGIC, VERSION, Codec, Undecodable, tags_of
-from cachebox.distributed.drivers import Async, Blocking, Effects, Failure
+from cachebox.distributed.drivers import Effects, Failure
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token
@@ -59,7 +59,6 @@ class Core:
         topology: Topology,
         codec: Codec,
         tier: Tier,
-        driver: Blocking | Async,
         *,
         lifetime: float,
         timeout: float,
@@ -71,7 +70,6 @@ class Core:
         self.topology = topology
         self.codec = codec
         self.tier = tier
-        self.driver = driver
         self.lifetime = lifetime
         self.timeout = timeout
         self.max_staleness = max_staleness
@@ -93,9 +91,9 @@ class Core:
         self.check_open()
         link = self.link
         if link is not None and not link.has_begun:
-            yield from link.wait_until_begun(self.driver, deadline)
+            yield from link.wait_until_begun(deadline)
         if self.topology.owners is None:
-            yield from self.topology.refresh(self.driver, deadline)
+            yield from self.topology.refresh(deadline)
 
     def check_open(self) -> None:
         """RuntimeError once it has been closed."""
@@ -116,11 +114,11 @@ class Core:
         """One script about one key: its reply, or a Failure."""
         names = self.topology.names
         if names is None:
-            return (yield from self.topology.ask(self.driver, [(0, ())], deadline))[0]
+            return (yield from self.topology.ask([(0, ())], deadline))[0]
         bucket = names.bucket(key)
         keys = (names.generation(bucket), names.value_in(bucket, key), *more)
         command = script_call(script, keys, *arguments)
-        return (yield from self.topology.ask_one(self.driver, bucket, command, deadline, retries))
+        return (yield from self.topology.ask_one(bucket, command, deadline, retries))
 
     def unavailable(
         self, failure: Failure, keys: Iterable[str] = (), partial: Mapping[str, Any] | None = None
@@ -261,7 +259,7 @@ class Core:
             commands = [
                 (bucket, script_call(READ, self.names_of(names, bucket, members))) for bucket, members in groups
             ]
-            replies = yield from self.topology.ask(self.driver, commands, deadline)
+            replies = yield from self.topology.ask(commands, deadline)
             for (_, members), reply in zip(groups, replies, strict=True):
                 if type(reply) is Failure:
                     failed.update(dict.fromkeys(members, reply))
@@ -376,7 +374,7 @@ class Core:
         tier = self.tier
         writes = [tier.begin_write(tuple(members)) for _, members in groups]
         try:
-            replies = yield from self.topology.ask(self.driver, commands, deadline)
+            replies = yield from self.topology.ask(commands, deadline)
         except BaseException:
             for write in writes:
                 tier.end_write(write)
@@ -454,7 +452,7 @@ class Core:
                 names = self.topology.names
                 bucket = self._bucket(key)
                 if attempt:
-                    now = yield from self.topology.ask_one(self.driver, bucket, [b"TIME"], deadline, 0)
+                    now = yield from self.topology.ask_one(bucket, [b"TIME"], deadline, 0)
                     if type(now) is Failure:
                         if now.is_broken and time.monotonic() < deadline:
                             self.topology.close_idle()
@@ -502,7 +500,7 @@ class Core:
         """What every server answers, or Failures; at least one."""
         owners = self.topology.owners or [None]
         buckets = [owners.index(node) for node in self.topology.masters] or [0]
-        return (yield from self.topology.ask(self.driver, [(bucket, [b"PING"]) for bucket in buckets], deadline))
+        return (yield from self.topology.ask([(bucket, [b"PING"]) for bucket in buckets], deadline))
 
     def barrier(self, timeout: Any) -> Effects[None]:
         """`DistributedCache.barrier`."""
@@ -510,7 +508,7 @@ class Core:
         deadline = time.monotonic() + seconds
         yield from self.begin(deadline)
         if self.link is not None:
-            if not (yield from self.link.barrier(self.driver, deadline)):
+            if not (yield from self.link.barrier(deadline)):
                 self.tier.count(errors=1)
                 failure = Failure(ConnectionError("the tracking link gave no answer in time"), True, False)
                 raise self.unavailable(failure)

@@ -66,10 +66,10 @@ class Node:
         with contextlib.suppress(IndexError):       # others may take some meanwhile
             while True:
                 self.idle.pop().close()
-        for lanes in list(self.lanes.values()):
+        for loop, lanes in list(self.lanes.items()):
             with contextlib.suppress(IndexError):
                 while True:
-                    lanes.idle.pop().close()
+                    lanes.idle.pop().close_on(loop)
 
     def give_back(self, channel: Channel) -> None:
         """A connection that is not used any more."""
@@ -101,9 +101,13 @@ class Exchange:
     deadline: float
 
 
+class MakeWaiter:
+    """Make what the one who runs this can wait for: its `wake` may be called by any thread. Returns it."""
+
+
 @dataclass
 class Wait:
-    """Wait until the driver's waiter is woken, or until a monotonic time (None: without end). Returns nothing."""
+    """Wait until a waiter is woken, or until a monotonic time (None: without end). Returns nothing."""
 
     waiter: Any
     until: float | None
@@ -174,8 +178,6 @@ class Waiter:
 class Blocking:
     """Runs the core's generators in the calling thread."""
 
-    waiter = Waiter
-
     def run(self, steps: Effects[T]) -> T:
         """Do all that the generator asks for, and return what it returns."""
         try:
@@ -201,6 +203,8 @@ class Blocking:
         if type(effect) is Wait:
             effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
             return None
+        if type(effect) is MakeWaiter:
+            return Waiter()
         return effect.function()
 
 
@@ -351,6 +355,16 @@ class AsyncChannel:
         except RuntimeError:                        # the loop is closed: only the socket is left to close
             self.close_socket()
 
+    def close_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """`close`, in whatever thread the loop runs, if it does."""
+        try:
+            if loop.is_running() and loop is not running_loop():
+                loop.call_soon_threadsafe(self.close)
+                return
+        except RuntimeError:                        # it has been closed since
+            pass
+        self.close()
+
     def close_socket(self) -> None:
         """Only the socket, without the loop, which may be closed or belong to the process that forked."""
         transport = self.writer.transport
@@ -359,6 +373,14 @@ class AsyncChannel:
             sock.close()
         if getattr(transport, "_sock", None) is not None:
             transport._sock = None                  # or it would warn, when it ends, that nobody closed it
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class Lanes:
@@ -431,8 +453,6 @@ class AsyncWaiter:
 class Async:
     """Runs the core's generators in the calling task."""
 
-    waiter = AsyncWaiter
-
     async def run(self, steps: Effects[T]) -> T:
         """Do all that the generator asks for, and return what it returns."""
         try:
@@ -457,6 +477,8 @@ class Async:
         if type(effect) is Wait:
             await effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
             return None
+        if type(effect) is MakeWaiter:
+            return AsyncWaiter()
         result = effect.function()
         return await result if inspect.isawaitable(result) else result
 

@@ -18,7 +18,17 @@ from collections.abc import Callable
 from ssl import SSLWantReadError
 from typing import Any
 
-from cachebox.distributed.drivers import CHUNK, Async, Blocking, Channel, Effects, Node, Wait, open_channel, readable
+from cachebox.distributed.drivers import (
+    CHUNK,
+    Blocking,
+    Channel,
+    Effects,
+    MakeWaiter,
+    Node,
+    Wait,
+    open_channel,
+    readable,
+)
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.resp import INCOMPLETE, Push, ReplyError, packed
 from cachebox.distributed.scripts import BY_DIGEST
@@ -79,7 +89,6 @@ class Link:
         self._pings_apart = min(max(max_staleness / 4, 0.01), 1.0)
         self._given_up_after = max(1.0, 2 * self._timeout)
         topology.link_probes = True
-        self._driver = topology.prober = Blocking()
         self._lines: dict[Node, Line] = {}
         self._ears: socket.socket | None = None         # a pair of sockets to wake the thread by
         self._voice: socket.socket | None = None
@@ -164,9 +173,9 @@ class Link:
         except OSError:                         # full: it has been told; or closed: there is nobody to tell
             pass
 
-    def wait_until_begun(self, driver: Blocking | Async, deadline: float) -> Effects[None]:
+    def wait_until_begun(self, deadline: float) -> Effects[None]:
         """Until the first attempt to connect is over, well or badly."""
-        waiter = driver.waiter()
+        waiter = yield MakeWaiter()
         with self._lock:
             if self.has_begun:
                 return
@@ -174,9 +183,9 @@ class Link:
         self.start()
         yield Wait(waiter, deadline)
 
-    def barrier(self, driver: Blocking | Async, deadline: float) -> Effects[bool]:
+    def barrier(self, deadline: float) -> Effects[bool]:
         """Until everything written before now has been heard of. False: that cannot be known in time."""
-        waiter = driver.waiter()
+        waiter = yield MakeWaiter()
         request = Request(waiter.wake, deadline)
         with self._lock:
             self._requests.append(request)
@@ -218,7 +227,7 @@ class Link:
             topology.owners is None or topology.is_suspect or (missing and topology.servers.mode != "single")
         ):
             self._discover_at = now + RETRY_APART
-            self._driver.run(topology.discover(self._driver, now + self._timeout))
+            Blocking().run(topology.discover(now + self._timeout, is_probe=True))
             if topology.owners is None and not self.has_begun:
                 self._has_begun()
         masters = topology.masters

@@ -23,7 +23,7 @@ from typing import Any
 from cachebox.cache import MISSING
 from cachebox.distributed.codec import Undecodable
 from cachebox.distributed.core import ATOMS, Core, Packed
-from cachebox.distributed.drivers import Blocking, Effects, Failure, Run, Wait
+from cachebox.distributed.drivers import Blocking, Effects, Failure, MakeWaiter, Run, Wait
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
@@ -161,7 +161,7 @@ class Loader:
         deadline: float,
     ) -> Effects[tuple[Any, bool]]:
         """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
-        core, tier, driver = self._core, self._core.tier, self._core.driver
+        core, tier = self._core, self._core.tier
         leads = _leads.get()
         no_good = b""                           # digest of a value that cannot be decoded
         missed = False
@@ -209,7 +209,7 @@ class Loader:
                 deadline = core.deadline()
                 continue
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
-                waiter = driver.waiter()
+                waiter = yield MakeWaiter()
                 continue
             if leads and time.monotonic() > until:
                 tier.wait_no_more(key, waiter.wake)
@@ -221,12 +221,12 @@ class Loader:
                 yield Wait(waiter, time.monotonic() + seconds)
             finally:
                 tier.wait_no_more(key, waiter.wake)
-            waiter = driver.waiter()
+            waiter = yield MakeWaiter()
             deadline = core.deadline()
 
     def _wait_for(self, other: Flight, leads: tuple[Flight, ...]) -> Effects[bool]:
         """Wait for a flight of this process. False, at once: it would close a circle."""
-        waiter = self._core.driver.waiter()
+        waiter = yield MakeWaiter()
         with self._circles:                     # two that close a circle together must not both miss it
             if other.closes_circle(leads):
                 return False
@@ -354,22 +354,20 @@ class Loader:
         """Let the next one lead. Where that fails, the lease expires."""
         core = self._core
         command = script_call(LEASE, [generation, lease], token, b"")
-        yield from core.topology.ask_one(core.driver, bucket, command, deadline)
+        yield from core.topology.ask_one(bucket, command, deadline)
 
     def _give_up_now(self, bucket: int, generation: bytes, lease: bytes, token: bytes) -> None:
         """The same, in the helper's thread."""
-        driver = Blocking()
         command = script_call(LEASE, [generation, lease], token, b"")
-        driver.run(self._core.topology.ask_one(driver, bucket, command, self._core.deadline()))
+        Blocking().run(self._core.topology.ask_one(bucket, command, self._core.deadline()))
 
     def _renew(self, token: bytes) -> None:
         """Keep a lease alive, in the helper's thread, for as long as the factory runs."""
         known = self._renewed.get(token)
         if known is not None:
             bucket, generation, lease = known
-            driver = Blocking()
             command = script_call(LEASE, [generation, lease], token, LEASE_MS)
-            driver.run(self._core.topology.ask_one(driver, bucket, command, self._core.deadline()))
+            Blocking().run(self._core.topology.ask_one(bucket, command, self._core.deadline()))
             self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
     # --- without a server -------------------------------------------------------------------------------------------

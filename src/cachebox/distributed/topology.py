@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cachebox.distributed.drivers import Async, Blocking, Effects, Exchange, Failure, Node, Wait
+from cachebox.distributed.drivers import Effects, Exchange, Failure, MakeWaiter, Node, Wait
 from cachebox.distributed.keyspace import SLOTS, KeySpace
 from cachebox.distributed.resp import ReplyError, packed, packed_list
 from cachebox.distributed.scripts import BY_DIGEST
@@ -93,8 +93,11 @@ class Topology:
 
     # --- finding out ------------------------------------------------------------------------------------------------
 
-    def discover(self, driver: Blocking | Async, deadline: float) -> Effects[Failure | None]:
-        """Find out who owns what. Returns a Failure where nobody could say."""
+    def discover(self, deadline: float, is_probe: bool = False) -> Effects[Failure | None]:
+        """Find out who owns what. Returns a Failure where nobody could say.
+
+        `is_probe`: ask those too whose breaker is open.
+        """
         self._refreshed_at = time.monotonic()
         self.is_suspect = False
         if self.servers.mode == "sentinel":
@@ -104,7 +107,7 @@ class Topology:
         known = [node.address for node in masters]
         for address in dict.fromkeys([*known, *self.servers.addresses]):
             node = self.node(address)
-            if driver is self.prober:
+            if is_probe:
                 node.breaker.probes()
             elif not node.breaker.may_call(self.link_probes):
                 failure = failure or refused(node)
@@ -128,7 +131,7 @@ class Topology:
                     return Failure(Unavailable(f"{node} is a sentinel: use redis+sentinel:// for the URL"), True, False)
                 self.servers.mode = "cluster" if mode == "cluster" else "single"
                 if self.servers.mode == "cluster":
-                    return (yield from self.discover(driver, deadline))
+                    return (yield from self.discover(deadline, is_probe))
             if type(outcome[0]) is ReplyError:
                 failure = Failure(outcome[0], True, False)
                 continue
@@ -143,8 +146,6 @@ class Topology:
     def _must_refresh(self) -> bool:
         """Whether a call has to find out: nobody knows yet, or there are doubts, and no link that looks into them."""
         return self.owners is None or (self.is_suspect and not self.link_probes)
-
-    prober: Any = None                          # the driver of whoever may call although a breaker is open
 
     def _set_one(self, node: Node) -> None:
         if self.names is None or self.names.clustered:
@@ -185,16 +186,16 @@ class Topology:
             failure = Failure(Unavailable(f"sentinel {node} knows no master {self.servers.service!r}"), True, False)
         return failure
 
-    def refresh(self, driver: Blocking | Async, deadline: float) -> Effects[Failure | None]:
+    def refresh(self, deadline: float) -> Effects[Failure | None]:
         """`discover`, but not too often."""
         if time.monotonic() < self._refreshed_at + REFRESH_APART and self.owners is not None:
             return None
-        return (yield from self.discover(driver, deadline))
+        return (yield from self.discover(deadline))
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def ask_one(
-        self, driver: Blocking | Async, bucket: int, command: Sequence[Any], deadline: float, retries: int = RETRIES
+        self, bucket: int, command: Sequence[Any], deadline: float, retries: int = RETRIES
     ) -> Effects[Any]:
         """The reply to one command about a bucket, or a Failure."""
         node = self.owners[bucket] if self.owners is not None and not self._must_refresh else None
@@ -207,11 +208,10 @@ class Topology:
             first: Any = {node: outcome}
         else:
             first = None
-        return (yield from self.ask(driver, [(bucket, command)], deadline, retries, first))[0]
+        return (yield from self.ask([(bucket, command)], deadline, retries, first))[0]
 
     def ask(
         self,
-        driver: Blocking | Async,
         commands: Sequence[tuple[int, Sequence[Any]]],
         deadline: float,
         retries: int = RETRIES,
@@ -231,7 +231,7 @@ class Topology:
         while todo:
             if first is None and (self._must_refresh or is_redirected):
                 is_redirected = False
-                failure = yield from self.refresh(driver, deadline)
+                failure = yield from self.refresh(deadline)
                 if self.owners is None:
                     for i in todo:
                         results[i] = failure or Failure(Unavailable("no server could be reached"), False, False)
@@ -313,7 +313,7 @@ class Topology:
             breaks -= has_broken
             redirections -= not (pause or has_broken)
             if pause:
-                yield Wait(driver.waiter(), min(deadline, time.monotonic() + PAUSE))
+                yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + PAUSE))
             for node, digests in missing.items():
                 data = b"".join(packed("SCRIPT", "LOAD", BY_DIGEST[digest].text) for digest in digests)
                 yield Exchange([(node, data, len(digests))], deadline)

@@ -40,7 +40,7 @@ class Whole:
         commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
         write = self._core.tier.begin_write((), True)
         try:
-            replies = yield from self._core.topology.ask(self._core.driver, commands, deadline)
+            replies = yield from self._core.topology.ask(commands, deadline)
         except BaseException:
             self._core.tier.drop_write(write)
             self._core.tier.wipe(False)
@@ -86,7 +86,7 @@ class Whole:
                     (bucket, script_call(CLEAN, [names.generation(bucket), *members]))
                     for bucket, members in groups.items()
                 ]
-                replies = driver.run(core.topology.ask(driver, commands, core.deadline())) if commands else []
+                replies = driver.run(core.topology.ask(commands, core.deadline())) if commands else []
                 if any(type(reply) is Failure for reply in replies):
                     return False
                 if cursor == b"0":
@@ -108,7 +108,7 @@ class Whole:
         held = tier.has_tag(tag)
         write = tier.begin_write((), False, tag)
         try:
-            replies = yield from self._core.topology.ask(self._core.driver, commands, deadline)
+            replies = yield from self._core.topology.ask(commands, deadline)
         except BaseException:
             tier.drop_tag(tag)
             tier.drop_write(write)
@@ -201,7 +201,7 @@ class Whole:
         commands = [
             (bucket, script_call(READ, core.names_of(core.names, bucket, members))) for bucket, members in groups
         ]
-        replies = yield from core.topology.ask(core.driver, commands, deadline)
+        replies = yield from core.topology.ask(commands, deadline)
         entries = []
         for (_, members), reply in zip(groups, replies, strict=True):
             if type(reply) is Failure:
