@@ -16,7 +16,7 @@ from both_kinds import KINDS, make
 from cachebox import BackendUnavailable
 from in_threads import Lag, wait_until
 from redis_servers import BINARIES, Cluster, Server, free_port
-from test_distributed_coherence import trials
+from test_distributed_coherence import pair, trials
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_operations(kind, cluster):
         assert b.invalidate_prefix("a:") == 20
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_coherence(kind, cluster, n):
-    with make(kind, redis_port=cluster.servers[0].port) as a, make(kind, redis_port=cluster.servers[2].port) as b:
+    with pair(kind, cluster.servers[0].port, cluster.servers[2].port) as (a, b):
         trials(a, b, n)
 
 

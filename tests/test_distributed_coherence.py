@@ -20,6 +20,14 @@ from in_threads import Started, run_all, wait_for, wait_until
 from redis_servers import BINARIES, Proxy, Server
 
 
+@contextlib.contextmanager
+def pair(kind, port, other_port=None):
+    """Two caches that have patience: on a busy machine a late answer must not read as a missing value."""
+    patience = {"timeout": 10.0, "on_unavailable": "raise"}
+    with make(kind, redis_port=port, **patience) as a, make(kind, redis_port=other_port or port, **patience) as b:
+        yield a, b
+
+
 def trials(a, b, n, seed=1):
     """After a write in a and a barrier in b, b reads what was written."""
     dice = random.Random(seed)
@@ -57,7 +65,7 @@ def trials(a, b, n, seed=1):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_barrier_nothing_older_is_read(kind, server):
-    with make(kind, redis_port=server.port) as a, make(kind, redis_port=server.port) as b:
+    with pair(kind, server.port) as (a, b):
         trials(a, b, 500)
         assert a.stats.local_hits + b.stats.local_hits > 250
 
@@ -95,7 +103,7 @@ def test_with_threads_in_the_server_too(kind, n):
     if not BINARIES:
         pytest.skip("no server here")
     with Server("--io-threads", "2", "--io-threads-do-reads", "yes") as server, server.client() as client:
-        with make(kind, redis_port=server.port) as a, make(kind, redis_port=server.port) as b, crowd(server):
+        with pair(kind, server.port) as (a, b), crowd(server):
             for seed in range(100):             # until its threads have taken part: it is slow to wake them
                 trials(a, b, n, seed)
                 if client.info("stats")["io_threaded_reads_processed"]:
@@ -107,7 +115,7 @@ def test_with_threads_in_the_server_too(kind, n):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hundred_thousand_trials(kind, server):
-    with make(kind, redis_port=server.port) as a, make(kind, redis_port=server.port) as b:
+    with pair(kind, server.port) as (a, b):
         trials(a, b, 100_000)
 
 
