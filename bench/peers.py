@@ -34,6 +34,10 @@ MODULES = {                         # peer: the module to import; a peer that is
     "moka-py": "moka_py",
     "theine": "theine",
     "async-lru": "async_lru",
+    "redis-py": "redis",
+    "dogpile.cache": "dogpile.cache",
+    "cashews": "cashews",
+    "aiocache": "aiocache",
 }
 ABSENT: dict[str, str] = {}         # peer: why it cannot be had
 VERSIONS: dict[str, str] = {}       # peer: its version
@@ -63,7 +67,7 @@ def module(peer: str) -> ModuleType:
         if importlib.util.find_spec(name) is None:
             raise ImportError("it is not installed")
         _must_leave_the_gil_off(name)
-        VERSIONS[peer] = importlib.metadata.version(peer)
+        VERSIONS[peer] = importlib.metadata.version("redis" if peer == "redis-py" else peer)
     return importlib.import_module(name)
 
 

@@ -26,7 +26,7 @@ SECOND = Topic(
 )
 ASYNCIO = Topic(
     "distributed, asyncio: values that are on the server",
-    [tiers.OURS, tiers.REDIS, tiers.CASHEWS],
+    [tiers.OURS, tiers.REDIS, tiers.CASHEWS, tiers.AIOCACHE],
     tiers.REDIS,
     [
         Group("get", tiers.async_gets, seconds=3, unfit=tiers.why_not),

