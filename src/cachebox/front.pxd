@@ -28,10 +28,30 @@ cdef extern from *:
         return replaced;
     }
 
+    /* Give a subclass, written in Python, a method of its base for its own: the interpreter's short way to a method is
+       for objects of the very type that has it. */
+    static int
+    cb_adopt(PyObject *type, const char *name)
+    {
+        int result = -1;
+        PyObject *own = NULL, *found = PyObject_GetAttrString(type, name);
+        if (found != NULL && Py_TYPE(found) == &PyMethodDescr_Type) {
+            own = PyDescr_NewMethod((PyTypeObject *)type, ((PyMethodDescrObject *)found)->d_method);
+            if (own != NULL) result = PyObject_SetAttrString(type, name, own);
+        }
+        else if (found != NULL) {
+            result = 0;
+        }
+        Py_XDECREF(own);
+        Py_XDECREF(found);
+        return result;
+    }
+
     #define cb_stand_in_front_of_subscript(type, quick) ((type)->tp_as_mapping->mp_subscript = (binaryfunc)(quick))
     """
     ctypedef PyObject* (*Method "cb_method")(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
+    int adopt "cb_adopt"(object type, const char* name) except -1
     void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
         PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) except NULL
     ) noexcept

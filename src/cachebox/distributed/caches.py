@@ -21,7 +21,7 @@ from cachebox.distributed.loading import Loader
 from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of
 from cachebox.distributed.servers import Servers, from_client, from_url
 from cachebox.distributed.stats import DistributedStats
-from cachebox.distributed.tier import BlockingFront, Front, Tier
+from cachebox.distributed.tier import BlockingFront, Front, Tier, with_own_get
 from cachebox.distributed.topology import Topology
 from cachebox.distributed.whole import Whole
 
@@ -159,6 +159,7 @@ class _Common:
         self._loader.renew()
 
 
+@with_own_get
 class DistributedCache(_Common, BlockingFront):
     """A cache in two tiers: a `Cache` in the process, and Redis or Valkey behind it, shared by many processes.
 

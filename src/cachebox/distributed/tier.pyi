@@ -1,9 +1,11 @@
 """Types of `cachebox.distributed.tier`; the documentation is in the compiled module."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from cachebox.cache import Cache
+
+_T = TypeVar("_T")
 
 class Fill:
     @property
@@ -86,3 +88,5 @@ class Front:
 
 class BlockingFront(Front):
     def get(self, key: str, default: Any = None) -> Any: ...
+
+def with_own_get(cls: type[_T]) -> type[_T]: ...

@@ -22,7 +22,7 @@ from libc.stdint cimport uint32_t
 
 from cachebox.cache cimport Cache, hash_in
 from cachebox.expiry cimport coarse_now
-from cachebox.front cimport Method, stand_in_front
+from cachebox.front cimport Method, adopt, stand_in_front
 from cachebox.quick cimport (
     find_quickly, go_on, is_plain_hit, knows_hash, likely, mixed_in, quick_get, take_hit,
 )
@@ -447,6 +447,12 @@ cdef class BlockingFront(Front):
         ``on_unavailable="raise"``.
         """
         return self._get(key, default)
+
+
+def with_own_get(cls):
+    """Decorate a subclass of `BlockingFront`: hits are a quarter cheaper where the method is its own."""
+    adopt(cls, b"get")
+    return cls
 
 
 # --- what the interpreter calls for a get -----------------------------------------------------------------------------
