@@ -276,7 +276,7 @@ def test_the_asyncio_form_keeps_the_same_promises():
         store.error = None
         assert await through.delete("b") is True and await through.delete("b") is False
         await asyncio.gather(*[through.set("a", n) for n in range(20)])
-        assert cache.peek("a") == store.values["a"] and through._locks == {}
+        assert cache.peek("a") == store.values["a"] and through._locks._turns == {}
         cache.delete("a")
         reader = asyncio.ensure_future(through.get("a"))
         await asyncio.sleep(0)
