@@ -302,6 +302,12 @@ def test_progress_counts_failures_as_done_and_may_stop_it():
     assert len(cache) < 100 and cache.warm(range(100), str).failed == 0 and len(cache) == 100
 
 
+def test_any_iterable_that_is_no_mapping_means_keys():
+    for keys in ("abc", iter("abc"), {"a", "b", "c"}, dict.fromkeys("abc").keys(), (key for key in "abc")):
+        cache = Cache()
+        assert cache.warm(keys, str.upper).loaded == 3 and sorted(cache) == ["a", "b", "c"]
+
+
 @must_end
 def test_workers_load_at_the_same_time():
     barrier = threading.Barrier(4)
@@ -317,7 +323,6 @@ def test_workers_load_at_the_same_time():
     ("arguments", "error"),
     [
         ((["a"],), TypeError),
-        (("abc", str), TypeError),
         ((5, str), TypeError),
         (([[]], str), TypeError),
         ((["a"], 5), TypeError),

@@ -83,6 +83,7 @@ def test_a_failing_store_leaves_the_cache_as_it_was_and_raises(store, write):
         lambda t: t.set("heavy", 100),
         lambda t: t.set_many({"b": 1, "heavy": 100}),
         lambda t: t.set_many(5),
+        lambda t: t.set_many({}, ttl=0),
         lambda t: t.delete([]),
         lambda t: t.delete_many(5),
     ],

@@ -1306,12 +1306,15 @@ cdef class Cache(Store):
     def _check_entry(self, key, value, ttl, tags):
         """Raise what `set` would raise for these arguments."""
         hash_of(<PyObject*>key)
-        if ttl is not None:
-            lifetime_of(ttl, "ttl")
+        lifetime_of(ttl, "ttl")
         if tags is not no_tags:
             checked_tags(tags)
         if self.modes & WEIGHED:
             self.weigh_checked(key, value)
+
+    def _check_ttl(self, ttl):
+        """Raise what `set_many` would raise for that lifetime of nothing."""
+        lifetime_of(ttl, "ttl")
 
     def _load_one(self, key, Loader loader):
         """Load a key, if it is missing. Returns whether it is there then."""

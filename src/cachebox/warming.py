@@ -51,7 +51,7 @@ class Order(NamedTuple):
 def checked(keys: Any, can_load: bool, can_load_many: bool, workers: Any, progress: Any) -> Order:
     """What `warm` was asked for. TypeError or ValueError where it makes no sense."""
     items = dict(keys.items()) if isinstance(keys, Mapping) else None
-    if items is None and (isinstance(keys, (str, bytes)) or not hasattr(keys, "__iter__")):
+    if items is None and not hasattr(keys, "__iter__") and not hasattr(keys, "__getitem__"):
         raise TypeError(f"keys must be a mapping or an iterable of keys, not {type(keys).__name__}")
     if items is None and not can_load:
         raise TypeError("warm needs a loader to load keys: give one, or a mapping, or a cache with a loader")

@@ -151,6 +151,11 @@ class _Common:
         """Raise what `set` would raise for these arguments, before it talks to a server."""
         self._core.check_entry(key, value, ttl, tags)
 
+    def _check_ttl(self, ttl: Any) -> None:
+        """Raise what `set_many` would raise for that lifetime of nothing, before it talks to a server."""
+        self._core.check_open()
+        seconds_of(ttl, "ttl")
+
     def _check_key(self, key: Any) -> None:
         """Raise what `delete` would raise for this argument, before it talks to a server."""
         self._core.check_open()

@@ -86,9 +86,8 @@ class AsyncWriteBehind(AsyncWriteThrough):
 
     async def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
-        items = checked_items(mapping)
+        items = checked_items(self.cache, mapping, ttl)
         for key, value in items.items():
-            check_entry(self.cache, key, value, ttl, ())
             self._behind._check_value(key, value)
         self._behind._backlog.check_open()
         numbers: dict[Any, int] = {}

@@ -117,9 +117,7 @@ class AsyncWriteThrough:
 
     async def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """Save every item in the store, by one `save_many` if it has that, then set them in the cache."""
-        items = checked_items(mapping)
-        for key, value in items.items():
-            check_entry(self.cache, key, value, ttl, ())
+        items = checked_items(self.cache, mapping, ttl)
         if self._store.save_many is None:
             for key, value in items.items():
                 await self.set(key, value, ttl)
