@@ -16,7 +16,7 @@ from cachebox import Cache, WriteBehind
 from cachebox.strategies import SQLiteStore
 
 KEYS = text_keys(1_000)
-ROWS = 50_000
+ROWS = 100_000
 CACHES = {
     "Cache()": {},
     "Cache(loader=f)": {"loader": str.upper},

@@ -420,14 +420,14 @@ def test_without_a_server_functions_compute():
         assert [f(1), f(1), f(2)] == [1, 1, 2]
 
 
-def test_the_examples_of_the_documentation(server):
+def test_the_examples_of_the_documentation(server, capsys):
     document = Path(__file__).parent.parent / "docs" / "distributed.md"
     if not document.is_file():
         pytest.skip("the documentation is not here")
-    plain, awaited = re.findall(
+    plain, awaited, warming = re.findall(
         r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    plain = plain.replace("6379", str(server.port))
+    plain, warming = (code.replace("6379", str(server.port)) for code in (plain, warming))
     assert str(server.port) in plain
     namespace = {}
     exec(plain, namespace)
@@ -440,6 +440,8 @@ def test_the_examples_of_the_documentation(server):
         namespace,
     )
     assert asyncio.run(namespace["main"]()).errors == 0
+    exec(warming, {})
+    assert capsys.readouterr().out.strip() == warming.rpartition("# ")[2].strip()
 
 
 class NotFound(Exception):

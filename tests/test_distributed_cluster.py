@@ -278,3 +278,22 @@ def test_a_sentinel_leads_to_the_master_and_to_the_next():
         finally:
             process.kill()
             process.wait()
+
+
+def test_warming_takes_one_step_for_each_server(kind, cluster):
+    ports = [server.port for server in cluster.servers]
+    with make(kind, redis_port=ports[0]) as cache, make("sync", redis_port=ports[1]) as other:
+        other.set_many(dict.fromkeys(KEYS[:10], "there"))
+
+        class Source:
+            def load(self, key):
+                return key
+
+            def load_many(self, keys):
+                return {key: key for key in keys}
+
+        report = cache.warm(KEYS, Source())
+        assert (report.loaded, report.failed, report.skipped) == (990, 0, 10)
+        assert cache.warm({**dict.fromkeys(KEYS, 0), "more": 1}).loaded == 1
+        found = other.get_many([*KEYS, "more"])
+        assert found == {**dict(zip(KEYS, KEYS, strict=True)), **dict.fromkeys(KEYS[:10], "there"), "more": 1}

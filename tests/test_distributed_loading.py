@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from cachebox import AsyncDistributedCache, DistributedCache
-from cachebox.distributed import loading
+from cachebox.distributed import leases
 from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 TESTS = str(Path(__file__).parent)
@@ -106,8 +106,8 @@ def test_exceptions_reach_the_waiters_and_are_not_cached(server):
 LEADER = """
 import sys, time
 from cachebox import DistributedCache
-from cachebox.distributed import loading
-loading.LEASE_MS, loading.RENEWED_EVERY = int(sys.argv[2]), int(sys.argv[2]) / 4000
+from cachebox.distributed import leases, loading
+leases.LEASE_MS, leases.RENEWED_EVERY = int(sys.argv[2]), int(sys.argv[2]) / 4000
 cache = DistributedCache(redis_port=int(sys.argv[1]))
 def factory():
     print("leads", flush=True)
@@ -118,7 +118,7 @@ cache.get_or_set("k", factory)
 
 @pytest.mark.parametrize("lease", [1000, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_dead_leader_is_replaced(server, lease):
-    lease = lease or loading.LEASE_MS
+    lease = lease or leases.LEASE_MS
     leader = start(LEADER, server.port, lease)
     assert leader.stdout.readline() == "leads\n"
     with DistributedCache(redis_port=server.port) as cache:
@@ -135,8 +135,8 @@ def test_a_dead_leader_is_replaced(server, lease):
 
 
 def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):
-    monkeypatch.setattr(loading, "LEASE_MS", 400)
-    monkeypatch.setattr(loading, "RENEWED_EVERY", 0.1)
+    monkeypatch.setattr(leases, "LEASE_MS", 400)
+    monkeypatch.setattr(leases, "RENEWED_EVERY", 0.1)
     with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
         begun, go_on = threading.Event(), threading.Event()
 

@@ -73,7 +73,7 @@ def test_what_the_store_lacks_stays_and_what_it_has_does_not(path):
     copy.write_bytes(path.read_bytes())
     assert sorted(replayed(copy)) == [("c", 2), ("d", 1)]
     gate.open.set()
-    wait_until(lambda: behind._thread is None)
+    wait_until(lambda: behind._backlog.thread is None)
 
 
 CIRCULAR = [1]
@@ -224,7 +224,7 @@ def test_the_file_is_rewritten_when_most_of_it_is_of_no_use(path, monkeypatch):
         wait_for(gate.entered)
         behind.set("third", 3)
         assert os.path.getsize(path) > 2000
-        behind._compact()
+        behind._backlog.compact()
         assert os.path.getsize(path) < 300
         with pytest.raises(RuntimeError, match="open already"):
             Journal(path, Encoding(), "process")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sqlite3
+import sys
 
 import pytest
 
@@ -89,10 +90,12 @@ def test_threads_write_at_the_same_time(store):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_process_opens_its_own(store):
     store.save("a", 1)
+    mine = store._connection()
     child = os.fork()
     if child == 0:
         store.save("b", store.load("a") + 1)
-        os._exit(0)
+        mine.execute("SELECT 1").fetchall()     # nobody has closed it, which SQLite forbids here
+        os._exit(0 if sys.getrefcount(mine) > 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert store.load("b") == 2
 

@@ -120,7 +120,7 @@ def test_a_full_queue_blocks_until_there_is_room(store):
     wait_for(gate.entered)
     behind.set("c", 1)
     blocked = [Started(behind.set, key, 1) for key in "defg"]
-    wait_until(lambda: behind._crowd == 4)
+    wait_until(lambda: behind._backlog.crowd == 4)
     assert behind.pending == 2
     gate.open.set()
     for writer in blocked:
@@ -134,7 +134,7 @@ def test_closing_wakes_those_who_wait_for_room(store):
     behind = WriteBehind(Cache(), store, max_queue=1)
     behind.set("b", 1)
     blocked = Started(behind.set, "c", 1)
-    wait_until(lambda: behind._crowd == 1)
+    wait_until(lambda: behind._backlog.crowd == 1)
     closing = Started(behind.close)
     with pytest.raises(RuntimeError, match="closed"):
         blocked.result()
@@ -244,7 +244,7 @@ def test_a_hanging_store_does_not_hang_close():
     began = time.monotonic()
     assert behind.close(timeout=0.05) is False and time.monotonic() - began < 10
     gate.open.set()
-    wait_until(lambda: behind._thread is None)
+    wait_until(lambda: behind._backlog.thread is None)
     assert store.values == {"a": 1}
 
 
@@ -254,7 +254,7 @@ def test_a_broken_store_does_not_hang_close_beyond_its_timeout(store):
     behind = WriteBehind(Cache(), store, retries=1000, backoff=1000, max_backoff=1000)
     behind.set("b", 1)
     assert behind.close(timeout=0.05) is False
-    wait_until(lambda: behind._thread is None)
+    wait_until(lambda: behind._backlog.thread is None)
     assert behind.get("b") == 1 and behind.pending == 1
 
 
@@ -276,7 +276,7 @@ def test_concurrent_writers_end_with_store_and_cache_agreeing(store):
     assert behind.flush()
     assert all(store.values.get(key) == value for key, value in dict(cache).items())
     assert all(behind.get(key) == store.values.get(key) for key in "abcdefgh")
-    assert behind._setting == {} and behind.close()
+    assert behind._backlog.setting == {} and behind.close()
 
 
 @must_end
@@ -435,7 +435,7 @@ def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store)
                 behind.set((i, n % 4), n)
 
         writers = [Started(write, i) for i in range(3)]
-        wait_until(lambda: behind._crowd >= 2 and entered, "writers to wait for room")
+        wait_until(lambda: behind._backlog.crowd >= 2 and entered, "writers to wait for room")
         while any(writer.thread.is_alive() for writer in writers):
             so_far = len(entered)
             assert behind.pending <= 5 and behind.get("a") == 1

@@ -1,6 +1,6 @@
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from cachebox._engine.table cimport hash_of, mixed
 from cachebox.store cimport Leader, Store, Watch
@@ -55,7 +55,6 @@ cdef class Cache(Store):
     cdef object load_unwatched(self, object key, uint32_t h, Loading* how)
     cdef int count_hit(self) except -1
     cdef int count_miss(self) except -1
-    cdef bint take_this(self, object key, PyObject* value) except -1
     cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how)
     cdef int land(self, Leader* leader, object key, uint32_t h, object value, Loading* how) except -1
     cdef object look_and_watch(self, object key, uint32_t h, Watch watch)
@@ -63,16 +62,6 @@ cdef class Cache(Store):
     cdef bint replace(self, object key, uint32_t h, Watch watch, object old, object new, double weight) except -1
     cdef object add(self, object key, object amount)
     cdef int set_all(self, list items, double lifetime) except -1
-    cdef list export(self)
-    cdef int restore(self, list entries) except -1
-    cdef int restore_one(
-        self, object key, object value, double left, double weight, uint64_t rank, tuple tags
-    ) except -1
-    cdef int reconcile(self) except -1
-    cdef bint holds(self, object key) except -1
-
-
-cdef double lifetime_of(object ttl, str name) except -1.0
 
 
 cdef inline uint32_t hash_in(Cache self, object key) except? 0xFFFFFFFF:

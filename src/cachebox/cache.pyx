@@ -9,36 +9,39 @@ cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from _collections_abc import Mapping, MutableMapping
 from sys import maxsize as LARGEST_SIZE
-from time import monotonic
 
 from cachebox._engine.table cimport (
     Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
-from cachebox.expiry cimport HAS_PRECISE_CLOCK, check_heap, deadline, end_of, set_deadline
+from cachebox.expiry cimport deadline, end_of
 from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
 from cachebox.foreign cimport Foreign
 from cachebox.front cimport Method, stand_in_front, stand_in_front_of_subscript
+from cachebox.invalidation cimport every_key, remove_tagged, remove_value
+from cachebox.invariants cimport check
 from cachebox.loading cimport NOTHING, Loader, load_all
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
+from cachebox.options cimport (
+    bound_on_weight, check_callables, check_loading, is_monotonic, lifetime_of, seconds_given,
+)
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
     find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
     take_hit,
 )
 from cachebox.refreshing cimport serve
-from cachebox.stats cimport HITS, MISSES, CacheStats
+from cachebox.snapshots cimport add_entries, add_entry, export, restore
+from cachebox.stats cimport HITS, MISSES
 from cachebox.store cimport (
-    AHEAD, CLOCKED, DEFAULTS, DONE, EXPIRES, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, TAGGED,
-    WATCHED, WEIGHED, Leader, Outcome, Row, Store, Watch, as_float, free_rows, set_leader,
+    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Leader,
+    Outcome, Row, Store, Watch, free_rows, set_leader,
 )
-from cachebox.tags cimport (
-    Label, Tag, check_labels, checked_tags, free_labels, make_room_for_labels, new_labels, some_dropped,
-)
+from cachebox.tags cimport checked_tags
 
 from cachebox.policies import BUILT_IN
 
@@ -188,22 +191,11 @@ cdef class Cache(Store):
         cdef object max_size = checked_size(options["max_size"])
         cdef double lifetime = lifetime_of(options["default_ttl"], "default_ttl")
         cdef double idle = lifetime_of(options["time_to_idle"], "time_to_idle")
-        cdef double bound_weight = INFINITY
-        cdef object max_weight = options["max_weight"], weigher = options["weigher"]
+        cdef double bound_weight
         if self.ready or self.table.used:
             raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
-        for name in ("on_evict", "on_removal", "weigher", "clock"):
-            if options[name] is not None and not callable(options[name]):
-                raise TypeError(f"{name} must be callable or None, not {type(options[name]).__name__}")
-        if (max_weight is None) != (weigher is None):
-            given, missing = ("weigher", "max_weight") if max_weight is None else ("max_weight", "weigher")
-            raise ValueError(f"{given} needs {missing}: give both, or neither")
-        if max_weight is not None:
-            if isinstance(max_weight, bool) or not hasattr(type(max_weight), "__float__"):
-                raise TypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
-            bound_weight = min(as_float(max_weight), DBL_MAX)       # so an infinite weight never fits
-            if not bound_weight > 0:
-                raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
+        check_callables(options)
+        bound_weight = bound_on_weight(options["max_weight"], options["weigher"])
         check_loading(options)
         if options["policy"] != "LRU":
             self.adopt_policy(options["policy"], max_size)
@@ -212,17 +204,17 @@ cdef class Cache(Store):
         self.lifetime = lifetime
         self.idle = idle
         self.bound_weight = bound_weight
-        self.weigher = weigher
+        self.weigher = options["weigher"]
         self.clock = options["clock"]
         self.on_evict = options["on_evict"]
         self.on_removal = options["on_removal"]
         self.default_ttl_given = seconds_given(options["default_ttl"])
         self.time_to_idle_given = seconds_given(options["time_to_idle"])
-        self.max_weight_given = max_weight
+        self.max_weight_given = options["max_weight"]
         self.modes = (
             (DEFAULTS if lifetime < INFINITY else 0)
             | (IDLES if idle < INFINITY else 0)
-            | (WEIGHED if weigher is not None else 0)
+            | (WEIGHED if self.weigher is not None else 0)
             | (0 if self.clock is None else PRECISE if is_monotonic(self.clock) else CLOCKED)
             | (LISTENED if self.on_evict is not None or self.on_removal is not None else 0)
             | (FOREIGN if self.foreign is not None else 0)
@@ -1232,7 +1224,7 @@ cdef class Cache(Store):
         >>> cache.invalidate_tag("posts"), cache.invalidate_tag("users")
         (1, 1)
         """
-        return self.invalidate(tag)
+        return remove_tagged(self, tag)
 
     def invalidate_prefix(self, prefix):
         """Remove all entries whose key is a str that starts with `prefix`. Returns how many live ones that were. O(n).
@@ -1246,7 +1238,7 @@ cdef class Cache(Store):
         """
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        return self.delete_many([key for key in self.every_key() if isinstance(key, str) and key.startswith(prefix)])
+        return self.delete_many([key for key in every_key(self) if isinstance(key, str) and key.startswith(prefix)])
 
     def invalidate_glob(self, pattern):
         """Remove all entries whose key is a str that matches a pattern with ``*``, ``?``, ``[a-z]``, ``[!a-z]``. O(n).
@@ -1265,7 +1257,7 @@ cdef class Cache(Store):
         from re import compile
 
         matches = compile(translate(pattern)).match
-        return self.delete_many([key for key in self.every_key() if isinstance(key, str) and matches(key)])
+        return self.delete_many([key for key in every_key(self) if isinstance(key, str) and matches(key)])
 
     def invalidate_where(self, predicate):
         """Remove all entries for which ``predicate(key, value)`` is true. Returns how many that were. O(n).
@@ -1283,30 +1275,8 @@ cdef class Cache(Store):
         cdef list doomed = [pair for pair in self._snapshot(True, True) if predicate(*pair)]
         cdef Py_ssize_t n = 0
         for key, value in doomed:
-            n += self.take_this(key, <PyObject*>value)
+            n += remove_value(self, key, <PyObject*>value)
         return n
-
-    cdef bint take_this(self, object key, PyObject* value) except -1:
-        """Remove a key if it has that very value. Returns whether it had."""
-        cdef Operation op
-        cdef double now
-        cdef uint32_t i
-        cdef Outcome outcome = DONE
-        cdef bint found = False
-        start(&op)
-        try:
-            now = self.now(INFINITY)
-            i = self.find_to_change(key, hash_in(self, key), &op)
-            found = self.is_live(i, now) and self.table.entries[i].value == value
-            if found:
-                outcome = self.remove(i, EXPLICIT, &op)
-                self.give_memory_back()
-            release(self.lock)
-            if outcome != DONE:
-                raise MemoryError("no memory left to remove an entry")
-        finally:
-            self.finish(&op)
-        return found
 
     # --- warm starts: what a cache holds before anybody asks ------------------------------------------------------------
 
@@ -1336,12 +1306,15 @@ cdef class Cache(Store):
     def _check_entry(self, key, value, ttl, tags):
         """Raise what `set` would raise for these arguments."""
         hash_of(<PyObject*>key)
-        if ttl is not None:
-            lifetime_of(ttl, "ttl")
+        lifetime_of(ttl, "ttl")
         if tags is not no_tags:
             checked_tags(tags)
         if self.modes & WEIGHED:
             self.weigh_checked(key, value)
+
+    def _check_ttl(self, ttl):
+        """Raise what `set_many` would raise for that lifetime of nothing."""
+        lifetime_of(ttl, "ttl")
 
     def _load_one(self, key, Loader loader):
         """Load a key, if it is missing. Returns whether it is there then."""
@@ -1360,7 +1333,7 @@ cdef class Cache(Store):
 
     def _add(self, key, value):
         """Store a value under a key that is missing. Returns whether it was."""
-        return self.restore_one(key, value, self.lifetime, self.weigh_checked(key, value), 0, ())
+        return add_entry(self, key, value, self.lifetime, self.weigh_checked(key, value), 0, ())
 
     def dump(self, path, *, serializer="json", secret=None):
         """Write all entries to a file: keys, values, tags, order, and when they expire. Returns how many. O(n).
@@ -1385,7 +1358,7 @@ cdef class Cache(Store):
         return dump(self, path, serializer, secret)
 
     def load(self, path, *, serializer="json", secret=None):
-        """Add the entries of a file that `dump` wrote, in its order. Returns how many were added. O(n).
+        """Add the entries of a file that `dump` wrote, in its order. Returns how many of them it holds then. O(n).
 
         Arguments are those of `dump`, and have to be the same. Entries live for as long as they would have, by the wall
         clock. A key that is there already keeps its newer value. Where not all find room, those stay that were furthest
@@ -1400,72 +1373,11 @@ cdef class Cache(Store):
 
     def _export(self):
         """The live entries, next victim first: (key, value, seconds to live, rank, tags)."""
-        return [(key, value, end, rank, tags) for key, value, _, end, _, rank, tags, _ in self.export()]
+        return [(key, value, end, rank, tags) for key, value, _, end, _, rank, tags, _ in export(self)]
 
     def _import(self, list entries):
-        """Add what `_export` returned, but for keys that are there. Returns how many there were room for. O(n)."""
-        cdef list weighed = []
-        cdef Py_ssize_t n = 0, first = 0
-        cdef double weight
-        for key, value, left, rank, tags in entries:
-            hash_of(<PyObject*>key)
-            weight = self.weigh(key, value)
-            if weight <= self.bound_weight:
-                weighed.append((key, value, left, weight, rank, tags))
-        if self.max_size is not None:
-            first = max(len(weighed) - self.bound, <Py_ssize_t>0)
-        for key, value, left, weight, rank, tags in weighed[first:]:
-            n += self.restore_one(key, value, left, weight, rank, tags)
-        return n
-
-    cdef int restore_one(
-        self, object key, object value, double left, double weight, uint64_t rank, tuple names
-    ) except -1:
-        """Add an entry, if its key is not there. Returns whether it was not."""
-        cdef Operation op
-        cdef Outcome outcome
-        cdef double now
-        cdef uint32_t h = hash_in(self, key), i
-        cdef Label* chain = NULL
-        cdef bint dropped, added = False
-        cdef list tags
-        start(&op)
-        try:
-            now = self.now(left)
-            while True:
-                if names and chain == NULL:
-                    tags = self.find_tags(names)            # kept alive until their labels are stuck
-                    chain = new_labels(tags)
-                i = self.find_to_change(key, h, &op)
-                dropped = some_dropped(chain)
-                outcome = DONE
-                if not dropped and not self.is_live(i, now):
-                    outcome = NO_MEMORY
-                    if self.prepare(True) and (
-                        chain == NULL or make_room_for_labels(&self.labels, self.table.capacity)
-                    ):
-                        outcome = self.write(i, key, h, value, left, False, weight, now, &op)
-                    if outcome == DONE:
-                        added = True
-                        if self.foreign is None and rank != 0:
-                            self.engine.forget(op.i)
-                            self.engine.admit_ranked(op.i, rank)
-                        if chain != NULL:
-                            self.give_tags(op.i, chain)
-                            chain = NULL
-                release(self.lock)
-                if dropped:
-                    free_labels(chain)
-                    chain = NULL
-                elif outcome == DONE:
-                    return added
-                elif outcome == NO_MEMORY:
-                    raise MemoryError("no memory left to store an entry")
-                else:
-                    self.evict_foreign(&op)
-        finally:
-            free_labels(chain)
-            self.finish(&op)
+        """Add what `_export` returned, but for keys that are there. Returns how many of them are held then. O(n)."""
+        return add_entries(self, entries)
 
     def __len__(self):
         return self.size()
@@ -1605,7 +1517,7 @@ cdef class Cache(Store):
                 self.foreign.enter(&op)
             while True:
                 size = self.max_size
-                entries = self.export()
+                entries = export(self)
                 if size is None or len(entries) <= size:    # else it was resized meanwhile
                     break
             if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
@@ -1649,100 +1561,7 @@ cdef class Cache(Store):
         self.configure(options)
         if state["attributes"]:
             self.__dict__.update(state["attributes"])
-        self.restore(state["entries"])
-
-    cdef list export(self):
-        """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank, tags,
-        and the lifetime that the entry was given."""
-        cdef Row* rows
-        cdef Py_ssize_t n, k
-        cdef double now
-        cdef list entries
-        now = self.now(0.0)
-        n = self.copy_rows(&rows)
-        try:
-            entries = [
-                (
-                    <object>rows[k].key, <object>rows[k].value,
-                    rows[k].deadline - now, rows[k].end - now, rows[k].weight, rows[k].rank,
-                    names_of(rows[k].tags), rows[k].span,
-                )
-                for k in range(n)
-            ]
-        finally:
-            free_rows(rows, n)
-        return entries
-
-    cdef int restore(self, list entries) except -1:
-        """Put exported entries into an empty cache that nobody else knows. A user's policy knows the keys already."""
-        cdef Operation op
-        cdef double now = self.now(0.0), left, end, weight, span
-        cdef uint64_t rank
-        cdef uint32_t h, i
-        cdef Label* chain
-        cdef bint ready
-        cdef list tags
-        start(&op)
-        try:
-            if self.foreign is not None:
-                self.foreign.enter(&op)         # until the policy agrees: the sweeper may come for what is over already
-            for key, value, left, end, weight, rank, names, span in entries:
-                h = hash_in(self, key)
-                if left != left or end != end or not weight >= 0.0 or self.live >= self.bound or (
-                    self.total_weight + weight > self.bound_weight * (1 + 1e-12)
-                ):
-                    raise ValueError("a damaged state: its entries cannot be those of such a cache")
-                tags = self.find_tags(names) if names else None     # kept alive until their labels are stuck
-                chain = new_labels(tags) if names else NULL
-                i = self.find(key, h, &op)
-                if i != 0:
-                    release(self.lock)
-                    free_labels(chain)
-                    raise ValueError(f"a damaged state: there are two entries for {key!r}")
-                ready = self.prepare(left < INFINITY or end < INFINITY)
-                if chain != NULL:
-                    ready = ready and make_room_for_labels(&self.labels, self.table.capacity)
-                if ready:
-                    i = self.engine.insert(<PyObject*>key, h)
-                    self.engine.put(i, <PyObject*>value)
-                    self.engine.admit_ranked(i, max(rank, <uint64_t>1))
-                    self.live += 1
-                    if self.modes & WEIGHED:
-                        self.weights[i] = weight
-                        self.total_weight += weight
-                    self.set_end(i, now + end, now, &op)
-                    if self.modes & IDLES:
-                        set_deadline(&self.expiry, i, now + left)
-                    if self.modes & (AHEAD | STALE):
-                        self.spans[i] = span
-                    if chain != NULL:
-                        self.give_tags(i, chain)
-                release(self.lock)
-                if not ready:
-                    free_labels(chain)
-                    raise MemoryError("no memory left to restore a cache")
-            if self.foreign is not None:
-                self.reconcile()
-        finally:
-            self.finish(&op)
-        return 0
-
-    cdef int reconcile(self) except -1:
-        """Tell a user's policy that came with the entries what changed after they were listed and before it was pickled."""
-        policy = self.foreign.policy
-        cdef list known = list(policy)
-        cdef list unknown = [key for key in known if not self.holds(key)], keys = []
-        cdef uint32_t i
-        if unknown or len(known) != self.live:
-            for i in range(1, self.table.fresh):
-                if self.table.entries[i].value != NULL:
-                    keys.append(<object>self.table.entries[i].key)
-            for key in unknown:
-                policy.remove(key)
-            for key in keys:
-                if key not in policy:
-                    policy.add(key)
-        return 0
+        restore(self, state["entries"])
 
     # --- for the sweeper and for tests --------------------------------------------------------------------------------
 
@@ -1756,61 +1575,7 @@ cdef class Cache(Store):
 
     def _check(self):
         """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
-        cdef Operation op
-        cdef uint32_t i, k
-        cdef double total = 0.0
-        acquire(self.lock)
-        try:
-            ordered = self.engine._check()
-            assert ordered == self.live, f"{ordered} entries ordered, {self.live} counted as live"
-            assert self.live <= self.bound, f"{self.live} entries, but max_size is {self.bound}"
-            check_heap(&self.expiry)
-            assert bool(self.modes & EXPIRES) == (self.expiry.n > 0), "EXPIRES and the heap disagree"
-            for k in range(1, self.expiry.n + 1):
-                i = self.expiry.entries[k]
-                assert self.table.entries[i].value != NULL, f"entry {i} has a deadline but no value"
-            if self.modes & IDLES:
-                assert self.expiry.n == self.live, "an entry of a cache with a time to idle has no deadline"
-            if self.modes & WEIGHED:
-                i = self.engine.first()
-                while i != 0:
-                    total += self.weights[i]
-                    i = self.engine.after(i)
-                assert abs(total - self.total_weight) <= 1e-9 * max(1.0, total), f"{total} is not {self.total_weight}"
-                assert total <= self.bound_weight * (1 + 1e-12), f"{total} is more than max_weight"
-            assert bool(self.modes & TAGGED) == (self.labels.n > 0), "TAGGED and the labels disagree"
-            check_labels(&self.labels)
-            for i in range(self.labels.known):
-                if self.labels.chains[i] != NULL:
-                    assert i < self.table.fresh and self.table.entries[i].key != NULL, f"label of entry {i}, which is free"
-                    assert self.table.entries[i].value != NULL, f"entry {i} has tags but no value"
-            assert bool(self.modes & WATCHED) == (self.watch_count > 0), "WATCHED and the watches disagree"
-            if self.watch_count == 0 and self.loads == 0:
-                assert self.table.used == self.live, f"{self.table.used - self.live} entries reserved for nobody"
-        finally:
-            release(self.lock)
-        if self.foreign is not None:
-            start(&op)
-            try:
-                self.foreign.enter(&op)         # else the sweeper might be in the middle of something
-                order = list(self.foreign.policy)
-                assert len(order) == self.live and all([self.holds(key) for key in order]), "the policy orders others"
-            finally:
-                self.finish(&op)
-
-    cdef bint holds(self, object key) except -1:
-        """Whether there is an entry, live or expired."""
-        cdef Operation op
-        cdef bint found
-        cdef uint32_t i
-        start(&op)
-        try:
-            i = self.find(key, hash_in(self, key), &op)
-            found = i != 0 and self.table.entries[i].value != NULL
-            release(self.lock)
-        finally:
-            self.finish(&op)
-        return found
+        check(self)
 
 
 cdef inline bint is_simple(const Loading* how) noexcept:
@@ -1835,11 +1600,6 @@ cdef object name_if_built_in(EvictionPolicy policy):
         if type(policy) is known:
             return name
     return policy
-
-
-cdef bint is_monotonic(object clock):
-    """Whether a clock is Python's own `time.monotonic`, which can be read without it; not what a test put in its place."""
-    return HAS_PRECISE_CLOCK and clock is monotonic and type(clock) is type(len)
 
 
 cdef object sum_of(object a, object b):
@@ -1869,10 +1629,6 @@ cdef tuple pair_of(object item):
 
 cdef object not_an_int(object key, object value):
     return TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
-
-
-cdef object seconds_given(object ttl):
-    return ttl.total_seconds() if hasattr(type(ttl), "total_seconds") else ttl
 
 
 cdef bint is_wanted(object value, Loading* how) except -1:
@@ -1913,61 +1669,6 @@ cdef tuple tags_for(object value, Loading* how):
 def tags_as_given(tags):
     """Check tags that were given to `cached`: a function of the result and the arguments, or the tags themselves."""
     return tags if callable(tags) else checked_tags(tags)
-
-
-cdef tuple names_of(PyObject** tags):
-    """Copied tags, as the user gave them."""
-    cdef list names = []
-    while tags != NULL and tags[0] != NULL:
-        names.append((<Tag>tags[0]).name)
-        tags += 1
-    return tuple(names)
-
-
-cdef int check_loading(dict options) except -1:
-    """Check the options that have to do with loading."""
-    cdef double share
-    for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
-        if options.get(name) is not None and options.get("loader") is None:
-            raise ValueError(f"{name} needs loader: what is to load the values anew?")
-    if options.get("loader") is not None:
-        Loader(options["loader"], CacheStats())
-    for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
-        given = options.get(name)
-        if given is None:
-            continue
-        if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-            raise TypeError(f"{name} must be a number, not {type(given).__name__}")
-        share = as_float(given)
-        if not 0.0 < share < bound:
-            raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
-    lifetime_of(options.get("stale_ttl"), "stale_ttl")
-    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
-    return 0
-
-
-def check_failures(kinds, ttl):
-    """Check `cache_exceptions` and `exception_ttl`; TypeError or ValueError where they make no sense."""
-    lifetime_of(ttl, "exception_ttl")
-    for kind in kinds if isinstance(kinds, tuple) else (kinds,):
-        if not isinstance(kind, type) or not issubclass(kind, Exception):
-            raise TypeError(f"cache_exceptions must be classes of exceptions, in a tuple, not {kind!r}")
-    if ttl is not None and kinds == ():
-        raise ValueError("exception_ttl needs cache_exceptions: which failures are to be remembered?")
-
-
-cdef double lifetime_of(object ttl, str name) except -1.0:
-    """A time to live in seconds; infinity for None. Raises where it makes no sense."""
-    cdef double seconds
-    if ttl is None:
-        return INFINITY
-    given = seconds_given(ttl)
-    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-        raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
-    seconds = as_float(given)
-    if not seconds > 0.0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means for ever")
-    return seconds
 
 
 def make(cls):

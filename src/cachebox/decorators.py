@@ -2,8 +2,9 @@
 
 import sys
 
-from cachebox.cache import Cache, check_failures, tags_as_given
+from cachebox.cache import Cache, tags_as_given
 from cachebox.calls import token_of
+from cachebox.options import check_failures
 from cachebox.wrappers import BoundFunction, CachedFunction, CachedMethod
 
 _CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200   # as in inspect, which is slow to import

@@ -70,7 +70,7 @@ class Encoding:
                     _check(key, "key")
                 for value in rest:
                     if type(value) not in _PLAIN:
-                        _check(value, "value")
+                        _check(value, "value" if value is rest[0] else "tags")
                 return f"[{','.join([_dump_json(part) for part in (key, *rest)])}]".encode()
             except (RecursionError, ValueError) as error:
                 raise _too_much(error) from None

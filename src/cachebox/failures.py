@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from copy import copy
 
-from cachebox.cache import Cache, check_failures
+from cachebox.cache import Cache
+from cachebox.options import check_failures
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:

@@ -137,8 +137,6 @@ cdef class Store:
     ) except -1
     cdef list find_tags(self, tuple names)
     cdef int drop_unused_tags(self) except -1
-    cdef Py_ssize_t invalidate(self, object name) except -1
-    cdef list every_key(self)
     cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef double sweep(self) except? -1.0
     cdef Py_ssize_t copy_rows(self, Row** rows) except -1

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import NamedTuple
 
 TYPE_CHECKING = False               # as everywhere in the package
@@ -36,6 +37,94 @@ class Warmed(NamedTuple):
     """Why the first one failed that did."""
 
 
+class Order(NamedTuple):
+    """What `warm` was asked for, once it has been checked."""
+
+    keys: list[Any]
+    items: dict[Any, Any] | None
+    """Where a mapping was given."""
+    together: bool
+    """Whether keys are loaded by `load_many`."""
+    workers: int
+
+
+def checked(keys: Any, can_load: bool, can_load_many: bool, workers: Any, progress: Any) -> Order:
+    """What `warm` was asked for. TypeError or ValueError where it makes no sense."""
+    items = dict(keys.items()) if isinstance(keys, Mapping) else None
+    if items is None and not hasattr(keys, "__iter__") and not hasattr(keys, "__getitem__"):
+        raise TypeError(f"keys must be a mapping or an iterable of keys, not {type(keys).__name__}")
+    if items is None and not can_load:
+        raise TypeError("warm needs a loader to load keys: give one, or a mapping, or a cache with a loader")
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool)):
+        raise TypeError(f"workers must be an int or None, not {type(workers).__name__}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more, not {workers}")
+    if progress not in (None, True, False) and not callable(progress):
+        raise TypeError(f"progress must be callable, True or None, not {type(progress).__name__}")
+    wanted = list(keys) if items is None else list(items)
+    for key in wanted:
+        hash(key)
+    together = items is None and can_load_many
+    if workers is None:
+        workers = 1 if together or items is not None else WORKERS
+    return Order(wanted, items, together, workers)
+
+
+class Tally:
+    """What is done so far, and who wants to know. Safe from any thread."""
+
+    def __init__(self, total: int, show: Callable[[int, int], object] | None) -> None:
+        self.total = total
+        self.show = show
+        self.turn = threading.Lock()
+        self.loaded = self.failed = self.skipped = 0
+        self.first_error: Exception | None = None
+        self.ended_by: BaseException | None = None      # what `progress` raised, or an interruption
+
+    def note(self, loaded: int = 0, failed: int = 0, skipped: int = 0, error: Exception | None = None) -> None:
+        """So many keys more."""
+        with self.turn:
+            self.loaded += loaded
+            self.failed += failed
+            self.skipped += skipped
+            if error is not None and self.first_error is None:
+                self.first_error = error
+            if self.show is not None:
+                self.show(self.loaded + self.failed + self.skipped, self.total)
+
+    def result(self) -> Warmed:
+        """The counts, or raise what ended it."""
+        if self.ended_by is not None:
+            raise self.ended_by
+        return Warmed(self.loaded, self.failed, self.skipped, self.total, self.first_error)
+
+
+def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Warmed:
+    """Have several threads work, this one if one is enough."""
+
+    def work() -> None:
+        try:
+            work_off()
+        except BaseException as error:
+            tally.ended_by = error
+
+    if workers <= 1:
+        work()
+        return tally.result()
+    threads = [threading.Thread(target=copy_context().run, args=(work,), daemon=True) for _ in range(workers)]
+    started = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+        for thread in started:
+            thread.join()
+    except BaseException as error:                      # an interruption: the others are to stop
+        tally.ended_by = error
+        raise
+    return tally.result()
+
+
 def warm(
     cache: Cache[Any, Any],
     keys: Iterable[Any],
@@ -44,83 +133,39 @@ def warm(
     progress: Callable[[int, int], object] | bool | None,
 ) -> Warmed:
     """See `Cache.warm`, which has the documentation."""
-    items = list(keys.items()) if isinstance(keys, Mapping) else None
-    if items is None and (isinstance(keys, (str, bytes)) or not hasattr(keys, "__iter__")):
-        raise TypeError(f"keys must be a mapping or an iterable of keys, not {type(keys).__name__}")
-    if items is None and loader is None:
-        raise TypeError("warm needs a loader to load keys: give one, or a mapping, or a cache with a loader")
-    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool)):
-        raise TypeError(f"workers must be an int or None, not {type(workers).__name__}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be 1 or more, not {workers}")
-    if progress not in (None, True, False) and not callable(progress):
-        raise TypeError(f"progress must be callable, True or None, not {type(progress).__name__}")
-    wanted = list(keys) if items is None else [key for key, _ in items]
-    for key in wanted:
-        hash(key)
-    together = items is None and loader is not None and loader.many is not None
-    if together:
-        work: list[Any] = [wanted[at : at + BATCH] for at in range(0, len(wanted), BATCH)]
-    else:
-        work = wanted if items is None else items
-    if workers is None:
-        workers = 1 if together or items is not None else WORKERS
-    with _shown(progress) as show:
-        job = _Job(cache, loader, work, together, items is not None, len(wanted), show)
-        return job.run(min(workers, len(work)))
+    order = checked(keys, loader is not None, loader is not None and loader.many is not None, workers, progress)
+    with shown(progress) as show:
+        job = _Job(cache, loader, order, Tally(len(order.keys), show))
+        return in_threads(job.work_off, min(order.workers, job.pieces), job.tally)
 
 
 class _Job:
-    """One call of `warm`, done by several threads."""
+    """One call of `Cache.warm`, done by several threads."""
 
-    def __init__(
-        self,
-        cache: Cache[Any, Any],
-        loader: Loader | None,
-        work: list[Any],
-        together: bool,
-        given: bool,
-        total: int,
-        show: Callable[[int, int], object] | None,
-    ) -> None:
+    def __init__(self, cache: Cache[Any, Any], loader: Loader | None, order: Order, tally: Tally) -> None:
         self.cache = cache
         self.loader = loader
-        self.work = iter(work)
-        self.do: Callable[[Any], None] = self.load_batch if together else self.store if given else self.load_one
-        self.total = total
-        self.show = show
-        self.turn = threading.Lock()
-        self.loaded = self.failed = self.skipped = 0
-        self.first_error: Exception | None = None
-        self.ended_by: BaseException | None = None      # what `progress` raised, or an interruption
-
-    def run(self, workers: int) -> Warmed:
-        if workers <= 1:
-            self.work_off()
+        self.tally = tally
+        self.note = tally.note
+        work: list[Any]
+        if order.together:
+            work = [order.keys[at : at + BATCH] for at in range(0, len(order.keys), BATCH)]
+            self.do: Callable[[Any], None] = self.load_batch
+        elif order.items is None:
+            work, self.do = order.keys, self.load_one
         else:
-            threads = [threading.Thread(target=self.work_off, daemon=True) for _ in range(workers)]
-            try:
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-            except BaseException as error:              # an interruption: the others are to stop
-                self.ended_by = error
-                raise
-        if self.ended_by is not None:
-            raise self.ended_by
-        return Warmed(self.loaded, self.failed, self.skipped, self.total, self.first_error)
+            work, self.do = list(order.items.items()), self.store
+        self.pieces = len(work)
+        self.work = iter(work)
 
     def work_off(self) -> None:
-        try:
-            while self.ended_by is None:
-                with self.turn:
-                    piece: Any = next(self.work, self)  # `self` stands for the end
-                if piece is self:
-                    return
-                self.do(piece)
-        except BaseException as error:
-            self.ended_by = error
+        """Do one piece after the other, until there is none or somebody ended it."""
+        while self.tally.ended_by is None:
+            with self.tally.turn:
+                piece: Any = next(self.work, self)      # `self` stands for the end
+            if piece is self:
+                return
+            self.do(piece)
 
     def load_one(self, key: Any) -> None:
         if key in self.cache:
@@ -147,19 +192,9 @@ class _Job:
             return self.note(failed=1, error=error)
         self.note(loaded=stored, skipped=not stored)
 
-    def note(self, loaded: int = 0, failed: int = 0, skipped: int = 0, error: Exception | None = None) -> None:
-        with self.turn:
-            self.loaded += loaded
-            self.failed += failed
-            self.skipped += skipped
-            if error is not None and self.first_error is None:
-                self.first_error = error
-            if self.show is not None:
-                self.show(self.loaded + self.failed + self.skipped, self.total)
-
 
 @contextmanager
-def _shown(progress: Callable[[int, int], object] | bool | None) -> Iterator[Callable[[int, int], object] | None]:
+def shown(progress: Callable[[int, int], object] | bool | None) -> Iterator[Callable[[int, int], object] | None]:
     """What to call with how much is done: what was given, or what moves a bar on the terminal."""
     if progress is not True:
         yield progress if callable(progress) else None

@@ -10,13 +10,14 @@ from libc.stdint cimport int64_t
 import gc
 from _weakref import ref
 
-from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of
+from cachebox.cache cimport Cache, Loading, hash_of
 from cachebox.calls cimport (
     Call, call_key, find_call_quickly, hash_call, key_of_call, keys_of_hash, keys_of_token, knows_hash_of_call, likely,
     quick_get_call, type_of, unlikely,
 )
 from cachebox.flight cimport Lead, Ticket, board
 from cachebox.lock cimport acquire, release
+from cachebox.options cimport lifetime_of
 from cachebox.quick cimport find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, take_hit
 from cachebox.store cimport Watch
 

@@ -338,6 +338,8 @@ assert_type("a" in tiers, bool)
 assert_type(tiers.stats.local_hits, int)
 assert_type(tiers.stats.breaker, str)
 assert_type(BackendUnavailable("", keys=["a"]).keys, frozenset[str])
+assert_type(tiers.warm(["a"], str.upper, workers=2).loaded, int)
+assert_type(tiers.warm({"a": 1}, progress=True).first_error, Exception | None)
 tiers.set("a", 1, ttl=timedelta(seconds=1), tags=["b"])
 tiers.set(1, 1)  # type: ignore[arg-type]
 tiers.set("a", 1, "b")  # type: ignore[arg-type]
@@ -354,6 +356,7 @@ over_two_tiers("1")  # type: ignore[arg-type]
 
 async def awaited(tiers: AsyncDistributedCache) -> None:
     assert_type(await tiers.delete("a"), bool)
+    assert_type((await tiers.warm(["a"], str.upper)).failed, int)
     assert_type(await tiers.get_many(["a"]), dict[str, Any])
     async with tiers as same:
         assert_type(same, AsyncDistributedCache)

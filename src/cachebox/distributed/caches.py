@@ -23,7 +23,9 @@ from cachebox.distributed.servers import Servers, from_client, from_url
 from cachebox.distributed.stats import DistributedStats
 from cachebox.distributed.tier import BlockingFront, Front, Tier, with_own_get
 from cachebox.distributed.topology import Topology
+from cachebox.distributed.warming import Warming
 from cachebox.distributed.whole import Whole
+from cachebox.warming import Warmed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,6 +149,11 @@ class _Common:
     def _check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
         """Raise what `set` would raise for these arguments, before it talks to a server."""
         self._core.check_entry(key, value, ttl, tags)
+
+    def _check_ttl(self, ttl: Any) -> None:
+        """Raise what `set_many` would raise for that lifetime of nothing, before it talks to a server."""
+        self._core.check_open()
+        seconds_of(ttl, "ttl")
 
     def _check_key(self, key: Any) -> None:
         """Raise what `delete` would raise for this argument, before it talks to a server."""
@@ -306,6 +313,35 @@ class DistributedCache(_Common, BlockingFront):
         """
         return self._driver.run(self._whole.invalidate_where(predicate, timeout))
 
+    def warm(
+        self,
+        keys: Mapping[str, Any] | Iterable[str],
+        loader: Any = None,
+        *,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
+    ) -> Warmed:
+        """Fill the server before anybody asks: load keys, or store items. What is there already stays, and is not
+        loaded.
+
+        Args:
+            keys: a mapping is taken for items to store, any other iterable for keys to load.
+            loader: a callable of the key, or a store with ``load(key)`` and perhaps ``load_many(keys)``; a KeyError
+                says that there is none. A mapping needs none.
+            workers: how many threads load, an int from 1 on; None: 1 for a mapping or `load_many`, else 8.
+            progress: called as ``progress(done, total)`` after each batch of keys, failures included; True: a progress
+                bar on the terminal (extra ``cli``); None: nothing.
+
+        Returns counts with the attributes `loaded`, `failed`, `skipped`, `total` and `first_error`. A key that cannot
+        be loaded or stored counts as failed, and does not keep the others from being loaded. Called again, in any
+        process, it goes on where it was interrupted. Values live for `default_ttl`. A write or a delete of a key
+        meanwhile wins; what somebody else is computing is waited for. What is there comes into the first tier.
+
+        Three round trips for a batch: of up to 500 keys for a mapping or `load_many`, else of up to 20. Raises
+        TypeError or ValueError for bad input, and what `progress` raises.
+        """
+        return Warming(self._core, self._loader, keys, loader, workers, progress, False).run_in_threads(self._driver)
+
     def barrier(self, timeout: Seconds | None = None) -> None:
         """When it returns, every write that had returned in any process before the call is visible here.
 
@@ -423,6 +459,17 @@ class AsyncDistributedCache(_Common, Front):
     async def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Seconds | None = None) -> int:
         """Remove all entries for which ``predicate(key, value)`` is true; returns how many."""
         return await self._driver.run(self._whole.invalidate_where(predicate, timeout))
+
+    async def warm(
+        self,
+        keys: Mapping[str, Any] | Iterable[str],
+        loader: Any = None,
+        *,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
+    ) -> Warmed:
+        """Load keys, or store items, before anybody asks; `workers` are tasks, and the loader may be ``async``."""
+        return await Warming(self._core, self._loader, keys, loader, workers, progress, True).run_in_tasks(self._driver)
 
     async def barrier(self, timeout: Seconds | None = None) -> None:
         """When it returns, every write that had returned in any process before the call is visible here."""

@@ -233,12 +233,31 @@ class Core:
         """`DistributedCache.get_many`."""
         wanted = checked_keys(keys)
         deadline = self.deadline()
+        found, failed = yield from self.read_many(wanted, deadline, True)
+        stale = 0
+        if failed:
+            if self.is_local:
+                for key in failed:
+                    stored = self.tier.first.peek(key, MISSING)
+                    if stored is not MISSING:
+                        stale += 1
+                        found[key] = self.give(stored)
+            self.tier.count(errors=1, stale_serves=stale, misses=len(failed) - stale if self.is_local else 0)
+            if not self.is_local:
+                raise self.unavailable(next(iter(failed.values())), failed, found)
+        return {key: found[key] for key in wanted if key in found}
+
+    def read_many(
+        self, wanted: Iterable[str], deadline: float, counts: bool
+    ) -> Effects[tuple[dict[str, Any], dict[str, Failure]]]:
+        """The values of those keys that have one, and those of which nobody could tell."""
         yield from self.begin(deadline)
         tier = self.tier
         found: dict[str, Any] = {}
+        failed: dict[str, Failure] = {}
         absent: list[str] = []
         if tier.is_fresh:
-            get = tier.first.get
+            get = tier.first.get if counts else tier.first.peek
             for key in wanted:
                 stored = get(key, MISSING)
                 if stored is MISSING:
@@ -248,13 +267,12 @@ class Core:
         else:
             absent += wanted
         if not absent:
-            return found
+            return found, failed
         names = self.topology.names
         groups = self.grouped(absent)
         fills = dict(zip(absent, tier.begin_fills(absent), strict=True))
         rows = []
-        failed: dict[str, Failure] = {}
-        hits = misses = stale = 0
+        hits = misses = 0
         try:
             commands = [
                 (bucket, script_call(READ, self.names_of(names, bucket, members))) for bucket, members in groups
@@ -285,18 +303,9 @@ class Core:
             tier.store_many(rows)
         finally:
             tier.end_fills(fills.values())
-            tier.count(remote_hits=hits, misses=misses)
-        if failed:
-            if self.is_local:
-                for key in failed:
-                    stored = tier.first.peek(key, MISSING)
-                    if stored is not MISSING:
-                        stale += 1
-                        found[key] = self.give(stored)
-            tier.count(errors=1, stale_serves=stale, misses=len(failed) - stale if self.is_local else 0)
-            if not self.is_local:
-                raise self.unavailable(next(iter(failed.values())), failed, found)
-        return {key: found[key] for key in wanted if key in found}
+            if counts:
+                tier.count(remote_hits=hits, misses=misses)
+        return found, failed
 
     def grouped(self, keys: Iterable[str]) -> list[tuple[int, list[str]]]:
         """Keys by bucket, at most so many together."""

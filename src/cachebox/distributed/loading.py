@@ -21,22 +21,22 @@ from contextvars import ContextVar
 from typing import Any
 
 from cachebox.cache import MISSING
+from cachebox.distributed import leases
 from cachebox.distributed.codec import Undecodable
 from cachebox.distributed.core import ATOMS, Core, Packed
-from cachebox.distributed.drivers import Blocking, Effects, Failure, MakeWaiter, Run, Wait
+from cachebox.distributed.drivers import Effects, Failure, MakeWaiter, Run, Wait
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.keyspace import new_token
+from cachebox.distributed.leases import Leases
 from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
-from cachebox.distributed.scripts import LAND, LEAD, LEASE, script_call
+from cachebox.distributed.scripts import LAND, LEAD
 
-LEASE_MS = 5000
-RENEWED_EVERY = 1.25                # seconds
 UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
 FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
 
 FLYING, LANDED, CRASHED, ABANDONED = range(4)
 
-_leads: ContextVar[tuple[Flight, ...]] = ContextVar("cachebox_distributed_leads", default=())
+leads_here: ContextVar[tuple[Flight, ...]] = ContextVar("cachebox_distributed_leads", default=())
 
 
 class Flight:
@@ -96,13 +96,14 @@ class Loader:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.leases = Leases(core)
         self.renew()
 
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork, where other threads' computations are gone."""
-        self._flights: dict[Any, Flight] = {}   # by token; by key for those without a server
+        self.flights: dict[Any, Flight] = {}    # by token; by key for those without a server
         self._circles = threading.Lock()
-        self._renewed: dict[bytes, tuple[int, bytes, bytes]] = {}
+        self.leases.renew()
 
     def get_or_set(self, key: Any, factory: Any, ttl: Any, tags: Any) -> Effects[Any]:
         """`DistributedCache.get_or_set`."""
@@ -124,11 +125,11 @@ class Loader:
                 return core.give(stored), False
         token = new_token()
         flight = Flight()
-        self._flights[token] = flight           # before the lease is: whoever sees that has to find this
+        self.flights[token] = flight           # before the lease is: whoever sees that has to find this
         try:
             return (yield from self._load(key, factory, decide, token, flight, deadline))
         finally:
-            self._flights.pop(token, None)
+            self.flights.pop(token, None)
             flight.end(ABANDONED)
 
     def load_alone(
@@ -162,7 +163,7 @@ class Loader:
     ) -> Effects[tuple[Any, bool]]:
         """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
         core, tier = self._core, self._core.tier
-        leads = _leads.get()
+        leads = leads_here.get()
         no_good = b""                           # digest of a value that cannot be decoded
         missed = False
         waiter: Any = None
@@ -194,7 +195,7 @@ class Loader:
                 tier.count(misses=1)
             if reply[0] == 3:
                 return (yield from self._fly(key, factory, decide, token, flight, deadline)), True
-            other = self._flights.get(reply[2])
+            other = self.flights.get(reply[2])
             if other is not None:
                 if waiter is not None:
                     tier.wait_no_more(key, waiter.wake)
@@ -249,7 +250,7 @@ class Loader:
         write = core.tier.begin_write(())       # of the generation, if there is none
         try:
             reply = yield from core.call(
-                LEAD, key, new_token(), token, LEASE_MS, no_good, deadline=deadline, more=lease
+                LEAD, key, new_token(), token, leases.LEASE_MS, no_good, deadline=deadline, more=lease
             )
         except BaseException:
             core.tier.drop_write(write)
@@ -279,30 +280,30 @@ class Loader:
         assert names is not None
         bucket = names.bucket(key)
         lease = names.lease(bucket, key)
-        self._renewed[token] = bucket, names.generation(bucket), lease
-        core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
+        groups = [(bucket, [names.generation(bucket), lease])]
+        self.leases.keep(token, groups)
         begun = time.monotonic()
         try:
-            led = _leads.set((*_leads.get(), flight))
+            led = leads_here.set((*leads_here.get(), flight))
             try:
                 value = yield Run(factory)
             finally:
-                _leads.reset(led)
+                leads_here.reset(led)
             is_stored, lifetime, tags = decide(value)
             encoded = core.codec.encode(key, value) if is_stored else None
         except BaseException as error:
-            self._renewed.pop(token, None)
+            self.leases.let_go(token)
             if isinstance(error, Exception):
                 deadline += time.monotonic() - begun
-                yield from self._give_up(bucket, names.generation(bucket), lease, token, deadline)
+                yield from self.leases.give_up(token, groups, deadline)
                 flight.end(CRASHED, error)
             else:                               # a cancelled task cannot wait any more
-                core.helper.schedule(0.0, lambda: self._give_up_now(bucket, names.generation(bucket), lease, token))
+                self.leases.give_up_soon(token, groups)
             raise
-        self._renewed.pop(token, None)
+        self.leases.let_go(token)
         deadline += time.monotonic() - begun
         if encoded is None:
-            yield from self._give_up(bucket, names.generation(bucket), lease, token, deadline)
+            yield from self.leases.give_up(token, groups, deadline)
         else:
             yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
         flight.end(LANDED, self._shared(encoded, value))
@@ -348,28 +349,6 @@ class Loader:
             tier.end_write(write)
             tier.count(fills_refused=1)
 
-    def _give_up(
-        self, bucket: int, generation: bytes, lease: bytes, token: bytes, deadline: float
-    ) -> Effects[None]:
-        """Let the next one lead. Where that fails, the lease expires."""
-        core = self._core
-        command = script_call(LEASE, [generation, lease], token, b"")
-        yield from core.topology.ask_one(bucket, command, deadline)
-
-    def _give_up_now(self, bucket: int, generation: bytes, lease: bytes, token: bytes) -> None:
-        """The same, in the helper's thread."""
-        command = script_call(LEASE, [generation, lease], token, b"")
-        Blocking().run(self._core.topology.ask_one(bucket, command, self._core.deadline()))
-
-    def _renew(self, token: bytes) -> None:
-        """Keep a lease alive, in the helper's thread, for as long as the factory runs."""
-        known = self._renewed.get(token)
-        if known is not None:
-            bucket, generation, lease = known
-            command = script_call(LEASE, [generation, lease], token, LEASE_MS)
-            Blocking().run(self._core.topology.ask_one(bucket, command, self._core.deadline()))
-            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
-
     # --- without a server -------------------------------------------------------------------------------------------
 
     def _without_server(
@@ -380,10 +359,10 @@ class Loader:
         value = core._serve_stale(key, failure, counts=not missed)
         if value is not MISSING:
             return value, missed
-        leads = _leads.get()
+        leads = leads_here.get()
         while True:
             flight = Flight()
-            other = self._flights.setdefault(key, flight)
+            other = self.flights.setdefault(key, flight)
             if other is flight:
                 break
             if not (yield from self._wait_for(other, leads)):
@@ -393,17 +372,17 @@ class Loader:
             if other.state == CRASHED:
                 raise other.result
         try:
-            led = _leads.set((*leads, flight))
+            led = leads_here.set((*leads, flight))
             try:
                 value = yield Run(factory)
             finally:
-                _leads.reset(led)
+                leads_here.reset(led)
             flight.result = value
         except Exception as error:
-            self._flights.pop(key, None)
+            self.flights.pop(key, None)
             flight.end(CRASHED, error)
             raise
         finally:
-            self._flights.pop(key, None)
+            self.flights.pop(key, None)
             flight.end(LANDED if flight.result is value else ABANDONED, flight.result)
         return value, True

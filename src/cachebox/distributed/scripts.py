@@ -223,12 +223,55 @@ call('UNLINK', KEYS[3])
 return {1, made}
 """
 
-# KEYS: generation, lease. ARGV: token, milliseconds (nothing: give it up) -> 1: it was mine
+# KEYS: generation, leases. ARGV: token, milliseconds (nothing: give them up) -> how many were mine
 _LEASE = r"""
-local lease = call('GET', KEYS[2])
-if not lease or sub(lease, 17, 32) ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then call('UNLINK', KEYS[2]) else call('PEXPIRE', KEYS[2], ARGV[2]) end
-return 1
+local n = 0
+for i = 2, #KEYS do
+  local lease = call('GET', KEYS[i])
+  if lease and sub(lease, 17, 32) == ARGV[1] then
+    n = n + 1
+    if ARGV[2] == '' then call('UNLINK', KEYS[i]) else call('PEXPIRE', KEYS[i], ARGV[2]) end
+  end
+end
+return n
+"""
+
+# KEYS: generation, entries. ARGV: fresh, token, milliseconds -> whether the generation was made, and for each entry
+# 1: it is there; 2: somebody computes it; 3: you do
+_LEAD_MANY = r"""
+local out, epoch = {generation(ARGV[1])}, call('GET', base .. 'e') or ''
+for i = 2, #KEYS do
+  local name = lease_of(KEYS[i])
+  local lease = call('GET', name)
+  if live(value_at(KEYS[i])) then
+    out[i] = 1
+  elseif lease and sub(lease, 1, 16) == g and sub(lease, 17, 32) ~= ARGV[2] then
+    out[i] = 2
+  else
+    call('SET', name, g .. ARGV[2] .. epoch, 'PX', ARGV[3])
+    out[i] = 3
+  end
+end
+return table.concat(out)
+"""
+
+# KEYS: generation, entries. ARGV: token, milliseconds, then for each entry head, body
+# -> for each 1: stored; 0: it has lost
+_LAND_MANY = r"""
+local out = {}
+for i = 2, #KEYS do
+  local name, at = lease_of(KEYS[i]), 2 * i - 1
+  local lease = call('GET', name)
+  out[i - 1] = 0
+  if lease and sub(lease, 17, 32) == ARGV[1] then
+    if sub(lease, 1, 16) == g then
+      put(KEYS[i], ARGV[at] .. g .. ARGV[at + 1], ARGV[2])
+      out[i - 1] = 1
+    end
+    call('UNLINK', name)
+  end
+end
+return table.concat(out)
 """
 
 # KEYS: generation, the tag's. ARGV: fresh -> 1: some entry may have had it
@@ -268,12 +311,16 @@ INCREMENT = Script(_INCREMENT)
 LEAD = Script(_LEAD)
 LAND = Script(_LAND)
 LEASE = Script(_LEASE)
+LEAD_MANY = Script(_LEAD_MANY)
+LAND_MANY = Script(_LAND_MANY)
 INVALIDATE_TAG = Script(_INVALIDATE_TAG)
 CLEAN = Script(_CLEAN)
 
 BY_DIGEST = {
     script.digest: script
-    for script in (READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, LEASE, INVALIDATE_TAG, CLEAN)
+    for script in (
+        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, LEASE, LEAD_MANY, LAND_MANY, INVALIDATE_TAG, CLEAN
+    )
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cachebox.cache import MISSING
 from cachebox.strategies.async_write_through import AsyncWriteThrough
 from cachebox.strategies.errors import QueueFull
+from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.write_behind import WriteBehind
 
@@ -42,7 +43,7 @@ class AsyncWriteBehind(AsyncWriteThrough):
         write = self._behind._queue.find(key)
         if write is not None:
             return default if write.value is MISSING else write.value
-        if key in self._behind._setting:        # in the store by now perhaps, but not yet in the cache
+        if key in self._behind._backlog.setting:        # in the store by now perhaps, but not yet in the cache
             return await self._get_past(key, default)
         return await super().get(key, default)
 
@@ -85,11 +86,10 @@ class AsyncWriteBehind(AsyncWriteThrough):
 
     async def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
-        items = checked_items(mapping)
+        items = checked_items(self.cache, mapping, ttl)
         for key, value in items.items():
-            check_entry(self.cache, key, value, ttl, ())
             self._behind._check_value(key, value)
-        self._behind._check_open()
+        self._behind._backlog.check_open()
         numbers: dict[Any, int] = {}
         try:
             for key, value in items.items():
@@ -104,7 +104,7 @@ class AsyncWriteBehind(AsyncWriteThrough):
     async def delete_many(self, keys: Any) -> int:
         """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
         doomed = checked_keys(self.cache, keys)
-        self._behind._check_open()
+        self._behind._backlog.check_open()
         return sum([await self.delete(key) for key in doomed])
 
     async def flush(self, timeout: float | None = None) -> bool:
@@ -137,15 +137,15 @@ class AsyncWriteBehind(AsyncWriteThrough):
         while True:
             try:
                 if self._slow:                  # it waits for the disk
-                    return await asyncio.to_thread(self._behind._accept, key, value)
-                return self._behind._accept(key, value)
+                    return await asyncio.to_thread(self._behind._backlog.accept, key, value)
+                return self._behind._backlog.accept(key, value)
             except QueueFull:
                 if not self._waits:
                     raise
-            await asyncio.to_thread(self._behind._wait_until_there_is_room, key)
+            await asyncio.to_thread(self._behind._backlog.wait_until_there_is_room, key)
 
     async def _has_set(self, numbers: dict[Any, int]) -> None:
-        late = self._behind._late(numbers)
+        late = self._behind._backlog.done_with(numbers)
         if late:
             self._side.doubts.add(late)
             await self._side.settle()
@@ -157,6 +157,7 @@ class _StoreInLoop:
     def __init__(self, store: Store) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attached = threading.Event()
+        renew_in_child(self)
         for name in ("save", "save_many", "delete", "delete_many"):
             method = getattr(store.given, name, None)
             if method is not None:
@@ -167,6 +168,11 @@ class _StoreInLoop:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._attached.set()
+
+    def _after_fork(self) -> None:
+        """In the child of a fork, where that loop does not run."""
+        self._loop = None
+        self._attached = threading.Event()
 
     def _made_to_wait(self, method: Any) -> Any:
         async def call(arguments: tuple[Any, ...]) -> Any:

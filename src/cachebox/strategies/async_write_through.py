@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
 from inspect import iscoroutinefunction
 from typing import Any
 
 from cachebox.strategies.cache_side import AsyncCacheSide
 from cachebox.strategies.errors import Absent
+from cachebox.strategies.forks import renew_in_child
+from cachebox.strategies.key_locks import AsyncKeyLocks
 from cachebox.strategies.store import Store, awaited, check_cache, check_entry, check_key, checked_items, checked_keys
 
 
@@ -30,8 +30,9 @@ class AsyncWriteThrough:
         self._store = Store(store, "any")
         self._side = AsyncCacheSide(cache)
         self._cache_loads = self._store.load is not None and iscoroutinefunction(cache.get_or_set)
-        self._locks: dict[Any, tuple[asyncio.Lock, int]] = {}
+        self._locks = AsyncKeyLocks()
         self._loads: dict[Any, asyncio.Future[tuple[bool, Any]]] = {}
+        renew_in_child(self)
 
     async def get(self, key: Any, default: Any = None) -> Any:
         """The value of a key, loaded from the store if the cache has none; where the store has none, `default`."""
@@ -97,7 +98,7 @@ class AsyncWriteThrough:
     async def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """Save a value in the store, then set it in the cache."""
         check_entry(self.cache, key, value, ttl, tags)
-        async with self._hold((key,)):
+        async with self._locks.hold((key,)):
             await awaited(self._store.save(key, value))
             self._loads.pop(key, None)          # what is being loaded is older
             await self._side.set(key, value, ttl, tags)
@@ -106,7 +107,7 @@ class AsyncWriteThrough:
         """Delete a key from the store, then from the cache. True where the cache had it, or the store returned true."""
         check_key(self.cache, key)
         delete = self._store.delete
-        async with self._hold((key,)):
+        async with self._locks.hold((key,)):
             try:
                 had = await awaited(delete(key))
             except KeyError:
@@ -116,15 +117,13 @@ class AsyncWriteThrough:
 
     async def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """Save every item in the store, by one `save_many` if it has that, then set them in the cache."""
-        items = checked_items(mapping)
-        for key, value in items.items():
-            check_entry(self.cache, key, value, ttl, ())
+        items = checked_items(self.cache, mapping, ttl)
         if self._store.save_many is None:
             for key, value in items.items():
                 await self.set(key, value, ttl)
             return
         if items:
-            async with self._hold(items):
+            async with self._locks.hold(items):
                 await awaited(self._store.save_many(dict(items)))
                 for key in items:
                     self._loads.pop(key, None)
@@ -139,31 +138,12 @@ class AsyncWriteThrough:
             return sum([await self.delete(key) for key in doomed])
         if not doomed:
             return 0
-        async with self._hold(doomed):
+        async with self._locks.hold(doomed):
             await awaited(delete_many(list(doomed)))
             for key in doomed:
                 self._loads.pop(key, None)
             return await self._side.delete_many(doomed)
 
-    @asynccontextmanager
-    async def _hold(self, keys: Iterable[Any]) -> AsyncIterator[None]:
-        """Take the turns of some keys, in the order of their addresses, so that nobody waits in a circle."""
-        keys = list(keys)
-        locks = []
-        for key in keys:
-            lock, users = self._locks.get(key, (None, 0))
-            lock = lock or asyncio.Lock()
-            self._locks[key] = (lock, users + 1)
-            locks.append(lock)
-        try:
-            async with AsyncExitStack() as held:
-                for lock in sorted(locks, key=id):
-                    await held.enter_async_context(lock)
-                yield
-        finally:
-            for key in keys:
-                lock, users = self._locks[key]
-                if users == 1:
-                    del self._locks[key]
-                else:
-                    self._locks[key] = (lock, users - 1)
+    def _after_fork(self) -> None:
+        """In the child of a fork: nobody loads for us in the parent's event loop."""
+        self._loads = {}

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import awaited, set_in
 
 MOST_DOUBTS = 100_000
@@ -29,7 +30,8 @@ class Doubts:
         self.keys: dict[Any, object] = {}       # each with a token, so that a newer doubt is told from an older one
         self.of_all: object = None              # the token of a doubt of everything
         self._most = MOST_DOUBTS if can_clear else float("inf")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # re-entrant: comparing keys, or a collection, may run code that writes
+        renew_in_child(self)
 
     def __bool__(self) -> bool:
         return self.of_all is not None or bool(self.keys)
@@ -64,9 +66,9 @@ class Doubts:
                 if self.keys.get(key) is token:
                     del self.keys[key]
 
-    def renew(self) -> None:
+    def _after_fork(self) -> None:
         """In the child of a fork: another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def remove(self, keys: Iterable[Any]) -> None:
         """The cache has been told of a later write of these."""

@@ -173,9 +173,8 @@ class Journal:
 
     def append(self, payload: bytes, deletes: bool) -> int:
         """Record that a write was accepted. Returns its number. OSError where the disk is full: nothing has changed."""
-        number = self.number + 1
+        self.number = number = self.number + 1      # first: a finalizer may write in the middle of this
         self._write(_record(_DELETE if deletes else _SET, number, payload))
-        self.number = number
         self._live[number] = _HEAD + len(payload)
         return number
 

@@ -15,6 +15,9 @@ from cachebox.encoding import Encoding
 _MOST_AT_ONCE = 500
 """Keys in one SELECT: SQLite before 3.32 takes 999."""
 
+_of_parents: list[_Connection] = []
+"""Connections that processes before this one had open when they forked."""
+
 
 class SQLiteStore:
     """A store that keeps keys and values in a table of an SQLite database.
@@ -134,6 +137,8 @@ class SQLiteStore:
         if own is None or own.process != os.getpid():   # a connection must not be used in a process that was forked
             if self._closed:
                 raise RuntimeError(f"{self!r} has been closed")
+            if own is not None:
+                _of_parents.append(own)         # nor closed there, which the end of the last reference would do
             own = self._local.own = _Connection(self.path, self._timeout)
             self._all.add(own)
         return own.connection

@@ -51,11 +51,18 @@ class Store:
         return self._delete_many
 
 
-def checked_items(mapping: Any) -> dict[Any, Any]:
-    """What `set_many` was given."""
+def checked_items(cache: Any, mapping: Any, ttl: Any) -> dict[Any, Any]:
+    """What `set_many` was given, checked as `cache.set` would."""
     if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
         raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
-    return dict(mapping.items())
+    items = dict(mapping.items())
+    for key, value in items.items():
+        check_entry(cache, key, value, ttl, ())
+    if not items:
+        check = getattr(cache, "_check_ttl", None)
+        if check is not None:
+            check(ttl)
+    return items
 
 
 def checked_keys(cache: Any, keys: Any) -> list[Any]:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
 from cachebox.cache import MISSING
 from cachebox.encoding import Encoding
-from cachebox.refreshing import report
+from cachebox.strategies.backlog import Backlog
 from cachebox.strategies.cache_side import CacheSide
-from cachebox.strategies.delivery import Delivery
-from cachebox.strategies.errors import Absent, QueueFull
+from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
-from cachebox.strategies.options import at_most_a_wait, check_choice, check_int, check_seconds
+from cachebox.strategies.options import check_choice, check_int, check_seconds
 from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
-from cachebox.strategies.write_queue import Write, WriteQueue
-
-LINGERS = 5.0
-"""Seconds that the thread stays when there is nothing to write."""
-
-_CLOSED = "this WriteBehind has been closed"
-
-_open: WeakSet[WriteBehind] = WeakSet()
+from cachebox.strategies.write_queue import WriteQueue
 
 
 class WriteBehind:
@@ -123,39 +111,24 @@ class WriteBehind:
         self.store = store
         self.exit_timeout = exit_timeout
         self._store = Store(store, "sync")
-        self._waits = on_full == "block"
-        self._on_dead_letter = on_dead_letter
         self._side = CacheSide(cache)
-        self._queue = WriteQueue(batch_size, max_delay, max_queue)
-        self._delivery = Delivery(
-            self._store, retries, backoff, max_backoff, self._settled, self._refused, self._pause_unless_told_to_end
-        )
-        self._lock = threading.Lock()           # guards all below, the queue and the journal
-        self._news = threading.Condition(self._lock)    # for the thread: there is something to do
-        self._progress = threading.Condition(self._lock)    # for all others: a write was settled, or the thread ended
-        self._thread: threading.Thread | None = None
-        self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when it is called
-        self._crowd = 0                         # who waits for room
-        self._setting: dict[Any, int] = {}      # key: the newest write that is on its way into the cache
-        self._lost: dict[Any, None] = {}        # keys whose newest value the store refused
-        self._closing = False
-        self._ends_at: float | None = None      # once closing: when to give up
-        self._forked = False
-        self._journal = None
-        if journal is not None:
-            self._journal = Journal(journal, Encoding(serializer, secret), durability)
-            now = time.monotonic()
-            for number, key, value in self._journal.replayed:
-                self._queue.accept(key, value, now, number)
+        encoding = Encoding(serializer, secret)
+        self._journal = None if journal is None else Journal(journal, encoding, durability)
+        if self._journal is not None:
             # a cache that outlived the process may not have heard of these
             self._side.doubts.add([key for _, key, _ in self._journal.replayed])
-            self._journal.replayed = []
-        else:
-            Encoding(serializer, secret)
-        _open.add(self)
-        if self._queue.pending:
-            with self._lock:
-                self._call_thread()
+        self._backlog = Backlog(
+            self._store,
+            WriteQueue(batch_size, max_delay, max_queue),
+            waits=on_full == "block",
+            retries=retries,
+            backoff=backoff,
+            max_backoff=max_backoff,
+            on_dead_letter=on_dead_letter,
+            journal=self._journal,
+            exit_timeout=exit_timeout,
+        )
+        self._queue = self._backlog.queue
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -169,7 +142,7 @@ class WriteBehind:
             value = write.value
             return default if value is MISSING else value
         # a write that is on its way into the cache may be in the store by now, and no longer in the queue
-        is_late = key in self._setting or self._side.doubted(key)
+        is_late = key in self._backlog.setting or self._side.doubted(key)
         if self._store.load is None:
             return default if is_late else self.cache.get(key, default)
         try:
@@ -203,7 +176,7 @@ class WriteBehind:
         check_entry(self.cache, key, value, ttl, tags)
         if value is MISSING:
             raise TypeError("value must not be MISSING, which stands for a delete: use delete")
-        number = self._accept(key, value)
+        number = self._backlog.accept(key, value)
         try:
             self._side.set(key, value, ttl, tags)
         finally:
@@ -217,7 +190,7 @@ class WriteBehind:
         self._store.delete                      # noqa: B018  # raises where there is none
         write = self._queue.find(key)
         had = write is not None and write.value is not MISSING
-        number = self._accept(key, MISSING)
+        number = self._backlog.accept(key, MISSING)
         try:
             return self._side.delete(key) or had
         finally:
@@ -225,15 +198,14 @@ class WriteBehind:
 
     def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
-        items = checked_items(mapping)
+        items = checked_items(self.cache, mapping, ttl)
         for key, value in items.items():
-            check_entry(self.cache, key, value, ttl, ())
             self._check_value(key, value)
-        self._check_open()
+        self._backlog.check_open()
         numbers: dict[Any, int] = {}
         try:
             for key, value in items.items():
-                numbers[key] = self._accept(key, value)
+                numbers[key] = self._backlog.accept(key, value)
         finally:                                # also of those that there was room for
             try:
                 if numbers:
@@ -244,7 +216,7 @@ class WriteBehind:
     def delete_many(self, keys: Any) -> int:
         """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
         doomed = checked_keys(self.cache, keys)
-        self._check_open()
+        self._backlog.check_open()
         return sum([self.delete(key) for key in doomed])
 
     def _check_value(self, key: Any, value: Any) -> None:
@@ -254,79 +226,12 @@ class WriteBehind:
         if self._journal is not None:
             self._journal.encode(key, value)
 
-    def _check_open(self) -> None:
-        if self._closing:
-            raise RuntimeError(_CLOSED)
-
-    def _accept(self, key: Any, value: Any) -> int:
-        """Put a write into the journal and into the queue. Returns its number."""
-        queue, journal = self._queue, self._journal
-        payload = b"" if journal is None else journal.encode(key, value)
-        with self._lock:
-            if self._closing or not queue.has_room_for(key):
-                self._wait_for_room(key)
-            journaled = 0
-            if journal is not None:
-                replaced = queue.pending.get(key)
-                journaled = journal.append(payload, value is MISSING)
-                if replaced is not None:
-                    journal.drop(replaced.journaled)
-            now = time.monotonic()
-            number = queue.accept(key, value, now, journaled).number
-            self._setting[key] = number
-            full = len(queue.pending) == queue.batch_size
-            if full or now + queue.max_delay < self._wakes_at or self._thread is None:
-                self._call_thread()
-        if journal is not None:
-            journal.sync()
-        return number
-
-    def _wait_for_room(self, key: Any) -> None:
-        """Return when a write may be accepted. Needs the lock, and lets it go meanwhile."""
-        self._crowd += 1
-        try:
-            while True:
-                if self._forked and self._journal is not None:
-                    raise RuntimeError("the journal belongs to the process that was forked: open another one")
-                if self._closing:
-                    raise RuntimeError(_CLOSED)
-                if self._queue.has_room_for(key):
-                    return
-                if not self._waits or self._thread is threading.current_thread():   # which would wait for itself
-                    raise QueueFull(f"{self._queue.max_queue} keys are waiting for the store already (max_queue)")
-                self._call_thread()
-                self._progress.wait()
-        finally:
-            self._crowd -= 1
-
-    def _wait_until_there_is_room(self, key: Any) -> None:
-        """Return when `_accept` may be tried again."""
-        with self._lock:
-            self._crowd += 1
-            try:
-                self._call_thread()
-                while not (self._closing or self._queue.has_room_for(key)):
-                    self._progress.wait()
-            finally:
-                self._crowd -= 1
-
     def _has_set(self, numbers: Mapping[Any, int]) -> None:
         """Writes have just been made in the cache, or have failed there. Where a write is not the newest of its key, a
         newer one may have reached the cache before it: then the cache has to forget the key."""
-        late = self._late(numbers)
+        late = self._backlog.done_with(numbers)
         if late:
             self._side.forget(late)
-
-    def _late(self, numbers: Mapping[Any, int]) -> list[Any]:
-        """Those of these keys that have a newer write by now."""
-        late = []
-        with self._lock:
-            for key, number in numbers.items():
-                if self._setting.get(key) == number:
-                    del self._setting[key]
-                else:
-                    late.append(key)
-        return late
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
@@ -340,15 +245,7 @@ class WriteBehind:
         value of its key, what the journal replayed included. False where the time was over, or the store refused
         something.
         """
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        until = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            if self._thread is threading.current_thread():
-                raise RuntimeError("flush would wait for itself: it was called by the store, or by on_dead_letter")
-            writes = self._queue.hurry()
-            self._call_thread()
-            return self._wait_for(writes, until) and not self._lost
+        return self._backlog.flush(timeout)
 
     def close(self, timeout: float | None = None) -> bool:
         """Accept nothing more, and deliver what is pending. Returns what `flush` would.
@@ -359,24 +256,7 @@ class WriteBehind:
 
         Called again, it waits again.
         """
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        until = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            if self._thread is threading.current_thread():
-                raise RuntimeError("close would wait for itself: it was called by the store, or by on_dead_letter")
-            self._closing = True
-            writes = self._queue.hurry()
-            self._call_thread()
-            self._progress.notify_all()         # those who wait for room
-            reached = self._wait_for(writes, until) and not self._lost
-            self._ends_at = time.monotonic()    # the thread is to end, if it has not
-            self._news.notify_all()
-            while self._thread is not None and (until is None or time.monotonic() < until):
-                self._progress.wait(None if until is None else at_most_a_wait(until - time.monotonic()))
-            if self._thread is None and self._journal is not None:
-                self._journal.close()           # else the thread does, when the store lets go of it
-        return reached
+        return self._backlog.close(timeout)
 
     def __enter__(self) -> WriteBehind:
         return self
@@ -389,165 +269,8 @@ class WriteBehind:
     @property
     def pending(self) -> int:
         """How many writes the store lacks."""
-        with self._lock:
-            return len(self._queue.pending) + len(self._queue.flying)
+        return self._backlog.pending
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else "open"
+        state = "closed" if self._backlog.closing else "open"
         return f"<WriteBehind {state}, {self.pending} pending, of {self.store!r}>"
-
-    def _wait_for(self, writes: Sequence[Write], until: float | None) -> bool:
-        """Wait until these writes are settled. Returns whether the store has them all. Needs the lock."""
-        for write in writes:
-            while write.reached is None:
-                if self._thread is None:
-                    return False                # there is no thread to be had, or it has given up
-                if until is None:
-                    self._progress.wait()
-                elif time.monotonic() >= until:
-                    return False
-                else:
-                    self._progress.wait(at_most_a_wait(until - time.monotonic()))
-        return all(write.reached for write in writes)
-
-    # --- the thread ---------------------------------------------------------------------------------------------------
-
-    def _call_thread(self) -> None:
-        """Have the thread look at the queue, if there is something in it. Needs the lock."""
-        self._wakes_at = 0.0
-        if self._thread is None and self._queue.pending:
-            self._thread = threading.Thread(target=self._run, name="cachebox-write-behind", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:                # no thread to be had, or the process is ending
-                self._thread = None
-        self._news.notify()
-
-    def _run(self) -> None:
-        queue = self._queue
-        this = threading.current_thread()
-        try:
-            while True:
-                with self._lock:
-                    if self._thread is not this:
-                        return                  # the store forked, and this is the child
-                    lingers_until = time.monotonic() + LINGERS
-                    while True:
-                        now = time.monotonic()
-                        wait = queue.due(now, self._crowd > 0)
-                        if self._is_to_end() or (not queue.pending and (self._closing or now >= lingers_until)):
-                            return
-                        if wait <= 0.0:
-                            break
-                        self._wakes_at = now + wait
-                        self._news.wait(at_most_a_wait(wait) if queue.pending else lingers_until - now)
-                    self._wakes_at = 0.0
-                    batch = queue.take()
-                if not self._delivery.deliver(batch):
-                    return
-                if self._journal is not None and self._journal.wants_compaction():
-                    self._compact()
-        finally:
-            with self._lock:
-                if self._thread is this:
-                    self._thread = None
-                    if self._ends_at is not None and self._journal is not None:
-                        self._journal.close()
-                    self._progress.notify_all()
-
-    def _is_to_end(self) -> bool:
-        return self._ends_at is not None and time.monotonic() >= self._ends_at
-
-    def _pause_unless_told_to_end(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        with self._lock:
-            while not self._is_to_end():
-                left = until - time.monotonic()
-                if left <= 0:
-                    return True
-                self._news.wait(at_most_a_wait(left))
-        return False
-
-    def _settled(self, writes: Sequence[Write]) -> None:
-        """The store has these."""
-        with self._lock:
-            for write in writes:
-                self._queue.settle(write, True)
-                if self._lost:
-                    self._lost.pop(write.key, None)
-            self._record_as_done([write.journaled for write in writes])
-            self._progress.notify_all()
-
-    def _record_as_done(self, numbers: list[int]) -> None:
-        """In the journal. Where that fails, they will be replayed, which is allowed; but somebody must know."""
-        if self._journal is not None:
-            try:
-                self._journal.done(numbers)
-            except OSError as error:
-                report(error, self._journal.path)
-
-    def _refused(self, write: Write, error: BaseException) -> None:
-        """The store will not have this one."""
-        handled = False
-        try:
-            if self._on_dead_letter is None:
-                raise error
-            self._on_dead_letter(write.key, write.value, error)
-            handled = True
-        except BaseException as failure:
-            report(failure, self._on_dead_letter or self.store)
-        with self._lock:
-            self._queue.settle(write, False)
-            self._lost[write.key] = None
-            if handled:
-                self._record_as_done([write.journaled])
-            self._progress.notify_all()
-
-    def _compact(self) -> None:
-        with self._lock:
-            queue = self._queue
-            writes = [*queue.flying.values(), *queue.pending.values()]
-            assert self._journal is not None
-            self._journal.compact([(write.journaled, write.key, write.value) for write in writes])
-
-    # --- the end of the process, and forks ----------------------------------------------------------------------------
-
-    def _after_fork(self) -> None:
-        """This is a child: what is pending is the parent's to deliver."""
-        self._lock = threading.Lock()
-        self._news = threading.Condition(self._lock)
-        self._progress = threading.Condition(self._lock)
-        self._thread = None
-        self._crowd = 0
-        self._queue.pending.clear()
-        self._queue.flying.clear()
-        self._setting.clear()
-        self._side.doubts.renew()
-        self._forked = True
-        if self._journal is not None:
-            self._journal.abandon()
-            self._closing = True
-
-
-def _drain_all() -> None:
-    """At the end of the process: deliver what is pending, all at the same time, each for at most its `exit_timeout`."""
-    still_open = [behind for behind in list(_open) if not behind._closing]
-    began = time.monotonic()
-    for behind in still_open:
-        with behind._lock:
-            behind._closing = True
-            behind._queue.hurry()
-            behind._call_thread()
-            behind._progress.notify_all()
-    for behind in still_open:
-        behind.close(max(began + behind.exit_timeout - time.monotonic(), 0.0))
-
-
-def _after_fork_in_child() -> None:
-    for behind in list(_open):
-        behind._after_fork()
-
-
-atexit.register(_drain_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -7,6 +7,7 @@ the last one always does. Nothing here waits or locks: the owner calls one metho
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 
@@ -56,9 +57,9 @@ class WriteQueue:
             write = self.pending[key] = Write(key, value, number, now, journaled)
         else:
             self.coalesced += 1
-            write.value = value
             write.number = number
             write.journaled = journaled
+            write.value = value
         return write
 
     def find(self, key: Any) -> Write | None:
@@ -76,17 +77,20 @@ class WriteQueue:
             return float("inf")
         if crowded or len(self.pending) >= self.batch_size:
             return 0.0
-        oldest = next(iter(self.pending.values()))
+        (oldest,) = self._oldest(1)
         return 0.0 if oldest.first <= self.hurried else oldest.accepted + self.max_delay - now
+
+    def _oldest(self, n: int) -> tuple[Write, ...]:
+        while True:
+            try:
+                return tuple(islice(self.pending.values(), n))
+            except RuntimeError:        # a collection has just run a finalizer that writes
+                continue
 
     def take(self) -> list[Write]:
         """The next batch, oldest writes first. They are flying from now on."""
-        batch: list[Write] = []
-        for key, write in self.pending.items():
-            if len(batch) == self.batch_size:
-                break
-            if key not in self.flying:
-                batch.append(write)
+        oldest = self._oldest(self.batch_size + len(self.flying))
+        batch = [write for write in oldest if write.key not in self.flying][: self.batch_size]
         for write in batch:
             self.flying[write.key] = write          # in both for a moment, so that whoever looks finds it
             del self.pending[write.key]

@@ -93,9 +93,7 @@ class WriteThrough:
 
         Without `save_many` it is `set` for one after the other; where one fails, those before it are done.
         """
-        items = checked_items(mapping)
-        for key, value in items.items():
-            check_entry(self.cache, key, value, ttl, ())
+        items = checked_items(self.cache, mapping, ttl)
         if self._store.save_many is None:
             for key, value in items.items():
                 self.set(key, value, ttl)

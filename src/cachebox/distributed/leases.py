@@ -1,0 +1,62 @@
+"""The leases of those who compute: kept alive while the factory runs, and given up when there is nothing to store.
+
+A lease is a name on the server that holds a token and expires, so that a dead process does not keep others waiting. One
+token may stand for the leases of many keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cachebox.distributed.core import Core
+from cachebox.distributed.drivers import Blocking, Effects
+from cachebox.distributed.scripts import LEASE, script_call
+
+LEASE_MS = 5000
+RENEWED_EVERY = 1.25                # seconds
+
+Group = tuple[int, list[bytes]]
+"""A bucket, the name of its generation, and the names of leases there."""
+
+
+class Leases:
+    """Those that this process has of one cache's keys."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: at first, and in the child of a fork."""
+        self._kept: dict[bytes, list[Group]] = {}
+
+    def keep(self, token: bytes, groups: list[Group]) -> None:
+        """Have leases renewed, until `let_go`."""
+        self._kept[token] = groups
+        self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
+
+    def let_go(self, token: bytes) -> None:
+        """Have them renewed no more. What was not stored or given up expires."""
+        self._kept.pop(token, None)
+
+    def give_up(self, token: bytes, groups: list[Group], deadline: float) -> Effects[None]:
+        """Let the next one lead. Where that fails, the leases expire."""
+        yield from self._core.topology.ask(self._commands(token, groups, b""), deadline)
+
+    def give_up_soon(self, token: bytes, groups: list[Group]) -> None:
+        """The same, in the helper's thread, for who cannot wait."""
+        self._core.helper.schedule(0.0, lambda: self._send(token, groups, b""))
+
+    def _renew(self, token: bytes) -> None:
+        groups = self._kept.get(token)
+        if groups is not None:
+            self._send(token, groups, b"%d" % LEASE_MS)
+            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
+
+    def _send(self, token: bytes, groups: list[Group], milliseconds: bytes) -> None:
+        commands = self._commands(token, groups, milliseconds)
+        Blocking().run(self._core.topology.ask(commands, self._core.deadline()))
+
+    @staticmethod
+    def _commands(token: bytes, groups: list[Group], milliseconds: bytes) -> list[Any]:
+        return [(bucket, script_call(LEASE, names, token, milliseconds)) for bucket, names in groups]

@@ -1,0 +1,3 @@
+"""Types of `cachebox.options`; the documentation is in the compiled module."""
+
+def check_failures(kinds: object, ttl: object) -> None: ...
