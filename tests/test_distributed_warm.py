@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -283,13 +281,6 @@ def test_a_cancelled_warm_up_gives_its_leases_back(server, other):
             assert (await cache.warm(["a", "b", "c"], lambda key: key)).loaded == 2
 
     asyncio.run(main())
-
-
-def test_the_example_in_the_documentation(server, capsys):
-    text = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
-    example = text.partition("\n## Warming")[2].partition("```python\n")[2].partition("```")[0]
-    exec(compile(example, "docs", "exec"), {"port": server.port})
-    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", example) != []
 
 
 def test_a_bar_on_a_terminal(cache, monkeypatch, capsys):
