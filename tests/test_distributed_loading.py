@@ -250,6 +250,30 @@ def test_a_cancelled_leader_hands_over(server):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("call", ["get_or_set", "warm"])
+@pytest.mark.parametrize("n", range(12))
+def test_whoever_is_cancelled_leaves_no_lease(call, server, n, monkeypatch):
+    """Not even one that was asked for and had not been answered yet."""
+    monkeypatch.setattr(leases, "LEASE_MS", 60_000)
+
+    async def main():
+        async with AsyncDistributedCache(redis_port=server.port, timeout=10.0) as cache:
+            await cache.barrier()
+
+            async def never(*key):
+                await asyncio.Event().wait()
+
+            asked = cache.get_or_set("k", never) if call == "get_or_set" else cache.warm(["k"], never)
+            task = asyncio.create_task(asked)
+            for _ in range(n):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert await asyncio.wait_for(cache.get_or_set("k", lambda: 1), 20) == 1
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("n", range(0, 40, 3))
 def test_cancellation_anywhere_leaves_the_cache_usable(server, n):
     async def main():

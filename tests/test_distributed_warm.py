@@ -207,7 +207,7 @@ def test_others_wait_for_what_it_loads(server, other, monkeypatch):
         wait_for(go_on)
         return "warm"
 
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(redis_port=server.port, timeout=10.0) as cache:
         warming = Started(cache.warm, ["a"], load)
         wait_for(begun)
         here = Started(cache.get_or_set, "a", lambda: "here")
@@ -227,7 +227,7 @@ def test_a_failed_load_lets_the_next_one_lead(server, other):
         wait_for(go_on)
         raise OSError
 
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(redis_port=server.port, timeout=10.0) as cache:
         warming = Started(cache.warm, ["a"], load)
         wait_for(begun)
         here = Started(cache.get_or_set, "a", lambda: "next")
@@ -239,7 +239,7 @@ def test_a_failed_load_lets_the_next_one_lead(server, other):
 
 @must_end
 def test_a_loader_may_ask_the_cache_for_the_key_that_it_loads(server):
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(redis_port=server.port, timeout=10.0) as cache:
         assert cache.warm(["a"], lambda key: cache.get_or_set(key, lambda: "inner") + "!").loaded == 1
         assert cache.get("a") == "inner!"
         assert cache.warm(["b"], lambda key: cache.warm([key], str) and key).loaded == 1 and cache.get("b") == "b"
@@ -263,7 +263,7 @@ def test_a_closed_cache_refuses(server, kind):
 @must_end
 def test_a_cancelled_warm_up_gives_its_leases_back(server, other):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port) as cache:
+        async with AsyncDistributedCache(redis_port=server.port, timeout=10.0) as cache:
             entered = asyncio.Event()
 
             async def load(key):

@@ -3,15 +3,16 @@
 It is imported only when asked for, and needs redis-py: ``pip install "cachebox-cython[redis]"``. The modules, from
 below::
 
-    resp       the protocol as bytes               codec      values as bytes, the wire format
-    keyspace   names on the server                 scripts    what the server does in one step
-    servers    addresses, and how to get in        breaker    when to stop calling
-    drivers    input, output and waiting, blocking or with asyncio
-    topology   who has what, routing and retries   tier       the first tier, and who may store in it
-    link       hearing of changes                  helper     what nobody waits for
-    core       the operations on keys              whole      and on all of a namespace
-    loading    one computes, the others wait       calls      decorated functions
-    caches     what users call
+    resp       the protocol as bytes                    codec      values as bytes, the wire format
+    keyspace   names on the server                      scripts    what the server does in one step
+    servers    addresses, and how to get in             breaker    when to stop calling
+    effects    what the core asks to be done            blocking   doing it in a thread
+    awaiting   doing it in a task                       topology   who has what, routing and retries
+    tier       the first tier, and who stores there     link       hearing of changes
+    helper     what nobody waits for                    leases     who computes what
+    core       the operations on keys                   whole      and on all of a namespace
+    loading    one computes, the others wait            warming    filling it beforehand
+    calls      decorated functions                      caches     what users call
 """
 
 try:

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cachebox.cache import MISSING, Cache
+from cachebox.distributed.awaiting import Async
+from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.calls import AsyncDistributedFunction, DistributedFunction, Naming, decorated
 from cachebox.distributed.codec import Codec
 from cachebox.distributed.core import Core
-from cachebox.distributed.drivers import Async, Blocking
 from cachebox.distributed.loading import Loader
 from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of
 from cachebox.distributed.servers import Servers, from_client, from_url

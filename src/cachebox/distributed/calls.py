@@ -20,7 +20,8 @@ from types import MethodType
 from typing import Any
 
 from cachebox.cache_info import CacheInfo
-from cachebox.distributed.drivers import Async, Blocking
+from cachebox.distributed.awaiting import Async
+from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.options import checked_tags, seconds_of
 
 

@@ -1,4 +1,4 @@
-"""What the two caches do, as generators: they yield what is to be done (`drivers`) and know nothing of how.
+"""What the two caches do, as generators: they yield what is to be done (`effects`) and know nothing of how.
 
 Each public operation of the caches is a method here. An operation begins with checking its input, which changes nothing
 where it is wrong. The comments of `tier` say what fills and writes are, those of `loading` how one of many computes.
@@ -14,7 +14,7 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.distributed.codec import COUNTER, MAGIC, VERSION, Codec, Undecodable, tags_of
-from cachebox.distributed.drivers import Effects, Failure
+from cachebox.distributed.effects import Effects, Failure
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token

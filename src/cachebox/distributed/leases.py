@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.core import Core
-from cachebox.distributed.drivers import Blocking, Effects
+from cachebox.distributed.effects import Effects
 from cachebox.distributed.scripts import LEASE, script_call
 
 LEASE_MS = 5000

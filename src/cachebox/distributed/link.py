@@ -18,17 +18,8 @@ from collections.abc import Callable
 from ssl import SSLWantReadError
 from typing import Any
 
-from cachebox.distributed.drivers import (
-    CHUNK,
-    Blocking,
-    Channel,
-    Effects,
-    MakeWaiter,
-    Node,
-    Wait,
-    open_channel,
-    readable,
-)
+from cachebox.distributed.blocking import CHUNK, Blocking, Channel, open_channel, readable
+from cachebox.distributed.effects import Effects, MakeWaiter, Node, Wait
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.resp import INCOMPLETE, Push, ReplyError, packed
 from cachebox.distributed.scripts import BY_DIGEST

@@ -24,7 +24,7 @@ from cachebox.cache import MISSING
 from cachebox.distributed import leases
 from cachebox.distributed.codec import Undecodable
 from cachebox.distributed.core import ATOMS, Core, Packed
-from cachebox.distributed.drivers import Effects, Failure, MakeWaiter, Run, Wait
+from cachebox.distributed.effects import Effects, Failure, MakeWaiter, Run, Wait
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.leases import Leases
@@ -252,8 +252,11 @@ class Loader:
             reply = yield from core.call(
                 LEAD, key, new_token(), token, leases.LEASE_MS, no_good, deadline=deadline, more=lease
             )
-        except BaseException:
+        except BaseException:                   # cancelled: the server may have given it all the same
             core.tier.drop_write(write)
+            if names is not None:
+                bucket = names.bucket(key)
+                self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), *lease])])
             raise
         if type(reply) is not Failure and reply[0] == 3 and reply[1]:
             core.tier.end_write(write, (), [core._bucket(key)])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cachebox.distributed.drivers import Effects, Exchange, Failure, MakeWaiter, Node, Wait
+from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
 from cachebox.distributed.keyspace import SLOTS, KeySpace
 from cachebox.distributed.resp import ReplyError, packed, packed_list
 from cachebox.distributed.scripts import BY_DIGEST

@@ -14,8 +14,10 @@ from functools import partial
 from typing import Any
 
 from cachebox.distributed import leases
+from cachebox.distributed.awaiting import Async
+from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.core import Core
-from cachebox.distributed.drivers import Async, Blocking, Effects, Failure, Run
+from cachebox.distributed.effects import Effects, Failure, Run
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.leases import Group
@@ -217,9 +219,10 @@ class Warming:
         writes = [tier.begin_write(()) for _ in groups]     # of the generations, where there are none
         try:
             replies = yield from core.topology.ask(commands, deadline)
-        except BaseException:
+        except BaseException:                   # cancelled: the server may have given them all the same
             for write in writes:
                 tier.drop_write(write)
+            leased += [self._leases_of(bucket, members) for bucket, members in groups if core.names is not None]
             raise
         for (bucket, members), reply, write in zip(groups, replies, writes, strict=True):
             if type(reply) is Failure:
@@ -233,13 +236,16 @@ class Warming:
             led = [key for key, answer in zip(members, reply[1:], strict=True) if answer == 51]
             others += [key for key, answer in zip(members, reply[1:], strict=True) if answer != 51]
             mine += led
-            known = core.names
-            assert known is not None
             if led:
-                leased.append((bucket, [known.generation(bucket), *(known.lease(bucket, key) for key in led)]))
+                leased.append(self._leases_of(bucket, led))
         if failed and not mine:
             core.raise_failed(failed)
         return mine, others
+
+    def _leases_of(self, bucket: int, keys: list[str]) -> Group:
+        names = self._core.names
+        assert names is not None
+        return bucket, [names.generation(bucket), *(names.lease(bucket, key) for key in keys)]
 
     def _land(self, encoded: dict[str, tuple[bytes, bytes]], token: bytes) -> Effects[int]:
         """Store what was loaded. Returns how many keys have a value then, ours or a newer one."""

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.codec import Undecodable
 from cachebox.distributed.core import NONE, ROW, Core
-from cachebox.distributed.drivers import Blocking, Effects, Exchange, Failure, Node, Run
+from cachebox.distributed.effects import Effects, Exchange, Failure, Node, Run
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.options import checked_tags, seconds_of
 from cachebox.distributed.resp import packed
