@@ -285,11 +285,12 @@ def test_a_cancelled_warm_up_gives_its_leases_back(server, other):
     asyncio.run(main())
 
 
-def test_the_example_in_the_documentation(server, capsys):
+@pytest.mark.parametrize("section", ["Warming", "Refreshing ahead"])
+def test_the_examples_in_the_documentation(server, capsys, section):
     text = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
-    example = text.partition("\n## Warming")[2].partition("```python\n")[2].partition("```")[0]
+    example = text.partition(f"\n## {section}\n")[2].partition("```python\n")[2].partition("```")[0]
     exec(compile(example, "docs", "exec"), {"port": server.port})
-    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", example) != []
+    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\) +# (.*)", example) != []
 
 
 def test_a_bar_on_a_terminal(cache, monkeypatch, capsys):
