@@ -191,7 +191,7 @@ def test_what_somebody_else_computes_is_waited_for(cache, other):
     leader = Started(other.get_or_set, "a", slow)
     wait_for(begun)
     asked = []
-    report = Started(lambda: cache.warm(["a", "b"], lambda key: asked.append(key) or "mine"))
+    report = Started(lambda: cache.warm(["a", "b"], lambda key: asked.append(key) or "mine", workers=1))
     wait_until(lambda: "b" in asked)
     go_on.set()
     assert leader.result() == "theirs" and report.result().loaded == 2
