@@ -339,7 +339,7 @@ def test_the_examples_of_the_documentation(server):
     document = Path(__file__).parent.parent / "docs" / "distributed.md"
     if not document.is_file():
         pytest.skip("the documentation is not here")
-    plain, awaited, *_ = re.findall(
+    plain, awaited = re.findall(
         r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
     plain = plain.replace("6379", str(server.port))
