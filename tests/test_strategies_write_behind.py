@@ -595,7 +595,8 @@ def test_sigterm_drains_where_that_was_asked_for(tmp_path):
         behind = WriteBehind(Cache(), store, max_delay=3600)
         behind.set_many({n: n for n in range(100)})
         print("ready", flush=True)
-        signal.pause()
+        while True:                 # a signal just before `signal.pause` would not end that
+            time.sleep(0.01)
         """,
     )
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
