@@ -512,6 +512,20 @@ def computes_across_an_invalidated_tag(cache, other):
     assert other.get("k") == 2
 
 
+def test_globs(cache, other):
+    names = ["user:1:name", "user:2:name", "user:1:age", "User:1:name", "user:1:names", "a[b]c", "a*c", "abc"]
+    cache.set_many(dict.fromkeys(names, 1))
+    other.get_many(names)
+    assert cache.invalidate_glob("user:*:name") == 2
+    assert cache.invalidate_glob("user:?:[!n]*") == 1
+    assert cache.invalidate_glob("a[[]b]c") == 1 and cache.invalidate_glob("a[*]c") == 1
+    cache.barrier(), other.barrier()
+    assert set(other.get_many(names)) == set(cache.get_many(names)) == {"User:1:name", "user:1:names", "abc"}
+    assert cache.invalidate_glob("nothing*") == 0 and cache.invalidate_glob("*") == 3
+    with pytest.raises(TypeError, match="pattern"):
+        cache.invalidate_glob(b"*")
+
+
 def test_prefixes(cache, other):
     cache.set_many({"user:1": 1, "user:2": 2, "us": 3, "user*": 4, "user:": 5})
     other.get_many(["user:1", "us"])

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
-from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, QueueFull, WriteBehind, WriteThrough
+from cachebox import (
+    AsyncDistributedCache,
+    BackendUnavailable,
+    Cache,
+    DistributedCache,
+    QueueFull,
+    WriteBehind,
+    WriteThrough,
+)
 from cachebox.strategies import AsyncWriteBehind, AsyncWriteThrough
 from in_threads import Started, must_end, run_all, wait_for, wait_until
 from redis_servers import Proxy
@@ -284,3 +294,45 @@ def test_a_replayed_write_is_newer_than_what_the_cache_kept(server, tmp_path):
     with Here("WriteBehind", server.port, store, journal=left) as here:
         here.settle()
         assert store.values == {"a": 2} and here.get("a") == 2 == here.cache.get("a")
+
+
+@must_end
+def test_one_process_of_all_computes_what_several_refresh(server, clock):
+    """A `Cache` in front of each process's two tiers: readers never wait, and each refresh computes once."""
+    computed = []
+    gate = Gate()
+    gate.open.set()
+
+    def compute():
+        gate("save", ["k"])
+        computed.append(len(computed) + 1)
+        return computed[-1]
+
+    tiers = [DistributedCache(redis_port=server.port, default_ttl=100) for _ in range(2)]
+    try:
+        fronts = [
+            Cache(None, 10, loader=lambda key, tier=tier: tier.get_or_set(key, compute), refresh_ahead=0.2, clock=clock)
+            for tier in tiers
+        ]
+        assert [front["k"] for front in fronts] == [1, 1] and computed == [1]
+        for n in (2, 3):
+            tiers[0].delete("k")                        # as if its time were over
+            tiers[0].barrier(), tiers[1].barrier()
+            clock.now += 9
+            gate.open.clear(), gate.entered.clear()
+            seen = run_all(*[lambda front=front: [front["k"] for _ in range(20)] for front in fronts for _ in range(8)])
+            assert seen == [[n - 1] * 20] * 16          # although nobody has computed anything yet
+            wait_for(gate.entered)
+            gate.open.set()
+            wait_until(lambda: [front.peek("k") for front in fronts] == [n, n], "the refreshes")
+            assert computed == list(range(1, n + 1))
+    finally:
+        for tier in tiers:
+            tier.close()
+
+
+def test_the_example_of_refreshing_ahead(server, capsys):
+    text = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
+    example = text.partition("\n## Refreshing ahead\n")[2].partition("```py\n")[2].partition("```")[0]
+    exec(compile(example, "docs", "exec"), {"port": server.port})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\) +# (.*)", example) != []

@@ -501,6 +501,43 @@ def test_bad_input_reaches_neither_side(store):
         assert behind.pending == 0 and len(cache) == 0
 
 
+# --- code that comes back ------------------------------------------------------------------------------------------
+
+@must_end
+def test_the_store_and_a_dead_letter_may_write(store):
+    def refuse(call, keys):
+        if "bad" in keys:
+            raise OSError
+        if "a" in keys:
+            behind.set("from the store", 1)
+
+    store.fault = refuse
+    options = {"retries": 0, "on_dead_letter": lambda key, value, error: behind.set("from the letter", (key, value))}
+    with WriteBehind(Cache(), store, max_delay=NEVER, **options) as behind:
+        behind.set("a", 2)
+        behind.set("bad", 3)
+        assert behind.flush() is False and behind.pending == 2
+    assert store.values == {"a": 2, "from the store": 1, "from the letter": ("bad", 3)}
+
+
+@must_end
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_the_store_raises_the_thread_goes_on(store, error):
+    letters = []
+
+    def interrupt(call, keys):
+        raise error
+
+    store.fault = interrupt
+    options = {"retries": 1, "backoff": 0, "on_dead_letter": lambda *letter: letters.append(letter)}
+    with WriteBehind(Cache(), store, max_delay=0, **options) as behind:
+        behind.set("b", 1)
+        assert behind.flush() is False and [type(letter[2]) for letter in letters] == [error]
+        store.fault = lambda call, keys: None
+        behind.set("b", 2)
+        assert behind.flush() is True and store.values["b"] == 2
+
+
 # --- the end of a process ---------------------------------------------------------------------------------------------
 
 PROGRAM = """
@@ -526,11 +563,11 @@ def rows(path):
         return store.load_many(range(100))
 
 
-def test_the_end_of_the_process_drains(tmp_path):
-    command, path = program(
-        tmp_path, "behind = WriteBehind(Cache(), store, max_delay=3600)\nbehind.set_many({n: n for n in range(100)})"
-    )
-    subprocess.run(command, check=True, timeout=60)
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("sys.exit(3)", 3), ("raise LookupError", 1)])
+def test_the_end_of_the_process_drains(tmp_path, end, code):
+    body = f"behind = WriteBehind(Cache(), store, max_delay=3600)\nbehind.set_many({{n: n for n in range(100)}})\n{end}"
+    command, path = program(tmp_path, body)
+    assert subprocess.run(command, timeout=60, stderr=subprocess.DEVNULL).returncode == code
     assert len(rows(path)) == 100
 
 
@@ -553,17 +590,19 @@ def test_sigterm_drains_where_that_was_asked_for(tmp_path):
     command, path = program(
         tmp_path,
         """
+        signal.signal(signal.SIGTERM, lambda number, frame: print("called first", flush=True))
         drain_on_sigterm()
         behind = WriteBehind(Cache(), store, max_delay=3600)
         behind.set_many({n: n for n in range(100)})
         print("ready", flush=True)
-        signal.pause()
+        while True:                 # a signal just before `signal.pause` would not end that
+            time.sleep(0.01)
         """,
     )
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.terminate()
-        assert process.wait(60) == 143
+        assert process.stdout.readline() == "called first\n" and process.wait(60) == 143
     assert len(rows(path)) == 100
 
 
@@ -618,5 +657,31 @@ def test_the_asyncio_form_keeps_the_same_promises():
         with pytest.raises(QueueFull):
             await behind.set("h", 1)
         assert await behind.close()
+
+    asyncio.run(main())
+
+
+@must_end
+def test_a_set_that_is_cancelled_while_it_waits_for_room_leaves_no_trace():
+    class Rows:
+        def __init__(self):
+            self.values, self.open = {}, asyncio.Event()
+
+        async def save(self, key, value):
+            await self.open.wait()
+            self.values[key] = value
+
+    async def main():
+        store, cache = Rows(), Cache()
+        async with AsyncWriteBehind(cache, store, max_delay=0, max_queue=1) as behind:
+            await behind.set("a", 1)
+            waiting = asyncio.ensure_future(behind.set("b", 2))
+            await asyncio.to_thread(wait_until, lambda: behind._behind._backlog.crowd == 1)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            store.open.set()
+            assert await behind.flush() and await behind.get("b", "none") == "none"
+        assert store.values == dict(cache) == {"a": 1}
 
     asyncio.run(main())

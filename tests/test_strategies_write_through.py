@@ -166,6 +166,21 @@ def test_concurrent_writers_end_with_store_and_cache_agreeing(store):
     assert through._locks._turns == {}
 
 
+def test_a_store_may_use_the_strategy_that_calls_it(store):
+    cache = Cache()
+    through = WriteThrough(cache, store)
+
+    def come_back(call, keys):
+        store.fault = lambda call, keys: None
+        through.set("b", 5), through.set("a", 6), through.delete("c"), through.get("x")
+
+    store.fault = come_back
+    through.set("a", 7)
+    assert store.values == dict(cache) == {"a": 7, "b": 5} and through._locks._turns == {}
+    store.fault = come_back
+    assert through.get("y", "none") == "none" and store.values["a"] == cache["a"] == 6
+
+
 @must_end
 def test_a_load_that_began_before_a_write_does_not_win(store):
     cache = Cache()
@@ -286,6 +301,24 @@ def test_the_asyncio_form_keeps_the_same_promises():
         assert cache.peek("a") == "new"
         await through.set_many({"c": 1, "d": 2})
         assert await through.delete_many(["c", "d"]) == 2
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_takes_nobody_along():
+    async def main():
+        store, cache = AsyncStore(a=1), Cache()
+        through = AsyncWriteThrough(cache, store)
+        reads = [asyncio.ensure_future(through.get("a")) for _ in range(4)]
+        writes = [asyncio.ensure_future(through.set("b", n)) for n in range(3)]
+        await asyncio.sleep(0)
+        reads[0].cancel(), writes[0].cancel(), writes[1].cancel()
+        done = await asyncio.gather(*reads, *writes, return_exceptions=True)
+        assert [type(one) for one in done] == [asyncio.CancelledError, int, int, int] + [asyncio.CancelledError] * 2 + [
+            type(None)
+        ]
+        assert store.calls == 1 and store.values["b"] == cache["b"] == 2
+        assert through._locks._turns == {} and through._loads == {}
 
     asyncio.run(main())
 

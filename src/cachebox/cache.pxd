@@ -3,7 +3,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t
 
 from cachebox._engine.table cimport hash_of, mixed
-from cachebox.store cimport Leader, Store, Watch
+from cachebox.store cimport Leader, Store
 
 
 cdef struct Loading:                # how to get a value that is missing; borrows everything
@@ -57,9 +57,6 @@ cdef class Cache(Store):
     cdef int count_miss(self) except -1
     cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how)
     cdef int land(self, Leader* leader, object key, uint32_t h, object value, Loading* how) except -1
-    cdef object look_and_watch(self, object key, uint32_t h, Watch watch)
-    cdef int stop_watching(self, Watch watch) except -1
-    cdef bint replace(self, object key, uint32_t h, Watch watch, object old, object new, double weight) except -1
     cdef object add(self, object key, object amount)
     cdef int set_all(self, list items, double lifetime) except -1
 

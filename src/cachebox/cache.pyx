@@ -17,6 +17,7 @@ from sys import maxsize as LARGEST_SIZE
 from cachebox._engine.table cimport (
     Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
+from cachebox.computing cimport look_and_watch, new_watch, replace, stop_watching
 from cachebox.expiry cimport deadline, end_of
 from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
 from cachebox.foreign cimport Foreign
@@ -759,99 +760,15 @@ cdef class Cache(Store):
         watch = new_watch(self)
         watch.ignores_own = True
         while True:
-            old = self.look_and_watch(key, h, watch)
+            old = look_and_watch(self, key, h, watch, MISSING)
             try:
                 new = fn(old)
                 weight = self.weigh_checked(key, new) if new is not MISSING else 0.0
             except:
-                self.stop_watching(watch)
+                stop_watching(self, watch)
                 raise
-            if self.replace(key, h, watch, old, new, weight):
+            if replace(self, key, h, watch, old, new, weight, MISSING):
                 return new
-
-    cdef object look_and_watch(self, object key, uint32_t h, Watch watch):
-        """The value of a key or MISSING, and an open watch on the key."""
-        cdef Operation op
-        cdef double now
-        cdef uint32_t i
-        old = MISSING
-        start(&op)
-        try:
-            now = self.now(self.lifetime)
-            i = self.find_to_change(key, h, &op)
-            if self.is_live(i, now):
-                old = <object>self.table.entries[i].value
-            elif i != 0 and self.table.entries[i].value != NULL:
-                self.remove(i, EXPIRED, &op)
-                if self.table.entries[i].key == NULL:
-                    i = 0
-            if i == 0 and self.prepare(False):
-                i = self.engine.insert(<PyObject*>key, h)
-            opened = i != 0 and watch.open(i)
-            release(self.lock)
-            if not opened:
-                raise MemoryError("no memory left to change an entry")
-        finally:
-            self.finish(&op)
-        return old
-
-    cdef int stop_watching(self, Watch watch) except -1:
-        cdef Operation op
-        start(&op)
-        acquire(self.lock)
-        watch.close(&op)
-        release(self.lock)
-        return self.finish(&op)
-
-    cdef bint replace(self, object key, uint32_t h, Watch watch, object old, object new, double weight) except -1:
-        """Commit what `compute` computed; False: the key was written meanwhile, so nothing was."""
-        cdef Operation op
-        cdef Outcome outcome
-        cdef double now
-        cdef uint32_t i = 0
-        start(&op)
-        try:
-            now = self.now(self.lifetime)
-            while True:
-                outcome = DONE
-                if self.foreign is not None:
-                    self.foreign.enter(&op)
-                if watch.i != 0 or watch.touched:
-                    self.lock_again(&op)
-                    i = watch.i
-                elif op.locked:
-                    self.lock_again(&op)
-                    i = i if self.table.entries[i].key != NULL else 0
-                else:
-                    i = self.find(key, h, &op)  # fn cleared the cache, and the watch went with its entry
-                if not self.is_live(i, now) and i != 0 and self.table.entries[i].value != NULL:
-                    outcome = self.remove(i, EXPIRED, &op)
-                    if self.table.entries[i].key == NULL:
-                        i = 0
-                    watch.touched = watch.touched or old is not MISSING
-                if watch.touched or outcome != DONE:
-                    changed = False
-                elif new is MISSING:
-                    changed = True
-                    if i != 0 and self.table.entries[i].value != NULL:
-                        outcome = self.remove(i, EXPLICIT, &op)
-                else:
-                    changed = True
-                    outcome = self.write(i, key, h, new, self.lifetime, True, weight, now, &op)
-                if outcome == DONE:
-                    watch.close(&op)
-                    self.give_memory_back()
-                release(self.lock)
-                if outcome == DONE:
-                    if changed:
-                        self.forget_failure(key)
-                    return changed
-                if outcome == NO_MEMORY:
-                    self.stop_watching(watch)
-                    raise MemoryError("no memory left to change an entry")
-                self.evict_foreign(&op)
-        finally:
-            self.finish(&op)
 
     def increment(self, key, amount=1):
         """Add `amount` (an int) to the int stored under `key`, atomically, and return the sum. O(1).
@@ -1581,12 +1498,6 @@ cdef class Cache(Store):
 cdef inline bint is_simple(const Loading* how) noexcept:
     """Whether every value is to be stored, and for ever."""
     return how.condition == NULL and how.ttl_of == NULL and how.lifetime == INFINITY and how.tags == NULL
-
-
-cdef Watch new_watch(Store store):
-    cdef Watch watch = Watch.__new__(Watch)
-    watch.store = store
-    return watch
 
 
 cdef int raise_current() except -1:

@@ -304,6 +304,13 @@ class DistributedCache(_Common, BlockingFront):
         """
         return self._driver.run(self._whole.invalidate_prefix(prefix, timeout))
 
+    def invalidate_glob(self, pattern: str, timeout: Seconds | None = None) -> int:
+        """Remove all entries whose key matches a pattern with ``*``, ``?``, ``[a-z]``, ``[!a-z]``; returns how many.
+
+        As `invalidate_prefix`; the server sends only names that begin with what comes before the first wildcard.
+        """
+        return self._driver.run(self._whole.invalidate_glob(pattern, timeout))
+
     def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Seconds | None = None) -> int:
         """Remove all entries for which ``predicate(key, value)`` is true; returns how many. O(n): all values travel.
 
@@ -456,6 +463,10 @@ class AsyncDistributedCache(_Common, Front):
     async def invalidate_prefix(self, prefix: str, timeout: Seconds | None = None) -> int:
         """Remove all entries whose key begins so; returns how many. `timeout`: seconds for the whole of it."""
         return await self._driver.run(self._whole.invalidate_prefix(prefix, timeout))
+
+    async def invalidate_glob(self, pattern: str, timeout: Seconds | None = None) -> int:
+        """Remove all entries whose key matches a pattern; returns how many. `timeout`: seconds for the whole of it."""
+        return await self._driver.run(self._whole.invalidate_glob(pattern, timeout))
 
     async def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Seconds | None = None) -> int:
         """Remove all entries for which ``predicate(key, value)`` is true; returns how many."""

@@ -168,17 +168,15 @@ class Warming:
         self._loader.flights[token] = flight    # before the leases are: whoever sees one has to find this
         groups: list[Group] = []
         try:
-            try:
-                mine, others = yield from self._lead(keys, token, groups)
-            except BackendUnavailable as error:
-                return 0, [error], []
+            mine, others, unreached = yield from self._lead(keys, token, groups)
             if not mine:
-                return 0, [], others
+                return 0, unreached, others
             core.tier.count(misses=len(mine))
             held.keep(token, groups)
             led = leads_here.set((*leads_here.get(), flight))
             try:
                 values, errors = yield from self._source.load(mine)
+                errors += unreached
             finally:
                 leads_here.reset(led)
             encoded: dict[str, tuple[bytes, bytes]] = {}
@@ -202,10 +200,13 @@ class Warming:
         finally:
             held.let_go(token)
             self._loader.flights.pop(token, None)
-            flight.end(ABANDONED)               # who waited looks for himself
+            flight.end(ABANDONED)               # who waited looks again
 
-    def _lead(self, keys: list[str], token: bytes, leased: list[Group]) -> Effects[tuple[list[str], list[str]]]:
-        """Ask for leases, which end up in `leased`. Returns the keys that are ours to load, and the others."""
+    def _lead(
+        self, keys: list[str], token: bytes, leased: list[Group]
+    ) -> Effects[tuple[list[str], list[str], list[Exception]]]:
+        """Ask for leases, which end up in `leased`. Returns the keys that are ours to load, those that are not, and why
+        of some nobody could tell."""
         core, tier = self._core, self._core.tier
         deadline = core.deadline()
         mine: list[str] = []
@@ -238,9 +239,9 @@ class Warming:
             mine += led
             if led:
                 leased.append(self._leases_of(bucket, led))
-        if failed and not mine:
-            core.raise_failed(failed)
-        return mine, others
+        if failed:
+            tier.count(errors=1)
+        return mine, others, [core.unavailable(reply, members) for members, reply in failed]
 
     def _leases_of(self, bucket: int, keys: list[str]) -> Group:
         names = self._core.names

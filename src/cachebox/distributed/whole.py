@@ -6,8 +6,10 @@ page (SCAN), never by KEYS.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
+from fnmatch import translate
 from functools import partial
 from typing import Any
 
@@ -126,6 +128,16 @@ class Whole:
         """`DistributedCache.invalidate_prefix`: one deadline for all pages of names."""
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
+        return (yield from self._remove_named(prefix, lambda key: True, timeout))
+
+    def invalidate_glob(self, pattern: Any, timeout: Any = None) -> Effects[int]:
+        """`DistributedCache.invalidate_glob`: the server compares what comes before the first wildcard."""
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern must be a str, not {type(pattern).__name__}")
+        prefix = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+        return (yield from self._remove_named(prefix, re.compile(translate(pattern)).match, timeout))
+
+    def _remove_named(self, prefix: str, matches: Callable[[str], object], timeout: Any) -> Effects[int]:
         core = self._core
         deadline = self._deadline(timeout)
         removed = 0
@@ -133,8 +145,9 @@ class Whole:
             cursor = b"0"
             while cursor:
                 cursor, keys = yield from self._page(node, cursor, "[vl]", prefix, deadline)
-                if keys:
-                    removed += yield from core.delete_all(keys, deadline)
+                chosen = tuple(filter(matches, keys))
+                if chosen:
+                    removed += yield from core.delete_all(chosen, deadline)
         return removed
 
     def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Any = None) -> Effects[int]:

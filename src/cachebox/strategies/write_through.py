@@ -24,8 +24,8 @@ class WriteThrough:
     the cache stays as it was. Writes of one key take turns, so that in the end store and cache agree; those of
     different keys do not wait for each other, and nobody who reads waits for a writer. Bad input (an unhashable key, a
     ttl that makes no sense, a value too heavy, or one that a distributed cache cannot encode) reaches neither side.
-    Safe from any thread. What only the store can tell is what it has after it raised: a write that it made all the same
-    is not in the cache until the next load.
+    Safe from any thread, and in the child of a fork. What only the store can tell is what it has after it raised: a
+    write that it made all the same is not in the cache until the next load.
 
     Where the store has a write, but the cache raises (a distributed one whose server cannot be reached), so does the
     call. What the cache still has under the key is not served: `get` loads it from the store, until the cache could be
