@@ -27,8 +27,8 @@ from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
-    find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
-    take_hit,
+    ItemRest, ItemSearch, Rest, Search, find_at_once, find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get,
+    quick_land, quick_lead, quick_miss, quick_set, take_hit,
 )
 from cachebox.refreshing cimport serve
 from cachebox.stats cimport HITS, MISSES, CacheStats
@@ -1981,54 +1981,67 @@ MutableMapping.register(Cache)
 # --- what the interpreter calls for the hottest methods ---------------------------------------------------------------
 # They stand in front of Cython's own; see `front.pxd`, and `quick.pxd` for what they do.
 
-cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
     cdef Py_hash_t hashed
-    cdef uint32_t h, i, slot
-    if unlikely(names != NULL or n < 1 or n > 2):
-        return compiled_get(self, args, n, names)
-    if unlikely(not knows_hash(args[0], &hashed)):
-        return hash_and_get(self, args[0], args[1] if n == 2 else None_)
+    cdef uint32_t h, i
+    if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
+        return get_otherwise(self, args, n, names)
     h = mixed_in(self, hashed)
-    i = find_quickly(self, args[0], h, &slot)
-    if likely(is_plain_hit(self, i)):
+    if likely(find_at_once(self, args[0], h, &i) and is_plain_hit(self, i)):
         return take_hit(self, i)
-    return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
+    return search_and_get(self, args, n, h)
 
 
-cdef PyObject* hash_and_get(PyObject* self, PyObject* key, PyObject* default) except NULL:
-    """A `get` where hashing the key takes a call of Python's."""
-    cdef uint32_t h = mixed_in(self, hash_of(key)), slot
-    cdef uint32_t i = find_quickly(self, key, h, &slot)
-    return get_on(self, key, default, h, slot, i)
+cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    """A `get` where the arguments are others, or hashing the key takes a call of Python's."""
+    cdef uint32_t h
+    if names != NULL or n < 1 or n > 2:
+        return compiled_get(self, args, n, names)
+    h = mixed_in(self, hash_of(args[0]))
+    acquire((<Cache>self).lock)
+    return get_by_search(self, args, n, h)
 
 
-cdef PyObject* get_on(
-    PyObject* self, PyObject* key, PyObject* default, uint32_t h, uint32_t slot, uint32_t i
-) except NULL:
+cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h) except NULL:
     """The rest of a `get`, with the lock."""
-    cdef PyObject* value = go_on(self, key, h, slot, i)
+    cdef uint32_t slot, i = find_quickly(self, args[0], h, &slot)
+    cdef PyObject* value
+    if likely(i != 0 and is_plain_hit(self, i)):
+        return take_hit(self, i)
+    value = go_on(self, args[0], h, slot, i)
     if value == NULL:
-        value = (<Cache>self).get_long(<object>key, h)
+        value = (<Cache>self).get_long(<object>args[0], h)
         if value == NULL:
-            value = default
+            value = args[1] if n == 2 else None_
             incref(value)
     return value
 
 
-cdef PyObject* call_getitem(PyObject* self, PyObject* key) except NULL:
+cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:
     cdef Py_hash_t hashed
-    cdef uint32_t h, i, slot
+    cdef uint32_t h, i
     if unlikely(not knows_hash(key, &hashed)):
-        hashed = hash_of(key)
+        return hash_and_getitem(self, key)
     h = mixed_in(self, hashed)
-    i = find_quickly(self, key, h, &slot)
-    if likely(is_plain_hit(self, i)):
+    if likely(find_at_once(self, key, h, &i) and is_plain_hit(self, i)):
         return take_hit(self, i)
-    return getitem_on(self, key, h, slot, i)
+    return search_and_getitem(self, key, h)
 
 
-cdef PyObject* getitem_on(PyObject* self, PyObject* key, uint32_t h, uint32_t slot, uint32_t i) except NULL:
-    cdef PyObject* value = go_on(self, key, h, slot, i)
+cdef PyObject* getitem_by_hashing(PyObject* self, PyObject* key) except NULL:
+    """A `self[key]` where hashing the key takes a call of Python's."""
+    cdef uint32_t h = mixed_in(self, hash_of(key))
+    acquire((<Cache>self).lock)
+    return getitem_by_search(self, key, h)
+
+
+cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint32_t h) except NULL:
+    """The rest of a `self[key]`, with the lock."""
+    cdef uint32_t slot, i = find_quickly(self, key, h, &slot)
+    cdef PyObject* value
+    if likely(i != 0 and is_plain_hit(self, i)):
+        return take_hit(self, i)
+    value = go_on(self, key, h, slot, i)
     if value == NULL:
         value = (<Cache>self).get_long(<object>key, h)
         if value == NULL:
@@ -2045,6 +2058,10 @@ cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     return None_
 
 
-cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", call_get)
+cdef Rest get_otherwise = <Rest>get_by_any_means
+cdef Search search_and_get = <Search>get_by_search
+cdef ItemRest hash_and_getitem = <ItemRest>getitem_by_hashing
+cdef ItemSearch search_and_getitem = <ItemSearch>getitem_by_search
+cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", <Method>call_get)
 cdef Method compiled_set = stand_in_front(<PyTypeObject*>Cache, "set", call_set)
 stand_in_front_of_subscript(<PyTypeObject*>Cache, call_getitem)

@@ -33,5 +33,5 @@ cdef extern from *:
     ctypedef PyObject* (*Method "cb_method")(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
     void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
-        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) except NULL
+        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) noexcept
     ) noexcept

@@ -19,6 +19,13 @@
 #  define CB_OUT_OF_LINE
 #endif
 
+/* `a` if it is at most `limit`, else `b`. Without a branch: for what is a matter of chance, which no processor guesses. */
+static inline uint32_t
+cb_within(uint32_t a, uint32_t limit, uint32_t b)
+{
+    return a ^ ((a ^ b) & (0u - (uint32_t)(a > limit)));
+}
+
 /* What Cython calls inline is the hot path: a compiler that leaves it out of line, because it is long, cannot fold the
    constants that callers pass, and a cached call takes half as long again. */
 #ifdef CYTHON_INLINE

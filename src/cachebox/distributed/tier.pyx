@@ -24,7 +24,7 @@ from cachebox.cache cimport Cache, hash_in
 from cachebox.expiry cimport coarse_now
 from cachebox.front cimport Method, stand_in_front
 from cachebox.quick cimport (
-    find_quickly, go_on, is_plain_hit, knows_hash, likely, mixed_in, quick_get, take_hit,
+    find_at_once, find_quickly, go_on, is_plain_hit, knows_hash, likely, mixed_in, quick_get, take_hit,
 )
 
 from threading import RLock
@@ -464,9 +464,9 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     ):
         first = <PyObject*>(<Tier>tier).first
         h = mixed_in(first, hashed)
-        i = find_quickly(first, args[0], h, &slot)
-        if likely(is_plain_hit(first, i)):
+        if likely(find_at_once(first, args[0], h, &i) and is_plain_hit(first, i)):
             return take_hit(first, i)
+        i = find_quickly(first, args[0], h, &slot)
         value = go_on(first, args[0], h, slot, i)
         if value != NULL:
             return value
