@@ -27,8 +27,8 @@ from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
-    ItemRest, ItemSearch, Rest, Search, find_at_once, find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get,
-    quick_land, quick_lead, quick_miss, quick_set, take_hit,
+    ItemRest, ItemSearch, Rest, Search, find_at_once, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land,
+    quick_lead, quick_miss, quick_set, search_and_use, take_hit,
 )
 from cachebox.refreshing cimport serve
 from cachebox.stats cimport HITS, MISSES, CacheStats
@@ -105,7 +105,7 @@ cdef class Cache(Store):
         on_removal: called as ``on_removal(key, value, cause)`` where `on_evict` is, with a `RemovalCause`.
         clock: called without arguments, returns the time in seconds, for tests. A cache with a clock of its own is not
             swept in the background. The default one is monotonic, and may lag by 4 ms; where that is too much,
-            `time.monotonic` is exact, and costs a hit of an entry that expires about half as much again.
+            `time.monotonic` is exact, and costs a hit more only in the last second of the entry that it finds.
         loader: what loads a missing key for `get`, ``cache[key]`` and `get_many`: a callable of the key, or a store with
             a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict. A KeyError says that there is
             none. Nothing else loads.
@@ -1987,9 +1987,11 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
         return get_otherwise(self, args, n, names)
     h = mixed_in(self, hashed)
-    if likely(find_at_once(self, args[0], h, &i) and is_plain_hit(self, i)):
-        return take_hit(self, i)
-    return search_and_get(self, args, n, h)
+    if unlikely(not find_at_once(self, args[0], h, &i)):
+        return search_and_get(self, args, n, h, 0)
+    if unlikely(not is_plain_hit(self, i)):
+        return search_and_get(self, args, n, h, i)
+    return take_hit(self, i)
 
 
 cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
@@ -1999,16 +2001,12 @@ cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, P
         return compiled_get(self, args, n, names)
     h = mixed_in(self, hash_of(args[0]))
     acquire((<Cache>self).lock)
-    return get_by_search(self, args, n, h)
+    return get_by_search(self, args, n, h, 0)
 
 
-cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h) except NULL:
+cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
     """The rest of a `get`, with the lock."""
-    cdef uint32_t slot, i = find_quickly(self, args[0], h, &slot)
-    cdef PyObject* value
-    if likely(i != 0 and is_plain_hit(self, i)):
-        return take_hit(self, i)
-    value = go_on(self, args[0], h, slot, i)
+    cdef PyObject* value = search_and_use(self, args[0], h, i)
     if value == NULL:
         value = (<Cache>self).get_long(<object>args[0], h)
         if value == NULL:
@@ -2023,25 +2021,23 @@ cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:
     if unlikely(not knows_hash(key, &hashed)):
         return hash_and_getitem(self, key)
     h = mixed_in(self, hashed)
-    if likely(find_at_once(self, key, h, &i) and is_plain_hit(self, i)):
-        return take_hit(self, i)
-    return search_and_getitem(self, key, h)
+    if unlikely(not find_at_once(self, key, h, &i)):
+        return search_and_getitem(self, key, h, 0)
+    if unlikely(not is_plain_hit(self, i)):
+        return search_and_getitem(self, key, h, i)
+    return take_hit(self, i)
 
 
 cdef PyObject* getitem_by_hashing(PyObject* self, PyObject* key) except NULL:
     """A `self[key]` where hashing the key takes a call of Python's."""
     cdef uint32_t h = mixed_in(self, hash_of(key))
     acquire((<Cache>self).lock)
-    return getitem_by_search(self, key, h)
+    return getitem_by_search(self, key, h, 0)
 
 
-cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint32_t h) except NULL:
+cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint32_t h, uint32_t i) except NULL:
     """The rest of a `self[key]`, with the lock."""
-    cdef uint32_t slot, i = find_quickly(self, key, h, &slot)
-    cdef PyObject* value
-    if likely(i != 0 and is_plain_hit(self, i)):
-        return take_hit(self, i)
-    value = go_on(self, key, h, slot, i)
+    cdef PyObject* value = search_and_use(self, key, h, i)
     if value == NULL:
         value = (<Cache>self).get_long(<object>key, h)
         if value == NULL:

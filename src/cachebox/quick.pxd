@@ -16,7 +16,7 @@ from cachebox._engine.table cimport (
     ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup, lookup_from, mixed,
     move_to_back, note_use, plain_equal,
 )
-from cachebox.expiry cimport coarse_now, is_over, precise_now
+from cachebox.expiry cimport ends_within
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
 from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Leader, Store, leads, set_leader
@@ -36,9 +36,9 @@ cdef inline uint32_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
 
 
 ctypedef PyObject* (*Rest)(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept
-ctypedef PyObject* (*Search)(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h) noexcept
+ctypedef PyObject* (*Search)(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) noexcept
 ctypedef PyObject* (*ItemRest)(PyObject* self, PyObject* key) noexcept
-ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint32_t h) noexcept
+ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint32_t h, uint32_t i) noexcept
 
 
 cdef inline bint find_at_once(PyObject* store, PyObject* key, uint32_t h, uint32_t* i) noexcept:
@@ -109,11 +109,27 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
             if (<Store>store).eagerness != 0.0:
                 return NULL                     # that is a matter of chance
             soon = (<Store>store).ahead * (<Store>store).spans[i]
-        if is_over(&(<Store>store).expiry, i, soon + (precise_now() if modes & PRECISE else coarse_now())):
+        if ends_within(&(<Store>store).expiry, i, soon, (modes & PRECISE) != 0):
             return NULL
     counts[HITS] += 1
     note_use(<PyObject*>(<Store>store).engine, i)
     incref(value)
+    return value
+
+
+cdef inline PyObject* search_and_use(PyObject* store, PyObject* key, uint32_t h, uint32_t i) noexcept:
+    """A hit on entry i or, where that is 0, on the key that has yet to be found: a new reference to the value.
+
+    NULL: it is a miss, or not so simple. Takes over the lock, and releases it.
+    """
+    cdef uint32_t slot = 0
+    cdef PyObject* value
+    if i == 0:
+        i = find_quickly(store, key, h, &slot)
+        if i == 0:
+            return go_on(store, key, h, slot, 0)
+    value = quick_use(store, i)
+    release((<Store>store).lock)
     return value
 
 

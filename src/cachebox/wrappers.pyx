@@ -18,8 +18,8 @@ from cachebox.calls cimport (
 from cachebox.flight cimport Lead, Ticket, board
 from cachebox.lock cimport acquire, release
 from cachebox.quick cimport (
-    Rest, Search, find_at_once, find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get,
-    quick_use, take_hit,
+    Rest, Search, find_at_once, find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_use,
+    search_and_use, take_hit,
 )
 from cachebox.store cimport Watch
 
@@ -582,9 +582,11 @@ cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObjec
     if unlikely(not knows_hash(args[0], &hashed)):
         return any_call(self, args, n, NULL)
     h = mixed_in(cache, hashed)
-    if likely(find_at_once(cache, args[0], h, &i) and is_plain_hit(cache, i)):
-        return take_hit(cache, i)
-    return search_lone(self, args, n, h)
+    if unlikely(not find_at_once(cache, args[0], h, &i)):
+        return search_lone(self, args, 1, h, 0)
+    if unlikely(not is_plain_hit(cache, i)):
+        return search_lone(self, args, 1, h, i)
+    return take_hit(cache, i)
 
 
 cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
@@ -650,26 +652,42 @@ cdef PyObject* by_arguments(PyObject* self, PyObject** args, Py_ssize_t n, PyObj
 
 
 cdef PyObject* by_keywords(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    """A call with keywords."""
-    return simple_by_hashing(self, NULL, args, n, names)
+    return find_simple(self, NULL, args, n, names)
 
 
 cdef PyObject* by_arguments_of_method(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     """The same for `call_simple_method`."""
     if n == 0 or not takes_weak_references(args[0]):
         return (<CachedFunction>self).call_uncached(args, n, names)
-    return simple_by_hashing(self, args[0], args + 1, n - 1, names)
+    return find_simple(self, args[0], args + 1, n - 1, names)
+
+
+cdef inline PyObject* find_simple(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+) except NULL:
+    """`call_simple` with keywords."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef Call call
+    cdef Py_hash_t hashed
+    cdef uint32_t i
+    describe_simple(&call, receiver, args, n, names)
+    if unlikely(not knows_hash_of_call(&call, &hashed)):
+        return hash_simple(self, receiver, args, n, names)
+    acquire((<Cache>cache).lock)
+    i = find_call_quickly(cache, &call, mixed_in(cache, hashed))
+    if likely(i != 0 and is_plain_hit(cache, i)):
+        return take_hit(cache, i)
+    return search_simple(self, receiver, args, n, names, hashed)
 
 
 cdef PyObject* simple_by_hashing(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
 ) except NULL:
-    """`call_simple` of any arguments."""
+    """`call_simple` where hashing an argument takes a call of Python's."""
     cdef Call call
     cdef Py_hash_t hashed
     describe_simple(&call, receiver, args, n, names)
-    if not knows_hash_of_call(&call, &hashed):
-        hashed = hash_call(&call)
+    hashed = hash_call(&call)
     acquire((<CachedFunction>self)._cache.lock)
     return simple_by_search(self, receiver, args, n, names, hashed)
 
@@ -694,16 +712,11 @@ cdef PyObject* simple_by_search(
     return (<CachedFunction>self).miss_call(args, n, names, hashed, False)
 
 
-cdef PyObject* lone_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h) except NULL:
+cdef PyObject* lone_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
     """The rest of `call_lone`, with the lock."""
-    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
-    cdef PyObject* value
-    cdef uint32_t slot, i = find_quickly(cache, args[0], h, &slot)
-    if likely(i != 0 and is_plain_hit(cache, i)):
-        return take_hit(cache, i)
-    value = go_on(cache, args[0], h, slot, i)
+    cdef PyObject* value = search_and_use(<PyObject*>(<CachedFunction>self)._cache, args[0], h, i)
     if value != NULL:
-        return (<CachedFunction>self).hit(value)
+        return value
     return (<CachedFunction>self).miss(<object>args[0], hash_of(args[0]), args, 1, NULL, None)
 
 
