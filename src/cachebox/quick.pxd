@@ -127,7 +127,10 @@ cdef inline PyObject* search_and_use(PyObject* store, PyObject* key, uint32_t h,
     if i == 0:
         i = find_quickly(store, key, h, &slot)
         if i == 0:
-            return go_on(store, key, h, slot, 0)
+            if (<Store>store).table.slots[slot] != 0:           # else no search would find it
+                return go_on(store, key, h, slot, 0)
+            release((<Store>store).lock)
+            return NULL
     value = quick_use(store, i)
     release((<Store>store).lock)
     return value

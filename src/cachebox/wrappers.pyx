@@ -236,6 +236,8 @@ cdef class CachedFunction:
         how.n = n
         how.names = names
         how.instance = args[0] if receiver is not None else NULL
+        if receiver is None and self.token is None:
+            return new_reference(self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how))
         try:
             return new_reference(self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how))
         finally:
@@ -743,7 +745,9 @@ ctypedef PyObject* (*SimpleRest)(
 ctypedef PyObject* (*SimpleSearch)(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
 ) noexcept
-cdef Rest any_call = <Rest>call_otherwise, other_call = <Rest>by_arguments
+ctypedef PyObject* (*Entry)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept
+cdef Entry any_call = <Entry>call_otherwise
+cdef Rest other_call = by_arguments
 cdef Rest call_with_keywords = <Rest>by_keywords
 cdef Rest other_method_call = <Rest>by_arguments_of_method
 cdef Search search_lone = <Search>lone_by_search
