@@ -31,7 +31,7 @@ TTL = Topic(
         Group("get, hit", lambda: reads(PAIRS, text_keys(1_000)), seconds=2),
         Group("overwrite", lambda: overwrites(PAIRS, text_keys(1_000)), seconds=2),
     ],
-    note="our default clock may be 4 ms late; the third line reads a precise one",
+    note="our default clock may be 4 ms late; the third line reads a precise one in the last second of a lifetime",
 )
 
 STATEMENTS = {

@@ -94,6 +94,21 @@ def test_monotonic_as_the_clock_is_not_a_tick_late(any_policy):
     assert Cache(clock=time.monotonic).copy()._clock is time.monotonic
 
 
+def test_monotonic_as_the_clock_is_exact_for_an_entry_that_lives_long():
+    """While an entry has a second left the coarse clock is good enough, but not at its end."""
+    cache = Cache(clock=time.monotonic)
+    cache.set("a", 1, ttl=1.01)
+    end = time.monotonic() + 1.01
+    hits = 0
+    while True:
+        before = time.monotonic()
+        if cache.get("a") is None:
+            break
+        assert before < end
+        hits += 1
+    assert hits > 0
+
+
 def test_a_clock_put_in_the_place_of_monotonic_is_asked(any_policy, monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -117,6 +117,18 @@ def test_many_keys_with_one_hash_stay_apart(any_policy):
     assert sorted(cache.values()) == list(range(21, 60, 2))
 
 
+@pytest.mark.parametrize("letter", ["a", "\xe9", "\u0436", "\U0001f600"])
+def test_texts_of_any_length_and_width_are_found_by_an_equal_one(letter):
+    cache = Cache()
+    for length in range(75):
+        cache[letter * length] = length
+    for length in range(75):
+        assert cache.get("".join([letter] * length)) == length
+        for at in range(length):
+            other = letter * at + "z" + letter * (length - at - 1)
+            assert other not in cache and cache.get(other) is None
+
+
 def test_a_key_whose_eq_returns_no_bool_is_judged_by_its_truth(any_policy):
     class Vague:
         def __hash__(self):

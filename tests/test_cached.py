@@ -289,6 +289,32 @@ def test_different_calls_never_meet_and_equal_ones_always_do(kind):
     assert f.cache_info()[:2] == (len(DIFFERENT_CALLS),) * 2
 
 
+@pytest.mark.parametrize(
+    "signature",
+    ["", "a", "a=0", "a, b", "a, b=0", "a, b, *c, **d", "*a", "*a, **d", "**d", "*, x=0", "a=0, *b, x=0, y=0"],
+)
+def test_a_function_of_any_signature_takes_all_its_calls(signature):
+    """Which of them its wrapper expects, and is quickest for, it guesses from the signature."""
+    runs = []
+    function = eval(f"lambda {signature}: runs.append(1) or len(runs)", {"runs": runs})
+    f = cached(function)
+    taken, results = [], []
+    for args, kwargs in DIFFERENT_CALLS:
+        try:
+            inspect.signature(function).bind(*args, **kwargs)
+        except TypeError:
+            with pytest.raises(TypeError, match="argument"):
+                f(*args, **kwargs)
+        else:
+            taken.append((args, kwargs))
+            results.append(f(*args, **kwargs))
+    assert results == list(range(1, len(taken) + 1))
+    for _ in range(3):
+        assert [f(*copy.deepcopy(args), **copy.deepcopy(kwargs)) for args, kwargs in taken] == results
+        assert [f(*args, **kwargs) for args, kwargs in reversed(taken)] == results[::-1]
+    assert f.cache_info().hits == 6 * len(taken)
+
+
 def test_keys_are_those_under_which_the_cache_has_the_results(kind):
     f = cached(**kind)(Counted())
     results = {f.cache_key(*args, **kwargs): f(*args, **kwargs) for args, kwargs in DIFFERENT_CALLS}

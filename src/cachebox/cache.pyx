@@ -32,8 +32,8 @@ from cachebox.options cimport (
 )
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
-    find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land, quick_lead, quick_miss, quick_set,
-    take_hit,
+    ItemRest, ItemSearch, Rest, Search, find_at_once, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land,
+    quick_lead, quick_miss, quick_set, search_and_use, take_hit,
 )
 from cachebox.refreshing cimport serve
 from cachebox.snapshots cimport add_entries, add_entry, export, restore
@@ -109,7 +109,7 @@ cdef class Cache(Store):
         on_removal: called as ``on_removal(key, value, cause)`` where `on_evict` is, with a `RemovalCause`.
         clock: called without arguments, returns the time in seconds, for tests. A cache with a clock of its own is not
             swept in the background. The default one is monotonic, and may lag by 4 ms; where that is too much,
-            `time.monotonic` is exact, and costs a hit of an entry that expires about half as much again.
+            `time.monotonic` is exact, and costs a hit more only in the last second of the entry that it finds.
         loader: what loads a missing key for `get`, ``cache[key]`` and `get_many`: a callable of the key, or a store with
             a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict. A KeyError says that there is
             none. Nothing else loads.
@@ -1593,54 +1593,63 @@ MutableMapping.register(Cache)
 # --- what the interpreter calls for the hottest methods ---------------------------------------------------------------
 # They stand in front of Cython's own; see `front.pxd`, and `quick.pxd` for what they do.
 
-cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
     cdef Py_hash_t hashed
-    cdef uint32_t h, i, slot
-    if unlikely(names != NULL or n < 1 or n > 2):
-        return compiled_get(self, args, n, names)
-    if unlikely(not knows_hash(args[0], &hashed)):
-        return hash_and_get(self, args[0], args[1] if n == 2 else None_)
+    cdef uint32_t h, i
+    if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
+        return get_otherwise(self, args, n, names)
     h = mixed_in(self, hashed)
-    i = find_quickly(self, args[0], h, &slot)
-    if likely(is_plain_hit(self, i)):
-        return take_hit(self, i)
-    return get_on(self, args[0], args[1] if n == 2 else None_, h, slot, i)
+    if unlikely(not find_at_once(self, args[0], h, &i)):
+        return search_and_get(self, args, n, h, 0)
+    if unlikely(not is_plain_hit(self, i)):
+        return search_and_get(self, args, n, h, i)
+    return take_hit(self, i)
 
 
-cdef PyObject* hash_and_get(PyObject* self, PyObject* key, PyObject* default) except NULL:
-    """A `get` where hashing the key takes a call of Python's."""
-    cdef uint32_t h = mixed_in(self, hash_of(key)), slot
-    cdef uint32_t i = find_quickly(self, key, h, &slot)
-    return get_on(self, key, default, h, slot, i)
+cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    """A `get` where the arguments are others, or hashing the key takes a call of Python's."""
+    cdef uint32_t h
+    if names != NULL or n < 1 or n > 2:
+        return compiled_get(self, args, n, names)
+    h = mixed_in(self, hash_of(args[0]))
+    acquire((<Cache>self).lock)
+    return get_by_search(self, args, n, h, 0)
 
 
-cdef PyObject* get_on(
-    PyObject* self, PyObject* key, PyObject* default, uint32_t h, uint32_t slot, uint32_t i
-) except NULL:
+cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
     """The rest of a `get`, with the lock."""
-    cdef PyObject* value = go_on(self, key, h, slot, i)
+    cdef PyObject* value = search_and_use(self, args[0], h, i)
     if value == NULL:
-        value = (<Cache>self).get_long(<object>key, h)
+        value = (<Cache>self).get_long(<object>args[0], h)
         if value == NULL:
-            value = default
+            value = args[1] if n == 2 else None_
             incref(value)
     return value
 
 
-cdef PyObject* call_getitem(PyObject* self, PyObject* key) except NULL:
+cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:
     cdef Py_hash_t hashed
-    cdef uint32_t h, i, slot
+    cdef uint32_t h, i
     if unlikely(not knows_hash(key, &hashed)):
-        hashed = hash_of(key)
+        return hash_and_getitem(self, key)
     h = mixed_in(self, hashed)
-    i = find_quickly(self, key, h, &slot)
-    if likely(is_plain_hit(self, i)):
-        return take_hit(self, i)
-    return getitem_on(self, key, h, slot, i)
+    if unlikely(not find_at_once(self, key, h, &i)):
+        return search_and_getitem(self, key, h, 0)
+    if unlikely(not is_plain_hit(self, i)):
+        return search_and_getitem(self, key, h, i)
+    return take_hit(self, i)
 
 
-cdef PyObject* getitem_on(PyObject* self, PyObject* key, uint32_t h, uint32_t slot, uint32_t i) except NULL:
-    cdef PyObject* value = go_on(self, key, h, slot, i)
+cdef PyObject* getitem_by_hashing(PyObject* self, PyObject* key) except NULL:
+    """A `self[key]` where hashing the key takes a call of Python's."""
+    cdef uint32_t h = mixed_in(self, hash_of(key))
+    acquire((<Cache>self).lock)
+    return getitem_by_search(self, key, h, 0)
+
+
+cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint32_t h, uint32_t i) except NULL:
+    """The rest of a `self[key]`, with the lock."""
+    cdef PyObject* value = search_and_use(self, key, h, i)
     if value == NULL:
         value = (<Cache>self).get_long(<object>key, h)
         if value == NULL:
@@ -1657,6 +1666,10 @@ cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     return None_
 
 
-cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", call_get)
+cdef Rest get_otherwise = <Rest>get_by_any_means
+cdef Search search_and_get = <Search>get_by_search
+cdef ItemRest hash_and_getitem = <ItemRest>getitem_by_hashing
+cdef ItemSearch search_and_getitem = <ItemSearch>getitem_by_search
+cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", <Method>call_get)
 cdef Method compiled_set = stand_in_front(<PyTypeObject*>Cache, "set", call_set)
 stand_in_front_of_subscript(<PyTypeObject*>Cache, call_getitem)

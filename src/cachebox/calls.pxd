@@ -12,7 +12,7 @@ with the items of the keys in the cache.
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport Table, candidate, hash_of, home, likely, mixed, plain_equal, unlikely
+from cachebox._engine.table cimport Table, candidate, candidate_nearby, hash_of, home, likely, mixed, plain_equal, unlikely
 from cachebox.cache cimport Cache
 from cachebox.lock cimport acquire, release
 from cachebox.quick cimport knows_hash, quick_use
@@ -69,8 +69,9 @@ cdef enum:
     KEYWORDS_HASH = 271828
 
 
-cdef inline uint64_t mix(uint64_t sum, Py_hash_t lane) noexcept nogil:
-    return (((sum << 31) | (sum >> 33)) + <uint64_t>lane) * PRIME_1
+cdef inline void mix(uint64_t* sum, uint64_t* factor, Py_hash_t lane) noexcept nogil:
+    sum[0] += <uint64_t>lane * factor[0]
+    factor[0] *= PRIME_1
 
 
 cdef inline Py_hash_t finish(uint64_t sum, Py_ssize_t n) noexcept nogil:
@@ -104,22 +105,22 @@ cdef inline Py_ssize_t length(const Call* call) noexcept nogil:
 
 
 cdef inline Py_hash_t hash_call(const Call* call) except? -1:
-    cdef uint64_t sum = PRIME_5
+    cdef uint64_t sum = PRIME_5, factor = PRIME_1
     cdef Py_ssize_t k, keywords = keywords_of(call)
     if call.token != NULL:
-        sum = mix(sum, hash_of(call.token))
+        mix(&sum, &factor, hash_of(call.token))
     if call.receiver != NULL:
-        sum = mix(sum, address_hash(call.receiver))
+        mix(&sum, &factor, address_hash(call.receiver))
     for k in range(call.n):
-        sum = mix(sum, hash_argument(call, k))
+        mix(&sum, &factor, hash_argument(call, k))
     if keywords:
-        sum = mix(sum, KEYWORDS_HASH)
+        mix(&sum, &factor, KEYWORDS_HASH)
         for k in range(keywords):
-            sum = mix(sum, hash_of(item_of(call.names, k)))
-            sum = mix(sum, hash_argument(call, call.n + k))
+            mix(&sum, &factor, hash_of(item_of(call.names, k)))
+            mix(&sum, &factor, hash_argument(call, call.n + k))
     if call.typed:
         for k in range(call.n + keywords):
-            sum = mix(sum, hash_of(<PyObject*>type_of(call.arguments[k])))
+            mix(&sum, &factor, hash_of(<PyObject*>type_of(call.arguments[k])))
     return finish(sum, length(call))
 
 
@@ -184,36 +185,91 @@ cdef inline int matches(const Call* call, PyObject* key) noexcept:
 
 cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcept nogil:
     """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token and types."""
-    cdef uint64_t sum = PRIME_5
+    cdef uint64_t sum = PRIME_5, factor = PRIME_1
     cdef Py_hash_t known
     cdef Py_ssize_t k, keywords = keywords_of(call)
     if call.receiver != NULL:
-        sum = mix(sum, address_hash(call.receiver))
+        mix(&sum, &factor, address_hash(call.receiver))
     for k in range(call.n):
         if unlikely(call.arguments[k] == call.receiver or not knows_hash(call.arguments[k], &known)):
             return False
-        sum = mix(sum, known)
+        mix(&sum, &factor, known)
     if keywords:
-        sum = mix(sum, KEYWORDS_HASH)
+        mix(&sum, &factor, KEYWORDS_HASH)
         for k in range(keywords):
             if unlikely(not knows_hash(item_of(call.names, k), &known)):
                 return False
-            sum = mix(sum, known)
+            mix(&sum, &factor, known)
             if unlikely(call.arguments[call.n + k] == call.receiver):
                 return False
             if unlikely(not knows_hash(call.arguments[call.n + k], &known)):
                 return False
-            sum = mix(sum, known)
+            mix(&sum, &factor, known)
     hashed[0] = finish(sum, length(call))
     return True
 
 
+cdef inline bint is_same(const Call* call, Py_ssize_t least, PyObject* key) noexcept nogil:
+    """Whether a key holds the very arguments of this call, which has no token, no types and no keywords."""
+    cdef Py_ssize_t k, at = call.receiver != NULL
+    if type_of(key) != call_key or size_of_tuple(key) != call.n + at:
+        return False
+    if at and (type_of(item_of(key, 0)) != receiver_type or referent(item_of(key, 0)) != call.receiver):
+        return False
+    for k in range(least):
+        if item_of(key, at + k) != call.arguments[k]:
+            return False
+    k = least
+    while k < call.n:
+        if item_of(key, at + k) != call.arguments[k]:
+            return False
+        k += 1
+    return True
+
+
+cdef inline bint mix_known(uint64_t* sum, uint64_t* factor, PyObject* argument) noexcept nogil:
+    cdef Py_hash_t known
+    if unlikely(not knows_hash(argument, &known)):
+        return False
+    mix(sum, factor, known)
+    return True
+
+
+cdef inline bint knows_hash_of_arguments(const Call* call, Py_ssize_t least, Py_hash_t* hashed) noexcept nogil:
+    """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token, types and keywords.
+
+    It has `least` arguments at least: for that many, this has no loop."""
+    cdef uint64_t sum = PRIME_5, factor = PRIME_1
+    cdef Py_ssize_t k
+    if call.receiver != NULL:
+        mix(&sum, &factor, address_hash(call.receiver))
+    for k in range(least):
+        if (call.receiver != NULL and call.arguments[k] == call.receiver) or not mix_known(&sum, &factor, call.arguments[k]):
+            return False
+    k = least
+    while k < call.n:
+        if (call.receiver != NULL and call.arguments[k] == call.receiver) or not mix_known(&sum, &factor, call.arguments[k]):
+            return False
+        k += 1
+    hashed[0] = finish(sum, call.n + (call.receiver != NULL))
+    return True
+
+
+cdef inline bint find_call_at_once(
+    PyObject* cache, const Call* call, Py_ssize_t least, uint32_t h, uint32_t* i
+) noexcept:
+    """`find_at_once` for a call: whether its key is where most are, and holds these very arguments. Takes the lock."""
+    cdef const Table* t = (<Cache>cache).table
+    acquire((<Cache>cache).lock)
+    i[0] = candidate_nearby(t, h)
+    return i[0] <= t.mask and i[0] != 0 and t.entries[i[0]].hash == h and is_same(call, least, t.entries[i[0]].key)
+
+
 cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32_t h) noexcept:
-    """The index of a call's key. 0: there is none, or only `==` can tell. Takes the lock."""
+    """The index of a call's key. 0: there is none, or only `==` can tell. Needs the lock."""
     cdef const Table* t = (<Cache>cache).table
     cdef uint32_t slot, i
     cdef int equal
-    acquire((<Cache>cache).lock)
     slot = home(t, h)
     while True:
         i = candidate(t, h, &slot)
@@ -228,7 +284,11 @@ cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32
 
 cdef inline PyObject* quick_get_call(PyObject* cache, const Call* call, Py_hash_t hashed) noexcept:
     """`quick_get` of a call: a new reference to its result. NULL: it is a miss, or not so simple."""
-    cdef uint32_t i = find_call_quickly(cache, call, mixed((<Cache>cache).table, hashed))
-    cdef PyObject* value = quick_use(cache, i) if i != 0 else NULL
+    cdef uint32_t h = mixed((<Cache>cache).table, hashed), i
+    cdef PyObject* value = NULL
+    acquire((<Cache>cache).lock)
+    i = find_call_quickly(cache, call, h)
+    if i != 0:
+        value = quick_use(cache, i)
     release((<Cache>cache).lock)
     return value

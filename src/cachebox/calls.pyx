@@ -96,9 +96,9 @@ def token_of(function):
 
 
 cdef object hash_key(object key):
-    cdef uint64_t sum = PRIME_5
+    cdef uint64_t sum = PRIME_5, factor = PRIME_1
     for item in <tuple>key:
-        sum = mix(sum, hash_of(<PyObject*>item))
+        mix(&sum, &factor, hash_of(<PyObject*>item))
     return finish(sum, len(<tuple>key))
 
 

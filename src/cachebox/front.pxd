@@ -53,5 +53,5 @@ cdef extern from *:
     Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
     int adopt "cb_adopt"(object type, const char* name) except -1
     void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
-        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) except NULL
+        PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) noexcept
     ) noexcept

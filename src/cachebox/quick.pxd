@@ -1,8 +1,10 @@
 """The short ways: a hit, in as few instructions as there can be.
 
-What is fastest is a function with a small stack frame, and that is one which calls little, but for what it returns. So
-what takes more than a short way has (`==` of Python's, a lifetime, a miss) is left to a function whose result is returned
-as it is: it takes over the lock, and goes on where the short way stopped.
+What is fastest is a function that needs no stack frame, and that is one which calls nothing, but for what it returns. So
+what takes more than a short way has (an equal key that is another object, `==` of Python's, a lifetime, a miss) is left
+to a function whose result is returned as it is: it takes over the lock, and goes on from there. It is called through a
+pointer whose type says nothing of exceptions (`Rest`, `Search`). So the compiler makes that call a jump, and does not
+take the function into the short way; an exception reaches the short way's caller just so.
 
 Objects are pointers here: what Cython takes for an object it counts references of.
 """
@@ -11,10 +13,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup, lookup_from, mixed,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup, lookup_from, mixed,
     move_to_back, note_use, plain_equal,
 )
-from cachebox.expiry cimport coarse_now, is_over, precise_now
+from cachebox.expiry cimport ends_within
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
 from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Leader, Store, leads, set_leader
@@ -33,20 +35,33 @@ cdef inline uint32_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
     return mixed((<Store>store).table, hashed)
 
 
+ctypedef PyObject* (*Rest)(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept
+ctypedef PyObject* (*Search)(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) noexcept
+ctypedef PyObject* (*ItemRest)(PyObject* self, PyObject* key) noexcept
+ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint32_t h, uint32_t i) noexcept
+
+
+cdef inline bint find_at_once(PyObject* store, PyObject* key, uint32_t h, uint32_t* i) noexcept:
+    """Whether a key is this very object and where most are, near its home; if so, its index. Takes the lock."""
+    cdef const Table* t = (<Store>store).table
+    acquire((<Store>store).lock)
+    i[0] = candidate_nearby(t, h)
+    return i[0] <= t.mask and t.entries[i[0]].key == key        # the sentinel's key is NULL
+
+
 cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint32_t h, uint32_t* slot) noexcept:
-    """The index of a key. 0: there is none up to `slot`, where the search has to go on. Takes the lock."""
+    """The index of a key. 0: there is none up to `slot`, where the search has to go on. Needs the lock."""
     cdef const Table* t = (<Store>store).table
     cdef uint32_t i
     cdef int equal
-    acquire((<Store>store).lock)
     slot[0] = home(t, h)
     while True:
         i = candidate(t, h, slot)
-        if likely(t.entries[i].key == key):         # the sentinel's key is NULL
-            return i
         if i == 0:
             return 0
-        if t.entries[i].hash == h:
+        if t.entries[i].key == key:
+            return i
+        if likely(t.entries[i].hash == h):
             equal = plain_equal(t.entries[i].key, key)
             if equal != 0:
                 return i if equal > 0 else 0
@@ -55,7 +70,7 @@ cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint32_t h, ui
 
 cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
     """Whether a hit on entry i is `take_hit` and nothing else."""
-    return i != 0 and (<Store>store).table.entries[i].value != NULL and not (
+    return (<Store>store).table.entries[i].value != NULL and not (
         (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD)
     )
 
@@ -67,10 +82,10 @@ cdef inline PyObject* take_hit(PyObject* store, uint32_t i) noexcept:
     cdef int64_t* counts = (<Store>store).counts
     counts[HITS] += 1
     incref(value)
-    if t.use == ASKS:
-        return ask_about_hit(store, i, value)
-    if t.use == MOVES_TO_BACK:
+    if likely(t.use == MOVES_TO_BACK):
         move_to_back(t, i)
+    elif t.use == ASKS:
+        return ask_about_hit(store, i, value)
     release((<Store>store).lock)
     return value
 
@@ -94,11 +109,30 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
             if (<Store>store).eagerness != 0.0:
                 return NULL                     # that is a matter of chance
             soon = (<Store>store).ahead * (<Store>store).spans[i]
-        if is_over(&(<Store>store).expiry, i, soon + (precise_now() if modes & PRECISE else coarse_now())):
+        if ends_within(&(<Store>store).expiry, i, soon, (modes & PRECISE) != 0):
             return NULL
     counts[HITS] += 1
     note_use(<PyObject*>(<Store>store).engine, i)
     incref(value)
+    return value
+
+
+cdef inline PyObject* search_and_use(PyObject* store, PyObject* key, uint32_t h, uint32_t i) noexcept:
+    """A hit on entry i or, where that is 0, on the key that has yet to be found: a new reference to the value.
+
+    NULL: it is a miss, or not so simple. Takes over the lock, and releases it.
+    """
+    cdef uint32_t slot = 0
+    cdef PyObject* value
+    if i == 0:
+        i = find_quickly(store, key, h, &slot)
+        if i == 0:
+            if (<Store>store).table.slots[slot] != 0:           # else no search would find it
+                return go_on(store, key, h, slot, 0)
+            release((<Store>store).lock)
+            return NULL
+    value = quick_use(store, i)
+    release((<Store>store).lock)
     return value
 
 

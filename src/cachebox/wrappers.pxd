@@ -48,18 +48,7 @@ cdef class CachedFunction:
     cdef object __weakref__
 
     cdef PyObject* call(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL
-    cdef PyObject* go_on_alone(
-        self, PyObject** args, Py_hash_t hashed, uint32_t h, uint32_t slot, uint32_t i
-    ) except NULL
     cdef PyObject* find_nullary(self, PyObject** args) except NULL
-    cdef PyObject* call_otherwise(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    cdef PyObject* call_with_keywords(
-        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
-    ) except NULL
-    cdef PyObject* hash_simple(self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    cdef PyObject* go_on_simply(
-        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
-    ) except NULL
     cdef PyObject* miss_call(
         self, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed, bint as_method
     ) except NULL

@@ -12,13 +12,16 @@ from _weakref import ref
 
 from cachebox.cache cimport Cache, Loading, hash_of
 from cachebox.calls cimport (
-    Call, call_key, find_call_quickly, hash_call, key_of_call, keys_of_hash, keys_of_token, knows_hash_of_call, likely,
-    quick_get_call, type_of, unlikely,
+    Call, call_key, find_call_at_once, find_call_quickly, hash_call, key_of_call, keys_of_hash, keys_of_token,
+    knows_hash_of_arguments, knows_hash_of_call, likely, quick_get_call, type_of, unlikely,
 )
 from cachebox.flight cimport Lead, Ticket, board
 from cachebox.lock cimport acquire, release
 from cachebox.options cimport lifetime_of
-from cachebox.quick cimport find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, take_hit
+from cachebox.quick cimport (
+    Rest, Search, find_at_once, find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_use,
+    search_and_use, take_hit,
+)
 from cachebox.store cimport Watch
 
 from cachebox.calls import CallKey, Receiver
@@ -79,6 +82,7 @@ cdef extern from *:
     """
     void count "cb_count"(int64_t*)
     bint is_function "PyFunction_Check"(object)
+    int VARARGS "CO_VARARGS"
     bint is_plain "cb_is_plain"(PyObject*) noexcept
     bint takes_weak_references "cb_takes_weak_references"(PyObject*) noexcept
     bint is_finalized "PyObject_GC_IsFinalized"(object) noexcept
@@ -136,12 +140,12 @@ cdef class CachedFunction:
         if not stores:
             self.vectorcall = <vectorcallfunc>call_counted
         elif self.is_method:
-            self.vectorcall = <vectorcallfunc>(call_simple_method if self.is_simple else call_method)
+            self.vectorcall = method_call(self)
         elif not self.is_simple:
             self.vectorcall = <vectorcallfunc>call_general
         else:
             self.lone = PLAIN if only_plain_alone else ALWAYS
-            self.vectorcall = likely_call(function)
+            self.vectorcall = likely_call(function) if self.ready is None else <vectorcallfunc>call_otherwise
 
     # --- calling -----------------------------------------------------------------------------------------------------
 
@@ -233,6 +237,8 @@ cdef class CachedFunction:
         how.n = n
         how.names = names
         how.instance = args[0] if receiver is not None else NULL
+        if receiver is None and self.token is None:
+            return new_reference(self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how))
         try:
             return new_reference(self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how))
         finally:
@@ -262,13 +268,6 @@ cdef class CachedFunction:
 
     # --- calling, where the short ways below do not lead to the end: methods, which are not inlined there -------------
 
-    cdef PyObject* go_on_alone(
-        self, PyObject** args, Py_hash_t hashed, uint32_t h, uint32_t slot, uint32_t i
-    ) except NULL:
-        """The rest of a call with the one argument that is its key. Takes over the lock."""
-        cdef PyObject* value = go_on(<PyObject*>self._cache, args[0], h, slot, i)
-        return self.hit(value) if value != NULL else self.miss(<object>args[0], hashed, args, 1, NULL, None)
-
     cdef PyObject* find_nullary(self, PyObject** args) except NULL:
         """A call without arguments: the key is an object that we know."""
         cdef PyObject* cache = <PyObject*>self._cache
@@ -279,53 +278,12 @@ cdef class CachedFunction:
             self.nullary = self.key_of((), {}, False, False)
         hashed = hash_of(<PyObject*>self.nullary)
         h = mixed_in(cache, hashed)
+        acquire((<Cache>cache).lock)
         i = find_quickly(cache, <PyObject*>self.nullary, h, &slot)
         if i != 0:
             self.nullary_at = i
         value = go_on(cache, <PyObject*>self.nullary, h, slot, i)
         return self.hit(value) if value != NULL else self.miss(self.nullary, hashed, args, 0, NULL, None)
-
-    cdef PyObject* call_otherwise(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-        """Any call of a function that has its cache to itself."""
-        cdef PyObject* cache = <PyObject*>self._cache
-        cdef PyObject* value
-        cdef Py_hash_t hashed
-        if names != NULL:
-            return self.call_with_keywords(NULL, args, n, names)
-        if n == 0:
-            return self.find_nullary(args)
-        if not is_lone(self, args, n, NULL):
-            return call_simple(<PyObject*>self, NULL, args, n, NULL)
-        hashed = hash_of(args[0])
-        value = quick_get(cache, args[0], mixed_in(cache, hashed))
-        return self.hit(value) if value != NULL else self.miss(<object>args[0], hashed, args, 1, NULL, None)
-
-    cdef PyObject* call_with_keywords(
-        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
-    ) except NULL:
-        return call_simple(<PyObject*>self, receiver, args, n, names)
-
-    cdef PyObject* hash_simple(
-        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
-    ) except NULL:
-        """`call_simple` where hashing an argument takes a call of Python's."""
-        cdef Call call
-        describe_simple(&call, receiver, args, n, names)
-        return self.go_on_simply(receiver, args, n, names, hash_call(&call))
-
-    cdef PyObject* go_on_simply(
-        self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
-    ) except NULL:
-        """The rest of `call_simple`."""
-        cdef PyObject* value
-        cdef Call call
-        describe_simple(&call, receiver, args, n, names)
-        value = quick_get_call(<PyObject*>self._cache, &call, hashed)
-        if value != NULL:
-            return self.hit(value)
-        if receiver != NULL:
-            return self.miss_call(args - 1, n + 1, names, hashed, True)
-        return self.miss_call(args, n, names, hashed, False)
 
     # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
 
@@ -585,7 +543,7 @@ cdef int become_method(CachedFunction function) except -1:
     """Take the first argument for the instance from now on."""
     function.is_method = True
     function.lone = NEVER
-    function.vectorcall = <vectorcallfunc>(call_simple_method if function.is_simple else call_method)
+    function.vectorcall = method_call(function)
     set_type(<PyObject*>function, <PyTypeObject*>CachedMethod)
     return 0
 
@@ -599,46 +557,9 @@ cdef inline bint is_lone(CachedFunction self, PyObject** args, Py_ssize_t n, PyO
     return type_of(args[0]) != call_key if self.lone == ALWAYS else self.lone == PLAIN and is_plain(args[0])
 
 
-cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
-    """A function that has its cache to itself."""
-    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
-    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
-    cdef Py_hash_t hashed
-    cdef uint32_t h, i, slot
-    if unlikely(n != 1 or names != NULL or not knows_hash(args[0], &hashed)):
-        return (<CachedFunction>self).call_otherwise(args, n, names)
-    h = mixed_in(cache, hashed)
-    i = find_quickly(cache, args[0], h, &slot)
-    if likely(is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
-        return take_hit(cache, i)
-    return (<CachedFunction>self).go_on_alone(args, hashed, h, slot, i)
-
-
-cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
-    """The same, and likely to be called without arguments: the entry is likely to be where it was."""
-    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
-    cdef uint32_t i = (<CachedFunction>self).nullary_at
-    if unlikely(PyVectorcall_NARGS(nargsf) != 0 or names != NULL):
-        return (<CachedFunction>self).call_otherwise(args, PyVectorcall_NARGS(nargsf), names)
-    acquire((<Cache>cache).lock)
-    if likely(i < (<Cache>cache).table.fresh and is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
-        if likely((<Cache>cache).table.entries[i].key == <PyObject*>(<CachedFunction>self).nullary):
-            return take_hit(cache, i)
-    release((<Cache>cache).lock)
-    return (<CachedFunction>self).find_nullary(args)
-
-
-cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
-    """The same, and likely to be called with more than one argument."""
-    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
-    if unlikely(n < 2 or names != NULL):
-        return (<CachedFunction>self).call_otherwise(args, n, names)
-    return call_simple(self, NULL, args, n, NULL)
-
-
 cdef vectorcallfunc likely_call(object function) except NULL:
     """What to call for a function that has its cache to itself. Each does for any call, and best for the likeliest."""
-    if is_function(function):
+    if is_function(function) and not function.__code__.co_flags & VARARGS:
         if function.__code__.co_argcount == 0:
             return <vectorcallfunc>call_nullary
         if function.__code__.co_argcount - len(function.__defaults__ or ()) >= 2:
@@ -646,32 +567,193 @@ cdef vectorcallfunc likely_call(object function) except NULL:
     return <vectorcallfunc>call_lone
 
 
-cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+cdef vectorcallfunc method_call(CachedFunction function) except NULL:
+    """The same for a method."""
+    if function.is_simple and function.ready is None:
+        return <vectorcallfunc>call_simple_method
+    return <vectorcallfunc>call_method
+
+
+cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
+    """A function that has its cache to itself, called with one argument that is its key."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    cdef Py_hash_t hashed
+    cdef uint32_t h, i
+    if unlikely(n != 1 or names != NULL):
+        return other_call(self, args, n, names)
+    if unlikely(not knows_hash(args[0], &hashed)):
+        return any_call(self, args, n, NULL)
+    h = mixed_in(cache, hashed)
+    if unlikely(not find_at_once(cache, args[0], h, &i)):
+        return search_lone(self, args, 1, h, 0)
+    if unlikely(not is_plain_hit(cache, i)):
+        return search_lone(self, args, 1, h, i)
+    return take_hit(cache, i)
+
+
+cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
+    """The same without arguments: the entry is likely to be where it was."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    cdef uint32_t i = (<CachedFunction>self).nullary_at
+    if unlikely(n != 0 or names != NULL):
+        return other_call(self, args, n, names)
+    acquire((<Cache>cache).lock)
+    if likely(i != 0 and i < (<Cache>cache).table.fresh and is_plain_hit(cache, i)):
+        if likely((<Cache>cache).table.entries[i].key == <PyObject*>(<CachedFunction>self).nullary):
+            return take_hit(cache, i)
+    release((<Cache>cache).lock)
+    return any_call(self, args, 0, NULL)
+
+
+cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
+    """The same with more than one argument."""
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    if unlikely(n < 2 or names != NULL):
+        return other_call(self, args, n, names)
+    return call_simple(self, NULL, args, n, 2)
+
+
+cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
     """A method that has its cache to itself."""
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
-    if unlikely(n == 0 or not takes_weak_references(args[0])):
-        return (<CachedFunction>self).call_uncached(args, n, names)
-    if names != NULL:
-        return (<CachedFunction>self).call_with_keywords(args[0], args + 1, n - 1, names)
-    return call_simple(self, args[0], args + 1, n - 1, NULL)
+    if unlikely(n == 0 or names != NULL or not takes_weak_references(args[0])):
+        return other_method_call(self, args, n, names)
+    if n == 1:
+        return call_simple(self, args[0], args + 1, 0, 0)
+    return call_simple(self, args[0], args + 1, n - 1, 1)
 
 
 cdef inline PyObject* call_simple(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, Py_ssize_t least
+) noexcept:
+    """A call whose key is a CallKey of the arguments alone. Inlined with constants, this becomes little code."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef Call call
+    cdef Py_hash_t hashed
+    cdef uint32_t i
+    describe_simple(&call, receiver, args, n, NULL)
+    if unlikely(not knows_hash_of_arguments(&call, least, &hashed)):
+        return hash_simple(self, receiver, args, n, NULL)
+    if likely(find_call_at_once(cache, &call, least, mixed_in(cache, hashed), &i) and is_plain_hit(cache, i)):
+        return take_hit(cache, i)
+    return search_simple(self, receiver, args, n, NULL, hashed)
+
+
+# --- where they do not lead to the end --------------------------------------------------------------------------------
+
+cdef PyObject* by_arguments(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
+    """A call with other arguments than are likely."""
+    if names != NULL:
+        return call_with_keywords(self, args, n, names)
+    if n == 0:
+        return call_nullary(self, args, 0, NULL)
+    if n == 1:
+        return call_lone(self, args, 1, NULL)
+    return call_several(self, args, n, NULL)
+
+
+cdef PyObject* by_keywords(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    return find_simple(self, NULL, args, n, names)
+
+
+cdef PyObject* by_arguments_of_method(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    """The same for `call_simple_method`."""
+    if n == 0 or not takes_weak_references(args[0]):
+        return (<CachedFunction>self).call_uncached(args, n, names)
+    return find_simple(self, args[0], args + 1, n - 1, names)
+
+
+cdef inline PyObject* find_simple(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
 ) except NULL:
-    """A call whose key is a CallKey of the arguments alone. Inlined with constants, this becomes little code."""
+    """`call_simple` with keywords."""
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
     cdef Call call
     cdef Py_hash_t hashed
     cdef uint32_t i
     describe_simple(&call, receiver, args, n, names)
     if unlikely(not knows_hash_of_call(&call, &hashed)):
-        return (<CachedFunction>self).hash_simple(receiver, args, n, names)
+        return hash_simple(self, receiver, args, n, names)
+    acquire((<Cache>cache).lock)
     i = find_call_quickly(cache, &call, mixed_in(cache, hashed))
-    if likely(is_plain_hit(cache, i) and (<CachedFunction>self).ready is None):
+    if likely(i != 0 and is_plain_hit(cache, i)):
         return take_hit(cache, i)
+    return search_simple(self, receiver, args, n, names, hashed)
+
+
+cdef PyObject* simple_by_hashing(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+) except NULL:
+    """`call_simple` where hashing an argument takes a call of Python's."""
+    cdef Call call
+    cdef Py_hash_t hashed
+    describe_simple(&call, receiver, args, n, names)
+    hashed = hash_call(&call)
+    acquire((<CachedFunction>self)._cache.lock)
+    return simple_by_search(self, receiver, args, n, names, hashed)
+
+
+cdef PyObject* simple_by_search(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
+) except NULL:
+    """The rest of `call_simple`, with the lock."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef PyObject* value = NULL
+    cdef uint32_t i
+    cdef Call call
+    describe_simple(&call, receiver, args, n, names)
+    i = find_call_quickly(cache, &call, mixed_in(cache, hashed))
+    if i != 0:
+        value = quick_use(cache, i)
     release((<Cache>cache).lock)
-    return (<CachedFunction>self).go_on_simply(receiver, args, n, names, hashed)
+    if value != NULL:
+        return (<CachedFunction>self).hit(value)
+    if receiver != NULL:
+        return (<CachedFunction>self).miss_call(args - 1, n + 1, names, hashed, True)
+    return (<CachedFunction>self).miss_call(args, n, names, hashed, False)
+
+
+cdef PyObject* lone_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
+    """The rest of `call_lone`, with the lock."""
+    cdef PyObject* value = search_and_use(<PyObject*>(<CachedFunction>self)._cache, args[0], h, i)
+    if value != NULL:
+        return value
+    return (<CachedFunction>self).miss(<object>args[0], hash_of(args[0]), args, 1, NULL, None)
+
+
+cdef PyObject* call_otherwise(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
+    """Any call of a function that has its cache to itself."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef PyObject* value
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    cdef Py_hash_t hashed
+    if n == 0 and names == NULL:
+        return (<CachedFunction>self).find_nullary(args)
+    if not is_lone(<CachedFunction>self, args, n, names):
+        return simple_by_hashing(self, NULL, args, n, names)
+    hashed = hash_of(args[0])
+    value = quick_get(cache, args[0], mixed_in(cache, hashed))
+    if value != NULL:
+        return (<CachedFunction>self).hit(value)
+    return (<CachedFunction>self).miss(<object>args[0], hashed, args, 1, NULL, None)
+
+
+ctypedef PyObject* (*SimpleRest)(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
+) noexcept
+ctypedef PyObject* (*SimpleSearch)(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
+) noexcept
+ctypedef PyObject* (*Entry)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept
+cdef Entry any_call = <Entry>call_otherwise
+cdef Rest other_call = by_arguments
+cdef Rest call_with_keywords = <Rest>by_keywords
+cdef Rest other_method_call = <Rest>by_arguments_of_method
+cdef Search search_lone = <Search>lone_by_search
+cdef SimpleRest hash_simple = <SimpleRest>simple_by_hashing
+cdef SimpleSearch search_simple = <SimpleSearch>simple_by_search
 
 
 cdef inline void describe_simple(

@@ -19,6 +19,13 @@
 #  define CB_OUT_OF_LINE
 #endif
 
+/* `a` if it is at most `limit`, else `b`. Without a branch: for what is a matter of chance, which no processor guesses. */
+static inline uint32_t
+cb_within(uint32_t a, uint32_t limit, uint32_t b)
+{
+    return a ^ ((a ^ b) & (0u - (uint32_t)(a > limit)));
+}
+
 /* What Cython calls inline is the hot path: a compiler that leaves it out of line, because it is long, cannot fold the
    constants that callers pass, and a cached call takes half as long again. */
 #ifdef CYTHON_INLINE
@@ -70,6 +77,51 @@ cb_hash(PyObject *key)
     return CB_LIKELY(cb_knows_hash(key, &hash)) ? hash : PyObject_Hash(key);
 }
 
+static inline int
+cb_same_8(const char *a, const char *b)
+{
+    uint64_t x, y;
+    memcpy(&x, a, 8);
+    memcpy(&y, b, 8);
+    return x == y;
+}
+
+static inline int
+cb_same_4(const char *a, const char *b)
+{
+    uint32_t x, y;
+    memcpy(&x, a, 4);
+    memcpy(&y, b, 4);
+    return x == y;
+}
+
+/* Whether so many bytes are equal. Keys are short: calling memcmp takes longer than comparing. The last step overlaps. */
+static inline int
+cb_same_bytes(const char *a, const char *b, size_t n)
+{
+    size_t k;
+    if (n > 64) {
+        return memcmp(a, b, n) == 0;
+    }
+    if (n >= 8) {
+        for (k = 0; k + 8 < n; k += 8) {
+            if (!cb_same_8(a + k, b + k)) {
+                return 0;
+            }
+        }
+        return cb_same_8(a + n - 8, b + n - 8);
+    }
+    if (n >= 4) {
+        return cb_same_4(a, b) && cb_same_4(a + n - 4, b + n - 4);
+    }
+    for (k = 0; k < n; k++) {
+        if (a[k] != b[k]) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* 1: equal, 0: different, -1: only `==` can tell, and that may run Python code. Addresses were compared before. */
 CB_OUT_OF_LINE static int
 cb_plain_equal(PyObject *a, PyObject *b)
@@ -81,7 +133,7 @@ cb_plain_equal(PyObject *a, PyObject *b)
     if (CB_LIKELY(type == &PyUnicode_Type)) {
         Py_ssize_t length = PyUnicode_GET_LENGTH(a);
         return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
-               && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a)) == 0;
+               && cb_same_bytes(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a));
     }
     if (type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type) {
         /* these return one of the two singletons and cannot fail */

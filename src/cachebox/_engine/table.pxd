@@ -30,6 +30,7 @@ cdef extern from "portable.h" nogil:
     bint likely "CB_LIKELY"(bint)
     bint unlikely "CB_UNLIKELY"(bint)
     void prefetch "CB_PREFETCH"(const void*)
+    uint32_t within "cb_within"(uint32_t a, uint32_t limit, uint32_t b)
 
 
 cdef extern from "portable.h" nogil:
@@ -130,6 +131,12 @@ cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexc
         at = (at + 1) & t.mask
 
 
+cdef inline uint32_t candidate_nearby(const Table* t, uint32_t h) noexcept nogil:
+    """An index in the home slot of `h` or in the next, if its tag fits; more than `t.mask` if neither does."""
+    cdef uint32_t slot = home(t, h), wanted = tag(t, h)
+    return within(t.slots[slot] ^ wanted, t.mask, t.slots[(slot + 1) & t.mask] ^ wanted)
+
+
 cdef enum:
     UNCERTAIN = 0x7FFFFFFF          # no index: the caller has to compare with Python's `==`
 
@@ -181,9 +188,19 @@ cdef inline void unlink(Table* t, uint32_t i) noexcept nogil:
 
 
 cdef inline void move_to_back(Table* t, uint32_t i) noexcept nogil:
-    if t.entries[0].prev != i:
-        unlink(t, i)
-        link_after(t, i, t.entries[0].prev)
+    """`unlink` and `link_after` the last entry in one: nothing is read that is known."""
+    cdef Entry* entries = t.entries
+    cdef uint32_t last = entries[0].prev, before, behind
+    if last == i:
+        return
+    before = entries[i].prev
+    behind = entries[i].next                    # not the sentinel, for i is not the last
+    entries[before].next = behind
+    entries[behind].prev = before
+    entries[i].prev = last
+    entries[i].next = 0
+    entries[last].next = i
+    entries[0].prev = i
 
 
 # --- engines -------------------------------------------------------------------------------------------------

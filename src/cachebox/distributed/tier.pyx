@@ -24,7 +24,7 @@ from cachebox.cache cimport Cache, hash_in
 from cachebox.expiry cimport coarse_now
 from cachebox.front cimport Method, adopt, stand_in_front
 from cachebox.quick cimport (
-    find_quickly, go_on, is_plain_hit, knows_hash, likely, mixed_in, quick_get, take_hit,
+    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, search_and_use, take_hit,
 )
 
 from threading import RLock
@@ -463,17 +463,18 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     cdef PyObject* first
     cdef PyObject* value
     cdef Py_hash_t hashed
-    cdef uint32_t h, i, slot
+    cdef uint32_t h, i
     if likely(
         names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed)
         and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until
     ):
         first = <PyObject*>(<Tier>tier).first
         h = mixed_in(first, hashed)
-        i = find_quickly(first, args[0], h, &slot)
-        if likely(is_plain_hit(first, i)):
+        if not find_at_once(first, args[0], h, &i):
+            i = 0
+        elif likely(is_plain_hit(first, i)):
             return take_hit(first, i)
-        value = go_on(first, args[0], h, slot, i)
+        value = search_and_use(first, args[0], h, i)
         if value != NULL:
             return value
     return compiled_get(self, args, n, names)
