@@ -282,7 +282,8 @@ def test_a_sentinel_leads_to_the_master_and_to_the_next():
 
 def test_warming_takes_one_step_for_each_server(kind, cluster):
     ports = [server.port for server in cluster.servers]
-    with make(kind, redis_port=ports[0]) as cache, make("sync", redis_port=ports[1]) as other:
+    patient = {"timeout": 10.0}
+    with make(kind, redis_port=ports[0], **patient) as cache, make("sync", redis_port=ports[1], **patient) as other:
         other.set_many(dict.fromkeys(KEYS[:10], "there"))
 
         class Source:
