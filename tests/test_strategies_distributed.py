@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -329,10 +327,3 @@ def test_one_process_of_all_computes_what_several_refresh(server, clock):
     finally:
         for tier in tiers:
             tier.close()
-
-
-def test_the_example_of_refreshing_ahead(server, capsys):
-    text = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
-    example = text.partition("\n## Refreshing ahead\n")[2].partition("```py\n")[2].partition("```")[0]
-    exec(compile(example, "docs", "exec"), {"port": server.port})
-    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\) +# (.*)", example) != []
