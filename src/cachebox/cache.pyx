@@ -32,7 +32,7 @@ from cachebox.options cimport (
 )
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
-    ItemRest, ItemSearch, Rest, Search, find_at_once, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land,
+    ItemRest, ItemSearch, Rest, Search, find_at_once, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land,
     quick_lead, quick_miss, quick_set, search_and_use, take_hit,
 )
 from cachebox.refreshing cimport serve
@@ -1600,7 +1600,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
         return get_otherwise(self, args, n, names)
     h = mixed_in(self, hashed)
     if unlikely(not find_at_once(self, args[0], h, &i)):
-        return search_and_get(self, args, n, h, 0)
+        return compare_and_get(self, args, n, h, i)
     if unlikely(not is_plain_hit(self, i)):
         return search_and_get(self, args, n, h, i)
     return take_hit(self, i)
@@ -1614,6 +1614,13 @@ cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, P
     h = mixed_in(self, hash_of(args[0]))
     acquire((<Cache>self).lock)
     return get_by_search(self, args, n, h, 0)
+
+
+cdef PyObject* get_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) noexcept:
+    """The rest of `call_get`, with the lock: what takes no call."""
+    if likely(is_equal_hit(self, args[0], h, i)):
+        return take_hit(self, i)
+    return search_and_get(self, args, n, h, i)
 
 
 cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
@@ -1634,7 +1641,7 @@ cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:
         return hash_and_getitem(self, key)
     h = mixed_in(self, hashed)
     if unlikely(not find_at_once(self, key, h, &i)):
-        return search_and_getitem(self, key, h, 0)
+        return compare_and_getitem(self, key, h, i)
     if unlikely(not is_plain_hit(self, i)):
         return search_and_getitem(self, key, h, i)
     return take_hit(self, i)
@@ -1645,6 +1652,13 @@ cdef PyObject* getitem_by_hashing(PyObject* self, PyObject* key) except NULL:
     cdef uint32_t h = mixed_in(self, hash_of(key))
     acquire((<Cache>self).lock)
     return getitem_by_search(self, key, h, 0)
+
+
+cdef PyObject* getitem_by_comparing(PyObject* self, PyObject* key, uint32_t h, uint32_t i) noexcept:
+    """The rest of `call_getitem`, with the lock: what takes no call."""
+    if likely(is_equal_hit(self, key, h, i)):
+        return take_hit(self, i)
+    return search_and_getitem(self, key, h, i)
 
 
 cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint32_t h, uint32_t i) except NULL:
@@ -1667,9 +1681,9 @@ cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
 
 
 cdef Rest get_otherwise = <Rest>get_by_any_means
-cdef Search search_and_get = <Search>get_by_search
+cdef Search compare_and_get = get_by_comparing, search_and_get = <Search>get_by_search
 cdef ItemRest hash_and_getitem = <ItemRest>getitem_by_hashing
-cdef ItemSearch search_and_getitem = <ItemSearch>getitem_by_search
+cdef ItemSearch compare_and_getitem = getitem_by_comparing, search_and_getitem = <ItemSearch>getitem_by_search
 cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", <Method>call_get)
 cdef Method compiled_set = stand_in_front(<PyTypeObject*>Cache, "set", call_set)
 stand_in_front_of_subscript(<PyTypeObject*>Cache, call_getitem)

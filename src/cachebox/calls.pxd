@@ -12,7 +12,7 @@ with the items of the keys in the cache.
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport Table, candidate, candidate_nearby, hash_of, home, likely, mixed, plain_equal, unlikely
+from cachebox._engine.table cimport Table, candidate, candidate_nearby, hash_of, home, likely, mixed, plain_equal, short_equal, unlikely
 from cachebox.cache cimport Cache
 from cachebox.lock cimport acquire, release
 from cachebox.quick cimport knows_hash, quick_use
@@ -132,7 +132,7 @@ cdef inline int same(const Call* call, PyObject* argument, PyObject* item) noexc
         return 1
     if argument == call.receiver:
         return type_of(item) == receiver_type and referent(item) == argument
-    return plain_equal(item, argument)
+    return 1 if short_equal(item, argument) else plain_equal(item, argument)
 
 
 cdef inline int matches(const Call* call, PyObject* key) noexcept:
@@ -258,7 +258,7 @@ cdef inline bint knows_hash_of_arguments(const Call* call, Py_ssize_t least, Py_
 cdef inline bint find_call_at_once(
     PyObject* cache, const Call* call, Py_ssize_t least, uint32_t h, uint32_t* i
 ) noexcept:
-    """`find_at_once` for a call: whether its key is where most are, and holds these very arguments. Takes the lock."""
+    """`find_at_once` for a call: whether its key holds these very arguments. Tells its index. Takes the lock."""
     cdef const Table* t = (<Cache>cache).table
     acquire((<Cache>cache).lock)
     i[0] = candidate_nearby(t, h)

@@ -13,8 +13,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup, lookup_from, mixed,
-    move_to_back, note_use, plain_equal,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup, lookup_from,
+    mixed, move_to_back, note_use, plain_equal, short_equal, unlikely,
 )
 from cachebox.expiry cimport ends_within
 from cachebox.lock cimport acquire, release
@@ -42,7 +42,7 @@ ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint32_t h, uint
 
 
 cdef inline bint find_at_once(PyObject* store, PyObject* key, uint32_t h, uint32_t* i) noexcept:
-    """Whether a key is this very object and where most are, near its home; if so, its index. Takes the lock."""
+    """Whether a key is this very object and where most are, near its home. Tells its index. Takes the lock."""
     cdef const Table* t = (<Store>store).table
     acquire((<Store>store).lock)
     i[0] = candidate_nearby(t, h)
@@ -72,6 +72,15 @@ cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
     """Whether a hit on entry i is `take_hit` and nothing else."""
     return (<Store>store).table.entries[i].value != NULL and not (
         (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD)
+    )
+
+
+cdef inline bint is_equal_hit(PyObject* store, PyObject* key, uint32_t h, uint32_t i) noexcept:
+    """Whether i, which `find_at_once` told, is a plain hit after all: the key's text is the same. Calls nothing, too."""
+    cdef const Table* t = (<Store>store).table
+    return (
+        i <= t.mask and is_plain_hit(store, i) and t.entries[i].hash == h       # the sentinel's value is NULL
+        and short_equal(t.entries[i].key, key)
     )
 
 
@@ -118,16 +127,20 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
 
 
 cdef inline PyObject* search_and_use(PyObject* store, PyObject* key, uint32_t h, uint32_t i) noexcept:
-    """A hit on entry i or, where that is 0, on the key that has yet to be found: a new reference to the value.
+    """A hit where `find_at_once` told i, but it was none or not plain: a new reference to the value.
 
     NULL: it is a miss, or not so simple. Takes over the lock, and releases it.
     """
+    cdef const Table* t = (<Store>store).table
     cdef uint32_t slot = 0
     cdef PyObject* value
-    if i == 0:
+    if unlikely(i > t.mask or (
+        t.entries[i].key != key
+        and (t.entries[i].hash != h or i == 0 or plain_equal(t.entries[i].key, key) != 1)
+    )):
         i = find_quickly(store, key, h, &slot)
         if i == 0:
-            if (<Store>store).table.slots[slot] != 0:           # else no search would find it
+            if t.slots[slot] != 0:                              # else no search would find it
                 return go_on(store, key, h, slot, 0)
             release((<Store>store).lock)
             return NULL

@@ -10,16 +10,17 @@ from libc.stdint cimport int64_t
 import gc
 from _weakref import ref
 
+from cachebox._engine.table cimport Table
 from cachebox.cache cimport Cache, Loading, hash_of
 from cachebox.calls cimport (
     Call, call_key, find_call_at_once, find_call_quickly, hash_call, key_of_call, keys_of_hash, keys_of_token,
-    knows_hash_of_arguments, knows_hash_of_call, likely, quick_get_call, type_of, unlikely,
+    knows_hash_of_arguments, knows_hash_of_call, likely, matches, quick_get_call, type_of, unlikely,
 )
 from cachebox.flight cimport Lead, Ticket, board
 from cachebox.lock cimport acquire, release
 from cachebox.options cimport lifetime_of
 from cachebox.quick cimport (
-    Rest, Search, find_at_once, find_quickly, go_on, is_plain_hit, knows_hash, mixed_in, quick_get, quick_use,
+    Rest, Search, find_at_once, find_quickly, go_on, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_get, quick_use,
     search_and_use, take_hit,
 )
 from cachebox.store cimport Watch
@@ -585,11 +586,9 @@ cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObjec
     if unlikely(not knows_hash(args[0], &hashed)):
         return any_call(self, args, n, NULL)
     h = mixed_in(cache, hashed)
-    if unlikely(not find_at_once(cache, args[0], h, &i)):
-        return search_lone(self, args, 1, h, 0)
-    if unlikely(not is_plain_hit(cache, i)):
-        return search_lone(self, args, 1, h, i)
-    return take_hit(cache, i)
+    if likely(find_at_once(cache, args[0], h, &i) and is_plain_hit(cache, i)):
+        return take_hit(cache, i)
+    return compare_lone(self, args, 1, h, i)
 
 
 cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
@@ -638,7 +637,7 @@ cdef inline PyObject* call_simple(
         return hash_simple(self, receiver, args, n, NULL)
     if likely(find_call_at_once(cache, &call, least, mixed_in(cache, hashed), &i) and is_plain_hit(cache, i)):
         return take_hit(cache, i)
-    return search_simple(self, receiver, args, n, NULL, hashed)
+    return search_simple(self, receiver, args, n, hashed, i)
 
 
 # --- where they do not lead to the end --------------------------------------------------------------------------------
@@ -680,7 +679,28 @@ cdef inline PyObject* find_simple(
     i = find_call_quickly(cache, &call, mixed_in(cache, hashed))
     if likely(i != 0 and is_plain_hit(cache, i)):
         return take_hit(cache, i)
-    return search_simple(self, receiver, args, n, names, hashed)
+    release((<Cache>cache).lock)
+    return get_simple(self, receiver, args, n, names, hashed)
+
+
+cdef PyObject* simple_by_search(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, Py_hash_t hashed, uint32_t i
+) except NULL:
+    """The rest of `call_simple` where `find_call_at_once` told i, with the lock."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef const Table* t = (<Cache>cache).table
+    cdef PyObject* value = NULL
+    cdef Call call
+    describe_simple(&call, receiver, args, n, NULL)
+    if likely(0 < i <= t.mask and t.entries[i].hash == mixed_in(cache, hashed)):
+        if likely(matches(&call, t.entries[i].key) == 1):
+            if likely(is_plain_hit(cache, i)):
+                return take_hit(cache, i)
+            value = quick_use(cache, i)
+    release((<Cache>cache).lock)
+    if value != NULL:
+        return value
+    return get_simple(self, receiver, args, n, NULL, hashed)
 
 
 cdef PyObject* simple_by_hashing(
@@ -688,26 +708,18 @@ cdef PyObject* simple_by_hashing(
 ) except NULL:
     """`call_simple` where hashing an argument takes a call of Python's."""
     cdef Call call
-    cdef Py_hash_t hashed
     describe_simple(&call, receiver, args, n, names)
-    hashed = hash_call(&call)
-    acquire((<CachedFunction>self)._cache.lock)
-    return simple_by_search(self, receiver, args, n, names, hashed)
+    return simple_by_hash(self, receiver, args, n, names, hash_call(&call))
 
 
-cdef PyObject* simple_by_search(
+cdef PyObject* simple_by_hash(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
 ) except NULL:
-    """The rest of `call_simple`, with the lock."""
-    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
-    cdef PyObject* value = NULL
-    cdef uint32_t i
+    """The same once it is hashed."""
+    cdef PyObject* value
     cdef Call call
     describe_simple(&call, receiver, args, n, names)
-    i = find_call_quickly(cache, &call, mixed_in(cache, hashed))
-    if i != 0:
-        value = quick_use(cache, i)
-    release((<Cache>cache).lock)
+    value = quick_get_call(<PyObject*>(<CachedFunction>self)._cache, &call, hashed)
     if value != NULL:
         return (<CachedFunction>self).hit(value)
     if receiver != NULL:
@@ -715,8 +727,16 @@ cdef PyObject* simple_by_search(
     return (<CachedFunction>self).miss_call(args, n, names, hashed, False)
 
 
+cdef PyObject* lone_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) noexcept:
+    """The rest of `call_lone`, with the lock: what takes no call."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    if likely(is_equal_hit(cache, args[0], h, i)):
+        return take_hit(cache, i)
+    return search_lone(self, args, n, h, i)
+
+
 cdef PyObject* lone_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
-    """The rest of `call_lone`, with the lock."""
+    """The rest of that."""
     cdef PyObject* value = search_and_use(<PyObject*>(<CachedFunction>self)._cache, args[0], h, i)
     if value != NULL:
         return value
@@ -743,16 +763,20 @@ cdef PyObject* call_otherwise(PyObject* self, PyObject** args, size_t nargsf, Py
 ctypedef PyObject* (*SimpleRest)(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
 ) noexcept
-ctypedef PyObject* (*SimpleSearch)(
+ctypedef PyObject* (*SimpleGet)(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
+) noexcept
+ctypedef PyObject* (*SimpleSearch)(
+    PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, Py_hash_t hashed, uint32_t i
 ) noexcept
 ctypedef PyObject* (*Entry)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept
 cdef Entry any_call = <Entry>call_otherwise
 cdef Rest other_call = by_arguments
 cdef Rest call_with_keywords = <Rest>by_keywords
 cdef Rest other_method_call = <Rest>by_arguments_of_method
-cdef Search search_lone = <Search>lone_by_search
+cdef Search compare_lone = lone_by_comparing, search_lone = <Search>lone_by_search
 cdef SimpleRest hash_simple = <SimpleRest>simple_by_hashing
+cdef SimpleGet get_simple = <SimpleGet>simple_by_hash
 cdef SimpleSearch search_simple = <SimpleSearch>simple_by_search
 
 

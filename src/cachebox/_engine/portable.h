@@ -122,6 +122,20 @@ cb_same_bytes(const char *a, const char *b, size_t n)
     return 1;
 }
 
+/* Whether both are short texts in ASCII, and equal. Calls nothing; 0 is no answer, `cb_plain_equal` has one. */
+static inline int
+cb_short_equal(PyObject *a, PyObject *b)
+{
+    Py_ssize_t length;
+    if (!PyUnicode_CheckExact(a) || !PyUnicode_CheckExact(b)) {
+        return 0;
+    }
+    length = PyUnicode_GET_LENGTH(a);
+    return length == PyUnicode_GET_LENGTH(b) && length <= 64 && PyUnicode_IS_COMPACT_ASCII(a)
+           && PyUnicode_IS_COMPACT_ASCII(b)
+           && cb_same_bytes((const char *)((PyASCIIObject *)a + 1), (const char *)((PyASCIIObject *)b + 1), (size_t)length);
+}
+
 /* 1: equal, 0: different, -1: only `==` can tell, and that may run Python code. Addresses were compared before. */
 CB_OUT_OF_LINE static int
 cb_plain_equal(PyObject *a, PyObject *b)

@@ -46,6 +46,7 @@ cdef extern from "portable.h":
     void xdecref "Py_XDECREF"(PyObject*)
     Py_hash_t hash_of "cb_hash"(PyObject* key) except? -1
     int plain_equal "cb_plain_equal"(PyObject* a, PyObject* b) noexcept nogil
+    bint short_equal "cb_short_equal"(PyObject* a, PyObject* b) noexcept nogil
 
 
 cdef struct Entry:                  # 32 bytes: two to a cache line

@@ -470,9 +470,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     ):
         first = <PyObject*>(<Tier>tier).first
         h = mixed_in(first, hashed)
-        if not find_at_once(first, args[0], h, &i):
-            i = 0
-        elif likely(is_plain_hit(first, i)):
+        if likely(find_at_once(first, args[0], h, &i) and is_plain_hit(first, i)):
             return take_hit(first, i)
         value = search_and_use(first, args[0], h, i)
         if value != NULL:
