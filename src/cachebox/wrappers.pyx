@@ -10,11 +10,10 @@ from libc.stdint cimport int64_t
 import gc
 from _weakref import ref
 
-from cachebox._engine.table cimport Table
 from cachebox.cache cimport Cache, Loading, hash_of, lifetime_of
 from cachebox.calls cimport (
-    Call, call_key, find_call_at_once, find_call_quickly, hash_call, key_of_call, keys_of_hash, keys_of_token,
-    knows_hash_of_arguments, knows_hash_of_call, likely, matches, quick_get_call, type_of, unlikely,
+    Call, call_key, find_call_at_once, find_call_quickly, hash_call, is_call_at, key_of_call, keys_of_hash,
+    keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, quick_get_call, type_of, unlikely,
 )
 from cachebox.flight cimport Lead, Ticket, board
 from cachebox.lock cimport acquire, release
@@ -687,15 +686,13 @@ cdef PyObject* simple_by_search(
 ) except NULL:
     """The rest of `call_simple` where `find_call_at_once` told i, with the lock."""
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
-    cdef const Table* t = (<Cache>cache).table
     cdef PyObject* value = NULL
     cdef Call call
     describe_simple(&call, receiver, args, n, NULL)
-    if likely(0 < i <= t.mask and t.entries[i].hash == mixed_in(cache, hashed)):
-        if likely(matches(&call, t.entries[i].key) == 1):
-            if likely(is_plain_hit(cache, i)):
-                return take_hit(cache, i)
-            value = quick_use(cache, i)
+    if likely(is_call_at(cache, &call, mixed_in(cache, hashed), i)):
+        if likely(is_plain_hit(cache, i)):
+            return take_hit(cache, i)
+        value = quick_use(cache, i)
     release((<Cache>cache).lock)
     if value != NULL:
         return value
