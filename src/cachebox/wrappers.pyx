@@ -34,6 +34,12 @@ cdef extern from *:
     #  define cb_count(counter) ((void)++*(counter))
     #endif
 
+    #ifdef Py_GIL_DISABLED
+    #  define CB_HAS_GIL 0
+    #else
+    #  define CB_HAS_GIL 1
+    #endif
+
     #define cb_is_plain(object) (PyUnicode_CheckExact(object) || PyLong_CheckExact(object))
     #define cb_takes_weak_references(object) PyType_SUPPORTS_WEAKREFS(Py_TYPE(object))
     #define cb_items(tuple) (((PyTupleObject *)(tuple))->ob_item)
@@ -82,6 +88,7 @@ cdef extern from *:
     void count "cb_count"(int64_t*)
     bint is_function "PyFunction_Check"(object)
     int VARARGS "CO_VARARGS"
+    const bint HAS_GIL "CB_HAS_GIL"
     bint is_plain "cb_is_plain"(PyObject*) noexcept
     bint takes_weak_references "cb_takes_weak_references"(PyObject*) noexcept
     bint is_finalized "PyObject_GC_IsFinalized"(object) noexcept
@@ -641,9 +648,13 @@ cdef inline PyObject* call_simple(
 # --- where they do not lead to the end --------------------------------------------------------------------------------
 
 cdef PyObject* by_arguments(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
-    """A call with other arguments than are likely."""
+    """A call with other arguments than are likely. The next ones are likely to be as many."""
     if names != NULL:
         return call_with_keywords(self, args, n, names)
+    if HAS_GIL:                     # else another thread may make it a method just now
+        (<CachedFunction>self).vectorcall = <vectorcallfunc>(
+            call_nullary if n == 0 else call_lone if n == 1 else call_several
+        )
     if n == 0:
         return call_nullary(self, args, 0, NULL)
     if n == 1:
