@@ -32,8 +32,8 @@ from cachebox.options cimport (
 )
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
-    ItemRest, ItemSearch, Rest, Search, find_at_once, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_get, quick_land,
-    quick_lead, quick_miss, quick_set, search_and_use, take_hit,
+    ItemRest, ItemSearch, Rest, Search, find_at_once, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_get,
+    quick_land, quick_lead, quick_miss, quick_set, search_and_use, take_hit,
 )
 from cachebox.refreshing cimport serve
 from cachebox.snapshots cimport add_entries, add_entry, export, restore

@@ -12,7 +12,9 @@ with the items of the keys in the cache.
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport Table, candidate, candidate_nearby, hash_of, home, likely, mixed, plain_equal, short_equal, unlikely
+from cachebox._engine.table cimport (
+    Table, candidate, candidate_nearby, hash_of, home, likely, mixed, plain_equal, short_equal, unlikely,
+)
 from cachebox.cache cimport Cache
 from cachebox.lock cimport acquire, release
 from cachebox.quick cimport knows_hash, quick_use
@@ -55,7 +57,8 @@ cdef list keys_of_token(Cache cache, object token)
 
 
 # --- hashing: the same for the arguments of a call and for the items of its key ---------------------------------------
-# Multiplying and rotating as xxHash does (Collet, 2012), with one multiplication for an item: the table has its own.
+# A sum of products with the powers of a prime (one of xxHash's): an item that comes late from memory is multiplied once
+# before it is added. The table multiplies once more, and takes the upper half.
 
 cdef extern from *:
     """
@@ -227,9 +230,12 @@ cdef inline bint is_same(const Call* call, Py_ssize_t least, PyObject* key) noex
     return True
 
 
-cdef inline bint mix_known(uint64_t* sum, uint64_t* factor, PyObject* argument) noexcept nogil:
+cdef inline bint mix_known(uint64_t* sum, uint64_t* factor, const Call* call, Py_ssize_t k) noexcept nogil:
+    """`mix` an argument's hash, if that takes no call."""
     cdef Py_hash_t known
-    if unlikely(not knows_hash(argument, &known)):
+    if unlikely(call.receiver != NULL and call.arguments[k] == call.receiver):
+        return False
+    if unlikely(not knows_hash(call.arguments[k], &known)):
         return False
     mix(sum, factor, known)
     return True
@@ -238,17 +244,18 @@ cdef inline bint mix_known(uint64_t* sum, uint64_t* factor, PyObject* argument) 
 cdef inline bint knows_hash_of_arguments(const Call* call, Py_ssize_t least, Py_hash_t* hashed) noexcept nogil:
     """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token, types and keywords.
 
-    It has `least` arguments at least: for that many, this has no loop."""
+    It has `least` arguments at least: for that many, a constant, this becomes no loop.
+    """
     cdef uint64_t sum = PRIME_5, factor = PRIME_1
     cdef Py_ssize_t k
     if call.receiver != NULL:
         mix(&sum, &factor, address_hash(call.receiver))
     for k in range(least):
-        if (call.receiver != NULL and call.arguments[k] == call.receiver) or not mix_known(&sum, &factor, call.arguments[k]):
+        if not mix_known(&sum, &factor, call, k):
             return False
     k = least
     while k < call.n:
-        if (call.receiver != NULL and call.arguments[k] == call.receiver) or not mix_known(&sum, &factor, call.arguments[k]):
+        if not mix_known(&sum, &factor, call, k):
             return False
         k += 1
     hashed[0] = finish(sum, call.n + (call.receiver != NULL))
@@ -263,6 +270,12 @@ cdef inline bint find_call_at_once(
     acquire((<Cache>cache).lock)
     i[0] = candidate_nearby(t, h)
     return i[0] <= t.mask and i[0] != 0 and t.entries[i[0]].hash == h and is_same(call, least, t.entries[i[0]].key)
+
+
+cdef inline bint is_call_at(PyObject* cache, const Call* call, uint32_t h, uint32_t i) noexcept:
+    """Whether i, which `find_call_at_once` told, is this call's after all. Needs the lock."""
+    cdef const Table* t = (<Cache>cache).table
+    return 0 < i <= t.mask and t.entries[i].hash == h and matches(call, t.entries[i].key) == 1
 
 
 cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32_t h) noexcept:

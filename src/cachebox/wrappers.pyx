@@ -10,11 +10,10 @@ from libc.stdint cimport int64_t
 import gc
 from _weakref import ref
 
-from cachebox._engine.table cimport Table
 from cachebox.cache cimport Cache, Loading, hash_of
 from cachebox.calls cimport (
-    Call, call_key, find_call_at_once, find_call_quickly, hash_call, key_of_call, keys_of_hash, keys_of_token,
-    knows_hash_of_arguments, knows_hash_of_call, likely, matches, quick_get_call, type_of, unlikely,
+    Call, call_key, find_call_at_once, find_call_quickly, hash_call, is_call_at, key_of_call, keys_of_hash,
+    keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, quick_get_call, type_of, unlikely,
 )
 from cachebox.flight cimport Lead, Ticket, board
 from cachebox.lock cimport acquire, release
@@ -34,6 +33,12 @@ cdef extern from *:
     #  define cb_count(counter) ((void)_Py_atomic_add_int64(counter, 1))
     #else
     #  define cb_count(counter) ((void)++*(counter))
+    #endif
+
+    #ifdef Py_GIL_DISABLED
+    #  define CB_HAS_GIL 0
+    #else
+    #  define CB_HAS_GIL 1
     #endif
 
     #define cb_is_plain(object) (PyUnicode_CheckExact(object) || PyLong_CheckExact(object))
@@ -84,6 +89,7 @@ cdef extern from *:
     void count "cb_count"(int64_t*)
     bint is_function "PyFunction_Check"(object)
     int VARARGS "CO_VARARGS"
+    const bint HAS_GIL "CB_HAS_GIL"
     bint is_plain "cb_is_plain"(PyObject*) noexcept
     bint takes_weak_references "cb_takes_weak_references"(PyObject*) noexcept
     bint is_finalized "PyObject_GC_IsFinalized"(object) noexcept
@@ -643,9 +649,13 @@ cdef inline PyObject* call_simple(
 # --- where they do not lead to the end --------------------------------------------------------------------------------
 
 cdef PyObject* by_arguments(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
-    """A call with other arguments than are likely."""
+    """A call with other arguments than are likely. The next ones are likely to be as many."""
     if names != NULL:
         return call_with_keywords(self, args, n, names)
+    if HAS_GIL:                     # else another thread may make it a method just now
+        (<CachedFunction>self).vectorcall = <vectorcallfunc>(
+            call_nullary if n == 0 else call_lone if n == 1 else call_several
+        )
     if n == 0:
         return call_nullary(self, args, 0, NULL)
     if n == 1:
@@ -688,15 +698,13 @@ cdef PyObject* simple_by_search(
 ) except NULL:
     """The rest of `call_simple` where `find_call_at_once` told i, with the lock."""
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
-    cdef const Table* t = (<Cache>cache).table
     cdef PyObject* value = NULL
     cdef Call call
     describe_simple(&call, receiver, args, n, NULL)
-    if likely(0 < i <= t.mask and t.entries[i].hash == mixed_in(cache, hashed)):
-        if likely(matches(&call, t.entries[i].key) == 1):
-            if likely(is_plain_hit(cache, i)):
-                return take_hit(cache, i)
-            value = quick_use(cache, i)
+    if likely(is_call_at(cache, &call, mixed_in(cache, hashed), i)):
+        if likely(is_plain_hit(cache, i)):
+            return take_hit(cache, i)
+        value = quick_use(cache, i)
     release((<Cache>cache).lock)
     if value != NULL:
         return value
