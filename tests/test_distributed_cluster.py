@@ -191,7 +191,7 @@ def test_a_stalled_master_holds_nobody_up(kind, harmed):
 
 def test_moved_slots_are_followed(kind, cluster):
     """Every slot of the first bucket's master goes to another one, and comes back."""
-    with make(kind, redis_port=cluster.servers[0].port) as a, make(kind, redis_port=cluster.servers[1].port) as b:
+    with pair(kind, cluster.servers[0].port, cluster.servers[1].port) as (a, b):
         names = None
         a.set("k", 1)
         b.get("k")
