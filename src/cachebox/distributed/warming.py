@@ -132,22 +132,19 @@ class Warming:
         """Have all keys of a batch on the server, as far as possible."""
         core = self._core
         keys = list(dict.fromkeys(batch))
-        try:
-            there, failed = yield from core.read_many(keys, core.deadline(), False)
-            if failed:
-                core.tier.count(errors=1)
-                raise core.unavailable(next(iter(failed.values())), failed)
-        except BackendUnavailable as error:
-            self._tally.note(failed=len(keys), skipped=len(batch) - len(keys), error=error)
-            return
-        missing = [key for key in keys if key not in there]
+        there, unknown = yield from core.read_many(keys, core.deadline(), False)
+        missing = [key for key in keys if key not in there and key not in unknown]
         loaded, errors, others = yield from self._load(missing)
+        if unknown:                             # their server is away; what others have is loaded
+            core.tier.count(errors=1)
+            errors.insert(0, core.unavailable(next(iter(unknown.values())), unknown))
         for key in others:                      # somebody is computing it, or what is there cannot be decoded
             try:
                 loaded += yield from self._load_other(key)
             except Exception as error:
                 errors.append(error)
-        self._tally.note(loaded, len(missing) - loaded, len(batch) - len(missing), errors[0] if errors else None)
+        wanted = len(missing) + len(unknown)
+        self._tally.note(loaded, wanted - loaded, len(batch) - wanted, errors[0] if errors else None)
 
     def _load_other(self, key: str) -> Effects[bool]:
         """The way of `get_or_set`, which waits for others."""
