@@ -37,7 +37,7 @@ def cached_function(x, y):
 
 
 @pytest.mark.skipif(tests is None, reason="this interpreter comes without its own test package")
-class TestAsInCPython(tests.TestLRU if tests else object, unittest.TestCase):
+class TestAsInCPython(*([tests.TestLRU] if tests else []), unittest.TestCase):
     """The interpreter's own tests, with our `lru_cache` in the place of the one written in C."""
 
     module = OURS
