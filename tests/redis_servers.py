@@ -226,7 +226,8 @@ class Proxy:
         self.silent = threading.Event()  # nothing gets through, though nothing is closed
         self.silent_links = threading.Event()  # likewise, only for what tracks
         self.slowness = 0.0  # seconds that each answer takes
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self.accept, daemon=True)
+        self.accepting.start()
 
     def accept(self) -> None:
         import threading
@@ -289,7 +290,10 @@ class Proxy:
                 sock.close()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)    # or accept() would go on, perhaps on another's socket
         self.listener.close()
+        self.accepting.join(LIMIT)
         self.cut()
 
     def __enter__(self):
