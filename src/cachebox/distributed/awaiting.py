@@ -10,10 +10,9 @@ from collections import deque
 from typing import Any
 
 from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, T, Wait
-from cachebox.distributed.resp import INCOMPLETE, Push, Replies
+from cachebox.distributed.resp import CHUNK, Replies
 from cachebox.distributed.servers import FAILURES, connect_async, is_cut, is_timeout, left
 
-CHUNK = 65536
 LANES = 16                          # connections of an event loop to one server
 
 
@@ -48,17 +47,12 @@ class AsyncChannel:
         self.talks += 1
         try:
             self.writer.write(data)
-            while True:
-                reply = replies.next()
-                if reply is INCOMPLETE:
-                    received = await self.reader.read(CHUNK)
-                    if not received:
-                        raise ConnectionResetError("the server closed the connection")
-                    replies.feed(received)
-                elif type(reply) is not Push:
-                    found.append(reply)
-                    if len(found) == n:
-                        return found
+            while not replies.collect(found, n):
+                received = await self.reader.read(CHUNK)
+                if not received:
+                    raise ConnectionResetError("the server closed the connection")
+                replies.feed(received)
+            return found
         finally:
             self.is_talking = False
 

@@ -8,10 +8,9 @@ import time
 from typing import Any
 
 from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, T, Wait
-from cachebox.distributed.resp import INCOMPLETE, Push, Replies
+from cachebox.distributed.resp import CHUNK, Replies
 from cachebox.distributed.servers import FAILURES, connect, is_cut, is_timeout, left
 
-CHUNK = 65536
 GRACE = 0.02                        # seconds to collect what other servers have answered when one of them has not
 
 
@@ -30,18 +29,13 @@ class Channel:
         """The next n replies."""
         replies = self.replies
         found: list[Any] = []
-        while True:
-            reply = replies.next()
-            if reply is INCOMPLETE:
-                self.sock.settimeout(left(deadline))
-                data = self.sock.recv(max(CHUNK, replies.missing))
-                if not data:
-                    raise ConnectionResetError("the server closed the connection")
-                replies.feed(data)
-            elif type(reply) is not Push:
-                found.append(reply)
-                if len(found) == n:
-                    return found
+        while not replies.collect(found, n):
+            self.sock.settimeout(left(deadline))
+            data = self.sock.recv(max(CHUNK, replies.missing))
+            if not data:
+                raise ConnectionResetError("the server closed the connection")
+            replies.feed(data)
+        return found
 
     def close(self) -> None:
         self.sock.close()

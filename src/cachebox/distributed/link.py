@@ -18,10 +18,10 @@ from collections.abc import Callable
 from ssl import SSLWantReadError
 from typing import Any
 
-from cachebox.distributed.blocking import CHUNK, Blocking, Channel, open_channel, readable
+from cachebox.distributed.blocking import Blocking, Channel, open_channel, readable
 from cachebox.distributed.effects import Effects, MakeWaiter, Node, Wait
 from cachebox.distributed.keyspace import new_token
-from cachebox.distributed.resp import INCOMPLETE, Push, ReplyError, packed
+from cachebox.distributed.resp import CHUNK, INCOMPLETE, Push, ReplyError, packed
 from cachebox.distributed.scripts import BY_DIGEST
 from cachebox.distributed.servers import FAILURES, left
 from cachebox.distributed.tier import Tier

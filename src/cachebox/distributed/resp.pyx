@@ -30,6 +30,9 @@ class Incomplete:
 
 INCOMPLETE = Incomplete()
 
+CHUNK = 65536
+"""Bytes to ask a connection for at a time."""
+
 
 def packed(*args):
     """A command as the server reads it. O(length of the arguments).
@@ -108,6 +111,16 @@ cdef class Replies:
         if found is not INCOMPLETE:
             self.at = self.position
         return found
+
+    def collect(self, list found, Py_ssize_t n):
+        """Append the next replies until `found` has n, and drop pushes. Returns whether it has; else feed more."""
+        while len(found) < n:
+            reply = self.next()
+            if reply is INCOMPLETE:
+                return False
+            if type(reply) is not Push:
+                found.append(reply)
+        return True
 
     cdef Py_ssize_t line_end(self) except -2:
         """Where the line at `position` ends, before its CR LF; -1: not received yet."""
