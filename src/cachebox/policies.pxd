@@ -9,7 +9,7 @@ cdef object checked_size(object max_size)
 
 
 cdef class EvictionPolicy:
-    cdef public object max_size
+    cdef object size                # the attribute max_size
     cdef bint taken                 # it serves a cache
     cdef object __weakref__
 

@@ -5,6 +5,7 @@ from cpython.object cimport PyObject, PyTypeObject, inquiry
 from libc.stdint cimport uint32_t, uint64_t
 
 cimport cython
+from cython cimport critical_section
 
 from cachebox._engine.fifo cimport FIFO
 from cachebox._engine.lfu cimport LFU
@@ -58,6 +59,17 @@ cdef class EvictionPolicy:
 
     def __init__(self, max_size=None):
         self.max_size = max_size
+
+    @property
+    def max_size(self):
+        """The most keys to order, or None for no bound."""
+        with critical_section(self):
+            return self.size
+
+    @max_size.setter
+    def max_size(self, size):
+        with critical_section(self):
+            self.size = size
 
     def add(self, key):
         """Take a new key into the order."""
@@ -120,7 +132,8 @@ cdef class _Ordered(EvictionPolicy):
         cdef Operation op
         cdef uint32_t i
         cdef uint32_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
-        cdef Py_ssize_t bound = <Py_ssize_t>min(self.max_size, 1 << 31) if self.max_size is not None else 1 << 31
+        cdef object size = self.max_size
+        cdef Py_ssize_t bound = <Py_ssize_t>min(size, 1 << 31) if size is not None else 1 << 31
         cdef bint stored = True
         self.refuse_if_lent()
         start(&op)

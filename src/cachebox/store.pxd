@@ -136,6 +136,7 @@ cdef class Store:
         self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
     ) except -1
     cdef list find_tags(self, tuple names)
+    cdef object turn_of_tags(self)
     cdef int drop_unused_tags(self) except -1
     cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef double sweep(self) except? -1.0

@@ -1,6 +1,7 @@
 """The mechanics under `Cache`; `store.pxd` has the overview."""
 
 cimport cython
+from cython cimport critical_section
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject, PyTypeObject, inquiry
 from libc.float cimport DBL_MAX
@@ -168,9 +169,11 @@ cdef class Store:
                 interruption = passed_on(error, self.on_evict)
         if self.on_removal is not None:
             if not causes:
-                from cachebox.removal import RemovalCause
+                with importing:
+                    from cachebox.removal import RemovalCause
 
-                causes = (RemovalCause.SIZE, RemovalCause.EXPIRED, RemovalCause.EXPLICIT, RemovalCause.REPLACED)
+                    if not causes:
+                        causes = (RemovalCause.SIZE, RemovalCause.EXPIRED, RemovalCause.EXPLICIT, RemovalCause.REPLACED)
             try:
                 self.on_removal(key, value, causes[<int>cause])
             except BaseException as error:
@@ -501,15 +504,7 @@ cdef class Store:
         """The Tag of each of these tags, new ones where there is none."""
         cdef list found = []
         cdef Tag tag
-        if self.tags_turn is None or self.tags_forks != forks:      # whoever has the turn in the parent is not here
-            from _thread import RLock
-
-            self.tags_forks = forks
-            self.tags_turn = RLock()
-            if self.tags is None:
-                self.tags = {}
-                self.tags_limit = FEW_TAGS
-        with self.tags_turn:
+        with self.turn_of_tags():
             if len(self.tags) >= self.tags_limit:
                 self.drop_unused_tags()
             for name in names:
@@ -518,6 +513,21 @@ cdef class Store:
                     tag = self.tags[name] = Tag.__new__(Tag, name)
                 found.append(tag)
         return found
+
+    cdef object turn_of_tags(self):
+        """The lock around changes of `tags`, which it makes, too: one for all threads, and another after a fork."""
+        made = None
+        while True:
+            with critical_section(self):
+                if made is not None and (self.tags_turn is None or self.tags_forks != forks):
+                    self.tags_turn = made
+                    self.tags_forks = forks         # whoever has the turn in the parent is not here
+                    if self.tags is None:
+                        self.tags = {}
+                        self.tags_limit = FEW_TAGS
+                if self.tags_turn is not None and self.tags_forks == forks:
+                    return self.tags_turn
+            made = RLock()
 
     cdef int drop_unused_tags(self) except -1:
         """Forget tags that no entry has. Needs the turn."""
@@ -926,7 +936,10 @@ cdef int call_sweeper(Store store) except -1:
             return 0
         sweeper = imported
     if store.known is None:
-        store.known = sweeper.know(store)
+        known = sweeper.know(store)
+        with critical_section(store):
+            if store.known is None:
+                store.known = known
     acquire(store.lock)
     due = store.expiry.deadlines[1] + store.stale + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
     store.next_visit = due

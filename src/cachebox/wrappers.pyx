@@ -5,6 +5,7 @@ arguments over where they are (vectorcall, PEP 590), they are hashed there and c
 """
 
 from cpython.object cimport PyObject, PyTypeObject
+from cython cimport critical_section
 from libc.stdint cimport int64_t
 
 import gc
@@ -227,10 +228,12 @@ cdef class CachedFunction:
         cdef Loading how
         cdef Py_ssize_t k
         if self.on_first_miss is not None:
-            first, self.on_first_miss = self.on_first_miss, None
-            if first(self, <object>args[0] if n else None) and not self.is_method and self.key_func is None:
-                become_method(self)
-                return self.call(args, n, names, True)
+            with critical_section(self):
+                first, self.on_first_miss = self.on_first_miss, None
+            if first is not None:
+                if first(self, <object>args[0] if n else None) and not self.is_method and self.key_func is None:
+                    become_method(self)
+                    return self.call(args, n, names, True)
         if self.fly is not None:
             arguments = tuple([<object>args[k] for k in range(n)])
             keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
@@ -282,7 +285,10 @@ cdef class CachedFunction:
         cdef Py_hash_t hashed
         cdef uint32_t h, i, slot
         if self.nullary is None:
-            self.nullary = self.key_of((), {}, False, False)
+            key = self.key_of((), {}, False, False)
+            with critical_section(self):
+                if self.nullary is None:
+                    self.nullary = key
         hashed = hash_of(<PyObject*>self.nullary)
         h = mixed_in(cache, hashed)
         acquire((<Cache>cache).lock)
