@@ -25,7 +25,7 @@ def at_the_same_moment(make, use):
             results.append(use(thing, n))
         return results
 
-    return made, list(zip(*run_all(*[lambda n=n: work(n) for n in range(THREADS)])))
+    return made, list(zip(*run_all(*[lambda n=n: work(n) for n in range(THREADS)]), strict=True))
 
 
 @must_end
@@ -80,7 +80,7 @@ def test_the_first_call_without_arguments():
         return cached(lambda: [])
 
     made, results = at_the_same_moment(make, lambda function, n: (function(), function()))
-    for function, pairs in zip(made, results):
+    for function, pairs in zip(made, results, strict=True):
         assert len({id(result) for pair in pairs for result in pair}) == 1
         assert function.cache_info().misses + function.cache_info().hits == 2 * THREADS
 
@@ -95,7 +95,7 @@ def test_the_first_miss_of_what_may_be_a_method():
 
         return Thing()
 
-    made, results = at_the_same_moment(make, lambda thing, n: thing.double(n))
+    _, results = at_the_same_moment(make, lambda thing, n: thing.double(n))
     assert all(of_all == tuple([n, n] for n in range(THREADS)) for of_all in results)
 
     def make_class():
@@ -107,7 +107,7 @@ def test_the_first_miss_of_what_may_be_a_method():
 
         return Thing
 
-    made, results = at_the_same_moment(make_class, lambda thing, n: thing.double(n))
+    _, results = at_the_same_moment(make_class, lambda thing, n: thing.double(n))
     assert all(of_all == tuple([n, n] for n in range(THREADS)) for of_all in results)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 from cachebox.cache import Cache
 from cachebox.options import check_failures
+from cachebox.shared_errors import HAS_GIL, copied
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ class Failures:
     """The exceptions of one cache's loads, or of one function's calls, by key.
 
     Copies are kept, and copies raised: an exception holds its traceback, and that the arguments of all functions in it.
+    Where a class does not let itself be copied, its exception itself is; but not without the GIL, see `shared_errors`.
     """
 
     def __init__(
@@ -39,7 +39,10 @@ class Failures:
         """Keep an exception, if it is one of those to keep. Returns whether it is."""
         if not isinstance(error, self.kinds):
             return False
-        self._kept.set(key, _copied(error))
+        copy = _copied(error)
+        if copy is None:
+            return False
+        self._kept.set(key, copy)
         return True
 
     def forget(self, key: Hashable) -> bool:
@@ -51,10 +54,8 @@ class Failures:
         self._kept.clear()
 
 
-def _copied(error: Exception) -> Exception:
-    """An exception like this one, without its traceback; the same one, if its class cannot be copied."""
+def _copied(error: Exception) -> Exception | None:
     try:
-        copied = copy(error)
-    except Exception:               # whatever the class's constructor thinks of its own `args`
-        return error
-    return copied if type(copied) is type(error) else error
+        return copied(error)
+    except Exception:               # whatever the class thinks of its own `args`
+        return error if HAS_GIL else None

@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint32_t
 import os
 
 from cachebox._engine.table cimport Entry, incref
-from cachebox.lock cimport acquire, release
+from cachebox.lock cimport HAS_GIL, acquire, release
 from cachebox.operation cimport EXPIRED, Operation, start
 from cachebox.stats cimport MISSES
 from cachebox.store cimport DONE, NO_MEMORY, Leader, Store, Watch, forks, leader_of, leads, set_leader
@@ -35,6 +35,10 @@ cdef extern from *:
     #define CB_TAKE_FLIGHT(reference) ((PyObject *)(reference))
     """
     object take_over "CB_TAKE_FLIGHT"(PyObject*)
+
+
+if not HAS_GIL:
+    from cachebox.shared_errors import copied
 
 
 cdef dict waiting = {}              # thread ident or asyncio task: the flight that it waits for
@@ -69,7 +73,7 @@ cdef class Flight:
 
     cdef object outcome(self):
         if self.state == CRASHED:
-            raise self.result.with_traceback(self.traceback)    # the leader's: waiters must not lengthen it
+            raise one_more(self.result).with_traceback(self.traceback)  # the leader's: waiters must not lengthen it
         return self.result
 
 
@@ -339,6 +343,11 @@ cdef int crash(Store store, Leader* leader, object error) except -1:
     if leader.i == 0:
         return 0                                # it has ended: what was raised came after that
     traceback = error.__traceback__ if error is not None else None
+    if state == CRASHED:
+        try:
+            error = one_more(error)
+        except Exception:                       # not to be had: the next one fails for itself
+            state = ABANDONED
     start(&op)
     acquire(store.lock)
     flight = end(store, leader, state, error, traceback, &op)
@@ -365,6 +374,11 @@ cdef Flight end(Store store, Leader* leader, int state, object result, object tr
     flight.traceback = traceback
     flight.state = state
     return flight
+
+
+cdef object one_more(object error):
+    """See `shared_errors`, which only some builds need."""
+    return error if HAS_GIL else copied(error)
 
 
 cdef int wake_all(Flight flight) except -1:

@@ -12,6 +12,7 @@
 #include <Python.h>
 
 #ifdef Py_GIL_DISABLED
+#define CB_HAS_GIL 0
 
 typedef struct cb_lock {
     PyMutex mutex;
@@ -24,6 +25,7 @@ static inline void cb_lock_acquire(cb_lock *lock) { PyMutex_Lock(&lock->mutex); 
 static inline void cb_lock_release(cb_lock *lock) { PyMutex_Unlock(&lock->mutex); }
 
 #else
+#define CB_HAS_GIL 1
 
 typedef struct cb_lock { char nothing; } cb_lock;
 

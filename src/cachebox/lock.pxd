@@ -7,6 +7,7 @@ Rule: between `acquire` and `release` no Python code runs, nothing is waited for
 cdef extern from "lock.h" nogil:
     ctypedef struct Lock "cb_lock":
         pass
+    const bint HAS_GIL "CB_HAS_GIL"
     void acquire "cb_lock_acquire"(Lock*)
     void release "cb_lock_release"(Lock*)
 

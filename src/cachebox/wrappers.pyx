@@ -17,7 +17,7 @@ from cachebox.calls cimport (
     keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, quick_get_call, type_of, unlikely,
 )
 from cachebox.flight cimport Lead, Ticket, board
-from cachebox.lock cimport acquire, release
+from cachebox.lock cimport HAS_GIL, acquire, release
 from cachebox.options cimport lifetime_of
 from cachebox.quick cimport (
     Rest, Search, find_at_once, find_quickly, go_on, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_get, quick_use,
@@ -34,12 +34,6 @@ cdef extern from *:
     #  define cb_count(counter) ((void)_Py_atomic_add_int64(counter, 1))
     #else
     #  define cb_count(counter) ((void)++*(counter))
-    #endif
-
-    #ifdef Py_GIL_DISABLED
-    #  define CB_HAS_GIL 0
-    #else
-    #  define CB_HAS_GIL 1
     #endif
 
     #define cb_is_plain(object) (PyUnicode_CheckExact(object) || PyLong_CheckExact(object))
@@ -90,7 +84,6 @@ cdef extern from *:
     void count "cb_count"(int64_t*)
     bint is_function "PyFunction_Check"(object)
     int VARARGS "CO_VARARGS"
-    const bint HAS_GIL "CB_HAS_GIL"
     bint is_plain "cb_is_plain"(PyObject*) noexcept
     bint takes_weak_references "cb_takes_weak_references"(PyObject*) noexcept
     bint is_finalized "PyObject_GC_IsFinalized"(object) noexcept

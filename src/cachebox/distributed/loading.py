@@ -30,6 +30,7 @@ from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.leases import Leases
 from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
 from cachebox.distributed.scripts import LAND, LEAD
+from cachebox.shared_errors import one_more
 
 UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
 FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
@@ -45,6 +46,7 @@ class Flight:
     def __init__(self) -> None:
         self.state = FLYING
         self.result: Any = None
+        self.traceback: Any = None              # the error's, as the leader raised it
         self.wakes: list[Callable[[], object]] = []
         self.awaits: list[Flight] = []          # what it, or what it started, waits for
         self._lock = threading.Lock()
@@ -66,6 +68,22 @@ class Flight:
             wakes, self.wakes = self.wakes, []
         for wake in wakes:
             wake()
+
+    def crash(self, error: Exception) -> None:
+        """It failed, and so does everybody who waits."""
+        self.traceback = error.__traceback__
+        try:
+            shared = one_more(error)
+        except Exception:                       # not to be had: the next one fails for itself
+            self.end(ABANDONED)
+        else:
+            self.end(CRASHED, shared)
+
+    def outcome(self) -> Any:
+        """What a waiter gets, once it is over and was not abandoned."""
+        if self.state == CRASHED:
+            raise one_more(self.result).with_traceback(self.traceback)
+        return self.result
 
     def closes_circle(self, leads: tuple[Flight, ...]) -> bool:
         """Whether waiting for it would be waiting for one of those that led here."""
@@ -203,10 +221,8 @@ class Loader:
                 waits = yield from self._wait_for(other, leads)
                 if not waits:
                     return (yield Run(factory)), True
-                if other.state == LANDED:
-                    return core.give(other.result), True
-                if other.state == CRASHED:
-                    raise other.result
+                if other.state != ABANDONED:
+                    return core.give(other.outcome()), True
                 deadline = core.deadline()
                 continue
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
@@ -299,7 +315,7 @@ class Loader:
             if isinstance(error, Exception):
                 deadline += time.monotonic() - begun
                 yield from self.leases.give_up(token, groups, deadline)
-                flight.end(CRASHED, error)
+                flight.crash(error)
             else:                               # a cancelled task cannot wait any more
                 self.leases.give_up_soon(token, groups)
             raise
@@ -370,10 +386,8 @@ class Loader:
                 break
             if not (yield from self._wait_for(other, leads)):
                 return (yield Run(factory)), True
-            if other.state == LANDED:
-                return other.result, True
-            if other.state == CRASHED:
-                raise other.result
+            if other.state != ABANDONED:
+                return other.outcome(), True
         try:
             led = leads_here.set((*leads, flight))
             try:
@@ -383,7 +397,7 @@ class Loader:
             flight.result = value
         except Exception as error:
             self.flights.pop(key, None)
-            flight.end(CRASHED, error)
+            flight.crash(error)
             raise
         finally:
             self.flights.pop(key, None)

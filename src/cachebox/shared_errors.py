@@ -1,0 +1,52 @@
+"""Exceptions that several callers get: of a load that others waited for, of a failure that is remembered.
+
+Raising writes into an exception: each frame that it leaves adds to its traceback. With the GIL one thread does that at
+a time. Without it, two threads that raise the same object at the same moment may corrupt memory (CPython 3.13 replaces
+a traceback without a lock, and so does code that Cython compiled), so there every caller gets a copy.
+
+A copy is made without the class's `__init__`, which need not take what is in `args`, and may do more than set
+attributes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from types import MemberDescriptorType
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Raised = TypeVar("Raised", bound=BaseException)
+
+HAS_GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
+UNSET = object()
+
+
+def one_more(error: Raised) -> Raised:
+    """What one more caller may raise where `error` was raised. Raises what `copied` does."""
+    return error if HAS_GIL else copied(error)
+
+
+def copied(error: Raised) -> Raised:
+    """An exception like this one, without its traceback; raises TypeError or what its class's `__new__` raises."""
+    kind = type(error)
+    built_in = next(base for base in kind.__mro__ if not base.__flags__ & HEAP_TYPE)
+    args = built_in.__reduce__(error)[1]                # with what OSError takes out of its `args`
+    copy = kind.__new__(kind, *args)
+    if type(copy) is not kind:
+        raise TypeError(f"{kind.__name__}.__new__ made a {type(copy).__name__}")
+    built_in.__init__(copy, *args)
+    copy.__dict__.update(error.__dict__)
+    for base in kind.__mro__:                           # what is kept elsewhere: `__slots__`, ImportError.name
+        for name, member in base.__dict__.items():
+            if isinstance(member, MemberDescriptorType):
+                value = getattr(error, name, UNSET)
+                if value is not getattr(copy, name, UNSET):
+                    with contextlib.suppress(AttributeError):   # one that cannot be set: `__new__` has
+                        setattr(copy, name, value)
+    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy
