@@ -17,6 +17,7 @@ from cachebox import BackendUnavailable
 from in_threads import Lag, wait_until
 from redis_servers import BINARIES, Cluster, Server, free_port
 from test_distributed_coherence import pair, trials
+from test_distributed_failed import Computation
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +230,16 @@ def test_moved_slots_are_followed(kind, moving):
             a.set("k", 1)
             b.barrier()
             assert b.get("k") == 1
+
+
+def test_a_failed_computation_reaches_who_waits(kind, cluster):
+    ports = [server.port for server in cluster.servers]
+    patient = {"timeout": 10.0}
+    with make(kind, redis_port=ports[0], **patient) as a, make(kind, redis_port=ports[1], **patient) as b:
+        for key in KEYS[:5]:
+            computation = Computation(a, b, ValueError(key), key)
+            _, waiter = computation.end()
+            assert waiter.error.args == (key,) and computation.calls == ["a"]
 
 
 def test_a_sentinel_leads_to_the_master_and_to_the_next():

@@ -58,6 +58,7 @@ cdef bint replace(
     cdef Outcome outcome
     cdef double now
     cdef uint32_t i = 0
+    cdef bint is_held
     start(&op)
     try:
         now = store.now(store.lifetime)
@@ -65,13 +66,14 @@ cdef bint replace(
             outcome = DONE
             if store.foreign is not None:
                 store.foreign.enter(&op)
+            is_held = op.locked
+            store.lock_again(&op)
             if watch.i != 0 or watch.touched:
-                store.lock_again(&op)
                 i = watch.i
-            elif op.locked:
-                store.lock_again(&op)
+            elif is_held:
                 i = i if store.table.entries[i].key != NULL else 0
             else:
+                release(store.lock)
                 i = store.find(key, h, &op)  # fn cleared the cache, and the watch went with its entry
             if not store.is_live(i, now) and i != 0 and store.table.entries[i].value != NULL:
                 outcome = store.remove(i, EXPIRED, &op)

@@ -16,7 +16,7 @@ from types import MemberDescriptorType
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     Raised = TypeVar("Raised", bound=BaseException)
 
@@ -32,21 +32,44 @@ def one_more(error: Raised) -> Raised:
 
 def copied(error: Raised) -> Raised:
     """An exception like this one, without its traceback; raises TypeError or what its class's `__new__` raises."""
-    kind = type(error)
-    built_in = next(base for base in kind.__mro__ if not base.__flags__ & HEAP_TYPE)
-    args = built_in.__reduce__(error)[1]                # with what OSError takes out of its `args`
-    copy = kind.__new__(kind, *args)
-    if type(copy) is not kind:
-        raise TypeError(f"{kind.__name__}.__new__ made a {type(copy).__name__}")
-    built_in.__init__(copy, *args)
-    copy.__dict__.update(error.__dict__)
-    for base in kind.__mro__:                           # what is kept elsewhere: `__slots__`, ImportError.name
-        for name, member in base.__dict__.items():
-            if isinstance(member, MemberDescriptorType):
-                value = getattr(error, name, UNSET)
-                if value is not getattr(copy, name, UNSET):
-                    with contextlib.suppress(AttributeError):   # one that cannot be set: `__new__` has
-                        setattr(copy, name, value)
+    copy = put_together(type(error), *taken_apart(error))
     copy.__cause__, copy.__context__ = error.__cause__, error.__context__
     copy.__suppress_context__ = error.__suppress_context__
     return copy
+
+
+def taken_apart(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What its class makes it of, and its attributes: all but the traceback, the cause and the context."""
+    kind = type(error)
+    args: Any = _built_in(kind).__reduce__(error)[1]    # with what OSError takes out of its `args`
+    plain = kind.__new__(kind, *args)                   # to see which attributes these bring
+    _built_in(kind).__init__(plain, *args)
+    attributes = {}
+    for base in kind.__mro__:                           # what is not in `__dict__`: `__slots__`, ImportError.name
+        for name, member in base.__dict__.items():
+            if isinstance(member, MemberDescriptorType) and name != "__suppress_context__":
+                value = getattr(error, name, UNSET)
+                if value is not UNSET and value is not getattr(plain, name, UNSET):
+                    attributes[name] = value
+    return args, attributes | error.__dict__
+
+
+def put_together(kind: type[Raised], args: tuple[Any, ...], attributes: dict[str, Any]) -> Raised:
+    """An exception of a class, without its `__init__`."""
+    built_in = _built_in(kind)
+    error = kind.__new__(kind, *args)
+    if type(error) is not kind:
+        raise TypeError(f"{kind.__name__}.__new__ made a {type(error).__name__}")
+    built_in.__init__(error, *args)
+    for name, value in attributes.items():
+        if isinstance(getattr(kind, name, None), MemberDescriptorType):
+            with contextlib.suppress(AttributeError):   # one that cannot be set: `__new__` has
+                setattr(error, name, value)
+        else:
+            error.__dict__[name] = value
+    return error
+
+
+def _built_in(kind: type[BaseException]) -> type[BaseException]:
+    """The class of the interpreter that it is derived from."""
+    return next(base for base in kind.__mro__ if not base.__flags__ & HEAP_TYPE)

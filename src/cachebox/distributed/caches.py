@@ -106,9 +106,9 @@ class DistributedCache(Common, BlockingFront):
         """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`.
 
         Of all threads and processes that miss the key at the same time one runs its factory, and the others wait for
-        its value. An exception reaches who waits in the same process; others run their own factory, one after the
-        other. A write or delete of the key meanwhile wins: the value is returned, but not stored. Two round trips
-        beside the factory, one where the value is there.
+        its value, or for its exception; one that cannot travel to other processes does not reach them, and the next
+        one there runs its own factory. A write or delete of the key meanwhile wins: the value is returned, but not
+        stored. Two round trips beside the factory, one where the value is there.
         """
         return self._driver.run(self._loader.get_or_set(key, factory, ttl, tags))
 

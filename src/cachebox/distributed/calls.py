@@ -144,7 +144,7 @@ class DistributedFunction:
         self._condition = condition
         self._single_flight = single_flight
         self._tags = tags if callable(tags) else checked_tags(tags)
-        self._failures = None           # of this process: exceptions do not travel
+        self._failures = None           # of this process
         if cache_exceptions:
             from cachebox.failures import Failures
 

@@ -7,6 +7,7 @@ Behind it comes the *bucket* in braces, which decides on the cluster's slot, and
     app:{0}v:KEY    an entry                    app:{0}g        the generation of the bucket
     app:{0}l:KEY    who computes it (lease)     app:{0}t:TAG    the generation of a tag, in this bucket
     app:{0}i:TOKEN  an increment that was done  app:{0}e        changes with every tag that is invalidated
+    app:{0}f:TOKEN  a computation that failed
 
 A server by itself has one bucket. A cluster has 128, spread evenly over its slots: so what a script needs together lies
 together, and `clear` has a fixed number of generations to change, however many keys there are.
@@ -102,6 +103,10 @@ class KeySpace:
     def lease(self, bucket: int, key: str) -> bytes:
         """The name of a key's lease."""
         return self._starts[bucket] + b"l:" + key.encode("utf-8", "surrogatepass")
+
+    def failed(self, bucket: int, token: bytes) -> bytes:
+        """The name of how a computation failed."""
+        return self._starts[bucket] + b"f:" + token
 
     def done(self, bucket: int, token: bytes) -> bytes:
         """The name of what remembers an increment."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from cachebox.distributed import failed
 from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.core import Core
 from cachebox.distributed.effects import Effects
-from cachebox.distributed.scripts import LEASE, script_call
+from cachebox.distributed.scripts import FAIL, LEASE, script_call
 
 LEASE_MS = 5000
 RENEWED_EVERY = 1.25                # seconds
@@ -43,6 +44,21 @@ class Leases:
     def give_up(self, token: bytes, groups: list[Group], deadline: float) -> Effects[None]:
         """Let the next one lead. Where that fails, the leases expire."""
         yield from self._core.topology.ask(self._commands(token, groups, b""), deadline)
+
+    def fail(self, key: str, token: bytes, error: Exception, deadline: float) -> Effects[None]:
+        """Tell those who wait for one key, in other processes, how its computation failed."""
+        core = self._core
+        assert core.names is not None
+        bucket = core.names.bucket(key)
+        names = [core.names.generation(bucket), core.names.lease(bucket, key)]
+        encoded = failed.encode(core.codec, key, token, error)
+        if encoded is None:
+            yield from self.give_up(token, [(bucket, names)], deadline)
+        else:
+            names.append(core.names.failed(bucket, token))
+            yield from core.topology.ask(
+                [(bucket, script_call(FAIL, names, token, *encoded, failed.KEPT_MS))], deadline
+            )
 
     def give_up_soon(self, token: bytes, groups: list[Group]) -> None:
         """The same, in the helper's thread, for who cannot wait."""

@@ -6,9 +6,9 @@ delete or a clear takes the lease away, so what was computed from before is neve
 lease is renewed; where its process dies, it expires, and the next one leads.
 
 Who does not lead waits: in the leader's own process for its `Flight`, which also brings the exception; in others for
-news about the key (`Tier.wait_for`), after which it asks again. A wait that would close a circle of flights of this
-process is not begun: the factory runs, and what it returns is not stored. Contexts carry what leads to the code that
-runs, so tasks started by a factory count as the factory.
+news about the key (`Tier.wait_for`), after which it asks again, and is told how the leader `failed` that it waited for.
+A wait that would close a circle of flights of this process is not begun: the factory runs, and what it returns is not
+stored. Contexts carry what leads to the code that runs, so tasks started by a factory count as the factory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from cachebox.cache import MISSING
-from cachebox.distributed import leases
+from cachebox.distributed import failed, leases
 from cachebox.distributed.codec import Undecodable
 from cachebox.distributed.core import ATOMS, Core, Packed
 from cachebox.distributed.effects import Effects, Failure, MakeWaiter, Run, Wait
@@ -183,6 +183,7 @@ class Loader:
         core, tier = self._core, self._core.tier
         leads = leads_here.get()
         no_good = b""                           # digest of a value that cannot be decoded
+        awaited = b""                           # the token of the leader in another process
         missed = False
         waiter: Any = None
         until = time.monotonic() + FOREIGN_WAIT
@@ -192,7 +193,7 @@ class Loader:
             fill = tier.begin_fill(key)
             reply: Any = None
             try:
-                reply = yield from self._lead(key, token, no_good, deadline)
+                reply = yield from self._lead(key, token, no_good, awaited, deadline)
                 if type(reply) is not Failure and reply[0] == 1:
                     try:
                         value = core.take_in(fill, reply[1], reply[2])
@@ -208,12 +209,19 @@ class Loader:
                     tier.wait_no_more(key, waiter.wake)
             if type(reply) is Failure:
                 return (yield from self._without_server(key, factory, reply, missed))
+            if reply[0] == 4:
+                error = failed.decode(core.codec, key, awaited, reply[1])
+                if error is not None:
+                    raise error
+                awaited = b""
+                continue
             if not missed:
                 missed = True
                 tier.count(misses=1)
             if reply[0] == 3:
                 return (yield from self._fly(key, factory, decide, token, flight, deadline)), True
             other = self.flights.get(reply[2])
+            awaited = reply[2] if other is None else b""
             if other is not None:
                 if waiter is not None:
                     tier.wait_no_more(key, waiter.wake)
@@ -258,21 +266,23 @@ class Loader:
                     lead.awaits.remove(other)
         return True
 
-    def _lead(self, key: str, token: bytes, no_good: bytes, deadline: float) -> Effects[Any]:
-        """Ask for the value, or else for the lease."""
+    def _lead(self, key: str, token: bytes, no_good: bytes, awaited: bytes, deadline: float) -> Effects[Any]:
+        """Ask for the value, or else for how the leader failed that was awaited, or else for the lease."""
         core = self._core
         names = core.names
-        lease = [names.lease(names.bucket(key), key)] if names is not None else []
+        more = []
+        if names is not None:
+            bucket = names.bucket(key)
+            more = [names.lease(bucket, key), *([names.failed(bucket, awaited)] if awaited else ())]
         write = core.tier.begin_write(())       # of the generation, if there is none
         try:
             reply = yield from core.call(
-                LEAD, key, new_token(), token, leases.LEASE_MS, no_good, deadline=deadline, more=lease
+                LEAD, key, new_token(), token, leases.LEASE_MS, no_good, deadline=deadline, more=more
             )
         except BaseException:                   # cancelled: the server may have given it all the same
             core.tier.drop_write(write)
             if names is not None:
-                bucket = names.bucket(key)
-                self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), *lease])])
+                self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), more[0]])])
             raise
         if type(reply) is not Failure and reply[0] == 3 and reply[1]:
             core.tier.end_write(write, (), [core._bucket(key)])
@@ -314,7 +324,7 @@ class Loader:
             self.leases.let_go(token)
             if isinstance(error, Exception):
                 deadline += time.monotonic() - begun
-                yield from self.leases.give_up(token, groups, deadline)
+                yield from self.leases.fail(key, token, error, deadline)
                 flight.crash(error)
             else:                               # a cancelled task cannot wait any more
                 self.leases.give_up_soon(token, groups)

@@ -196,11 +196,15 @@ call('SET', KEYS[3], made .. sum, 'PX', 60000)
 return made .. sum
 """
 
+# KEYS: generation, entry, lease, and how a computation failed that the caller waited for, if it did
 # ARGV: fresh, token, milliseconds, digest of a value that is no good (or nothing)
-# -> {1, value, milliseconds}: it is there; {2, milliseconds, token}: somebody computes it; {3}: you do
+# -> {1, value, milliseconds}: it is there; {2, milliseconds, token}: somebody computes it; {3}: you do;
+# {4, failure}: that computation has failed
 _LEAD = r"""
 local v = value_at(KEYS[2])
 if live(v) and (ARGV[4] == '' or redis.sha1hex(v) ~= ARGV[4]) then return {1, v, call('PTTL', KEYS[2])} end
+local failure = KEYS[4] and value_at(KEYS[4])
+if failure then return {4, failure} end
 local made = generation(ARGV[1])
 local lease = call('GET', KEYS[3])
 if lease and sub(lease, 1, 16) == g then return {2, call('PTTL', KEYS[3]), sub(lease, 17, 32)} end
@@ -221,6 +225,17 @@ local block, made = tagged(7, n, ARGV[2])
 put(KEYS[2], with_tags(ARGV[3], block) .. g .. block .. ARGV[4], ARGV[5])
 call('UNLINK', KEYS[3])
 return {1, made}
+"""
+
+# KEYS: generation, lease, failure. ARGV: token, head, body, milliseconds
+# -> 1: those who wait will find it; 0: it has lost
+_FAIL = r"""
+local lease = call('GET', KEYS[2])
+if not lease or sub(lease, 17, 32) ~= ARGV[1] then return 0 end
+call('UNLINK', KEYS[2])
+if sub(lease, 1, 16) ~= g then return 0 end
+put(KEYS[3], ARGV[2] .. ARGV[1] .. ARGV[3], ARGV[4])
+return 1
 """
 
 # KEYS: generation, leases. ARGV: token, milliseconds (nothing: give them up) -> how many were mine
@@ -310,6 +325,7 @@ TOUCH = Script(_TOUCH)
 INCREMENT = Script(_INCREMENT)
 LEAD = Script(_LEAD)
 LAND = Script(_LAND)
+FAIL = Script(_FAIL)
 LEASE = Script(_LEASE)
 LEAD_MANY = Script(_LEAD_MANY)
 LAND_MANY = Script(_LAND_MANY)
@@ -319,7 +335,8 @@ CLEAN = Script(_CLEAN)
 BY_DIGEST = {
     script.digest: script
     for script in (
-        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, LEASE, LEAD_MANY, LAND_MANY, INVALIDATE_TAG, CLEAN
+        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, INVALIDATE_TAG,
+        CLEAN,
     )
 }
 
