@@ -103,6 +103,13 @@ def must_end(test):
     return guarded
 
 
+def is_same(error, original):
+    """Whether it is that exception; without the GIL a copy of it, where another thread raises the original."""
+    from cachebox.shared_errors import HAS_GIL
+
+    return error is original or (not HAS_GIL and type(error) is type(original) and error.args == original.args)
+
+
 def stacks():
     """Where every thread stands."""
     with tempfile.TemporaryFile("w+") as file:

@@ -17,7 +17,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from cachebox import Cache, cached
-from in_threads import LIMIT, Started, must_end, run_all, wait_for, wait_until
+from in_threads import LIMIT, Started, is_same, must_end, run_all, wait_for, wait_until
 
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -344,7 +344,7 @@ async def test_all_get_the_leaders_exception_and_nothing_is_stored(decorate):
     f = decorate(gate)
     tasks = await start(f(1), f(1), f(1))
     gate.opened.set()
-    assert await asyncio.gather(*tasks, return_exceptions=True) == [gate.result] * 3
+    assert all(is_same(error, gate.result) for error in await asyncio.gather(*tasks, return_exceptions=True))
     assert gate.runs == 1 and len(f.cache) == 0
     gate.result = "now"
     assert await f(1) == "now"
@@ -978,7 +978,7 @@ def test_exceptions_reach_waiters_in_other_loops(decorate):
     waiters = [Started(lambda: asyncio.run(f())) for _ in range(3)]
     wait_until(lambda: f.cache.stats.misses == 4, "waiters")
     gate.opened.set()
-    assert [one.wait().error for one in [leader, *waiters]] == [error] * 4
+    assert all(is_same(one.wait().error, error) for one in [leader, *waiters])
 
 
 @pytest.mark.parametrize("how", ["cancelled", "its loop ends"])

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from cachebox import Cache
-from in_threads import Started, must_end, run_all, wait_for, wait_until
+from in_threads import Started, is_same, must_end, run_all, wait_for, wait_until
 
 
 class Source:
@@ -203,7 +203,7 @@ def test_waiters_get_what_the_leader_gets(error):
         else:
             with pytest.raises(OSError) as caught:
                 call.result()
-            assert caught.value is error
+            assert is_same(caught.value, error)
 
 
 @must_end

@@ -10,7 +10,6 @@ attributes.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from types import MemberDescriptorType
 
@@ -63,8 +62,10 @@ def put_together(kind: type[Raised], args: tuple[Any, ...], attributes: dict[str
     built_in.__init__(error, *args)
     for name, value in attributes.items():
         if isinstance(getattr(kind, name, None), MemberDescriptorType):
-            with contextlib.suppress(AttributeError):   # one that cannot be set: `__new__` has
+            try:
                 setattr(error, name, value)
+            except AttributeError:                      # one that cannot be set: `__new__` has
+                pass
         else:
             error.__dict__[name] = value
     return error

@@ -172,8 +172,10 @@ cdef class Store:
                 with importing:
                     from cachebox.removal import RemovalCause
 
+                made = (RemovalCause.SIZE, RemovalCause.EXPIRED, RemovalCause.EXPLICIT, RemovalCause.REPLACED)
+                with importing:
                     if not causes:
-                        causes = (RemovalCause.SIZE, RemovalCause.EXPIRED, RemovalCause.EXPLICIT, RemovalCause.REPLACED)
+                        causes = made
             try:
                 self.on_removal(key, value, causes[<int>cause])
             except BaseException as error:
@@ -935,16 +937,19 @@ cdef int call_sweeper(Store store) except -1:
         if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
             return 0
         sweeper = imported
-    if store.known is None:
-        known = sweeper.know(store)
+    with critical_section(store):
+        known = store.known
+    if known is None:
+        made = sweeper.know(store)
         with critical_section(store):
             if store.known is None:
-                store.known = known
+                store.known = made
+            known = store.known
     acquire(store.lock)
     due = store.expiry.deadlines[1] + store.stale + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
     store.next_visit = due
     release(store.lock)
-    sweeper.schedule(store.known, due)
+    sweeper.schedule(known, due)
     return 0
 
 

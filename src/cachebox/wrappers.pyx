@@ -277,19 +277,22 @@ cdef class CachedFunction:
         cdef PyObject* value
         cdef Py_hash_t hashed
         cdef uint32_t h, i, slot
-        if self.nullary is None:
-            key = self.key_of((), {}, False, False)
+        with critical_section(self):
+            key = self.nullary
+        if key is None:
+            made = self.key_of((), {}, False, False)
             with critical_section(self):
                 if self.nullary is None:
-                    self.nullary = key
-        hashed = hash_of(<PyObject*>self.nullary)
+                    self.nullary = made
+                key = self.nullary
+        hashed = hash_of(<PyObject*>key)
         h = mixed_in(cache, hashed)
         acquire((<Cache>cache).lock)
-        i = find_quickly(cache, <PyObject*>self.nullary, h, &slot)
+        i = find_quickly(cache, <PyObject*>key, h, &slot)
         if i != 0:
             self.nullary_at = i
-        value = go_on(cache, <PyObject*>self.nullary, h, slot, i)
-        return self.hit(value) if value != NULL else self.miss(self.nullary, hashed, args, 0, NULL, None)
+        value = go_on(cache, <PyObject*>key, h, slot, i)
+        return self.hit(value) if value != NULL else self.miss(key, hashed, args, 0, NULL, None)
 
     # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
 
