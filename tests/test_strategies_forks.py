@@ -340,6 +340,36 @@ def test_a_value_that_goes_may_write():
 
 
 @must_end
+def test_collections_may_write_through_the_key_that_is_being_written():
+    store = BulkStore()
+    through = WriteThrough(Cache(None), store)
+    written = iter(range(10**6))
+
+    class Cycle:
+        def __init__(self):
+            self.self = self
+
+        def __del__(self):
+            through.set("both", next(written))
+            through.delete("gone")
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(7)
+    try:
+        for n in range(3000):
+            Cycle()
+            through.set("both", n)
+            through.set_many({"both": n, "gone": n})
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert next(written) > 1000
+    assert through.cache.get("both", store.values["both"]) == store.values["both"]
+    assert through.cache.get("gone", store.values.get("gone")) == store.values.get("gone")
+    assert not through._locks._turns
+
+
+@must_end
 def test_collections_in_the_middle_of_everything_may_write():
     store = BulkStore()
     written = iter(range(10**6))

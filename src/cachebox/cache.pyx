@@ -599,10 +599,11 @@ cdef class Cache(Store):
             ttl: as for `set`.
 
         Of all threads that miss the key at the same time one runs its factory, and the others wait and get the same
-        value or the same exception (with an exception nothing is stored). Each of them counts a miss. If the key is
-        written, deleted or cleared meanwhile, the value is returned but not stored; so is one that weighs more than
-        `max_weight`. Coming back for the same key from inside its factory runs the factory again, as does a wait that
-        would close a circle of threads. A factory ended by KeyboardInterrupt hands over to a waiter.
+        value or the same exception (without the GIL a copy of it; with an exception nothing is stored). Each of them
+        counts a miss. If the key is written, deleted or cleared meanwhile, the value is returned but not stored; so is
+        one that weighs more than `max_weight`. Coming back for the same key from inside its factory runs the factory
+        again, as does a wait that would close a circle of threads. A factory ended by KeyboardInterrupt hands over to
+        a waiter.
 
         >>> cache = Cache()
         >>> cache.get_or_set("answer", lambda: 6 * 7)

@@ -38,7 +38,7 @@ cdef extern from *:
 
 
 if not HAS_GIL:
-    from cachebox.shared_errors import copied
+    from cachebox.shared_errors import one_more as copied_if_need_be
 
 
 cdef dict waiting = {}              # thread ident or asyncio task: the flight that it waits for
@@ -378,7 +378,7 @@ cdef Flight end(Store store, Leader* leader, int state, object result, object tr
 
 cdef object one_more(object error):
     """See `shared_errors`, which only some builds need."""
-    return error if HAS_GIL else copied(error)
+    return error if HAS_GIL else copied_if_need_be(error)
 
 
 cdef int wake_all(Flight flight) except -1:

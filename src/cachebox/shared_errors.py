@@ -17,19 +17,19 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    Raised = TypeVar("Raised", bound=BaseException)
+    _Raised = TypeVar("_Raised", bound=BaseException)
 
 HAS_GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
 UNSET = object()
 
 
-def one_more(error: Raised) -> Raised:
+def one_more(error: _Raised) -> _Raised:
     """What one more caller may raise where `error` was raised. Raises what `copied` does."""
     return error if HAS_GIL else copied(error)
 
 
-def copied(error: Raised) -> Raised:
+def copied(error: _Raised) -> _Raised:
     """An exception like this one, without its traceback; raises TypeError or what its class's `__new__` raises."""
     copy = put_together(type(error), *taken_apart(error))
     copy.__cause__, copy.__context__ = error.__cause__, error.__context__
@@ -53,7 +53,7 @@ def taken_apart(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, attributes | error.__dict__
 
 
-def put_together(kind: type[Raised], args: tuple[Any, ...], attributes: dict[str, Any]) -> Raised:
+def put_together(kind: type[_Raised], args: tuple[Any, ...], attributes: dict[str, Any]) -> _Raised:
     """An exception of a class, without its `__init__`."""
     built_in = _built_in(kind)
     error = kind.__new__(kind, *args)

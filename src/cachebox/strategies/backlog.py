@@ -154,9 +154,8 @@ class Backlog:
         late = []
         with self._lock:
             for key, number in numbers.items():
-                if self.setting.get(key) == number:
-                    del self.setting[key]
-                else:
+                # a collection may write the key between the two, and be done with that
+                if self.setting.get(key) != number or self.setting.pop(key, None) != number:
                     late.append(key)
         return late
 

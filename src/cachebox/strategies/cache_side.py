@@ -64,7 +64,9 @@ class Doubts:
                 self.of_all = None
             for key, token in keys.items():
                 if self.keys.get(key) is token:
-                    del self.keys[key]
+                    known = self.keys.pop(key, token)
+                    if known is not token:      # a collection wrote the key between the two
+                        self.keys.setdefault(key, known)
 
     def _after_fork(self) -> None:
         """In the child of a fork: another thread of the parent may have held the lock."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import count
 from threading import RLock, get_ident
 from typing import Any
@@ -20,7 +20,7 @@ from cachebox.strategies.forks import renew_in_child
 class _Turn:
     """The lock of one key."""
 
-    __slots__ = ("depth", "lock", "number", "owner", "waiting")
+    __slots__ = ("depth", "lock", "number", "owner", "stands", "waiting")
 
     def __init__(self, number: int) -> None:
         self.lock = RLock()             # re-entrant: a callback of the cache may write the same key
@@ -28,6 +28,7 @@ class _Turn:
         self.owner = 0                  # the thread that has it
         self.depth = 0                  # how often it has it
         self.waiting: list[None] = []   # one for each that waits: such a list changes in one step
+        self.stands: list[None] = [None]    # whoever takes that out takes the turn out of the dict
 
 
 class KeyLocks:
@@ -72,8 +73,10 @@ class KeyLocks:
             turn.depth -= 1
             if turn.depth == 0:
                 turn.owner = 0
-                if not turn.waiting and self._turns.get(key) is turn:
-                    del self._turns[key]
+                if not turn.waiting and turn.stands:
+                    with suppress(IndexError):          # a collection has just written the key, and given back
+                        turn.stands.pop()
+                        self._turns.pop(key, None)
         finally:
             turn.lock.release()
 
