@@ -31,25 +31,27 @@ def well_in_the_child(caches):
         os._exit(status)
 
 
+def write(n, caches, ttl, ended):
+    """What a thread does. Not a closure: a variable shared with the thread that forks would be a cell, and without
+    the GIL cells have locks, which CPython 3.13 may leave locked for ever in the child."""
+    number = 0
+    while not ended.is_set():
+        number += 1
+        for cache in caches:
+            cache.set((n, number % 30), number, ttl)
+            cache.get((n, number % 7))
+            cache.get_or_set((n, "load", number % 9), lambda: number)
+            cache.compute((n, "sum"), lambda old: number)
+            cache.delete((n, number % 5))
+        if number % 50 == 0:
+            caches[0].clear()
+
+
 def fork_while_threads_write(policy, ttl):
     caches = [Cache(20, policy=policy), Cache(20, policy=policy, on_evict=lambda key, value: None)]
     ended = threading.Event()
-
-    def write(n):
-        number = 0
-        while not ended.is_set():
-            number += 1
-            for cache in caches:
-                cache.set((n, number % 30), number, ttl)
-                cache.get((n, number % 7))
-                cache.get_or_set((n, "load", number % 9), lambda: number)
-                cache.compute((n, "sum"), lambda old: number)
-                cache.delete((n, number % 5))
-            if number % 50 == 0:
-                caches[0].clear()
-
     sys.setswitchinterval(0.0005)           # else this thread waits for its turn most of the time
-    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    threads = [threading.Thread(target=write, args=(n, caches, ttl, ended)) for n in range(4)]
     for thread in threads:
         thread.start()
     try:
