@@ -1,7 +1,6 @@
 """The mechanics under `Cache`; `store.pxd` has the overview."""
 
 cimport cython
-from cython cimport critical_section
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject, PyTypeObject, inquiry
 from libc.float cimport DBL_MAX
@@ -518,18 +517,25 @@ cdef class Store:
 
     cdef object turn_of_tags(self):
         """The lock around changes of `tags`, which it makes, too: one for all threads, and another after a fork."""
-        made = None
-        while True:
-            with critical_section(self):
-                if made is not None and (self.tags_turn is None or self.tags_forks != forks):
-                    self.tags_turn = made
-                    self.tags_forks = forks         # whoever has the turn in the parent is not here
-                    if self.tags is None:
-                        self.tags = {}
-                        self.tags_limit = FEW_TAGS
-                if self.tags_turn is not None and self.tags_forks == forks:
-                    return self.tags_turn
-            made = RLock()
+        cdef dict tags
+        acquire(self.lock)
+        turn = self.tags_turn
+        if turn is not None and self.tags_forks == forks:
+            release(self.lock)
+            return turn
+        release(self.lock)
+        made, tags = RLock(), {}
+        acquire(self.lock)
+        known = self.tags_turn
+        if known is None or self.tags_forks != forks:
+            self.tags_turn = made
+            self.tags_forks = forks         # whoever has the turn in the parent is not here
+            if self.tags is None:
+                self.tags = tags
+                self.tags_limit = FEW_TAGS
+            known = made
+        release(self.lock)
+        return known
 
     cdef int drop_unused_tags(self) except -1:
         """Forget tags that no entry has. Needs the turn."""
@@ -937,15 +943,14 @@ cdef int call_sweeper(Store store) except -1:
         if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
             return 0
         sweeper = imported
-    with critical_section(store):
-        known = store.known
-    if known is None:
-        made = sweeper.know(store)
-        with critical_section(store):
-            if store.known is None:
-                store.known = made
-            known = store.known
     acquire(store.lock)
+    known = store.known
+    release(store.lock)
+    made = sweeper.know(store) if known is None else None
+    acquire(store.lock)
+    if store.known is None:
+        store.known = made
+    known = store.known
     due = store.expiry.deadlines[1] + store.stale + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
     store.next_visit = due
     release(store.lock)

@@ -5,7 +5,6 @@ arguments over where they are (vectorcall, PEP 590), they are hashed there and c
 """
 
 from cpython.object cimport PyObject, PyTypeObject
-from cython cimport critical_section
 from libc.stdint cimport int64_t
 
 import gc
@@ -221,8 +220,10 @@ cdef class CachedFunction:
         cdef Loading how
         cdef Py_ssize_t k
         if self.on_first_miss is not None:
-            with critical_section(self):
-                first, self.on_first_miss = self.on_first_miss, None
+            acquire(self._cache.lock)
+            first = self.on_first_miss
+            self.on_first_miss = None
+            release(self._cache.lock)
             if first is not None:
                 if first(self, <object>args[0] if n else None) and not self.is_method and self.key_func is None:
                     become_method(self)
@@ -277,14 +278,16 @@ cdef class CachedFunction:
         cdef PyObject* value
         cdef Py_hash_t hashed
         cdef uint32_t h, i, slot
-        with critical_section(self):
-            key = self.nullary
+        acquire((<Cache>cache).lock)
+        key = self.nullary
+        release((<Cache>cache).lock)
         if key is None:
             made = self.key_of((), {}, False, False)
-            with critical_section(self):
-                if self.nullary is None:
-                    self.nullary = made
-                key = self.nullary
+            acquire((<Cache>cache).lock)
+            if self.nullary is None:
+                self.nullary = made
+            key = self.nullary
+            release((<Cache>cache).lock)
         hashed = hash_of(<PyObject*>key)
         h = mixed_in(cache, hashed)
         acquire((<Cache>cache).lock)
