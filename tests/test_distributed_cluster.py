@@ -195,31 +195,30 @@ def test_a_stalled_master_holds_nobody_up(kind, harmed):
 
 
 @pytest.fixture
-def moving():
+def rearranged():
     """A cluster for a test that moves slots: after that its servers may disagree for a while who has them."""
     with new_cluster() as cluster:
         yield cluster
 
 
-def test_moved_slots_are_followed(kind, moving):
+def test_moved_slots_are_followed(kind, rearranged):
     """A key's slot goes to another master, and comes back."""
-    cluster = moving
-    with make(kind, redis_port=cluster.servers[0].port) as a, make(kind, redis_port=cluster.servers[1].port) as b:
+    with make(kind, redis_port=rearranged.servers[0].port) as a, make(kind, redis_port=rearranged.servers[1].port) as b:
         a.set("k", 1)
         b.get("k")
         names = b._core.names
         slot = names.slots[names.bucket("k")]
-        owner = next(i for i, (low, high) in enumerate(cluster.slots) if low <= slot <= high)
+        owner = next(i for i, (low, high) in enumerate(rearranged.slots) if low <= slot <= high)
         other = (owner + 1) % 3
         for source, target in [(owner, other), (other, owner)]:
-            clients = [server.client() for server in cluster.servers]
+            clients = [server.client() for server in rearranged.servers]
             ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
             clients[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
             clients[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
             moving = clients[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
             if moving:
                 clients[source].execute_command(
-                    "MIGRATE", "127.0.0.1", cluster.servers[target].port, "", 0, 5000, "KEYS", *moving
+                    "MIGRATE", "127.0.0.1", rearranged.servers[target].port, "", 0, 5000, "KEYS", *moving
                 )
             for client in (clients[target], clients[source], clients[3 - source - target]):
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
@@ -233,9 +232,7 @@ def test_moved_slots_are_followed(kind, moving):
 
 
 def test_a_failed_computation_reaches_who_waits(kind, cluster):
-    ports = [server.port for server in cluster.servers]
-    patient = {"timeout": 10.0}
-    with make(kind, redis_port=ports[0], **patient) as a, make(kind, redis_port=ports[1], **patient) as b:
+    with pair(kind, cluster.servers[0].port, cluster.servers[1].port) as (a, b):
         for key in KEYS[:5]:
             computation = Computation(a, b, ValueError(key), key)
             _, waiter = computation.end()

@@ -14,26 +14,15 @@ from cachebox.distributed import failed, leases
 from cachebox.distributed.codec import Codec
 from cachebox.distributed.keyspace import new_token
 from in_threads import LIMIT, Started, must_end, wait_for, wait_until
-
-
-class NotThere(Exception):
-    """Its constructor takes something else than what is in `args`, and says when it runs."""
-
-    made = 0
-
-    def __init__(self, what, *, where):
-        type(self).made += 1
-        super().__init__(f"no {what} in {where}")
-        self.what = what
-        self.where = where
-
+from test_distributed_coherence import pair
+from test_shared_errors import Api
 
 ERRORS = [
     ValueError("boom", 1, None),
     KeyError("k"),
     FileNotFoundError(2, "no such file", "name"),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"),
-    NotThere("book", where="shelf"),
+    Api(404, reason="gone"),
 ]
 
 
@@ -52,8 +41,8 @@ def kind(request):
 @pytest.fixture
 def two(server, kind):
     """Two caches that know of each other only through the server, as those of two processes do."""
-    with make(kind, redis_port=server.port, timeout=5.0) as a, make(kind, redis_port=server.port, timeout=5.0) as b:
-        yield a, b
+    with pair(kind, server.port) as caches:
+        yield caches
 
 
 class Computation:
@@ -88,7 +77,7 @@ class Computation:
 @must_end
 def test_it_reaches_who_waits_in_another_process(two, error):
     a, b = two
-    made = NotThere.made
+    made = Api.made
     computation = Computation(a, b, error)
     raised, waiter = computation.end()
     assert raised is error
@@ -99,7 +88,7 @@ def test_it_reaches_who_waits_in_another_process(two, error):
     arrived = waiter.error
     assert type(arrived) is type(error) and arrived is not error
     assert (arrived.args, arrived.__dict__, str(arrived)) == (error.args, error.__dict__, str(error))
-    assert NotThere.made == made
+    assert Api.made == made
     assert "k" not in a and "k" not in b
     assert b.get_or_set("k", lambda: "later") == "later" == a.get("k")
 
@@ -191,7 +180,7 @@ def test_cached_functions_share_it(server):
             calls.append(x)
             begun.set()
             go_on.wait(LIMIT)
-            raise NotThere(x, where="shelf")
+            raise Api(x, reason="gone")
 
         leader = Started(cached(a)(find), "book")
         wait_for(begun)
@@ -199,7 +188,7 @@ def test_cached_functions_share_it(server):
         wait_until(lambda: b.stats.misses == 1)
         go_on.set()
         for one in (leader, waiter):
-            assert type(one.wait().error) is NotThere and one.error.what == "book"
+            assert type(one.wait().error) is Api and one.error.code == "book"
         assert calls == ["book"]
 
 

@@ -24,3 +24,7 @@ class RemovalCause(Enum):
     """Removed on request: by `delete`, `del`, `pop`, `popitem`, `delete_many` or `compute`."""
     REPLACED = "replaced"
     """Another value was stored under its key, or the same one again."""
+
+
+IN_ORDER = (RemovalCause.SIZE, RemovalCause.EXPIRED, RemovalCause.EXPLICIT, RemovalCause.REPLACED)
+"""As the compiled part numbers them."""

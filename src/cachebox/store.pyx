@@ -169,12 +169,9 @@ cdef class Store:
         if self.on_removal is not None:
             if not causes:
                 with importing:
-                    from cachebox.removal import RemovalCause
+                    from cachebox.removal import IN_ORDER
 
-                made = (RemovalCause.SIZE, RemovalCause.EXPIRED, RemovalCause.EXPLICIT, RemovalCause.REPLACED)
-                with importing:
-                    if not causes:
-                        causes = made
+                causes = IN_ORDER               # the module keeps it: whoever comes second sets the same object
             try:
                 self.on_removal(key, value, causes[<int>cause])
             except BaseException as error:

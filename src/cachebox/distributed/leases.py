@@ -45,20 +45,18 @@ class Leases:
         """Let the next one lead. Where that fails, the leases expire."""
         yield from self._core.topology.ask(self._commands(token, groups, b""), deadline)
 
-    def fail(self, key: str, token: bytes, error: Exception, deadline: float) -> Effects[None]:
-        """Tell those who wait for one key, in other processes, how its computation failed."""
+    def fail(self, key: str, token: bytes, groups: list[Group], error: Exception, deadline: float) -> Effects[None]:
+        """`give_up` the lease of one key, and tell those who wait in other processes how its computation failed."""
         core = self._core
-        assert core.names is not None
-        bucket = core.names.bucket(key)
-        names = [core.names.generation(bucket), core.names.lease(bucket, key)]
         encoded = failed.encode(core.codec, key, token, error)
         if encoded is None:
-            yield from self.give_up(token, [(bucket, names)], deadline)
+            yield from self.give_up(token, groups, deadline)
         else:
-            names.append(core.names.failed(bucket, token))
-            yield from core.topology.ask(
-                [(bucket, script_call(FAIL, names, token, *encoded, failed.KEPT_MS))], deadline
-            )
+            assert core.names is not None
+            [(bucket, names)] = groups
+            names = [*names, core.names.failed(bucket, token)]
+            command = script_call(FAIL, names, token, *encoded, failed.KEPT_MS)
+            yield from core.topology.ask([(bucket, command)], deadline)
 
     def give_up_soon(self, token: bytes, groups: list[Group]) -> None:
         """The same, in the helper's thread, for who cannot wait."""

@@ -324,7 +324,7 @@ class Loader:
             self.leases.let_go(token)
             if isinstance(error, Exception):
                 deadline += time.monotonic() - begun
-                yield from self.leases.fail(key, token, error, deadline)
+                yield from self.leases.fail(key, token, groups, error, deadline)
                 flight.crash(error)
             else:                               # a cancelled task cannot wait any more
                 self.leases.give_up_soon(token, groups)

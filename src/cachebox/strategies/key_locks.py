@@ -73,8 +73,8 @@ class KeyLocks:
             turn.depth -= 1
             if turn.depth == 0:
                 turn.owner = 0
-                if not turn.waiting and turn.stands:
-                    with suppress(IndexError):          # a collection has just written the key, and given back
+                if not turn.waiting:
+                    with suppress(IndexError):          # taken out before: by a collection that wrote the key just now
                         turn.stands.pop()
                         self._turns.pop(key, None)
         finally:
