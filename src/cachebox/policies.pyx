@@ -10,7 +10,7 @@ from cython cimport critical_section
 from cachebox._engine.fifo cimport FIFO
 from cachebox._engine.lfu cimport LFU
 from cachebox._engine.lru cimport LRU
-from cachebox._engine.table cimport UNCERTAIN, Table, drop_detached, hash_of, lookup, mixed, note_use
+from cachebox._engine.table cimport UNCERTAIN, Table, drop_detached, hash_of, lookup, mixed, note_use, put_value
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport FAILED, NO_CAUSE, Operation, can_leave, drop_all, find_by_comparing, leave, start
 
@@ -145,7 +145,7 @@ cdef class _Ordered(EvictionPolicy):
                 if self.engine.table.used >= bound:
                     self.take_out(self.engine.first(), &op)
                 i = self.engine.insert(<PyObject*>key, h)
-                self.engine.put(i, <PyObject*>None)
+                put_value(&self.engine.table, i, <PyObject*>None)
                 self.engine.admit(i)
             else:
                 stored = False
@@ -310,7 +310,7 @@ cdef class _Ordered(EvictionPolicy):
             if not self.engine.reserve(1 << 31):
                 raise MemoryError("no memory left to restore a policy")
             i = self.engine.insert(<PyObject*>key, h)
-            self.engine.put(i, <PyObject*>None)
+            put_value(&self.engine.table, i, <PyObject*>None)
             self.engine.admit_ranked(i, rank)
         return 0
 

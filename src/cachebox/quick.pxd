@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from cachebox._engine.table cimport (
     ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup, lookup_from,
-    mixed, move_to_back, note_use, plain_equal, short_equal, unlikely,
+    mixed, move_to_back, note_use, plain_equal, put_value, short_equal, unlikely,
 )
 from cachebox.expiry cimport ends_within
 from cachebox.lock cimport acquire, release
@@ -192,7 +192,7 @@ cdef inline bint quick_set(Store self, PyObject* key, uint32_t h, PyObject* valu
         else:
             release(self.lock)
             return False
-        self.engine.put(i, value)
+        put_value(t, i, value)
         self.engine.admit(i)
     elif i == UNCERTAIN or t.entries[i].value == NULL:
         release(self.lock)
@@ -202,7 +202,7 @@ cdef inline bint quick_set(Store self, PyObject* key, uint32_t h, PyObject* valu
         return True
     else:
         old_value = t.entries[i].value
-        self.engine.put(i, value)
+        put_value(t, i, value)
         note_use(<PyObject*>self.engine, i)
     self.counts[SETS] += 1
     release(self.lock)
@@ -264,7 +264,7 @@ cdef inline bint quick_land(Store self, Leader* leader, PyObject* value) noexcep
         release(self.lock)
         return False
     quick_room(self, &old_key, &old_value)
-    self.engine.put(leader.i, value)
+    put_value(self.table, leader.i, value)
     self.engine.admit(leader.i)
     self.counts[SETS] += 1
     self.loads -= 1

@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport hash_of, mixed
+from cachebox._engine.table cimport hash_of, mixed, put_value
 from cachebox.expiry cimport set_deadline
 from cachebox.lock cimport release
 from cachebox.operation cimport Operation, start
@@ -79,7 +79,7 @@ cdef int restore(Store store, list entries) except -1:
                 ready = ready and make_room_for_labels(&store.labels, store.table.capacity)
             if ready:
                 i = store.engine.insert(<PyObject*>key, h)
-                store.engine.put(i, <PyObject*>value)
+                put_value(store.table, i, <PyObject*>value)
                 store.engine.admit_ranked(i, max(rank, <uint64_t>1))
                 store.live += 1
                 if store.modes & WEIGHED:

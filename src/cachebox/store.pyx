@@ -13,7 +13,7 @@ from _thread import RLock
 
 from cachebox._engine.table cimport (
     Engine, Entry, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed,
-    note_use, reallocate, UNCERTAIN, xdecref,
+    note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
 from cachebox.expiry cimport (
     coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, precise_now, set_deadline,
@@ -348,14 +348,14 @@ cdef class Store:
             if self.modes & WEIGHED:
                 self.total_weight += weight - self.weights[i]
                 self.weights[i] = weight
-            self.engine.put(i, <PyObject*>value)
+            put_value(self.table, i, <PyObject*>value)
         else:
             outcome = self.make_room(1, weight, 0, now, op)
             if outcome != DONE:
                 return outcome
             if i == 0:
                 i = self.engine.insert(<PyObject*>key, h)
-            self.engine.put(i, <PyObject*>value)
+            put_value(self.table, i, <PyObject*>value)
             self.engine.admit(i)
             self.live += 1
             if self.modes & WEIGHED:

@@ -22,7 +22,7 @@ Nothing here calls Python code or knows about time, threads or statistics. A loo
 keys that need Python's `==` is the caller's work, for only the caller can let go of its lock meanwhile.
 """
 
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
 
@@ -33,8 +33,20 @@ cdef extern from "portable.h" nogil:
     uint32_t within "cb_within"(uint32_t a, uint32_t limit, uint32_t b)
 
 
+cdef extern from "slots.h" nogil:
+    enum:
+        NEAR_BITS "CB_NEAR_BITS"
+        FAR "CB_FAR"
+    uint32_t fitting "cb_fitting"(const uint32_t* slots, uint32_t wanted, uint32_t compared)    # four slots, as a set
+    uint32_t returning "cb_returning"(const uint32_t* slots, uint32_t at, uint32_t steps, uint32_t mask)
+    uint32_t first_of "cb_first"(uint32_t these)
+    uint32_t before "cb_before"(uint32_t these, uint32_t others)
+
+
 cdef extern from "portable.h" nogil:
     void incref "Py_INCREF"(PyObject*)
+    bint may_be_in_a_cycle "PyType_IS_GC"(PyTypeObject*)
+    PyTypeObject* type_of "Py_TYPE"(PyObject*)
     void* allocate "PyMem_Malloc"(size_t)
     void* allocate_zeroed "PyMem_Calloc"(size_t, size_t)
     void* reallocate "PyMem_Realloc"(void*, size_t)
@@ -92,11 +104,6 @@ cdef inline uint32_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
     return <uint32_t>(((<uint64_t>hash ^ t.seed) * <uint64_t>0x9F3C6EF372FE94F9) >> 32)
 
 
-cdef enum:
-    NEAR_BITS = 7
-    FAR = 1 << NEAR_BITS            # steps; at half load one insertion in 10^10 goes so far
-
-
 cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
     return (h >> t.shift) & t.mask
 
@@ -120,16 +127,28 @@ cdef inline bint is_far(const Table* t, uint32_t slot, uint32_t h) noexcept nogi
 
 cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexcept nogil:
     """The index in the first slot from `slot` on whose tag fits `h`, 0 where the run ends; O(1) expected."""
-    cdef uint32_t wanted = tag(t, h), at = slot[0], word
-    while True:
-        word = t.slots[at]
-        if (word ^ wanted) <= t.mask:
+    cdef uint32_t wanted = tag(t, h), at = slot[0], word, empty, fit
+    while at + 3 <= t.mask:
+        empty = fitting(&t.slots[at], 0, 0xFFFFFFFF)
+        fit = before(fitting(&t.slots[at], wanted, ~t.mask), empty)
+        if fit != 0:
+            at += first_of(fit)
             slot[0] = at
-            return word ^ wanted    # an empty slot under a tag of zeros is 0, as it should be
+            return t.slots[at] ^ wanted
+        if likely(empty != 0):
+            slot[0] = at + first_of(empty)
+            return 0
+        at += 4
+    while True:                     # the last three slots, and on from the first one
+        at &= t.mask
+        word = t.slots[at]
         if word == 0:
             slot[0] = at
             return 0
-        at = (at + 1) & t.mask
+        if (word ^ wanted) <= t.mask:
+            slot[0] = at
+            return word ^ wanted
+        at += 1
 
 
 cdef inline uint32_t candidate_nearby(const Table* t, uint32_t h) noexcept nogil:
@@ -163,6 +182,13 @@ cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint
             if equal < 0:
                 return UNCERTAIN
         slot[0] = (slot[0] + 1) & t.mask
+
+
+cdef inline void put_value(Table* t, uint32_t i, PyObject* value) noexcept nogil:
+    """Give an entry its value, taking a new reference; what it had is the caller's."""
+    incref(value)
+    t.values_collectable |= may_be_in_a_cycle(type_of(value))
+    t.entries[i].value = value
 
 
 cdef inline void expect_to_leave(const Table* t, uint32_t i) noexcept nogil:
@@ -232,7 +258,6 @@ cdef class Engine:
     # the table's verbs
     cdef bint reserve(self, Py_ssize_t limit) noexcept nogil        # room for one more; False: no memory
     cdef uint32_t insert(self, PyObject* key, uint32_t h) noexcept nogil        # a reserved entry; needs `reserve`
-    cdef void put(self, uint32_t i, PyObject* value) noexcept nogil             # its value, taking a new reference
     cdef void release(self, uint32_t i) noexcept nogil              # frees i; its references are the caller's now
     cdef void replace(self, uint32_t i, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil    # both in one step
     cdef void shrink(self) noexcept nogil                           # gives memory back where no entry is left

@@ -13,8 +13,6 @@ cdef extern from *:
     static uint32_t cb_no_slots[2] = {0, 0};    /* an empty table's; never written */
     """
     uint32_t* no_slots "cb_no_slots"
-    bint may_be_in_a_cycle "PyType_IS_GC"(PyTypeObject*) noexcept nogil
-    PyTypeObject* type_of "Py_TYPE"(PyObject*) noexcept nogil
 
 
 cdef enum:
@@ -38,24 +36,43 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
 
 cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
     """Where the index of an entry stands."""
-    cdef uint32_t slot = home(t, t.entries[i].hash)
-    while (t.slots[slot] & t.mask) != i:
-        slot = (slot + 1) & t.mask
-    return slot
+    cdef uint32_t slot = home(t, t.entries[i].hash), found
+    while slot + 3 <= t.mask:
+        found = fitting(&t.slots[slot], i, t.mask)
+        if likely(found != 0):
+            return slot + first_of(found)
+        slot += 4
+    while (t.slots[slot & t.mask] & t.mask) != i:
+        slot += 1
+    return slot & t.mask
 
 
 cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
     """Empty a slot, and shift back what had to step over it (Knuth, TAOCP 3, 6.4, algorithm R)."""
-    cdef uint32_t at = hole, word
-    while True:
-        at = (at + 1) & t.mask
+    cdef uint32_t at = hole + 1, word, empty, back
+    while at + 3 <= t.mask and likely(not t.strays):
+        empty = fitting(&t.slots[at], 0, 0xFFFFFFFF)
+        back = before(returning(&t.slots[at], at, at - hole, t.mask), empty)
+        if back != 0:
+            at += first_of(back)
+            t.slots[hole] = t.slots[at]
+            hole = at
+            at += 1
+        elif likely(empty != 0):
+            t.slots[hole] = 0
+            return
+        else:
+            at += 4
+    while True:                     # the last slots, and on from the first one
+        at &= t.mask
         word = t.slots[at]
         if word == 0:
-            break
+            t.slots[hole] = 0
+            return
         if way_from_home(t, at, word) >= ((at - hole) & t.mask):    # its home is not behind the hole
             t.slots[hole] = word
             hole = at
-    t.slots[hole] = 0
+        at += 1
 
 
 @cython.no_gc_clear                 # whoever owns the engine empties it, together with what it keeps beside it
@@ -136,11 +153,6 @@ cdef class Engine:
         t.used += 1
         t.version += 1
         return i
-
-    cdef void put(self, uint32_t i, PyObject* value) noexcept nogil:
-        incref(value)
-        self.table.values_collectable |= may_be_in_a_cycle(type_of(value))
-        self.table.entries[i].value = value
 
     cdef void release(self, uint32_t i) noexcept nogil:
         cdef Table* t = &self.table
