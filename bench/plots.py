@@ -217,7 +217,7 @@ def targets(results: list[Results]) -> Canvas:
     axes.set_xlim(left=0)
     axes.set_xlabel("measured, as a share of the must (less is better); grey: from the must to the moonshot")
     axes.set_title("The figures")
-    axes.legend(loc="lower right")
+    canvas.legend(loc="outside upper right", ncols=len(results), columnspacing=1, handletextpad=0.1)
     return canvas
 
 
