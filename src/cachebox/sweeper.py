@@ -20,6 +20,7 @@ import weakref
 from _thread import allocate_lock
 
 from cachebox.store import resume_after_fork  # type: ignore[import-not-found]
+from cachebox.threads import Thread
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ _lock = threading.RLock()
 _bell = Bell()
 _due: dict[Known, float] = {}           # when to visit whom
 _gone: list[Known] = []                 # died since the last look
-_thread: threading.Thread | None = None
+_thread: Thread | None = None
 _told_to_end = False
 _looks_at = 0.0                         # when the thread looks at `_due` again by itself; 0: it is about to
 
@@ -102,7 +103,7 @@ def _start() -> None:
     if _thread is not None or _told_to_end:
         return
     _looks_at = 0.0
-    _thread = threading.Thread(target=_run, name="cachebox-sweeper", daemon=True)
+    _thread = Thread("cachebox-sweeper", _run)
     try:
         _thread.start()
     except RuntimeError:                # no thread to be had, or the process is ending: reads still drop what expired
@@ -161,16 +162,6 @@ def _end() -> None:
         _bell.ring()
     if thread is not None and thread is not threading.current_thread():
         thread.join(STEPS_ASIDE)
-        _wait_until_gone(thread.native_id)
-
-
-def _wait_until_gone(native_id: int | None) -> None:
-    """`join` returns a moment before the system's thread has ended, and a fork would count that one."""
-    task = f"/proc/self/task/{native_id}"
-    for _ in range(200):
-        if not os.path.exists(task):
-            break
-        time.sleep(0.0005)
 
 
 def resume() -> None:

@@ -7,7 +7,10 @@ import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import NamedTuple
+
+from cachebox.threads import Thread
 
 TYPE_CHECKING = False               # as everywhere in the package
 if TYPE_CHECKING:
@@ -111,7 +114,7 @@ def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Wa
     if workers <= 1:
         work()
         return tally.result()
-    threads = [threading.Thread(target=copy_context().run, args=(work,), daemon=True) for _ in range(workers)]
+    threads = [Thread("cachebox-warm", partial(copy_context().run, work)) for _ in range(workers)]
     started = []
     try:
         for thread in threads:

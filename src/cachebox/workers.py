@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import time
 from collections import deque
 
+from cachebox.threads import Thread
+
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
-    from cachebox.refreshing import Refresh
+    from typing import Protocol
+
+    class Refresh(Protocol):
+        """What is to be run. It raises nothing, and can tell by itself that it is no longer wanted."""
+
+        def run(self) -> None: ...
 
 MOST_THREADS = 8
 MOST_WAITING = 10_000
@@ -48,7 +54,7 @@ def _start_one() -> bool:
     """Start a thread if those that are idle have enough to do. Needs `_changed`."""
     if _told_to_end or _idle > len(_queue) or len(_threads) >= MOST_THREADS:
         return bool(_threads)
-    thread = threading.Thread(target=_run, name="cachebox-refresh", daemon=True)
+    thread = Thread("cachebox-refresh", _run)
     _threads.add(thread)
     try:
         thread.start()
@@ -100,16 +106,6 @@ def _step_aside() -> None:
     for thread in idle:
         if thread not in _threads:
             thread.join(STEPS_ASIDE)
-            _wait_until_gone(thread.native_id)
-
-
-def _wait_until_gone(native_id: int | None) -> None:
-    """Before 3.13, `join` returns a moment before the system's thread has ended, and a fork would count that one."""
-    task = f"/proc/self/task/{native_id}"
-    for _ in range(200 if sys.version_info < (3, 13) else 0):
-        if not os.path.exists(task):
-            break
-        time.sleep(0.0005)
 
 
 def _resume() -> None:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from cachebox.threads import Thread
+
 LINGERS = 1.0
 """Seconds that the thread stays when there is nothing to do."""
 FINISHES = 3.0
@@ -29,7 +31,7 @@ class Helper:
         self._changed = threading.Condition()
         self._tasks: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._told_to_end = False
         self._is_paused = False
         self.must_end = False
@@ -45,7 +47,7 @@ class Helper:
 
     def _start(self) -> None:
         if self._thread is None and not self._is_paused:
-            self._thread = threading.Thread(target=self._run, name="cachebox-helper", daemon=True)
+            self._thread = Thread("cachebox-helper", self._run)
             self._thread.start()
 
     def pause(self) -> None:

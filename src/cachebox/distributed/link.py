@@ -26,6 +26,7 @@ from cachebox.distributed.scripts import BY_DIGEST
 from cachebox.distributed.servers import FAILURES, left
 from cachebox.distributed.tier import Tier
 from cachebox.distributed.topology import Topology
+from cachebox.threads import Thread
 
 RETRY_APART = 1.0
 """Seconds between attempts to reach a server, and so between the probes of a dead one."""
@@ -95,7 +96,7 @@ class Link:
         self._lines = {}
         self._next_try: dict[Node, float] = {}
         self._discover_at = 0.0
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         self._told_to_end = False
         self._is_stopped = False
         self._ears = self._voice = None
@@ -110,7 +111,7 @@ class Link:
                     self._ears, self._voice = socket.socketpair()
                     self._ears.setblocking(False)
                     self._voice.setblocking(False)
-                self._thread = threading.Thread(target=self._run, name="cachebox-link", daemon=True)
+                self._thread = Thread("cachebox-link", self._run)
                 self._thread.start()
 
     def pause(self) -> None:

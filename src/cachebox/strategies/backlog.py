@@ -21,6 +21,7 @@ from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import at_most_a_wait, check_seconds
 from cachebox.strategies.store import Store
 from cachebox.strategies.write_queue import Write, WriteQueue
+from cachebox.threads import Thread
 
 LINGERS = 5.0
 """Seconds that the thread stays when there is nothing to write."""
@@ -59,7 +60,7 @@ class Backlog:
             store, retries, backoff, max_backoff, self._settled, self._refused, self._pause_unless_told_to_end
         )
         self._make_locks()
-        self.thread: threading.Thread | None = None
+        self.thread: Thread | None = None
         self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when it is called
         self.crowd = 0                          # who waits for room
         self.setting: dict[Any, int] = {}       # key: the newest write whose caller is not done with it
@@ -225,7 +226,7 @@ class Backlog:
         """Have the thread look at the queue, if there is something in it. Needs the lock."""
         self._wakes_at = 0.0
         if self.thread is None and self.queue.pending:
-            self.thread = threading.Thread(target=self._run, name="cachebox-write-behind", daemon=True)
+            self.thread = Thread("cachebox-write-behind", self._run)
             try:
                 self.thread.start()
             except RuntimeError:                # no thread to be had, or the process is ending

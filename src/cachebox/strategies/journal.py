@@ -32,6 +32,7 @@ from cachebox.cache import MISSING
 from cachebox.dumps import sync_folder
 from cachebox.encoding import SIGNATURE, Encoding
 from cachebox.strategies.file_lock import lock_file
+from cachebox.threads import Thread
 
 MAGIC = b"\x93CacheBox\r\njrnl\x1a"
 VERSION = 1
@@ -69,7 +70,7 @@ class Journal:
         """Of a torn last record, when the file was opened."""
         self._sync_turn = threading.Lock()
         self._wake = threading.Condition(threading.Lock())
-        self._syncer: threading.Thread | None = None
+        self._syncer: Thread | None = None
         self._broken: OSError | None = None
         self._file = _open_locked(self.path)
         try:
@@ -256,7 +257,7 @@ class Journal:
         """Have a thread sync now and then, as long as there is something to sync."""
         with self._wake:
             if self._syncer is None and self._file >= 0:
-                self._syncer = threading.Thread(target=self._sync_soon, name="cachebox-journal", daemon=True)
+                self._syncer = Thread("cachebox-journal", self._sync_soon)
                 try:
                     self._syncer.start()
                 except RuntimeError:            # no thread to be had, or the process is ending
