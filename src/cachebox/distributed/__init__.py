@@ -12,8 +12,8 @@ below::
     helper     what nobody waits for                    leases     who computes what
     core       the operations on keys                   whole      and on all of a namespace
     loading    one computes, the others wait            warming    filling it beforehand
-    calls      decorated functions                      common     what makes a cache of these
-    caches     what users call
+    refreshing what will end soon is computed anew      calls      decorated functions
+    common     what makes a cache of these              caches     what users call
 """
 
 try:

@@ -9,11 +9,13 @@ import time
 from collections import deque
 from typing import Any
 
-from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, T, Wait
+from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed.resp import CHUNK, Replies
 from cachebox.distributed.servers import FAILURES, connect_async, is_cut, is_timeout, left
 
 LANES = 16                          # connections of an event loop to one server
+
+_background: set[asyncio.Future[Any]] = set()       # tasks that nobody awaits, which their loops hold but weakly
 
 
 class AsyncChannel:
@@ -191,6 +193,11 @@ class Async:
             return None
         if type(effect) is MakeWaiter:
             return AsyncWaiter()
+        if type(effect) is Start:
+            task = asyncio.ensure_future(self.run(effect.steps()))
+            _background.add(task)
+            task.add_done_callback(_background.discard)
+            return True
         result = effect.function()
         return await result if inspect.isawaitable(result) else result
 

@@ -7,9 +7,10 @@ import threading
 import time
 from typing import Any
 
-from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, T, Wait
+from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed.resp import CHUNK, Replies
 from cachebox.distributed.servers import FAILURES, connect, is_cut, is_timeout, left
+from cachebox.refreshing import report
 
 GRACE = 0.02                        # seconds to collect what other servers have answered when one of them has not
 
@@ -88,7 +89,25 @@ class Blocking:
             return None
         if type(effect) is MakeWaiter:
             return Waiter()
+        if type(effect) is Start:
+            from cachebox.workers import submit  # a pool: most need none
+
+            return submit(InBackground(effect))
         return effect.function()
+
+
+class InBackground:
+    """Steps that a thread of the pool runs."""
+
+    def __init__(self, what: Start) -> None:
+        self._steps = what.steps
+
+    def run(self) -> None:
+        """In that thread."""
+        try:
+            Blocking().run(self._steps())
+        except BaseException as error:              # nobody waits for it, but somebody must know
+            report(error, self._steps)
 
 
 def exchange(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Failure:

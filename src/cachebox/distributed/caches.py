@@ -46,6 +46,8 @@ class DistributedCache(Common, BlockingFront):
         on_unavailable: ``"local"``: while no server can be reached, serve what the first tier holds and compute the
             rest; ``"raise"``: raise `BackendUnavailable`. Writes raise it in both modes.
         isolate: whether every hit returns a value of its own.
+        refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which `get_or_set` and decorated
+            calls have it computed anew in the background, by one process of all; None: never.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
     where ``on_unavailable="raise"`` and there is no server.

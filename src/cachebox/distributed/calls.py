@@ -113,6 +113,23 @@ class Remembered(Exception):
         self.error = error
 
 
+class CallDecision:
+    """What is to become of the result of one call, as `cached` was told."""
+
+    __slots__ = ("_args", "_function", "_kwargs")
+
+    def __init__(self, function: DistributedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+
+    def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
+        return self._function._decide(value, self._args, self._kwargs)
+
+    def lifetime_of(self, value: Any) -> float:
+        return self._function._lifetime_of(value)
+
+
 class DistributedFunction:
     """A function with a distributed cache in front: called as the function is."""
 
@@ -169,17 +186,25 @@ class DistributedFunction:
 
     def _decide(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, float, tuple[str, ...]]:
         """Whether a result is stored, for how long, and under which tags."""
-        lifetime = self._cache._core.lifetime if self._lifetime is None else self._lifetime
         if self._condition is not None and not self._condition(value):
-            return False, lifetime, ()
-        if callable(self._ttl):
-            given = self._ttl(value)
-            number = given.total_seconds() if isinstance(given, datetime.timedelta) else given
-            if isinstance(number, (int, float)) and number <= 0:
-                return False, lifetime, ()
-            if given is not None:
-                lifetime = seconds_of(given, "what ttl returned")
+            return False, 0.0, ()
+        lifetime = self._lifetime_of(value)
+        if lifetime <= 0.0:
+            return False, 0.0, ()
         return True, lifetime, checked_tags(self._tags(value, *args, **kwargs)) if callable(self._tags) else self._tags
+
+    def _lifetime_of(self, value: Any) -> float:
+        """For how many seconds a result is stored; 0: not at all."""
+        if self._lifetime is not None:
+            return self._lifetime
+        given = self._ttl(value) if callable(self._ttl) else None
+        if given is None:
+            lifetime: float = self._cache._core.lifetime
+            return lifetime
+        number = given.total_seconds() if isinstance(given, datetime.timedelta) else given
+        if isinstance(number, (int, float)) and number <= 0:
+            return 0.0
+        return seconds_of(given, "what ttl returned")
 
     def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a call does, as the drivers run it."""
@@ -187,9 +212,8 @@ class DistributedFunction:
         run = functools.partial(self.__wrapped__, *args, **kwargs)
         if self._failures is not None:
             run = functools.partial(self._tried, key, run)
-        if self._single_flight:
-            return (yield from loader.load(key, run, lambda value: self._decide(value, args, kwargs)))
-        return (yield from loader.load_alone(key, run, lambda value: self._decide(value, args, kwargs)))
+        load = loader.load if self._single_flight else loader.load_alone
+        return (yield from load(key, run, CallDecision(self, args, kwargs)))
 
     def _tried(self, key: str, run: Callable[[], Any]) -> Any:
         """Make a call, unless it has failed a moment ago."""

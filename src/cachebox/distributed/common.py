@@ -13,7 +13,8 @@ from cachebox.distributed.calls import Naming
 from cachebox.distributed.codec import Codec
 from cachebox.distributed.core import Core
 from cachebox.distributed.loading import Loader
-from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of
+from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of, share_of
+from cachebox.distributed.refreshing import Refreshing
 from cachebox.distributed.servers import Servers, from_client, from_url
 from cachebox.distributed.stats import DistributedStats
 from cachebox.distributed.tier import Tier
@@ -48,6 +49,7 @@ class Common:
         timeout: Seconds = 0.5,
         on_unavailable: str = "local",
         isolate: bool = False,
+        refresh_ahead: float | None = None,
     ) -> None:
         if not isinstance(redis_host, str):
             raise TypeError(f"redis_host must be a str, not {type(redis_host).__name__}")
@@ -66,6 +68,7 @@ class Common:
         seconds = seconds_of(timeout, "timeout", infinite=False)
         if max_staleness is None:
             raise TypeError("max_staleness must be a number of seconds, not None")
+        share = share_of(refresh_ahead, "refresh_ahead")
         first: Cache[str, Any] = Cache(max_size, policy=policy)
         codec = Codec(serializer, secret, namespace)
         if client is not None:
@@ -87,6 +90,8 @@ class Common:
             isolate=bool(isolate),
         )
         self._loader = Loader(self._core)
+        if share is not None:
+            self._loader.refreshing = Refreshing(self._core, self._loader, share)
         self._whole = Whole(self._core)
         self._naming = Naming()
         self._stats = DistributedStats(self._core)

@@ -106,4 +106,11 @@ class Run:
     function: Callable[[], Any]
 
 
+@dataclass
+class Start:
+    """Have steps run in the background: in a thread of the pool, or in a task. Returns whether they will."""
+
+    steps: Callable[[], Effects[None]]
+
+
 Effects = Generator[Any, Any, T]

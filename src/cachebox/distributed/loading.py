@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cachebox.cache import MISSING
 from cachebox.distributed import failed, leases
@@ -31,6 +31,9 @@ from cachebox.distributed.leases import Leases
 from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
 from cachebox.distributed.scripts import LAND, LEAD
 from cachebox.shared_errors import one_more
+
+if TYPE_CHECKING:
+    from cachebox.distributed.refreshing import Refreshing
 
 UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
 FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
@@ -98,8 +101,18 @@ class Flight:
         return False
 
 
+class Decides(Protocol):
+    """Says what is to become of a computed value."""
+
+    def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
+        """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
+
+    def lifetime_of(self, value: Any, /) -> float:
+        """For how many seconds it was stored, if it was."""
+
+
 class Decision:
-    """What is to become of a computed value: whether it is stored, for how long, and under which tags."""
+    """The same whatever the value."""
 
     def __init__(self, lifetime: float, tags: tuple[str, ...] = ()) -> None:
         self.lifetime = lifetime
@@ -108,6 +121,9 @@ class Decision:
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return True, self.lifetime, self.tags
 
+    def lifetime_of(self, value: Any) -> float:
+        return self.lifetime
+
 
 class Loader:
     """Computes what is missing, for one cache."""
@@ -115,6 +131,7 @@ class Loader:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.leases = Leases(core)
+        self.refreshing: Refreshing | None = None
         self.renew()
 
     def renew(self) -> None:
@@ -122,6 +139,8 @@ class Loader:
         self.flights: dict[Any, Flight] = {}    # by token; by key for those without a server
         self._circles = threading.Lock()
         self.leases.renew()
+        if self.refreshing is not None:
+            self.refreshing.renew()
 
     def get_or_set(self, key: Any, factory: Any, ttl: Any, tags: Any) -> Effects[Any]:
         """`DistributedCache.get_or_set`."""
@@ -132,7 +151,7 @@ class Loader:
         value, _ = yield from self.load(key, factory, Decision(lifetime, checked_tags(tags)))
         return value
 
-    def load(self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any]) -> Effects[tuple[Any, bool]]:
+    def load(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
         """The value of a key, computed if need be; and whether it was missing."""
         core, tier = self._core, self._core.tier
         deadline = core.deadline()
@@ -140,7 +159,10 @@ class Loader:
         if tier.is_fresh:
             stored = tier.first.get(key, MISSING)
             if stored is not MISSING:
-                return core.give(stored), False
+                value = core.give(stored)
+                if self.refreshing is not None:
+                    yield from self.refreshing.consider(key, factory, decide, value)
+                return value, False
         token = new_token()
         flight = Flight()
         self.flights[token] = flight           # before the lease is: whoever sees that has to find this
@@ -151,13 +173,15 @@ class Loader:
             flight.end(ABANDONED)
 
     def load_alone(
-        self, key: str, factory: Callable[[], Any], decide: Callable[[Any], Any]
+        self, key: str, factory: Callable[[], Any], decide: Decides
     ) -> Effects[tuple[Any, bool]]:
         """`load` for those who do not want to wait for each other: each computes and writes."""
         core = self._core
         deadline = core.deadline()
         value, _ = yield from core.lookup(key, deadline)
         if value is not MISSING:
+            if self.refreshing is not None:
+                yield from self.refreshing.consider(key, factory, decide, value)
             return value, False
         begun = time.monotonic()
         value = yield Run(factory)
@@ -174,7 +198,7 @@ class Loader:
         self,
         key: str,
         factory: Callable[[], Any],
-        decide: Callable[[Any], Any],
+        decide: Decides,
         token: bytes,
         flight: Flight,
         deadline: float,
@@ -193,7 +217,7 @@ class Loader:
             fill = tier.begin_fill(key)
             reply: Any = None
             try:
-                reply = yield from self._lead(key, token, no_good, awaited, deadline)
+                reply = yield from self.lead(key, token, no_good, awaited, deadline)
                 if type(reply) is not Failure and reply[0] == 1:
                     try:
                         value = core.take_in(fill, reply[1], reply[2])
@@ -202,6 +226,8 @@ class Loader:
                         continue
                     if not missed:
                         tier.count(remote_hits=1)
+                        if self.refreshing is not None:
+                            yield from self.refreshing.consider(key, factory, decide, value, reply[2])
                     return value, missed
             finally:
                 tier.end_fill(fill)
@@ -219,7 +245,7 @@ class Loader:
                 missed = True
                 tier.count(misses=1)
             if reply[0] == 3:
-                return (yield from self._fly(key, factory, decide, token, flight, deadline)), True
+                return (yield from self.fly(key, factory, decide, token, flight, deadline)), True
             other = self.flights.get(reply[2])
             awaited = reply[2] if other is None else b""
             if other is not None:
@@ -266,8 +292,13 @@ class Loader:
                     lead.awaits.remove(other)
         return True
 
-    def _lead(self, key: str, token: bytes, no_good: bytes, awaited: bytes, deadline: float) -> Effects[Any]:
-        """Ask for the value, or else for how the leader failed that was awaited, or else for the lease."""
+    def lead(
+        self, key: str, token: bytes, no_good: bytes, awaited: bytes, deadline: float, due: bytes = b""
+    ) -> Effects[Any]:
+        """Ask for the value, or else for how the leader failed that was awaited, or else for the lease.
+
+        `due`: a value that has fewer milliseconds to live is as good as none, but one that is not there is not wanted.
+        """
         core = self._core
         names = core.names
         more = []
@@ -277,7 +308,7 @@ class Loader:
         write = core.tier.begin_write(())       # of the generation, if there is none
         try:
             reply = yield from core.call(
-                LEAD, key, new_token(), token, leases.LEASE_MS, no_good, deadline=deadline, more=more
+                LEAD, key, new_token(), token, leases.LEASE_MS, no_good, due, deadline=deadline, more=more
             )
         except BaseException:                   # cancelled: the server may have given it all the same
             core.tier.drop_write(write)
@@ -294,11 +325,11 @@ class Loader:
 
     # --- leading ----------------------------------------------------------------------------------------------------
 
-    def _fly(
+    def fly(
         self,
         key: str,
         factory: Callable[[], Any],
-        decide: Callable[[Any], Any],
+        decide: Decides,
         token: bytes,
         flight: Flight,
         deadline: float,

@@ -36,6 +36,22 @@ def seconds_of(given: Any, name: str, infinite: bool = True) -> float:
     return seconds
 
 
+def share_of(given: Any, name: str) -> float | None:
+    """A share between 0 and 1, or None. ValueError or TypeError where it makes no sense.
+
+    >>> share_of(0.2, "refresh_ahead")
+    0.2
+    """
+    if given is None:
+        return None
+    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+        raise TypeError(f"{name} must be a number or None, not {type(given).__name__}")
+    share = float(given)
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"{name} must be greater than 0 and less than 1, not {given!r}")
+    return share
+
+
 def milliseconds(seconds: float) -> bytes:
     """A lifetime as the scripts take it: nothing for ever.
 

@@ -197,12 +197,18 @@ return made .. sum
 """
 
 # KEYS: generation, entry, lease, and how a computation failed that the caller waited for, if it did
-# ARGV: fresh, token, milliseconds, digest of a value that is no good (or nothing)
+# ARGV: fresh, token, milliseconds, digest of a value that is no good (or nothing), and where a value that is there is
+# to be computed anew: if it has less than so many milliseconds to live (else nothing)
 # -> {1, value, milliseconds}: it is there; {2, milliseconds, token}: somebody computes it; {3}: you do;
-# {4, failure}: that computation has failed
+# {4, failure}: that computation has failed; {5}: there is nothing to compute anew
 _LEAD = r"""
 local v = value_at(KEYS[2])
-if live(v) and (ARGV[4] == '' or redis.sha1hex(v) ~= ARGV[4]) then return {1, v, call('PTTL', KEYS[2])} end
+if live(v) and (ARGV[4] == '' or redis.sha1hex(v) ~= ARGV[4]) then
+  local left = call('PTTL', KEYS[2])
+  if ARGV[5] == '' or left < 0 or left >= tonumber(ARGV[5]) then return {1, v, left} end
+elseif ARGV[5] ~= '' then
+  return {5}
+end
 local failure = KEYS[4] and value_at(KEYS[4])
 if failure then return {4, failure} end
 local made = generation(ARGV[1])

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cachebox.distributed.core import Core
 
-NAMES = ("local_hits", "remote_hits", "misses", "stale_serves", "invalidations", "fills_refused", "errors")
+NAMES = (
+    "local_hits",
+    "remote_hits",
+    "misses",
+    "stale_serves",
+    "invalidations",
+    "fills_refused",
+    "errors",
+    "refreshes",
+    "refresh_failures",
+)
 
 
 class DistributedStats:
@@ -21,8 +31,9 @@ class DistributedStats:
     - ``misses``: found nowhere, or not decodable.
 
     Beside them are counted ``invalidations`` (entries of the first tier dropped because the server said that something
-    changed), ``fills_refused`` (values not stored because their key was changed while they were read or computed) and
-    ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker).
+    changed), ``fills_refused`` (values not stored because their key was changed while they were read or computed),
+    ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker),
+    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed).
     ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``: of several servers', the one farthest from closed.
     """
 
@@ -67,6 +78,16 @@ class DistributedStats:
         return self._core.tier.errors
 
     @property
+    def refreshes(self) -> int:
+        """Values computed anew in the background, by this cache."""
+        return self._core.tier.refreshes
+
+    @property
+    def refresh_failures(self) -> int:
+        """Those that could not be computed, or not be stored because no server was reached."""
+        return self._core.tier.refresh_failures
+
+    @property
     def breaker(self) -> str:
         """The state of the breaker."""
         return self._core.topology.worst
@@ -89,8 +110,8 @@ class DistributedStats:
 
     def report(self) -> str:
         """The lines a person wants."""
-        lines = [f"{name.replace('_', ' '):<15}{getattr(self, name):,}" for name in NAMES]
-        return "\n".join([*lines, f"{'hit rate':<15}{self.hit_rate():.1%}", f"{'breaker':<15}{self.breaker}"])
+        lines = [f"{name.replace('_', ' '):<18}{getattr(self, name):,}" for name in NAMES]
+        return "\n".join([*lines, f"{'hit rate':<18}{self.hit_rate():.1%}", f"{'breaker':<18}{self.breaker}"])
 
     def __repr__(self) -> str:
         return f"DistributedStats({', '.join(f'{name}={value}' for name, value in self.get_all().items())})"

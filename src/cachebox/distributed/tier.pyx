@@ -78,6 +78,7 @@ cdef class Tier:
     cdef readonly long link         # number of the link, new with every loss and every connection
     cdef readonly bint linked
     cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
+    cdef readonly long long refreshes, refresh_failures
 
     def __init__(self, Cache first not None, plain=True):
         self.first = first
@@ -380,7 +381,7 @@ cdef class Tier:
 
     def count(
         self, long long remote_hits=0, long long misses=0, long long stale_serves=0, long long errors=0,
-        long long fills_refused=0,
+        long long fills_refused=0, long long refreshes=0, long long refresh_failures=0,
     ):
         """Add to the statistics."""
         with self.lock:
@@ -389,6 +390,8 @@ cdef class Tier:
             self.stale_serves += stale_serves
             self.errors += errors
             self.fills_refused += fills_refused
+            self.refreshes += refreshes
+            self.refresh_failures += refresh_failures
 
     @property
     def is_fresh(self):
