@@ -261,10 +261,15 @@ def test_clearing_one_function(cache):
     for function in (f, g):
         for i in range(5):
             function(i)
+    with pytest.raises(ValueError, match="timeout must be more than 0 seconds, not 0"):
+        f.cache_clear(timeout=0)
+    assert f.cache_info()[:2] == (0, 5)
     f.cache_clear()
     assert f.cache_info()[:2] == (0, 0)
     assert f.cache_key(1) not in cache
     assert g.cache_key(1) in cache and "mine" in cache
+    g.cache_clear(timeout=30)
+    assert g.cache_key(1) not in cache and "mine" in cache
 
 
 def test_it_looks_like_the_function(cache):

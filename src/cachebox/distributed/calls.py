@@ -22,7 +22,7 @@ from typing import Any
 from cachebox.cache_info import CacheInfo
 from cachebox.distributed.awaiting import Async
 from cachebox.distributed.blocking import Blocking
-from cachebox.distributed.options import checked_tags, seconds_of
+from cachebox.distributed.options import Seconds, checked_tags, seconds_of
 
 
 class Naming:
@@ -282,16 +282,22 @@ class DistributedFunction:
         cache = self._cache
         return {"maxsize": cache.max_size, "typed": self._typed, "policy": cache.policy, "ttl": self._ttl}
 
-    def cache_clear(self) -> Any:
-        """Forget all of this function's results, in every process, and set its counters to zero."""
+    def cache_clear(self, timeout: Seconds | None = None) -> Any:
+        """Forget all of this function's results, in every process, and set its counters to zero.
+
+        Args:
+            timeout: seconds for the whole of it; None: the cache's, which is enough for about a million names.
+        """
+        if timeout is not None:
+            seconds_of(timeout, "timeout", infinite=False)
         with self._lock:
             self._hits = self._misses = 0
         self._forget_failures()
-        return self._driver.run(self._forget_results())
+        return self._driver.run(self._forget_results(timeout))
 
-    def _forget_results(self) -> Any:
+    def _forget_results(self, timeout: Seconds | None) -> Any:
         start = ":" if self._key_func is not None else "("
-        yield from self._cache._whole.invalidate_prefix(self._name + start)
+        yield from self._cache._whole.invalidate_prefix(self._name + start, timeout)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of the call with these arguments, in every process. True where there was one."""
