@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import os
 import signal
 import subprocess
@@ -342,6 +343,31 @@ def test_a_loop_that_ends_takes_its_refreshes_along(server, recwarn):
     assert not recwarn.list
     with made(server) as cache:
         assert cache.get("k") == "old"
+
+
+def test_a_loop_that_is_left_does_not_keep_the_lease(server, caplog):
+    loop = asyncio.new_event_loop()
+    cache = AsyncDistributedCache(redis_port=server.port, refresh_ahead=0.2, timeout=10)
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def never():
+            begun.set()
+            await asyncio.Event().wait()
+
+        await cache.set("k", "old", SHORT)
+        assert await cache.get_or_set("k", never, LONG) == "old"
+        await begun.wait()
+        assert cache._loader.leases._kept
+
+    loop.run_until_complete(main())
+    loop.close()  # as nobody should: with a task under way
+    gc.collect()
+    assert "Task was destroyed but it is pending" in caplog.text
+    assert not cache._loader.leases._kept
+    assert not cache._loader.refreshing._again
+    asyncio.run(cache.close())
 
 
 def test_inside_a_factory_it_is_nobody_elses(server):

@@ -20,7 +20,7 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from typing import Protocol
 
-    class Refresh(Protocol):
+    class _Task(Protocol):
         """What is to be run. It raises nothing, and can tell by itself that it is no longer wanted."""
 
         def run(self) -> None: ...
@@ -34,18 +34,18 @@ STEPS_ASIDE = 1.0
 """Seconds that a fork waits for idle threads to end."""
 
 _changed = threading.Condition(threading.Lock())
-_queue: deque[Refresh] = deque()
+_queue: deque[_Task] = deque()
 _threads: set[threading.Thread] = set()
 _idle = 0
 _told_to_end = False
 
 
-def submit(refresh: Refresh) -> bool:
+def submit(task: _Task) -> bool:
     """Have a refresh run in the background, soon. False: there is no room or no thread for it."""
     with _changed:
         if len(_queue) >= MOST_WAITING or (not _start_one() and not _threads):
             return False
-        _queue.append(refresh)
+        _queue.append(task)
         _changed.notify()
     return True
 
@@ -80,9 +80,9 @@ def _run() -> None:
                 _threads.discard(this)
                 _changed.notify_all()   # to a fork that waits
                 return
-            refresh = _queue.popleft()
-        refresh.run()
-        del refresh                     # it holds a cache
+            task = _queue.popleft()
+        task.run()
+        del task                     # it holds a cache
 
 
 def _end() -> None:

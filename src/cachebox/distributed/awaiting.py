@@ -15,8 +15,6 @@ from cachebox.distributed.servers import FAILURES, connect_async, is_cut, is_tim
 
 LANES = 16                          # connections of an event loop to one server
 
-_background: set[asyncio.Future[Any]] = set()       # tasks that nobody awaits, which their loops hold but weakly
-
 
 class AsyncChannel:
     """A connection of an event loop."""
@@ -194,9 +192,8 @@ class Async:
         if type(effect) is MakeWaiter:
             return AsyncWaiter()
         if type(effect) is Start:
-            task = asyncio.ensure_future(self.run(effect.steps()))
-            _background.add(task)
-            task.add_done_callback(_background.discard)
+            # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
+            asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006
             return True
         result = effect.function()
         return await result if inspect.isawaitable(result) else result
