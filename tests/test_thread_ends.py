@@ -11,23 +11,12 @@ from cachebox import threads
 from cachebox.threads import Thread
 from in_threads import wait_until
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-
 
 def ended():
     thread = Thread("cachebox-test", lambda: None)
     thread.start()
     thread.join()
     return thread
-
-
-def in_a_child(body):
-    """The exit status of a child that runs a function: 0 where that returned something true."""
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if body() else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_it_is_a_daemon_with_a_name():
@@ -47,24 +36,40 @@ def test_what_is_gone_is_forgotten():
     assert len([thread for thread in threads._started if thread.name == last.name]) == 1
 
 
-@needs_fork
-def test_a_fork_waits_for_it(monkeypatch):
-    asked = []
-    monkeypatch.setattr(Thread, "is_gone", lambda thread: asked.append(thread) or asked.count(thread) >= 3)
+def test_what_has_ended_is_waited_for(monkeypatch):
     thread = ended()
-    asked.clear()
-    assert in_a_child(lambda: not threads._started) == 0
-    assert asked.count(thread) == 3
-    assert thread not in threads._started
+    asked = []
+    monkeypatch.setattr(threads, "_started", {thread})
+    monkeypatch.setattr(Thread, "is_gone", lambda thread: asked.append(thread) or len(asked) == 3)
+    threads._wait_for_the_ended()
+    assert asked == [thread] * 3
+    assert not threads._started
 
 
-@needs_fork
-def test_a_fork_does_not_wait_for_those_that_run(monkeypatch):
+def test_what_runs_is_not_waited_for(monkeypatch):
     go_on = threading.Event()
     thread = Thread("cachebox-test", lambda: go_on.wait(60))
     thread.start()
+    monkeypatch.setattr(threads, "_started", {thread})
     monkeypatch.setattr(Thread, "is_gone", lambda thread: pytest.fail("it runs"))
-    assert in_a_child(lambda: True) == 0
-    assert thread in threads._started
+    threads._wait_for_the_ended()
+    assert threads._started == {thread}
     go_on.set()
     thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_waits_and_the_child_knows_none():
+    go_on = threading.Event()
+    running = Thread("cachebox-test", lambda: go_on.wait(60))
+    running.start()
+    thread = ended()
+    child = os.fork()
+    if child == 0:
+        os._exit(2 * (running in threads._started) + (not thread.is_gone()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert thread not in threads._started
+    assert running in threads._started
+    go_on.set()
+    running.join()
