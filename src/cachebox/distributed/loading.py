@@ -13,6 +13,7 @@ stored. Contexts carry what leads to the code that runs, so tasks started by a f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -99,6 +100,20 @@ class Flight:
                 seen.add(at)
                 ahead += at.awaits
         return False
+
+
+class Leading:
+    """While a flight leads: what runs in this context meanwhile is part of it."""
+
+    def __init__(self, flight: Flight) -> None:
+        self._flight = flight
+
+    def __enter__(self) -> None:
+        self._before = leads_here.set((*leads_here.get(), self._flight))
+
+    def __exit__(self, *raised: object) -> None:
+        with contextlib.suppress(ValueError):   # another context: of the collector, which closes what nobody waits for
+            leads_here.reset(self._before)
 
 
 class Decides(Protocol):
@@ -344,11 +359,8 @@ class Loader:
         self.leases.keep(token, groups)
         begun = time.monotonic()
         try:
-            led = leads_here.set((*leads_here.get(), flight))
-            try:
+            with Leading(flight):
                 value = yield Run(factory)
-            finally:
-                leads_here.reset(led)
             is_stored, lifetime, tags = decide(value)
             encoded = core.codec.encode(key, value) if is_stored else None
         except BaseException as error:
@@ -430,11 +442,8 @@ class Loader:
             if other.state != ABANDONED:
                 return other.outcome(), True
         try:
-            led = leads_here.set((*leads, flight))
-            try:
+            with Leading(flight):
                 value = yield Run(factory)
-            finally:
-                leads_here.reset(led)
             flight.result = value
         except Exception as error:
             self.flights.pop(key, None)

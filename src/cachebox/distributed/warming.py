@@ -21,7 +21,7 @@ from cachebox.distributed.effects import Effects, Failure, Run
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.leases import Group
-from cachebox.distributed.loading import ABANDONED, Flight, Loader, leads_here
+from cachebox.distributed.loading import ABANDONED, Flight, Leading, Loader
 from cachebox.distributed.options import checked_key, milliseconds
 from cachebox.distributed.scripts import LAND_MANY, LEAD_MANY, script_call
 from cachebox.warming import BATCH, Order, Tally, Warmed, checked, in_threads, shown
@@ -170,12 +170,9 @@ class Warming:
                 return 0, unreached, others
             core.tier.count(misses=len(mine))
             held.keep(token, groups)
-            led = leads_here.set((*leads_here.get(), flight))
-            try:
+            with Leading(flight):
                 values, errors = yield from self._source.load(mine)
                 errors += unreached
-            finally:
-                leads_here.reset(led)
             encoded: dict[str, tuple[bytes, bytes]] = {}
             for key, value in values.items():
                 try:
