@@ -11,10 +11,8 @@ import datetime
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +21,8 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached
 from cachebox.distributed import leases, refreshing
 from in_threads import Started, run_all, wait_for, wait_until
+from test_distributed_loading import start
 
-TESTS = str(Path(__file__).parent)
 SHORT, LONG = 20, 1000
 
 
@@ -326,18 +324,23 @@ def test_tasks(server):
     asyncio.run(main())
 
 
+async def begin_without_end(cache):
+    """Have a refresh under way that waits for ever."""
+    begun = asyncio.Event()
+
+    async def never():
+        begun.set()
+        await asyncio.Event().wait()
+
+    await cache.set("k", "old", SHORT)
+    assert await cache.get_or_set("k", never, LONG) == "old"
+    await begun.wait()
+
+
 def test_a_loop_that_ends_takes_its_refreshes_along(server, recwarn):
     async def main():
         async with AsyncDistributedCache(redis_port=server.port, refresh_ahead=0.2, timeout=10) as cache:
-            begun = asyncio.Event()
-
-            async def never():
-                begun.set()
-                await asyncio.Event().wait()
-
-            await cache.set("k", "old", SHORT)
-            assert await cache.get_or_set("k", never, LONG) == "old"
-            await begun.wait()
+            await begin_without_end(cache)
 
     asyncio.run(main())
     assert not recwarn.list
@@ -349,19 +352,8 @@ def test_a_loop_that_is_left_does_not_keep_the_lease(server, caplog):
     loop = asyncio.new_event_loop()
     cache = AsyncDistributedCache(redis_port=server.port, refresh_ahead=0.2, timeout=10)
 
-    async def main():
-        begun = asyncio.Event()
-
-        async def never():
-            begun.set()
-            await asyncio.Event().wait()
-
-        await cache.set("k", "old", SHORT)
-        assert await cache.get_or_set("k", never, LONG) == "old"
-        await begun.wait()
-        assert cache._loader.leases._kept
-
-    loop.run_until_complete(main())
+    loop.run_until_complete(begin_without_end(cache))
+    assert cache._loader.leases._kept
     loop.close()  # as nobody should: with a task under way
     gc.collect()
     assert "Task was destroyed but it is pending" in caplog.text
@@ -463,16 +455,6 @@ with DistributedCache(redis_port=port, refresh_ahead=0.995, timeout=10) as cache
     [t.join() for t in all]
     print(cache.stats.misses, cache.stats.refresh_failures, cache.stats.refreshes, min(served, default=1) >= 1)
 """
-
-
-def start(code, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": TESTS},
-    )
 
 
 def test_processes_refresh_a_hot_key_once_each_time(server):

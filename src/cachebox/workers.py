@@ -82,7 +82,7 @@ def _run() -> None:
                 return
             task = _queue.popleft()
         task.run()
-        del task                     # it holds a cache
+        del task                        # it holds a cache
 
 
 def _end() -> None:

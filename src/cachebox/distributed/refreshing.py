@@ -27,6 +27,7 @@ from cachebox.distributed.options import milliseconds
 PAUSE = 1.0
 """Seconds until a key is asked for again that another process computes, or of which no server could tell."""
 MANY = 256
+"""Keys with a pause, from which on those are looked for whose pause is over."""
 
 
 class Refreshing:
