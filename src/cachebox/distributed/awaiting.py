@@ -273,7 +273,10 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
         finally:
             opening.add_done_callback(abandoned)
         raise
-    return AsyncChannel(*opening.result())
+    channel = AsyncChannel(*opening.result())
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
 
 
 def abandoned(opening: asyncio.Future[Any]) -> None:
