@@ -265,7 +265,7 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
     opening = asyncio.ensure_future(connect_async(node.servers, node.address, deadline, node.for_sentinel))
     try:
         if not (await asyncio.wait({opening}, timeout=seconds))[0]:
-            raise asyncio.TimeoutError
+            raise TimeoutError
     except BaseException:                           # it may succeed even so, at the last moment
         opening.cancel()
         try:
