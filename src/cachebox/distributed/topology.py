@@ -14,7 +14,7 @@ from typing import Any
 
 from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
 from cachebox.distributed.keyspace import SLOTS, KeySpace
-from cachebox.distributed.resp import ReplyError, packed, packed_list
+from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import BY_DIGEST
 from cachebox.distributed.servers import Address, Servers, mode_of
 
@@ -112,14 +112,14 @@ class Topology:
             elif not node.breaker.may_call(self.link_probes):
                 failure = failure or refused(node)
                 continue
-            command = packed("CLUSTER", "SLOTS") if self.servers.mode == "cluster" else packed("HELLO")
+            command = [b"CLUSTER", b"SLOTS"] if self.servers.mode == "cluster" else [b"HELLO"]
             until = deadline
             if self.servers.mode == "cluster":  # one that is stalled leaves time for the next
                 until = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
-            (outcome,) = yield Exchange([(node, command, 1)], until)
+            (outcome,) = yield Exchange([(node, [command])], until)
             if type(outcome) is Failure and outcome.is_broken and outcome.was_reused:
                 node.close()
-                (outcome,) = yield Exchange([(node, command, 1)], until)
+                (outcome,) = yield Exchange([(node, [command])], until)
             if type(outcome) is Failure:
                 node.breaker.failed()
                 failure = outcome
@@ -167,13 +167,13 @@ class Topology:
 
     def _ask_sentinels(self, deadline: float) -> Effects[Failure | None]:
         failure: Failure | None = None
-        command = packed("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.servers.service)
+        command = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self.servers.service]
         for node in self._sentinels:
             if not node.breaker.may_call():
                 failure = failure or refused(node)
                 continue
             share = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
-            (outcome,) = yield Exchange([(node, command, 1)], share)
+            (outcome,) = yield Exchange([(node, [command])], share)
             if type(outcome) is Failure:
                 node.breaker.failed()
                 failure = outcome
@@ -200,7 +200,7 @@ class Topology:
         """The reply to one command about a bucket, or a Failure."""
         node = self.owners[bucket] if self.owners is not None and not self._must_refresh else None
         if node is not None and node.breaker.state == "closed":
-            (outcome,) = yield Exchange([(node, packed_list(command), 1)], deadline)
+            (outcome,) = yield Exchange([(node, [command])], deadline)
             if type(outcome) is list and type(outcome[0]) is not ReplyError:
                 if node.breaker.failures:
                     node.breaker.succeeded()
@@ -255,10 +255,10 @@ class Topology:
             else:
                 requests = []
                 for node, members in groups.items():
-                    data = b"".join(
-                        (packed("ASKING") if i in asking else b"") + packed_list(commands[i][1]) for i in members
-                    )
-                    requests.append((node, data, len(members) + len(asking.intersection(members))))
+                    told: list[Sequence[Any]] = []
+                    for i in members:
+                        told += [[b"ASKING"], commands[i][1]] if i in asking else [commands[i][1]]
+                    requests.append((node, told))
                 outcomes = yield Exchange(requests, deadline)
             todo = []
             pause = has_broken = False
@@ -292,7 +292,7 @@ class Topology:
                     elif code in MOVED_ON:
                         is_redirected = self.is_suspect = True
                         self._refreshed_at = -REFRESH_APART
-                    elif code == "ASK":
+                    elif code == "ASK" and self.servers.mode == "cluster":
                         host, _, port = str(reply).split()[2].rpartition(":")
                         target[i] = self.node((host or node.address[0], int(port)))
                         asking.add(i)
@@ -315,8 +315,8 @@ class Topology:
             if pause:
                 yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + PAUSE))
             for node, digests in missing.items():
-                data = b"".join(packed("SCRIPT", "LOAD", BY_DIGEST[digest].text) for digest in digests)
-                yield Exchange([(node, data, len(digests))], deadline)
+                loads = [[b"SCRIPT", b"LOAD", BY_DIGEST[digest].text] for digest in digests]
+                yield Exchange([(node, loads)], deadline)
         return results
 
 
