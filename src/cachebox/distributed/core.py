@@ -7,7 +7,6 @@ where it is wrong. The comments of `tier` say what fills and writes are, those o
 from __future__ import annotations
 
 import math
-import struct
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token
 from cachebox.distributed.link import Link
 from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.replies import NONE, ROW
 from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import (
     DELETE,
@@ -37,8 +37,6 @@ from cachebox.distributed.topology import Topology
 
 AT_ONCE = 1000                      # keys in one call of a script
 ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
-NONE = 0xFFFFFFFF
-ROW = struct.Struct(">Id")
 COUNTER_HEAD = MAGIC + bytes([VERSION]) + COUNTER + b"\0"
 ATOMS = (str, int, float, bool, bytes, type(None))
 
@@ -116,7 +114,10 @@ class Core:
         """One script about one key: its reply, or a Failure."""
         names = self.topology.names
         if names is None:
-            return (yield from self.topology.ask([(0, ())], deadline))[0]
+            (reply,) = yield from self.topology.ask([(0, [b"PING"])], deadline)
+            names = self.topology.names
+            if names is None or type(reply) is Failure:
+                return reply
         bucket = names.bucket(key)
         keys = (names.generation(bucket), names.value_in(bucket, key), *more)
         command = script_call(script, keys, *arguments)

@@ -8,7 +8,7 @@ why the two caches cannot drift apart.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cachebox.distributed.blocking import Channel
 
 T = TypeVar("T")
+
+Commands = Sequence[Sequence[Any]]
+"""Commands for one server, in order; each as `resp.packed_list` takes it, with a name in bytes."""
 
 
 class Node:
@@ -87,9 +90,9 @@ class Failure:
 
 @dataclass
 class Exchange:
-    """Send to each node its bytes, and return a list: so many replies of each, or a Failure."""
+    """Send to each node its commands, and return a list: their replies, checked by `replies.verify`, or a Failure."""
 
-    requests: list[tuple[Node, bytes, int]]
+    requests: list[tuple[Node, Commands]]
     deadline: float
 
 

@@ -20,7 +20,7 @@ import redis
 import redis.asyncio.connection as asyncio_connections
 import redis.connection as connections
 
-from cachebox.distributed.resp import ReplyError
+from cachebox.distributed.resp import ReplyError, Senseless
 
 Address = tuple[str, int]           # of a unix socket: its path, and 0
 
@@ -139,8 +139,9 @@ def connect(servers: Servers, address: Address, deadline: float, for_sentinel: b
     connection = servers.connection(address, deadline, False, for_sentinel)
     try:
         connection.connect()
-    except BaseException:
+    except BaseException as error:
         connection.disconnect()
+        refuse_nonsense(error)
         raise
     taken: Any = connection._get_socket()
     connection._sock = None             # it is ours now
@@ -152,8 +153,9 @@ async def connect_async(servers: Servers, address: Address, deadline: float, for
     connection = servers.connection(address, deadline, True, for_sentinel)
     try:
         await connection.connect()
-    except BaseException:
+    except BaseException as error:
         _abort(connection)
+        refuse_nonsense(error)
         raise
     taken = connection._reader, connection._writer
     connection._reader = connection._writer = None
@@ -176,6 +178,12 @@ def mode_of(greeting: Any) -> str:
 
 FAILURES: tuple[type[BaseException], ...] = (OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError)
 """What connecting and talking may raise where the server, or the way to it, is at fault."""
+
+
+def refuse_nonsense(error: BaseException) -> None:
+    """Raise `Senseless` where redis-py stumbled over what the server said during the handshake."""
+    if isinstance(error, Exception) and not isinstance(error, (*FAILURES, MemoryError)):
+        raise Senseless(f"the handshake failed: {type(error).__name__}: {error}") from error
 
 
 NOT_SERVING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})

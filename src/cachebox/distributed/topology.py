@@ -14,7 +14,7 @@ from typing import Any
 
 from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
 from cachebox.distributed.keyspace import SLOTS, KeySpace
-from cachebox.distributed.resp import ReplyError, packed, packed_list
+from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import BY_DIGEST
 from cachebox.distributed.servers import NOT_SERVING, Address, Servers, Unavailable, mode_of, refusal_in
 
@@ -118,15 +118,14 @@ class Topology:
             elif not node.breaker.may_call(self.link_probes):
                 failure = failure or refused(node)
                 continue
-            command_name = b"CLUSTER" if self.servers.mode == "cluster" else b"HELLO"
-            command = packed(command_name, "SLOTS") if command_name == b"CLUSTER" else packed(command_name)
+            command = [b"CLUSTER", b"SLOTS"] if self.servers.mode == "cluster" else [b"HELLO"]
             until = deadline
             if self.servers.mode == "cluster":  # one that is stalled leaves time for the next
                 until = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
-            (outcome,) = yield Exchange([(node, command, 1)], until)
+            (outcome,) = yield Exchange([(node, [command])], until)
             if type(outcome) is Failure and outcome.is_broken and outcome.was_reused:
                 node.close()
-                (outcome,) = yield Exchange([(node, command, 1)], until)
+                (outcome,) = yield Exchange([(node, [command])], until)
             if type(outcome) is Failure:
                 node.health.has_failed(outcome.error)
                 failure = outcome
@@ -144,10 +143,10 @@ class Topology:
                 if outcome[0].code in NOT_SERVING:
                     node.health.has_failed(outcome[0])
                 else:
-                    node.health.refused((command_name,), str(outcome[0]))
+                    node.health.refused(command, str(outcome[0]))
                 continue
             if node.health.is_troubled:
-                node.health.grant(command_name.decode())
+                node.health.grant(command[0].decode())
             if self.servers.mode == "cluster":
                 self._set_slots(outcome[0], node)
             else:
@@ -188,13 +187,13 @@ class Topology:
 
     def _ask_sentinels(self, deadline: float) -> Effects[Failure | None]:
         failure: Failure | None = None
-        command = packed("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.servers.service)
+        command = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self.servers.service]
         for node in self._sentinels:
             if not node.breaker.may_call():
                 failure = failure or refused(node)
                 continue
             share = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
-            (outcome,) = yield Exchange([(node, command, 1)], share)
+            (outcome,) = yield Exchange([(node, [command])], share)
             if type(outcome) is Failure:
                 node.health.has_failed(outcome.error)
                 failure = outcome
@@ -226,7 +225,7 @@ class Topology:
         """The reply to one command about a bucket, or a Failure."""
         node = self.owners[bucket] if self.owners is not None and not self._must_refresh else None
         if node is not None and node.breaker.state == "closed":
-            (outcome,) = yield Exchange([(node, packed_list(command), 1)], deadline)
+            (outcome,) = yield Exchange([(node, [command])], deadline)
             if type(outcome) is list and type(outcome[0]) is not ReplyError:
                 if node.health.is_troubled:
                     node.health.has_answered(command, outcome[0])
@@ -282,10 +281,10 @@ class Topology:
             else:
                 requests = []
                 for node, members in groups.items():
-                    data = b"".join(
-                        (packed("ASKING") if i in asking else b"") + packed_list(commands[i][1]) for i in members
-                    )
-                    requests.append((node, data, len(members) + len(asking.intersection(members))))
+                    sent: list[Sequence[Any]] = []
+                    for i in members:
+                        sent += [[b"ASKING"], commands[i][1]] if i in asking else [commands[i][1]]
+                    requests.append((node, sent))
                 outcomes = yield Exchange(requests, deadline)
             todo = []
             pause = has_broken = False
@@ -322,7 +321,7 @@ class Topology:
                     elif code in MOVED_ON and not (code == "READONLY" and self.servers.mode == "single"):
                         is_redirected = self.is_suspect = True
                         self._refreshed_at = -REFRESH_APART
-                    elif code == "ASK":
+                    elif code == "ASK" and self.servers.mode == "cluster":
                         host, _, port = str(reply).split()[2].rpartition(":")
                         target[i] = self._named((host or node.address[0], int(port)))
                         asking.add(i)
@@ -353,8 +352,8 @@ class Topology:
             if pause:
                 yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + PAUSE))
             for node, digests in missing.items():
-                data = b"".join(packed("SCRIPT", "LOAD", BY_DIGEST[digest].text) for digest in digests)
-                (outcome,) = yield Exchange([(node, data, len(digests))], deadline)
+                loads = [[b"SCRIPT", b"LOAD", BY_DIGEST[digest].text] for digest in digests]
+                (outcome,) = yield Exchange([(node, loads)], deadline)
                 answers = outcome if type(outcome) is list else ()
                 said = next((reply for reply in answers if type(reply) is ReplyError), None)
                 if said is not None and said.code not in NOT_NOW:   # the cause; that the script is not there is none

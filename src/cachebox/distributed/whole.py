@@ -15,11 +15,11 @@ from typing import Any
 
 from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.codec import Undecodable
-from cachebox.distributed.core import NONE, ROW, Core
+from cachebox.distributed.core import Core
 from cachebox.distributed.effects import Effects, Exchange, Failure, Node, Run
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.options import checked_tags, seconds_of
-from cachebox.distributed.resp import packed
+from cachebox.distributed.replies import NONE, ROW
 from cachebox.distributed.scripts import CLEAN, CLEAR, INVALIDATE_TAG, READ, TTL, script_call
 from cachebox.distributed.topology import refused
 
@@ -76,8 +76,8 @@ class Whole:
         for node in core.topology.masters:
             cursor = b"0"
             while not core.helper.must_end:
-                command = packed("SCAN", cursor, "MATCH", names.pattern(), "COUNT", PAGE)
-                (outcome,) = driver.do(Exchange([(node, command, 1)], core.deadline()))
+                command = [b"SCAN", cursor, b"MATCH", names.pattern(), b"COUNT", PAGE]
+                (outcome,) = driver.do(Exchange([(node, [command])], core.deadline()))
                 if type(outcome) is Failure or type(outcome[0]) is not list:
                     return False
                 cursor, page = outcome[0]
@@ -190,13 +190,13 @@ class Whole:
         core = self._core
         names = core.topology.names
         assert names is not None
-        command = packed("SCAN", cursor, "MATCH", names.pattern(letter, prefix), "COUNT", PAGE)
+        command = [b"SCAN", cursor, b"MATCH", names.pattern(letter, prefix), b"COUNT", PAGE]
         outcome: Any = None
         if node.breaker.may_call(core.topology.link_probes):
-            (outcome,) = yield Exchange([(node, command, 1)], deadline)
+            (outcome,) = yield Exchange([(node, [command])], deadline)
             if type(outcome) is Failure and outcome.is_broken:
                 node.close()
-                (outcome,) = yield Exchange([(node, command, 1)], deadline)
+                (outcome,) = yield Exchange([(node, [command])], deadline)
         if type(outcome) is not list or type(outcome[0]) is not list:
             failure = refused(node)
             if type(outcome) is Failure:
