@@ -15,6 +15,7 @@ from cachebox._engine.table cimport (
     Engine, Entry, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed,
     note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
+from cachebox.callers cimport this_greenlet, this_thread
 from cachebox.expiry cimport (
     coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, precise_now, set_deadline,
 )
@@ -27,10 +28,6 @@ from cachebox.stats cimport EXPIRED as EXPIRED_ENTRIES
 from cachebox.tags cimport (
     Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, peel, peel_all, some_dropped, stick,
 )
-
-
-cdef extern from "pythread.h":
-    unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
 
 
 cdef extern from "Python.h":
@@ -118,6 +115,8 @@ cdef class Store:
     cdef int finish(self, Operation* op) except -1:
         """Tell the user's policy and the callbacks what happened, and drop what left."""
         cdef uint32_t k
+        if self.unsure:
+            self.know_writer()
         if op.n == 0 and not op.in_turn and not op.hurry:
             return 0
         failure = self.settle(op) if op.in_turn else None
@@ -737,6 +736,7 @@ cdef class Store:
         """Forget all entries; nobody is told. Loads that are under way will not be stored."""
         cdef Operation op
         cdef Table old
+        greenlet = this_greenlet()
         start(&op)
         try:
             if self.foreign is not None:
@@ -748,7 +748,7 @@ cdef class Store:
             peel_all(&self.labels)
             self.modes &= ~(EXPIRES | TAGGED)
             self.give_memory_back()
-            self.close_watches()
+            self.close_watches(greenlet)
             if statistics_too:
                 self.statistics.zero()
             release(self.lock)
@@ -790,20 +790,46 @@ cdef class Store:
     cdef bint touch_watches(self, uint32_t i, bint expired) noexcept:
         """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
         cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
-        cdef unsigned long writer = this_thread()
         cdef bint watched = False
         while at != NULL:
             if (<Watch>at).i == i:
                 watched = True
                 if expired and (<Watch>at).only_writes:
                     pass
-                elif not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
-                    (<Watch>at).touched = True
+                else:
+                    self.touch(at)
             at = (<Watch>at).next
         return watched
 
-    cdef void close_watches(self) noexcept:
-        """All entries were cleared away."""
+    cdef void touch(self, PyObject* watch) noexcept:
+        """The caller has written what is watched. Which greenlet that is cannot be asked under the lock."""
+        if not (<Watch>watch).ignores_own or (<Watch>watch).thread != this_thread():
+            (<Watch>watch).touched = True
+        elif (<Watch>watch).greenlet is not None:
+            (<Watch>watch).unsure = self.unsure = True
+
+    cdef int know_writer(self) except -1:
+        """Find out, without the lock, whether what this thread has written was written by those who watch it."""
+        cdef unsigned long writer = this_thread()
+        cdef uint32_t bucket
+        cdef PyObject* at
+        greenlet = this_greenlet()
+        acquire(self.lock)
+        self.unsure = False
+        if self.watch_count != 0:
+            for bucket in range(self.watch_mask + 1):
+                at = self.watches[bucket]
+                while at != NULL:
+                    if (<Watch>at).unsure and (<Watch>at).thread == writer:
+                        (<Watch>at).unsure = False
+                        (<Watch>at).touched = (<Watch>at).touched or (<Watch>at).greenlet is not greenlet
+                    self.unsure = self.unsure or (<Watch>at).unsure
+                    at = (<Watch>at).next
+        release(self.lock)
+        return 0
+
+    cdef void close_watches(self, object greenlet) noexcept:
+        """All entries were cleared away, by that greenlet of this thread."""
         cdef unsigned long writer = this_thread()
         cdef uint32_t bucket
         cdef PyObject* at
@@ -812,7 +838,7 @@ cdef class Store:
         for bucket in range(self.watch_mask + 1):
             at = self.watches[bucket]
             while at != NULL:
-                if not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
+                if not (<Watch>at).ignores_own or (<Watch>at).thread != writer or (<Watch>at).greenlet is not greenlet:
                     (<Watch>at).touched = True
                 (<Watch>at).i = 0
                 at = (<Watch>at).next
@@ -846,6 +872,7 @@ cdef class Watch:
 
     def __cinit__(self):
         self.thread = this_thread()
+        self.greenlet = this_greenlet()
 
     def __dealloc__(self):
         cdef Operation op
@@ -997,7 +1024,7 @@ cdef int clear_cycles(PyObject* self) noexcept:
     store.total_weight = 0.0
     peel_all(&store.labels)
     store.modes &= ~(EXPIRES | LISTENED | TAGGED)
-    store.close_watches()
+    store.close_watches(None)
     store.give_memory_back()
     store.on_evict = store.on_removal = store.weigher = store.clock = None
     store.loader = store.failures = store.refreshes = store.tags = store.tags_turn = None
