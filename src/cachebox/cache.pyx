@@ -202,6 +202,7 @@ cdef class Cache(Store):
             self.adopt_policy(options["policy"], max_size)
         self.bound = bound_of(max_size)
         self.unbounded = max_size is None
+        self.engine.expect(self.bound)
         self.lifetime = lifetime
         self.idle = idle
         self.bound_weight = bound_weight
@@ -1116,6 +1117,7 @@ cdef class Cache(Store):
                 outcome = self.make_room(0, 0.0, 0, now, &op)
                 if outcome == DONE:
                     self.unbounded = size is None
+                    self.engine.expect(bound)
                 else:                           # the bound always holds: it changes when it does
                     self.bound = older
                 release(self.lock)
