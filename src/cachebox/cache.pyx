@@ -44,7 +44,7 @@ from cachebox.store cimport (
 )
 from cachebox.tags cimport checked_tags
 
-from cachebox.policies import BUILT_IN
+from cachebox.policies import BUILT_IN, empty_like
 
 
 cdef extern from *:
@@ -1473,7 +1473,7 @@ cdef class Cache(Store):
         cdef dict options = dict(state["options"])
         cdef EvictionPolicy foreign
         if isinstance(options["policy"], EvictionPolicy):
-            options["policy"] = type(options["policy"])
+            options["policy"] = empty_like(options["policy"])
         if state["policy"] is not None:
             foreign = state["policy"]
             foreign.taken = False

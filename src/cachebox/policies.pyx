@@ -307,6 +307,7 @@ cdef class _Ordered(EvictionPolicy):
     cdef int fill(self, keys, ranks) except -1:
         """Add keys of known ranks, next victim first, to a policy that is empty and that nobody else knows yet."""
         cdef uint32_t h, i
+        self.engine.expect(<Py_ssize_t>min(self.max_size, 1 << 31) if self.max_size is not None else 1 << 31)
         for key, rank in zip(keys, ranks):
             h = mixed(&self.engine.table, hash_of(<PyObject*>key))
             if not self.engine.reserve(1 << 31):
@@ -411,6 +412,14 @@ cdef class AutoPolicy(_Ordered):
         super().__init__(max_size)
         self.plant(seed)
 
+    def __reduce__(self):
+        made, (kind, max_size, keys, ranks), state = super().__reduce__()
+        return made, (kind, max_size, keys, ranks, self.seed), state
+
+    def _behaviour(self):
+        """The name of the behaviour that is followed now, for tests."""
+        return ("LRU", "LIRS", "S3-FIFO", "W-TinyLFU 1 %", "W-TinyLFU 30 %")[(<AUTO>self.engine).mode]
+
     cdef int plant(self, object seed) except -1:
         """Set the seed of an engine that is still empty."""
         cdef uint64_t bits
@@ -428,13 +437,22 @@ cdef class AutoPolicy(_Ordered):
         return 0
 
 
-def restore(cls, max_size, keys, ranks):
+def restore(cls, max_size, keys, ranks, seed=None):
     """Unpickle a policy, all but what a subclass added: `pickle` adds that."""
     cdef EvictionPolicy policy = cls.__new__(cls)
     policy.max_size = max_size
+    if isinstance(policy, AutoPolicy):
+        (<AutoPolicy>policy).plant(seed)
     if isinstance(policy, _Ordered):
         (<_Ordered>policy).fill(keys, ranks)
     return policy
+
+
+def empty_like(policy):
+    """A policy of the same kind that orders nothing: what a copy of its cache is to have. The class, where that says all."""
+    if type(policy) is AutoPolicy:
+        return AutoPolicy(policy.max_size, (<AutoPolicy>policy).seed)
+    return type(policy)
 
 
 cdef object state_of(object policy):

@@ -56,7 +56,7 @@ cdef class AUTO(Engine):
     cdef void set_seed(self, uint64_t seed) noexcept nogil
     cdef void _fit(self, uint32_t size) noexcept nogil
     cdef void _set_mode(self, Mode mode) noexcept nogil
-    cdef void _show(self, uint32_t h) noexcept nogil
+    cdef void _show(self, uint32_t h, bint missed) noexcept nogil
     cdef uint32_t _by_mode(self) noexcept nogil
     cdef uint32_t _second_chances(self) noexcept nogil
     cdef void _put_back(self) noexcept nogil

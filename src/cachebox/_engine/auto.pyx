@@ -196,7 +196,7 @@ cdef class AUTO(Engine):
         else:
             self.short = 0
         self.ruled = True
-        self._show(e.hash)
+        self._show(e.hash, True)
 
     cdef void used(self, uint32_t i) noexcept nogil:
         cdef Entry* e = &self.table.entries[i]
@@ -216,7 +216,7 @@ cdef class AUTO(Engine):
                     move(self, tail, WINDOW)
                 else:
                     move(self, i, WINDOW)
-        self._show(e.hash)
+        self._show(e.hash, False)
 
     cdef void forget(self, uint32_t i) noexcept nogil:
         cdef Entry* e = &self.table.entries[i]
@@ -323,7 +323,7 @@ cdef class AUTO(Engine):
             i = self.tail[list]
             while i != 0:
                 assert t.entries[i].prev == before, f"links around {i} disagree"
-                assert t.entries[i].aux & LIST == list, f"entry {i} thinks that it stands in another list"
+                assert t.entries[i].aux & LIST == <uint32_t>list, f"entry {i} thinks that it stands in another list"
                 assert age_of(self.now, &t.entries[i]) >> 31 == 0, f"entry {i} was used in the future"
                 n += 1
                 assert n <= t.used, f"list {list} is a circle"
@@ -367,11 +367,11 @@ cdef class AUTO(Engine):
         self.window = window_of(mode, self.size)
         self.main = self.size - self.window if self.size > self.window else 0
 
-    cdef void _show(self, uint32_t h) noexcept nogil:
+    cdef void _show(self, uint32_t h, bint missed) noexcept nogil:
         """Let the shadow know of a request, if its key is in the sample."""
         cdef Mode mode
         if is_sampled(&self.shadow, scrambled(h)):
-            mode = show(&self.shadow, h)
+            mode = show(&self.shadow, h, missed)
             if mode != self.mode:
                 self._set_mode(mode)
 

@@ -71,8 +71,8 @@ cdef struct Shadow:
     uint32_t misses                 # of the S3 lane
     uint32_t hand                   # the record that is aged next
     uint32_t debt                   # to ageing, in tenths of a record
-    uint32_t left                   # sampled requests until the burst, or the pause between two, ends
-    uint32_t pause                  # sampled requests between two bursts; 0: there are no pauses
+    uint32_t left                   # sampled requests until the burst ends, or misses until the pause does
+    uint32_t pause                  # misses between two bursts; 0: there are no pauses
     bint idle                       # in a pause
     uint32_t unscored               # sampled requests until scoring goes on
     Mode mode                       # the one that serves
@@ -89,7 +89,7 @@ cdef struct Shadow:
 cdef bint make_records(Shadow* s, uint32_t records) noexcept nogil
 cdef void drop_records(Shadow* s) noexcept nogil
 cdef void start_shadow(Shadow* s, uint32_t size, Mode mode) noexcept nogil
-cdef Mode show(Shadow* s, uint32_t h) noexcept nogil
+cdef Mode show(Shadow* s, uint32_t h, bint missed) noexcept nogil      # the cache itself missed it
 cdef void show_removal(Shadow* s, uint32_t h) noexcept nogil
 cdef int check_shadow(Shadow* s) except -1
 cdef uint32_t sample_shift(uint32_t size, uint32_t records) noexcept nogil

@@ -1,8 +1,13 @@
 """What the shadow does with a request; `shadow.pxd` has the overview, `auto.pyx` the rules of the modes.
 
 Lanes are compared in pairs by requests that one hit and the other did not. Old requests fade: those of 20 sizes ago count
-about a third. The mode changes for a lane that is ahead by more than chance explains (1.5 standard deviations, and more
-if there were changes lately), by half a per cent of the requests, and by what the change would throw away.
+about a third. The mode changes for a lane that is ahead by more than chance explains (1.5 standard deviations; more after
+changes, less at the start, when nothing speaks for the mode yet), by half a per cent of the requests, and by a quarter of
+what the change would throw away: the protected entries.
+
+A sample of 1/16 of the keys makes a lane of at least 64 entries only from 1,024 entries on. Smaller caches have larger
+samples, and are watched in bursts: 16 turns of a lane long, with pauses between them that are counted in misses, for
+only misses can be won. A cache that hits always pays nothing.
 """
 
 from libc.math cimport sqrt
@@ -22,6 +27,9 @@ cdef enum:
     FADING = 20
     CALMING = 50
     MOST_USES = 15
+    PAUSE = 3                       # sizes of a lane, in misses
+
+cdef double FIRST_CAUTION = 0.25
 
 
 cdef uint32_t window_of(Mode mode, uint32_t size) noexcept nogil:
@@ -102,12 +110,13 @@ cdef void start_shadow(Shadow* s, uint32_t size, Mode mode) noexcept nogil:
     s.free = s.oldest_gone = s.newest_gone = 0
     s.clock = s.misses = s.debt = s.unscored = 0
     s.left = FIRST_BURST * s.size
-    s.pause = BURST * s.size * ((<uint32_t>1 << (LOAD_SHIFT - shift)) - 1) if shift < LOAD_SHIFT else 0
+    s.pause = PAUSE * s.size * ((<uint32_t>1 << (LOAD_SHIFT - shift)) - 1) if shift < LOAD_SHIFT else 0
     s.idle = False
     s.mode = mode
     s.chance = 1
     s.total = 0.0
-    s.unit = s.caution = 1.0
+    s.unit = 1.0
+    s.caution = FIRST_CAUTION
     s.growth = 1.0 / (1.0 - 1.0 / (FADING * <double>s.size)) if s.size else 1.0
     s.calming = 1.0 - 1.0 / (CALMING * <double>s.size) if s.size else 1.0
     for k in range(MODES):
@@ -317,7 +326,7 @@ cdef inline void miss(Shadow* s, Mode k, uint16_t i, bint known) noexcept nogil:
 
 # --- requests ----------------------------------------------------------------------------------------------------------
 
-cdef Mode show(Shadow* s, uint32_t h) noexcept nogil:
+cdef Mode show(Shadow* s, uint32_t h, bint missed) noexcept nogil:
     """A request for a key of the sample. Returns the mode that is to serve from now on. O(1): at most 64 steps a lane."""
     cdef uint32_t hits = 0
     cdef int k
@@ -331,7 +340,7 @@ cdef Mode show(Shadow* s, uint32_t h) noexcept nogil:
             s.idle = not s.idle
             s.left = s.pause if s.idle else BURST * s.size
             s.unscored = WARM_UP * s.size
-        s.left -= 1
+        s.left -= missed or not s.idle
         if s.idle:
             return s.mode
     s.clock += 1
@@ -415,7 +424,7 @@ cdef void choose(Shadow* s, uint32_t hits) noexcept nogil:
         needed += 0.005 * (s.total / s.unit)
         cost = share_of(<Mode>i) - share_of(<Mode>current)
         if cost > 0.0:
-            needed += 0.25 * s.size * cost
+            needed += 0.25 * min(s.size * cost, <double>s.lanes[current].count[PROTECTED])
         if ahead > needed and ahead > most:
             most = ahead
             found = i
@@ -477,7 +486,7 @@ cdef int check_shadow(Shadow* s) except -1:
         while at != 0:
             found += 1
             assert found < s.fresh, "a chain of records is a circle"
-            assert s.records[at].hash & s.bucket_mask == k, f"record {at} is in another's bucket"
+            assert s.records[at].hash & s.bucket_mask == <uint32_t>k, f"record {at} is in another's bucket"
             assert s.records[at].hash * <uint32_t>0x9E3779B1 <= s.bound, f"record {at} is not of the sample"
             n = sum([s.records[at].place[i] < LISTS for i in range(MODES)])
             assert n == s.records[at].held, f"record {at} is held {n} times, not {s.records[at].held}"
