@@ -30,8 +30,7 @@ cdef class Replay:
     cdef readonly Py_ssize_t hits
 
     def __cinit__(self, _Ordered policy, hashes, size, weights=None):
-        self.engine = policy.engine
-        policy.lent = True
+        self.engine = policy.lend()
         if weights is None:
             self.engine.expect(size)
         self.hashes = hashes

@@ -145,6 +145,9 @@ cdef class AUTO(Engine):
         cdef uint32_t buckets = <uint32_t>((<uint64_t>capacity * PER_ENTRY + BUCKET - 1) // BUCKET)
         cdef uint32_t size = max(self.size, capacity)
         cdef uint32_t* words
+        if MANY_SIZES * capacity < self.shadow.allocated // 4:      # it has shrunk
+            drop_records(&self.shadow)
+            start_shadow(&self.shadow, self.size, self.mode)
         if not make_records(&self.shadow, MANY_SIZES * (capacity >> sample_shift(size, 0)) + SPARE_RECORDS):
             return False
         words = <uint32_t*>allocate_zeroed(<size_t>buckets * BUCKET, sizeof(uint32_t))
@@ -312,6 +315,19 @@ cdef class AUTO(Engine):
         if in_all(self) > self.size:
             self._fit(in_all(self))
 
+    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+        cdef Entry* e = &self.table.entries[to]
+        cdef uint32_t list = e.aux & LIST
+        if e.prev != 0:
+            self.table.entries[e.prev].next = to
+        else:
+            self.tail[list] = to
+        if e.next != 0:
+            self.table.entries[e.next].prev = to
+        else:
+            self.head[list] = to
+        self.chosen = self.lead = self.walked = 0
+
     cdef Py_ssize_t check_order(self) except -1:
         cdef Table* t = &self.table
         cdef uint32_t i, before, k
@@ -338,7 +354,7 @@ cdef class AUTO(Engine):
         assert self.mode == self.shadow.mode, "the shadow believes in another mode"
         assert self.tick == max(self.size >> TICKS_SHIFT, 1), f"a tick of {self.tick} misses for {self.size} entries"
         assert self.chosen <= t.capacity and self.misses < self.tick
-        assert (self.ghosts.words == NULL) == (t.capacity == 0), "ghosts without a table, or none beside one"
+        assert self.ghosts.words != NULL or t.capacity == 0, "a table without ghosts"
         assert self.ghosts.buckets <= self.ghosts.allocated
         for k in range(self.ghosts.buckets * BUCKET):
             if self.ghosts.words[k] != 0:

@@ -9,8 +9,9 @@ import time
 from collections import deque
 from typing import Any
 
-from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
-from cachebox.distributed.resp import CHUNK, Replies
+from cachebox.distributed.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox.distributed.replies import verify
+from cachebox.distributed.resp import CHUNK, Replies, packed_all
 from cachebox.distributed.servers import FAILURES, connect_async, is_cut, is_timeout, left
 
 LANES = 16                          # connections of an event loop to one server
@@ -199,8 +200,8 @@ class Async:
         return await result if inspect.isawaitable(result) else result
 
 
-async def exchange_async(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
-    """Send, and receive n replies, over one connection."""
+async def exchange_async(node: Node, commands: Commands, deadline: float) -> list[Any] | Failure:
+    """Send commands, and receive their replies, over one connection."""
     loop = asyncio.get_running_loop()
     lanes = node.lanes.get(loop)
     if lanes is None:
@@ -210,12 +211,12 @@ async def exchange_async(node: Node, data: bytes, n: int, deadline: float) -> li
     except TimeoutError as error:
         return Failure(error, False, False, is_ours=True)
     try:
-        return await exchange_in_lane(node, lanes, data, n, deadline)
+        return await exchange_in_lane(node, lanes, commands, deadline)
     finally:
         lanes.leave()
 
 
-async def exchange_in_lane(node: Node, lanes: Lanes, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
+async def exchange_in_lane(node: Node, lanes: Lanes, commands: Commands, deadline: float) -> list[Any] | Failure:
     loop = asyncio.get_running_loop()
     channel = timer = None
     was_sent = was_reused = False
@@ -230,8 +231,9 @@ async def exchange_in_lane(node: Node, lanes: Lanes, data: bytes, n: int, deadli
             channel = await open_async_channel(node, deadline)
         timer = loop.call_later(left(deadline), channel.expire, loop)
         was_sent = True
-        replies = await channel.talk(data, n)
+        replies = await channel.talk(packed_all(commands), len(commands))
         timer.cancel()
+        verify(commands, replies, channel.replies)
     except FAILURES as error:
         if timer is not None:
             timer.cancel()
@@ -265,7 +267,7 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
     opening = asyncio.ensure_future(connect_async(node.servers, node.address, deadline, node.for_sentinel))
     try:
         if not (await asyncio.wait({opening}, timeout=seconds))[0]:
-            raise asyncio.TimeoutError
+            raise TimeoutError
     except BaseException:                           # it may succeed even so, at the last moment
         opening.cancel()
         try:
@@ -273,7 +275,10 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
         finally:
             opening.add_done_callback(abandoned)
         raise
-    return AsyncChannel(*opening.result())
+    channel = AsyncChannel(*opening.result())
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
 
 
 def abandoned(opening: asyncio.Future[Any]) -> None:

@@ -7,8 +7,9 @@ import threading
 import time
 from typing import Any
 
-from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
-from cachebox.distributed.resp import CHUNK, Replies
+from cachebox.distributed.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox.distributed.replies import verify
+from cachebox.distributed.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
 from cachebox.distributed.servers import FAILURES, connect, is_cut, is_timeout, left
 from cachebox.refreshing import report
 
@@ -32,7 +33,7 @@ class Channel:
         found: list[Any] = []
         while not replies.collect(found, n):
             self.sock.settimeout(left(deadline))
-            data = self.sock.recv(max(CHUNK, replies.missing))
+            data = self.sock.recv(min(max(CHUNK, replies.missing), LARGEST_CHUNK))
             if not data:
                 raise ConnectionResetError("the server closed the connection")
             replies.feed(data)
@@ -44,7 +45,10 @@ class Channel:
 
 def open_channel(node: Node, deadline: float) -> Channel:
     """A new connection to a node."""
-    return Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
+    channel = Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
 
 
 class Waiter:
@@ -81,8 +85,7 @@ class Blocking:
         """One effect."""
         if type(effect) is Exchange:
             if len(effect.requests) == 1:
-                node, data, n = effect.requests[0]
-                return [exchange(node, data, n, effect.deadline)]
+                return [exchange(*effect.requests[0], effect.deadline)]
             return exchange_with_many(effect.requests, effect.deadline)
         if type(effect) is Wait:
             effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
@@ -110,8 +113,9 @@ class InBackground:
             report(error, self._steps)
 
 
-def exchange(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
-    """Send, and receive n replies, over one connection."""
+def exchange(node: Node, commands: Commands, deadline: float) -> list[Any] | Failure:
+    """Send commands, and receive their replies, over one connection."""
+    data = packed_all(commands)
     channel = None
     was_sent = was_reused = False
     try:
@@ -122,7 +126,8 @@ def exchange(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Fa
             channel = open_channel(node, deadline)
         was_sent = True
         channel.send(data, deadline)
-        replies = channel.receive(n, deadline)
+        replies = channel.receive(len(commands), deadline)
+        verify(commands, replies, channel.replies)
     except FAILURES as error:
         if channel is not None:
             channel.close()
@@ -135,7 +140,7 @@ def exchange(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Fa
     return replies
 
 
-def exchange_with_many(requests: list[tuple[Node, bytes, int]], deadline: float) -> list[Any]:
+def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -> list[Any]:
     """Send to all, then receive from all: the time of one round trip, however many servers there are.
 
     Servers to which there is a connection go first, so that one which does not let us in cannot hold up the others.
@@ -146,7 +151,7 @@ def exchange_with_many(requests: list[tuple[Node, bytes, int]], deadline: float)
     connecting = sum(not requests[i][0].idle for i in order)
     try:
         for i in order:
-            node, data, _ = requests[i]
+            node, commands = requests[i]
             channel = None
             was_reused = False
             try:
@@ -157,7 +162,7 @@ def exchange_with_many(requests: list[tuple[Node, bytes, int]], deadline: float)
                     share = left(deadline) / max(1, connecting)
                     connecting -= 1
                     channel = open_channel(node, time.monotonic() + share)
-                channel.send(data, deadline)
+                channel.send(packed_all(commands), deadline)
                 under_way[i] = (channel, was_reused)
             except FAILURES as error:
                 if channel is not None:
@@ -175,8 +180,11 @@ def exchange_with_many(requests: list[tuple[Node, bytes, int]], deadline: float)
                 i = waiting[sock]
                 channel, was_reused = under_way[i]
                 try:
-                    outcomes[i] = channel.receive(requests[i][2], max(deadline, time.monotonic() + GRACE))
-                    requests[i][0].give_back(channel)
+                    node, commands = requests[i]
+                    replies = channel.receive(len(commands), max(deadline, time.monotonic() + GRACE))
+                    verify(commands, replies, channel.replies)
+                    outcomes[i] = replies
+                    node.give_back(channel)
                 except FAILURES as error:
                     channel.close()
                     outcomes[i] = Failure(error, True, not is_timeout(error), was_reused)

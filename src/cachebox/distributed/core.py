@@ -7,7 +7,6 @@ where it is wrong. The comments of `tier` say what fills and writes are, those o
 from __future__ import annotations
 
 import math
-import struct
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 from cachebox.cache import MISSING
 from cachebox.distributed.codec import COUNTER, MAGIC, VERSION, Codec, Undecodable, tags_of
 from cachebox.distributed.effects import Effects, Failure
-from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token
 from cachebox.distributed.link import Link
 from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.replies import NONE, ROW
+from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import (
     DELETE,
     INCREMENT,
@@ -30,13 +31,12 @@ from cachebox.distributed.scripts import (
     Script,
     script_call,
 )
+from cachebox.distributed.servers import Unavailable, refusal_in
 from cachebox.distributed.tier import Fill, Tier
 from cachebox.distributed.topology import Topology
 
 AT_ONCE = 1000                      # keys in one call of a script
 ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
-NONE = 0xFFFFFFFF
-ROW = struct.Struct(">Id")
 COUNTER_HEAD = MAGIC + bytes([VERSION]) + COUNTER + b"\0"
 ATOMS = (str, int, float, bool, bytes, type(None))
 
@@ -76,7 +76,7 @@ class Core:
         self.is_local = is_local
         self.isolate = isolate
         self.helper = Helper()
-        self.link = Link(topology, tier, max_staleness, timeout) if invalidation else None
+        self.link = Link(topology, tier, self.helper, max_staleness, timeout) if invalidation else None
         self.is_closed = False
         if self.link is None:
             tier.fresh_until = math.inf
@@ -114,7 +114,10 @@ class Core:
         """One script about one key: its reply, or a Failure."""
         names = self.topology.names
         if names is None:
-            return (yield from self.topology.ask([(0, ())], deadline))[0]
+            (reply,) = yield from self.topology.ask([(0, [b"PING"])], deadline)
+            names = self.topology.names
+            if names is None or type(reply) is Failure:
+                return reply
         bucket = names.bucket(key)
         keys = (names.generation(bucket), names.value_in(bucket, key), *more)
         command = script_call(script, keys, *arguments)
@@ -125,8 +128,15 @@ class Core:
     ) -> BackendUnavailable:
         """The exception for a failure."""
         servers = self.topology.servers
-        said = str(failure.error) or "no answer in time"
-        error = BackendUnavailable(f"{servers!r} could not be reached: {said}", keys=keys, partial=partial)
+        refusal = refusal_in(failure.error)
+        if refusal is not None:
+            kind, does, said = BackendRefused, "refuses", str(failure.error)
+            said = said if refusal in said else refusal
+        else:
+            answers = type(failure.error) in (ReplyError, Unavailable)
+            kind, does = BackendUnavailable, "does not serve" if answers else "could not be reached"
+            said = str(failure.error) or "no answer in time"
+        error = kind(f"{servers!r} {does}: {said}", keys=keys, partial=partial)
         error.__cause__ = failure.error
         return error
 
@@ -505,6 +515,11 @@ class Core:
         if all(type(reply) is Failure for reply in replies):
             raise self.unavailable(replies[0])
 
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong with the servers, in their words as far as they say so; None: nothing is known to be."""
+        return (self.link.refusal if self.link is not None else None) or self.topology.trouble
+
     def _ping_all(self, deadline: float) -> Effects[list[Any]]:
         """What every server answers, or Failures; at least one."""
         owners = self.topology.owners or [None]
@@ -519,8 +534,7 @@ class Core:
         if self.link is not None:
             if not (yield from self.link.barrier(deadline)):
                 self.tier.count(errors=1)
-                failure = Failure(ConnectionError("the tracking link gave no answer in time"), True, False)
-                raise self.unavailable(failure)
+                raise self.unavailable(Failure(Unavailable(self.link.why, self.link.refusal), True, False))
             return
         for reply in (yield from self._ping_all(deadline)):
             if type(reply) is Failure:

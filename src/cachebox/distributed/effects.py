@@ -8,11 +8,12 @@ why the two caches cannot drift apart.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachebox.distributed.breaker import Breaker
+from cachebox.distributed.health import Health
 from cachebox.distributed.servers import Address, Servers
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from cachebox.distributed.blocking import Channel
 
 T = TypeVar("T")
+
+Commands = Sequence[Sequence[Any]]
+"""Commands for one server, in order; each as `resp.packed_list` takes it, with a name in bytes."""
 
 
 class Node:
@@ -29,7 +33,7 @@ class Node:
         self.servers = servers
         self.address = address
         self.for_sentinel = for_sentinel
-        self.breaker = Breaker()
+        self.health = Health(self)
         self.is_over = False
         self.idle: list[Channel] = []
         self.lanes: dict[Any, Lanes] = {}       # by event loop
@@ -37,7 +41,7 @@ class Node:
 
     def renew(self) -> None:
         """Without connections: at first, and in the child of a fork, which must not talk over its parent's."""
-        self.breaker.reset()
+        self.health.renew()
         for channel in self.idle:
             channel.close()
         for lanes in self.lanes.values():
@@ -63,6 +67,11 @@ class Node:
         if self.is_over:
             self.close()
 
+    @property
+    def breaker(self) -> Breaker:
+        """Whether it is asked."""
+        return self.health.breaker
+
     def __repr__(self) -> str:
         host, port = self.address
         return f"{host}:{port}" if port else host
@@ -81,9 +90,9 @@ class Failure:
 
 @dataclass
 class Exchange:
-    """Send to each node its bytes, and return a list: so many replies of each, or a Failure."""
+    """Send to each node its commands, and return a list: their replies, checked by `replies.verify`, or a Failure."""
 
-    requests: list[tuple[Node, bytes, int]]
+    requests: list[tuple[Node, Commands]]
     deadline: float
 
 

@@ -20,10 +20,12 @@ from typing import Any
 
 from cachebox.distributed.blocking import Blocking, Channel, open_channel, readable
 from cachebox.distributed.effects import Effects, MakeWaiter, Node, Wait
+from cachebox.distributed.health import log, told
+from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import new_token
-from cachebox.distributed.resp import CHUNK, INCOMPLETE, Push, ReplyError, packed
-from cachebox.distributed.scripts import BY_DIGEST
-from cachebox.distributed.servers import FAILURES, left
+from cachebox.distributed.resp import CHUNK, INCOMPLETE, Push, ReplyError, packed, packed_list
+from cachebox.distributed.scripts import BY_DIGEST, READ, script_call
+from cachebox.distributed.servers import FAILURES, NOT_SERVING, left
 from cachebox.distributed.tier import Tier
 from cachebox.distributed.topology import Topology
 from cachebox.threads import Thread
@@ -69,12 +71,14 @@ class Link:
     Args:
         topology: whom to listen to.
         tier: whom to tell.
+        helper: who finds out whether a server that speaks serves again.
         max_staleness: seconds for which hits are served after the last sign of life.
         timeout: seconds that a server has to let us in.
     """
 
-    def __init__(self, topology: Topology, tier: Tier, max_staleness: float, timeout: float) -> None:
+    def __init__(self, topology: Topology, tier: Tier, helper: Helper, max_staleness: float, timeout: float) -> None:
         self._topology = topology
+        self._helper = helper
         self._tier = tier
         self._max_staleness = max_staleness
         self._timeout = min(timeout, LONGEST_TRY)
@@ -95,6 +99,10 @@ class Link:
         self._requests: list[Request] = []
         self._lines = {}
         self._next_try: dict[Node, float] = {}
+        self._next_probe: dict[Node, float] = {}
+        self._why: dict[Node, str] = {}         # why there is no line to a node
+        self._refusals: dict[Node, str] = {}    # in which words a node does not track
+        self._is_up = False                     # what was told to the logger
         self._discover_at = 0.0
         self._thread: Thread | None = None
         self._told_to_end = False
@@ -191,6 +199,24 @@ class Link:
                     self._requests.remove(request)
         return request.holds
 
+    @property
+    def state(self) -> str:
+        """"up"; "refused", where a server does not track; or "down"."""
+        if self._refusals:
+            return "refused"
+        return "up" if self._tier.linked and len(self._lines) == len(self._topology.masters) else "down"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a server does not track, in its words."""
+        return next((f"{node} refuses to track changes: {words}" for node, words in self._refusals.items()), None)
+
+    @property
+    def why(self) -> str:
+        """Why nothing can be said about what was heard."""
+        why = next((f"{node}: {words}" for node, words in self._why.items() if node not in self._lines), None)
+        return why or self._topology.trouble or "the tracking link gave no answer in time"
+
     # --- the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -224,11 +250,16 @@ class Link:
                 self._has_begun()
         masters = topology.masters
         for node in [node for node in self._lines if node not in masters]:
-            self._lose(self._lines[node])
+            self._lose(self._lines[node], "it has nothing any more")
+        for known in (self._why, self._refusals, self._next_probe):
+            for node in [node for node in known if node not in masters]:
+                del known[node]
         for node in masters:
             if node not in self._lines and time.monotonic() >= self._next_try.get(node, 0.0):
                 self._next_try[node] = time.monotonic() + RETRY_APART
                 self._connect_to(node)
+            elif node in self._lines and node.health.is_troubled:
+                self._probe_soon(node)
         if masters and not self.has_begun:
             self._has_begun()
 
@@ -243,6 +274,7 @@ class Link:
         deadline = time.monotonic() + self._timeout
         names = self._topology.names
         assert names is not None
+        owned = [bucket for bucket, owner in enumerate(self._topology.owners or ()) if owner is node]
         node.breaker.probes()
         channel = None
         try:
@@ -253,21 +285,26 @@ class Link:
             loads = [packed("SCRIPT", "LOAD", script.text) for script in BY_DIGEST.values()]
             channel.send(b"".join(loads), deadline)         # so that no call has to, when time is short
             channel.receive(len(loads), deadline)
+            if not self._serves(node, channel, owned[0] if owned else 0, deadline):
+                channel.close()
+                return
             if names.clustered:                 # or the first writes into each bucket would be news to everybody
-                owned = [bucket for bucket, owner in enumerate(self._topology.owners or ()) if owner is node]
                 made = [packed("SET", names.generation(bucket), new_token(), "NX") for bucket in owned]
                 channel.send(b"".join(made), deadline)
                 channel.receive(len(made), deadline)
-        except FAILURES:
+        except FAILURES as error:
             if channel is not None:
                 channel.close()
-            node.breaker.failed()
+            self._why[node] = str(error) or type(error).__name__
+            node.health.has_failed(error)
             self._topology.is_suspect = self._topology.servers.mode != "single"
             return
-        node.breaker.succeeded()
         if type(reply) is ReplyError:           # it serves, but does not track: no hits in the first tier
             channel.close()
+            self._is_refused(node, str(reply))
             return
+        if self._refusals.pop(node, None) is not None:
+            log.info("%s tracks changes now", node)
         line = Line(node, channel)
         self._lines[node] = line
         self._tier.link_is_up()
@@ -278,8 +315,61 @@ class Link:
             while line.sent:                    # a first sign of life makes hits possible at once
                 channel.sock.settimeout(left(deadline))
                 self._read(line)
-        except FAILURES:
-            self._lose(line)
+        except FAILURES as error:
+            self._lose(line, str(error))
+        else:
+            self._tell()
+
+    def _serves(self, node: Node, channel: Channel, bucket: int, deadline: float) -> bool:
+        """Whether a node does what calls ask for, and not only speaks."""
+        names = self._topology.names
+        assert names is not None
+        generation = names.generation(bucket)
+        channel.send(packed_list(script_call(READ, [generation, generation])), deadline)
+        (reply,) = channel.receive(1, deadline)
+        if type(reply) is ReplyError and reply.code in NOT_SERVING:
+            self._why[node] = str(reply)
+            node.health.has_failed(reply)
+            return False
+        node.health.serves()
+        return True
+
+    def _probe_soon(self, node: Node) -> None:
+        """Have it found out whether a node serves again that speaks with the link, and lets others in."""
+        now = time.monotonic()
+        if now >= self._next_probe.get(node, 0.0) and (node.breaker.state != "closed" or node.health.door is not None):
+            self._next_probe[node] = now + RETRY_APART
+            self._helper.schedule(0.0, lambda: self._probe(node))
+
+    def _probe(self, node: Node) -> None:
+        """In the helper's thread, which may wait: by a connection of its own, as a call may need one."""
+        owners = self._topology.owners or ()
+        deadline = time.monotonic() + self._timeout
+        if self._is_stopped or node not in owners:
+            return
+        node.breaker.probes()
+        channel = None
+        try:
+            channel = open_channel(node, deadline)
+            self._serves(node, channel, list(owners).index(node), deadline)
+        except FAILURES as error:
+            node.health.has_failed(error)
+        finally:
+            if channel is not None:
+                channel.close()
+
+    def _is_refused(self, node: Node, words: str) -> None:
+        if told(words) != told(self._refusals.get(node, "")):
+            log.error("%s refuses to track changes, so the first tier is off: %s", node, told(words))
+        self._refusals[node] = words
+        self._why[node] = words
+
+    def _tell(self) -> None:
+        """Tell whether changes are heard of, where that is news."""
+        is_up = self.state == "up"
+        if is_up and not self._is_up:
+            log.info("the tracking link is up: %s", ", ".join(map(repr, self._lines)))
+        self._is_up = is_up
 
     def _ping(self) -> None:
         """Ask for a sign of life where it is time to, or where somebody waits for one."""
@@ -289,14 +379,14 @@ class Link:
         for line in list(self._lines.values()):
             wanted = [request for request in requests if line not in request.asked]
             if line.sent and now > line.sent[0][0] + self._given_up_after:
-                self._lose(line)
+                self._lose(line, "no sign of life")
             elif wanted or (not line.sent and now >= line.answered + self._pings_apart):
                 for request in wanted:
                     request.asked.add(line)
                 try:
                     line.ping(wanted)
-                except FAILURES:
-                    self._lose(line)
+                except FAILURES as error:
+                    self._lose(line, str(error))
 
     def _listen(self) -> None:
         now = time.monotonic()
@@ -317,8 +407,8 @@ class Link:
                 self._read(line)
             except (BlockingIOError, SSLWantReadError):     # TLS had something to tell, but the server had not
                 pass
-            except FAILURES:
-                self._lose(line)
+            except FAILURES as error:
+                self._lose(line, str(error))
 
     def _read(self, line: Line) -> None:
         """Take in what has come."""
@@ -335,7 +425,6 @@ class Link:
                 self._heard(reply)
             elif line.sent:
                 line.answered, requests = line.sent.popleft()
-                line.node.breaker.succeeded()
                 self._has_answered(line, requests)
 
     def _heard(self, push: list[Any]) -> None:
@@ -373,11 +462,15 @@ class Link:
             oldest = min(line.answered for line in lines.values())
             self._tier.fresh_until = oldest + self._max_staleness
 
-    def _lose(self, line: Line) -> None:
+    def _lose(self, line: Line, why: str) -> None:
         """A link has broken, or its server is gone."""
         self._lines.pop(line.node, None)
         line.channel.close()
         self._tier.link_is_lost()
+        self._why[line.node] = why
+        if self._is_up:
+            log.warning("the tracking link to %s is lost, so hits of the first tier stop: %s", line.node, why)
+        self._is_up = False
         self._next_try[line.node] = 0.0
         if self._topology.servers.mode != "single":
             self._topology.is_suspect = True

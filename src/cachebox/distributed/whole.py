@@ -15,12 +15,13 @@ from typing import Any
 
 from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.codec import Undecodable
-from cachebox.distributed.core import NONE, ROW, Core
+from cachebox.distributed.core import Core
 from cachebox.distributed.effects import Effects, Exchange, Failure, Node, Run
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.options import checked_tags, seconds_of
-from cachebox.distributed.resp import packed
-from cachebox.distributed.scripts import CLEAN, INVALIDATE_TAG, READ, TTL, script_call
+from cachebox.distributed.replies import NONE, ROW
+from cachebox.distributed.scripts import CLEAN, CLEAR, INVALIDATE_TAG, READ, TTL, script_call
+from cachebox.distributed.topology import refused
 
 PAGE = 1000                         # names that the server looks at in one step
 CLEANINGS = 5                       # tries to give memory back, where the server does not answer
@@ -40,7 +41,7 @@ class Whole:
         names = self._core.topology.names
         buckets = range(len(names.buckets)) if names is not None else range(1)
         token = new_token()
-        commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
+        commands = [(b, script_call(CLEAR, [names.generation(b)] if names is not None else [], token)) for b in buckets]
         write = self._core.tier.begin_write((), True)
         try:
             replies = yield from self._core.topology.ask(commands, deadline)
@@ -75,8 +76,8 @@ class Whole:
         for node in core.topology.masters:
             cursor = b"0"
             while not core.helper.must_end:
-                command = packed("SCAN", cursor, "MATCH", names.pattern(), "COUNT", PAGE)
-                (outcome,) = driver.do(Exchange([(node, command, 1)], core.deadline()))
+                command = [b"SCAN", cursor, b"MATCH", names.pattern(), b"COUNT", PAGE]
+                (outcome,) = driver.do(Exchange([(node, [command])], core.deadline()))
                 if type(outcome) is Failure or type(outcome[0]) is not list:
                     return False
                 cursor, page = outcome[0]
@@ -189,20 +190,24 @@ class Whole:
         core = self._core
         names = core.topology.names
         assert names is not None
-        command = packed("SCAN", cursor, "MATCH", names.pattern(letter, prefix), "COUNT", PAGE)
+        command = [b"SCAN", cursor, b"MATCH", names.pattern(letter, prefix), b"COUNT", PAGE]
         outcome: Any = None
         if node.breaker.may_call(core.topology.link_probes):
-            (outcome,) = yield Exchange([(node, command, 1)], deadline)
+            (outcome,) = yield Exchange([(node, [command])], deadline)
             if type(outcome) is Failure and outcome.is_broken:
                 node.close()
-                (outcome,) = yield Exchange([(node, command, 1)], deadline)
+                (outcome,) = yield Exchange([(node, [command])], deadline)
         if type(outcome) is not list or type(outcome[0]) is not list:
-            failure = outcome if type(outcome) is Failure else Failure(
-                outcome[0] if outcome else ConnectionError(f"{node} did not answer"), False, False
-            )
-            if outcome is not None:
-                node.breaker.failed()
+            failure = refused(node)
+            if type(outcome) is Failure:
+                failure = outcome
+                node.health.has_failed(outcome.error)
+            elif outcome is not None:
+                failure = Failure(outcome[0], True, False)
+                node.health.refused((b"SCAN",), str(outcome[0]))
             core.raise_failed([([], failure)])
+        if node.health.is_troubled:
+            node.health.has_answered((b"SCAN",), outcome[0])
         cursor, page = outcome[0]
         parsed = [names.parse(name) for name in page]
         keys = dict.fromkeys(found[2] for found in parsed if found is not None and found[2].startswith(prefix))
