@@ -49,7 +49,7 @@ from cachebox.store cimport (
 from cachebox.tags cimport checked_tags
 from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 
-from cachebox.policies import BUILT_IN
+from cachebox.policies import BUILT_IN, empty_like
 
 
 cdef extern from *:
@@ -259,6 +259,7 @@ cdef class Cache(Store):
                 self.name_of_policy = policy if given else name
                 self.bound = bound_of(max_size)
                 self.unbounded = max_size is None
+                self.engine.expect(self.bound)
                 self.lifetime = lifetime
                 self.idle = idle
                 self.bound_weight = bound_weight
@@ -1119,6 +1120,7 @@ cdef class Cache(Store):
                 outcome = self.make_room(0, 0.0, 0, now, &op)
                 if outcome == DONE:
                     self.unbounded = size is None
+                    self.engine.expect(bound)
                     self.give_memory_back()
                 else:                           # the bound always holds: it changes when it does
                     self.bound = older
@@ -1472,7 +1474,7 @@ cdef class Cache(Store):
     def __setstate__(self, dict state):
         cdef dict options = dict(state["options"])
         if isinstance(options["policy"], EvictionPolicy):
-            options["policy"] = type(options["policy"])
+            options["policy"] = empty_like(options["policy"])
         if state["policy"] is not None:
             options["policy"] = <EvictionPolicy?>state["policy"]
         self.configure(options)
