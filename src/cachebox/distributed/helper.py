@@ -1,13 +1,14 @@
 """A thread for what nobody waits for: leases to renew, and the rest of cleared generations to remove.
 
-It starts when there is something to do, and ends a moment after there is not.
+It starts when there is something to do, and ends a moment after there is not. Whatever a task raises, it says so and goes
+on; whoever needs the thread asks it whether it runs.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ LINGERS = 1.0
 """Seconds that the thread stays when there is nothing to do."""
 FINISHES = 3.0
 """Seconds that `stop` leaves it to finish what it has begun."""
+
+log = logging.getLogger("cachebox")
 
 
 class Helper:
@@ -34,6 +37,7 @@ class Helper:
         self._thread: Thread | None = None
         self._told_to_end = False
         self._is_paused = False
+        self._is_troubled = False               # something was raised, and no task has succeeded since
         self.must_end = False
 
     def schedule(self, seconds: float, task: Callable[[], object]) -> None:
@@ -46,9 +50,15 @@ class Helper:
             self._changed.notify()
 
     def _start(self) -> None:
-        if self._thread is None and not self._is_paused:
+        thread = self._thread
+        runs = thread is not None and (thread.ident is None or thread.is_alive())
+        if not runs and not self._is_paused:
             self._thread = Thread("cachebox-helper", self._run)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:               # none to be had: the next task tries again
+                self._thread = None
+                raise
 
     def pause(self) -> None:
         """End the thread, and wait for that, but keep what is planned. Before a fork."""
@@ -67,6 +77,31 @@ class Helper:
                 self._start()
 
     def _run(self) -> None:
+        is_over = False
+        try:
+            while not is_over:
+                try:
+                    self._work()
+                    is_over = True
+                except BaseException as error:
+                    self._note(error)
+        finally:                                # or interrupted at the one place where nothing catches it
+            with self._changed:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+                    if self._tasks and not is_over and not self._told_to_end:
+                        self._start()
+
+    def _note(self, error: BaseException) -> None:
+        """Say that something was raised, unless that was said already."""
+        try:
+            if not self._is_troubled:
+                self._is_troubled = True
+                log.error("a task in the background of a cache failed", exc_info=error)
+        except BaseException:                   # nothing is left to be done about it but to go on
+            pass
+
+    def _work(self) -> None:
         idle_since = 0.0
         while True:
             with self._changed:
@@ -84,10 +119,8 @@ class Helper:
                     continue
                 _, _, task = heapq.heappop(self._tasks)
             idle_since = 0.0
-            try:
-                task()
-            except Exception:
-                sys.excepthook(*sys.exc_info())
+            task()
+            self._is_troubled = False
 
     def stop(self) -> None:
         """Let it finish what is due, not what is planned, and wait for that, though not for ever."""
