@@ -394,7 +394,7 @@ class Core:
             if name not in self._reported and len(self._reported) < MOST_REPORTED:
                 self._reported.add(name)
                 kind = type(value).__name__
-                log.warning("%s returned a value of type %s, which the serializer does not take: not stored", name, kind)
+                log.warning("%s returned a %s, which this serializer cannot store: it is not cached", name, kind)
             return None
 
     def check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:

@@ -1,7 +1,7 @@
 """A thread for what nobody waits for: leases to renew, and the rest of cleared generations to remove.
 
-It starts when there is something to do, and ends a moment after there is not. Whatever a task raises, it says so and goes
-on; whoever needs the thread asks it whether it runs.
+It starts when there is something to do, and ends a moment after there is not. Whatever a task raises, it says so and
+goes on; whoever needs the thread asks it whether it runs.
 """
 
 from __future__ import annotations
