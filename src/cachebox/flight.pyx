@@ -297,7 +297,7 @@ cdef int land(
                 else:
                     outcome = store.write(leader.i, key, h, value, lifetime, False, weight, now, &op)
                 if outcome == DONE and chain != NULL:
-                    store.give_tags(op.i, chain)
+                    store.give_tags(op.i, chain, &op)
                     chain = NULL
                     tags = None
             if outcome == DONE:

@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
-from cpython.object cimport PyObject, PyTypeObject, inquiry
+from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
@@ -12,11 +12,12 @@ import sys
 from _thread import RLock
 
 from cachebox._engine.table cimport (
-    Engine, Entry, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed,
-    note_use, put_value, reallocate, UNCERTAIN, xdecref,
+    Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref,
+    is_too_large, lookup, mixed, note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
 from cachebox.expiry cimport (
-    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, precise_now, set_deadline,
+    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline,
+    precise_now, set_deadline,
 )
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport (
@@ -25,7 +26,11 @@ from cachebox.operation cimport (
 from cachebox.stats cimport DELETES, EVICTIONS, HITS, SETS, CacheStats
 from cachebox.stats cimport EXPIRED as EXPIRED_ENTRIES
 from cachebox.tags cimport (
-    Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, peel, peel_all, some_dropped, stick,
+    Label, Tag, copy_tags, free_labels, less_room_for_labels, make_room_for_labels, move_labels, new_labels, peel, peel_all,
+    some_dropped, stick,
+)
+from cachebox.weights cimport (
+    add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
 
 
@@ -41,6 +46,7 @@ cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
     FIRST_BUCKETS = 8               # of watches
     FEW_TAGS = 64                   # unused ones that are not worth looking for
+    MOST_TAGS = 1 << 30
     VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
@@ -67,21 +73,26 @@ cdef class Store:
         if self.engine is not None:
             old = self.engine.detach()          # a policy of its own may outlive the cache, its entries must not
             drop_detached(&old)
-        peel_all(&self.labels)
+        free_labels(peel_all(&self.labels))
         forget_all(&self.expiry)
-        deallocate(self.weights)
+        forget_weights(&self.weights)
         deallocate(self.spans)
         deallocate(self.watches)
 
-    cdef int equip(self, Engine engine, Guard guard) except -1:
-        """Take over an engine, and the lock of all who look at it."""
-        self.statistics = CacheStats.under(guard)
+    cdef int begin(self, Engine engine) except -1:
+        """Get a lock, for all who look at the cache, and counters: these are never replaced."""
+        self.guard = Guard.__new__(Guard)
+        self.lock = &self.guard.lock
+        self.statistics = CacheStats.under(self.guard)
         self.counts = self.statistics.counts
-        self.guard = guard
-        self.lock = &guard.lock
+        self.first_engine = engine
+        self.equip(engine)
+        return 0
+
+    cdef void equip(self, Engine engine) noexcept:
+        """Take over an engine instead of one that has never had an entry. Under the lock, once others know the cache."""
         self.engine = engine
         self.table = &engine.table
-        return 0
 
     # --- time and weight: may run the user's code -----------------------------------------------------------------
 
@@ -118,7 +129,7 @@ cdef class Store:
     cdef int finish(self, Operation* op) except -1:
         """Tell the user's policy and the callbacks what happened, and drop what left."""
         cdef uint32_t k
-        if op.n == 0 and not op.in_turn and not op.hurry:
+        if op.n == 0 and not op.in_turn and not op.hurry and op.peeled == NULL:
             return 0
         failure = self.settle(op) if op.in_turn else None
         try:
@@ -239,7 +250,6 @@ cdef class Store:
 
     cdef bint prepare(self, bint with_deadline) noexcept nogil:
         """Memory for one more entry and all that goes with it; False: there is none."""
-        cdef double* weights
         cdef double* spans
         cdef uint32_t capacity
         if not self.engine.reserve(self.bound):
@@ -247,12 +257,8 @@ cdef class Store:
         capacity = self.table.capacity
         if (with_deadline or self.modes & IDLES) and not make_place(&self.expiry, capacity, self.modes & IDLES):
             return False
-        if self.modes & WEIGHED and self.weights_known <= capacity:
-            weights = <double*>reallocate(self.weights, (<size_t>capacity + 1) * sizeof(double))
-            if weights == NULL:
-                return False
-            self.weights = weights
-            self.weights_known = capacity + 1
+        if self.modes & WEIGHED and not make_room_for_weights(&self.weights, capacity):
+            return False
         if self.modes & (AHEAD | STALE) and self.spans_known <= capacity:
             spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
             if spans == NULL:
@@ -272,12 +278,10 @@ cdef class Store:
             if self.expiry.n == 0:
                 self.modes &= ~EXPIRES
         if self.modes & WEIGHED:
-            self.total_weight -= self.weights[i]
+            drop_weight(&self.weights, self.weights.of[i])
         if self.modes & TAGGED:
-            self.take_tags(i)
+            self.take_tags(i, op)
         self.live -= 1
-        if self.live == 0:
-            self.total_weight = 0.0             # weights may be fractions, and their sum inexact
         leave(op, e.key, e.value, cause)
         if self.modes & WATCHED and self.touch_watches(i, cause == EXPIRED):
             incref(e.key)
@@ -294,10 +298,13 @@ cdef class Store:
         return DONE
 
     cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept:
-        """Remove what has to go before that much more fits: the expired, then victims, but not the entry `kept`."""
+        """Remove what has to go before that much more fits: the expired, then victims, but not the entry `kept`.
+
+        Of that the weight is to be replaced.
+        """
         cdef uint32_t victim
         cdef Cause cause
-        while self.live + entries > self.bound or self.total_weight + weight > self.bound_weight:
+        while self.is_full(entries, weight, kept):
             if self.modes & EXPIRES and self.expiry.deadlines[1] <= now and self.expiry.entries[1] != kept:
                 victim = self.expiry.entries[1]
                 cause = EXPIRED
@@ -314,6 +321,11 @@ cdef class Store:
             if self.remove(victim, cause, op) != DONE:
                 return NO_MEMORY
         return DONE
+
+    cdef bint is_full(self, Py_ssize_t entries, double weight, uint32_t kept) noexcept nogil:
+        if self.live + entries > self.bound:
+            return True
+        return self.modes & WEIGHED and not fits(&self.weights, weight, self.weights.of[kept] if kept != 0 else 0.0)
 
     cdef Outcome write(
         self, uint32_t i, object key, uint32_t h, object value,
@@ -334,7 +346,7 @@ cdef class Store:
             return NO_MEMORY
         if live:
             note_use(<PyObject*>self.engine, i)
-            outcome = self.make_room(0, weight - self.weights[i] if self.modes & WEIGHED else 0.0, i, now, op)
+            outcome = self.make_room(0, weight, i, now, op)
             if outcome != DONE:
                 return outcome
             if not can_leave(op):
@@ -346,8 +358,9 @@ cdef class Store:
             else:
                 leave(op, NULL, e.value, NO_CAUSE)
             if self.modes & WEIGHED:
-                self.total_weight += weight - self.weights[i]
-                self.weights[i] = weight
+                drop_weight(&self.weights, self.weights.of[i])
+                add_weight(&self.weights, weight)
+                self.weights.of[i] = weight
             put_value(self.table, i, <PyObject*>value)
         else:
             outcome = self.make_room(1, weight, 0, now, op)
@@ -359,8 +372,8 @@ cdef class Store:
             self.engine.admit(i)
             self.live += 1
             if self.modes & WEIGHED:
-                self.total_weight += weight
-                self.weights[i] = weight
+                add_weight(&self.weights, weight)
+                self.weights.of[i] = weight
         if not (live and keeps_end):
             self.set_end(i, end_of(now, lifetime), now, op)
         elif self.modes & IDLES:
@@ -405,30 +418,50 @@ cdef class Store:
             op.used = self.table.entries[i].key
             incref(op.used)
 
-    cdef void give_memory_back(self) noexcept nogil:
-        """After removals: an empty cache keeps no more than a little."""
-        if self.table.used == 0:
-            self.engine.shrink()
-            if self.table.capacity == 0:
-                forget_all(&self.expiry)
-                deallocate(self.weights)
-                self.weights = NULL
-                self.weights_known = 0
-                deallocate(self.spans)
-                self.spans = NULL
-                self.spans_known = 0
-                if self.labels.n == 0:
-                    deallocate(self.labels.chains)
-                    self.labels.chains = NULL
-                    self.labels.known = 0
+    cdef void give_memory_back(self) noexcept:
+        """After removals: no more is kept than a small multiple of what is held. Entries may stand elsewhere then."""
+        cdef Moves moves
+        if is_too_large(self.table) and self.engine.shrink(&moves):
+            self.follow(&moves)
+            deallocate(moves.pairs)
+
+    cdef void follow(self, Moves* moves) noexcept:
+        """The table has shrunk: so does all that is kept beside it, by entry."""
+        cdef uint32_t k, i, to, capacity = self.table.capacity
+        cdef double* spans
+        cdef Leader* leader
+        for k in range(moves.n):
+            i = moves.pairs[2 * k]
+            to = moves.pairs[2 * k + 1]
+            if self.table.entries[to].value != NULL:
+                move_deadline(&self.expiry, i, to)
+                move_labels(&self.labels, i, to)
+                if self.modes & WEIGHED:
+                    self.weights.of[to] = self.weights.of[i]
+                if self.spans != NULL:
+                    self.spans[to] = self.spans[i]
+            else:
+                leader = leader_of(&self.table.entries[to])
+                if leader != NULL and self.table.entries[to].aux == forks:
+                    leader.i = to
+            if self.modes & WATCHED:
+                self.move_watches(i, to)
+        less_room_for_labels(&self.labels, capacity)
+        less_room_for_weights(&self.weights, capacity)
+        less_place(&self.expiry, capacity)
+        if self.spans_known > capacity + 1:
+            spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
+            if spans != NULL:
+                self.spans = spans
+                self.spans_known = capacity + 1
 
     cdef Py_ssize_t overdue(self, double now) noexcept nogil:
         """How many entries have expired but are still here, for they may be served. O(k) for k of them."""
         return count_over(&self.expiry, 1, now) if self.modes & EXPIRES else 0
 
-    cdef void take_tags(self, uint32_t i) noexcept:
+    cdef void take_tags(self, uint32_t i, Operation* op) noexcept:
         """Entry i leaves, or gets other tags."""
-        peel(&self.labels, i)
+        op.peeled = peel(&self.labels, i, op.peeled)
         if self.labels.n == 0:
             self.modes &= ~TAGGED
 
@@ -447,7 +480,7 @@ cdef class Store:
             if not (only_new and self.is_live(i, now)):
                 outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
                 if outcome == DONE and self.modes & TAGGED:
-                    self.take_tags(op.i)
+                    self.take_tags(op.i, op)
             release(self.lock)
             if outcome == DONE:
                 return 0
@@ -464,19 +497,17 @@ cdef class Store:
         cdef Label* chain = NULL
         cdef uint32_t i
         cdef bint dropped
-        cdef list tags
         try:
             while True:
                 if chain == NULL:
-                    tags = self.find_tags(names)            # kept alive until their labels are stuck
-                    chain = new_labels(tags)
+                    chain = new_labels(self.find_tags(names))
                 i = self.find_to_change(key, h, op)
                 dropped = some_dropped(chain)
                 outcome = NO_MEMORY
                 if not dropped and self.prepare(True) and make_room_for_labels(&self.labels, self.table.capacity):
                     outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
                 if outcome == DONE:
-                    self.give_tags(op.i, chain)
+                    self.give_tags(op.i, chain, op)
                     chain = NULL
                 release(self.lock)
                 if outcome == DONE:
@@ -491,61 +522,80 @@ cdef class Store:
         finally:
             free_labels(chain)
 
-    cdef void give_tags(self, uint32_t i, Label* chain) noexcept:
+    cdef void give_tags(self, uint32_t i, Label* chain, Operation* op) noexcept:
         """Entry i, whose tags have been taken away, gets these. Under the lock; takes the chain over."""
-        peel(&self.labels, i)
+        op.peeled = peel(&self.labels, i, op.peeled)
         stick(&self.labels, i, chain)
         if self.labels.n:
             self.modes |= TAGGED
 
     cdef list find_tags(self, tuple names):
         """The Tag of each of these tags, new ones where there is none."""
-        cdef list found = []
-        cdef Tag tag
-        with self.turn_of_tags():
-            if len(self.tags) >= self.tags_limit:
-                self.drop_unused_tags()
-            for name in names:
-                tag = self.tags.get(name)
-                if tag is None:
-                    tag = self.tags[name] = Tag.__new__(Tag, name)
-                found.append(tag)
-        return found
+        return [self.find_tag(name, True) for name in names]
 
-    cdef object turn_of_tags(self):
-        """The lock around changes of `tags`, which it makes, too: one for all threads, and another after a fork."""
-        cdef dict tags
-        acquire(self.lock)
-        turn = self.tags_turn
-        if turn is not None and self.tags_forks == forks:
-            release(self.lock)
-            return turn
-        release(self.lock)
-        made, tags = RLock(), {}
-        acquire(self.lock)
-        known = self.tags_turn
-        if known is None or self.tags_forks != forks:
-            self.tags_turn = made
-            self.tags_forks = forks         # whoever has the turn in the parent is not here
-            if self.tags is None:
-                self.tags = tags
-                self.tags_limit = FEW_TAGS
-            known = made
-        release(self.lock)
-        return known
-
-    cdef int drop_unused_tags(self) except -1:
-        """Forget tags that no entry has. Needs the turn."""
-        cdef Tag tag
-        for name, tag in list(self.tags.items()):
+    cdef Tag find_tag(self, object name, bint makes):
+        """The Tag of a tag; where there is none, None, or a new one. Finding and inserting it are one step."""
+        cdef Engine tags = self.table_of_tags()
+        cdef Tag made = Tag.__new__(Tag, name) if makes else None       # not under the lock, where nothing is allocated
+        cdef uint32_t h = mixed(&tags.table, hash_of(<PyObject*>name)), i
+        cdef PyObject* found = <PyObject*>made
+        cdef bint ready = True
+        cdef Operation op
+        start(&op)
+        try:
             acquire(self.lock)
-            # a load that began before the tag was invalidated must learn of it, even if no entry has the tag now
-            tag.dropped = tag.n == 0 and (tag.invalidated == 0 or self.loads == 0)
+            i = lookup(&tags.table, <PyObject*>name, h)
+            if i == UNCERTAIN:
+                i = find_by_comparing(tags, self.lock, name, h, &op)
+            if i == 0 and makes:
+                if <Py_ssize_t>tags.table.used >= self.tags_limit:
+                    self.drop_unused_tags(&op)
+                ready = tags.reserve(MOST_TAGS)
+                if ready:
+                    i = tags.insert(<PyObject*>name, h)
+                    put_value(&tags.table, i, found)
+                    tags.admit(i)
+            elif i != 0:
+                found = tags.table.entries[i].value
+            incref(found)
             release(self.lock)
-            if tag.dropped:
-                del self.tags[name]
-        self.tags_limit = max(FEW_TAGS, 2 * len(self.tags))
-        return 0
+        finally:
+            drop_all(&op)
+        tag = <object>found
+        decref(found)
+        if not ready:
+            raise MemoryError("no memory left for a tag")
+        return tag
+
+    cdef Engine table_of_tags(self):
+        """The tags that the cache knows. Made at the first use, and never replaced."""
+        cdef Engine made
+        if self.tags is None:
+            made = Engine.__new__(Engine)
+            acquire(self.lock)
+            if self.tags is None:
+                self.tags_limit = FEW_TAGS
+                self.tags = made
+            release(self.lock)
+        return self.tags
+
+    cdef void drop_unused_tags(self, Operation* op) noexcept:
+        """Forget tags that no entry has. Under the lock."""
+        cdef Table* t = &self.tags.table
+        cdef uint32_t i
+        cdef Tag tag
+        for i in range(1, t.fresh):
+            if t.entries[i].key == NULL:
+                continue
+            tag = <Tag>t.entries[i].value
+            # a load that began before the tag was invalidated must learn of it, even if no entry has the tag now
+            if tag.n == 0 and (tag.invalidated == 0 or self.loads == 0) and can_leave(op):
+                tag.dropped = True
+                self.tags.forget(i)
+                leave(op, t.entries[i].key, t.entries[i].value, NO_CAUSE)
+                self.tags.release(i)
+        self.tags.shrink_alone()
+        self.tags_limit = max(<Py_ssize_t>FEW_TAGS, 2 * <Py_ssize_t>t.used)
 
     cdef int evict_foreign(self, Operation* op) except -1:
         """Have the user's policy name a victim, and remove it.
@@ -729,7 +779,7 @@ cdef class Store:
         row.deadline = deadline(&self.expiry, i)
         row.end = self.expiry.lifetimes[i] if self.modes & IDLES else row.deadline
         row.span = self.spans[i] if self.modes & (AHEAD | STALE) else INFINITY
-        row.weight = self.weights[i] if self.modes & WEIGHED else 0.0
+        row.weight = self.weights.of[i] if self.modes & WEIGHED else 0.0
         row.tags = copy_tags(&self.labels, i, failed)
         row.rank = self.engine.rank(i)
 
@@ -743,11 +793,8 @@ cdef class Store:
                 self.foreign.enter(&op)
             acquire(self.lock)
             old = self.engine.detach()
-            self.live = 0
-            self.total_weight = 0.0
-            peel_all(&self.labels)
-            self.modes &= ~(EXPIRES | TAGGED)
-            self.give_memory_back()
+            op.peeled = peel_all(&self.labels)
+            self.forget_entries()
             self.close_watches()
             if statistics_too:
                 self.statistics.zero()
@@ -760,6 +807,17 @@ cdef class Store:
         finally:
             self.finish(&op)
         return 0
+
+    cdef void forget_entries(self) noexcept nogil:
+        """The table has been emptied: so is what is kept beside it, but for the labels. Under the lock."""
+        self.live = 0
+        self.modes &= ~(EXPIRES | TAGGED)
+        forget_all(&self.expiry)
+        drop_all_weights(&self.weights)
+        less_room_for_weights(&self.weights, 0)
+        deallocate(self.spans)
+        self.spans = NULL
+        self.spans_known = 0
 
     cdef double sweep(self) except? -1.0:
         """Remove what has expired. Returns when the sweeper is to come again, infinity: not before it is called."""
@@ -819,6 +877,20 @@ cdef class Store:
             self.watches[bucket] = NULL
         self.watch_count = 0
         self.modes &= ~WATCHED
+
+    cdef void move_watches(self, uint32_t i, uint32_t to) noexcept:
+        """Entry i stands at `to` now."""
+        cdef PyObject** at = &self.watches[i & self.watch_mask]
+        cdef PyObject* moving
+        while at[0] != NULL:
+            if (<Watch>at[0]).i != i:
+                at = &(<Watch>at[0]).next
+                continue
+            moving = at[0]
+            at[0] = (<Watch>moving).next
+            (<Watch>moving).i = to
+            (<Watch>moving).next = self.watches[to & self.watch_mask]
+            self.watches[to & self.watch_mask] = moving
 
     cdef void more_buckets(self) noexcept:
         """Keep the chains short; without memory they stay as they are."""
@@ -989,22 +1061,47 @@ def resume_after_fork():
 
 cdef int clear_cycles(PyObject* self) noexcept:
     cdef Store store = <Store>self
-    cdef Table old
+    cdef Table old, tags
+    cdef Label* off
+    tags.capacity = 0
     if store.engine is None:
         return 0
     old = store.engine.detach()
-    store.live = 0
-    store.total_weight = 0.0
-    peel_all(&store.labels)
-    store.modes &= ~(EXPIRES | LISTENED | TAGGED)
+    if store.tags is not None:
+        tags = store.tags.detach()
+    off = peel_all(&store.labels)
+    store.forget_entries()
+    store.modes &= ~LISTENED
     store.close_watches()
-    store.give_memory_back()
     store.on_evict = store.on_removal = store.weigher = store.clock = None
-    store.loader = store.failures = store.refreshes = store.tags = store.tags_turn = None
+    store.loader = store.failures = store.refreshes = None
+    free_labels(off)
     drop_detached(&old)
+    drop_detached(&tags)
     return 0
 
 
+cdef traverseproc traverse_attributes = (<PyTypeObject*>Store).tp_traverse
+
+
+cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    """Labels own their Tags, too. Where no tag could be part of a cycle there is no need to look."""
+    cdef Store store = <Store>self
+    cdef Label* label
+    cdef uint32_t i
+    cdef int stop = traverse_attributes(self, visit, arg)
+    if stop == 0 and store.labels.n != 0 and store.tags.table.keys_collectable:
+        for i in range(store.labels.known):
+            label = store.labels.chains[i]
+            while label != NULL:
+                stop = visit(label.tag, arg)
+                if stop:
+                    return stop
+                label = label.other
+    return stop
+
+
+(<PyTypeObject*>Store).tp_traverse = <traverseproc>traverse
 (<PyTypeObject*>Store).tp_clear = <inquiry>clear_cycles
 
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from inspect import Signature
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
-
-from typing_extensions import Self
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from cachebox.cache import Cache
 from cachebox.cache_info import CacheInfo

@@ -267,7 +267,7 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
     opening = asyncio.ensure_future(connect_async(node.servers, node.address, deadline, node.for_sentinel))
     try:
         if not (await asyncio.wait({opening}, timeout=seconds))[0]:
-            raise asyncio.TimeoutError
+            raise TimeoutError
     except BaseException:                           # it may succeed even so, at the last moment
         opening.cancel()
         try:
@@ -275,7 +275,10 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
         finally:
             opening.add_done_callback(abandoned)
         raise
-    return AsyncChannel(*opening.result())
+    channel = AsyncChannel(*opening.result())
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
 
 
 def abandoned(opening: asyncio.Future[Any]) -> None:

@@ -45,7 +45,10 @@ class Channel:
 
 def open_channel(node: Node, deadline: float) -> Channel:
     """A new connection to a node."""
-    return Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
+    channel = Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
 
 
 class Waiter:

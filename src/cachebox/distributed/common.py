@@ -10,15 +10,17 @@ from cachebox.cache import Cache
 from cachebox.distributed.awaiting import Async
 from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.calls import Naming
+from cachebox.distributed.clients import from_client
 from cachebox.distributed.codec import Codec
 from cachebox.distributed.core import Core
 from cachebox.distributed.loading import Loader
 from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of, share_of
 from cachebox.distributed.refreshing import Refreshing
-from cachebox.distributed.servers import Servers, from_client, from_url
+from cachebox.distributed.servers import Servers
 from cachebox.distributed.stats import DistributedStats
 from cachebox.distributed.tier import Tier
 from cachebox.distributed.topology import Topology
+from cachebox.distributed.urls import from_url
 from cachebox.distributed.whole import Whole
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()
@@ -63,6 +65,13 @@ class Common:
             raise ValueError(f'on_unavailable must be "local" or "raise", not {on_unavailable!r}')
         if url is not None and client is not None:
             raise ValueError("url and client cannot go together: each says where the server is")
+        if url is not None or client is not None:
+            other = "url" if client is None else "client"
+            for name, given, default in (
+                ("redis_host", redis_host, "localhost"), ("redis_port", redis_port, 6379), ("redis_db", redis_db, 0)
+            ):
+                if given != default:
+                    raise ValueError(f"{name} and {other} cannot go together: each says where the server is")
         lifetime = seconds_of(default_ttl, "default_ttl")
         staleness = seconds_of(max_staleness, "max_staleness")
         seconds = seconds_of(timeout, "timeout", infinite=False)

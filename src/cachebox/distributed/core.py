@@ -16,12 +16,13 @@ from typing import Any
 from cachebox.cache import MISSING
 from cachebox.distributed.codec import COUNTER, LARGEST_INT, WHOLE, Codec, Undecodable
 from cachebox.distributed.effects import Effects, Failure
-from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token
 from cachebox.distributed.link import Link
 from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
 from cachebox.distributed.replies import NONE, ROW
+from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import (
     DELETE,
     INCREMENT,
@@ -32,6 +33,7 @@ from cachebox.distributed.scripts import (
     Script,
     script_call,
 )
+from cachebox.distributed.servers import Unavailable, refusal_in
 from cachebox.distributed.tier import Fill, Tier
 from cachebox.distributed.topology import Topology
 
@@ -78,7 +80,7 @@ class Core:
         self.is_local = is_local
         self.isolate = isolate
         self.helper = Helper()
-        self.link = Link(topology, tier, max_staleness, timeout) if invalidation else None
+        self.link = Link(topology, tier, self.helper, max_staleness, timeout) if invalidation else None
         self.is_closed = False
         self._reported: set[str] = set()
         if self.link is None:
@@ -131,8 +133,15 @@ class Core:
     ) -> BackendUnavailable:
         """The exception for a failure."""
         servers = self.topology.servers
-        said = str(failure.error) or "no answer in time"
-        error = BackendUnavailable(f"{servers!r} could not be reached: {said}", keys=keys, partial=partial)
+        refusal = refusal_in(failure.error)
+        if refusal is not None:
+            kind, does, said = BackendRefused, "refuses", str(failure.error)
+            said = said if refusal in said else refusal
+        else:
+            answers = type(failure.error) in (ReplyError, Unavailable)
+            kind, does = BackendUnavailable, "does not serve" if answers else "could not be reached"
+            said = str(failure.error) or "no answer in time"
+        error = kind(f"{servers!r} {does}: {said}", keys=keys, partial=partial)
         error.__cause__ = failure.error
         return error
 
@@ -553,6 +562,11 @@ class Core:
         if all(type(reply) is Failure for reply in replies):
             raise self.unavailable(replies[0])
 
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong with the servers, in their words as far as they say so; None: nothing is known to be."""
+        return (self.link.refusal if self.link is not None else None) or self.topology.trouble
+
     def _ping_all(self, deadline: float) -> Effects[list[Any]]:
         """What every server answers, or Failures; at least one."""
         owners = self.topology.owners or [None]
@@ -567,8 +581,7 @@ class Core:
         if self.link is not None:
             if not (yield from self.link.barrier(deadline)):
                 self.tier.count(errors=1)
-                failure = Failure(ConnectionError("the tracking link gave no answer in time"), True, False)
-                raise self.unavailable(failure)
+                raise self.unavailable(Failure(Unavailable(self.link.why, self.link.refusal), True, False))
             return
         for reply in (yield from self._ping_all(deadline)):
             if type(reply) is Failure:

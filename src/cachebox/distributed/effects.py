@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachebox.distributed.breaker import Breaker
+from cachebox.distributed.health import Health
 from cachebox.distributed.servers import Address, Servers
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Node:
         self.servers = servers
         self.address = address
         self.for_sentinel = for_sentinel
-        self.breaker = Breaker()
+        self.health = Health(self)
         self.is_over = False
         self.idle: list[Channel] = []
         self.lanes: dict[Any, Lanes] = {}       # by event loop
@@ -40,7 +41,7 @@ class Node:
 
     def renew(self) -> None:
         """Without connections: at first, and in the child of a fork, which must not talk over its parent's."""
-        self.breaker.reset()
+        self.health.renew()
         for channel in self.idle:
             channel.close()
         for lanes in self.lanes.values():
@@ -65,6 +66,11 @@ class Node:
         self.idle.append(channel)
         if self.is_over:
             self.close()
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether it is asked."""
+        return self.health.breaker
 
     def __repr__(self) -> str:
         host, port = self.address

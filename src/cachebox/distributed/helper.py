@@ -6,6 +6,7 @@ goes on; whoever needs the thread asks it whether it runs.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -31,7 +32,8 @@ class Helper:
 
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork."""
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()          # a signal handler may want it, too
+        self._changed = threading.Condition(self._lock)
         self._tasks: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
         self._thread: Thread | None = None
@@ -42,55 +44,50 @@ class Helper:
 
     def schedule(self, seconds: float, task: Callable[[], object]) -> None:
         """Run a function in so many seconds."""
-        with self._changed:
+        with self._lock:
             if self._told_to_end:
                 return
             heapq.heappush(self._tasks, (time.monotonic() + seconds, next(self._count), task))
-            self._start()
-            self._changed.notify()
+            self._changed.notify_all()
+        self._start()
 
     def _start(self) -> None:
-        thread = self._thread
-        runs = thread is not None and (thread.ident is None or thread.is_alive())
-        if not runs and not self._is_paused:
-            self._thread = Thread("cachebox-helper", self._run)
-            try:
-                self._thread.start()
-            except BaseException:               # none to be had: the next task tries again
-                self._thread = None
-                raise
+        """Have the thread run, if it does not and there is something to do. Where none is to be had, the next task
+        tries again."""
+        with self._lock:
+            runs = self._thread is not None and self._thread.runs()
+            if runs or self._is_paused or self._told_to_end or not self._tasks:
+                return
+            self._thread = thread = Thread("cachebox-helper", self._run)
+        with contextlib.suppress(RuntimeError):
+            thread.start()
 
     def pause(self) -> None:
         """End the thread, and wait for that, but keep what is planned. Before a fork."""
-        with self._changed:
+        with self._lock:
             self._is_paused = True
             thread = self._thread
             self._changed.notify_all()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(FINISHES)
+        self._join(thread)
 
     def resume(self) -> None:
         """After a fork, in the parent."""
-        with self._changed:
-            self._is_paused = False
-            if self._tasks and not self._told_to_end:
-                self._start()
+        self._is_paused = False
+        self._start()
+
+    @staticmethod
+    def _join(thread: Thread | None) -> None:
+        if thread is not None and thread is not threading.current_thread():
+            with contextlib.suppress(RuntimeError):     # it has not begun yet, and will see that it must not
+                thread.join(FINISHES)
 
     def _run(self) -> None:
-        is_over = False
-        try:
-            while not is_over:
-                try:
-                    self._work()
-                    is_over = True
-                except BaseException as error:
-                    self._note(error)
-        finally:                                # or interrupted at the one place where nothing catches it
-            with self._changed:
-                if self._thread is threading.current_thread():
-                    self._thread = None
-                    if self._tasks and not is_over and not self._told_to_end:
-                        self._start()
+        """Work until there is nothing to do, whatever tasks raise."""
+        while True:
+            try:
+                return self._work()
+            except BaseException as error:
+                self._note(error)
 
     def _note(self, error: BaseException) -> None:
         """Say that something was raised, unless that was said already."""
@@ -104,7 +101,7 @@ class Helper:
     def _work(self) -> None:
         idle_since = 0.0
         while True:
-            with self._changed:
+            with self._lock:
                 now = time.monotonic()
                 due = self._tasks[0][0] if self._tasks else 0.0
                 if self._is_paused:
@@ -124,11 +121,10 @@ class Helper:
 
     def stop(self) -> None:
         """Let it finish what is due, not what is planned, and wait for that, though not for ever."""
-        with self._changed:
+        with self._lock:
             self._told_to_end = True
             thread = self._thread
             self._changed.notify_all()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(FINISHES)
-            self.must_end = True                # the next page was one too many
-            thread.join(FINISHES)
+        self._join(thread)
+        self.must_end = True                    # the next page was one too many
+        self._join(thread)

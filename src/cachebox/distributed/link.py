@@ -9,13 +9,12 @@ Invariants:
 - The first tier is emptied after tracking was switched on, and before the first hit after that.
 - A server that says something senseless loses its connection, and gets a new one, at most one per `RETRY_APART`.
 - The thread goes on whatever is raised in it: it says so, drops all connections, and makes new ones. Whoever needs it
-  asks the thread whether it runs (`_runs`). No lock is held while it starts.
+  asks the thread whether it runs. No lock is held while it starts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import socket
 import threading
@@ -27,11 +26,13 @@ from typing import Any
 
 from cachebox.distributed.blocking import Blocking, Channel, open_channel, readable
 from cachebox.distributed.effects import Commands, Effects, MakeWaiter, Node, Wait
+from cachebox.distributed.health import log, told
+from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.replies import verify
 from cachebox.distributed.resp import CHUNK, INCOMPLETE, Push, ReplyError, Senseless, packed, packed_all
-from cachebox.distributed.scripts import BY_DIGEST
-from cachebox.distributed.servers import FAILURES, left
+from cachebox.distributed.scripts import BY_DIGEST, READ, script_call
+from cachebox.distributed.servers import FAILURES, NOT_SERVING, left
 from cachebox.distributed.tier import Tier
 from cachebox.distributed.topology import Topology
 from cachebox.threads import Thread
@@ -43,8 +44,6 @@ LONGEST_TRY = 1.5
 """Seconds that one attempt to connect may take, however patient the callers are: the next one may find it well."""
 TROUBLE_PAUSE = 0.1
 """Seconds until the thread goes on after something was raised in it that no server is to blame for."""
-
-log = logging.getLogger("cachebox")
 
 
 class Line:
@@ -90,12 +89,14 @@ class Link:
     Args:
         topology: whom to listen to.
         tier: whom to tell.
+        helper: who finds out whether a server that speaks serves again.
         max_staleness: seconds for which hits are served after the last sign of life.
         timeout: seconds that a server has to let us in.
     """
 
-    def __init__(self, topology: Topology, tier: Tier, max_staleness: float, timeout: float) -> None:
+    def __init__(self, topology: Topology, tier: Tier, helper: Helper, max_staleness: float, timeout: float) -> None:
         self._topology = topology
+        self._helper = helper
         self._tier = tier
         self._max_staleness = max_staleness
         self._timeout = min(timeout, LONGEST_TRY)
@@ -116,43 +117,39 @@ class Link:
         self._requests: list[Request] = []
         self._lines = {}
         self._next_try: dict[Node, float] = {}
+        self._next_probe: dict[Node, float] = {}
+        self._why: dict[Node, str] = {}         # why there is no line to a node
+        self._refusals: dict[Node, str] = {}    # in which words a node does not track
+        self._is_up = False                     # what was told to the logger
         self._discover_at = 0.0
         self._thread: Thread | None = None
         self._told_to_end = False
         self._is_stopped = False
         self._is_troubled = False               # something was raised, and no server has answered since
-        self._offenders: set[Node] = set()      # those that said something senseless, and have not answered since
+        self._is_orderly = True                 # whether the thread has ended because it was told to
         self._ears = self._voice = None
 
     # --- from other threads -----------------------------------------------------------------------------------------
 
-    def _runs(self) -> bool:
-        """Whether there is a thread, or one is being started."""
-        return self._thread is not None and (self._thread.ident is None or self._thread.is_alive())
-
     def start(self) -> bool:
         """Have the thread run, if it does not. False: there is none to be had."""
         with self._lock:
-            if self._told_to_end or self._runs():
-                return not self._told_to_end
+            if self._told_to_end:
+                return False
+            if self._thread is not None and self._thread.runs():
+                return True
             self._thread = thread = Thread("cachebox-link", self._run)
         try:
-            with self._lock:
-                if self._ears is None:
-                    self._ears, self._voice = socket.socketpair()
-                    self._ears.setblocking(False)
-                    self._voice.setblocking(False)
+            if self._ears is None:
+                self._ears, self._voice = socket.socketpair()
+                self._ears.setblocking(False)
+                self._voice.setblocking(False)
             thread.start()
         except (RuntimeError, OSError):         # too many threads or sockets, or the process is ending: later, perhaps
-            with self._lock:
-                if self._thread is thread:
-                    self._thread = None
             return False
-        except BaseException:
-            with self._lock:
-                if self._thread is thread and not thread.is_alive():
-                    self._thread = None
-            raise
+        finally:
+            if not thread.is_alive() and self._thread is thread:
+                self._thread = None
         return True
 
     def pause(self) -> None:
@@ -179,13 +176,14 @@ class Link:
         self._is_stopped = True
         self.pause()
         self._close_sockets()
-        for request in self._requests:
+        for request in list(self._requests):
             request.wake()
 
     def stop_soon(self) -> None:
         """`stop`, without waiting: the thread closes what it has. For caches that nobody closed."""
         self._is_stopped = self._told_to_end = True
-        if not self._runs():
+        thread = self._thread
+        if thread is None or not thread.runs():
             self._close_sockets()
         self._say()
 
@@ -233,25 +231,40 @@ class Link:
                     self._requests.remove(request)
         return request.holds
 
+    @property
+    def state(self) -> str:
+        """"up"; "refused", where a server does not track; or "down"."""
+        if self._refusals:
+            return "refused"
+        return "up" if self._tier.linked and len(self._lines) == len(self._topology.masters) else "down"
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a server does not track, in its words."""
+        return next((f"{node} refuses to track changes: {words}" for node, words in self._refusals.items()), None)
+
+    @property
+    def why(self) -> str:
+        """Why nothing can be said about what was heard."""
+        why = next((f"{node}: {words}" for node, words in self._why.items() if node not in self._lines), None)
+        return why or self._topology.trouble or "the tracking link gave no answer in time"
+
     # --- the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            while not self._told_to_end:
-                try:
-                    self._work()
-                except BaseException as error:
-                    self._recover(error)
-        finally:                                # told to end; or interrupted at the one place where nothing catches it
-            with self._lock:
-                if self._thread is threading.current_thread():
-                    self._thread = None
-            if self._is_stopped:
-                self._close_sockets()
-            elif not self._told_to_end:
-                self.start()
+        while not self._told_to_end:
+            try:
+                self._work()
+            except BaseException as error:
+                self._recover(error)
+        if self._is_stopped:
+            self._close_sockets()
 
     def _work(self) -> None:
+        if not self._is_orderly:                # what was raised may have left any of them in the middle of a reply
+            for line in list(self._lines.values()):
+                self._lose(line, "it is not known what has been read")
+        self._is_orderly = False
         swept_at = 0.0
         while not self._told_to_end:
             self._connect()
@@ -261,12 +274,11 @@ class Link:
             if now > swept_at + SWEEPS_APART:
                 swept_at = now
                 self._tier.sweep()
+        self._is_orderly = True
 
     def _recover(self, error: BaseException) -> None:
         """Something was raised that no server is to blame for: say so, once, and go on with new connections."""
         try:
-            for line in list(self._lines.values()):
-                self._lose(line)
             if not self.has_begun:
                 self._has_begun()
             if not self._is_troubled:
@@ -290,11 +302,16 @@ class Link:
                 self._has_begun()
         masters = topology.masters
         for node in [node for node in self._lines if node not in masters]:
-            self._lose(self._lines[node])
+            self._lose(self._lines[node], "it has nothing any more")
+        for known in (self._why, self._refusals, self._next_probe):
+            for node in [node for node in known if node not in masters]:
+                del known[node]
         for node in masters:
             if node not in self._lines and time.monotonic() >= self._next_try.get(node, 0.0):
                 self._next_try[node] = time.monotonic() + RETRY_APART
                 self._connect_to(node)
+            elif node in self._lines and node.health.is_troubled:
+                self._probe_soon(node)
         if masters and not self.has_begun:
             self._has_begun()
 
@@ -309,6 +326,7 @@ class Link:
         deadline = time.monotonic() + self._timeout
         names = self._topology.names
         assert names is not None
+        owned = [bucket for bucket, owner in enumerate(self._topology.owners or ()) if owner is node]
         node.breaker.probes()
         channel = None
         try:
@@ -319,20 +337,24 @@ class Link:
             ], deadline)
             # so that no call has to, when time is short
             said(channel, [[b"SCRIPT", b"LOAD", script.text] for script in BY_DIGEST.values()], deadline)
+            if not self._serves(node, channel, owned[0] if owned else 0, deadline):
+                channel.close()
+                return
             if names.clustered:                 # or the first writes into each bucket would be news to everybody
-                owned = [bucket for bucket, owner in enumerate(self._topology.owners or ()) if owner is node]
                 said(channel, [[b"SET", names.generation(bucket), new_token(), b"NX"] for bucket in owned], deadline)
         except FAILURES as error:
-            self._note_nonsense(node, error)
             if channel is not None:
                 channel.close()
-            node.breaker.failed()
+            self._why[node] = str(error) or type(error).__name__
+            node.health.has_failed(error)
             self._topology.is_suspect = self._topology.servers.mode != "single"
             return
-        node.breaker.succeeded()
         if type(reply) is ReplyError:           # it serves, but does not track: no hits in the first tier
             channel.close()
+            self._is_refused(node, str(reply))
             return
+        if self._refusals.pop(node, None) is not None:
+            log.info("%s tracks changes now", node)
         line = Line(node, channel)
         self._lines[node] = line
         self._tier.link_is_up()
@@ -344,14 +366,59 @@ class Link:
                 channel.sock.settimeout(left(deadline))
                 self._read(line)
         except FAILURES as error:
-            self._note_nonsense(node, error)
-            self._lose(line)
+            self._lose(line, str(error))
+        else:
+            self._tell()
 
-    def _note_nonsense(self, node: Node, error: BaseException) -> None:
-        """Say that a server makes no sense, once, if that is what is wrong."""
-        if isinstance(error, Senseless) and node not in self._offenders:
-            self._offenders.add(node)
-            log.error("%r makes no sense on the tracking link, which begins anew: %s", node, error)
+    def _serves(self, node: Node, channel: Channel, bucket: int, deadline: float) -> bool:
+        """Whether a node does what calls ask for, and not only speaks."""
+        names = self._topology.names
+        assert names is not None
+        generation = names.generation(bucket)
+        (reply,) = said(channel, [script_call(READ, [generation, generation])], deadline)
+        if type(reply) is ReplyError and reply.code in NOT_SERVING:
+            self._why[node] = str(reply)
+            node.health.has_failed(reply)
+            return False
+        node.health.serves()
+        return True
+
+    def _probe_soon(self, node: Node) -> None:
+        """Have it found out whether a node serves again that speaks with the link, and lets others in."""
+        now = time.monotonic()
+        if now >= self._next_probe.get(node, 0.0) and (node.breaker.state != "closed" or node.health.door is not None):
+            self._next_probe[node] = now + RETRY_APART
+            self._helper.schedule(0.0, lambda: self._probe(node))
+
+    def _probe(self, node: Node) -> None:
+        """In the helper's thread, which may wait: by a connection of its own, as a call may need one."""
+        owners = self._topology.owners or ()
+        deadline = time.monotonic() + self._timeout
+        if self._is_stopped or node not in owners:
+            return
+        node.breaker.probes()
+        channel = None
+        try:
+            channel = open_channel(node, deadline)
+            self._serves(node, channel, list(owners).index(node), deadline)
+        except FAILURES as error:
+            node.health.has_failed(error)
+        finally:
+            if channel is not None:
+                channel.close()
+
+    def _is_refused(self, node: Node, words: str) -> None:
+        if told(words) != told(self._refusals.get(node, "")):
+            log.error("%s refuses to track changes, so the first tier is off: %s", node, told(words))
+        self._refusals[node] = words
+        self._why[node] = words
+
+    def _tell(self) -> None:
+        """Tell whether changes are heard of, where that is news."""
+        is_up = self.state == "up"
+        if is_up and not self._is_up:
+            log.info("the tracking link is up: %s", ", ".join(map(repr, self._lines)))
+        self._is_up = is_up
 
     def _ping(self) -> None:
         """Ask for a sign of life where it is time to, or where somebody waits for one."""
@@ -361,14 +428,14 @@ class Link:
         for line in list(self._lines.values()):
             wanted = [request for request in requests if line not in request.asked]
             if line.sent and now > line.sent[0][0] + self._given_up_after:
-                self._lose(line)
+                self._lose(line, "no sign of life")
             elif wanted or (not line.sent and now >= line.answered + self._pings_apart):
                 for request in wanted:
                     request.asked.add(line)
                 try:
                     line.ping(wanted)
-                except FAILURES:
-                    self._lose(line)
+                except FAILURES as error:
+                    self._lose(line, str(error))
 
     def _listen(self) -> None:
         now = time.monotonic()
@@ -390,8 +457,7 @@ class Link:
             except (BlockingIOError, SSLWantReadError):     # TLS had something to tell, but the server had not
                 pass
             except FAILURES as error:
-                self._note_nonsense(line.node, error)
-                self._lose(line)
+                self._lose(line, str(error))
 
     def _read(self, line: Line) -> None:
         """Take in what has come."""
@@ -408,7 +474,6 @@ class Link:
                 self._heard(reply)
             elif line.sent and type(reply) is str and reply == "PONG":
                 line.answered, requests = line.sent.popleft()
-                line.node.breaker.succeeded()
                 self._has_answered(line, requests)
             else:
                 raise Senseless(f"a {type(reply).__name__} is no answer to PING, or nobody asked")
@@ -442,9 +507,7 @@ class Link:
                 self._tier.heard_of_tag(bucket, rest)
 
     def _has_answered(self, line: Line, requests: list[Request]) -> None:
-        if self._is_troubled or self._offenders:
-            self._is_troubled = False
-            self._offenders.discard(line.node)
+        self._is_troubled = False
         lines = self._lines
         masters = self._topology.masters
         for request in requests:
@@ -456,11 +519,15 @@ class Link:
             oldest = min(line.answered for line in lines.values())
             self._tier.fresh_until = oldest + self._max_staleness
 
-    def _lose(self, line: Line) -> None:
+    def _lose(self, line: Line, why: str) -> None:
         """A link has broken, or its server is gone."""
         self._lines.pop(line.node, None)
         line.channel.close()
         self._tier.link_is_lost()
+        self._why[line.node] = why
+        if self._is_up:
+            log.warning("the tracking link to %s is lost, so hits of the first tier stop: %s", line.node, why)
+        self._is_up = False
         self._next_try[line.node] = line.made + RETRY_APART     # at once, unless it has just been made
         if self._topology.servers.mode != "single":
             self._topology.is_suspect = True

@@ -232,6 +232,7 @@ SHAPES: dict[bytes, Fits] = {
     scripts.LEASE.digest: _number_of_keys,
     scripts.LEAD_MANY.digest: _lead_many,
     scripts.LAND_MANY.digest: _land_many,
+    scripts.CLEAR.digest: _yes_or_no,
     scripts.INVALIDATE_TAG.digest: _yes_or_no,
     scripts.CLEAN.digest: _number_of_keys,
     b"ASKING": _ok,

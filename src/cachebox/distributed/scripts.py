@@ -301,8 +301,17 @@ end
 return table.concat(out)
 """
 
+# ARGV: fresh. What was there before is gone, for it is of another generation. A script that has begun to write is not
+# held up by a server that is full, so the old one is removed first.
+_CLEAR = r"""
+call('UNLINK', KEYS[1])
+call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+
 # KEYS: generation, the tag's. ARGV: fresh -> 1: some entry may have had it
 _INVALIDATE_TAG = r"""
+call('UNLINK', base .. 'e')
 call('SET', base .. 'e', ARGV[1])
 if not g or call('EXISTS', KEYS[2]) == 0 then return 0 end
 call('SET', KEYS[2], ARGV[1] .. g)
@@ -341,16 +350,22 @@ FAIL = Script(_FAIL)
 LEASE = Script(_LEASE)
 LEAD_MANY = Script(_LEAD_MANY)
 LAND_MANY = Script(_LAND_MANY)
+CLEAR = Script(_CLEAR)
 INVALIDATE_TAG = Script(_INVALIDATE_TAG)
 CLEAN = Script(_CLEAN)
 
 BY_DIGEST = {
     script.digest: script
     for script in (
-        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, INVALIDATE_TAG,
-        CLEAN,
+        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
+        INVALIDATE_TAG, CLEAN,
     )
 }
+
+STORING = frozenset(script.digest for script in (WRITE, INCREMENT, LAND_MANY))
+"""Those that cannot succeed on a server that is full."""
+WRITING = STORING | {script.digest for script in (DELETE, CLEAR, INVALIDATE_TAG)}
+"""Those that cannot succeed where nothing may be written."""
 
 
 def script_call(script: Script, keys: Sequence[bytes], *arguments: Any) -> list[Any]:

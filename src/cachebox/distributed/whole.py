@@ -20,7 +20,8 @@ from cachebox.distributed.effects import Effects, Exchange, Failure, Node, Run
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.options import checked_tags, seconds_of
 from cachebox.distributed.replies import NONE, ROW
-from cachebox.distributed.scripts import CLEAN, INVALIDATE_TAG, READ, TTL, script_call
+from cachebox.distributed.scripts import CLEAN, CLEAR, INVALIDATE_TAG, READ, TTL, script_call
+from cachebox.distributed.topology import refused
 
 PAGE = 1000                         # names that the server looks at in one step
 CLEANINGS = 5                       # tries to give memory back, where the server does not answer
@@ -40,7 +41,7 @@ class Whole:
         names = self._core.topology.names
         buckets = range(len(names.buckets)) if names is not None else range(1)
         token = new_token()
-        commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
+        commands = [(b, script_call(CLEAR, [names.generation(b)] if names is not None else [], token)) for b in buckets]
         write = self._core.tier.begin_write((), True)
         try:
             replies = yield from self._core.topology.ask(commands, deadline)
@@ -197,12 +198,16 @@ class Whole:
                 node.close()
                 (outcome,) = yield Exchange([(node, [command])], deadline)
         if type(outcome) is not list or type(outcome[0]) is not list:
-            failure = outcome if type(outcome) is Failure else Failure(
-                outcome[0] if outcome else ConnectionError(f"{node} did not answer"), False, False
-            )
-            if outcome is not None:
-                node.breaker.failed()
+            failure = refused(node)
+            if type(outcome) is Failure:
+                failure = outcome
+                node.health.has_failed(outcome.error)
+            elif outcome is not None:
+                failure = Failure(outcome[0], True, False)
+                node.health.refused((b"SCAN",), str(outcome[0]))
             core.raise_failed([([], failure)])
+        if node.health.is_troubled:
+            node.health.has_answered((b"SCAN",), outcome[0])
         cursor, page = outcome[0]
         parsed = [names.parse(name) for name in page]
         keys = dict.fromkeys(found[2] for found in parsed if found is not None and found[2].startswith(prefix))
