@@ -32,15 +32,15 @@ KEYS_AT = 3
 _asked_elsewhere = re.compile(r"ASK [0-9]{1,5} [!-~]*:[0-9]{1,5}").fullmatch
 _flags = re.compile(rb"[01]*").fullmatch
 _answers = re.compile(rb"[01][123]*").fullmatch
-_sum = re.compile(rb"[01]-?[0-9]+").fullmatch
+_sum = re.compile(rb"[01]-?[0-9]{1,4300}").fullmatch
 _digest = re.compile(rb"[0-9a-f]{40}").fullmatch
 _host = re.compile(rb"[!-~]+").fullmatch
 
 
-def verify(commands: Commands, replies: list[Any], rest: Replies) -> None:
-    """Raise `Senseless` unless each reply is one to its command, and nothing but pushes came behind them.
+def verify(commands: Commands, replies: list[Any], rest: Replies | None = None) -> None:
+    """Raise `Senseless` unless each reply is one to its command.
 
-    O(size of the replies), but a constant for the values in them.
+    `rest`: what the connection has received beside them, which may be whole pushes only. O(number of keys and names).
     """
     for command, reply in zip(commands, replies, strict=True):
         name = command[0]
@@ -50,7 +50,7 @@ def verify(commands: Commands, replies: list[Any], rest: Replies) -> None:
             fits = SHAPES[command[1] if name == b"EVALSHA" else name](reply, command)
         if not fits:
             raise Senseless(f"a {type(reply).__name__} is no answer to {name.decode()}, or not such a one")
-    while not rest.is_empty:
+    while rest is not None and not rest.is_empty:
         if type(rest.next()) is not Push:
             raise Senseless("more came than was asked for")
 
@@ -107,6 +107,8 @@ def _ttl(reply: Any, command: Command) -> bool:
 
 
 def _increment(reply: Any, command: Command) -> bool:
+    if type(reply) is list:
+        return len(reply) == 1 and type(reply[0]) is bytes
     return type(reply) is bytes and _sum(reply) is not None
 
 
@@ -167,7 +169,7 @@ def _is_decimal(text: Any) -> bool:
 def _page(reply: Any, command: Command) -> bool:
     return (
         type(reply) is list and len(reply) == 2 and _is_decimal(reply[0])
-        and type(reply[1]) is list and all(type(name) is bytes for name in reply[1])
+        and type(reply[1]) is list and {bytes}.issuperset(map(type, reply[1]))
     )
 
 
