@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -213,8 +213,8 @@ class _StoreInLoop:
                 setattr(self, name, self._made_to_wait(method))
 
     def attach(self) -> None:
-        """The running loop is the one to use, if there is none yet, or it has been closed."""
-        if self._loop is None or self._loop.is_closed():
+        """The running loop is the one to use, unless another one is, and runs."""
+        if self._loop is None or not self._loop.is_running():
             self._loop = asyncio.get_running_loop()
             self._attached.set()
 
@@ -232,11 +232,12 @@ class _StoreInLoop:
             loop = self._loop
             assert loop is not None
             done: Future[Any] = Future()
+            tasks: list[asyncio.Task[Any]] = []
 
             def start() -> None:
                 if done.set_running_or_notify_cancel():
-                    task = loop.create_task(call(arguments))
-                    task.add_done_callback(lambda task: _copy_outcome(task, done))
+                    tasks.append(loop.create_task(call(arguments)))
+                    tasks[0].add_done_callback(lambda task: _copy_outcome(task, done))
 
             loop.call_soon_threadsafe(start)    # RuntimeError: it has been closed
             while True:
@@ -245,7 +246,10 @@ class _StoreInLoop:
                 except TimeoutError:
                     if done.done():             # the store's own
                         raise
-                if loop.is_closed() or (not loop.is_running() and done.cancel()):
+                if loop.is_closed() or self._loop is not loop or (not loop.is_running() and done.cancel()):
+                    for task in tasks:                  # should that loop ever go on
+                        with suppress(RuntimeError):
+                            loop.call_soon_threadsafe(task.cancel)
                     raise RuntimeError("the event loop of this AsyncWriteBehind has ended, or does not run")
 
         return called

@@ -435,9 +435,9 @@ class Backlog:
                 now = time.monotonic()
                 wait = max(queue.due(now, self.crowd > 0), self._not_before - now)
                 if self._is_to_end() or (not queue.pending and (self.closing or now >= lingers_until)):
-                    self.thread = None
                     if self._ends_at is not None:
                         self._close_journal()
+                    self.thread = None
                     self._progress.notify_all()
                     return None
                 if wait <= 0.0 and queue.pending:
@@ -454,7 +454,7 @@ class Backlog:
         """Deliver a batch, and see to what failed."""
         retries = self.retries
         thorough = retries is not None and any([write.tries >= retries for write in batch])
-        failed = self._delivery.deliver(batch, thorough)
+        failed = sorted(self._delivery.deliver(batch, thorough), key=lambda each: each.write.first)
         fruitless = self._delivery.fruitless
         dead = []
         with self._lock:

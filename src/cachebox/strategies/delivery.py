@@ -53,6 +53,7 @@ class Delivery:
         self._calls = 0
         self._last_success = 0          # the number of that call
         self._in_vain = 0               # single writes in a row that failed
+        self._error: BaseException = RuntimeError()     # what the last of them raised
 
     def deliver(self, batch: Sequence[Write], thorough: bool = False) -> list[Failed]:
         """One round: send writes of different keys. Returns those that failed.
@@ -89,7 +90,7 @@ class Delivery:
             if self.reached:
                 return failed + self._halve(writes[n:], kind)
             if self._gives_up(kind):
-                return failed + [Failed(one, failed[-1].error) for one in writes[n:]]
+                return failed + [Failed(one, self._error) for one in writes[n:]]
             failed += self._send_each([write], kind)
         return failed
 
@@ -105,14 +106,15 @@ class Delivery:
     def _send_each(self, writes: list[Write], kind: _Kind) -> list[Failed]:
         failed: list[Failed] = []
         for write in writes:
-            if failed and self._gives_up(kind):
-                failed.append(Failed(write, failed[-1].error))
+            if self._gives_up(kind):
+                failed.append(Failed(write, self._error))
                 continue
             error = self._try([write], kind)
             if error is None:
                 continue
             failed.append(Failed(write, error))
             self._in_vain += 1
+            self._error = error
             if 0 < write.failed_in < self._last_success:
                 write.alone = True              # it failed before and after others got through
             write.failed_in = self._calls
