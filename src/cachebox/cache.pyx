@@ -818,13 +818,15 @@ cdef class Cache(Store):
                         release(self.lock)
                         raise not_an_int(key, old)
                 total = add_ints(total, <PyObject*>amount)
-                outcome = NO_MEMORY
-                if total != NULL:
-                    outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
+                if total == NULL:
+                    release(self.lock)
+                    raise_current()
+                outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
                 release(self.lock)
                 if outcome == DONE:
+                    summed = take_over(total)
                     self.forget_failure(key)
-                    return take_over(total)
+                    return summed
                 xdecref(total)
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to store an entry")
@@ -1550,7 +1552,7 @@ cdef object sum_of(object a, object b):
     """Of two ints, as a plain int; methods of a subclass have no say in it."""
     cdef PyObject* total = add_ints(<PyObject*>a, <PyObject*>b)
     if total == NULL:
-        raise MemoryError("no memory left for a sum")
+        raise_current()
     return take_over(total)
 
 

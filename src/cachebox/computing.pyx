@@ -33,6 +33,8 @@ cdef object look_and_watch(Store store, object key, uint32_t h, Watch watch, obj
         if i == 0 and store.prepare(False):
             i = store.engine.insert(<PyObject*>key, h)
         opened = i != 0 and watch.open(i)
+        if i != 0 and not opened and store.table.entries[i].value == NULL:
+            store.drop_reserved(i, &op)
         release(store.lock)
         if not opened:
             raise MemoryError("no memory left to change an entry")

@@ -121,7 +121,7 @@ cdef class Store:
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
     cdef object settle(self, Operation* op)
     cdef int take_back(self, Operation* op) except -1
-    cdef object notify(self, object key, object value, Cause cause)
+    cdef object notify(self, PyObject* key, PyObject* value, Cause cause)
     cdef int put(
         self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1

@@ -4,7 +4,7 @@ cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, nextafter
 from libc.stdint cimport uint32_t, uint64_t
 
 import os
@@ -15,6 +15,7 @@ from cachebox._engine.table cimport (
     Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref,
     is_too_large, lookup, mixed, note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
+from cachebox.caught cimport ask, ask_hash, caught
 from cachebox.expiry cimport (
     coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline,
     precise_now, set_deadline,
@@ -119,7 +120,10 @@ cdef class Store:
         cdef double weight
         if not self.modes & WEIGHED or self.weigher is None:
             return 0.0
-        weight = as_number(self.weigher(key, value), "weigher")
+        given = self.weigher(key, value)
+        weight = as_number(given, "weigher")
+        if isinstance(given, int) and given > weight:
+            weight = nextafter(weight, INFINITY)        # no float is that number: the bound must hold all the same
         if not weight >= 0.0:
             raise ValueError(f"weigher must return a weight of 0 or more, not {weight}")
         return weight
@@ -132,13 +136,14 @@ cdef class Store:
         if op.n == 0 and not op.in_turn and not op.hurry and op.peeled == NULL:
             return 0
         failure = self.settle(op) if op.in_turn else None
+        if op.hurry and (<Quietly>call_sweeper)(self) == -1:
+            interruption = as_exhaustion(caught())
+            failure = interruption if failure is None else failure
         try:
-            if op.hurry:
-                call_sweeper(self)
             if self.modes & LISTENED:
                 for k in range(op.n):
                     if op.left[k].cause != NO_CAUSE:
-                        interruption = self.notify(<object>op.left[k].key, <object>op.left[k].value, op.left[k].cause)
+                        interruption = self.notify(op.left[k].key, op.left[k].value, op.left[k].cause)
                         failure = interruption if failure is None else failure
         finally:
             drop_all(op)
@@ -148,16 +153,7 @@ cdef class Store:
 
     cdef object settle(self, Operation* op):
         """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
-        try:
-            try:
-                self.foreign.tell(op)
-            finally:
-                if op.added != NULL:
-                    self.take_back(op)
-                self.foreign.exit(op)
-        except BaseException as error:
-            return error
-        return None
+        return None if (<Telling>tell_and_exit)(self, op) != -1 else caught()
 
     cdef int finish_with(self, Operation* op, PyObject* held) except -1:
         """`finish`, for a caller that is about to return `held`: where this raises it cannot, and drops it."""
@@ -168,25 +164,23 @@ cdef class Store:
             raise
         return 0
 
-    cdef object notify(self, object key, object value, Cause cause):
+    cdef object notify(self, PyObject* key, PyObject* value, Cause cause):
         """Run the callbacks for one departure. Returns an exception that has to pass through, or None."""
-        global causes
+        cdef PyObject* told
         interruption = None
-        if self.on_evict is not None:
-            try:
-                self.on_evict(key, value)
-            except BaseException as error:
-                interruption = passed_on(error, self.on_evict)
-        if self.on_removal is not None:
-            if not causes:
-                with importing:
-                    from cachebox.removal import IN_ORDER
-
-                causes = IN_ORDER               # the module keeps it: whoever comes second sets the same object
-            try:
-                self.on_removal(key, value, causes[<int>cause])
-            except BaseException as error:
-                later = passed_on(error, self.on_removal)
+        on_evict, on_removal = self.on_evict, self.on_removal
+        if on_evict is not None:
+            told = ask(<PyObject*>on_evict, key, value, NULL)
+            xdecref(told)
+            if told == NULL:
+                interruption = passed_on(caught(), on_evict)
+        if on_removal is not None:
+            told = NULL
+            if causes or (<int (*)() noexcept>import_causes)() != -1:
+                told = ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL)
+            xdecref(told)
+            if told == NULL:
+                later = passed_on(caught(), on_removal)
                 interruption = later if interruption is None else interruption
         return interruption
 
@@ -627,14 +621,15 @@ cdef class Store:
         cdef Py_hash_t hashed
         self.foreign.tell(op)                   # what has gone meanwhile it must not name
         key = self.foreign.victim()
-        try:
-            hashed = hash_of(<PyObject*>key)
-        except TypeError as error:
+        hashed = ask_hash(<PyObject*>key)
+        if hashed == -1:
+            error = caught()
             self.remove_forgotten(key, op)
-            raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() named what is no key") from error
-        except:
-            self.remove_forgotten(key, op)
-            raise
+            if isinstance(error, TypeError):
+                raise RuntimeError(
+                    f"policy {type(self.foreign.policy).__name__}: evict() named what is no key"
+                ) from error
+            raise error
         try:
             i = self.find(key, mixed(self.table, hashed), op)
         except:
@@ -989,7 +984,22 @@ cdef double as_float(object number) except? -1.0:
     try:
         return float(number)
     except OverflowError:
-        return INFINITY if number > 0 else -INFINITY
+        pass
+    return INFINITY if number > 0 else -INFINITY
+
+
+ctypedef int (*Quietly)(Store) noexcept
+ctypedef int (*Telling)(Store, Operation*) noexcept
+
+
+cdef int tell_and_exit(Store store, Operation* op) except -1:
+    try:
+        store.foreign.tell(op)
+    finally:
+        if op.added != NULL:
+            store.take_back(op)
+        store.foreign.exit(op)
+    return 0
 
 
 cdef object passed_on(object error, object callback):
@@ -1001,17 +1011,42 @@ cdef object passed_on(object error, object callback):
     return None
 
 
+cdef object as_exhaustion(object error):
+    """The sweeper could not be called: what says so, where the reason is that there is no memory for a lock."""
+    return MemoryError("no memory left to have the entry swept") if isinstance(error, RuntimeError) else error
+
+
+cdef int import_causes() except -1:
+    global causes
+    importing.acquire()
+    try:
+        from cachebox.removal import IN_ORDER
+    finally:
+        importing.release()
+    causes = IN_ORDER                           # the module keeps it: whoever comes second sets the same object
+    return 0
+
+
+cdef int import_sweeper() except -1:
+    global sweeper
+    importing.acquire()
+    try:
+        from cachebox import sweeper as imported
+    finally:
+        importing.release()
+    if hasattr(imported, "IS_WHOLE"):           # else something interrupted this very import: the next deadline will call it
+        sweeper = imported
+    return 0
+
+
 cdef int call_sweeper(Store store) except -1:
     """Have the sweeper come in time for the earliest deadline."""
-    global sweeper
     cdef double due
+    cdef bint called = False
     if sweeper is None:
-        with importing:
-            from cachebox import sweeper as imported
-
-        if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
+        import_sweeper()
+        if sweeper is None:
             return 0
-        sweeper = imported
     acquire(store.lock)
     known = store.known
     release(store.lock)
@@ -1023,17 +1058,22 @@ cdef int call_sweeper(Store store) except -1:
     due = store.expiry.deadlines[1] + store.stale + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
     store.next_visit = due
     release(store.lock)
-    sweeper.schedule(known, due)
+    try:
+        sweeper.schedule(known, due)
+        called = True
+    finally:
+        if not called:                          # the next deadline is to call it again
+            store.next_visit = INFINITY
     return 0
 
 
 cdef int run_pending(void* function) noexcept with gil:
-    called = <object><PyObject*>function
-    decref(<PyObject*>function)
-    try:
-        called()
-    except BaseException:
-        PyErr_WriteUnraisable(called)
+    cdef PyObject* resume = <PyObject*>function
+    cdef PyObject* called = ask(resume, NULL)
+    if called == NULL:
+        PyErr_WriteUnraisable(<object>resume)
+    xdecref(called)
+    decref(resume)
     return 0
 
 
