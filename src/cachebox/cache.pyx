@@ -1055,7 +1055,7 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
                 if self.live:
                     i = self.find_victim(&op)
                 else:
@@ -1116,7 +1116,7 @@ cdef class Cache(Store):
         try:
             now = self.now(INFINITY)
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 self.lock_again(&op)
                 older, self.bound = self.bound, bound
@@ -1438,12 +1438,16 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 size = self.max_size
                 entries = export(self)
                 if size is None or len(entries) <= size:    # else it was resized meanwhile
                     break
+            if op.strays:
+                raise RuntimeError(
+                    f"policy {type(self.foreign.policy).__name__} cannot be copied: one of its methods does not return"
+                )
             if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
                 from copy import deepcopy
 

@@ -12,6 +12,7 @@ import sys
 from _thread import RLock
 
 from cachebox._engine.table cimport (
+    candidate, home,
     Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref,
     is_too_large, lookup, mixed, note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
@@ -133,9 +134,9 @@ cdef class Store:
     cdef int finish(self, Operation* op) except -1:
         """Tell the user's policy and the callbacks what happened, and drop what left."""
         cdef uint32_t k
-        if op.n == 0 and not op.in_turn and not op.hurry and op.peeled == NULL:
+        if op.n == 0 and not op.in_turn and not op.strays and not op.hurry and op.peeled == NULL:
             return 0
-        failure = self.settle(op) if op.in_turn else None
+        failure = self.settle(op) if op.in_turn or op.strays else None
         if op.hurry and (<Quietly>call_sweeper)(self) == -1:
             interruption = as_exhaustion(caught())
             failure = interruption if failure is None else failure
@@ -154,6 +155,47 @@ cdef class Store:
     cdef object settle(self, Operation* op):
         """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
         return None if (<Telling>tell_and_exit)(self, op) != -1 else caught()
+
+    cdef int tell(self, Operation* op) except -1:
+        """Tell the user's policy what it has not been told yet. Needs the turn."""
+        if not (self.foreign.behind or self.foreign.strays):
+            return self.foreign.tell(op)
+        self.reconcile()                        # which tells it of this operation, too
+        op.told = op.n
+        xdecref(op.used)
+        xdecref(op.added)
+        op.used = op.added = NULL
+        return 0
+
+    cdef int reconcile(self) except -1:
+        """Tell the user's policy of all that it was not told: after that, it knows exactly the live entries. Needs the turn."""
+        policy = self.foreign.policy
+        cdef list known, keys = []
+        self.foreign.behind = False
+        known = list(policy)
+        keys = every_live_key(self)
+        for key in known:
+            if not self.holds(key):
+                policy.remove(key)
+        if len(policy) != len(keys):
+            for key in keys:
+                if key not in policy and self.holds(key):
+                    policy.add(key)
+        return 0
+
+    cdef bint holds(self, object key) except -1:
+        """Whether a key has an entry, live or expired."""
+        cdef Operation op
+        cdef bint found
+        cdef uint32_t i
+        start(&op)
+        try:
+            i = self.find_itself(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
+            found = i != 0 and self.table.entries[i].value != NULL
+            release(self.lock)
+        finally:
+            drop_all(&op)
+        return found
 
     cdef int finish_with(self, Operation* op, PyObject* held) except -1:
         """`finish`, for a caller that is about to return `held`: where this raises it cannot, and drops it."""
@@ -189,9 +231,8 @@ cdef class Store:
         cdef Operation undone
         start(&undone)
         acquire(self.lock)
-        if op.i < self.table.fresh and self.table.entries[op.i].key == op.added:
-            if self.table.entries[op.i].value != NULL and self.remove(op.i, NO_CAUSE, &undone) == DONE:
-                self.counts[SETS] -= 1
+        if self.remove_itself(op.added, op.i, NO_CAUSE, &undone):
+            self.counts[SETS] -= 1
         release(self.lock)
         drop_all(&undone)
         return 0
@@ -207,6 +248,21 @@ cdef class Store:
             i = find_by_comparing(self.engine, self.lock, key, h, op)
         return i
 
+    cdef uint32_t find_itself(self, object key, uint32_t h, Operation* op) except FAILED:
+        """`find` for a key that is likely to be the very object: others of the same hash need not be compared."""
+        cdef uint32_t slot, i
+        acquire(self.lock)
+        slot = home(self.table, h)
+        while True:
+            i = candidate(self.table, h, &slot)
+            if i == 0:
+                break
+            if self.table.entries[i].key == <PyObject*>key:
+                return i
+            slot = (slot + 1) & self.table.mask
+        release(self.lock)
+        return self.find(key, h, op)
+
     cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED:
         """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
         cdef uint32_t i
@@ -220,7 +276,7 @@ cdef class Store:
         if not op.in_turn:
             version = self.table.version
             release(self.lock)
-            self.foreign.enter(op)
+            self.foreign.enter(op, self.lock)
             acquire(self.lock)
             if self.table.version != version:
                 release(self.lock)
@@ -606,7 +662,7 @@ cdef class Store:
             raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
         i = self.find_victim(op)
         op.locked = self.table.version == op.version
-        outcome = self.remove(i, SIZE, op)
+        outcome = self.remove(i, SIZE, op) if i != 0 else DONE      # 0: there is room by now
         if outcome != DONE:
             op.locked = False
         if not op.locked:
@@ -616,10 +672,13 @@ cdef class Store:
         return 0
 
     cdef uint32_t find_victim(self, Operation* op) except FAILED:
-        """Have the user's policy name a victim. Returns its entry, and with the lock held."""
+        """Have the user's policy name a victim. Returns its entry (0: there is none), and with the lock held."""
         cdef uint32_t i
         cdef Py_hash_t hashed
-        self.foreign.tell(op)                   # what has gone meanwhile it must not name
+        if op.strays:
+            acquire(self.lock)
+            return self.engine.first()          # the oldest entry: the policy cannot be asked
+        self.tell(op)                           # what has gone meanwhile it must not name
         key = self.foreign.victim()
         hashed = ask_hash(<PyObject*>key)
         if hashed == -1:
@@ -631,12 +690,14 @@ cdef class Store:
                 ) from error
             raise error
         try:
-            i = self.find(key, mixed(self.table, hashed), op)
+            i = self.find_itself(key, mixed(self.table, hashed), op)
         except:
             self.remove_forgotten(key, op)
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
+            if self.foreign.behind or self.foreign.strays:      # somebody has removed it without a turn
+                return self.find_victim(op)
             raise RuntimeError(
                 f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
             )
@@ -650,13 +711,17 @@ cdef class Store:
 
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
         """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
-        cdef uint32_t i
         acquire(self.lock)
-        for i in range(1, self.table.fresh):
-            if self.table.entries[i].key == <PyObject*>key and self.table.entries[i].value != NULL:
-                self.remove(i, SIZE, op)
-                break
+        self.remove_itself(<PyObject*>key, 0, SIZE, op)
         release(self.lock)
+
+    cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
+        """Remove the entry with that very key, which probably is entry i. O(n) if it is not. Returns whether there was one."""
+        if i == 0 or i >= self.table.fresh or self.table.entries[i].key != key:
+            i = self.table.fresh - 1
+            while i != 0 and self.table.entries[i].key != key:
+                i -= 1
+        return i != 0 and self.table.entries[i].value != NULL and self.remove(i, cause, op) == DONE
 
     cdef Py_ssize_t purge(self, bint stale_too) except -1:
         """Remove what has expired by now, but perhaps not what may still be served. Returns how many entries.
@@ -677,7 +742,7 @@ cdef class Store:
             start(&op)
             try:
                 if self.foreign is not None:
-                    self.foreign.enter(&op)
+                    self.foreign.enter(&op, self.lock)
                 acquire(self.lock)
                 while portion < PURGED_AT_ONCE and self.modes & EXPIRES and self.expiry.deadlines[1] <= now:
                     if self.remove(self.expiry.entries[1], EXPIRED, &op) != DONE:
@@ -744,13 +809,16 @@ cdef class Store:
         cdef bint failed = False
         start(&op)
         try:
-            self.foreign.enter(&op)
-            keys = list(self.foreign.policy)
+            self.foreign.enter(&op, self.lock)
+            if not op.strays:
+                keys = list(self.foreign.policy)
+            else:
+                keys = every_live_key(self)
             rows[0] = <Row*>allocate(max(len(keys), 1) * sizeof(Row))
             if rows[0] == NULL:
                 raise MemoryError(f"no memory left to copy {len(keys)} entries")
             for key in keys:
-                i = self.find(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
+                i = self.find_itself(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
                 if self.is_live(i, now):
                     self.copy_row(i, &rows[0][n], &failed)
                     n += 1
@@ -785,7 +853,7 @@ cdef class Store:
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             acquire(self.lock)
             old = self.engine.detach()
             op.peeled = peel_all(&self.labels)
@@ -959,6 +1027,36 @@ cdef class Watch:
             store.drop_reserved(i, op)
 
 
+cdef list every_live_key(Store store):
+    """The keys of all entries that have a value, oldest first. O(n)."""
+    cdef PyObject** keys
+    cdef Py_ssize_t size, n = 0, k
+    cdef uint32_t i
+    while True:
+        size = store.live
+        keys = <PyObject**>allocate((size + 1) * sizeof(PyObject*))
+        if keys == NULL:
+            raise MemoryError(f"no memory left to copy {size} keys")
+        acquire(store.lock)
+        if store.live <= size:
+            break
+        release(store.lock)                     # it grew meanwhile
+        deallocate(keys)
+    i = store.engine.first()
+    while i != 0:
+        keys[n] = store.table.entries[i].key
+        incref(keys[n])
+        n += 1
+        i = store.engine.after(i)
+    release(store.lock)
+    try:
+        return [<object>keys[k] for k in range(n)]
+    finally:
+        for k in range(n):
+            decref(keys[k])
+        deallocate(keys)
+
+
 cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
     cdef Py_ssize_t k
     cdef PyObject** tag
@@ -993,12 +1091,28 @@ ctypedef int (*Telling)(Store, Operation*) noexcept
 
 
 cdef int tell_and_exit(Store store, Operation* op) except -1:
-    try:
-        store.foreign.tell(op)
-    finally:
-        if op.added != NULL:
-            store.take_back(op)
-        store.foreign.exit(op)
+    cdef Foreign foreign = store.foreign
+    if op.strays:
+        acquire(store.lock)
+        op.strays = False
+        foreign.strays -= 1
+        foreign.behind = True
+        release(store.lock)
+        xdecref(op.used)
+        xdecref(op.added)
+        op.used = op.added = NULL
+    else:
+        try:
+            store.tell(op)
+        finally:
+            if op.added != NULL:
+                store.take_back(op)
+            foreign.exit(op)
+    while foreign.behind and foreign.turn.acquire(False):       # else whoever has the turn does it, when it is over
+        try:
+            store.reconcile()
+        finally:
+            foreign.turn.release()
     return 0
 
 
