@@ -21,7 +21,7 @@ from cachebox.distributed.warming import Warming
 from cachebox.warming import Warmed
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 @with_own_get

@@ -65,8 +65,8 @@ class Leases:
     def _renew(self, token: bytes) -> None:
         groups = self._kept.get(token)
         if groups is not None:
+            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))   # first: whatever the server says
             self._send(token, groups, b"%d" % LEASE_MS)
-            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
     def _send(self, token: bytes, groups: list[Group], milliseconds: bytes) -> None:
         commands = self._commands(token, groups, milliseconds)
