@@ -817,13 +817,15 @@ cdef class Cache(Store):
                         release(self.lock)
                         raise not_an_int(key, old)
                 total = add_ints(total, <PyObject*>amount)
-                outcome = NO_MEMORY
-                if total != NULL:
-                    outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
+                if total == NULL:
+                    release(self.lock)
+                    raise_current()
+                outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
                 release(self.lock)
                 if outcome == DONE:
+                    summed = take_over(total)
                     self.forget_failure(key)
-                    return take_over(total)
+                    return summed
                 xdecref(total)
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to store an entry")
@@ -1052,7 +1054,7 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
                 if self.live:
                     i = self.find_victim(&op)
                 else:
@@ -1113,7 +1115,7 @@ cdef class Cache(Store):
         try:
             now = self.now(INFINITY)
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 self.lock_again(&op)
                 older, self.bound = self.bound, bound
@@ -1436,12 +1438,16 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 size = self.max_size
                 entries = export(self)
                 if size is None or len(entries) <= size:    # else it was resized meanwhile
                     break
+            if op.strays:
+                raise RuntimeError(
+                    f"policy {type(self.foreign.policy).__name__} cannot be copied: one of its methods does not return"
+                )
             if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
                 from copy import deepcopy
 
@@ -1550,7 +1556,7 @@ cdef object sum_of(object a, object b):
     """Of two ints, as a plain int; methods of a subclass have no say in it."""
     cdef PyObject* total = add_ints(<PyObject*>a, <PyObject*>b)
     if total == NULL:
-        raise MemoryError("no memory left for a sum")
+        raise_current()
     return take_over(total)
 
 

@@ -439,7 +439,7 @@ cdef int land(
                 known = store.find_tags(tags)               # kept alive until their labels are stuck
                 chain = new_labels(known)
             if store.foreign is not None:
-                store.foreign.enter(&op)
+                store.foreign.enter(&op, store.lock)
             store.lock_again(&op)
             outcome = DONE
             if chain != NULL and some_dropped(chain):

@@ -117,7 +117,10 @@ cdef class Store:
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
     cdef object settle(self, Operation* op)
     cdef int take_back(self, Operation* op) except -1
-    cdef object notify(self, object key, object value, Cause cause)
+    cdef int tell(self, Operation* op) except -1
+    cdef int reconcile(self) except -1
+    cdef bint holds(self, object key) except -1
+    cdef object notify(self, PyObject* key, PyObject* value, Cause cause)
     cdef int put(
         self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1
@@ -140,6 +143,8 @@ cdef class Store:
 
     # takes the lock and leaves it held; lets it go while keys are compared; an exception leaves it released
     cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED
+    cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept
+    cdef uint32_t find_itself(self, object key, uint32_t h, Operation* op) except FAILED
     cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED
 
     # with the lock
