@@ -34,6 +34,7 @@ cdef enum:
     MOST_AGED = 64                  # entries in one go
     SPARE_RECORDS = 16              # for samples that are larger than expected
     LARGEST_SIZE = 1 << 30
+    FEW = 10                        # entries
     RANK_BELONGS = 0x5A             # in the top byte of a rank: it is one of ours
 
 
@@ -125,7 +126,7 @@ cdef class AUTO(Engine):
     def __cinit__(self):
         self.table.use = ASKS
         self.set_seed(self.table.seed)
-        self.mode = LIRS_MODE
+        self.mode = LRU_MODE
         self.tick = 1
         self.restart()
 
@@ -165,6 +166,8 @@ cdef class AUTO(Engine):
         self.bounded = limit <= LARGEST_SIZE
         if self.bounded and <uint32_t>limit != self.size:
             self._fit(<uint32_t>limit)
+            if not self.begun:
+                self._begin()
 
     cdef void admit(self, uint32_t i) noexcept nogil:
         cdef Entry* e = &self.table.entries[i]
@@ -190,7 +193,10 @@ cdef class AUTO(Engine):
         self._settle(<List>list)
         self._age()
         self.chance = self.chance * <uint32_t>1664525 + <uint32_t>1013904223
-        if not self.ruled and 3 * <uint64_t>in_all(self) < 2 * <uint64_t>self.size:
+        if not self.begun and not self.ruled:   # one left: now the size is known
+            self._fit(in_all(self))
+            self._begin()
+        elif not self.ruled and 3 * <uint64_t>in_all(self) < 2 * <uint64_t>self.size:
             self.short += 1
             if self.short > in_all(self):       # weights let no more in, it seems
                 self._fit(in_all(self))
@@ -306,6 +312,7 @@ cdef class AUTO(Engine):
             mode = self.mode
             low = <uint32_t>min(rank, <uint64_t>15) << 4 | WINDOW
         if in_all(self) == 0 and mode != self.mode:
+            self.begun = True
             self._set_mode(<Mode>mode)
             start_shadow(&self.shadow, self.size, self.mode)
         self.chosen = 0
@@ -377,6 +384,12 @@ cdef class AUTO(Engine):
         self.ghosts.buckets = <uint32_t>min(buckets, <uint64_t>self.ghosts.allocated)
         self._set_mode(self.mode)
         start_shadow(&self.shadow, size, self.mode)
+
+    cdef void _begin(self) noexcept nogil:
+        """Choose the first mode: LIRS, for nothing else costs as much as LRU in a loop. Ten entries are too few for it."""
+        self.begun = True
+        self._set_mode(LIRS_MODE if self.size >= FEW else LRU_MODE)
+        self.shadow.mode = self.mode
 
     cdef void _set_mode(self, Mode mode) noexcept nogil:
         self.mode = mode
