@@ -50,6 +50,11 @@ cdef inline uint32_t counted(uint32_t low) noexcept nogil:
     return low
 
 
+cdef inline uint32_t buckets_for(uint32_t entries) noexcept nogil:
+    """Of ghosts, beside so many entries."""
+    return <uint32_t>((<uint64_t>entries * PER_ENTRY + BUCKET - 1) // BUCKET)
+
+
 # --- the lists: next victim first, 0 at both ends ----------------------------------------------------------------------
 
 cdef inline void push(AUTO self, uint32_t i, uint32_t list) noexcept nogil:
@@ -143,7 +148,7 @@ cdef class AUTO(Engine):
 
     cdef bint room(self, uint32_t capacity) noexcept nogil:
         """Memory that goes with so many entries: ghosts, and the records of the shadow."""
-        cdef uint32_t buckets = <uint32_t>((<uint64_t>capacity * PER_ENTRY + BUCKET - 1) // BUCKET)
+        cdef uint32_t buckets = buckets_for(min(capacity, self.size) if self.bounded else capacity)
         cdef uint32_t size = max(self.size, capacity)
         cdef uint32_t* words
         if MANY_SIZES * capacity < self.shadow.allocated // 4:      # it has shrunk
@@ -151,12 +156,14 @@ cdef class AUTO(Engine):
             start_shadow(&self.shadow, self.size, self.mode)
         if not make_records(&self.shadow, MANY_SIZES * (capacity >> sample_shift(size, 0)) + SPARE_RECORDS):
             return False
-        words = <uint32_t*>allocate_zeroed(<size_t>buckets * BUCKET, sizeof(uint32_t))
-        if words == NULL:
-            return False
-        deallocate(self.ghosts.words)
-        self.ghosts.words = words
-        self.ghosts.allocated = self.ghosts.buckets = buckets
+        if buckets != self.ghosts.allocated:
+            words = <uint32_t*>allocate_zeroed(<size_t>buckets * BUCKET, sizeof(uint32_t))
+            if words == NULL:
+                return False
+            deallocate(self.ghosts.words)
+            self.ghosts.words = words
+            self.ghosts.allocated = self.ghosts.buckets = buckets
+            self.ghosts.hand = 0
         if self.size < capacity and not self.bounded:
             self._fit(capacity)
         return True
@@ -337,7 +344,7 @@ cdef class AUTO(Engine):
 
     cdef Py_ssize_t check_order(self) except -1:
         cdef Table* t = &self.table
-        cdef uint32_t i, before, k
+        cdef uint32_t i, before
         cdef int list
         cdef Py_ssize_t n = 0, total = 0
         for list in range(LISTS):
@@ -363,12 +370,6 @@ cdef class AUTO(Engine):
         assert self.chosen <= t.capacity and self.misses < self.tick
         assert self.ghosts.words != NULL or t.capacity == 0, "a table without ghosts"
         assert self.ghosts.buckets <= self.ghosts.allocated
-        for k in range(self.ghosts.buckets * BUCKET):
-            if self.ghosts.words[k] != 0:
-                for i in range(k + 1, k - k % BUCKET + BUCKET):
-                    assert self.ghosts.words[i] == 0 or self.ghosts.words[i] >> 18 != self.ghosts.words[k] >> 18, (
-                        f"two ghosts of one fingerprint in words {k} and {i}"
-                    )
         check_shadow(&self.shadow)
         return total
 
@@ -376,12 +377,11 @@ cdef class AUTO(Engine):
 
     cdef void _fit(self, uint32_t size) noexcept nogil:
         """Behave as a cache of that size from now on."""
-        cdef uint64_t buckets = (<uint64_t>size * PER_ENTRY + BUCKET - 1) // BUCKET
         self.size = size
         self.short = 0
         self.tick = max(size >> TICKS_SHIFT, <uint32_t>1)
         self.misses = 0
-        self.ghosts.buckets = <uint32_t>min(buckets, <uint64_t>self.ghosts.allocated)
+        self.ghosts.buckets = min(buckets_for(size), self.ghosts.allocated)
         self._set_mode(self.mode)
         start_shadow(&self.shadow, size, self.mode)
 
