@@ -21,7 +21,9 @@ from cachebox._engine.table cimport (
 )
 from cachebox.computing cimport look_and_watch, new_watch, replace, stop_watching
 from cachebox.expiry cimport deadline, end_of
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
+from cachebox.flight cimport (
+    ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land as land_flight, new_leader, still_leads,
+)
 from cachebox.foreign cimport Foreign
 from cachebox.front cimport Method, stand_in_front, stand_in_front_of_subscript
 from cachebox.invalidation cimport every_key, remove_tagged, remove_value
@@ -41,13 +43,13 @@ from cachebox.refreshing cimport serve
 from cachebox.snapshots cimport add_entries, add_entry, export, restore
 from cachebox.stats cimport HITS, MISSES
 from cachebox.store cimport (
-    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Leader,
-    Outcome, Row, Store, Watch, as_float, free_rows, set_leader,
+    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Outcome,
+    Row, Store, Watch, as_float, free_rows, reserve,
 )
 from cachebox.tags cimport checked_tags
 from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 
-from cachebox.policies import BUILT_IN
+from cachebox.policies import BUILT_IN, empty_like
 
 
 cdef extern from *:
@@ -257,6 +259,7 @@ cdef class Cache(Store):
                 self.name_of_policy = policy if given else name
                 self.bound = bound_of(max_size)
                 self.unbounded = max_size is None
+                self.engine.expect(self.bound)
                 self.lifetime = lifetime
                 self.idle = idle
                 self.bound_weight = bound_weight
@@ -482,7 +485,7 @@ cdef class Cache(Store):
                 self.touch_watches(i, False)    # it may be being loaded anew
             elif i != 0:
                 self.touch_watches(i, False)    # a load is under way: what it gets must not be stored
-                set_leader(&self.table.entries[i], NULL)
+                reserve(&self.table.entries[i], NULL)
                 self.drop_reserved(i, &op)
             self.give_memory_back()
             release(self.lock)
@@ -636,7 +639,6 @@ cdef class Cache(Store):
         cdef Leader leader
         cdef Flight flight
         cdef Ticket ticket
-        cdef Watch alone = None
         cdef PyObject* value
         cdef int state
         cdef object known
@@ -651,17 +653,15 @@ cdef class Cache(Store):
                     return <object>NOTHING
                 raise known
         how.began = self.invalidations
-        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, &leader)
+        leader = new_leader(self)
+        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, leader)
         if ticket.counted:
             how.missed = True
         else:
-            leader.lead = leader.alone = NULL
             if not how.single_flight:
-                alone = new_watch(self)
-                leader.alone = <PyObject*>alone
+                leader.alone = new_watch(self)
             while True:
-                leader.i = 0
-                flight = board(self, key, h, &leader, &ticket)
+                flight = board(self, key, h, leader, &ticket)
                 how.missed = ticket.counted
                 if ticket.value != NULL:
                     return take_over(ticket.value)
@@ -669,19 +669,18 @@ cdef class Cache(Store):
                     break
                 state = flight.wait()
                 if state == FLYING:             # waiting would be for ourselves
-                    alone = new_watch(self)
-                    leader.alone = <PyObject*>alone
+                    leader.alone = new_watch(self)
                 elif state != ABANDONED:
                     known = flight.outcome()
                     if <PyObject*>known != NOTHING or how.instance == NOTHING:
                         return known            # else a loader said that there is none, but this is a factory
         value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
         if value != NULL and is_simple(how) and <PyObject*>value != how.instance:
-            if quick_land(self, &leader, value):
+            if quick_land(self, leader, value):
                 return take_over(value)
-        return self.land_or_crash(key, h, &leader, value, how)
+        return self.land_or_crash(key, h, leader, value, how)
 
-    cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how):
+    cdef object land_or_crash(self, object key, uint32_t h, Leader leader, PyObject* value, Loading* how):
         """End a load with its value, or with the exception that is set where that is NULL."""
         try:
             if value == NULL:
@@ -695,13 +694,13 @@ cdef class Cache(Store):
             raise
         return take_over(value)
 
-    cdef int remember(self, object key, Leader* leader, object error, object failures) except -1:
+    cdef int remember(self, object key, Leader leader, object error, object failures) except -1:
         """Remember that a load failed, unless its key was changed meanwhile."""
         if failures.remember(key, error) and not still_leads(self, leader):
             failures.forget(key)                # whoever writes the key does so, too, after that: in any order it is gone
         return 0
 
-    cdef int land(self, Leader* leader, object key, uint32_t h, object value, Loading* how) except -1:
+    cdef int land(self, Leader leader, object key, uint32_t h, object value, Loading* how) except -1:
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
         cdef double weight = self.weigh(key, value) if wanted else 0.0
@@ -1121,6 +1120,7 @@ cdef class Cache(Store):
                 outcome = self.make_room(0, 0.0, 0, now, &op)
                 if outcome == DONE:
                     self.unbounded = size is None
+                    self.engine.expect(bound)
                     self.give_memory_back()
                 else:                           # the bound always holds: it changes when it does
                     self.bound = older
@@ -1474,7 +1474,7 @@ cdef class Cache(Store):
     def __setstate__(self, dict state):
         cdef dict options = dict(state["options"])
         if isinstance(options["policy"], EvictionPolicy):
-            options["policy"] = type(options["policy"])
+            options["policy"] = empty_like(options["policy"])
         if state["policy"] is not None:
             options["policy"] = <EvictionPolicy?>state["policy"]
         self.configure(options)

@@ -25,6 +25,7 @@ cdef class _Ordered(EvictionPolicy):
     cdef Guard server
 
     cdef Engine lend(self)
+    cdef Engine new_engine(self)
     cdef int serve(self, Engine engine, Guard guard) except -1
     cdef int take_lock(self) except -1
     cdef Engine at_hand(self)

@@ -20,7 +20,7 @@ cdef class Refresh:
         """In a thread of the pool: load the value, and store it unless the key was changed meanwhile."""
         try:
             if not self.is_void():
-                self.flight = new_flight(self.store)
+                self.flight = new_flight(self.store.guard)
                 self.load()
         except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
             report(error, self.run)

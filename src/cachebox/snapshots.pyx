@@ -76,7 +76,7 @@ cdef int restore(Store store, list entries) except -1:
             if ready:
                 i = store.engine.insert(<PyObject*>key, h)
                 put_value(store.table, i, <PyObject*>value)
-                store.engine.admit_ranked(i, highest)
+                store.engine.admit_ranked(i, highest if store.engine.ranks_rise else rank)
                 store.live += 1
                 if store.modes & WEIGHED:
                     store.weights.of[i] = weight

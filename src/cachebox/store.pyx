@@ -15,6 +15,7 @@ from cachebox._engine.table cimport (
     Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref,
     is_too_large, lookup, mixed, note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
+from cachebox.callers cimport this_greenlet, this_thread
 from cachebox.expiry cimport (
     coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline,
     precise_now, set_deadline,
@@ -32,10 +33,6 @@ from cachebox.tags cimport (
 from cachebox.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
-
-
-cdef extern from "pythread.h":
-    unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
 
 
 cdef extern from "Python.h":
@@ -129,6 +126,8 @@ cdef class Store:
     cdef int finish(self, Operation* op) except -1:
         """Tell the user's policy and the callbacks what happened, and drop what left."""
         cdef uint32_t k
+        if self.unsure:
+            self.know_writer()
         if op.n == 0 and not op.in_turn and not op.hurry and op.peeled == NULL:
             return 0
         failure = self.settle(op) if op.in_turn else None
@@ -286,7 +285,7 @@ cdef class Store:
         if self.modes & WATCHED and self.touch_watches(i, cause == EXPIRED):
             incref(e.key)
             e.value = NULL
-            set_leader(e, NULL)
+            reserve(e, NULL)
         else:
             self.engine.release(i)
         if cause == SIZE:
@@ -429,7 +428,7 @@ cdef class Store:
         """The table has shrunk: so does all that is kept beside it, by entry."""
         cdef uint32_t k, i, to, capacity = self.table.capacity
         cdef double* spans
-        cdef Leader* leader
+        cdef Reservation* reservation
         for k in range(moves.n):
             i = moves.pairs[2 * k]
             to = moves.pairs[2 * k + 1]
@@ -441,9 +440,9 @@ cdef class Store:
                 if self.spans != NULL:
                     self.spans[to] = self.spans[i]
             else:
-                leader = leader_of(&self.table.entries[to])
-                if leader != NULL and self.table.entries[to].aux == forks:
-                    leader.i = to
+                reservation = reservation_of(&self.table.entries[to])
+                if reservation != NULL and self.table.entries[to].aux == forks:
+                    reservation.i = to
             if self.modes & WATCHED:
                 self.move_watches(i, to)
         less_room_for_labels(&self.labels, capacity)
@@ -787,6 +786,7 @@ cdef class Store:
         """Forget all entries; nobody is told. Loads that are under way will not be stored."""
         cdef Operation op
         cdef Table old
+        greenlet = this_greenlet()
         start(&op)
         try:
             if self.foreign is not None:
@@ -795,7 +795,7 @@ cdef class Store:
             old = self.engine.detach()
             op.peeled = peel_all(&self.labels)
             self.forget_entries()
-            self.close_watches()
+            self.close_watches(greenlet)
             if statistics_too:
                 self.statistics.zero()
             release(self.lock)
@@ -834,7 +834,7 @@ cdef class Store:
 
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept:
         """A reserved entry lost its leader or its last watch: if nothing else holds it, free it."""
-        if leader_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
+        if reservation_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
             leave(op, self.table.entries[i].key, NULL, NO_CAUSE)
             self.engine.release(i)
             self.give_memory_back()
@@ -848,20 +848,46 @@ cdef class Store:
     cdef bint touch_watches(self, uint32_t i, bint expired) noexcept:
         """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
         cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
-        cdef unsigned long writer = this_thread()
         cdef bint watched = False
         while at != NULL:
             if (<Watch>at).i == i:
                 watched = True
                 if expired and (<Watch>at).only_writes:
                     pass
-                elif not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
-                    (<Watch>at).touched = True
+                else:
+                    self.touch_watch(at)
             at = (<Watch>at).next
         return watched
 
-    cdef void close_watches(self) noexcept:
-        """All entries were cleared away."""
+    cdef void touch_watch(self, PyObject* watch) noexcept:
+        """The caller has written what is watched. Which greenlet that is cannot be asked under the lock."""
+        if not (<Watch>watch).ignores_own or (<Watch>watch).thread != this_thread():
+            (<Watch>watch).touched = True
+        elif (<Watch>watch).greenlet is not None:
+            (<Watch>watch).unsure = self.unsure = True
+
+    cdef int know_writer(self) except -1:
+        """Find out, without the lock, whether what this thread has written was written by those who watch it."""
+        cdef unsigned long writer = this_thread()
+        cdef uint32_t bucket
+        cdef PyObject* at
+        greenlet = this_greenlet()
+        acquire(self.lock)
+        self.unsure = False
+        if self.watch_count != 0:
+            for bucket in range(self.watch_mask + 1):
+                at = self.watches[bucket]
+                while at != NULL:
+                    if (<Watch>at).unsure and (<Watch>at).thread == writer:
+                        (<Watch>at).unsure = False
+                        (<Watch>at).touched = (<Watch>at).touched or (<Watch>at).greenlet is not greenlet
+                    self.unsure = self.unsure or (<Watch>at).unsure
+                    at = (<Watch>at).next
+        release(self.lock)
+        return 0
+
+    cdef void close_watches(self, object greenlet) noexcept:
+        """All entries were cleared away, by that greenlet of this thread."""
         cdef unsigned long writer = this_thread()
         cdef uint32_t bucket
         cdef PyObject* at
@@ -870,7 +896,7 @@ cdef class Store:
         for bucket in range(self.watch_mask + 1):
             at = self.watches[bucket]
             while at != NULL:
-                if not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
+                if not (<Watch>at).ignores_own or (<Watch>at).thread != writer or (<Watch>at).greenlet is not greenlet:
                     (<Watch>at).touched = True
                 (<Watch>at).i = 0
                 at = (<Watch>at).next
@@ -918,6 +944,7 @@ cdef class Watch:
 
     def __cinit__(self):
         self.thread = this_thread()
+        self.greenlet = this_greenlet()
 
     def __dealloc__(self):
         cdef Operation op
@@ -1072,7 +1099,7 @@ cdef int clear_cycles(PyObject* self) noexcept:
     off = peel_all(&store.labels)
     store.forget_entries()
     store.modes &= ~LISTENED
-    store.close_watches()
+    store.close_watches(None)
     store.on_evict = store.on_removal = store.weigher = store.clock = None
     store.loader = store.failures = store.refreshes = None
     free_labels(off)

@@ -15,7 +15,7 @@ from cachebox.calls cimport (
     Call, call_key, find_call_at_once, find_call_quickly, hash_call, is_call_at, key_of_call, keys_of_hash,
     keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, quick_get_call, type_of, unlikely,
 )
-from cachebox.flight cimport Lead, Ticket, board
+from cachebox.flight cimport Leader, Ticket, board, new_leader
 from cachebox.lock cimport HAS_GIL, acquire, release
 from cachebox.options cimport lifetime_of
 from cachebox.quick cimport (
@@ -300,16 +300,14 @@ cdef class CachedFunction:
     # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
 
     def _board(self, key, Py_hash_t hashed, bint counted, bint alone):
-        """Returns (a Lead, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
+        """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
         cdef Ticket ticket
-        cdef Lead lead = Lead.__new__(Lead)
-        lead.store = self._cache
+        cdef Leader lead = new_leader(self._cache)
         ticket.counted = counted
         if alone:
             lead.alone = Watch.__new__(Watch)
             lead.alone.store = self._cache
-            lead.leader.alone = <PyObject*>lead.alone
-        flight = board(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &lead.leader, &ticket)
+        flight = board(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead, &ticket)
         if self.token is not None and not counted:
             count(&self.misses if ticket.counted else &self.hits)
         lead.began = self._cache.invalidations
@@ -317,7 +315,7 @@ cdef class CachedFunction:
             return None, (taken_over(ticket.value),)
         return (None, flight) if flight is not None else (lead, None)
 
-    def _land(self, Lead lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):
+    def _land(self, Leader lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):
         """End a load with a value."""
         cdef Loading how
         cdef tuple flat, names
@@ -331,7 +329,7 @@ cdef class CachedFunction:
             how.names = <PyObject*>names if names else NULL
         how.instance = <PyObject*>instance if receiver is not None else NULL
         try:
-            self._cache.land(&lead.leader, key, mixed_in(<PyObject*>self._cache, hashed), value, &how)
+            self._cache.land(lead, key, mixed_in(<PyObject*>self._cache, hashed), value, &how)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
@@ -345,10 +343,10 @@ cdef class CachedFunction:
                 count(&self.hits)
         return error
 
-    def _failed(self, Lead lead, key, error):
+    def _failed(self, Leader lead, key, error):
         """A load failed: remember that, if it is to be remembered."""
         if self.failures is not None:
-            self._cache.remember(key, &lead.leader, error, self.failures)
+            self._cache.remember(key, lead, error, self.failures)
 
     @property
     def _single_flight(self):

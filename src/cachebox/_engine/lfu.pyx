@@ -21,6 +21,7 @@ cdef class LFU(Engine):
 
     def __cinit__(self):
         self.table.use = ASKS
+        self.ranks_rise = True
 
     def __dealloc__(self):
         deallocate(self.buckets)

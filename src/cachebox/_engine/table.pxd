@@ -245,11 +245,13 @@ cdef class Engine:
     """
 
     cdef Table table
+    cdef bint ranks_rise                                            # from the next victim on: `rank` is part of the order
     cdef Entry lone                                                 # the sentinel while nothing is allocated
     cdef object collectable                                         # never set: makes the collector visit the type
 
     # the policy's verbs
     cdef bint room(self, uint32_t capacity) noexcept nogil          # make room for that many entries; False: no memory
+    cdef void expect(self, Py_ssize_t limit) noexcept nogil         # there will be no more than that many entries
     cdef void admit(self, uint32_t i) noexcept nogil                # a new entry
     cdef void used(self, uint32_t i) noexcept nogil                 # a hit, or a new value
     cdef void forget(self, uint32_t i) noexcept nogil               # it leaves, for whatever reason

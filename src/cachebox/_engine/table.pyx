@@ -111,6 +111,9 @@ cdef class Engine:
     cdef bint room(self, uint32_t capacity) noexcept nogil:
         return True
 
+    cdef void expect(self, Py_ssize_t limit) noexcept nogil:
+        pass
+
     cdef void admit(self, uint32_t i) noexcept nogil:
         link_after(&self.table, i, self.table.entries[0].prev)
 

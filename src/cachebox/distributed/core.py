@@ -21,6 +21,7 @@ from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token
 from cachebox.distributed.link import Link
 from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.owed import Owed
 from cachebox.distributed.replies import NONE, ROW
 from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import (
@@ -38,6 +39,7 @@ from cachebox.distributed.tier import Fill, Tier
 from cachebox.distributed.topology import Topology
 
 AT_ONCE = 1000                      # keys in one call of a script
+REAPED_EVERY = 5.0                  # seconds
 ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
 ATOMS = (str, int, float, bool, bytes, type(None))
 MOST_REPORTED = 1000                # functions whose results could not be stored, and of which that was said
@@ -83,8 +85,11 @@ class Core:
         self.link = Link(topology, tier, self.helper, max_staleness, timeout) if invalidation else None
         self.is_closed = False
         self._reported: set[str] = set()
+        self.owed = Owed(self)
+        self._reaps = False
         if self.link is None:
             tier.fresh_until = math.inf
+            topology.on_open = self._reap_soon  # there is no link's thread to do it
 
     # --- common -----------------------------------------------------------------------------------------------------
 
@@ -124,9 +129,24 @@ class Core:
             if names is None or type(reply) is Failure:
                 return reply
         bucket = names.bucket(key)
+        if self.owed.exists:
+            failures = yield from self.owed.settle((key,), deadline)
+            if failures:
+                return failures[bucket]
         keys = (names.generation(bucket), names.value_in(bucket, key), *more)
         command = script_call(script, keys, *arguments)
         return (yield from self.topology.ask_one(bucket, command, deadline, retries))
+
+    def ask(self, groups: list[tuple[int, list[str]]], commands: list[Any], deadline: float) -> Effects[list[Any]]:
+        """`Topology.ask`: one command about the keys of each group, when what is owed for them has been paid."""
+        failures: dict[int, Failure] = {}
+        if self.owed.exists:
+            failures = yield from self.owed.settle([key for _, members in groups for key in members], deadline)
+        if not failures:
+            return (yield from self.topology.ask(commands, deadline))
+        healthy = [command for command in commands if command[0] not in failures]
+        replies = iter((yield from self.topology.ask(healthy, deadline)) if healthy else ())
+        return [failures[bucket] if bucket in failures else next(replies) for bucket, _ in commands]
 
     def unavailable(
         self, failure: Failure, keys: Iterable[str] = (), partial: Mapping[str, Any] | None = None
@@ -169,6 +189,16 @@ class Core:
         value, row = self.read(fill, data, pttl)
         self.tier.store(*row)
         return value
+
+    def entry_in(self, key: str, reply: bytes) -> tuple[Any] | None:
+        """The value in what READ answers about one key; None: there is none, or it cannot be decoded."""
+        size, _ = ROW.unpack_from(reply)
+        if size != NONE:
+            try:
+                return (self.codec.decode(key, reply[ROW.size:]),)
+            except Undecodable:
+                pass
+        return None
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -297,7 +327,7 @@ class Core:
             commands = [
                 (bucket, script_call(READ, self.names_of(names, bucket, members))) for bucket, members in groups
             ]
-            replies = yield from self.topology.ask(commands, deadline)
+            replies = yield from self.ask(groups, commands, deadline)
             for (_, members), reply in zip(groups, replies, strict=True):
                 if type(reply) is Failure:
                     failed.update(dict.fromkeys(members, reply))
@@ -413,12 +443,17 @@ class Core:
         if ttl is not None:
             seconds_of(ttl, "ttl")
 
-    def _write(self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float) -> Effects[list[Any]]:
+    def _write(
+        self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float, deletes: bool = False
+    ) -> Effects[list[Any]]:
         """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes are over."""
         tier = self.tier
         writes = [tier.begin_write(tuple(members)) for _, members in groups]
         try:
-            replies = yield from self.topology.ask(commands, deadline)
+            if deletes:
+                replies = yield from self.topology.ask(commands, deadline)
+            else:
+                replies = yield from self.ask(groups, commands, deadline)
         except BaseException:
             for write in writes:
                 tier.end_write(write)
@@ -441,18 +476,21 @@ class Core:
         return (yield from self.delete_all(wanted, deadline))
 
     def delete_all(self, keys: tuple[str, ...], deadline: float) -> Effects[int]:
+        """Remove keys; what could not be removed is owed."""
         groups = self.grouped(keys)
         commands = [
             (bucket, script_call(DELETE, self.names_of(self.names, bucket, members))) for bucket, members in groups
         ]
         deleted = 0
         failed = []
-        for (_, members), reply, write in (yield from self._write(commands, groups, deadline)):
+        for (_, members), reply, write in (yield from self._write(commands, groups, deadline, True)):
             if type(reply) is Failure:
                 failed.append((members, reply))
+                self.owed.add_keys(members)
             else:
                 deleted += reply
-                self.tier.end_write(write)
+                self.owed.has_forgotten(members)
+            self.tier.end_write(write)
         self.raise_failed(failed)
         return deleted
 
@@ -562,6 +600,17 @@ class Core:
         if all(type(reply) is Failure for reply in replies):
             raise self.unavailable(replies[0])
 
+    def _reap_soon(self) -> None:
+        """Have connections closed that will not be used for long."""
+        if not self._reaps:
+            self._reaps = True
+            self.helper.schedule(REAPED_EVERY, self._reap)
+
+    def _reap(self) -> None:
+        self._reaps = False
+        if self.topology.reap():
+            self._reap_soon()
+
     @property
     def last_error(self) -> str | None:
         """What is wrong with the servers, in their words as far as they say so; None: nothing is known to be."""
@@ -595,10 +644,12 @@ class Core:
         self.tier.renew()
         self.tier.first.delete_many(list(self.tier.first))
         self.helper.renew()
+        self.owed.renew()
         if self.link is not None:
             self.link.renew()
         else:
             self.tier.fresh_until = math.inf
+        self._reaps = False
 
     def pause(self) -> None:
         """Before a fork: without threads, for they would not be copied."""

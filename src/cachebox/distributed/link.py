@@ -274,6 +274,7 @@ class Link:
             if now > swept_at + SWEEPS_APART:
                 swept_at = now
                 self._tier.sweep()
+                self._topology.reap()
         self._is_orderly = True
 
     def _recover(self, error: BaseException) -> None:
@@ -394,7 +395,7 @@ class Link:
         """In the helper's thread, which may wait: by a connection of its own, as a call may need one."""
         owners = self._topology.owners or ()
         deadline = time.monotonic() + self._timeout
-        if self._is_stopped or node not in owners:
+        if self._is_stopped or node not in owners or not node.pool.take_place():
             return
         node.breaker.probes()
         channel = None
@@ -406,6 +407,7 @@ class Link:
         finally:
             if channel is not None:
                 channel.close()
+            node.pool.give_place()
 
     def _is_refused(self, node: Node, words: str) -> None:
         if told(words) != told(self._refusals.get(node, "")):

@@ -142,4 +142,4 @@ class DistributedStats:
         return "\n".join([*lines, f"{'hit rate':<18}{self.hit_rate():.1%}", *states])
 
     def __repr__(self) -> str:
-        return f"DistributedStats({', '.join(f'{name}={value}' for name, value in self.get_all().items())})"
+        return f"DistributedStats({', '.join(f'{name}={getattr(self, name)}' for name in (*NAMES, *STATES))})"

@@ -233,6 +233,20 @@ cdef class Tier:
         with self.lock:
             self.writes.discard(write)
 
+    def forget_keys(self, keys):
+        """Drop entries that are not to be served any more."""
+        with self.lock:
+            for key in keys:
+                self.forget(key)
+
+    def void_fills(self):
+        """Nothing that is being read may be stored."""
+        with self.lock:
+            for fills in self.fills.values():
+                for fill in <list>fills:
+                    (<Fill>fill).live = False
+            self.fills.clear()
+
     cdef int forget(self, str key) except -1:
         """Drop an entry, and void the permissions for it. Returns whether there was one."""
         fills = self.fills.pop(key, None)
