@@ -322,7 +322,7 @@ class Owed:
         self._is_planned = False
         core = self._core
         try:
-            if self.exists and not core.is_closed and core.topology.can_be_asked:
+            if self.exists and not core.is_closed:
                 Blocking().run(self._pay())
         except BackendUnavailable:
             pass                                # the next try
@@ -344,7 +344,11 @@ class Owed:
             yield from self._settle_in(bucket, [], core.deadline())
         for bucket, members in core.grouped(keys):
             yield from self._settle_in(bucket, members, core.deadline())
+        if core.link is None and not core.topology.can_be_asked:
+            yield from self._probe()
         for rule in rules:
+            if not core.topology.can_be_asked:  # it would count as an error each time
+                return
             try:
                 yield from rule.pay(rule)
             except BackendUnavailable:
@@ -355,3 +359,14 @@ class Owed:
                 if self._rules.get(rule.name) is rule:
                     del self._rules[rule.name]
                     self._settled()
+
+    def _probe(self) -> Effects[None]:
+        """Where no link finds out whether servers serve again."""
+        core, names = self._core, self._core.names
+        assert names is not None
+        for node in core.topology.masters:
+            if node.breaker.state != "closed":
+                bucket = list(core.topology.owners or ()).index(node)
+                generation = names.generation(bucket)
+                command = script_call(READ, [generation, generation])
+                yield from core.topology.ask_one(bucket, command, core.deadline())
