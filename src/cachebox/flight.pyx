@@ -14,7 +14,7 @@ the collector sees and ends. Where somebody keeps it, those who wait find out th
 """
 
 from _weakref import ref
-from contextvars import ContextVar
+from _contextvars import ContextVar
 from time import monotonic
 
 cimport cython

@@ -94,6 +94,7 @@ class Refreshing:
         core, loader = self._core, self._loader
         token, flight = new_token(), Flight()
         pause = 0.0
+        counted: dict[str, int] = {}
         leads_here.set(())                      # whoever started this does not wait for it
         loader.flights[token] = flight          # before the lease is: whoever sees that has to find this
         try:
@@ -102,16 +103,16 @@ class Refreshing:
             deadline = core.deadline()
             reply = yield from loader.lead(key, token, b"", b"", deadline, milliseconds(due))
             if type(reply) is Failure:
-                core.tier.count(errors=1)
+                counted = {"errors": 1}
                 pause = PAUSE
             elif reply[0] == 2:
                 pause = PAUSE
             elif reply[0] == 3:
                 yield from loader.fly(key, factory, decide, token, flight, deadline)
-                core.tier.count(refreshes=1)
+                counted = {"refreshes": 1}
                 self._fails = False
         except Exception:                       # counted; what is there lives on, and who asks for it later tries again
-            core.tier.count(refresh_failures=1)
+            counted = {"refresh_failures": 1}
             if not self._fails:
                 self._fails = True
                 log.warning("a value could not be computed anew in the background", exc_info=True)
@@ -119,3 +120,4 @@ class Refreshing:
             loader.flights.pop(token, None)
             flight.end(ABANDONED)
             self._end(key, pause)
+            core.tier.count(**counted)          # last: whoever sees it may have the next refresh begin
