@@ -18,7 +18,7 @@ getcurrent = None
 
 LONG = 3.0
 """Seconds after which somebody who waits asks whether those it waits for may be waiting for it."""
-PULSE = 1.0
+PULSE = 0.5
 """Seconds between two looks at whether those that are waited for are still there."""
 
 
@@ -52,6 +52,7 @@ cdef object allocate_lock = native("allocate_lock")
 
 cdef class Waiter:
     is_green = False
+    task = None
 
     def __cinit__(self):
         self.lock = allocate_lock()

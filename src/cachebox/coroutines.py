@@ -66,11 +66,10 @@ async def fly(
 
 async def _over(flight: Flight) -> bool:
     """Wait until a flight is over. False: the caller has to load alone."""
-    task, _ = tasks.current()
-    if task is None:                            # there is nothing that we know to wait with
+    if tasks.current()[0] is None:              # there is nothing that we know to wait with
         return False
     waiter = tasks.waiter()
-    wait = Wait(flight, waiter, task)
+    wait = Wait(flight, waiter)
     try:
         if wait.may_begin() and wait.begins():
             while not await waiter.wait(PULSE) and not wait.is_in_vain():

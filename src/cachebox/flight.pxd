@@ -30,6 +30,7 @@ cdef class Flight:
 
     cdef int wait(self) except -1
     cdef bint is_lost(self) except -1
+    cdef int end(self, int state, object result, object traceback) except -1
     cdef object outcome(self)
 
 

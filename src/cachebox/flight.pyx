@@ -92,13 +92,21 @@ cdef class Flight:
         return self.course.task() is None or not self.course.goes_on()
 
     def lost(self):
-        """Whether it was led by a task that nobody will go on with, or a thread that has ended; then it is over."""
+        """Whether it was given up: by its leader, or because nobody will go on with that."""
         if self.is_lost():
-            self.end(ABANDONED)
+            self.give_up()
         return self.state == ABANDONED
 
-    def end(self, int state, result=None, traceback=None):
-        """It is over. The first end counts."""
+    def land(self, result):
+        """It is over, with a value."""
+        self.end(LANDED, result, None)
+
+    def give_up(self):
+        """It is over, without a value: the next one leads. Nothing, where it is over already."""
+        self.end(ABANDONED, None, None)
+
+    cdef int end(self, int state, object result, object traceback) except -1:
+        """The first end counts."""
         acquire(&self.guard.lock)
         first = self.state == FLYING
         if first:
@@ -110,6 +118,7 @@ cdef class Flight:
         release(&self.guard.lock)
         if first:
             wake_all(self)
+        return 0
 
     def crash(self, error):
         """It failed, and so does everybody who waits."""
@@ -117,7 +126,7 @@ cdef class Flight:
         try:
             shared = one_more(error)
         except Exception:                       # not to be had: the next one fails for itself
-            self.end(ABANDONED)
+            self.give_up()
         else:
             self.end(CRASHED, shared, traceback)
 
@@ -145,6 +154,11 @@ cdef class Course:
             led.reset(before)
         except ValueError:                      # another context: of the collector, which closes what nobody waits for
             pass
+
+
+def acting():
+    """Whether the code that runs acts for a load, as far as contexts tell."""
+    return any([not (<Course>course).over for course in led.get()])
 
 
 cdef tuple with_course(tuple known, Course course):
@@ -176,11 +190,11 @@ def act_for(Course course, function):
 
 cdef class Wait:
 
-    def __init__(self, Flight flight, waiter, task=None):
+    def __init__(self, Flight flight, waiter):
         self.flight = flight
         self.waiter = waiter
         self.wake = waiter.wake
-        self.task = task
+        self.task = waiter.task
         self.thread = this_thread()
         self.greenlet = this_greenlet()
         self.is_green = waiter.is_green
@@ -220,7 +234,7 @@ cdef class Wait:
         if monotonic() - self.began < LONG:
             return False
         if (self.flight.course is None or self.flight.course.task is None) and is_gone(self.flight.thread):
-            self.flight.end(ABANDONED)
+            self.flight.give_up()
             return True
         return self.is_circular(True)
 

@@ -45,6 +45,7 @@ def _is_driven(greenlet: Any, hub: Any) -> bool:
 
 class _InHub:
     is_green = True
+    task = None
 
     def __init__(self, hub: Any, greenlet: Any) -> None:
         self._hub = hub

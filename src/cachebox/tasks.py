@@ -15,12 +15,10 @@ if TYPE_CHECKING:
 
 def current() -> tuple[Any, Callable[[], bool] | None]:
     """The task that runs, and what says whether its event loop goes on; (None, None) where there is no such task."""
-    try:
-        task: Any = asyncio.current_task()
-    except RuntimeError:                        # another framework's event loop, or none
-        task = None
-    if task is not None:
-        return task, partial(_runs, ref(asyncio.get_running_loop()))
+    loop = asyncio._get_running_loop()
+    task: Any = asyncio.current_task(loop) if loop is not None else None
+    if task is not None and loop is not None:
+        return task, partial(_runs, ref(loop))
     if "trio" in sys.modules:
         from trio import lowlevel  # type: ignore[import-not-found, unused-ignore]
 
@@ -61,6 +59,7 @@ class TaskWaiter:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.task = asyncio.current_task()
         self._bell: asyncio.Future[None] | None = None
         self._woken = False
 
@@ -107,6 +106,7 @@ class TrioWaiter:
         import trio
 
         self._token = trio.lowlevel.current_trio_token()
+        self.task = trio.lowlevel.current_task()
         self._bell = trio.Event()
 
     def wake(self) -> None:

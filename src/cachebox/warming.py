@@ -10,6 +10,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import NamedTuple
 
+from cachebox.flight import act_for, delegate, undelegate
 from cachebox.threads import Thread
 
 TYPE_CHECKING = False               # as everywhere in the package
@@ -114,7 +115,8 @@ def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Wa
     if workers <= 1:
         work()
         return tally.result()
-    threads = [Thread("cachebox-warm", partial(copy_context().run, work)) for _ in range(workers)]
+    course = delegate()                                 # they act for this thread, which waits for them
+    threads = [Thread("cachebox-warm", partial(copy_context().run, act_for, course, work)) for _ in range(workers)]
     started = []
     try:
         for thread in threads:
@@ -125,6 +127,8 @@ def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Wa
     except BaseException as error:                      # an interruption: the others are to stop
         tally.ended_by = error
         raise
+    finally:
+        undelegate(course)
     return tally.result()
 
 
