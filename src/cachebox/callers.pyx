@@ -103,7 +103,9 @@ def standing(thread, greenlet, task=None):
 
 cdef class Turn:
 
-    def __cinit__(self):
+    def __init__(self, str strictly=None):
+        """`strictly`: what it is a turn of, if two must not have it at the same time whatever happens."""
+        self.strictly = strictly
         self._at_fork_reinit()
 
     def _at_fork_reinit(self):
@@ -116,7 +118,8 @@ cdef class Turn:
         """Wait for the turn, or take it once more. False: not in time.
 
         A turn that is not to be had because its owner cannot go on meanwhile (another greenlet of the same thread, or
-        somebody who waits for the caller) is taken all the same: to be let in early is better than never.
+        somebody who waits for the caller) is taken all the same: to be let in early is better than never. Where that is
+        not so, it is a RuntimeError for a greenlet.
         """
         cdef unsigned long thread = this_thread()
         cdef double began = monotonic(), waited, pause
@@ -139,6 +142,10 @@ cdef class Turn:
             if bell is None:
                 bell = waiter()
                 if owners == thread and not (bell.is_green and bell.drives(owner)):
+                    if self.strictly is not None:
+                        raise RuntimeError(
+                            f"{self.strictly}: another greenlet of this thread is there, and cannot go on while this one waits"
+                        )
                     return self.enter()
                 continue
             waited = monotonic() - began
@@ -153,7 +160,7 @@ cdef class Turn:
                 raise
             if woken:
                 bell = waiter()
-            elif waited > LONG:
+            elif waited > LONG and self.strictly is None:
                 stood, stands = stands, standing(owners, owner)
                 if stands is not None and stands == stood:
                     self.leave_line(bell)
@@ -172,10 +179,10 @@ cdef class Turn:
         cdef unsigned long thread = this_thread()
         mine = this_greenlet()
         acquire(&self.guard.lock)
-        old = self.greenlet
+        owner = self.greenlet                       # so that no last reference is dropped under the lock
         self.take(thread, mine)
         release(&self.guard.lock)
-        return True
+        return owner is not self
 
     cdef int leave_line(self, object bell) except -1:
         acquire(&self.guard.lock)
@@ -201,13 +208,13 @@ cdef class Turn:
     def release(self):
         cdef bint over
         acquire(&self.guard.lock)
-        old = self.greenlet
+        owner = self.greenlet                       # so that no last reference is dropped under the lock
         self.depth -= 1
         if self.depth == 0:
             self.greenlet = None
         over = self.depth == 0
         release(&self.guard.lock)
-        if over:
+        if over and owner is not self:
             self.wake_next()
 
     def __enter__(self):

@@ -85,6 +85,10 @@ cdef class Flight:
             raise one_more(self.result).with_traceback(self.traceback)  # the leader's: waiters must not lengthen it
         return self.result
 
+    cdef bint stands_still(self, Course course):
+        """Whether its leader waits until others have acted for a course."""
+        return course.thread == self.thread and (not course.is_green or course.greenlet is self.greenlet)
+
     cdef bint is_lost(self) except -1:
         """Whether a task leads that nobody will go on with: it is gone, or its event loop does not run."""
         if self.course is None or self.course.task is None or self.state != FLYING:
@@ -96,6 +100,11 @@ cdef class Flight:
         if self.is_lost():
             self.give_up()
         return self.state == ABANDONED
+
+    def hand_to(self, task, goes_on):
+        """A task leads from now on, of which its event loop says whether it goes on."""
+        self.course.goes_on = goes_on
+        self.course.task = ref(task)
 
     def land(self, result):
         """It is over, with a value."""
@@ -166,9 +175,10 @@ cdef tuple with_course(tuple known, Course course):
     return (*[other for other in known if not (<Course>other).over], course)
 
 
-def delegate():
-    """The caller is going to wait until others have acted for it: a course for their contexts. See `undelegate`."""
-    course = Course()
+def delegate(waiter):
+    """The caller is going to wait, by a waiter, until others have acted for it: a course for their contexts."""
+    cdef Course course = Course()
+    course.is_green = waiter.is_green
     delegations[course] = None
     return course
 
@@ -278,11 +288,11 @@ cdef class Wait:
             if at.greenlet is not None:
                 waits = waits or <size_t><PyObject*>at.greenlet in waiting_in_hubs
                 ahead.append(waiting_in_hubs.get(<size_t><PyObject*>at.greenlet))
-            for course in [at.course, *delegations]:
-                if course is not None and (
-                    course is at.course or (course.thread == at.thread and course.greenlet is at.greenlet)
-                ):
-                    waits = waits or course is not at.course
+            if at.course is not None:
+                ahead.extend(list(at.course.awaited.values()))
+            for course in list(delegations):
+                if at.stands_still(course):
+                    waits = True
                     ahead.extend(list(course.awaited.values()))
             if is_long and not waits:
                 task = at.course.task() if at.course is not None and at.course.task is not None else None
@@ -300,7 +310,7 @@ cdef class Wait:
         for course in self.courses:
             if course is at.course:
                 return True
-            if course in delegations and course.thread == at.thread and course.greenlet is at.greenlet:
+            if course in delegations and at.stands_still(course):
                 return True
         if at.thread != self.thread:
             return False

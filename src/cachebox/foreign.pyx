@@ -17,6 +17,8 @@ from time import monotonic
 from cachebox._engine.table cimport decref
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation
 
+from cachebox.callers import Turn
+
 
 cdef object everyone = WeakSet()
 
@@ -24,10 +26,8 @@ cdef object everyone = WeakSet()
 cdef class Foreign:
 
     def __init__(self, policy):
-        from threading import RLock
-
         self.policy = policy
-        self.turn = RLock()
+        self.turn = Turn(f"policy {type(policy).__name__}")
         everyone.add(self)
 
     cdef int enter(self, Operation* op) except -1:
@@ -75,10 +75,14 @@ cdef dict held = {}                 # by thread: the turns that it took to fork
 
 def _before_fork():
     cdef double deadline = monotonic() + STEPS_ASIDE
-    held[get_ident()] = [
-        foreign for foreign in list(everyone)
-        if (<Foreign>foreign).turn.acquire(timeout=max(deadline - monotonic(), 0.0))
-    ]
+    held[get_ident()] = [foreign for foreign in list(everyone) if can_take(foreign, max(deadline - monotonic(), 0.0))]
+
+
+cdef bint can_take(Foreign foreign, double seconds) except -1:
+    try:
+        return foreign.turn.acquire(timeout=seconds)
+    except RuntimeError:                # another greenlet of this thread has it
+        return False
 
 
 def _after_fork_in_parent():

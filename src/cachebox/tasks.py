@@ -7,10 +7,15 @@ import sys
 from functools import partial
 from weakref import ref
 
+from cachebox.callers import PULSE
+from cachebox.flight import Wait
+
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from cachebox.flight import Flight
 
 
 def current() -> tuple[Any, Callable[[], bool] | None]:
@@ -35,6 +40,21 @@ def waiter() -> TaskWaiter | TrioWaiter:
         return TaskWaiter()
     except RuntimeError:
         return TrioWaiter()
+
+
+async def over(flight: Flight) -> bool:
+    """Wait until a flight is over. False: the caller has to load alone."""
+    if current()[0] is None:                    # there is nothing that we know to wait with
+        return False
+    bell = waiter()
+    wait = Wait(flight, bell)
+    try:
+        if wait.may_begin() and wait.begins():
+            while not await bell.wait(PULSE) and not wait.is_in_vain():
+                pass
+    finally:
+        wait.ends()
+    return flight.is_over
 
 
 def _runs(loop: ref[asyncio.AbstractEventLoop]) -> bool:

@@ -33,7 +33,7 @@ LINGERS = 5.0
 STEPS_ASIDE = 1.0
 """Seconds that a fork waits for idle threads to end."""
 
-_changed = threading.Condition(threading.Lock())
+_changed = threading.Condition()       # re-entrant: a signal handler or a finalizer may come back
 _queue: deque[_Task] = deque()
 _threads: set[threading.Thread] = set()
 _idle = 0
@@ -119,7 +119,7 @@ def _resume() -> None:
 def _resume_in_child() -> None:
     """The refreshes of the parent are the parent's: here they are void, as their caches can tell."""
     global _changed, _threads, _idle, _told_to_end
-    _changed = threading.Condition(threading.Lock())    # another thread may have held the old one
+    _changed = threading.Condition()    # another thread may have held the old one
     _queue.clear()
     _threads = set()
     _idle = 0

@@ -39,7 +39,7 @@ class Breaker:
 
     def reset(self) -> None:
         """Closed, as at the beginning; after a fork too, when another thread may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
         self.failures = 0
         self._probed_at = 0.0
         self._probing = False

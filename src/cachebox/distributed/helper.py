@@ -46,9 +46,12 @@ class Helper:
             self._changed.notify()
 
     def _start(self) -> None:
+        """Needs the lock, which a signal handler or a finalizer may take again meanwhile."""
         if self._thread is None and not self._is_paused:
-            self._thread = Thread("cachebox-helper", self._run)
-            self._thread.start()
+            thread = Thread("cachebox-helper", self._run)
+            if self._thread is None:
+                self._thread = thread
+                thread.start()
 
     def pause(self) -> None:
         """End the thread, and wait for that, but keep what is planned. Before a fork."""

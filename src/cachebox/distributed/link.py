@@ -90,7 +90,7 @@ class Link:
         """Begin anew: at first, and in the child of a fork, whose connections are its parent's."""
         self._close_sockets()
         self.has_begun = False                  # whether the first attempt is over
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back at any moment
         self._begun: list[Callable[[], object]] = []
         self._requests: list[Request] = []
         self._lines = {}
@@ -111,8 +111,10 @@ class Link:
                     self._ears, self._voice = socket.socketpair()
                     self._ears.setblocking(False)
                     self._voice.setblocking(False)
-                self._thread = Thread("cachebox-link", self._run)
-                self._thread.start()
+                thread = Thread("cachebox-link", self._run)
+                if self._thread is None:        # else a signal handler came in between
+                    self._thread = thread
+                    thread.start()
 
     def pause(self) -> None:
         """End the thread, and wait for that; the connections stay. Before a fork."""

@@ -48,11 +48,11 @@ class Topology:
             [Node(servers, address, for_sentinel=True) for address in servers.addresses]
             if servers.mode == "sentinel" else []
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
 
     def renew(self) -> None:
         """In the child of a fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
         for node in [*self.nodes.values(), *self._sentinels]:
             node.renew()
 

@@ -68,8 +68,8 @@ class Journal:
         self.durability = durability
         self.dropped_bytes = 0
         """Of a torn last record, when the file was opened."""
-        self._sync_turn = threading.Lock()
-        self._wake = threading.Condition(threading.Lock())
+        self._sync_turn = threading.RLock()     # re-entrant: a signal handler or a finalizer may write
+        self._wake = threading.Condition()
         self._syncer: Thread | None = None
         self._broken: OSError | None = None
         self._file = _open_locked(self.path)
@@ -288,8 +288,8 @@ class Journal:
 
     def abandon(self) -> None:
         """In a process that was forked: the file is the parent's."""
-        self._sync_turn = threading.Lock()
-        self._wake = threading.Condition(threading.Lock())
+        self._sync_turn = threading.RLock()
+        self._wake = threading.Condition()
         self._syncer = None
         if self._file >= 0:
             os.close(self._file)                # the parent's lock stays
