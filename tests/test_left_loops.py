@@ -48,13 +48,14 @@ class Loads:
         return key
 
 
-def run_and_leave(coroutine, how):
-    """Have a new loop begin with a coroutine, and leave it. Returns what the leaver keeps."""
+def run_and_leave(coroutine, begun, how):
+    """Have a new loop run a coroutine until something has begun, and leave it. Returns what the leaver keeps."""
     loop = asyncio.new_event_loop()
 
     async def begin():
         task = asyncio.ensure_future(coroutine)
-        await asyncio.sleep(0.01)
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
         return task
 
     task = loop.run_until_complete(begin())
@@ -93,7 +94,7 @@ def functions(load):
 def test_a_left_loop_holds_no_key(kind, how):
     load = Loads()
     f = functions(load)[kind]
-    kept = run_and_leave(f("k"), how)
+    kept = run_and_leave(f("k"), load.begun, how)
     assert run(f("k")) == "k" and load.runs == 2
     assert run(f("k")) == "k" and load.runs == 2
     if how == "stopped":                        # it goes on, and what it gets is its own
@@ -230,7 +231,7 @@ def test_a_leader_in_a_loop_that_goes_on_after_it_was_taken_over_changes_nothing
 def test_a_left_loop_holds_no_key_in_two_tiers(server, how):
     load = Loads()
     cache = AsyncDistributedCache(redis_port=server.port, namespace=f"left-{how}")
-    kept = run_and_leave(cache.get_or_set("k", lambda: load("k")), how)
+    kept = run_and_leave(cache.get_or_set("k", lambda: load("k")), load.begun, how)
 
     async def again():
         try:
@@ -249,7 +250,7 @@ def test_a_left_loop_holds_no_key_in_two_tiers(server, how):
 def test_a_left_loop_gives_its_lease_up_to_other_processes(server):
     load = Loads()
     mine = AsyncDistributedCache(redis_port=server.port, namespace="lease")
-    kept = run_and_leave(mine.get_or_set("k", lambda: load("k")), "closed, the task kept")
+    kept = run_and_leave(mine.get_or_set("k", lambda: load("k")), load.begun, "closed, the task kept")
 
     async def other():
         async with AsyncDistributedCache(redis_port=server.port, namespace="lease") as cache:
@@ -302,10 +303,12 @@ class Rows(dict):
     def __init__(self, stuck):
         super().__init__(k=1)
         self.stuck = stuck
+        self.begun = threading.Event()
 
     async def _perhaps(self, what):
         if self.stuck == what:
             self.stuck = None
+            self.begun.set()
             await asyncio.sleep(3600)
 
     async def load(self, key):
@@ -320,8 +323,9 @@ class Rows(dict):
 @pytest.mark.parametrize("how", LEFT)
 @pytest.mark.parametrize("stuck", ["load", "save"])
 def test_a_left_loop_holds_no_key_of_write_through(stuck, how):
-    cache = AsyncWriteThrough(Cache(), Rows(stuck))
-    kept = run_and_leave(cache.get("k") if stuck == "load" else cache.set("k", 2), how)
+    rows = Rows(stuck)
+    cache = AsyncWriteThrough(Cache(), rows)
+    kept = run_and_leave(cache.get("k") if stuck == "load" else cache.set("k", 2), rows.begun, how)
     if stuck == "load":
         assert run(cache.get("k")) == 1
     run(cache.set("k", 3))

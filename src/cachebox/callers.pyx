@@ -98,7 +98,7 @@ def standing(thread, greenlet, task=None):
     """See `stuck`, which is rarely needed."""
     from cachebox import stuck
 
-    return stuck.standing(thread, greenlet) if task is None else stuck.standing_of_task(task)
+    return stuck.standing(thread, greenlet) if task is None else stuck.standing_of_task(thread, task)
 
 
 cdef class Turn:

@@ -13,8 +13,8 @@ Leaders and flights are objects, and nothing here keeps a task alive: what a lef
 the collector sees and ends. Where somebody keeps it, those who wait find out that its loop does not run, and go on.
 """
 
+from _contextvars import ContextVar
 from _weakref import ref
-from contextvars import ContextVar
 from time import monotonic
 
 cimport cython

@@ -78,9 +78,7 @@ class GeventWaiter(_InHub):
 
     def wait(self, seconds: float | None = None) -> bool:
         """Until it is woken: True; or the seconds are over: False."""
-        from gevent._waiter import Waiter  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-        switch = Waiter(self._hub)
+        switch = sys.modules["gevent._waiter"].Waiter(self._hub)
         timer = self._hub.loop.timer(max(seconds, 0.0)) if seconds is not None else None
         try:
             self._bell.start(switch.switch, None)

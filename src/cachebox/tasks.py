@@ -25,10 +25,9 @@ def current() -> tuple[Any, Callable[[], bool] | None]:
     if task is not None and loop is not None:
         return task, partial(_runs, ref(loop))
     if "trio" in sys.modules:
-        from trio import lowlevel  # type: ignore[import-not-found, unused-ignore]
-
+        trio = sys.modules["trio"].lowlevel
         try:
-            return lowlevel.current_task(), partial(_runs_in_trio, ref(lowlevel.current_trio_token()))
+            return trio.current_task(), partial(_runs_in_trio, ref(trio.current_trio_token()))
         except RuntimeError:
             pass
     return None, None
@@ -123,11 +122,10 @@ class TrioWaiter:
     is_green = False
 
     def __init__(self) -> None:
-        import trio
-
-        self._token = trio.lowlevel.current_trio_token()
-        self.task = trio.lowlevel.current_task()
-        self._bell = trio.Event()
+        self._trio = sys.modules["trio"]
+        self._token = self._trio.lowlevel.current_trio_token()
+        self.task = self._trio.lowlevel.current_task()
+        self._bell = self._trio.Event()
 
     def wake(self) -> None:
         """Wake who waits. May be called more than once, and from any thread."""
@@ -138,9 +136,7 @@ class TrioWaiter:
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Until it is woken: True; or the seconds are over: False."""
-        import trio
-
-        with trio.move_on_after(float("inf") if seconds is None else max(seconds, 0.0)):
+        with self._trio.move_on_after(float("inf") if seconds is None else max(seconds, 0.0)):
             await self._bell.wait()
         return bool(self._bell.is_set())
 
