@@ -36,8 +36,6 @@ cdef class Cache(Store):
     cdef bint ready                 # __init__ or __setstate__ has run
 
     cdef int configure(self, dict options) except -1
-    cdef int adopt_policy(self, object policy, object max_size) except -1
-    cdef int configure_loading(self, dict options) except -1
     cdef PyObject* get_through(self, object key, uint32_t h) except? NULL
     cdef object get_many_through(self, list keys, list hashes)
     cdef int remember(self, object key, Leader leader, object error, object failures) except -1

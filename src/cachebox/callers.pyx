@@ -103,9 +103,8 @@ def standing(thread, greenlet, task=None):
 
 cdef class Turn:
 
-    def __init__(self, str strictly=None):
-        """`strictly`: what it is a turn of, if two must not have it at the same time whatever happens."""
-        self.strictly = strictly
+    def __init__(self, strict=False):
+        self.strict = strict
         self._at_fork_reinit()
 
     def _at_fork_reinit(self):
@@ -115,11 +114,11 @@ cdef class Turn:
         self.waiting = {}
 
     def acquire(self, blocking=True, double timeout=-1.0):
-        """Wait for the turn, or take it once more. False: not in time.
+        """Wait for the turn, or take it once more. False: not in time, or never.
 
         A turn that is not to be had because its owner cannot go on meanwhile (another greenlet of the same thread, or
-        somebody who waits for the caller) is taken all the same: to be let in early is better than never. Where that is
-        not so, it is a RuntimeError for a greenlet.
+        somebody who waits for the caller) is taken all the same, unless it is `strict`: to be let in early is better than
+        never.
         """
         cdef unsigned long thread = this_thread()
         cdef double began = monotonic(), waited, pause
@@ -142,11 +141,7 @@ cdef class Turn:
             if bell is None:
                 bell = waiter()
                 if owners == thread and not (bell.is_green and bell.drives(owner)):
-                    if self.strictly is not None:
-                        raise RuntimeError(
-                            f"{self.strictly}: another greenlet of this thread is there, and cannot go on while this one waits"
-                        )
-                    return self.enter()
+                    return not self.strict and self.enter()
                 continue
             waited = monotonic() - began
             if 0.0 <= timeout <= waited:
@@ -160,7 +155,7 @@ cdef class Turn:
                 raise
             if woken:
                 bell = waiter()
-            elif waited > LONG and self.strictly is None:
+            elif waited > LONG and not self.strict:
                 stood, stands = stands, standing(owners, owner)
                 if stands is not None and stands == stood:
                     self.leave_line(bell)

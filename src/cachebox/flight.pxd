@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint32_t
 from cachebox._engine.table cimport Entry
 from cachebox.lock cimport Guard
 from cachebox.operation cimport Operation
-from cachebox.store cimport Store, Watch, leader_of
+from cachebox.store cimport Reservation, Store, Watch, reservation_of
 
 
 cdef enum State:
@@ -50,7 +50,7 @@ cdef class Course:
 cdef class Leader:
     """Whoever loads a missing key: it owns the flight until it lands. The key's entry points to it."""
     cdef Store store
-    cdef uint32_t i                 # the key's entry, reserved until it lands; 0: it does not load
+    cdef Reservation place          # of the key's entry
     cdef unsigned long thread       # who it is, as `callers` has it
     cdef object greenlet
     cdef Watch alone                # its watch, if it does not lead but loads beside who does
@@ -98,7 +98,7 @@ cdef int wake_all(Flight flight) except -1
 
 cdef inline bint leads(Store self, Leader leader) noexcept:
     """Whether what a leader loads may be stored: nobody has written, removed or cleared its key. Under the lock."""
-    cdef const Entry* e = &self.table.entries[leader.i]
+    cdef const Entry* e = &self.table.entries[leader.place.i]
     if leader.alone is not None:
         return leader.alone.i != 0 and not leader.alone.touched
-    return leader.i < self.table.fresh and e.key != NULL and e.value == NULL and leader_of(e) == <PyObject*>leader
+    return leader.place.i < self.table.fresh and e.key != NULL and e.value == NULL and reservation_of(e) == &leader.place

@@ -28,7 +28,7 @@ from cachebox.callers cimport this_greenlet, this_thread
 from cachebox.lock cimport HAS_GIL, Guard, acquire, release
 from cachebox.operation cimport EXPIRED, Operation, start
 from cachebox.stats cimport MISSES
-from cachebox.store cimport DONE, NO_MEMORY, Store, Watch, forks, leader_of, set_leader
+from cachebox.store cimport DONE, NO_MEMORY, Reservation, Store, Watch, forks, reservation_of, reserve
 from cachebox.tags cimport Label, free_labels, make_room_for_labels, new_labels, some_dropped, some_invalidated_since
 
 from cachebox.callers import LONG, PULSE, standing, waiter as new_waiter
@@ -333,7 +333,7 @@ cdef bint is_gone(unsigned long thread) except -1:
 cdef class Leader:
 
     def __dealloc__(self):
-        if self.i != 0 and self.store is not None:
+        if self.place.i != 0 and self.store is not None:
             crash(self.store, self, None)
 
     def begin(self, task, goes_on):
@@ -357,6 +357,7 @@ cdef Leader new_leader(Store store):
     """Somebody who is going to load a key, or to find out who does."""
     cdef Leader leader = Leader.__new__(Leader)
     leader.store = store
+    leader.place.leader = <PyObject*>leader
     leader.thread = this_thread()
     leader.greenlet = this_greenlet()
     return leader
@@ -372,7 +373,7 @@ cdef Flight board(Store store, object key, uint32_t h, Leader leader, Ticket* ti
     cdef double now
     cdef uint32_t i
     cdef Entry* e
-    cdef PyObject* other
+    cdef Reservation* other
     cdef Flight flight = None
     cdef bint opened, leads_on
     while True:
@@ -399,15 +400,15 @@ cdef Flight board(Store store, object key, uint32_t h, Leader leader, Ticket* ti
             if not ticket.counted:
                 store.counts[MISSES] += 1
                 ticket.counted = True
-            other = leader_of(e) if leader.alone is None and i != 0 and e.aux == forks else NULL
+            other = reservation_of(e) if leader.alone is None and i != 0 and e.aux == forks else NULL
             leads_on = other != NULL
             if leads_on:
-                known = (<Leader>other).flight
+                known = (<Leader>other.leader).flight
                 if known is None and flight is not None:
-                    flight.thread = (<Leader>other).thread
-                    flight.greenlet = (<Leader>other).greenlet
-                    flight.course = (<Leader>other).course
-                    (<Leader>other).flight = known = flight
+                    flight.thread = (<Leader>other.leader).thread
+                    flight.greenlet = (<Leader>other.leader).greenlet
+                    flight.course = (<Leader>other.leader).course
+                    (<Leader>other.leader).flight = known = flight
                 leads_on = known is None or (<Flight>known).state == FLYING     # else it was given up: the key is free
             if leads_on:
                 release(store.lock)
@@ -430,11 +431,11 @@ cdef Flight board(Store store, object key, uint32_t h, Leader leader, Ticket* ti
 
 cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexcept:
     """Let the leader load the key of a reserved entry, under the lock. False: no memory."""
-    leader.i = i
+    leader.place.i = i
     if leader.alone is None:
-        set_leader(&store.table.entries[i], <PyObject*>leader)
+        reserve(&store.table.entries[i], &leader.place)
     elif not leader.alone.open(i):
-        leader.i = 0
+        leader.place.i = 0
         store.drop_reserved(i, op)
         return False
     store.loads += 1
@@ -462,7 +463,7 @@ cdef int land(
                 known = store.find_tags(tags)               # kept alive until their labels are stuck
                 chain = new_labels(known)
             if store.foreign is not None:
-                store.foreign.enter(&op)
+                store.foreign.enter(&op, store.lock)
             store.lock_again(&op)
             outcome = DONE
             if chain != NULL and some_dropped(chain):
@@ -474,9 +475,9 @@ cdef int land(
                 if chain != NULL and not make_room_for_labels(&store.labels, store.table.capacity):
                     outcome = NO_MEMORY
                 else:
-                    outcome = store.write(leader.i, key, h, value, lifetime, False, weight, now, &op)
+                    outcome = store.write(entry_of(leader), key, h, value, lifetime, False, weight, now, &op)
                 if outcome == DONE and chain != NULL:
-                    store.give_tags(op.i, chain)
+                    store.give_tags(op.i, chain, &op)
                     chain = NULL
                     tags = None
             if outcome == DONE:
@@ -494,10 +495,15 @@ cdef int land(
     return 0
 
 
+cdef inline uint32_t entry_of(Leader leader) noexcept:
+    """Where the key stands whose value a leader has loaded, if it may be stored. Under the lock."""
+    return leader.place.i if leader.alone is None else leader.alone.i
+
+
 cdef bint still_leads(Store store, Leader leader) noexcept:
     """Whether nobody has written, removed or cleared the leader's key."""
     cdef bint still
-    if leader.i == 0:
+    if leader.place.i == 0:
         return False
     acquire(store.lock)
     still = leads(store, leader)
@@ -520,7 +526,7 @@ cdef int crash(Store store, Leader leader, object error) except -1:
     cdef Operation op
     cdef Flight flight
     cdef int state = CRASHED if isinstance(error, Exception) else ABANDONED     # may run its class's code: not locked
-    if leader.i == 0:
+    if leader.place.i == 0:
         return 0                                # it has ended: what was raised came after that
     traceback = error.__traceback__ if error is not None else None
     if state == CRASHED:
@@ -542,9 +548,9 @@ cdef Flight end(Store store, Leader leader, int state, object result, object tra
     if leader.alone is not None:
         leader.alone.close(op)
     elif leads(store, leader):
-        set_leader(&store.table.entries[leader.i], NULL)
-        store.drop_reserved(leader.i, op)
-    leader.i = 0
+        reserve(&store.table.entries[leader.place.i], NULL)
+        store.drop_reserved(leader.place.i, op)
+    leader.place.i = 0
     store.loads -= 1
     if leader.course is not None:
         leader.course.over = True

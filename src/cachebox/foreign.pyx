@@ -4,7 +4,12 @@ Its methods must run without the cache's lock, yet nobody may change the cache b
 is told of it. So operations that change such a cache take turns: whoever has the turn changes the cache under the lock,
 then tells the policy, then lets the next one in. The turn is a re-entrant lock, for a policy may use its cache.
 
-Invariant: when nobody has the turn, the policy knows exactly the keys of the cache's live entries.
+While somebody has the turn code of the user's runs: the policy's, and its keys' `==`. If that waits for a thread that waits
+for the turn, neither would go on. So nobody waits for ever: after `PATIENCE` seconds an operation *strays*, which is to go
+on without the turn. Where it needs a victim it takes the oldest entry, and whoever has the turn next makes the policy agree
+with the cache (`Store.reconcile`).
+
+Invariant: when nobody has the turn and nobody strays, the policy knows exactly the keys of the cache's live entries.
 """
 
 from cpython.object cimport PyObject
@@ -15,25 +20,34 @@ from _weakrefset import WeakSet
 from time import monotonic
 
 from cachebox._engine.table cimport decref
+from cachebox.lock cimport Lock, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation
 
 from cachebox.callers import Turn
 
 
 cdef object everyone = WeakSet()
+cdef object PATIENCE = 2.0          # seconds
 
 
 cdef class Foreign:
 
     def __init__(self, policy):
         self.policy = policy
-        self.turn = Turn(f"policy {type(policy).__name__}")
+        self.turn = Turn(strict=True)
         everyone.add(self)
 
-    cdef int enter(self, Operation* op) except -1:
+    cdef int enter(self, Operation* op, Lock* lock) except -1:
+        """Get the turn, or stray."""
+        if op.in_turn or op.strays:
+            return 0
+        op.in_turn = self.turn.acquire(timeout=PATIENCE)
         if not op.in_turn:
-            self.turn.acquire()
-            op.in_turn = True
+            acquire(lock)
+            op.strays = True
+            self.strays += 1
+            self.behind = True
+            release(lock)
         return 0
 
     cdef int exit(self, Operation* op) except -1:
@@ -75,14 +89,10 @@ cdef dict held = {}                 # by thread: the turns that it took to fork
 
 def _before_fork():
     cdef double deadline = monotonic() + STEPS_ASIDE
-    held[get_ident()] = [foreign for foreign in list(everyone) if can_take(foreign, max(deadline - monotonic(), 0.0))]
-
-
-cdef bint can_take(Foreign foreign, double seconds) except -1:
-    try:
-        return foreign.turn.acquire(timeout=seconds)
-    except RuntimeError:                # another greenlet of this thread has it
-        return False
+    held[get_ident()] = [
+        foreign for foreign in list(everyone)
+        if (<Foreign>foreign).turn.acquire(timeout=max(deadline - monotonic(), 0.0))
+    ]
 
 
 def _after_fork_in_parent():
@@ -95,6 +105,7 @@ def _after_fork_in_child():
     cdef list mine = held.pop(get_ident(), [])
     held.clear()
     for foreign in list(everyone):
+        (<Foreign>foreign).strays = 0
         if foreign in mine:
             (<Foreign>foreign).turn.release()
         else:

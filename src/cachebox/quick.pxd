@@ -20,7 +20,7 @@ from cachebox.expiry cimport ends_within
 from cachebox.flight cimport Leader, leads
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
-from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Store, set_leader
+from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Store, reserve
 
 
 cdef extern from "portable.h" nogil:
@@ -241,12 +241,12 @@ cdef inline bint quick_lead(Store self, PyObject* key, uint32_t h, Leader leader
     """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
     acquire(self.lock)
     if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
-        leader.i = self.engine.insert(key, h)
-        set_leader(&self.table.entries[leader.i], <PyObject*>leader)
+        leader.place.i = self.engine.insert(key, h)
+        reserve(&self.table.entries[leader.place.i], &leader.place)
         self.loads += 1
         self.counts[MISSES] += 1
     release(self.lock)
-    return leader.i != 0
+    return leader.place.i != 0
 
 
 cdef inline bint quick_land(Store self, Leader leader, PyObject* value) noexcept:
@@ -258,9 +258,9 @@ cdef inline bint quick_land(Store self, Leader leader, PyObject* value) noexcept
         release(self.lock)
         return False
     quick_room(self, &old_key, &old_value)
-    put_value(self.table, leader.i, value)
-    self.engine.admit(leader.i)
-    leader.i = 0
+    put_value(self.table, leader.place.i, value)
+    self.engine.admit(leader.place.i)
+    leader.place.i = 0
     self.counts[SETS] += 1
     self.loads -= 1
     release(self.lock)

@@ -63,7 +63,7 @@ cdef class Refresh:
         try:
             while True:
                 if store.foreign is not None:
-                    store.foreign.enter(&op)
+                    store.foreign.enter(&op, store.lock)
                 store.lock_again(&op)
                 outcome = DONE
                 i = self.watch.i
@@ -97,7 +97,7 @@ cdef class Refresh:
         start(&op)
         try:
             if store.foreign is not None:
-                store.foreign.enter(&op)
+                store.foreign.enter(&op, store.lock)
             acquire(store.lock)
             i = self.watch.i
             if i != 0 and not self.watch.touched and store.table.entries[i].value != NULL:

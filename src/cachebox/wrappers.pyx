@@ -4,6 +4,7 @@ A hit must cost less than the call of an empty function, so nothing is allocated
 arguments over where they are (vectorcall, PEP 590), they are hashed there and compared with the keys in the cache.
 """
 
+cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
 
@@ -101,16 +102,21 @@ cdef extern from *:
 cdef object NO_KEY = object()
 
 
+@cython.trashcan(True)              # one may be an attribute of another, a hundred thousand deep
 cdef class CachedFunction:
     """A function with a cache in front: what `cached` and `lru_cache` return; they have the documentation."""
+
+    def __cinit__(self, function, Cache cache not None, **options):
+        self.function = function                # what other methods take for granted, be __init__ called or not
+        self._cache = cache
+        self.parameters = {}
+        self.receivers = {}
 
     def __init__(
         self, function, Cache cache not None, *, token=None, typed=False, only_plain_alone=False, binds_weakly=True,
         is_method=False, single_flight=True, unwatched=False, first_wins=False, ttl=None, condition=None, key_func=None,
         tags=None, failures=None, coroutines=None, on_first_miss=None, stores=True, parameters=(),
     ):
-        self.function = function
-        self._cache = cache
         self.token = token
         self.typed = typed
         self.binds_weakly = binds_weakly
@@ -135,7 +141,6 @@ cdef class CachedFunction:
         self.fly = coroutines.fly if coroutines is not None else None
         self.on_first_miss = on_first_miss
         self.parameters = dict(parameters)
-        self.receivers = {}
         self.is_simple = token is None and not typed and key_func is None
         if not stores:
             self.vectorcall = <vectorcallfunc>call_counted
@@ -488,14 +493,16 @@ cdef class CachedFunction:
         return f"<cached {getattr(self, '__qualname__', self.function)}>"
 
 
+@cython.trashcan(True)
 cdef class CachedMethod(CachedFunction):
     """A cached function that the interpreter calls as a method without binding it first."""
 
 
+@cython.trashcan(True)
 cdef class BoundFunction:
     """A cached method bound to its instance: what `instance.method` is. It is called without the instance."""
 
-    def __init__(self, CachedFunction function, instance):
+    def __cinit__(self, CachedFunction function not None, instance):
         self.__func__ = function
         self.__self__ = instance
         self.vectorcall = <vectorcallfunc>call_bound
@@ -828,8 +835,8 @@ cdef int enable(type kind, Py_ssize_t offset, bint like_a_function) except -1:
     return 0
 
 
-cdef CachedFunction _sample = CachedFunction.__new__(CachedFunction)
-cdef BoundFunction _bound_sample = BoundFunction.__new__(BoundFunction)
+cdef CachedFunction _sample = CachedFunction.__new__(CachedFunction, None, Cache(1))
+cdef BoundFunction _bound_sample = BoundFunction.__new__(BoundFunction, _sample, None)
 enable(CachedFunction, <char*>&_sample.vectorcall - <char*><PyObject*>_sample, False)
 enable(CachedMethod, <char*>&_sample.vectorcall - <char*><PyObject*>_sample, True)
 enable(BoundFunction, <char*>&_bound_sample.vectorcall - <char*><PyObject*>_bound_sample, False)
