@@ -32,7 +32,12 @@ cdef class Foreign:
 
     def __init__(self, policy):
         self.policy = policy
-        self.turn = RLock()
+        try:
+            self.turn = RLock()
+        except RuntimeError:
+            pass
+        if self.turn is None:
+            raise MemoryError("no memory left for a lock")
         everyone.add(self)
 
     cdef int enter(self, Operation* op, Lock* lock) except -1:
