@@ -94,7 +94,7 @@ OPERATIONS = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(OPERATIONS, st.sampled_from(["LRU", "LFU", "FIFO"]))
+@given(OPERATIONS, st.sampled_from(["LRU", "LFU", "FIFO", "AUTO"]))
 def test_tags_against_a_model(operations, policy):
     now = [0.0]
     cache = Cache(5, policy=policy, default_ttl=3, clock=lambda: now[0])

@@ -44,6 +44,7 @@ cdef class AUTO(Engine):
     cdef uint32_t chance
     cdef uint32_t short             # evictions in a row from a cache that was far from full
     cdef bint bounded               # `size` was told
+    cdef bint begun                 # the first mode is chosen
     cdef bint ruled                 # an entry came since the last victim left: the mode tells who is next
     cdef uint32_t from_window       # entries at the tails that get a second chance if `chosen` leaves
     cdef uint32_t from_main
@@ -55,6 +56,7 @@ cdef class AUTO(Engine):
 
     cdef void set_seed(self, uint64_t seed) noexcept nogil
     cdef void _fit(self, uint32_t size) noexcept nogil
+    cdef void _begin(self) noexcept nogil
     cdef void _set_mode(self, Mode mode) noexcept nogil
     cdef void _show(self, uint32_t h, bint missed) noexcept nogil
     cdef uint32_t _by_mode(self) noexcept nogil

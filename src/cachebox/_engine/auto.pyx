@@ -34,6 +34,7 @@ cdef enum:
     MOST_AGED = 64                  # entries in one go
     SPARE_RECORDS = 16              # for samples that are larger than expected
     LARGEST_SIZE = 1 << 30
+    FEW = 10                        # entries
     RANK_BELONGS = 0x5A             # in the top byte of a rank: it is one of ours
 
 
@@ -47,6 +48,11 @@ cdef inline uint32_t counted(uint32_t low) noexcept nogil:
     low += ONE_USE if low < USES else 0
     low += ONE_HIT if low & HITS != HITS else 0
     return low
+
+
+cdef inline uint32_t buckets_for(uint32_t entries) noexcept nogil:
+    """Of ghosts, beside so many entries."""
+    return <uint32_t>((<uint64_t>entries * PER_ENTRY + BUCKET - 1) // BUCKET)
 
 
 # --- the lists: next victim first, 0 at both ends ----------------------------------------------------------------------
@@ -125,7 +131,7 @@ cdef class AUTO(Engine):
     def __cinit__(self):
         self.table.use = ASKS
         self.set_seed(self.table.seed)
-        self.mode = LIRS_MODE
+        self.mode = LRU_MODE
         self.tick = 1
         self.restart()
 
@@ -142,7 +148,7 @@ cdef class AUTO(Engine):
 
     cdef bint room(self, uint32_t capacity) noexcept nogil:
         """Memory that goes with so many entries: ghosts, and the records of the shadow."""
-        cdef uint32_t buckets = <uint32_t>((<uint64_t>capacity * PER_ENTRY + BUCKET - 1) // BUCKET)
+        cdef uint32_t buckets = buckets_for(min(capacity, self.size) if self.bounded else capacity)
         cdef uint32_t size = max(self.size, capacity)
         cdef uint32_t* words
         if MANY_SIZES * capacity < self.shadow.allocated // 4:      # it has shrunk
@@ -150,12 +156,14 @@ cdef class AUTO(Engine):
             start_shadow(&self.shadow, self.size, self.mode)
         if not make_records(&self.shadow, MANY_SIZES * (capacity >> sample_shift(size, 0)) + SPARE_RECORDS):
             return False
-        words = <uint32_t*>allocate_zeroed(<size_t>buckets * BUCKET, sizeof(uint32_t))
-        if words == NULL:
-            return False
-        deallocate(self.ghosts.words)
-        self.ghosts.words = words
-        self.ghosts.allocated = self.ghosts.buckets = buckets
+        if buckets != self.ghosts.allocated:
+            words = <uint32_t*>allocate_zeroed(<size_t>buckets * BUCKET, sizeof(uint32_t))
+            if words == NULL:
+                return False
+            deallocate(self.ghosts.words)
+            self.ghosts.words = words
+            self.ghosts.allocated = self.ghosts.buckets = buckets
+            self.ghosts.hand = 0
         if self.size < capacity and not self.bounded:
             self._fit(capacity)
         return True
@@ -165,6 +173,8 @@ cdef class AUTO(Engine):
         self.bounded = limit <= LARGEST_SIZE
         if self.bounded and <uint32_t>limit != self.size:
             self._fit(<uint32_t>limit)
+            if not self.begun:
+                self._begin()
 
     cdef void admit(self, uint32_t i) noexcept nogil:
         cdef Entry* e = &self.table.entries[i]
@@ -190,7 +200,10 @@ cdef class AUTO(Engine):
         self._settle(<List>list)
         self._age()
         self.chance = self.chance * <uint32_t>1664525 + <uint32_t>1013904223
-        if not self.ruled and 3 * <uint64_t>in_all(self) < 2 * <uint64_t>self.size:
+        if not self.begun and not self.ruled:   # one left: now the size is known
+            self._fit(in_all(self))
+            self._begin()
+        elif not self.ruled and 3 * <uint64_t>in_all(self) < 2 * <uint64_t>self.size:
             self.short += 1
             if self.short > in_all(self):       # weights let no more in, it seems
                 self._fit(in_all(self))
@@ -306,6 +319,7 @@ cdef class AUTO(Engine):
             mode = self.mode
             low = <uint32_t>min(rank, <uint64_t>15) << 4 | WINDOW
         if in_all(self) == 0 and mode != self.mode:
+            self.begun = True
             self._set_mode(<Mode>mode)
             start_shadow(&self.shadow, self.size, self.mode)
         self.chosen = 0
@@ -330,7 +344,7 @@ cdef class AUTO(Engine):
 
     cdef Py_ssize_t check_order(self) except -1:
         cdef Table* t = &self.table
-        cdef uint32_t i, before, k
+        cdef uint32_t i, before
         cdef int list
         cdef Py_ssize_t n = 0, total = 0
         for list in range(LISTS):
@@ -356,12 +370,6 @@ cdef class AUTO(Engine):
         assert self.chosen <= t.capacity and self.misses < self.tick
         assert self.ghosts.words != NULL or t.capacity == 0, "a table without ghosts"
         assert self.ghosts.buckets <= self.ghosts.allocated
-        for k in range(self.ghosts.buckets * BUCKET):
-            if self.ghosts.words[k] != 0:
-                for i in range(k + 1, k - k % BUCKET + BUCKET):
-                    assert self.ghosts.words[i] == 0 or self.ghosts.words[i] >> 18 != self.ghosts.words[k] >> 18, (
-                        f"two ghosts of one fingerprint in words {k} and {i}"
-                    )
         check_shadow(&self.shadow)
         return total
 
@@ -369,14 +377,19 @@ cdef class AUTO(Engine):
 
     cdef void _fit(self, uint32_t size) noexcept nogil:
         """Behave as a cache of that size from now on."""
-        cdef uint64_t buckets = (<uint64_t>size * PER_ENTRY + BUCKET - 1) // BUCKET
         self.size = size
         self.short = 0
         self.tick = max(size >> TICKS_SHIFT, <uint32_t>1)
         self.misses = 0
-        self.ghosts.buckets = <uint32_t>min(buckets, <uint64_t>self.ghosts.allocated)
+        self.ghosts.buckets = min(buckets_for(size), self.ghosts.allocated)
         self._set_mode(self.mode)
         start_shadow(&self.shadow, size, self.mode)
+
+    cdef void _begin(self) noexcept nogil:
+        """Choose the first mode: LIRS, for nothing else costs as much as LRU in a loop. Ten entries are too few for it."""
+        self.begun = True
+        self._set_mode(LIRS_MODE if self.size >= FEW else LRU_MODE)
+        self.shadow.mode = self.mode
 
     cdef void _set_mode(self, Mode mode) noexcept nogil:
         self.mode = mode

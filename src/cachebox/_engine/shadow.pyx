@@ -481,7 +481,7 @@ cdef int check_shadow(Shadow* s) except -1:
             total += n
         assert total <= s.size, f"lane {k} holds {total} of {s.size}"
         held += total
-    for k in range(<int>s.bucket_mask + 1):
+    for k in range(<int>s.bucket_mask + 1 if s.buckets != NULL else 0):
         at = s.buckets[k]
         while at != 0:
             found += 1

@@ -3,8 +3,11 @@
 It is compiled because everything that is stored goes through it.
 """
 
-cdef extern from "Python.h":
-    int enter "Py_EnterRecursiveCall"(const char*) except -1
+cdef extern from *:
+    """
+    #define CB_ENTER(where) (Py_EnterRecursiveCall(where) ? -1 : 0)     /* it says 1, where the others say -1 */
+    """
+    int enter "CB_ENTER"(const char*) except -1
     void leave "Py_LeaveRecursiveCall"()
 
 

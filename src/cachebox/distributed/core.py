@@ -628,9 +628,11 @@ class Core:
         deadline = time.monotonic() + seconds
         yield from self.begin(deadline)
         if self.link is not None:
-            if not (yield from self.link.barrier(deadline)):
+            hopeless = timeout is None and self.link.state != "up" and self.topology.worst == "open"
+            if hopeless or not (yield from self.link.barrier(deadline)):
                 self.tier.count(errors=1)
-                raise self.unavailable(Failure(Unavailable(self.link.why, self.link.refusal), True, False))
+                refusal = self.link.refusal or self.topology.door
+                raise self.unavailable(Failure(Unavailable(self.link.why, refusal), True, False))
             return
         for reply in (yield from self._ping_all(deadline)):
             if type(reply) is Failure:

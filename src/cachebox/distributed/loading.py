@@ -236,6 +236,7 @@ class Loader:
         missed = False
         waiter: Any = None
         until = time.monotonic() + FOREIGN_WAIT
+        patience = leases.Patience()
         while True:
             if waiter is not None:
                 tier.wait_for(key, waiter.wake)
@@ -290,10 +291,12 @@ class Loader:
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
                 waiter = yield MakeWaiter()
                 continue
-            if leads and time.monotonic() > until:
+            seconds = patience.seconds(reply[2], reply[1])
+            if not seconds or (leads and time.monotonic() > until):
                 tier.wait_no_more(key, waiter.wake)
                 return (yield Run(factory)), True
-            seconds = max(0.0, reply[1] / 1000) + 0.01 if tier.linked else UNLINKED_WAIT
+            if not tier.linked:
+                seconds = min(seconds, UNLINKED_WAIT)
             if leads:
                 seconds = min(seconds, 1.0)
             try:

@@ -5,7 +5,8 @@ owed for that key is paid: its bucket is cleared, tags are invalidated, the key 
 as good as unreachable. The rest is paid in the background, as soon as the servers can be reached.
 
 Invariant: a debt is noted before the first tier forgets, and looked for after the permission to store was taken
-(`Tier.begin_fill`). So no value of before can get in between. The memory is bound: who owes too much owes everything.
+(`Tier.begin_fill`). So no value of before can get in between. In each bucket one pays at a time: a second payment that
+is late would take what was written since the first. The memory is bound: who owes too much owes everything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cachebox.distributed.blocking import Blocking
-from cachebox.distributed.effects import Effects, Failure, Run
+from cachebox.distributed.effects import Effects, Failure, MakeWaiter, Run, Wait
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.health import log
 from cachebox.distributed.keyspace import new_token
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_KEYS = 10_000
 MOST_RULES = 16
+LOOKED_EVERY = 0.005                # seconds between looks whether somebody has paid
 AGAIN = 0.5                         # seconds between tries, in the background and where a server refuses
 
 
@@ -54,6 +56,7 @@ class Rule:
         self.predicate = predicate
         self.pay = pay
         self.paid: set[str] = set()             # keys that the servers have forgotten since: what is there now is new
+        self.cleared: set[int] = set()          # buckets, likewise
 
 
 class Owed:
@@ -67,6 +70,7 @@ class Owed:
     def renew(self) -> None:
         """At first, and in the child of a fork, which owes what its parent did."""
         self._lock = threading.RLock()
+        self._busy: set[int] = set()            # buckets in which somebody pays
         self._is_planned = False
         if self.exists:
             self._plan()
@@ -174,7 +178,12 @@ class Owed:
         return set(range(len(names.buckets) if names is not None else 1)) if buckets is None else buckets
 
     def _strike(self, bucket: int) -> None:
+        names = self._core.names
         self._clears = self._spread(self._clears) - {bucket}
+        if names is not None:
+            self._keys = {key: None for key in self._keys if names.bucket(key) != bucket}
+        for rule in self._rules.values():
+            rule.cleared.add(bucket)
         self._tags = {tag: self._spread(buckets) - {bucket} for tag, buckets in self._tags.items()}
 
     def _settled(self) -> None:
@@ -198,7 +207,39 @@ class Owed:
                 failures[bucket] = failure
         return failures
 
+    def _enter(self, bucket: int, deadline: float) -> Effects[bool]:
+        """Be the one who pays in a bucket. False: somebody else does, until the deadline."""
+        while True:
+            with self._lock:
+                if bucket not in self._busy:
+                    self._busy.add(bucket)
+                    return True
+            if time.monotonic() >= deadline:
+                return False
+            yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + LOOKED_EVERY))
+
     def _settle_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
+        if not (yield from self._enter(bucket, deadline)):
+            return Failure(TimeoutError("what was to be forgotten is being forgotten"), False, False, is_ours=True)
+        try:
+            return (yield from self._pay_in(bucket, keys, deadline))
+        finally:
+            self._busy.discard(bucket)
+
+    def remove(self, rule: Rule, keys: Iterable[str], deadline: float) -> Effects[None]:
+        """Have the servers forget keys of a rule, but not what was written since."""
+        core = self._core
+        for bucket, members in core.grouped(keys):
+            if not (yield from self._enter(bucket, deadline)):
+                core.raise_failed([(members, Failure(TimeoutError("others are paying"), False, False, is_ours=True))])
+            try:
+                chosen = tuple(key for key in members if key not in rule.paid)
+                if chosen and bucket not in rule.cleared:
+                    yield from core.delete_all(chosen, deadline)
+            finally:
+                self._busy.discard(bucket)
+
+    def _pay_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
         core, names = self._core, self._core.names
         assert names is not None
         with self._lock:
@@ -208,7 +249,7 @@ class Owed:
             clears = bucket in self._spread(self._clears)
             tags = [] if clears else [tag for tag, where in self._tags.items() if bucket in self._spread(where)]
             due = dict.fromkeys(key for key in keys if key in self._keys)
-            rules = [] if clears else list(self._rules.values())
+            rules = [] if clears else [rule for rule in self._rules.values() if bucket not in rule.cleared]
         marks: list[tuple[Rule, str]] = []
         for rule in rules:
             for key in keys:
@@ -281,7 +322,7 @@ class Owed:
         self._is_planned = False
         core = self._core
         try:
-            if self.exists and not core.is_closed and core.topology.can_be_asked:
+            if self.exists and not core.is_closed:
                 Blocking().run(self._pay())
         except BackendUnavailable:
             pass                                # the next try
@@ -303,7 +344,11 @@ class Owed:
             yield from self._settle_in(bucket, [], core.deadline())
         for bucket, members in core.grouped(keys):
             yield from self._settle_in(bucket, members, core.deadline())
+        if core.link is None and not core.topology.can_be_asked:
+            yield from self._probe()
         for rule in rules:
+            if not core.topology.can_be_asked:  # it would count as an error each time
+                return
             try:
                 yield from rule.pay(rule)
             except BackendUnavailable:
@@ -314,3 +359,14 @@ class Owed:
                 if self._rules.get(rule.name) is rule:
                     del self._rules[rule.name]
                     self._settled()
+
+    def _probe(self) -> Effects[None]:
+        """Where no link finds out whether servers serve again."""
+        core, names = self._core, self._core.names
+        assert names is not None
+        for node in core.topology.masters:
+            if node.breaker.state != "closed":
+                bucket = list(core.topology.owners or ()).index(node)
+                generation = names.generation(bucket)
+                command = script_call(READ, [generation, generation])
+                yield from core.topology.ask_one(bucket, command, core.deadline())

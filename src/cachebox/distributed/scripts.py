@@ -184,10 +184,8 @@ local looked = v and ARGV[7] ~= '' and redis.sha1hex(v) == ARGV[7]
 if live(v) and not (looked and ARGV[8] == '0') then
   local kind, at = sub(v, 4, 4), tags_end(v) or #v
   local number = sub(v, at + 1 + #seal)
-  local known = looked
-  if seal == '' then known = kind == 'I' or kind == 'N'
-  elseif kind == 'N' and at == 21 and sub(v, 22, 21 + #seal) == seal then known = true end
-  known = known and byte(v, 5) % 2 == byte(ARGV[5], 5) % 2
+  local plain = byte(v, 5) == byte(ARGV[5], 5) and (kind == 'N' or (kind == 'I' and seal == ''))
+  local known = looked or (plain and sub(v, 22, 21 + #seal) == seal)
   if not known or #number > 4300 or not string.match(number, '^%-?%d+$') then return {v} end
   sum = add(number, ARGV[2])
   if #sum > 4300 then return redis.error_reply('TOOLONG the sum would have too many digits') end

@@ -58,6 +58,12 @@ class Topology:
         for node in self._known():
             node.close(for_good=True)
 
+    @property
+    def door(self) -> str | None:
+        """Why a server does not let us in, in its words."""
+        asked = self.masters or [*self._known()]
+        return next((node.health.door for node in asked if node.health.door), None)
+
     def reap(self) -> bool:
         """Close the connections that nobody has used for long. Returns whether any are left."""
         nodes = self._known()
@@ -372,7 +378,7 @@ class Topology:
                 said = next((reply for reply in answers if type(reply) is ReplyError), None)
                 if said is not None and said.code not in NOT_NOW:   # the cause; that the script is not there is none
                     for i in [i for i in todo if commands[i][1][1] in digests]:
-                        results[i] = self._refused(node, (b"SCRIPT",), said)
+                        results[i] = self._refused(node, commands[i][1], said)
                         todo.remove(i)
         return results
 

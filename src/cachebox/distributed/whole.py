@@ -155,23 +155,27 @@ class Whole:
         deadline = self._deadline(timeout)
         rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, partial(self._pay_named, prefix))
         try:
-            return (yield from self._remove_pages(prefix, rule, lambda: deadline))
+            return (yield from self._remove_pages(prefix, rule, lambda: deadline, False))
         except BackendUnavailable:
             self._core.owed.add_rule(rule)
             raise
 
     def _pay_named(self, prefix: str, rule: Rule) -> Effects[None]:
         """Remove what is left: each page in its own time."""
-        yield from self._remove_pages(prefix, rule, self._core.deadline)
+        yield from self._remove_pages(prefix, rule, self._core.deadline, True)
 
-    def _remove_pages(self, prefix: str, rule: Rule, deadline: Callable[[], float]) -> Effects[int]:
+    def _remove_pages(
+        self, prefix: str, rule: Rule, deadline: Callable[[], float], is_owed: bool
+    ) -> Effects[int]:
         removed = 0
         for node in (yield from self._masters(deadline())):
             cursor = b"0"
             while cursor:
                 cursor, keys = yield from self._page(node, cursor, "[vl]", prefix, deadline())
-                chosen = tuple(key for key in keys if rule.matches(key) and key not in rule.paid)
-                if chosen:
+                chosen = tuple(filter(rule.matches, keys))
+                if chosen and is_owed:
+                    yield from self._core.owed.remove(rule, chosen, deadline())
+                elif chosen:
                     removed += yield from self._core.delete_all(chosen, deadline())
         return removed
 
@@ -202,7 +206,7 @@ class Whole:
         assert rule.predicate is not None
         chosen: dict[str, None] = {}
         for key, value in entries:
-            if key not in rule.paid and (yield Run(partial(rule.predicate, key, value))):
+            if (yield Run(partial(rule.predicate, key, value))):
                 chosen[key] = None
         return chosen
 
@@ -216,7 +220,7 @@ class Whole:
                 entries = yield from self._read(keys, core.deadline())
                 chosen = yield from self._chosen(rule, entries)
                 if chosen:
-                    yield from core.delete_all(tuple(chosen), core.deadline())
+                    yield from core.owed.remove(rule, chosen, core.deadline())
 
     def _deadline(self, timeout: Any) -> float:
         seconds = self._core.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
