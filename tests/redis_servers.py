@@ -67,7 +67,14 @@ class Server:
         self.options = options
         self.folder = tempfile.mkdtemp(prefix="cachebox-test-")
         self.process = None
-        self.start()
+        for attempts_left in reversed(range(5 if port is None else 1)):
+            try:
+                self.start()
+                break
+            except RuntimeError:                # somebody else was given the port meanwhile, or the one of its bus
+                if self.process.poll() is None or not attempts_left:
+                    raise
+                self.port = free_port()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

@@ -14,7 +14,7 @@
 
 from cachebox.cache import MISSING, Cache
 from cachebox.decorators import cached, lru_cache
-from cachebox.policies import EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOCache, LFUCache, LRUCache
 from cachebox.stats import CacheStats
 
 TYPE_CHECKING = False               # typing's own is slow to import
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MISSING",
     "AsyncDistributedCache",
+    "AutoPolicy",
     "BackendRefused",
     "BackendUnavailable",
     "Cache",

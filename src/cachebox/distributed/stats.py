@@ -17,6 +17,8 @@ NAMES = (
     "errors",
     "refreshes",
     "refresh_failures",
+    "undecodable",
+    "unstorable",
 )
 STATES = ("breaker", "link", "last_error")
 
@@ -34,7 +36,9 @@ class DistributedStats:
     Beside them are counted ``invalidations`` (entries of the first tier dropped because the server said that something
     changed), ``fills_refused`` (values not stored because their key was changed while they were read or computed),
     ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker),
-    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed).
+    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed),
+    ``undecodable`` (misses because of bytes that this cache would not have written) and ``unstorable`` (computed values
+    that the serializer does not take, and that were returned without being stored).
     ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``: of several servers', the one farthest from closed.
     ``link`` says whether changes are heard of, and ``last_error`` what is wrong, if something is.
     """
@@ -88,6 +92,16 @@ class DistributedStats:
     def refresh_failures(self) -> int:
         """Those that could not be computed, or not be stored because no server was reached."""
         return self._core.tier.refresh_failures
+
+    @property
+    def undecodable(self) -> int:
+        """Misses where there was an entry, but not one that this cache would have written."""
+        return self._core.tier.undecodable
+
+    @property
+    def unstorable(self) -> int:
+        """Computed values that were returned, but not stored, because the serializer does not take them."""
+        return self._core.tier.unstorable
 
     @property
     def breaker(self) -> str:

@@ -176,7 +176,7 @@ class Warming:
             encoded: dict[str, tuple[bytes, bytes]] = {}
             for key, value in values.items():
                 try:
-                    encoded[key] = core.codec.encode(key, value)
+                    encoded[key] = core.codec.encode(key, value, ())
                 except Exception as error:
                     errors.append(error)
             held.let_go(token)
