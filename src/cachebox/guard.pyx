@@ -14,9 +14,9 @@ from cachebox.expiry cimport coarse_now
 cdef extern from "Python.h":
     PyObject* call "PyObject_CallFunctionObjArgs" (object function, ...)
 
-cdef tuple PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+cdef tuple PAUSES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Seconds before the function is called again, by how often it has failed in a row."""
-cdef double LONGEST = 1.0
+cdef double LONGEST = 0.2
 """A call that took longer than these seconds has worked for a while: its failure is the first of a row."""
 
 

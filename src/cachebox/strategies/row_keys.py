@@ -44,11 +44,12 @@ def _text(key: Any) -> str:
         # a subclass that compares as its base does is equal to what the base would be
         if isinstance(key, known) and kind.__eq__ is known.__eq__ and kind.__hash__ in _hashes(known):
             return write(key)
-    if isinstance(key, Enum) and kind.__eq__ is object.__eq__:
+    equals: Any = kind.__eq__
+    if isinstance(key, Enum) and equals is object.__eq__:
         return f"enum({kind.__module__}.{kind.__qualname__}.{key.name})"
     raise TypeError(
-        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, for of others "
-        f"it is not known when they are equal; not of type {kind.__name__}"
+        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, for of "
+        f"others it is not known when they are equal; not of type {kind.__name__}"
     )
 
 
