@@ -250,7 +250,8 @@ def test_the_pool_goes_on_after_an_asynchronous_exception(reported, kind):
             interrupt(thread, kind)
     assert len(workers._threads) <= workers.MOST_THREADS
     tasks = [Task() for _ in range(100)]
-    assert all([workers.submit(task) for task in tasks])
+    for task in tasks:
+        assert workers.submit(task)
     for task in tasks:
         wait_for(task.ran)
     wait_until(lambda: len(workers._idle) == len(workers._threads))
