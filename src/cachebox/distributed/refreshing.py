@@ -94,6 +94,7 @@ class Refreshing:
         core, loader = self._core, self._loader
         token, flight = new_token(), Flight()
         pause = 0.0
+        refreshes = failures = 0
         leads_here.set(())                      # whoever started this does not wait for it
         loader.flights[token] = flight          # before the lease is: whoever sees that has to find this
         try:
@@ -108,14 +109,15 @@ class Refreshing:
                 pause = PAUSE
             elif reply[0] == 3:
                 yield from loader.fly(key, factory, decide, token, flight, deadline)
-                core.tier.count(refreshes=1)
+                refreshes = 1
                 self._fails = False
         except Exception:                       # counted; what is there lives on, and who asks for it later tries again
-            core.tier.count(refresh_failures=1)
+            failures = 1
             if not self._fails:
                 self._fails = True
                 log.warning("a value could not be computed anew in the background", exc_info=True)
         finally:
             loader.flights.pop(token, None)
             flight.end(ABANDONED)
-            self._end(key, pause)
+            self._end(key, pause)               # before it is counted: who has seen that may start the next one
+            core.tier.count(refreshes=refreshes, refresh_failures=failures)
