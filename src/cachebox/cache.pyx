@@ -21,7 +21,9 @@ from cachebox._engine.table cimport (
 )
 from cachebox.computing cimport look_and_watch, new_watch, replace, stop_watching
 from cachebox.expiry cimport deadline, end_of
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
+from cachebox.flight cimport (
+    ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land as land_flight, new_leader, still_leads,
+)
 from cachebox.foreign cimport Foreign
 from cachebox.front cimport Method, stand_in_front, stand_in_front_of_subscript
 from cachebox.invalidation cimport every_key, remove_tagged, remove_value
@@ -41,8 +43,8 @@ from cachebox.refreshing cimport serve
 from cachebox.snapshots cimport add_entries, add_entry, export, restore
 from cachebox.stats cimport HITS, MISSES
 from cachebox.store cimport (
-    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Leader,
-    Outcome, Row, Store, Watch, as_float, free_rows, set_leader,
+    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Outcome,
+    Row, Store, Watch, as_float, free_rows, reserve,
 )
 from cachebox.tags cimport checked_tags
 from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
@@ -483,7 +485,7 @@ cdef class Cache(Store):
                 self.touch_watches(i, False)    # it may be being loaded anew
             elif i != 0:
                 self.touch_watches(i, False)    # a load is under way: what it gets must not be stored
-                set_leader(&self.table.entries[i], NULL)
+                reserve(&self.table.entries[i], NULL)
                 self.drop_reserved(i, &op)
             self.give_memory_back()
             release(self.lock)
@@ -637,7 +639,6 @@ cdef class Cache(Store):
         cdef Leader leader
         cdef Flight flight
         cdef Ticket ticket
-        cdef Watch alone = None
         cdef PyObject* value
         cdef int state
         cdef object known
@@ -652,17 +653,15 @@ cdef class Cache(Store):
                     return <object>NOTHING
                 raise known
         how.began = self.invalidations
-        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, &leader)
+        leader = new_leader(self)
+        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, leader)
         if ticket.counted:
             how.missed = True
         else:
-            leader.lead = leader.alone = NULL
             if not how.single_flight:
-                alone = new_watch(self)
-                leader.alone = <PyObject*>alone
+                leader.alone = new_watch(self)
             while True:
-                leader.i = 0
-                flight = board(self, key, h, &leader, &ticket)
+                flight = board(self, key, h, leader, &ticket)
                 how.missed = ticket.counted
                 if ticket.value != NULL:
                     return take_over(ticket.value)
@@ -670,19 +669,18 @@ cdef class Cache(Store):
                     break
                 state = flight.wait()
                 if state == FLYING:             # waiting would be for ourselves
-                    alone = new_watch(self)
-                    leader.alone = <PyObject*>alone
+                    leader.alone = new_watch(self)
                 elif state != ABANDONED:
                     known = flight.outcome()
                     if <PyObject*>known != NOTHING or how.instance == NOTHING:
                         return known            # else a loader said that there is none, but this is a factory
         value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
         if value != NULL and is_simple(how) and <PyObject*>value != how.instance:
-            if quick_land(self, &leader, value):
+            if quick_land(self, leader, value):
                 return take_over(value)
-        return self.land_or_crash(key, h, &leader, value, how)
+        return self.land_or_crash(key, h, leader, value, how)
 
-    cdef object land_or_crash(self, object key, uint32_t h, Leader* leader, PyObject* value, Loading* how):
+    cdef object land_or_crash(self, object key, uint32_t h, Leader leader, PyObject* value, Loading* how):
         """End a load with its value, or with the exception that is set where that is NULL."""
         try:
             if value == NULL:
@@ -696,13 +694,13 @@ cdef class Cache(Store):
             raise
         return take_over(value)
 
-    cdef int remember(self, object key, Leader* leader, object error, object failures) except -1:
+    cdef int remember(self, object key, Leader leader, object error, object failures) except -1:
         """Remember that a load failed, unless its key was changed meanwhile."""
         if failures.remember(key, error) and not still_leads(self, leader):
             failures.forget(key)                # whoever writes the key does so, too, after that: in any order it is gone
         return 0
 
-    cdef int land(self, Leader* leader, object key, uint32_t h, object value, Loading* how) except -1:
+    cdef int land(self, Leader leader, object key, uint32_t h, object value, Loading* how) except -1:
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
         cdef double weight = self.weigh(key, value) if wanted else 0.0
@@ -819,13 +817,15 @@ cdef class Cache(Store):
                         release(self.lock)
                         raise not_an_int(key, old)
                 total = add_ints(total, <PyObject*>amount)
-                outcome = NO_MEMORY
-                if total != NULL:
-                    outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
+                if total == NULL:
+                    release(self.lock)
+                    raise_current()
+                outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
                 release(self.lock)
                 if outcome == DONE:
+                    summed = take_over(total)
                     self.forget_failure(key)
-                    return take_over(total)
+                    return summed
                 xdecref(total)
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to store an entry")
@@ -1054,7 +1054,7 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
                 if self.live:
                     i = self.find_victim(&op)
                 else:
@@ -1115,7 +1115,7 @@ cdef class Cache(Store):
         try:
             now = self.now(INFINITY)
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 self.lock_again(&op)
                 older, self.bound = self.bound, bound
@@ -1438,12 +1438,16 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 size = self.max_size
                 entries = export(self)
                 if size is None or len(entries) <= size:    # else it was resized meanwhile
                     break
+            if op.strays:
+                raise RuntimeError(
+                    f"policy {type(self.foreign.policy).__name__} cannot be copied: one of its methods does not return"
+                )
             if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
                 from copy import deepcopy
 
@@ -1552,7 +1556,7 @@ cdef object sum_of(object a, object b):
     """Of two ints, as a plain int; methods of a subclass have no say in it."""
     cdef PyObject* total = add_ints(<PyObject*>a, <PyObject*>b)
     if total == NULL:
-        raise MemoryError("no memory left for a sum")
+        raise_current()
     return take_over(total)
 
 

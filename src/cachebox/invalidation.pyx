@@ -44,7 +44,7 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
         start(&op)
         try:
             if store.foreign is not None:
-                store.foreign.enter(&op)
+                store.foreign.enter(&op, store.lock)
             acquire(store.lock)
             while portion < REMOVED_AT_ONCE and left > 0:
                 if tag.n == 0:

@@ -6,7 +6,6 @@ from libc.string cimport memset
 from cachebox.expiry cimport check_heap
 from cachebox.lock cimport acquire, release
 from cachebox.operation cimport Operation, start
-from cachebox.snapshots cimport holds
 from cachebox.store cimport EXPIRES, IDLES, TAGGED, WATCHED, WEIGHED, Store
 from cachebox.tags cimport Tag, check_labels
 from cachebox.weights cimport Weights, add_weight, bind_weight, fits, forget_weights, same_room
@@ -64,8 +63,10 @@ cdef int check(Store store) except -1:
     if store.foreign is not None:
         start(&op)
         try:
-            store.foreign.enter(&op)            # else the sweeper might be in the middle of something
-            order = list(store.foreign.policy)
-            assert len(order) == store.live and all([holds(store, key) for key in order]), "the policy orders others"
+            store.foreign.enter(&op, store.lock)            # else the sweeper might be in the middle of something
+            if not op.strays:
+                order = list(store.foreign.policy)
+                assert len(order) == store.live, f"the policy orders {len(order)} keys, of {store.live}"
+                assert all([store.holds(key) for key in order]), "the policy orders keys that the cache does not hold"
         finally:
             store.finish(&op)

@@ -37,6 +37,7 @@ cdef struct Operation:
     Label* peeled                   # labels of what left (owned)
     bint hurry                      # an entry ends before the sweeper's next visit
     bint in_turn                    # the rest is for a policy written in Python: this operation has the turn
+    bint strays                     # ... or has not, though it should: see `foreign`
     uint32_t told                   # departures that the policy has been told of
     PyObject* used                  # the key to tell it as used (owned)
     PyObject* added                 # the key to tell it as added (owned)
@@ -52,7 +53,7 @@ cdef inline void start(Operation* op) noexcept nogil:
     op.n = op.told = 0
     op.victims = 0
     op.size = 4
-    op.hurry = op.in_turn = op.locked = False
+    op.hurry = op.in_turn = op.strays = op.locked = False
     op.used = op.added = NULL
     op.peeled = NULL
 

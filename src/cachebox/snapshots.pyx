@@ -63,7 +63,7 @@ cdef int restore(Store store, list entries) except -1:
     start(&op)
     try:
         if store.foreign is not None:
-            store.foreign.enter(&op)            # until the policy agrees: the sweeper may come for what is over already
+            store.foreign.enter(&op, store.lock)            # until the policy agrees: the sweeper may come for what is over already
         for key, value, left, end, weight, rank, names, span in entries:
             h = hashed(store, key)
             chain = new_labels(store.find_tags(names)) if names else NULL
@@ -95,44 +95,11 @@ cdef int restore(Store store, list entries) except -1:
             if not ready:
                 raise MemoryError("no memory left to restore a cache")
         if store.foreign is not None:
-            reconcile(store)
+            store.reconcile()               # with what changed after they were listed and before it was pickled
     finally:
         free_labels(chain)
         store.finish(&op)
     return 0
-
-
-cdef int reconcile(Store store) except -1:
-    """Tell a user's policy that came with the entries what changed after they were listed and before it was pickled."""
-    policy = store.foreign.policy
-    cdef list known = list(policy)
-    cdef list unknown = [key for key in known if not holds(store, key)], keys = []
-    cdef uint32_t i
-    if unknown or len(known) != store.live:
-        for i in range(1, store.table.fresh):
-            if store.table.entries[i].value != NULL:
-                keys.append(<object>store.table.entries[i].key)
-        for key in unknown:
-            policy.remove(key)
-        for key in keys:
-            if key not in policy:
-                policy.add(key)
-    return 0
-
-
-cdef bint holds(Store store, object key) except -1:
-    """Whether there is an entry, live or expired."""
-    cdef Operation op
-    cdef bint found
-    cdef uint32_t i
-    start(&op)
-    try:
-        i = store.find(key, hashed(store, key), &op)
-        found = i != 0 and store.table.entries[i].value != NULL
-        release(store.lock)
-    finally:
-        store.finish(&op)
-    return found
 
 
 cdef Py_ssize_t add_entries(Store store, list entries) except -1:

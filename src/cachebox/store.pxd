@@ -38,20 +38,14 @@ cdef enum Outcome:                  # of a change under the lock
     NO_ROOM                         # the user's policy has to name a victim first, which needs the lock released
 
 
-cdef struct Leader:                 # whoever loads a missing key: on the stack of its call, or in a coroutine's Lead
-    uint32_t i                      # the key's entry, reserved until it lands
-    unsigned long thread
-    PyObject* lead                  # the coroutine's Lead (borrowed), or NULL
-    PyObject* alone                 # its Watch (borrowed), if it does not lead but loads beside who does; or NULL
-    PyObject* flight                # what others wait for (owned); NULL: nobody waits
-
-
 cdef class Watch:
     """Learns whether a key was written. While it is open the key keeps its entry, reserved if need be."""
     cdef Store store
     cdef uint32_t i                 # the entry; 0: not open, or the cache was cleared
     cdef unsigned long thread       # who opened it
-    cdef bint ignores_own           # what that thread writes does not count
+    cdef object greenlet
+    cdef bint ignores_own           # what that caller writes does not count
+    cdef bint unsure                # its thread has written: `know_writer` has to find out which greenlet did
     cdef bint only_writes           # neither does that the entry expires
     cdef bint touched
     cdef PyObject* next             # the watches in one bucket (borrowed: whoever opened it keeps it alive)
@@ -90,6 +84,7 @@ cdef class Store:
     cdef PyObject** watches         # a hash table of the open watches, by entry
     cdef uint32_t watch_mask
     cdef uint32_t watch_count
+    cdef bint unsure                # some of them is
     cdef uint32_t loads             # under way
     cdef Labels labels              # the tags of entries, under the lock
     cdef Engine tags                # tags, and the Tag of each; None: there never were any
@@ -118,10 +113,14 @@ cdef class Store:
     cdef double now(self, double lifetime) except? -1.0
     cdef double weigh(self, object key, object value) except -1.0
     cdef int finish(self, Operation* op) except -1
+    cdef int know_writer(self) except -1
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
     cdef object settle(self, Operation* op)
     cdef int take_back(self, Operation* op) except -1
-    cdef object notify(self, object key, object value, Cause cause)
+    cdef int tell(self, Operation* op) except -1
+    cdef int reconcile(self) except -1
+    cdef bint holds(self, object key) except -1
+    cdef object notify(self, PyObject* key, PyObject* value, Cause cause)
     cdef int put(
         self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1
@@ -144,6 +143,8 @@ cdef class Store:
 
     # takes the lock and leaves it held; lets it go while keys are compared; an exception leaves it released
     cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED
+    cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept
+    cdef uint32_t find_itself(self, object key, uint32_t h, Operation* op) except FAILED
     cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED
 
     # with the lock
@@ -169,7 +170,8 @@ cdef class Store:
     cdef bint is_watched(self, uint32_t i) noexcept
     cdef bint touch_watches(self, uint32_t i, bint expired) noexcept
     cdef Py_ssize_t overdue(self, double now) noexcept nogil
-    cdef void close_watches(self) noexcept
+    cdef void touch_watch(self, PyObject* watch) noexcept
+    cdef void close_watches(self, object greenlet) noexcept
     cdef void move_watches(self, uint32_t i, uint32_t to) noexcept
     cdef void forget_entries(self) noexcept nogil
     cdef void more_buckets(self) noexcept
@@ -180,23 +182,23 @@ cdef void free_rows(Row* rows, Py_ssize_t n) noexcept
 cdef uint32_t forks                 # between the first process and this one
 
 
-cdef inline Leader* leader_of(const Entry* e) noexcept nogil:
-    """Who loads the value of a reserved entry, whose links are free for it; NULL: nobody does, it is only watched."""
-    return <Leader*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
+cdef struct Reservation:            # part of a `flight.Leader`
+    uint32_t i                      # the key's entry, reserved until the load ends; 0: nothing is loaded
+    PyObject* leader                # the Leader (borrowed)
 
 
-cdef inline void set_leader(Entry* e, Leader* leader) noexcept nogil:
-    e.prev = <uint32_t><size_t>leader
-    e.next = <uint32_t>(<uint64_t><size_t>leader >> 32)
+cdef inline Reservation* reservation_of(const Entry* e) noexcept nogil:
+    """Who loads the value of a reserved entry, whose links are free for it; NULL: nobody does, it is only watched.
+
+    It is borrowed: a leader that ends takes itself out.
+    """
+    return <Reservation*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
+
+
+cdef inline void reserve(Entry* e, Reservation* reservation) noexcept nogil:
+    e.prev = <uint32_t><size_t>reservation
+    e.next = <uint32_t>(<uint64_t><size_t>reservation >> 32)
     e.aux = forks                   # after a fork, leaders of before are not to be looked at: their threads are gone
-
-
-cdef inline bint leads(Store self, const Leader* leader) noexcept nogil:
-    """Whether what a leader loads may be stored: nobody has written, removed or cleared its key. Under the lock."""
-    cdef const Entry* e = &self.table.entries[leader.i]
-    if leader.alone != NULL:
-        return (<Watch>leader.alone).i != 0 and not (<Watch>leader.alone).touched
-    return leader.i < self.table.fresh and e.key != NULL and e.value == NULL and leader_of(e) == leader
 
 
 cdef double as_float(object number) except? -1.0

@@ -4,7 +4,7 @@ cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, nextafter
 from libc.stdint cimport uint32_t, uint64_t
 
 import os
@@ -12,9 +12,12 @@ import sys
 from _thread import RLock
 
 from cachebox._engine.table cimport (
+    candidate, home,
     Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref,
     is_too_large, lookup, mixed, note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
+from cachebox.callers cimport this_greenlet, this_thread
+from cachebox.caught cimport ask, ask_hash, caught
 from cachebox.expiry cimport (
     coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline,
     precise_now, set_deadline,
@@ -32,10 +35,6 @@ from cachebox.tags cimport (
 from cachebox.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
-
-
-cdef extern from "pythread.h":
-    unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
 
 
 cdef extern from "Python.h":
@@ -119,7 +118,10 @@ cdef class Store:
         cdef double weight
         if not self.modes & WEIGHED or self.weigher is None:
             return 0.0
-        weight = as_number(self.weigher(key, value), "weigher")
+        given = self.weigher(key, value)
+        weight = as_number(given, "weigher")
+        if isinstance(given, int) and given > weight:
+            weight = nextafter(weight, INFINITY)        # no float is that number: the bound must hold all the same
         if not weight >= 0.0:
             raise ValueError(f"weigher must return a weight of 0 or more, not {weight}")
         return weight
@@ -129,16 +131,19 @@ cdef class Store:
     cdef int finish(self, Operation* op) except -1:
         """Tell the user's policy and the callbacks what happened, and drop what left."""
         cdef uint32_t k
-        if op.n == 0 and not op.in_turn and not op.hurry and op.peeled == NULL:
+        if self.unsure:
+            self.know_writer()
+        if op.n == 0 and not op.in_turn and not op.strays and not op.hurry and op.peeled == NULL:
             return 0
-        failure = self.settle(op) if op.in_turn else None
+        failure = self.settle(op) if op.in_turn or op.strays else None
+        if op.hurry and (<Quietly>call_sweeper)(self) == -1:
+            interruption = as_exhaustion(caught())
+            failure = interruption if failure is None else failure
         try:
-            if op.hurry:
-                call_sweeper(self)
             if self.modes & LISTENED:
                 for k in range(op.n):
                     if op.left[k].cause != NO_CAUSE:
-                        interruption = self.notify(<object>op.left[k].key, <object>op.left[k].value, op.left[k].cause)
+                        interruption = self.notify(op.left[k].key, op.left[k].value, op.left[k].cause)
                         failure = interruption if failure is None else failure
         finally:
             drop_all(op)
@@ -148,16 +153,48 @@ cdef class Store:
 
     cdef object settle(self, Operation* op):
         """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
+        return None if (<Telling>tell_and_exit)(self, op) != -1 else caught()
+
+    cdef int tell(self, Operation* op) except -1:
+        """Tell the user's policy what it has not been told yet. Needs the turn."""
+        if not (self.foreign.behind or self.foreign.strays):
+            return self.foreign.tell(op)
+        self.reconcile()                        # which tells it of this operation, too
+        op.told = op.n
+        xdecref(op.used)
+        xdecref(op.added)
+        op.used = op.added = NULL
+        return 0
+
+    cdef int reconcile(self) except -1:
+        """Tell the user's policy of all that it was not told: after that, it knows exactly the live entries. Needs the turn."""
+        policy = self.foreign.policy
+        cdef list known, keys = []
+        self.foreign.behind = False
+        known = list(policy)
+        keys = every_live_key(self)
+        for key in known:
+            if not self.holds(key):
+                policy.remove(key)
+        if len(policy) != len(keys):
+            for key in keys:
+                if key not in policy and self.holds(key):
+                    policy.add(key)
+        return 0
+
+    cdef bint holds(self, object key) except -1:
+        """Whether a key has an entry, live or expired."""
+        cdef Operation op
+        cdef bint found
+        cdef uint32_t i
+        start(&op)
         try:
-            try:
-                self.foreign.tell(op)
-            finally:
-                if op.added != NULL:
-                    self.take_back(op)
-                self.foreign.exit(op)
-        except BaseException as error:
-            return error
-        return None
+            i = self.find_itself(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
+            found = i != 0 and self.table.entries[i].value != NULL
+            release(self.lock)
+        finally:
+            drop_all(&op)
+        return found
 
     cdef int finish_with(self, Operation* op, PyObject* held) except -1:
         """`finish`, for a caller that is about to return `held`: where this raises it cannot, and drops it."""
@@ -168,25 +205,23 @@ cdef class Store:
             raise
         return 0
 
-    cdef object notify(self, object key, object value, Cause cause):
+    cdef object notify(self, PyObject* key, PyObject* value, Cause cause):
         """Run the callbacks for one departure. Returns an exception that has to pass through, or None."""
-        global causes
+        cdef PyObject* told
         interruption = None
-        if self.on_evict is not None:
-            try:
-                self.on_evict(key, value)
-            except BaseException as error:
-                interruption = passed_on(error, self.on_evict)
-        if self.on_removal is not None:
-            if not causes:
-                with importing:
-                    from cachebox.removal import IN_ORDER
-
-                causes = IN_ORDER               # the module keeps it: whoever comes second sets the same object
-            try:
-                self.on_removal(key, value, causes[<int>cause])
-            except BaseException as error:
-                later = passed_on(error, self.on_removal)
+        on_evict, on_removal = self.on_evict, self.on_removal
+        if on_evict is not None:
+            told = ask(<PyObject*>on_evict, key, value, NULL)
+            xdecref(told)
+            if told == NULL:
+                interruption = passed_on(caught(), on_evict)
+        if on_removal is not None:
+            told = NULL
+            if causes or (<int (*)() noexcept>import_causes)() != -1:
+                told = ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL)
+            xdecref(told)
+            if told == NULL:
+                later = passed_on(caught(), on_removal)
                 interruption = later if interruption is None else interruption
         return interruption
 
@@ -195,9 +230,8 @@ cdef class Store:
         cdef Operation undone
         start(&undone)
         acquire(self.lock)
-        if op.i < self.table.fresh and self.table.entries[op.i].key == op.added:
-            if self.table.entries[op.i].value != NULL and self.remove(op.i, NO_CAUSE, &undone) == DONE:
-                self.counts[SETS] -= 1
+        if self.remove_itself(op.added, op.i, NO_CAUSE, &undone):
+            self.counts[SETS] -= 1
         release(self.lock)
         drop_all(&undone)
         return 0
@@ -213,6 +247,21 @@ cdef class Store:
             i = find_by_comparing(self.engine, self.lock, key, h, op)
         return i
 
+    cdef uint32_t find_itself(self, object key, uint32_t h, Operation* op) except FAILED:
+        """`find` for a key that is likely to be the very object: others of the same hash need not be compared."""
+        cdef uint32_t slot, i
+        acquire(self.lock)
+        slot = home(self.table, h)
+        while True:
+            i = candidate(self.table, h, &slot)
+            if i == 0:
+                break
+            if self.table.entries[i].key == <PyObject*>key:
+                return i
+            slot = (slot + 1) & self.table.mask
+        release(self.lock)
+        return self.find(key, h, op)
+
     cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED:
         """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
         cdef uint32_t i
@@ -226,7 +275,7 @@ cdef class Store:
         if not op.in_turn:
             version = self.table.version
             release(self.lock)
-            self.foreign.enter(op)
+            self.foreign.enter(op, self.lock)
             acquire(self.lock)
             if self.table.version != version:
                 release(self.lock)
@@ -286,7 +335,7 @@ cdef class Store:
         if self.modes & WATCHED and self.touch_watches(i, cause == EXPIRED):
             incref(e.key)
             e.value = NULL
-            set_leader(e, NULL)
+            reserve(e, NULL)
         else:
             self.engine.release(i)
         if cause == SIZE:
@@ -429,7 +478,7 @@ cdef class Store:
         """The table has shrunk: so does all that is kept beside it, by entry."""
         cdef uint32_t k, i, to, capacity = self.table.capacity
         cdef double* spans
-        cdef Leader* leader
+        cdef Reservation* reservation
         for k in range(moves.n):
             i = moves.pairs[2 * k]
             to = moves.pairs[2 * k + 1]
@@ -441,9 +490,9 @@ cdef class Store:
                 if self.spans != NULL:
                     self.spans[to] = self.spans[i]
             else:
-                leader = leader_of(&self.table.entries[to])
-                if leader != NULL and self.table.entries[to].aux == forks:
-                    leader.i = to
+                reservation = reservation_of(&self.table.entries[to])
+                if reservation != NULL and self.table.entries[to].aux == forks:
+                    reservation.i = to
             if self.modes & WATCHED:
                 self.move_watches(i, to)
         less_room_for_labels(&self.labels, capacity)
@@ -612,7 +661,7 @@ cdef class Store:
             raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
         i = self.find_victim(op)
         op.locked = self.table.version == op.version
-        outcome = self.remove(i, SIZE, op)
+        outcome = self.remove(i, SIZE, op) if i != 0 else DONE      # 0: there is room by now
         if outcome != DONE:
             op.locked = False
         if not op.locked:
@@ -622,26 +671,32 @@ cdef class Store:
         return 0
 
     cdef uint32_t find_victim(self, Operation* op) except FAILED:
-        """Have the user's policy name a victim. Returns its entry, and with the lock held."""
+        """Have the user's policy name a victim. Returns its entry (0: there is none), and with the lock held."""
         cdef uint32_t i
         cdef Py_hash_t hashed
-        self.foreign.tell(op)                   # what has gone meanwhile it must not name
+        if op.strays:
+            acquire(self.lock)
+            return self.engine.first()          # the oldest entry: the policy cannot be asked
+        self.tell(op)                           # what has gone meanwhile it must not name
         key = self.foreign.victim()
-        try:
-            hashed = hash_of(<PyObject*>key)
-        except TypeError as error:
+        hashed = ask_hash(<PyObject*>key)
+        if hashed == -1:
+            error = caught()
             self.remove_forgotten(key, op)
-            raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() named what is no key") from error
-        except:
-            self.remove_forgotten(key, op)
-            raise
+            if isinstance(error, TypeError):
+                raise RuntimeError(
+                    f"policy {type(self.foreign.policy).__name__}: evict() named what is no key"
+                ) from error
+            raise error
         try:
-            i = self.find(key, mixed(self.table, hashed), op)
+            i = self.find_itself(key, mixed(self.table, hashed), op)
         except:
             self.remove_forgotten(key, op)
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
+            if self.foreign.behind or self.foreign.strays:      # somebody has removed it without a turn
+                return self.find_victim(op)
             raise RuntimeError(
                 f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
             )
@@ -655,13 +710,17 @@ cdef class Store:
 
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
         """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
-        cdef uint32_t i
         acquire(self.lock)
-        for i in range(1, self.table.fresh):
-            if self.table.entries[i].key == <PyObject*>key and self.table.entries[i].value != NULL:
-                self.remove(i, SIZE, op)
-                break
+        self.remove_itself(<PyObject*>key, 0, SIZE, op)
         release(self.lock)
+
+    cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
+        """Remove the entry with that very key, which probably is entry i. O(n) if it is not. Returns whether there was one."""
+        if i == 0 or i >= self.table.fresh or self.table.entries[i].key != key:
+            i = self.table.fresh - 1
+            while i != 0 and self.table.entries[i].key != key:
+                i -= 1
+        return i != 0 and self.table.entries[i].value != NULL and self.remove(i, cause, op) == DONE
 
     cdef Py_ssize_t purge(self, bint stale_too) except -1:
         """Remove what has expired by now, but perhaps not what may still be served. Returns how many entries.
@@ -682,7 +741,7 @@ cdef class Store:
             start(&op)
             try:
                 if self.foreign is not None:
-                    self.foreign.enter(&op)
+                    self.foreign.enter(&op, self.lock)
                 acquire(self.lock)
                 while portion < PURGED_AT_ONCE and self.modes & EXPIRES and self.expiry.deadlines[1] <= now:
                     if self.remove(self.expiry.entries[1], EXPIRED, &op) != DONE:
@@ -749,13 +808,16 @@ cdef class Store:
         cdef bint failed = False
         start(&op)
         try:
-            self.foreign.enter(&op)
-            keys = list(self.foreign.policy)
+            self.foreign.enter(&op, self.lock)
+            if not op.strays:
+                keys = list(self.foreign.policy)
+            else:
+                keys = every_live_key(self)
             rows[0] = <Row*>allocate(max(len(keys), 1) * sizeof(Row))
             if rows[0] == NULL:
                 raise MemoryError(f"no memory left to copy {len(keys)} entries")
             for key in keys:
-                i = self.find(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
+                i = self.find_itself(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
                 if self.is_live(i, now):
                     self.copy_row(i, &rows[0][n], &failed)
                     n += 1
@@ -787,15 +849,16 @@ cdef class Store:
         """Forget all entries; nobody is told. Loads that are under way will not be stored."""
         cdef Operation op
         cdef Table old
+        greenlet = this_greenlet()
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             acquire(self.lock)
             old = self.engine.detach()
             op.peeled = peel_all(&self.labels)
             self.forget_entries()
-            self.close_watches()
+            self.close_watches(greenlet)
             if statistics_too:
                 self.statistics.zero()
             release(self.lock)
@@ -834,7 +897,7 @@ cdef class Store:
 
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept:
         """A reserved entry lost its leader or its last watch: if nothing else holds it, free it."""
-        if leader_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
+        if reservation_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
             leave(op, self.table.entries[i].key, NULL, NO_CAUSE)
             self.engine.release(i)
             self.give_memory_back()
@@ -848,20 +911,46 @@ cdef class Store:
     cdef bint touch_watches(self, uint32_t i, bint expired) noexcept:
         """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
         cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
-        cdef unsigned long writer = this_thread()
         cdef bint watched = False
         while at != NULL:
             if (<Watch>at).i == i:
                 watched = True
                 if expired and (<Watch>at).only_writes:
                     pass
-                elif not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
-                    (<Watch>at).touched = True
+                else:
+                    self.touch_watch(at)
             at = (<Watch>at).next
         return watched
 
-    cdef void close_watches(self) noexcept:
-        """All entries were cleared away."""
+    cdef void touch_watch(self, PyObject* watch) noexcept:
+        """The caller has written what is watched. Which greenlet that is cannot be asked under the lock."""
+        if not (<Watch>watch).ignores_own or (<Watch>watch).thread != this_thread():
+            (<Watch>watch).touched = True
+        elif (<Watch>watch).greenlet is not None:
+            (<Watch>watch).unsure = self.unsure = True
+
+    cdef int know_writer(self) except -1:
+        """Find out, without the lock, whether what this thread has written was written by those who watch it."""
+        cdef unsigned long writer = this_thread()
+        cdef uint32_t bucket
+        cdef PyObject* at
+        greenlet = this_greenlet()
+        acquire(self.lock)
+        self.unsure = False
+        if self.watch_count != 0:
+            for bucket in range(self.watch_mask + 1):
+                at = self.watches[bucket]
+                while at != NULL:
+                    if (<Watch>at).unsure and (<Watch>at).thread == writer:
+                        (<Watch>at).unsure = False
+                        (<Watch>at).touched = (<Watch>at).touched or (<Watch>at).greenlet is not greenlet
+                    self.unsure = self.unsure or (<Watch>at).unsure
+                    at = (<Watch>at).next
+        release(self.lock)
+        return 0
+
+    cdef void close_watches(self, object greenlet) noexcept:
+        """All entries were cleared away, by that greenlet of this thread."""
         cdef unsigned long writer = this_thread()
         cdef uint32_t bucket
         cdef PyObject* at
@@ -870,7 +959,7 @@ cdef class Store:
         for bucket in range(self.watch_mask + 1):
             at = self.watches[bucket]
             while at != NULL:
-                if not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
+                if not (<Watch>at).ignores_own or (<Watch>at).thread != writer or (<Watch>at).greenlet is not greenlet:
                     (<Watch>at).touched = True
                 (<Watch>at).i = 0
                 at = (<Watch>at).next
@@ -918,6 +1007,7 @@ cdef class Watch:
 
     def __cinit__(self):
         self.thread = this_thread()
+        self.greenlet = this_greenlet()
 
     def __dealloc__(self):
         cdef Operation op
@@ -964,6 +1054,36 @@ cdef class Watch:
             store.drop_reserved(i, op)
 
 
+cdef list every_live_key(Store store):
+    """The keys of all entries that have a value, oldest first. O(n)."""
+    cdef PyObject** keys
+    cdef Py_ssize_t size, n = 0, k
+    cdef uint32_t i
+    while True:
+        size = store.live
+        keys = <PyObject**>allocate((size + 1) * sizeof(PyObject*))
+        if keys == NULL:
+            raise MemoryError(f"no memory left to copy {size} keys")
+        acquire(store.lock)
+        if store.live <= size:
+            break
+        release(store.lock)                     # it grew meanwhile
+        deallocate(keys)
+    i = store.engine.first()
+    while i != 0:
+        keys[n] = store.table.entries[i].key
+        incref(keys[n])
+        n += 1
+        i = store.engine.after(i)
+    release(store.lock)
+    try:
+        return [<object>keys[k] for k in range(n)]
+    finally:
+        for k in range(n):
+            decref(keys[k])
+        deallocate(keys)
+
+
 cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
     cdef Py_ssize_t k
     cdef PyObject** tag
@@ -989,7 +1109,38 @@ cdef double as_float(object number) except? -1.0:
     try:
         return float(number)
     except OverflowError:
-        return INFINITY if number > 0 else -INFINITY
+        pass
+    return INFINITY if number > 0 else -INFINITY
+
+
+ctypedef int (*Quietly)(Store) noexcept
+ctypedef int (*Telling)(Store, Operation*) noexcept
+
+
+cdef int tell_and_exit(Store store, Operation* op) except -1:
+    cdef Foreign foreign = store.foreign
+    if op.strays:
+        acquire(store.lock)
+        op.strays = False
+        foreign.strays -= 1
+        foreign.behind = True
+        release(store.lock)
+        xdecref(op.used)
+        xdecref(op.added)
+        op.used = op.added = NULL
+    else:
+        try:
+            store.tell(op)
+        finally:
+            if op.added != NULL:
+                store.take_back(op)
+            foreign.exit(op)
+    while foreign.behind and foreign.turn.acquire(False):       # else whoever has the turn does it, when it is over
+        try:
+            store.reconcile()
+        finally:
+            foreign.turn.release()
+    return 0
 
 
 cdef object passed_on(object error, object callback):
@@ -1001,17 +1152,42 @@ cdef object passed_on(object error, object callback):
     return None
 
 
+cdef object as_exhaustion(object error):
+    """The sweeper could not be called: what says so, where the reason is that there is no memory for a lock."""
+    return MemoryError("no memory left to have the entry swept") if isinstance(error, RuntimeError) else error
+
+
+cdef int import_causes() except -1:
+    global causes
+    importing.acquire()
+    try:
+        from cachebox.removal import IN_ORDER
+    finally:
+        importing.release()
+    causes = IN_ORDER                           # the module keeps it: whoever comes second sets the same object
+    return 0
+
+
+cdef int import_sweeper() except -1:
+    global sweeper
+    importing.acquire()
+    try:
+        from cachebox import sweeper as imported
+    finally:
+        importing.release()
+    if hasattr(imported, "IS_WHOLE"):           # else something interrupted this very import: the next deadline will call it
+        sweeper = imported
+    return 0
+
+
 cdef int call_sweeper(Store store) except -1:
     """Have the sweeper come in time for the earliest deadline."""
-    global sweeper
     cdef double due
+    cdef bint called = False
     if sweeper is None:
-        with importing:
-            from cachebox import sweeper as imported
-
-        if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
+        import_sweeper()
+        if sweeper is None:
             return 0
-        sweeper = imported
     acquire(store.lock)
     known = store.known
     release(store.lock)
@@ -1023,17 +1199,22 @@ cdef int call_sweeper(Store store) except -1:
     due = store.expiry.deadlines[1] + store.stale + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
     store.next_visit = due
     release(store.lock)
-    sweeper.schedule(known, due)
+    try:
+        sweeper.schedule(known, due)
+        called = True
+    finally:
+        if not called:                          # the next deadline is to call it again
+            store.next_visit = INFINITY
     return 0
 
 
 cdef int run_pending(void* function) noexcept with gil:
-    called = <object><PyObject*>function
-    decref(<PyObject*>function)
-    try:
-        called()
-    except BaseException:
-        PyErr_WriteUnraisable(called)
+    cdef PyObject* resume = <PyObject*>function
+    cdef PyObject* called = ask(resume, NULL)
+    if called == NULL:
+        PyErr_WriteUnraisable(<object>resume)
+    xdecref(called)
+    decref(resume)
     return 0
 
 
@@ -1072,7 +1253,7 @@ cdef int clear_cycles(PyObject* self) noexcept:
     off = peel_all(&store.labels)
     store.forget_entries()
     store.modes &= ~LISTENED
-    store.close_watches()
+    store.close_watches(None)
     store.on_evict = store.on_removal = store.weigher = store.clock = None
     store.loader = store.failures = store.refreshes = None
     free_labels(off)

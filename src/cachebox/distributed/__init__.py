@@ -7,6 +7,7 @@ below::
     keyspace   names on the server                      scripts    what the server does in one step
     servers    how to get in                            urls, clients   where they are, as users say it
     breaker    when to stop calling                     health     what is wrong with a server
+    pool       the connections to a server
     effects    what the core asks to be done            blocking   doing it in a thread
     awaiting   doing it in a task                       topology   who has what, routing and retries
     tier       the first tier, and who stores there     link       hearing of changes

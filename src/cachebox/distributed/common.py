@@ -52,11 +52,13 @@ class Common:
         on_unavailable: str = "local",
         isolate: bool = False,
         refresh_ahead: float | None = None,
+        max_connections: int = 64,
     ) -> None:
         if not isinstance(redis_host, str):
             raise TypeError(f"redis_host must be a str, not {type(redis_host).__name__}")
         checked_int(redis_port, "redis_port", 1, 65535)
         checked_int(redis_db, "redis_db", 0, 2**31 - 1)
+        checked_int(max_connections, "max_connections", 1, 2**31 - 1)
         if not isinstance(namespace, str):
             raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
         if not namespace:
@@ -86,6 +88,7 @@ class Common:
             servers = from_url(url)
         else:
             servers = Servers([(redis_host, redis_port)], options={"db": redis_db} if redis_db else {})
+        servers.max_connections = max_connections
         self._tier = Tier(first, not isolate)
         self._core = Core(
             Topology(servers, namespace),

@@ -5,7 +5,7 @@ where it is read (`verify`, called by the drivers), before anything is made of i
 then the connection is closed, and the call ends as it does when the server is dead. Behind `verify` nobody has to ask
 what a reply looks like.
 
-Errors that the server reports fit every command; `topology` says what they mean.
+Most errors that the server reports fit every command; `topology` says what they mean.
 """
 
 from __future__ import annotations
@@ -32,27 +32,34 @@ KEYS_AT = 3
 _asked_elsewhere = re.compile(r"ASK [0-9]{1,5} [!-~]*:[0-9]{1,5}").fullmatch
 _flags = re.compile(rb"[01]*").fullmatch
 _answers = re.compile(rb"[01][123]*").fullmatch
-_sum = re.compile(rb"[01]-?[0-9]+").fullmatch
+_sum = re.compile(rb"[01]-?[0-9]{1,4300}").fullmatch
 _digest = re.compile(rb"[0-9a-f]{40}").fullmatch
 _host = re.compile(rb"[!-~]+").fullmatch
 
 
-def verify(commands: Commands, replies: list[Any], rest: Replies) -> None:
-    """Raise `Senseless` unless each reply is one to its command, and nothing but pushes came behind them.
+def verify(commands: Commands, replies: list[Any], rest: Replies | None = None) -> None:
+    """Raise `Senseless` unless each reply is one to its command.
 
-    O(size of the replies), but a constant for the values in them.
+    `rest`: what the connection has received beside them, which may be whole pushes only. O(number of keys and names).
     """
     for command, reply in zip(commands, replies, strict=True):
         name = command[0]
         if type(reply) is ReplyError:
-            fits = reply.code != "ASK" or _asked_elsewhere(str(reply)) is not None
+            fits = _error(reply, command)
         else:
             fits = SHAPES[command[1] if name == b"EVALSHA" else name](reply, command)
         if not fits:
             raise Senseless(f"a {type(reply).__name__} is no answer to {name.decode()}, or not such a one")
-    while not rest.is_empty:
+    while rest is not None and not rest.is_empty:
         if type(rest.next()) is not Push:
             raise Senseless("more came than was asked for")
+
+
+def _error(reply: ReplyError, command: Command) -> bool:
+    """What `topology` looks into, or has to be about such a command, is as it should be."""
+    if reply.code == "ASK":
+        return _asked_elsewhere(str(reply)) is not None
+    return reply.code != "NOSCRIPT" or command[0] == b"EVALSHA"
 
 
 def _keys(command: Command) -> int:
@@ -67,6 +74,11 @@ def _arguments(command: Command) -> Sequence[Any]:
 
 def _is_count(reply: Any, most: int) -> bool:
     return type(reply) is int and 0 <= reply <= most
+
+
+def _is_time_left(reply: Any) -> bool:
+    """Milliseconds; -1: for ever."""
+    return type(reply) is int and -1 <= reply < 2**63
 
 
 def _are_flags(reply: Any, n: int) -> bool:
@@ -103,10 +115,12 @@ def _yes_or_no(reply: Any, command: Command) -> bool:
 
 
 def _ttl(reply: Any, command: Command) -> bool:
-    return type(reply) is int and reply >= -2
+    return _is_time_left(reply) or (type(reply) is int and reply == -2)
 
 
 def _increment(reply: Any, command: Command) -> bool:
+    if type(reply) is list:
+        return len(reply) == 1 and type(reply[0]) is bytes
     return type(reply) is bytes and _sum(reply) is not None
 
 
@@ -115,9 +129,9 @@ def _lead(reply: Any, command: Command) -> bool:
         return False
     kind, rest = reply[0], reply[1:]
     if kind == 1:
-        return len(rest) == 2 and type(rest[0]) is bytes and type(rest[1]) is int and rest[1] >= -1
+        return len(rest) == 2 and type(rest[0]) is bytes and _is_time_left(rest[1])
     if kind == 2:
-        return len(rest) == 2 and type(rest[0]) is int and type(rest[1]) is bytes and len(rest[1]) == 16
+        return len(rest) == 2 and _is_time_left(rest[0]) and type(rest[1]) is bytes and len(rest[1]) == 16
     if kind == 3:
         return len(rest) == 1 and _is_count(rest[0], 1)
     if kind == 4:                                   # only where there was one to wait for
@@ -167,7 +181,7 @@ def _is_decimal(text: Any) -> bool:
 def _page(reply: Any, command: Command) -> bool:
     return (
         type(reply) is list and len(reply) == 2 and _is_decimal(reply[0])
-        and type(reply[1]) is list and all(type(name) is bytes for name in reply[1])
+        and type(reply[1]) is list and {bytes}.issuperset(map(type, reply[1]))
     )
 
 

@@ -53,6 +53,7 @@ class Servers:
     service: str = ""
     sentinel_options: dict[str, Any] = field(default_factory=dict)
     sentinel_tls: bool = False
+    max_connections: int = 64       # to each server
     address_remap: Callable[[Address], Address] | None = None   # of those that a cluster names
 
     def __repr__(self) -> str:

@@ -17,6 +17,8 @@ NAMES = (
     "errors",
     "refreshes",
     "refresh_failures",
+    "undecodable",
+    "unstorable",
 )
 STATES = ("breaker", "link", "last_error")
 
@@ -34,7 +36,9 @@ class DistributedStats:
     Beside them are counted ``invalidations`` (entries of the first tier dropped because the server said that something
     changed), ``fills_refused`` (values not stored because their key was changed while they were read or computed),
     ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker),
-    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed).
+    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed),
+    ``undecodable`` (misses because of bytes that this cache would not have written) and ``unstorable`` (computed values
+    that the serializer does not take, and that were returned without being stored).
     ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``: of several servers', the one farthest from closed.
     ``link`` says whether changes are heard of, and ``last_error`` what is wrong, if something is.
     """
@@ -90,6 +94,16 @@ class DistributedStats:
         return self._core.tier.refresh_failures
 
     @property
+    def undecodable(self) -> int:
+        """Misses where there was an entry, but not one that this cache would have written."""
+        return self._core.tier.undecodable
+
+    @property
+    def unstorable(self) -> int:
+        """Computed values that were returned, but not stored, because the serializer does not take them."""
+        return self._core.tier.unstorable
+
+    @property
     def breaker(self) -> str:
         """The state of the breaker."""
         return self._core.topology.worst
@@ -128,4 +142,4 @@ class DistributedStats:
         return "\n".join([*lines, f"{'hit rate':<18}{self.hit_rate():.1%}", *states])
 
     def __repr__(self) -> str:
-        return f"DistributedStats({', '.join(f'{name}={value}' for name, value in self.get_all().items())})"
+        return f"DistributedStats({', '.join(f'{name}={getattr(self, name)}' for name in (*NAMES, *STATES))})"

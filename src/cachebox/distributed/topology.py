@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
@@ -39,6 +39,7 @@ class Topology:
         self.names: KeySpace | None = None
         self.link_probes = False                # whether the tracking link finds out when a server is back
         self.is_suspect = False                 # somebody saw signs of a change
+        self.on_open: Callable[[], object] | None = None    # called when a connection is going to be made
         self._refreshed_at = -REFRESH_APART
         self._sentinels = (
             [Node(servers, address, for_sentinel=True) for address in servers.addresses]
@@ -56,6 +57,19 @@ class Topology:
         """Close all connections that nobody uses."""
         for node in self._known():
             node.close(for_good=True)
+
+    @property
+    def door(self) -> str | None:
+        """Why a server does not let us in, in its words."""
+        asked = self.masters or [*self._known()]
+        return next((node.health.door for node in asked if node.health.door), None)
+
+    def reap(self) -> bool:
+        """Close the connections that nobody has used for long. Returns whether any are left."""
+        nodes = self._known()
+        for node in nodes:
+            node.pool.reap()
+        return any(node.pool.size for node in nodes)
 
     def _known(self) -> list[Node]:
         with self._lock:
@@ -84,12 +98,18 @@ class Topology:
             found = self.nodes.get(address)
             if found is None:
                 found = self.nodes[address] = Node(self.servers, address)
+                found.pool.on_open = self.on_open
             return found
 
     @property
     def masters(self) -> list[Node]:
         """The servers that own something, each once; empty until one has been reached."""
         return list(dict.fromkeys(node for node in self.owners or () if node is not None))
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether every server is, or none is known yet."""
+        return all(node.breaker.state == "closed" for node in self.masters)
 
     @property
     def worst(self) -> str:
@@ -225,7 +245,7 @@ class Topology:
         """The reply to one command about a bucket, or a Failure."""
         node = self.owners[bucket] if self.owners is not None and not self._must_refresh else None
         if node is not None and node.breaker.state == "closed":
-            (outcome,) = yield Exchange([(node, [command])], deadline)
+            (outcome,) = yield Exchange([(node, [command])], deadline, not retries)
             if type(outcome) is list and type(outcome[0]) is not ReplyError:
                 if node.health.is_troubled:
                     node.health.has_answered(command, outcome[0])
@@ -285,7 +305,7 @@ class Topology:
                     for i in members:
                         sent += [[b"ASKING"], commands[i][1]] if i in asking else [commands[i][1]]
                     requests.append((node, sent))
-                outcomes = yield Exchange(requests, deadline)
+                outcomes = yield Exchange(requests, deadline, not retries)
             todo = []
             pause = has_broken = False
             missing: dict[Node, set[bytes]] = {}
@@ -358,7 +378,7 @@ class Topology:
                 said = next((reply for reply in answers if type(reply) is ReplyError), None)
                 if said is not None and said.code not in NOT_NOW:   # the cause; that the script is not there is none
                     for i in [i for i in todo if commands[i][1][1] in digests]:
-                        results[i] = self._refused(node, (b"SCRIPT",), said)
+                        results[i] = self._refused(node, commands[i][1], said)
                         todo.remove(i)
         return results
 
