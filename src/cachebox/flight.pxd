@@ -1,7 +1,7 @@
 """Single flight: of all that miss one key at the same time, one loads it and the others wait for what it gets."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox.lock cimport Guard
 from cachebox.operation cimport Operation
@@ -55,9 +55,9 @@ cdef struct Ticket:
     bint counted                    # the caller's miss has been counted
 
 
-cdef Flight board(Store store, object key, uint32_t h, Leader* leader, Ticket* ticket)
+cdef Flight board(Store store, object key, uint64_t h, Leader* leader, Ticket* ticket)
 cdef int land(
-    Store store, object key, uint32_t h, Leader* leader, object value, double lifetime, double weight, bint stored,
+    Store store, object key, uint64_t h, Leader* leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,
 ) except -1
 cdef int crash(Store store, Leader* leader, object error) except -1

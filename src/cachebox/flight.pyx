@@ -14,7 +14,7 @@ from _weakref import ref
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import os
 
@@ -185,7 +185,7 @@ cdef class Lead:
         crash(self.store, &self.leader, error)
 
 
-cdef Flight board(Store store, object key, uint32_t h, Leader* leader, Ticket* ticket):
+cdef Flight board(Store store, object key, uint64_t h, Leader* leader, Ticket* ticket):
     """Find out who loads a missing key.
 
     Returns the flight to wait for, or None: then `ticket.value` is the value that the key has after all, or that is
@@ -263,7 +263,7 @@ cdef bint take_off(Store store, uint32_t i, Leader* leader, Operation* op) noexc
 
 
 cdef int land(
-    Store store, object key, uint32_t h, Leader* leader, object value, double lifetime, double weight, bint stored,
+    Store store, object key, uint64_t h, Leader* leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,
 ) except -1:
     """End a load with a value, and store it, unless the key was changed meanwhile or it is not to be `stored`.

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine
 from cachebox.lock cimport Guard
@@ -20,7 +20,7 @@ cdef class _Ordered(EvictionPolicy):
     cdef bint lent                  # the engine is a cache's: the policy only looks at it
 
     cdef int refuse_if_lent(self) except -1
-    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED
+    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED
     cdef void take_out(self, uint32_t i, Operation* op) noexcept
     cdef bint discard(self, object key) except -1
     cdef object rank_of(self, object key)

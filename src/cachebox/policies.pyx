@@ -131,7 +131,7 @@ cdef class _Ordered(EvictionPolicy):
         """Take a key into the order; a known one is an `access`. If the policy is full, its victim leaves. O(1)."""
         cdef Operation op
         cdef uint32_t i
-        cdef uint32_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
+        cdef uint64_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
         cdef object size = self.max_size
         cdef Py_ssize_t bound = <Py_ssize_t>min(size, 1 << 31) if size is not None else 1 << 31
         cdef bint stored = True
@@ -258,13 +258,13 @@ cdef class _Ordered(EvictionPolicy):
         """Verify every invariant of the engine; AssertionError where one does not hold."""
         return self.engine._check()
 
-    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED:
         """The index of a key or 0. Takes the lock and leaves it held; an exception leaves it released."""
         cdef uint32_t i
         acquire(&self.guard.lock)
         i = lookup(&self.engine.table, <PyObject*>key, h)
         if i == UNCERTAIN:
-            i = find_by_comparing(self.engine, &self.guard.lock, key, h, op)
+            i = find_by_comparing(self.engine, &self.guard.lock, key, h, op.n, op)
         return i
 
     cdef void take_out(self, uint32_t i, Operation* op) noexcept:
@@ -304,7 +304,8 @@ cdef class _Ordered(EvictionPolicy):
 
     cdef int fill(self, keys, ranks) except -1:
         """Add keys of known ranks, next victim first, to a policy that is empty and that nobody else knows yet."""
-        cdef uint32_t h, i
+        cdef uint64_t h
+        cdef uint32_t i
         for key, rank in zip(keys, ranks):
             h = mixed(&self.engine.table, hash_of(<PyObject*>key))
             if not self.engine.reserve(1 << 31):

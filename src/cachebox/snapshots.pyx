@@ -12,7 +12,7 @@ from cachebox.store cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outco
 from cachebox.tags cimport Label, Tag, free_labels, make_room_for_labels, new_labels, some_dropped
 
 
-cdef inline uint32_t hashed(Store store, object key) except? 0xFFFFFFFF:
+cdef inline uint64_t hashed(Store store, object key) except? 0:
     return mixed(store.table, hash_of(<PyObject*>key))
 
 
@@ -53,7 +53,8 @@ cdef int restore(Store store, list entries) except -1:
     cdef Operation op
     cdef double now = store.now(0.0), left, end, weight, span
     cdef uint64_t rank
-    cdef uint32_t h, i
+    cdef uint64_t h
+    cdef uint32_t i
     cdef Label* chain
     cdef bint ready
     cdef list tags
@@ -191,7 +192,8 @@ cdef bint add_entry(
     cdef Operation op
     cdef Outcome outcome
     cdef double now
-    cdef uint32_t h = hashed(store, key), i
+    cdef uint64_t h = hashed(store, key)
+    cdef uint32_t i
     cdef Label* chain = NULL
     cdef bint dropped, added = False
     cdef list tags

@@ -125,7 +125,7 @@ cdef class Store:
     cdef int take_back(self, Operation* op) except -1
     cdef object notify(self, object key, object value, Cause cause)
     cdef int put(
-        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
     cdef void lock_again(self, Operation* op) noexcept nogil
@@ -133,7 +133,7 @@ cdef class Store:
     cdef Py_ssize_t purge(self, bint stale_too) except -1
     cdef Py_ssize_t size(self) except -1
     cdef int put_tagged(
-        self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, tuple names, Operation* op
     ) except -1
     cdef list find_tags(self, tuple names)
     cdef object turn_of_tags(self)
@@ -145,8 +145,8 @@ cdef class Store:
     cdef int empty(self, bint statistics_too) except -1
 
     # takes the lock and leaves it held; lets it go while keys are compared; an exception leaves it released
-    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED
-    cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED
+    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED
+    cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED
 
     # with the lock
     cdef bint is_live(self, uint32_t i, double now) noexcept nogil
@@ -154,7 +154,7 @@ cdef class Store:
     cdef Outcome remove(self, uint32_t i, Cause cause, Operation* op) noexcept
     cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept
     cdef Outcome write(
-        self, uint32_t i, object key, uint32_t h, object value,
+        self, uint32_t i, object key, uint64_t h, object value,
         double lifetime, bint keeps_end, double weight, double now, Operation* op,
     ) noexcept
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil

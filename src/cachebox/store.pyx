@@ -193,16 +193,16 @@ cdef class Store:
 
     # --- finding: takes the lock, leaves it held, and lets it go while keys are compared ------------------------------
 
-    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED:
         """The index of the key's entry, live or expired or reserved; 0: none."""
         cdef uint32_t i
         acquire(self.lock)
         i = lookup(self.table, <PyObject*>key, h)
         if i == UNCERTAIN:
-            i = find_by_comparing(self.engine, self.lock, key, h, op)
+            i = find_by_comparing(self.engine, self.lock, key, h, op.n, op)
         return i
 
-    cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED:
         """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
         cdef uint32_t i
         cdef uint64_t version
@@ -316,7 +316,7 @@ cdef class Store:
         return DONE
 
     cdef Outcome write(
-        self, uint32_t i, object key, uint32_t h, object value,
+        self, uint32_t i, object key, uint64_t h, object value,
         double lifetime, bint keeps_end, double weight, double now, Operation* op,
     ) noexcept:
         """Store a value under a key whose entry is i (0: it has none). `keeps_end`: where there is one to keep."""
@@ -435,7 +435,7 @@ cdef class Store:
     # --- whole operations, without the lock -------------------------------------------------------------------------
 
     cdef int put(
-        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1:
         """The long way of `set`: store a value, if `only_new` only where there is none. The caller finishes `op`."""
         cdef double now = self.now(lifetime)
@@ -456,7 +456,7 @@ cdef class Store:
             self.evict_foreign(op)
 
     cdef int put_tagged(
-        self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, tuple names, Operation* op
     ) except -1:
         """`put` with tags."""
         cdef double now = self.now(lifetime)
