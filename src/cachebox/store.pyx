@@ -247,16 +247,16 @@ cdef class Store:
 
     # --- finding: takes the lock, leaves it held, and lets it go while keys are compared ------------------------------
 
-    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED:
         """The index of the key's entry, live or expired or reserved; 0: none."""
         cdef uint32_t i
         acquire(self.lock)
         i = lookup(self.table, <PyObject*>key, h)
         if i == UNCERTAIN:
-            i = find_by_comparing(self.engine, self.lock, key, h, op)
+            i = find_by_comparing(self.engine, self.lock, key, h, op.n, op)
         return i
 
-    cdef uint32_t find_itself(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find_itself(self, object key, uint64_t h, Operation* op) except FAILED:
         """`find` for a key that is likely to be the very object: others of the same hash need not be compared."""
         cdef uint32_t slot, i
         acquire(self.lock)
@@ -271,7 +271,7 @@ cdef class Store:
         release(self.lock)
         return self.find(key, h, op)
 
-    cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED:
         """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
         cdef uint32_t i
         cdef uint64_t version
@@ -386,7 +386,7 @@ cdef class Store:
         return self.modes & WEIGHED and not fits(&self.weights, weight, self.weights.of[kept] if kept != 0 else 0.0)
 
     cdef Outcome write(
-        self, uint32_t i, object key, uint32_t h, object value,
+        self, uint32_t i, object key, uint64_t h, object value,
         double lifetime, bint keeps_end, double weight, double now, Operation* op,
     ) noexcept:
         """Store a value under a key whose entry is i (0: it has none). `keeps_end`: where there is one to keep."""
@@ -526,7 +526,7 @@ cdef class Store:
     # --- whole operations, without the lock -------------------------------------------------------------------------
 
     cdef int put(
-        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1:
         """The long way of `set`: store a value, if `only_new` only where there is none. The caller finishes `op`."""
         cdef double now = self.now(lifetime)
@@ -549,7 +549,7 @@ cdef class Store:
             self.evict_foreign(op)
 
     cdef int put_tagged(
-        self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, tuple names, Operation* op
     ) except -1:
         """`put` with tags."""
         cdef double now = self.now(lifetime)
@@ -597,7 +597,8 @@ cdef class Store:
         """The Tag of a tag; where there is none, None, or a new one. Finding and inserting it are one step."""
         cdef Engine tags = self.table_of_tags()
         cdef Tag made = Tag.__new__(Tag, name) if makes else None       # not under the lock, where nothing is allocated
-        cdef uint32_t h = mixed(&tags.table, hash_of(<PyObject*>name)), i
+        cdef uint64_t h = mixed(&tags.table, hash_of(<PyObject*>name))
+        cdef uint32_t i
         cdef PyObject* found = <PyObject*>made
         cdef bint ready = True
         cdef Operation op
@@ -606,7 +607,7 @@ cdef class Store:
             acquire(self.lock)
             i = lookup(&tags.table, <PyObject*>name, h)
             if i == UNCERTAIN:
-                i = find_by_comparing(tags, self.lock, name, h, &op)
+                i = find_by_comparing(tags, self.lock, name, h, op.n, &op)
             if i == 0 and makes:
                 if <Py_ssize_t>tags.table.used >= self.tags_limit:
                     self.drop_unused_tags(&op)
