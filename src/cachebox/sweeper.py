@@ -123,7 +123,7 @@ def _start() -> None:
                 _thread = None
         if not isinstance(error, (RuntimeError, MemoryError)):
             raise
-        # no thread to be had, or the process is ending: reads still drop what expired, and the next deadline tries again
+        # no thread to be had, or the process is ending: reads drop what expired, and the next deadline tries again
 
 
 def _run() -> None:

@@ -101,7 +101,7 @@ class Refreshing:
         core, loader = self._core, self._loader
         token, flight = new_token(), new_flight()
         pause = 0.0
-        failure: Exception | None = None
+        counted: dict[str, int] = {}
         led.set(())                             # whoever started this does not wait for it
         self._flights[key] = flight
         loader.flights[token] = flight          # before the lease is: whoever sees that has to find this
@@ -111,25 +111,24 @@ class Refreshing:
             deadline = core.deadline()
             reply = yield from loader.lead(key, token, b"", b"", deadline, milliseconds(due))
             if type(reply) is Failure:
-                core.tier.count(errors=1)
+                counted = {"errors": 1}
                 pause = PAUSE
             elif reply[0] == 2:
                 pause = PAUSE
             elif reply[0] == 3:
                 with flight:
                     yield from loader.fly(key, factory, decide, token, flight, deadline)
-                core.tier.count(refreshes=1)
+                counted = {"refreshes": 1}
                 self._fails = False
-        except Exception as error:              # counted; what is there lives on, and who asks for it later tries again
-            failure = error
+        except Exception:                       # counted; what is there lives on, and who asks for it later tries again
+            counted = {"refresh_failures": 1}
+            if not self._fails:
+                self._fails = True
+                log.warning("a value could not be computed anew in the background", exc_info=True)
         finally:
             loader.flights.pop(token, None)
             flight.give_up()
             if self._flights.get(key) is flight:    # else another one took over
                 del self._flights[key]
                 self._end(key, pause)
-        if failure is not None:
-            core.tier.count(refresh_failures=1)
-            if not self._fails:
-                self._fails = True
-                log.warning("a value could not be computed anew in the background", exc_info=failure)
+            core.tier.count(**counted)          # last: whoever sees it may have the next refresh begin
