@@ -80,7 +80,7 @@ class Refreshing:
             if self._lasts(key, now):
                 return False
             if len(self._again) >= MANY:
-                self._again = {other: again for other, again in self._again.items() if again > now}
+                self._again = {other: again for other, again in list(self._again.items()) if again > now}
             self._again[key] = math.inf
         return True
 
