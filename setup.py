@@ -89,6 +89,6 @@ for module in modules:
         mend(Path(source))
 
 setup(
-    ext_modules=modules,
+    ext_modules=[*modules, Extension("cachebox._interpreter", ["src/cachebox/_interpreter.c"], extra_compile_args=flags)],
     options={"build_ext": {"parallel": True}},      # as many compilers as there are processors
 )

@@ -13,7 +13,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PREFER_BI
 
 tests=("$@")
 if [[ $# == 0 ]]; then
-  tests=(tests/test_adversarial.py tests/test_threads.py tests/test_state_machine.py)
+  tests=(tests/test_random_programs.py tests/test_memory_safety.py tests/test_adversarial.py tests/test_threads.py)
+  tests+=(tests/test_state_machine.py)
   tests+=(tests/test_cache*.py tests/test_{lru_cache,policies,single_flight,stats,sweeper}.py)
   tests+=(tests/test_{read_through,refresh,invalidation,dump_and_warm,loading_model}.py tests/test_strategies_write_*.py)
   tests+=(tests/test_distributed_{coherence,parts}.py)       # the others have time-outs, or start processes that lack this
