@@ -1,9 +1,9 @@
 """Random programs over everything at once: what a cache can be, what can be done to it, and what can happen meanwhile.
 
-A program is made from a seed: the options of a cache, its policy, its keys, values, callbacks and tags, some of which use
-the cache themselves, raise, collect garbage or let other threads run; how many threads there are, how often the collector
-runs, whether signals arrive. It runs in batches; after each one every cache verifies its invariants. With one thread and
-no signals a seed does the same every time.
+A program is made from a seed: the options of a cache, its policy, its keys, values, callbacks and tags, some of which
+use the cache themselves, raise, collect garbage or let other threads run; how many threads there are, how often the
+collector runs, whether signals arrive. It runs in batches; after each one every cache verifies its invariants. With one
+thread a seed does nearly the same every time.
 
     python tests/random_programs.py                       a thousand operations of each of 20 seeds
     python tests/random_programs.py --seed 7 --operations 100000
@@ -49,7 +49,7 @@ class World:
         self.cache = self.new_cache()
         self.function = cached(cache=self.cache, ttl=self.some_ttl(), tags=("f",))(self.compute)
 
-    # --- what the cache is -----------------------------------------------------------------------------------------------
+    # --- what the cache is --------------------------------------------------------------------------------------------
 
     def some_options(self) -> dict:
         pick = self.dice.random
@@ -95,7 +95,7 @@ class World:
             options["policy"] = type(options["policy"])()
         return Cache(**options)
 
-    # --- what happens meanwhile: called from keys, values, callbacks, everything -----------------------------------------
+    # --- what happens meanwhile: called from keys, values, callbacks, everything --------------------------------------
 
     def happen(self) -> None:
         """Something, or more probably nothing; never within itself."""
@@ -140,7 +140,7 @@ class World:
         self.happen()
         return Value(self, 2)
 
-    # --- keys, values, tags ----------------------------------------------------------------------------------------------
+    # --- keys, values, tags -------------------------------------------------------------------------------------------
 
     def some_key(self, dice: random.Random) -> object:
         n = dice.randrange(KEYS)
@@ -166,7 +166,7 @@ class World:
     def some_tags(self, dice: random.Random) -> object:
         return dice.choice(["t", ("t", "u"), [1, 1.0, "v"], (Key(self, 1),), (), [f"tag {dice.randrange(500)}"]])
 
-    # --- what is done ----------------------------------------------------------------------------------------------------
+    # --- what is done -------------------------------------------------------------------------------------------------
 
     def step(self, dice: random.Random) -> None:
         dice.choice(STEPS)(self, self.cache, dice)
@@ -225,7 +225,7 @@ class World:
                 self.step(dice)
 
     def check(self, cache: Cache) -> None:
-        """All invariants; only that a policy in Python, in the middle of whose methods anything may have happened, may be torn."""
+        """All invariants, but that a policy in Python may be torn: anything may have happened within its methods."""
         try:
             cache._check()
         except AssertionError as error:
@@ -410,7 +410,8 @@ def main() -> None:
         run(seed, chosen.operations, chosen.threads)
     faulthandler.cancel_dump_traceback_later()
     seconds = time.perf_counter() - began
-    print(f"{len(seeds) * chosen.operations:,} operations of {len(seeds)} programs in {seconds:.0f} s: all invariants held")
+    operations = len(seeds) * chosen.operations
+    print(f"{operations:,} operations of {len(seeds)} programs in {seconds:.0f} s: all invariants held")
 
 
 if __name__ == "__main__":

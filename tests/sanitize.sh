@@ -23,7 +23,8 @@ if [[ $# == 0 && -n ${GREENLETS:-} ]]; then
   set -- "${tests[@]}"
 fi
 if [[ $# == 0 ]]; then
-  tests=(tests/test_adversarial.py tests/test_threads.py tests/test_state_machine.py)
+  tests=(tests/test_random_programs.py tests/test_memory_safety.py tests/test_adversarial.py tests/test_threads.py)
+  tests+=(tests/test_state_machine.py)
   tests+=(tests/test_cache*.py tests/test_{lru_cache,policies,single_flight,stats,sweeper}.py)
   tests+=(tests/test_{left_loops,own_flight,interrupted}.py)
   tests+=(tests/test_{read_through,refresh,invalidation,dump_and_warm,loading_model}.py tests/test_strategies_write_*.py)

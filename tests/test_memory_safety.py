@@ -50,7 +50,7 @@ def disarmed():
     Key.on_compare = None
 
 
-# --- tags: found and made in one step ----------------------------------------------------------------------------------
+# --- tags: found and made in one step ---------------------------------------------------------------------------------
 
 
 class Tag:
@@ -164,7 +164,7 @@ def test_a_tag_in_a_cycle_with_its_cache_is_collected():
     assert gone() is None
 
 
-# --- policies as objects -----------------------------------------------------------------------------------------------
+# --- policies as objects ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["add", "remove", "access", "__contains__"])
@@ -262,7 +262,7 @@ def test_ranks_that_an_import_or_a_pickle_brings(policy, rank):
         it._check()
 
 
-# --- __init__ ----------------------------------------------------------------------------------------------------------
+# --- __init__ ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("deed", ["store", "store and delete", "look", "count"])
@@ -373,7 +373,7 @@ def test_a_second_init_changes_nothing(any_policy):
     assert dict(cache) == {"a": 1}
 
 
-# --- the turn of a policy written in Python ------------------------------------------------------------------------------
+# --- the turn of a policy written in Python ---------------------------------------------------------------------------
 
 
 class InADict(PythonFIFO):
@@ -446,11 +446,12 @@ def test_evict_may_wait_for_a_thread_that_uses_the_cache():
     assert sorted(cache.policy) == sorted(cache)
 
 
-# --- weights, numbers, memory --------------------------------------------------------------------------------------------
+# --- weights, numbers, memory -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("bound", "heavy", "light"), [(2**53, 2**53 - 5, 1), (1.0, 1.0 - 2**-53, 1e-17), (1e308, 9e307, 1e291), (2**60 + 1, 2**60, 1)]
+    ("bound", "heavy", "light"),
+    [(2**53, 2**53 - 5, 1), (1.0, 1.0 - 2**-53, 1e-17), (1e308, 9e307, 1e291), (2**60 + 1, 2**60, 1)],
 )
 def test_weights_are_exact_however_far_apart(policy, bound, heavy, light):
     from fractions import Fraction
@@ -511,7 +512,7 @@ def test_memory_follows_the_entries(any_policy, how):
     else:
         cache["heavy"] = 9_980
     cache._check()
-    small.update({n: 1 for n in range(20)})
+    small.update(dict.fromkeys(range(20), 1))
     assert len(cache) <= 21
     assert sys.getsizeof(cache) < max(full / 10, 4 * sys.getsizeof(small))
     for n in range(500):
@@ -588,7 +589,7 @@ def test_counters_do_not_wrap():
     assert stats.hits == 0
 
 
-# --- copies, endings, what is private --------------------------------------------------------------------------------------
+# --- copies, endings, what is private ---------------------------------------------------------------------------------
 
 
 class Slotted(Cache):
@@ -657,7 +658,8 @@ for kind in (CachedFunction, CachedMethod, BoundFunction):
 function = CachedFunction.__new__(CachedFunction, len, cachebox.Cache(2))
 bound = BoundFunction.__new__(BoundFunction, function, 1)
 for call in (
-    repr, lambda it: it.cache_clear(), lambda it: it.cache_info(), lambda it: it.cache_key(1), lambda it: it.invalidate(1),
+    repr, lambda it: it.cache_clear(), lambda it: it.cache_info(), lambda it: it.cache_key(1),
+    lambda it: it.invalidate(1),
     lambda it: it("x"), lambda it: it.__get__(1, int),
 ):
     for it in (function, bound):
@@ -676,7 +678,8 @@ cache._check()
 gc.collect()
 print("survived")
 """
-    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", program], capture_output=True, text=True, timeout=WAIT)
+    command = [sys.executable, "-X", "faulthandler", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
     assert done.stdout.strip() == "survived", done.stderr
 
 

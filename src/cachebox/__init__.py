@@ -12,6 +12,7 @@
 49
 """
 
+import cachebox._interpreter  # noqa: F401 (first: it says why the others could not be imported)
 from cachebox.cache import MISSING, Cache
 from cachebox.decorators import cached, lru_cache
 from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOCache, LFUCache, LRUCache
