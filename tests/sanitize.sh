@@ -16,7 +16,7 @@ if [[ $# == 0 ]]; then
   tests=(tests/test_adversarial.py tests/test_threads.py tests/test_state_machine.py)
   tests+=(tests/test_cache*.py tests/test_{lru_cache,policies,single_flight,stats,sweeper}.py)
   tests+=(tests/test_{read_through,refresh,invalidation,dump_and_warm,loading_model}.py tests/test_strategies_write_*.py)
-  tests+=(tests/test_distributed_{coherence,parts}.py)       # the others have time-outs, or start processes that lack this
+  tests+=(tests/test_distributed_{coherence,parts,replies,values}.py)       # the others have time-outs, or start processes that lack this
 fi
 
 [[ -x $place/bin/python ]] || "${PYTHON:-python3}" -m venv "$place"
