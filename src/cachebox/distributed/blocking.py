@@ -145,11 +145,11 @@ def new_channel(node: Node, deadline: float) -> Channel:
 
 def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
     """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
-    bell = waiter()
-    turn = Turn(None, bell.wake)
+    waiting = waiter()
+    turn = Turn(None, waiting.wake)
     try:
         if node.pool.line_up(turn):
-            bell.wait(deadline - time.monotonic())
+            waiting.wait(max(0.0, deadline - time.monotonic()))
         channel, turn.channel = turn.channel, None
         if channel is not None:
             return channel, True
