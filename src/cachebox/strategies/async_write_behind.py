@@ -12,7 +12,7 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.strategies.async_write_through import AsyncWriteThrough
-from cachebox.strategies.backlog import DeadLetter
+from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys

@@ -12,8 +12,9 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.encoding import Encoding
-from cachebox.strategies.backlog import Backlog, DeadLetter
+from cachebox.strategies.backlog import Backlog
 from cachebox.strategies.cache_side import CacheSide
+from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import check_choice, check_int, check_seconds
