@@ -591,6 +591,28 @@ def test_asyncio_a_loop_that_stands_still_does_not_hold_the_thread_for_ever(quic
 
 
 @must_end
+def test_asyncio_who_is_cancelled_leaves_no_thread_behind_that_waits(quick):
+    async def main():
+        behind = AsyncWriteBehind(Cache(), Rows(), max_queue=1, **quick)
+        await behind.set("a", 1)
+        for wait in (behind.flush, lambda: behind.set("b", 1)):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(wait(), 0.05)
+        assert behind._behind._backlog.setting == {}
+        behind.store.fault.is_on = False
+        assert await behind.close() is True and behind.store.values == {"a": 1}
+        abandoned = AsyncWriteBehind(Cache(), Rows(), exit_timeout=0.0, **quick)
+        await abandoned.set("a", 1)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(abandoned.flush(), 0.05)
+        return abandoned
+
+    abandoned = asyncio.run(main())             # which waits for its threads
+    assert abandoned.pending == 1
+    abandoned._behind.close(0)
+
+
+@must_end
 def test_asyncio_a_load_of_a_loop_that_has_ended_holds_up_nobody():
     class Slow(Rows):
         async def load(self, key):

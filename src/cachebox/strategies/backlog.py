@@ -112,7 +112,7 @@ class Backlog:
         payload = b"" if journal is None else journal.encode(key, value)
         write = _Accepted(key, value, numbers)
         while not self._accept_if_there_is_room(write, payload):
-            self.wait_until_there_is_room(key)
+            self.wait_until_there_is_room(key, Until())
         self._full.end()
         if journal is not None and journal.waits_for_disk:
             self._wait_for_disk(write)
@@ -187,6 +187,7 @@ class Backlog:
                 self.queue.promised = len(self._unsynced)
                 if was_lost:
                     journal.take_back(write.journaled)
+                self._progress.notify_all()
             if isinstance(error, OSError):
                 self._full.begin(error)
             if was_lost:
@@ -199,17 +200,18 @@ class Backlog:
                 older.append(self._enqueue(first))
                 self._unsynced.pop(first.journaled, None)
                 self.queue.promised = len(self._unsynced)
+            self._progress.notify_all()
         del older
 
-    def wait_until_there_is_room(self, key: Any) -> None:
-        """Return when `accept` may be tried again."""
+    def wait_until_there_is_room(self, key: Any, until: Until) -> None:
+        """Return when `accept` may be tried again, or nobody waits any more."""
         with self._lock:
             self.crowd += 1
         try:
             while True:
                 self.call_thread()
                 with self._lock:
-                    if self.closing or self.queue.has_room_for(key):
+                    if self.closing or self.queue.has_room_for(key) or until.left() <= 0.0:
                         return
                     self._progress.wait(LOOKS_EVERY)
         finally:
@@ -259,43 +261,50 @@ class Backlog:
 
     # --- waiting for the store ----------------------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None) -> bool:
+    def flush(self, until: Until) -> bool:
         """See `WriteBehind.flush`."""
-        until = self._until(timeout, "flush")
+        self._refuse_to_wait_for_itself("flush")
         with self._lock:
             writes = self.queue.hurry(time.monotonic())
         self.call_thread()
         return self._wait_for(writes, until) and not self._letters
 
-    def close(self, timeout: float | None) -> bool:
+    def close(self, until: Until) -> bool:
         """See `WriteBehind.close`."""
-        until = self._until(timeout, "close")
-        reached = self._wait_for(self.begin_to_close(), until) and not self._letters
+        self._refuse_to_wait_for_itself("close")
+        self.begin_to_close()
+        with self._lock:
+            while self._unsynced and until.left() > 0.0:        # what is about to be accepted
+                self._progress.wait(min(until.left(), LOOKS_EVERY))
+            writes = self.queue.hurry(time.monotonic())
+            self._call_thread()
+        reached = self._wait_for(writes, until) and not self._letters
         with self._lock:
             self._ends_at = time.monotonic()    # the thread is to end, if it has not
             self._news.notify_all()
-            while self._is_served() and (until is None or time.monotonic() < until):
-                left = LOOKS_EVERY if until is None else until - time.monotonic()
-                self._progress.wait(max(0.0, min(left, LOOKS_EVERY)))
+            while self._is_served() and until.left() > 0.0:
+                self._progress.wait(min(until.left(), LOOKS_EVERY))
             if not self._is_served():
                 self._close_journal()           # else the thread does, when the store lets go of it
         return reached
 
-    def _until(self, timeout: float | None, what: str) -> float | None:
-        if timeout is not None:
-            check_seconds("timeout", timeout)
+    def _refuse_to_wait_for_itself(self, what: str) -> None:
         if self.thread is threading.current_thread():
             raise RuntimeError(f"{what} would wait for itself: it was called by the store, or by on_dead_letter")
-        return None if timeout is None else time.monotonic() + timeout
 
-    def begin_to_close(self) -> list[Write]:
-        """Accept nothing more, and have all go out. Returns what the store lacks."""
+    def give_up(self, until: Until) -> None:
+        """Who waits until then does not wait any more."""
+        until.at = 0.0
+        with self._lock:
+            self._progress.notify_all()
+
+    def begin_to_close(self) -> None:
+        """Accept nothing more, and have all go out."""
         with self._lock:
             self.closing = True
-            writes = self.queue.hurry(time.monotonic())
+            self.queue.hurry(time.monotonic())
             self._progress.notify_all()         # those who wait for room
         self.call_thread()
-        return writes
 
     def _close_journal(self) -> None:
         if self.journal is not None:
@@ -310,12 +319,16 @@ class Backlog:
         with self._lock:
             return len(self.queue.pending) + len(self.queue.flying)
 
+    def drain(self, timeout: float) -> bool:
+        """See `draining`."""
+        return self.close(Until(timeout))
+
     def undelivered(self) -> str:
         """What the store lacks, in words."""
         where = "they are lost" if self.journal is None else "they are in the journal"
         return f"{self.pending + len(self.dead_letters)} writes: {where}"
 
-    def _wait_for(self, writes: Sequence[Write], until: float | None) -> bool:
+    def _wait_for(self, writes: Sequence[Write], until: Until) -> bool:
         """Wait until these writes are settled. Returns whether the store has them all."""
         reached = True
         for write in writes:
@@ -325,7 +338,7 @@ class Backlog:
                         write = write.into      # the newer one stands for it
                     if write.reached is not None:
                         break
-                    left = LOOKS_EVERY if until is None else until - time.monotonic()
+                    left = until.left()
                     if left <= 0.0 or (self._is_to_end() and not self._is_served()):
                         return False
                     if self._is_served():
@@ -533,6 +546,24 @@ class Backlog:
         if self.journal is not None:
             self.journal.abandon()
             self.closing = True
+
+
+class Until:
+    """When to give up waiting, which somebody else may change. Seconds from now; None: never.
+
+    Raises ValueError or TypeError where `timeout` is none.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, timeout: float | None = None) -> None:
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        self.at = float("inf") if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float:
+        """Seconds until then; less than 0 where it is over."""
+        return self.at - time.monotonic()
 
 
 class _Accepted:

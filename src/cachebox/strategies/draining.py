@@ -20,8 +20,8 @@ class Drainable(Protocol):
     def begin_to_close(self) -> object:
         """Accept nothing more, and have all go out."""
 
-    def close(self, timeout: float | None) -> bool:
-        """Wait until all is delivered. Returns whether it is."""
+    def drain(self, timeout: float) -> bool:
+        """Wait until all is delivered, for so many seconds at most. Returns whether it is."""
 
     def undelivered(self) -> str:
         """What was not, in words."""
@@ -42,7 +42,7 @@ def _drain_all() -> None:
     for one in still_open:
         one.begin_to_close()
     for one in still_open:
-        if not one.close(max(began + one.exit_timeout - time.monotonic(), 0.0)):
+        if not one.drain(max(began + one.exit_timeout - time.monotonic(), 0.0)):
             tell(logging.ERROR, f"the process ends, and a store lacks {one.undelivered()}")
 
 

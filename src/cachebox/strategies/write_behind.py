@@ -12,7 +12,7 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.encoding import Encoding
-from cachebox.strategies.backlog import Backlog
+from cachebox.strategies.backlog import Backlog, Until
 from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import Absent
@@ -261,7 +261,7 @@ class WriteBehind:
         value of its key, what the journal replayed included. False where the time was over, or the store refused
         something.
         """
-        return self._backlog.flush(timeout)
+        return self._backlog.flush(Until(timeout))
 
     def close(self, timeout: float | None = None) -> bool:
         """Accept nothing more, and deliver what is pending. Returns what `flush` would.
@@ -272,7 +272,7 @@ class WriteBehind:
 
         Called again, it waits again.
         """
-        return self._backlog.close(timeout)
+        return self._backlog.close(Until(timeout))
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
