@@ -3,14 +3,14 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 
-from cachebox._engine.table cimport UNCERTAIN, Engine, lookup_from
+from cachebox._engine.table cimport UNCERTAIN, lookup_from, note_use
 from cachebox.lock cimport release
 from cachebox.store cimport Store
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
     """The end of `take_hit` where the policy is to be asked."""
-    (<Engine><PyObject*>(<Store>store).engine).used(i)
+    note_use(<PyObject*>(<Store>store).engine, i)
     release((<Store>store).lock)
     return value
 

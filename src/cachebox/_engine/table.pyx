@@ -181,6 +181,8 @@ cdef class Engine:
         place(t, i)
         t.used += 1
         t.version += 1
+        if unlikely(self.tape != NULL):
+            write_down(self.tape, h)
         return i
 
     cdef void release(self, uint32_t i) noexcept nogil:
@@ -205,6 +207,8 @@ cdef class Engine:
         t.strays |= is_far(t, slot, h)
         close_hole(t, hole)
         t.version += 1
+        if unlikely(self.tape != NULL):
+            write_down(self.tape, h)
 
     cdef bint shrink(self, Moves* moves) noexcept nogil:
         """Give memory back, where there is too much of it. Whoever knows entries by index has to follow the `moves`."""
