@@ -46,7 +46,7 @@ def simulate(
 
     >>> found = simulate([1, 2, 3] * 100, policies=["LRU", "AUTO"], sizes=[2])
     >>> found.hit_ratios["LRU", 2], round(found.hit_ratios["OPT", 2], 2)
-    (0.0, 0.5)
+    (0.0, 0.66)
     """
     chosen = checked_policies(policies)
     weigh = checked_weights(weights)
