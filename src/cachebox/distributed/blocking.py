@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import select
-import threading
 import time
 from typing import Any
 
+from cachebox.callers import waiter
 from cachebox.distributed.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed.pool import Turn, needs_sign_of_life, patience, share
 from cachebox.distributed.replies import verify
@@ -63,18 +63,6 @@ def open_channel(node: Node, deadline: float) -> Channel:
     return channel
 
 
-class Waiter:
-    """What a thread waits for: to be woken, by any thread."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.wake = self._event.set
-
-    def wait(self, seconds: float | None) -> None:
-        """Until it is woken, or the time is over."""
-        self._event.wait(seconds)
-
-
 class Blocking:
     """Runs the core's generators in the calling thread."""
 
@@ -100,10 +88,9 @@ class Blocking:
                 return [exchange(*effect.requests[0], effect.deadline, effect.once)]
             return exchange_with_many(effect.requests, effect.deadline)
         if type(effect) is Wait:
-            effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
-            return None
+            return effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
         if type(effect) is MakeWaiter:
-            return Waiter()
+            return waiter()
         if type(effect) is Start:
             from cachebox.workers import submit  # a pool: most need none
 
@@ -158,11 +145,11 @@ def new_channel(node: Node, deadline: float) -> Channel:
 
 def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
     """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
-    event = threading.Event()
-    turn = Turn(None, event.set)
+    bell = waiter()
+    turn = Turn(None, bell.wake)
     try:
         if node.pool.line_up(turn):
-            event.wait(max(0.0, deadline - time.monotonic()))
+            bell.wait(deadline - time.monotonic())
         channel, turn.channel = turn.channel, None
         if channel is not None:
             return channel, True
@@ -171,6 +158,7 @@ def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
             return new_channel(node, deadline), False
     finally:
         node.pool.step_out(turn)
+        bell.close()
     raise TimeoutError("no connection became free in time")
 
 
