@@ -432,7 +432,8 @@ class AutoModel(Parts):
                 rest = [list(entries) for entries in self.lists]
                 next(entries for entries in rest if first in entries).remove(first)
                 while any(rest):
-                    yield min((entries for entries in rest if entries), key=lambda them: self.entries[them[0]].last).pop(0)
+                    tails = [entries for entries in rest if entries]
+                    yield min(tails, key=lambda entries: self.entries[entries[0]].last).pop(0)
             else:
                 yield from (key for entries in self.lists for key in entries if key != first)
 

@@ -50,7 +50,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize("name, data, options", FORMS, ids=[f"{name} {' '.join(options)}" for name, _, options in FORMS])
+@pytest.mark.parametrize("name, data, options", FORMS, ids=[" ".join([form[0], *form[2]]) for form in FORMS])
 def test_every_form_is_read(capsys, tmp_path, name, data, options, packed):
     path = tmp_path / (name + ".gz" if packed else name)
     path.write_bytes(gzip.compress(data) if packed else data)

@@ -135,7 +135,7 @@ def test_one_recording_at_a_time(tmp_path):
     ],
 )
 def test_bad_input_is_refused(what, options, error, tmp_path):
-    with pytest.raises(error, match="cache_or_function|sample"):
+    with pytest.raises(error, match=r"cache_or_function|sample"):
         record(what, tmp_path / "load", **options)
     assert not (tmp_path / "load").exists()
 

@@ -119,7 +119,7 @@ def weigh(key):
 
 @pytest.mark.parametrize("kind", ["LRU", "LFU", "FIFO", "AUTO", MostRecent])
 def test_weights_bound_what_is_held(kind):
-    requests = [key for key in keys()]
+    requests = keys()
     found = simulate(requests, kind, [40], weights=weigh)
     (name,) = found.policies
     expected = on_a_cache(requests, kind, None, max_weight=40, weigher=lambda key, value: weigh(key))
@@ -249,7 +249,7 @@ def test_a_plot_is_a_picture_with_a_name_at_each_curve(tmp_path):
     (axes,) = figure.axes
     names = {text.get_text(): text.xyann[1] if hasattr(text, "xyann") else None for text in axes.texts}
     assert set(names) == {"LRU", "AUTO", "MostRecent", "OPT"} and len(axes.lines) == 4
-    assert len({line.get_linestyle() + str(line.get_marker()) for line in axes.lines}) == 4     # told apart without colour
+    assert len({line.get_linestyle() + str(line.get_marker()) for line in axes.lines}) == 4     # without colour
 
 
 def test_a_simulation_of_a_policy_with_state_of_its_own_starts_anew():

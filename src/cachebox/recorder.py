@@ -27,9 +27,9 @@ def record(cache_or_function: Any, path: str | os.PathLike[str], *, sample: floa
         sample: the share of the keys that is recorded, above 0 and up to 1. Sizes to simulate shrink with it.
 
     A request is a hit, an overwrite, or a new key: a load or a `set`. Hashes have 32 bits of their own, and differ
-    between processes. One daemon thread writes while it lasts; a hit costs a few per cent more, and nothing afterwards. Raises
-    RuntimeError where the cache is being recorded already, OSError where the file cannot be written: at the
-    beginning, or at the end for what went wrong meanwhile.
+    between processes. One daemon thread writes while it lasts; a hit costs a little more meanwhile, and nothing
+    afterwards. Raises RuntimeError where the cache is being recorded already, OSError where the file cannot be written:
+    at the beginning, or at the end for what went wrong meanwhile.
 
     >>> import tempfile, os
     >>> from cachebox import Cache
