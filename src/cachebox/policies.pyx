@@ -572,7 +572,7 @@ def restore(cls, max_size, keys, ranks, seed=None):
 
 
 def empty_like(policy):
-    """A policy of the same kind that orders nothing: what a copy of its cache is to have. The class, where that says all."""
+    """A policy like this one that orders nothing, for a copy of its cache. Just its class, where that says all."""
     if type(policy) is AutoPolicy:
         return AutoPolicy(policy.max_size, (<AutoPolicy>policy).seed)
     return type(policy)

@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    Engine, Table, candidate, decref, incref, likely, plainly_equal, try_equal, unlikely,
+    Engine, Table, candidate, decref, incref, likely, note_use, plainly_equal, try_equal, unlikely,
 )
 from cachebox.lock cimport acquire, release
 from cachebox.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, leave, start
@@ -13,7 +13,7 @@ from cachebox.store cimport CLOCKED, FOREIGN, IDLES, Store
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
     """The end of `take_hit` where the policy is to be asked."""
-    (<Engine><PyObject*>(<Store>store).engine).used(i)
+    note_use(<PyObject*>(<Store>store).engine, i)
     release((<Store>store).lock)
     return value
 

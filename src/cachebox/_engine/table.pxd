@@ -85,6 +85,15 @@ cdef struct Moves:                  # which entries stand elsewhere since a tabl
     uint32_t n                      # of them
 
 
+cdef struct Tape:                   # where a recording writes down who is asked for, by hash
+    uint32_t* hashes                # owned
+    uint32_t n                      # of them
+    uint32_t room
+    uint32_t bound                  # a hash is in the sample if its product with an odd number is at most this
+    uint64_t lost                   # requests that found no room
+    Use use                         # what the table's was before: meanwhile it is ASKS
+
+
 cdef struct Table:
     Entry* entries
     uint32_t* slots                 # 0: empty
@@ -263,6 +272,7 @@ cdef class Engine:
     """
 
     cdef Table table
+    cdef Tape* tape                                                 # NULL: nobody records
     cdef bint ranks_rise                                            # from the next victim on: `rank` is part of the order
     cdef Entry lone                                                 # the sentinel while nothing is allocated
     cdef object collectable                                         # never set: makes the collector visit the type
@@ -307,12 +317,23 @@ cdef inline bint is_too_large(const Table* t) noexcept nogil:
     return t.capacity > KEPT and t.used < t.capacity // 3
 
 
+cdef inline void write_down(Tape* tape, uint32_t h) noexcept nogil:
+    if h * <uint32_t>0x85EBCA6B <= tape.bound:
+        if tape.n < tape.room:
+            tape.hashes[tape.n] = h
+            tape.n += 1
+        else:
+            tape.lost += 1
+
+
 cdef inline void note_use(PyObject* engine, uint32_t i) noexcept nogil:
     """A hit, or a new value. Here and in all that is as hot, objects are pointers: no references are counted."""
     if (<Engine>engine).table.use == MOVES_TO_BACK:
         move_to_back(&(<Engine>engine).table, i)
     elif (<Engine>engine).table.use == ASKS:
         (<Engine>engine).used(i)
+        if unlikely((<Engine>engine).tape != NULL):
+            write_down((<Engine>engine).tape, (<Engine>engine).table.entries[i].hash)
 
 
 cdef void drop_detached(Table* detached) noexcept

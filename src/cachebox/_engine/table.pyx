@@ -239,7 +239,10 @@ cdef class Engine:
         return self.table.free != 0 or self.table.fresh <= self.table.capacity or self._grow(limit)
 
     cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil:
-        return enter(&self.table, key, h) if likely(is_primitive(key)) else enter_other(&self.table, key, h)
+        cdef uint32_t i = enter(&self.table, key, h) if likely(is_primitive(key)) else enter_other(&self.table, key, h)
+        if unlikely(self.tape != NULL):
+            write_down(self.tape, <uint32_t>h)
+        return i
 
     cdef void release(self, uint32_t i) noexcept nogil:
         cdef Table* t = &self.table
@@ -256,6 +259,8 @@ cdef class Engine:
             enter_instead(&self.table, i, key, h, slot)
         else:
             enter_other_instead(&self.table, i, key, h, slot)
+        if unlikely(self.tape != NULL):
+            write_down(self.tape, <uint32_t>h)
 
     cdef bint shrink(self, Moves* moves) noexcept nogil:
         """Give memory back, where there is too much of it. Whoever knows entries by index has to follow the `moves`."""
