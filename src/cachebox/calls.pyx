@@ -7,7 +7,7 @@ from _weakref import ref
 
 from cachebox._engine.table cimport Table, candidate, hash_of, home, mixed, plain_equal
 from cachebox.cache cimport Cache
-from cachebox.lock cimport Guard, acquire, release
+from cachebox.lock cimport acquire, release
 
 
 cdef extern from *:
@@ -75,24 +75,6 @@ class CallKey(tuple):
 
 call_key = <PyTypeObject*>CallKey
 receiver_type = <PyTypeObject*>Receiver
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-cdef Guard naming = Guard.__new__(Guard)
-cdef dict serials = {}
-
-
-def token_of(function):
-    """What tells a function's keys from others' in a shared cache: its name, and a serial from the second on."""
-    cdef object own_name = getattr(function, "__qualname__", None) or repr(function)
-    cdef str name = f"{getattr(function, '__module__', None)}.{own_name}"
-    cdef object serial
-    acquire(&naming.lock)           # two threads must not get the same one
-    serial = serials.get(name, 0) + 1
-    serials[name] = serial
-    release(&naming.lock)
-    return name if serial == 1 else f"{name}#{serial}"
 
 
 cdef object hash_key(object key):
