@@ -15,9 +15,13 @@ class Begun:
     def __init__(self, wrapper: Any, awaitable: Any) -> None:
         self._wrapper = wrapper
         self._awaitable = awaitable
+        self._counted = awaitable is not None   # as a miss
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapper, name)
+
+    def _board(self, key: Any, hashed: int, counted: bool, alone: bool) -> Any:
+        return self._wrapper._board(key, hashed, counted or self._counted, alone)
 
     def __wrapped__(self, *args: Any, **kwargs: Any) -> Any:
         awaitable, self._awaitable = self._awaitable, None

@@ -55,6 +55,23 @@ class Receiver(ref):
         return self is not other
 
 
+class Member:
+    """The same for an instance that takes no weak reference, and lives as long as its class: held strongly."""
+
+    __slots__ = ("hashes", "instance", "limit")
+
+    def __init__(self, instance):
+        self.instance = instance
+        self.hashes = set()
+        self.limit = 64
+
+    def __call__(self):
+        return self.instance
+
+    def __reduce__(self):
+        raise TypeError(f"cannot pickle the key of a call on {self.instance!r}")
+
+
 class CallKey(tuple):
     """The key of a call. A tuple of the same items is another key."""
 

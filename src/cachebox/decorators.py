@@ -110,7 +110,7 @@ def cached(
     options = {option: given for option, given in options.items() if not isinstance(given, _ByDefault)}
     function = None
     if cache is not None and not isinstance(cache, Cache) and not hasattr(type(cache), "_decorate"):
-        if not callable(cache) and not isinstance(cache, _DESCRIPTORS):
+        if not callable(cache) and not isinstance(cache, _DESCRIPTORS) and type(cache).__module__ != "functools":
             hint = f": write cached(max_size={cache})" if type(cache) is int else ""
             raise TypeError(f"cache must be a Cache, or the function to decorate, not {type(cache).__name__}{hint}")
         function, cache = cache, None

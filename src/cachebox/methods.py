@@ -15,6 +15,7 @@ the class refers to, such as in a global table.
 from __future__ import annotations
 
 import gc
+import sys
 from types import CodeType, FrameType, FunctionType, ModuleType
 
 from cachebox.cache import Cache
@@ -39,17 +40,17 @@ def is_method_of(wrapper: Any, first: object) -> bool:
     if issubclass(type(first), type):
         for cls in _heap_types(_bases_of(first)):
             for attribute in list(_names_of(cls).values()):
-                if isinstance(attribute, classmethod) and leads_to(attribute.__func__, wrapper):
+                if isinstance(attribute, classmethod) and leads_to(attribute.__func__, wrapper, cls):
                     return True
-                static = static or (isinstance(attribute, staticmethod) and leads_to(attribute.__func__, wrapper))
+                static = static or (isinstance(attribute, staticmethod) and leads_to(attribute.__func__, wrapper, cls))
     for cls in _heap_types(instance_of):
         for attribute in list(_names_of(cls).values()):
             if attribute is wrapper:
                 return True
             if isinstance(attribute, staticmethod):
-                static = static or leads_to(attribute.__func__, wrapper)
+                static = static or leads_to(attribute.__func__, wrapper, cls)
             elif not isinstance(attribute, (classmethod, type)) and hasattr(type(attribute), "__get__"):
-                if not _is_written_in(attribute, cls) and leads_to(attribute, wrapper):
+                if leads_to(attribute, wrapper, cls):
                     return True
     if static:
         return False
@@ -82,14 +83,14 @@ def wraps_static_method(function: Any) -> bool:
     return function is not None
 
 
-def leads_to(start: object, wanted: object) -> bool:
-    """Whether an object refers to another, in few steps."""
+def leads_to(start: object, wanted: object, cls: type) -> bool:
+    """Whether an attribute of a class wraps a cached function, in few steps."""
     found = [start]
     seen = {id(start)}
     for at in found:
         if at is wanted:
             return True
-        for part in _parts(at):
+        for part in () if _is_written_in(at, cls) else _parts(at):
             if id(part) not in seen and not isinstance(part, type) and type(part) not in ATOMS:
                 seen.add(id(part))
                 found.append(part)
@@ -121,9 +122,15 @@ def _heap_types(types: tuple[type, ...]) -> list[type]:
     return [cls for cls in types if cls.__flags__ & HEAP_TYPE]
 
 
-def _is_written_in(attribute: Any, cls: type) -> bool:
-    """Whether an attribute is a function that is written in the body of a class."""
-    if type(attribute) is not FunctionType:
+def _is_written_in(thing: Any, cls: type) -> bool:
+    """Whether it is a function that is written in the body of a class: no decorator's."""
+    if type(thing) is not FunctionType:
         return False
-    written: str = attribute.__code__.co_qualname
+    written: str = thing.__code__.co_qualname
     return written.rpartition(".")[0] == cls.__qualname__
+
+
+def is_lasting(instance: object) -> bool:
+    """Whether it is a member of an enumeration, which lives as long as its class."""
+    enum = sys.modules.get("enum")
+    return enum is not None and isinstance(type(instance), enum.EnumMeta)

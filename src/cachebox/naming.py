@@ -310,7 +310,7 @@ def module_of(function: Any) -> str:
     if getattr(spec, "name", None):
         return str(spec.name)
     path = names.get("__file__")
-    if isinstance(path, str):
+    if isinstance(path, str) and not path.startswith("<"):      # standard input is called so
         digest = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()
         return f"__main__[{digest[:16]}]"
     return "__main__"

@@ -28,6 +28,12 @@ from cachebox.tags cimport (
     Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, peel, peel_all, some_dropped, stick,
 )
 
+from cachebox.awaitables import refuse_awaitable
+
+
+cdef extern from "results.h":
+    bint is_awaitable "cb_is_awaitable"(PyObject* value) noexcept
+
 
 cdef extern from "pythread.h":
     unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
@@ -163,7 +169,9 @@ cdef class Store:
         interruption = None
         if self.on_evict is not None:
             try:
-                self.on_evict(key, value)
+                answer = self.on_evict(key, value)
+                if is_awaitable(<PyObject*>answer):
+                    refuse_awaitable("on_evict", answer)
             except BaseException as error:
                 interruption = passed_on(error, self.on_evict)
         if self.on_removal is not None:
@@ -173,7 +181,9 @@ cdef class Store:
 
                 causes = IN_ORDER               # the module keeps it: whoever comes second sets the same object
             try:
-                self.on_removal(key, value, causes[<int>cause])
+                answer = self.on_removal(key, value, causes[<int>cause])
+                if is_awaitable(<PyObject*>answer):
+                    refuse_awaitable("on_removal", answer)
             except BaseException as error:
                 later = passed_on(error, self.on_removal)
                 interruption = later if interruption is None else interruption
@@ -908,8 +918,12 @@ cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
 
 cdef double as_number(object told, str teller) except? -1.0:
     if isinstance(told, bool) or not hasattr(type(told), "__float__"):
+        refuse_awaitable(teller, told)
         raise TypeError(f"{teller} must return a number, not {type(told).__name__}")
-    return as_float(told)
+    try:
+        return as_float(told)
+    except Exception as error:
+        raise TypeError(f"{teller} must return a number; {type(told).__name__} is none: {error}") from error
 
 
 cdef double as_float(object number) except? -1.0:

@@ -47,6 +47,7 @@ cdef class CachedFunction:
     cdef object nullary             # the key of the call without arguments, once it has been made
     cdef uint32_t nullary_at        # ... and where its entry was
     cdef dict receivers             # of a method: the Receiver of every instance that has results, by id
+    cdef dict members               # ... and the Member, of instances that live as long as their class
     cdef int64_t hits               # this function's, counted only beside others in a shared cache
     cdef int64_t misses
     cdef dict __dict__
@@ -72,6 +73,8 @@ cdef class CachedFunction:
     cdef PyObject* miss(
         self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
     ) except NULL
+    cdef PyObject* call_lasting(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
+    cdef object member_of(self, object instance)
     cdef PyObject* call_uncached(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     cdef PyObject* hit(self, PyObject* value) except NULL
     cdef int prepare(self, Loading* how) except -1

@@ -27,7 +27,8 @@ from cachebox.store cimport Watch
 
 from cachebox.awaitables import is_async, refuse_awaitable, warn_of_one_shot
 from cachebox.begun import fly_begun, fly_called
-from cachebox.calls import CallKey, Receiver
+from cachebox.calls import CallKey, Member, Receiver
+from cachebox.methods import is_lasting
 
 
 cdef extern from *:
@@ -148,6 +149,7 @@ cdef class CachedFunction:
         self.fly = coroutines.fly if coroutines is not None else None
         self.parameters = dict(parameters)
         self.receivers = {}
+        self.members = {}
         self.is_simple = token is None and not typed and key_func is None
         if not stores:
             self.vectorcall = <vectorcallfunc>call_counted
@@ -386,7 +388,27 @@ cdef class CachedFunction:
         how.missed = -1
         return 0
 
+    cdef PyObject* call_lasting(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        """A call on an instance that takes no weak reference, but needs none."""
+        cdef Call call
+        cdef PyObject* value
+        cdef Py_ssize_t k, more = len(<object>names) if names != NULL else 0
+        member = self.member_of(<object>args[0])
+        cdef tuple flat = (member, *[<object>args[k] for k in range(1, n + more)])
+        self.describe(&call, items_of(flat), n, names)
+        hashed = hash_call(&call)
+        value = quick_get_call(<PyObject*>self._cache, &call, hashed)
+        if value != NULL:
+            return self.hit(value)
+        return self.miss(key_of_call(&call, None), hashed, args, n, names, member)
+
+    cdef object member_of(self, object instance):
+        known = self.members.get(id(instance))
+        return known if known is not None else self.members.setdefault(id(instance), Member(instance))
+
     cdef PyObject* call_uncached(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        if n != 0 and is_lasting(<object>args[0]):
+            return self.call_lasting(args, n, names)
         self._cache.count_miss()
         if self.token is not None:
             count(&self.misses)
@@ -507,6 +529,11 @@ cdef class CachedFunction:
         if as_method:
             if not args:
                 raise TypeError(f"{self!r} is a method: its first argument must be the instance")
+            if not takes_weak_references(call.arguments[0]) and is_lasting(args[0]):
+                flat = (self.member_of(args[0]), *flat[1:])
+                self.describe(&call, items_of(flat), len(args), call.names)
+                hash_call(&call)
+                return key_of_call(&call, None)
             receiver = self.receiver_of(args[0], known_only)
             if receiver is None:
                 return NO_KEY
