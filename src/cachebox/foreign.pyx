@@ -4,36 +4,48 @@ Its methods must run without the cache's lock, yet nobody may change the cache b
 is told of it. So operations that change such a cache take turns: whoever has the turn changes the cache under the lock,
 then tells the policy, then lets the next one in. The turn is a re-entrant lock, for a policy may use its cache.
 
-Invariant: when nobody has the turn, the policy knows exactly the keys of the cache's live entries.
+While somebody has the turn code of the user's runs: the policy's, and its keys' `==`. If that waits for a thread that waits
+for the turn, neither would go on. So nobody waits for ever: after `PATIENCE` seconds an operation *strays*, which is to go
+on without the turn. Where it needs a victim it takes the oldest entry, and whoever has the turn next makes the policy agree
+with the cache (`Store.reconcile`).
+
+Invariant: when nobody has the turn and nobody strays, the policy knows exactly the keys of the cache's live entries.
 """
 
 from cpython.object cimport PyObject
 
 import os
-from _thread import get_ident
+from _thread import RLock, get_ident
 from _weakrefset import WeakSet
 from time import monotonic
 
 from cachebox._engine.table cimport decref
+from cachebox.lock cimport Lock, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation
 
 
 cdef object everyone = WeakSet()
+cdef object PATIENCE = 2.0          # seconds
 
 
 cdef class Foreign:
 
     def __init__(self, policy):
-        from threading import RLock
-
         self.policy = policy
         self.turn = RLock()
         everyone.add(self)
 
-    cdef int enter(self, Operation* op) except -1:
+    cdef int enter(self, Operation* op, Lock* lock) except -1:
+        """Get the turn, or stray."""
+        if op.in_turn or op.strays:
+            return 0
+        op.in_turn = self.turn.acquire(timeout=PATIENCE)
         if not op.in_turn:
-            self.turn.acquire()
-            op.in_turn = True
+            acquire(lock)
+            op.strays = True
+            self.strays += 1
+            self.behind = True
+            release(lock)
         return 0
 
     cdef int exit(self, Operation* op) except -1:
@@ -91,6 +103,7 @@ def _after_fork_in_child():
     cdef list mine = held.pop(get_ident(), [])
     held.clear()
     for foreign in list(everyone):
+        (<Foreign>foreign).strays = 0
         if foreign in mine:
             (<Foreign>foreign).turn.release()
         else:

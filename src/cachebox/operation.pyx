@@ -8,6 +8,7 @@ from cachebox._engine.table cimport (
     Engine, Table, allocate, candidate, deallocate, home, incref, plain_equal, reallocate, xdecref,
 )
 from cachebox.lock cimport Lock, acquire, release
+from cachebox.tags cimport Label, free_labels
 
 cdef enum:
     MOST_RESTARTS = 100
@@ -31,6 +32,9 @@ cdef bint more_room(Operation* op) noexcept nogil:
 cdef void drop_all(Operation* op) noexcept:
     """Drop what the operation still holds. Runs any code that objects run when they die."""
     cdef uint32_t k
+    cdef Label* peeled = op.peeled
+    op.peeled = NULL
+    free_labels(peeled)
     for k in range(op.n):
         xdecref(op.left[k].key)
         xdecref(op.left[k].value)

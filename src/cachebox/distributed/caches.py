@@ -90,7 +90,8 @@ class DistributedCache(Common, BlockingFront):
         return self._driver.run(self._core.delete(key))
 
     def increment(self, key: str, amount: int = 1) -> int:
-        """Add `amount` to the int stored under `key`, on the server, and return the sum. One round trip.
+        """Add `amount` to the int stored under `key`, on the server, and return the sum. One round trip; two where the
+        entry has tags, or is not a counter yet and there is a `secret`.
 
         A missing key starts at 0 and gets `default_ttl`; an entry that is there keeps its expiry. It happens exactly
         once when this returns, and at most once when it raises. TypeError where `amount` or the value is not an int.

@@ -117,6 +117,10 @@ class CallDecision:
         self._args = args
         self._kwargs = kwargs
 
+    @property
+    def name(self) -> str:
+        return self._function._name
+
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return self._function._decide(value, self._args, self._kwargs)
 

@@ -6,6 +6,7 @@ token may stand for the leases of many keys.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from cachebox.distributed import failed
@@ -17,8 +18,37 @@ from cachebox.distributed.scripts import FAIL, LEASE, script_call
 LEASE_MS = 5000
 RENEWED_EVERY = 1.25                # seconds
 
+PATIENCE = 8.0
+"""Seconds that a lease is waited for which shows no sign of life."""
+RENEWED_BY = 0.1
+"""Seconds by which the end of a lease has to move for that to be one."""
+
 Group = tuple[int, list[bytes]]
 """A bucket, the name of its generation, and the names of leases there."""
+
+
+class Patience:
+    """How long somebody goes on waiting for a lease of another process, whatever the server says about it."""
+
+    def __init__(self) -> None:
+        self._token = b""
+        self._end = self._until = 0.0
+
+    def seconds(self, token: bytes, milliseconds: int) -> float:
+        """Seconds to wait before asking again; 0: it has shown no sign of life for too long.
+
+        Args:
+            token: whose lease it is. Another one's is a sign of life.
+            milliseconds: what is left of it. More than was left before is a sign of life, but not an endless lease.
+        """
+        now = time.monotonic()
+        is_sane = 0 < milliseconds <= 1000 * PATIENCE
+        end = now + milliseconds / 1000 if is_sane else self._end
+        if token != self._token or end > self._end + RENEWED_BY:
+            self._until = now + PATIENCE
+        self._token, self._end = token, end
+        left = max(0.0, self._until - now)
+        return min(left, milliseconds / 1000 + 0.01 if is_sane else 1.0)
 
 
 class Leases:
@@ -65,8 +95,8 @@ class Leases:
     def _renew(self, token: bytes) -> None:
         groups = self._kept.get(token)
         if groups is not None:
+            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))   # first: whatever the server says
             self._send(token, groups, b"%d" % LEASE_MS)
-            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
     def _send(self, token: bytes, groups: list[Group], milliseconds: bytes) -> None:
         commands = self._commands(token, groups, milliseconds)

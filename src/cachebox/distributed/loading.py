@@ -119,6 +119,10 @@ class Leading:
 class Decides(Protocol):
     """Says what is to become of a computed value."""
 
+    @property
+    def name(self) -> str:
+        """What the function is called that computes it."""
+
     def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
         """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
 
@@ -129,9 +133,15 @@ class Decides(Protocol):
 class Decision:
     """The same whatever the value."""
 
-    def __init__(self, lifetime: float, tags: tuple[str, ...] = ()) -> None:
+    def __init__(self, lifetime: float, tags: tuple[str, ...], factory: Any) -> None:
         self.lifetime = lifetime
         self.tags = tags
+        self._factory = factory
+
+    @property
+    def name(self) -> str:
+        named = self._factory if hasattr(self._factory, "__qualname__") else type(self._factory)
+        return f"{named.__module__}.{named.__qualname__}"
 
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return True, self.lifetime, self.tags
@@ -163,7 +173,7 @@ class Loader:
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
         lifetime = self._core.lifetime if ttl is None else seconds_of(ttl, "ttl")
-        value, _ = yield from self.load(key, factory, Decision(lifetime, checked_tags(tags)))
+        value, _ = yield from self.load(key, factory, Decision(lifetime, checked_tags(tags), factory))
         return value
 
     def load(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
@@ -172,9 +182,8 @@ class Loader:
         deadline = core.deadline()
         yield from core.begin(deadline)
         if tier.is_fresh:
-            stored = tier.first.get(key, MISSING)
-            if stored is not MISSING:
-                value = core.give(stored)
+            value = core.give(tier.first.get(key, MISSING))
+            if value is not MISSING:
                 if self.refreshing is not None:
                     yield from self.refreshing.consider(key, factory, decide, value)
                 return value, False
@@ -201,9 +210,10 @@ class Loader:
         begun = time.monotonic()
         value = yield Run(factory)
         is_stored, lifetime, tags = decide(value)
-        if is_stored:
+        encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+        if encoded is not None:
             try:
-                yield from core._set({key: value}, lifetime, tags, deadline + time.monotonic() - begun)
+                yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun)
             except BackendUnavailable:
                 if not core.is_local:
                     raise
@@ -226,6 +236,7 @@ class Loader:
         missed = False
         waiter: Any = None
         until = time.monotonic() + FOREIGN_WAIT
+        patience = leases.Patience()
         while True:
             if waiter is not None:
                 tier.wait_for(key, waiter.wake)
@@ -237,6 +248,8 @@ class Loader:
                     try:
                         value = core.take_in(fill, reply[1], reply[2])
                     except Undecodable:
+                        if not no_good:
+                            tier.count(undecodable=1)
                         no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
                         continue
                     if not missed:
@@ -271,16 +284,19 @@ class Loader:
                 if not waits:
                     return (yield Run(factory)), True
                 if other.state != ABANDONED:
-                    return core.give(other.outcome()), True
+                    value = core.give(other.outcome())
+                    return (yield Run(factory)) if value is MISSING else value, True
                 deadline = core.deadline()
                 continue
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
                 waiter = yield MakeWaiter()
                 continue
-            if leads and time.monotonic() > until:
+            seconds = patience.seconds(reply[2], reply[1])
+            if not seconds or (leads and time.monotonic() > until):
                 tier.wait_no_more(key, waiter.wake)
                 return (yield Run(factory)), True
-            seconds = max(0.0, reply[1] / 1000) + 0.01 if tier.linked else UNLINKED_WAIT
+            if not tier.linked:
+                seconds = min(seconds, UNLINKED_WAIT)
             if leads:
                 seconds = min(seconds, 1.0)
             try:
@@ -362,7 +378,7 @@ class Loader:
             with Leading(flight):
                 value = yield Run(factory)
             is_stored, lifetime, tags = decide(value)
-            encoded = core.codec.encode(key, value) if is_stored else None
+            encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
         except BaseException as error:
             self.leases.let_go(token)
             if isinstance(error, Exception):

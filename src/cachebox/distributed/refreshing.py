@@ -20,6 +20,7 @@ from typing import Any
 
 from cachebox.distributed.core import Core
 from cachebox.distributed.effects import Effects, Failure, Start
+from cachebox.distributed.health import log
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.loading import ABANDONED, Decides, Flight, Loader, leads_here
 from cachebox.distributed.options import milliseconds
@@ -42,6 +43,7 @@ class Refreshing:
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork, where the parent's threads are gone."""
         self._lock = threading.Lock()
+        self._fails = False                     # what was told to the logger
         self._again: dict[str, float] = {}      # keys not to be refreshed before a time: never, while that is under way
 
     def consider(
@@ -107,8 +109,12 @@ class Refreshing:
             elif reply[0] == 3:
                 yield from loader.fly(key, factory, decide, token, flight, deadline)
                 core.tier.count(refreshes=1)
+                self._fails = False
         except Exception:                       # counted; what is there lives on, and who asks for it later tries again
             core.tier.count(refresh_failures=1)
+            if not self._fails:
+                self._fails = True
+                log.warning("a value could not be computed anew in the background", exc_info=True)
         finally:
             loader.flights.pop(token, None)
             flight.end(ABANDONED)

@@ -181,7 +181,7 @@ class Warming:
             encoded: dict[str, tuple[bytes, bytes]] = {}
             for key, value in values.items():
                 try:
-                    encoded[key] = core.codec.encode(key, value)
+                    encoded[key] = core.codec.encode(key, value, ())
                 except Exception as error:
                     errors.append(error)
             held.let_go(token)
@@ -218,7 +218,7 @@ class Warming:
             commands.append((bucket, script_call(LEAD_MANY, names, new_token(), token, leases.LEASE_MS)))
         writes = [tier.begin_write(()) for _ in groups]     # of the generations, where there are none
         try:
-            replies = yield from core.topology.ask(commands, deadline)
+            replies = yield from core.ask(groups, commands, deadline)
         except BaseException:                   # cancelled: the server may have given them all the same
             for write in writes:
                 tier.drop_write(write)

@@ -47,7 +47,7 @@ class AsyncWriteThrough:
         if self._store.load is None:
             return default
         load = self._loads.get(key)
-        if load is None:
+        if load is None or load.done() or load.get_loop() is not asyncio.get_running_loop():    # of a loop that has ended
             load = self._loads[key] = asyncio.ensure_future(self._load(key))
             load.add_done_callback(lambda done: self._forget(key, done))
         found, value = await asyncio.shield(load)       # who is cancelled does not take the others along
