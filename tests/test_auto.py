@@ -8,8 +8,8 @@ import random
 import tracemalloc
 
 import pytest
-
 from auto_model import MODES, AutoModel
+
 from cachebox import AutoPolicy, Cache
 
 NAMES = ("LRU", "LIRS", "S3-FIFO", "W-TinyLFU 1 %", "W-TinyLFU 30 %")

@@ -1,4 +1,4 @@
-"""What a cached function is known by: in one process, over a server, in dumps, and after its definition was run again."""
+"""What a cached function is known by: in one process, over a server, in dumps, and when it is defined again."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ FACTORIES = [
     factory_of_classes,
 ]
 SIMPLE = [
-    1, 1.0, True, 0, False, 0.0, -0.0, None, "1", "", b"1", "True", (), (1,), (1.0,), ("1",), ((1, "a"), None), Colour.RED,
-    Number.ONE, 10**30, float("inf"), float("nan"),
+    1, 1.0, True, 0, False, 0.0, -0.0, None, "1", "", b"1", "True", (), (1,), (1.0,), ("1",), ((1, "a"), None),
+    Colour.RED, Number.ONE, 10**30, float("inf"), float("nan"),
 ]
 
 

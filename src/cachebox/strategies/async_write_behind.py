@@ -18,6 +18,7 @@ from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.write_behind import WriteBehind
 
+
 LOOKS_EVERY = 1.0
 """Seconds after which a thread that waits for an event loop looks whether that still runs."""
 

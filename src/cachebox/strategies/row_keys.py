@@ -95,7 +95,7 @@ def _time(key: datetime.time) -> str:
     return f"time({key.replace(fold=0).isoformat()})"
 
 
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INFINITIES = (float("inf"), float("-inf"))
 _TOO_MUCH = 10**_MOST_DIGITS
