@@ -237,6 +237,7 @@ class Proxy:
         self.silent = threading.Event()  # nothing gets through, though nothing is closed
         self.silent_links = threading.Event()  # likewise, only for what tracks
         self.slowness = 0.0  # seconds that each answer takes
+        self.states: list[dict[str, bool]] = []
         self.accepting = threading.Thread(target=self.accept, daemon=True)
         self.accepting.start()
 
@@ -261,7 +262,8 @@ class Proxy:
                 continue
             with self.lock:
                 self.pairs.append((here, there))
-            state = {"drop": False, "tracks": False}
+            state = {"drop": False, "tracks": False, "forgotten": False}
+            self.states.append(state)
             threading.Thread(target=self.forward, args=(here, there, state, True), daemon=True).start()
             threading.Thread(target=self.forward, args=(there, here, state, False), daemon=True).start()
 
@@ -281,7 +283,7 @@ class Proxy:
                     break
                 if not is_request and self.slowness:
                     time.sleep(self.slowness)
-                if self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
+                if state["forgotten"] or self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
                     continue
                 sink.sendall(data)
         except OSError:
@@ -289,6 +291,11 @@ class Proxy:
         for sock in (source, sink):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+    def forget(self, links: bool = False) -> None:
+        """Swallow from now on what is said over the connections of now, but for the links', as if they were forgotten."""
+        for state in list(self.states):
+            state["forgotten"] = links or not state["tracks"]
 
     def cut(self) -> None:
         """Reset every connection."""

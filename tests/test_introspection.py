@@ -13,7 +13,6 @@ from unittest import mock
 
 import pytest
 
-import cachebox
 from cachebox import Cache, DistributedCache, cached, lru_cache
 
 OVER = {
@@ -123,7 +122,7 @@ def test_bound_methods_are_methods():
 
 def test_help_shows_what_it_wraps(decorate):
     text = pydoc.plain(pydoc.render_doc(decorate(example)))
-    assert "example(x: int, *, y: str = '')" in text.replace("'int'", "int").replace("'str'", "str") and "What it is for." in text
+    assert "example(x: 'int', *, y: 'str' = '')" in text and "What it is for." in text
     shown = pydoc.plain(pydoc.render_doc(Shown))
     for words in ("the method", "the class method", "the static method", "the value", "the other value"):
         assert f"What {words} is" in shown
@@ -131,7 +130,7 @@ def test_help_shows_what_it_wraps(decorate):
 
 
 def test_signatures_of_the_decorators_show_no_addresses():
-    for function in (cached, lru_cache, Cache, Cache.get, Cache.pop, cachebox.sizeof if hasattr(cachebox, "sizeof") else cached):
+    for function in (cached, lru_cache, Cache, Cache.get, Cache.pop, Cache.set, Cache.update):
         assert " at 0x" not in str(inspect.signature(function))
     parameters = inspect.signature(cached).parameters
     assert (parameters["max_size"].default, parameters["policy"].default) == (1000, "LRU")
@@ -329,7 +328,7 @@ def test_sphinx_documents_it(tmp_path):
         "class Kind:\n    '''A class.'''\n"
         "    @cached\n    def method(self, x: int) -> int:\n        '''What the method is for.'''\n        return x\n"
         "    @cached\n    @property\n    def value(self) -> int:\n        '''What the value is.'''\n        return 1\n"
-        "    @classmethod\n    @cached\n    def of_class(cls) -> int:\n        '''What that is for.'''\n        return 1\n"
+        "    @classmethod\n    @cached\n    def of_class(cls) -> int:\n        '''What that is for.'''\n"
     )
     (tmp_path / "index.rst").write_text("Title\n=====\n\n.. automodule:: documented\n   :members:\n")
     import sys

@@ -72,7 +72,7 @@ class Reusable:
 
 
 OFTEN = [
-    list, dict, Reusable, contextlib.nullcontext, lambda: contextlib.suppress(OSError), lambda: "text", lambda: b"bytes",
+    list, dict, Reusable, contextlib.nullcontext, lambda: contextlib.suppress(OSError), lambda: "text", lambda: b"",
     lambda: Reusable, lambda: numbers, lambda: len, threading.Lock, lambda: None, lambda: range(3),
 ]
 

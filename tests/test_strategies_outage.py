@@ -1,4 +1,4 @@
-"""A store that is down, or refuses some writes: nothing accepted is lost, nothing is hidden, and nobody is drowned in it."""
+"""A store that is down, or refuses some writes: nothing accepted is lost, and nothing is hidden."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def store(request):
 class Switch:
     """A fault that can be turned on and off: the store is down for all, or for some keys."""
 
-    def __init__(self, *keys, error=OSError("database is down")):
+    def __init__(self, *keys, error=None):
         self.is_on = True
         self.keys = set(keys)
-        self.error = error
+        self.error = error or OSError("database is down")
 
     def __call__(self, call, keys):
         if self.is_on and call != "load" and (not self.keys or self.keys & set(keys)):
@@ -178,7 +178,7 @@ def test_a_log_handler_that_raises_or_writes_stops_nothing(store, quick, monkeyp
             switch.is_on = False
             assert behind.flush() is True
         assert store.values == {"a": 1, "from the handler": 1}
-        assert LookupError in {type(error) for error in reported} <= {LookupError, RuntimeError}    # it may be closed by now
+        assert LookupError in {type(error) for error in reported} <= {LookupError, RuntimeError}    # it may be closed
     finally:
         logging.getLogger("cachebox").removeHandler(handler)
 
@@ -221,7 +221,7 @@ def test_the_end_of_a_process_says_what_it_could_not_deliver(tmp_path):
         behind.set("a", 1)
         behind.set("b", 1)
     """
-    for arguments, expected in (([], "lacks 2 writes: they are lost"), ([tmp_path / "j"], "2 writes: they are in the journal")):
+    for arguments, expected in (([], "2 writes: they are lost"), ([tmp_path / "j"], "writes: they are in the journal")):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code), *arguments], capture_output=True, text=True, timeout=60
         )
@@ -415,7 +415,8 @@ def test_threads_that_write_retry_and_flush_lose_nothing(store, quick):
 
     run_all(*[lambda n=n: work(n) for n in range(4)])
     store.fault = lambda call, keys: None
-    behind.retry_dead_letters()
+    while not behind.flush():                   # what was on its way when that changed may be a dead letter still
+        behind.retry_dead_letters()
     assert behind.close() is True
     assert store.values == {(n, k): 55 + k for n in range(4) for k in range(5)}
 
@@ -636,7 +637,8 @@ def test_asyncio_a_cancelled_write_never_comes_after_a_later_one(tmp_path, monke
     async def main():
         rows = Rows()
         rows.fault.is_on = False
-        async with AsyncWriteBehind(Cache(), rows, journal=tmp_path / "j", durability="power", max_delay=NEVER) as behind:
+        options = {"journal": tmp_path / "j", "durability": "power", "max_delay": NEVER}
+        async with AsyncWriteBehind(Cache(), rows, **options) as behind:
             monkeypatch.setattr(journals.os, "fsync", slow)
             first = asyncio.ensure_future(behind.set("a", 1))
             while not on_the_way.is_set():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from _functools import partial  # functools itself is slow to import
+from _functools import partial  # type: ignore[import-not-found]  # functools itself is slow to import
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def is_async(function: Any) -> bool:
 def is_marked(function: Any) -> bool:
     """Whether it has been marked as an async function: then the module that marks them has been imported already."""
     module = sys.modules.get("inspect" if sys.version_info >= (3, 12) else "asyncio.coroutines")
-    return hasattr(module, "iscoroutinefunction") and bool(module.iscoroutinefunction(function))
+    is_coroutine_function = getattr(module, "iscoroutinefunction", None)
+    return is_coroutine_function is not None and bool(is_coroutine_function(function))
 
 
 def refuse_async(name: str, function: Any) -> None:

@@ -28,6 +28,7 @@ cdef class Waiter:
 
 cdef class Turn:
     """A re-entrant lock that belongs to a caller: greenlets of one thread take turns, too."""
+    cdef bint strict                # two must not have it at the same time, whatever happens
     cdef Guard guard                # its lock guards the rest
     cdef unsigned long thread       # the owner
     cdef object greenlet

@@ -18,7 +18,7 @@ getcurrent = None
 
 LONG = 3.0
 """Seconds after which somebody who waits asks whether those it waits for may be waiting for it."""
-PULSE = 1.0
+PULSE = 0.5
 """Seconds between two looks at whether those that are waited for are still there."""
 
 
@@ -52,6 +52,7 @@ cdef object allocate_lock = native("allocate_lock")
 
 cdef class Waiter:
     is_green = False
+    task = None
 
     def __cinit__(self):
         self.lock = allocate_lock()
@@ -97,12 +98,13 @@ def standing(thread, greenlet, task=None):
     """See `stuck`, which is rarely needed."""
     from cachebox import stuck
 
-    return stuck.standing(thread, greenlet) if task is None else stuck.standing_of_task(task)
+    return stuck.standing(thread, greenlet) if task is None else stuck.standing_of_task(thread, task)
 
 
 cdef class Turn:
 
-    def __cinit__(self):
+    def __init__(self, strict=False):
+        self.strict = strict
         self._at_fork_reinit()
 
     def _at_fork_reinit(self):
@@ -112,10 +114,11 @@ cdef class Turn:
         self.waiting = {}
 
     def acquire(self, blocking=True, double timeout=-1.0):
-        """Wait for the turn, or take it once more. False: not in time.
+        """Wait for the turn, or take it once more. False: not in time, or never.
 
         A turn that is not to be had because its owner cannot go on meanwhile (another greenlet of the same thread, or
-        somebody who waits for the caller) is taken all the same: to be let in early is better than never.
+        somebody who waits for the caller) is taken all the same, unless it is `strict`: to be let in early is better than
+        never.
         """
         cdef unsigned long thread = this_thread()
         cdef double began = monotonic(), waited, pause
@@ -138,7 +141,7 @@ cdef class Turn:
             if bell is None:
                 bell = waiter()
                 if owners == thread and not (bell.is_green and bell.drives(owner)):
-                    return self.enter()
+                    return not self.strict and self.enter()
                 continue
             waited = monotonic() - began
             if 0.0 <= timeout <= waited:
@@ -152,7 +155,7 @@ cdef class Turn:
                 raise
             if woken:
                 bell = waiter()
-            elif waited > LONG:
+            elif waited > LONG and not self.strict:
                 stood, stands = stands, standing(owners, owner)
                 if stands is not None and stands == stood:
                     self.leave_line(bell)
@@ -171,10 +174,10 @@ cdef class Turn:
         cdef unsigned long thread = this_thread()
         mine = this_greenlet()
         acquire(&self.guard.lock)
-        old = self.greenlet
+        owner = self.greenlet                       # so that no last reference is dropped under the lock
         self.take(thread, mine)
         release(&self.guard.lock)
-        return True
+        return owner is not self
 
     cdef int leave_line(self, object bell) except -1:
         acquire(&self.guard.lock)
@@ -200,13 +203,13 @@ cdef class Turn:
     def release(self):
         cdef bint over
         acquire(&self.guard.lock)
-        old = self.greenlet
+        owner = self.greenlet                       # so that no last reference is dropped under the lock
         self.depth -= 1
         if self.depth == 0:
             self.greenlet = None
         over = self.depth == 0
         release(&self.guard.lock)
-        if over:
+        if over and owner is not self:
             self.wake_next()
 
     def __enter__(self):

@@ -7,15 +7,12 @@ cancelled, or whose event loop has ended, hands over to a waiter. One function m
 from __future__ import annotations
 
 from cachebox import tasks
-from cachebox.callers import PULSE
-from cachebox.flight import Wait
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Hashable
     from typing import Any
 
-    from cachebox.flight import Flight
     from cachebox.wrappers import CachedFunction
 
 
@@ -41,7 +38,7 @@ async def fly(
     while lead is None:
         if type(known) is tuple:
             return known[0]
-        alone = not await _over(known)          # waiting would be for ourselves
+        alone = not await tasks.over(known)          # waiting would be for ourselves
         if not alone and not known.was_abandoned:
             try:
                 return known.get()
@@ -62,19 +59,3 @@ async def fly(
             course.leave()
         del lead
     return value
-
-
-async def _over(flight: Flight) -> bool:
-    """Wait until a flight is over. False: the caller has to load alone."""
-    task, _ = tasks.current()
-    if task is None:                            # there is nothing that we know to wait with
-        return False
-    waiter = tasks.waiter()
-    wait = Wait(flight, waiter, task)
-    try:
-        if wait.may_begin() and wait.begins():
-            while not await waiter.wait(PULSE) and not wait.is_in_vain():
-                pass
-    finally:
-        wait.ends()
-    return flight.is_over

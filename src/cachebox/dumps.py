@@ -70,8 +70,10 @@ def replace(path: str, content: bytes) -> None:
 
 
 def made_beside(path: str, how: int) -> tuple[str, int]:
-    """Make a file beside another, of which nobody can guess the name and which is its owner's alone. Returns its path and
-    the open file. It follows no links, and takes no file that is there."""
+    """Make a file beside another, for its owner alone, under a name that nobody can guess. Returns path and open file.
+
+    It follows no links, and takes no file that is there.
+    """
     folder, name = os.path.split(path)
     beside = os.path.join(folder, f".{name[:50]}.{token_hex(8)}.tmp")
     flags = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -93,7 +95,8 @@ def sync_folder(folder: str) -> None:
         os.fsync(opened)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):    # not every file system can
-            raise OSError(error.errno, f"{error.strerror}: the file is in place, but a loss of power may undo that") from error
+            text = f"{error.strerror}: the file is in place, but a loss of power may undo that"
+            raise OSError(error.errno, text) from error
     finally:
         os.close(opened)
 
@@ -139,7 +142,7 @@ def _read(
         raise ValueError(f"it was written with the serializer {written_with!r}, not {encoding.name!r}")
     if not isfinite(written):
         raise ValueError("it does not say when it was written")
-    entries = []
+    entries: list[tuple[Any, Any, float, int, tuple[Any, ...]]] = []
     body = content[_HEAD.size : -SIGNATURE]
     at = 0
     for _ in range(n):

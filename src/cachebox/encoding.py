@@ -77,7 +77,7 @@ class Encoding:
         return _as_bytes(self._dumps([key, *rest]))
 
     def loads(self, data: bytes, n: int) -> list[Any]:
-        """What `dumps` made bytes of: n things, the first of which can be a key. ValueError where it is something else."""
+        """What `dumps` made bytes of: n things, the first of them a key. ValueError where it is something else."""
         try:
             parts = self._loads(data)
             if not isinstance(parts, (list, tuple)):

@@ -29,7 +29,9 @@ cdef class Flight:
     cdef dict waiters               # what wakes those who wait: callables, in order
 
     cdef int wait(self) except -1
+    cdef bint stands_still(self, Course course)
     cdef bint is_lost(self) except -1
+    cdef int end(self, int state, object result, object traceback) except -1
     cdef object outcome(self)
 
 
@@ -37,6 +39,7 @@ cdef class Course:
     """A load or a wait that others act for: tasks and threads that carry it in their context."""
     cdef unsigned long thread
     cdef object greenlet
+    cdef bint is_green              # it waits in a hub for those who act for it
     cdef object task                # a weak reference to the task that leads; None: a thread does
     cdef object goes_on             # says whether its event loop runs
     cdef dict awaited               # what the code that it led to waits for: Wait: Flight

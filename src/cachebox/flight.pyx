@@ -13,8 +13,8 @@ Leaders and flights are objects, and nothing here keeps a task alive: what a lef
 the collector sees and ends. Where somebody keeps it, those who wait find out that its loop does not run, and go on.
 """
 
+from _contextvars import ContextVar
 from _weakref import ref
-from contextvars import ContextVar
 from time import monotonic
 
 cimport cython
@@ -85,6 +85,10 @@ cdef class Flight:
             raise one_more(self.result).with_traceback(self.traceback)  # the leader's: waiters must not lengthen it
         return self.result
 
+    cdef bint stands_still(self, Course course):
+        """Whether its leader waits until others have acted for a course."""
+        return course.thread == self.thread and (not course.is_green or course.greenlet is self.greenlet)
+
     cdef bint is_lost(self) except -1:
         """Whether a task leads that nobody will go on with: it is gone, or its event loop does not run."""
         if self.course is None or self.course.task is None or self.state != FLYING:
@@ -92,13 +96,26 @@ cdef class Flight:
         return self.course.task() is None or not self.course.goes_on()
 
     def lost(self):
-        """Whether it was led by a task that nobody will go on with, or a thread that has ended; then it is over."""
+        """Whether it was given up: by its leader, or because nobody will go on with that."""
         if self.is_lost():
-            self.end(ABANDONED)
+            self.give_up()
         return self.state == ABANDONED
 
-    def end(self, int state, result=None, traceback=None):
-        """It is over. The first end counts."""
+    def hand_to(self, task, goes_on):
+        """A task leads from now on, of which its event loop says whether it goes on."""
+        self.course.goes_on = goes_on
+        self.course.task = ref(task)
+
+    def land(self, result):
+        """It is over, with a value."""
+        self.end(LANDED, result, None)
+
+    def give_up(self):
+        """It is over, without a value: the next one leads. Nothing, where it is over already."""
+        self.end(ABANDONED, None, None)
+
+    cdef int end(self, int state, object result, object traceback) except -1:
+        """The first end counts."""
         acquire(&self.guard.lock)
         first = self.state == FLYING
         if first:
@@ -110,6 +127,7 @@ cdef class Flight:
         release(&self.guard.lock)
         if first:
             wake_all(self)
+        return 0
 
     def crash(self, error):
         """It failed, and so does everybody who waits."""
@@ -117,7 +135,7 @@ cdef class Flight:
         try:
             shared = one_more(error)
         except Exception:                       # not to be had: the next one fails for itself
-            self.end(ABANDONED)
+            self.give_up()
         else:
             self.end(CRASHED, shared, traceback)
 
@@ -147,14 +165,20 @@ cdef class Course:
             pass
 
 
+def acting():
+    """Whether the code that runs acts for a load, as far as contexts tell."""
+    return any([not (<Course>course).over for course in led.get()])
+
+
 cdef tuple with_course(tuple known, Course course):
     """The courses that led here, without those that are over, and one more."""
     return (*[other for other in known if not (<Course>other).over], course)
 
 
-def delegate():
-    """The caller is going to wait until others have acted for it: a course for their contexts. See `undelegate`."""
-    course = Course()
+def delegate(waiter):
+    """The caller is going to wait, by a waiter, until others have acted for it: a course for their contexts."""
+    cdef Course course = Course()
+    course.is_green = waiter.is_green
     delegations[course] = None
     return course
 
@@ -176,11 +200,11 @@ def act_for(Course course, function):
 
 cdef class Wait:
 
-    def __init__(self, Flight flight, waiter, task=None):
+    def __init__(self, Flight flight, waiter):
         self.flight = flight
         self.waiter = waiter
         self.wake = waiter.wake
-        self.task = task
+        self.task = waiter.task
         self.thread = this_thread()
         self.greenlet = this_greenlet()
         self.is_green = waiter.is_green
@@ -220,7 +244,7 @@ cdef class Wait:
         if monotonic() - self.began < LONG:
             return False
         if (self.flight.course is None or self.flight.course.task is None) and is_gone(self.flight.thread):
-            self.flight.end(ABANDONED)
+            self.flight.give_up()
             return True
         return self.is_circular(True)
 
@@ -264,11 +288,11 @@ cdef class Wait:
             if at.greenlet is not None:
                 waits = waits or <size_t><PyObject*>at.greenlet in waiting_in_hubs
                 ahead.append(waiting_in_hubs.get(<size_t><PyObject*>at.greenlet))
-            for course in [at.course, *delegations]:
-                if course is not None and (
-                    course is at.course or (course.thread == at.thread and course.greenlet is at.greenlet)
-                ):
-                    waits = waits or course is not at.course
+            if at.course is not None:
+                ahead.extend(list(at.course.awaited.values()))
+            for course in list(delegations):
+                if at.stands_still(course):
+                    waits = True
                     ahead.extend(list(course.awaited.values()))
             if is_long and not waits:
                 task = at.course.task() if at.course is not None and at.course.task is not None else None
@@ -286,7 +310,7 @@ cdef class Wait:
         for course in self.courses:
             if course is at.course:
                 return True
-            if course in delegations and course.thread == at.thread and course.greenlet is at.greenlet:
+            if course in delegations and at.stands_still(course):
                 return True
         if at.thread != self.thread:
             return False

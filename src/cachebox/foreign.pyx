@@ -15,13 +15,15 @@ Invariant: when nobody has the turn and nobody strays, the policy knows exactly 
 from cpython.object cimport PyObject
 
 import os
-from _thread import RLock, get_ident
+from _thread import get_ident
 from _weakrefset import WeakSet
 from time import monotonic
 
 from cachebox._engine.table cimport decref
 from cachebox.lock cimport Lock, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation
+
+from cachebox.callers import Turn
 
 
 cdef object everyone = WeakSet()
@@ -32,7 +34,7 @@ cdef class Foreign:
 
     def __init__(self, policy):
         self.policy = policy
-        self.turn = RLock()
+        self.turn = Turn(strict=True)
         everyone.add(self)
 
     cdef int enter(self, Operation* op, Lock* lock) except -1:

@@ -24,7 +24,7 @@ def waiter_in_hub(current: Any) -> GeventWaiter | EventletWaiter | None:
         if module in sys.modules:
             hub, greenlet = hub_of(sys.modules[module])
             if hub is not None and current is not greenlet and _is_driven(current, greenlet):
-                return make(hub, greenlet)  # type: ignore[no-any-return, operator]
+                return make(hub, greenlet, current)  # type: ignore[no-any-return, operator]
     return None
 
 
@@ -45,23 +45,27 @@ def _is_driven(greenlet: Any, hub: Any) -> bool:
 
 class _InHub:
     is_green = True
+    task = None
 
-    def __init__(self, hub: Any, greenlet: Any) -> None:
+    def __init__(self, hub: Any, greenlet: Any, waiting: Any) -> None:
         self._hub = hub
-        self._greenlet = greenlet
+        self._greenlet = greenlet               # the hub's own
+        self._waiting = waiting
         self._woken = False
 
     def drives(self, greenlet: Any) -> bool:
         """Whether the hub can go on with another greenlet, given by a weak reference (None: nobody knows which)."""
         other = greenlet() if greenlet is not None else None
-        return other is not None and not other.dead and other is not self._greenlet and _is_driven(other, self._greenlet)
+        if other is None or other.dead or other is self._waiting or other is self._greenlet:
+            return False
+        return _is_driven(other, self._greenlet)
 
 
 class GeventWaiter(_InHub):
     """Waits in gevent's hub, which may be woken from any thread."""
 
-    def __init__(self, hub: Any, greenlet: Any) -> None:
-        super().__init__(hub, greenlet)
+    def __init__(self, hub: Any, greenlet: Any, waiting: Any) -> None:
+        super().__init__(hub, greenlet, waiting)
         self._bell = hub.loop.async_()
 
     def wake(self) -> None:
@@ -74,9 +78,7 @@ class GeventWaiter(_InHub):
 
     def wait(self, seconds: float | None = None) -> bool:
         """Until it is woken: True; or the seconds are over: False."""
-        from gevent._waiter import Waiter  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-        switch = Waiter(self._hub)
+        switch = sys.modules["gevent._waiter"].Waiter(self._hub)
         timer = self._hub.loop.timer(max(seconds, 0.0)) if seconds is not None else None
         try:
             self._bell.start(switch.switch, None)
@@ -100,8 +102,8 @@ class GeventWaiter(_InHub):
 class EventletWaiter(_InHub):
     """Waits in eventlet's hub, for a byte that comes through a pipe."""
 
-    def __init__(self, hub: Any, greenlet: Any) -> None:
-        super().__init__(hub, greenlet)
+    def __init__(self, hub: Any, greenlet: Any, waiting: Any) -> None:
+        super().__init__(hub, greenlet, waiting)
         self._ear, self._mouth = os.pipe()
 
     def wake(self) -> None:

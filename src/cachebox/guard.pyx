@@ -14,10 +14,10 @@ from cachebox.expiry cimport coarse_now
 cdef extern from "Python.h":
     PyObject* call "PyObject_CallFunctionObjArgs" (object function, ...)
 
-cdef tuple PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds before the function is called again, by how often it has failed in a row."""
-cdef double LONGEST = 1.0
-"""A call that took longer than these seconds has worked for a while: its failure is the first of a row."""
+# Seconds before the function is called again, by how often it has failed in a row. A call that took longer than the
+# longest of them has worked for a while: its failure is the first of a row.
+cdef tuple PAUSES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+cdef double LONGEST = 0.2
 
 
 def keep_running(run):

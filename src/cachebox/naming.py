@@ -107,7 +107,7 @@ class LocalNames:
     """The names of functions over caches of this process: no two functions get one name."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()     # a finalizer may come back
         self._used: set[str] = set()                        # those in the source are limited in number
         self._valued: dict[str, None] = {}                  # others are not: the latest ones
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
@@ -153,7 +153,7 @@ class SharedNames:
     """The names of functions over one cache that processes share."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()     # a finalizer may come back
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
 
     def claim(self, identity: Identity) -> Claim:
@@ -306,9 +306,9 @@ def module_of(function: Any) -> str:
     if module not in ("__main__", "__mp_main__"):
         return str(module)
     names = getattr(function, "__globals__", None) or vars(sys.modules.get(module, sys))
-    spec = names.get("__spec__")
-    if getattr(spec, "name", None):
-        return str(spec.name)
+    spec = getattr(names.get("__spec__"), "name", None)
+    if spec:
+        return str(spec)
     path = names.get("__file__")
     if isinstance(path, str) and not path.startswith("<"):      # standard input is called so
         digest = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()

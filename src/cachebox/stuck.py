@@ -31,20 +31,19 @@ def standing(thread: int, greenlet: Any) -> tuple[object, int] | None:
     """Where a thread, or its greenlet (a weak reference, or None), waits for somebody else of this process; None: it does
     not. Who finds it at one place twice may take it for stuck.
     """
-    frame: FrameType | None = None
     current = greenlet() if greenlet is not None else None
-    if current is not None:
-        frame = current.gr_frame                # None while it runs
-    if frame is None:
-        frame = sys._current_frames().get(thread)
-    if frame is None or not (_is_waiting(frame) or _is_idle_loop(frame)):
-        return None
-    return frame.f_code, frame.f_lasti
+    for frame in (sys._current_frames().get(thread), getattr(current, "gr_frame", None)):   # None while it runs
+        if frame is not None and (_is_waiting(frame) or _is_idle_loop(frame)):
+            return frame.f_code, frame.f_lasti
+    return None
 
 
-def standing_of_task(task: Any) -> tuple[object, int] | None:
-    """The same for an asyncio task: whether it waits for an executor, one thread of which asks this."""
-    frame: FrameType | None = sys._getframe()
+def standing_of_task(thread: int, task: Any) -> tuple[object, int] | None:
+    """The same for an asyncio task: its thread waits, or it waits for an executor, one thread of which asks this."""
+    frame: FrameType | None = sys._current_frames().get(thread)
+    if frame is not None and _is_waiting(frame):
+        return frame.f_code, frame.f_lasti
+    frame = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__") != "concurrent.futures.thread":
         frame = frame.f_back
     if frame is None:

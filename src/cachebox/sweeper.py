@@ -17,8 +17,8 @@ import sys
 import threading
 import time
 import weakref
-from _thread import allocate_lock
 
+from cachebox.callers import waiter
 from cachebox.store import resume_after_fork  # type: ignore[import-not-found]
 from cachebox.threads import Thread
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cachebox.cache import Cache
+    from cachebox.callers import Waiter
 
 LINGERS = 1.0
 """Seconds that the thread stays when no deadline is left: the next one often comes soon."""
@@ -47,20 +48,27 @@ class Known(weakref.ref["Cache[Any, Any]"]):
 
 
 class Bell:
-    """Wakes the thread. Once rung it stays so until somebody has waited for it."""
+    """Wakes the thread, or the greenlet that stands for it. Once rung it stays so until somebody has waited for it."""
 
     def __init__(self) -> None:
-        self._silent = allocate_lock()
-        self._silent.acquire()
+        self._rings = False
+        self._waiter: Waiter | None = None
 
     def ring(self) -> None:
-        try:
-            self._silent.release()
-        except RuntimeError:            # it rings already
-            pass
+        self._rings = True
+        sleeper = self._waiter
+        if sleeper is not None:
+            sleeper.wake()
 
     def wait(self, seconds: float) -> None:
-        self._silent.acquire(True, min(max(seconds, 0.0), LONGEST_SLEEP))
+        sleeper = self._waiter = waiter()
+        try:
+            if not self._rings:
+                sleeper.wait(min(seconds, LONGEST_SLEEP))
+        finally:
+            self._waiter = None
+            self._rings = False
+            sleeper.close()
 
 
 _lock = threading.RLock()
@@ -115,7 +123,7 @@ def _start() -> None:
                 _thread = None
         if not isinstance(error, (RuntimeError, MemoryError)):
             raise
-        # no thread to be had, or the process is ending: reads still drop what expired, and the next deadline tries again
+        # no thread to be had, or the process is ending: reads drop what expired, and the next deadline tries again
 
 
 def _run() -> None:

@@ -20,7 +20,7 @@ cdef tuple checked_tags(object tags):
         return (tags,)
     if isinstance(tags, (bytes, bytearray)) or not hasattr(tags, "__iter__"):
         raise TypeError(f"tags must be a str or an iterable of hashable tags, not {type(tags).__name__}")
-    found = list(tags)
+    found = tuple(tags)             # a list would be kept alive by one that finds no memory for its copy, in CPython 3.11
     for tag in found:
         if not is_hashable(tag):
             raise TypeError(f"tags must be hashable, not {type(tag).__name__}")

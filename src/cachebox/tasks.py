@@ -7,25 +7,27 @@ import sys
 from functools import partial
 from weakref import ref
 
+from cachebox.callers import PULSE
+from cachebox.flight import Wait
+
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from cachebox.flight import Flight
+
 
 def current() -> tuple[Any, Callable[[], bool] | None]:
     """The task that runs, and what says whether its event loop goes on; (None, None) where there is no such task."""
-    try:
-        task: Any = asyncio.current_task()
-    except RuntimeError:                        # another framework's event loop, or none
-        task = None
-    if task is not None:
-        return task, partial(_runs, ref(asyncio.get_running_loop()))
+    loop = asyncio._get_running_loop()
+    task: Any = asyncio.current_task(loop) if loop is not None else None
+    if task is not None and loop is not None:
+        return task, partial(_runs, ref(loop))
     if "trio" in sys.modules:
-        from trio import lowlevel  # type: ignore[import-not-found, unused-ignore]
-
+        trio = sys.modules["trio"].lowlevel
         try:
-            return lowlevel.current_task(), partial(_runs_in_trio, ref(lowlevel.current_trio_token()))
+            return trio.current_task(), partial(_runs_in_trio, ref(trio.current_trio_token()))
         except RuntimeError:
             pass
     return None, None
@@ -37,6 +39,21 @@ def waiter() -> TaskWaiter | TrioWaiter:
         return TaskWaiter()
     except RuntimeError:
         return TrioWaiter()
+
+
+async def over(flight: Flight) -> bool:
+    """Wait until a flight is over. False: the caller has to load alone."""
+    if current()[0] is None:                    # there is nothing that we know to wait with
+        return False
+    bell = waiter()
+    wait = Wait(flight, bell)
+    try:
+        if wait.may_begin() and wait.begins():
+            while not await bell.wait(PULSE) and not wait.is_in_vain():
+                pass
+    finally:
+        wait.ends()
+    return flight.is_over
 
 
 def _runs(loop: ref[asyncio.AbstractEventLoop]) -> bool:
@@ -61,6 +78,7 @@ class TaskWaiter:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.task = asyncio.current_task()
         self._bell: asyncio.Future[None] | None = None
         self._woken = False
 
@@ -104,10 +122,10 @@ class TrioWaiter:
     is_green = False
 
     def __init__(self) -> None:
-        import trio
-
-        self._token = trio.lowlevel.current_trio_token()
-        self._bell = trio.Event()
+        self._trio = sys.modules["trio"]
+        self._token = self._trio.lowlevel.current_trio_token()
+        self.task = self._trio.lowlevel.current_task()
+        self._bell = self._trio.Event()
 
     def wake(self) -> None:
         """Wake who waits. May be called more than once, and from any thread."""
@@ -118,9 +136,7 @@ class TrioWaiter:
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Until it is woken: True; or the seconds are over: False."""
-        import trio
-
-        with trio.move_on_after(float("inf") if seconds is None else max(seconds, 0.0)):
+        with self._trio.move_on_after(float("inf") if seconds is None else max(seconds, 0.0)):
             await self._bell.wait()
         return bool(self._bell.is_set())
 

@@ -12,9 +12,9 @@ where a loop goes back: so what stands between two calls is done as a whole, and
 Whether a thread is there is asked of the thread (`Thread.runs`), not of a variable: if it has ended all the same,
 whoever needs it next makes another one.
 
-**Ending.** `join` may return, and `is_alive` be False, a moment before the system's thread has ended. A fork in that moment counts
-it, and warns. Worse: an ending thread takes a lock of the C library's (glibc's, about how names of hosts are looked
-up), and the child would have it locked for ever. So a fork waits until the threads that have ended are gone.
+**Ending.** `join` may return, and `is_alive` be False, a moment before the system's thread has ended. A fork in that
+moment counts it, and warns. Worse: an ending thread takes a lock of the C library's (glibc's, about how names of hosts
+are looked up), and the child would have it locked for ever. So a fork waits until the threads that have ended are gone.
 
 Invariant: what steps aside before a fork imports this first, so that this comes last, when they have ended.
 """

@@ -33,7 +33,7 @@ LINGERS = 5.0
 STEPS_ASIDE = 1.0
 """Seconds that a fork waits for idle threads to end."""
 
-_lock = threading.RLock()               # re-entrant: a signal handler or a finalizer may ask for a refresh at any moment
+_lock = threading.RLock()               # re-entrant: a signal handler or a finalizer may ask for a refresh
 _changed = threading.Condition(_lock)
 _queue: deque[_Task] = deque()
 _threads: dict[Thread, _Task | None] = {}   # with what each is running: so nothing is lost with a thread

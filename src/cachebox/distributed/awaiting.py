@@ -14,6 +14,7 @@ from cachebox.distributed.pool import Turn, needs_sign_of_life, patience, share
 from cachebox.distributed.replies import verify
 from cachebox.distributed.resp import CHUNK, Replies, packed_all
 from cachebox.distributed.servers import FAILURES, connect_async, is_cut, is_timeout, left
+from cachebox.tasks import TaskWaiter
 
 PING = packed_all([[b"PING"]])
 LANES = 16                          # connections of an event loop to one server
@@ -140,32 +141,6 @@ class Lanes:
         self._free += 1
 
 
-class AsyncWaiter:
-    """What a task waits for, once: to be woken, by any thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
-
-    def wake(self) -> None:
-        """May be called from any thread."""
-        with contextlib.suppress(RuntimeError):     # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._end)
-
-    def _end(self) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
-
-    async def wait(self, seconds: float | None) -> None:
-        """Until it is woken, or the time is over. (`wait_for` swallows some cancellations before 3.12.)"""
-        timer = None if seconds is None else self._loop.call_later(seconds, self._end)
-        try:
-            await self._over
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-
 class Async:
     """Runs the core's generators in the calling task."""
 
@@ -191,10 +166,9 @@ class Async:
                 return [await exchange_async(*effect.requests[0], effect.deadline, effect.once)]
             return await asyncio.gather(*(exchange_async(*request, effect.deadline) for request in effect.requests))
         if type(effect) is Wait:
-            await effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
-            return None
+            return await effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
         if type(effect) is MakeWaiter:
-            return AsyncWaiter()
+            return TaskWaiter()
         if type(effect) is Start:
             # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
             asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import select
-import threading
 import time
 from typing import Any
 
+from cachebox.callers import waiter
 from cachebox.distributed.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed.pool import Turn, needs_sign_of_life, patience, share
 from cachebox.distributed.replies import verify
@@ -63,18 +63,6 @@ def open_channel(node: Node, deadline: float) -> Channel:
     return channel
 
 
-class Waiter:
-    """What a thread waits for: to be woken, by any thread."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.wake = self._event.set
-
-    def wait(self, seconds: float | None) -> None:
-        """Until it is woken, or the time is over."""
-        self._event.wait(seconds)
-
-
 class Blocking:
     """Runs the core's generators in the calling thread."""
 
@@ -100,10 +88,9 @@ class Blocking:
                 return [exchange(*effect.requests[0], effect.deadline, effect.once)]
             return exchange_with_many(effect.requests, effect.deadline)
         if type(effect) is Wait:
-            effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
-            return None
+            return effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
         if type(effect) is MakeWaiter:
-            return Waiter()
+            return waiter()
         if type(effect) is Start:
             from cachebox.workers import submit  # a pool: most need none
 

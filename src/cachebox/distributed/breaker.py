@@ -22,10 +22,12 @@ class Breaker:
     told by whoever probed, closes it. Thread-safe; every method is O(1).
 
     >>> breaker = Breaker(threshold=2, interval=1.0, clock=lambda: 0.0)
-    >>> breaker.failed(); breaker.failed()
+    >>> breaker.failed(), breaker.failed()
+    (False, True)
     >>> breaker.state, breaker.may_call()
     ('open', False)
     >>> breaker.succeeded()
+    True
     >>> breaker.state
     'closed'
     """

@@ -171,7 +171,7 @@ class DistributedFunction:
             lives = cache.default_ttl if exception_ttl is None else exception_ttl
             self._failures = Failures(cache_exceptions, lives, cache.max_size, None)
         self._forgotten = 0             # how often failures were to be forgotten
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
         self._hits = self._misses = 0
 
     # --- keys -------------------------------------------------------------------------------------------------------
@@ -388,8 +388,9 @@ class AsyncCalls:
             raise known.error from None
         finally:
             function._count(missed)
-            if hasattr(self._begun, "close"):
-                self._begun.close()         # nobody needs what has begun
+            drop = getattr(self._begun, "close", None)
+            if drop is not None:
+                drop()                      # nobody needs what has begun
         return value
 
     def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -92,7 +92,7 @@ class MakeWaiter:
 
 @dataclass
 class Wait:
-    """Wait until a waiter is woken, or until a monotonic time (None: without end). Returns nothing."""
+    """Wait until a waiter is woken, or until a monotonic time (None: without end). Returns whether it was woken."""
 
     waiter: Any
     until: float | None

@@ -14,6 +14,7 @@ from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.core import Core
 from cachebox.distributed.effects import Effects
 from cachebox.distributed.scripts import FAIL, LEASE, script_call
+from cachebox.flight import Flight
 
 LEASE_MS = 5000
 RENEWED_EVERY = 1.25                # seconds
@@ -60,16 +61,16 @@ class Leases:
 
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork."""
-        self._kept: dict[bytes, list[Group]] = {}
+        self._kept: dict[bytes, tuple[list[Group], Flight]] = {}
 
-    def keep(self, token: bytes, groups: list[Group]) -> None:
-        """Have leases renewed, until `let_go`."""
-        self._kept[token] = groups
+    def keep(self, token: bytes, groups: list[Group], flight: Flight) -> None:
+        """Have leases renewed, until `let_go`, or until nobody can go on with their flight."""
+        self._kept[token] = groups, flight
         self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
-    def let_go(self, token: bytes) -> None:
-        """Have them renewed no more. What was not stored or given up expires."""
-        self._kept.pop(token, None)
+    def let_go(self, token: bytes) -> list[Group] | None:
+        """Have them renewed no more. What was not stored or given up expires. Returns them, if they were."""
+        return self._kept.pop(token, (None, None))[0]
 
     def give_up(self, token: bytes, groups: list[Group], deadline: float) -> Effects[None]:
         """Let the next one lead. Where that fails, the leases expire."""
@@ -93,8 +94,13 @@ class Leases:
         self._core.helper.schedule(0.0, lambda: self._send(token, groups, b""))
 
     def _renew(self, token: bytes) -> None:
-        groups = self._kept.get(token)
-        if groups is not None:
+        groups, flight = self._kept.get(token, (None, None))
+        if groups is None or flight is None:
+            return
+        if flight.lost():
+            self.let_go(token)
+            self._send(token, groups, b"")
+        else:
             self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))   # first: whatever the server says
             self._send(token, groups, b"%d" % LEASE_MS)
 

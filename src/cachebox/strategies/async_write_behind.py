@@ -18,7 +18,6 @@ from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.write_behind import WriteBehind
 
-
 LOOKS_EVERY = 1.0
 """Seconds after which a thread that waits for an event loop looks whether that still runs."""
 
@@ -33,8 +32,8 @@ class AsyncWriteBehind(AsyncWriteThrough):
 
     Its promises are those of `WriteBehind`, and the same thread decides what goes out when; the store's methods run in
     the loop in which the first method of this was awaited. So it has to be closed before that loop ends: ``async
-    with``, or ``await close()``. What is pending when the loop is gone waits for a method to be awaited in another one, or
-    for the journal to be opened again.
+    with``, or ``await close()``. What is pending when the loop is gone waits until a method is awaited in another one,
+    or the journal is opened again.
     """
 
     def __init__(self, cache: Any, store: Any, *, on_full: str = "block", **options: Any) -> None:
@@ -185,8 +184,8 @@ class AsyncWriteBehind(AsyncWriteThrough):
 
 
 async def _to_the_end(function: Callable[..., None], *arguments: Any) -> None:
-    """Run a function in a thread. A task that is cancelled meanwhile waits all the same: what it began has happened then,
-    and not after what it does next."""
+    """Run a function in a thread. A task that is cancelled waits all the same: what it began comes before what it does
+    next."""
     running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     cancelled = None
     while not running.done():

@@ -91,7 +91,8 @@ class Backlog:
             "a store refuses a write, but takes others; it is tried again", "the store has what it refused before"
         )
         self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
-        self._notes = Trouble("a journal cannot be rewritten, or told what the store has", "the journal is in order again")
+        self._notes = Trouble("a journal cannot be told what the store has", "the journal is in order again")
+        self._rewriting = Trouble("a journal cannot be rewritten, and grows", "the journal could be rewritten")
         self._callback = Trouble("on_dead_letter has failed", "on_dead_letter works again")
         if journal is not None:
             now = time.monotonic()
@@ -381,8 +382,8 @@ class Backlog:
             with self._lock:
                 if self.thread is thread:
                     self.thread = None
-            if not isinstance(error, RuntimeError):
-                raise                           # no thread to be had, or the process is ending: the next call tries again
+            if not isinstance(error, RuntimeError):     # no thread to be had, or the process is ending
+                raise
 
     def _deliver_here(self, left: float) -> bool:
         """Do for a moment, where no thread of ours is to be had, what it would do. False: it is not to go on."""
@@ -407,7 +408,7 @@ class Backlog:
                 self._progress.notify_all()
 
     def _run(self) -> None:
-        """In the thread: deliver until there is nothing left to. It may have been interrupted anywhere, and begins anew."""
+        """In the thread: deliver all there is. It may have been interrupted anywhere, and begins anew then."""
         with self._lock:
             if self.thread is not threading.current_thread():
                 return                          # the store forked, and this is the child
@@ -453,7 +454,7 @@ class Backlog:
     def _send(self, batch: list[Write]) -> None:
         """Deliver a batch, and see to what failed."""
         retries = self.retries
-        thorough = retries is not None and any([write.tries >= retries for write in batch])
+        thorough = retries is not None and max([write.tries for write in batch]) >= retries
         failed = sorted(self._delivery.deliver(batch, thorough), key=lambda each: each.write.first)
         fruitless = self._delivery.fruitless
         dead = []
@@ -513,7 +514,7 @@ class Backlog:
         """Tell of the journal's state. Without the lock."""
         if trouble is not None:
             self._notes.begin(trouble)
-        elif self.journal is not None and not self.journal.is_doubtful:
+        else:
             self._notes.end()
 
     def _compact_if_worth_it(self) -> None:
@@ -521,13 +522,13 @@ class Backlog:
         journal = self.journal
         if journal is None or not journal.wants_compaction():
             return
-        trouble: Exception | None = None
         try:
             with self._lock:
                 journal.compact()
         except Exception as error:
-            trouble = error
-        self._note(trouble)
+            self._rewriting.begin(error)
+        else:
+            self._rewriting.end()
 
     def _tell_of(self, write: Write, error: BaseException) -> None:
         """The store will not have this one: log it, and tell the user's callback."""

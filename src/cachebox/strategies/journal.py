@@ -15,9 +15,9 @@ default level, ``"process"``, the disk has it within about a second (`SYNC_EVERY
 second.
 
 Space. When the store has everything, the file shrinks to its header. If that never happens, it is rewritten without
-what the store has once it has grown to `COMPACT_AT` and more than half of it is that. A file that could not be synced is
-rewritten, too: of what the disk did not take, nobody can tell what it has. Until the new file has its name, the old one
-stands: whatever fails on the way loses nothing.
+what the store has once it has grown to `COMPACT_AT` and more than half of it is that. A file that could not be synced
+is rewritten, too: nobody can tell what the disk has of it. Until the new file has its name, the old one stands:
+whatever fails on the way loses nothing.
 
 Nothing is believed that stands in a file: sizes, numbers and kinds are checked, and what does not fit is a ValueError.
 """
@@ -55,7 +55,7 @@ _CHECKS = Struct("<II")
 _HEAD = _START.size + _CHECKS.size
 _SET, _DELETE, _DONE = 1, 2, 3
 _LAST_NUMBER = 1 << 62
-"""The largest number that a record may have: there is always one more."""
+"""The largest number that a record may have; then they begin anew."""
 
 
 class _Record(NamedTuple):
@@ -91,7 +91,7 @@ class Journal:
         """Of a torn last record, when the file was opened."""
         self._make_locks()
         self._syncer: Thread | None = None
-        self._trouble = Trouble(f"the disk does not take the journal {self.path!r}", f"{self.path!r} is on the disk again")
+        self._trouble = Trouble("the disk does not take a journal", "the disk takes the journal again")
         self._is_torn = False               # half a record may stand at the end
         self._is_doubtful = False           # a sync failed: the disk may lack what was written before
         self._writers = 0                   # a finalizer may write in the middle of a write
@@ -197,7 +197,13 @@ class Journal:
 
     def append(self, payload: bytes, deletes: bool) -> int:
         """Record that a write was accepted. Returns its number. OSError where the disk is full: nothing has changed."""
-        self.number = number = self.number + 1      # first: a finalizer may write in the middle of this
+        if self.number >= _LAST_NUMBER:             # as if there had been a write each nanosecond for a century
+            self.compact()
+            self.number = 0
+        number = self.number + 1
+        while number in self._live:
+            number += 1
+        self.number = number                        # at once: a finalizer may write in the middle of this
         record = _record(_DELETE if deletes else _SET, number, payload)
         self._live[number] = len(record)
         try:
@@ -208,7 +214,7 @@ class Journal:
         return number
 
     def take_back(self, number: int) -> None:
-        """A write that was recorded is not accepted after all: it shall not be replayed. Raises nothing but MemoryError."""
+        """A write that was recorded is not accepted after all: it shall not be replayed."""
         self._live.pop(number, None)
         try:
             self._record_done([number])

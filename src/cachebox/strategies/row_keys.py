@@ -44,11 +44,12 @@ def _text(key: Any) -> str:
         # a subclass that compares as its base does is equal to what the base would be
         if isinstance(key, known) and kind.__eq__ is known.__eq__ and kind.__hash__ in _hashes(known):
             return write(key)
-    if isinstance(key, Enum) and kind.__eq__ is object.__eq__:
+    equals: Any = kind.__eq__
+    if isinstance(key, Enum) and equals is object.__eq__:
         return f"enum({kind.__module__}.{kind.__qualname__}.{key.name})"
     raise TypeError(
-        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, for of others "
-        f"it is not known when they are equal; not of type {kind.__name__}"
+        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, for of "
+        f"others it is not known when they are equal; not of type {kind.__name__}"
     )
 
 
@@ -95,7 +96,7 @@ def _time(key: datetime.time) -> str:
     return f"time({key.replace(fold=0).isoformat()})"
 
 
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _INFINITIES = (float("inf"), float("-inf"))
 _TOO_MUCH = 10**_MOST_DIGITS

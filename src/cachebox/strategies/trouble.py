@@ -35,10 +35,10 @@ class Trouble:
             tell(logging.WARNING, self._ends)
 
 
-def tell(level: int, message: str, error: BaseException | None = None) -> None:
-    """Log a message, with a traceback if there is an exception. A handler that raises is reported, and goes no further."""
+def tell(level: int, message: str) -> None:
+    """Log a message. What a handler raises is reported, and goes no further."""
     try:
-        log.log(level, "%s", message, exc_info=error)
+        log.log(level, "%s", message)
     except Exception as failure:
         report(failure, log)
 

@@ -62,8 +62,8 @@ class WriteBehind:
     store, until the cache could be told.
 
     **Failing.** Of a batch that fails some writes are tried alone. If one gets through, the store refuses others: the
-    batch is split until only those are left, and they hold up nothing else. If none does, the store seems to be down: it
-    is asked again after pauses that grow. Meanwhile the queue fills up, and then writes wait or raise: nothing is
+    batch is split until only those are left, and they hold up nothing else. If none does, the store seems to be down:
+    it is asked again after pauses that grow. Meanwhile the queue fills up, and then writes wait or raise: nothing is
     dropped, and memory is bounded. The logger ``cachebox`` says once that it began, and once that it is over.
 
     **Ending.** `close`, or the end of a ``with`` block, delivers what is pending; so does the end of the process, for

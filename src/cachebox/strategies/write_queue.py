@@ -154,7 +154,8 @@ class WriteQueue:
     def settle(self, write: Write, reached: bool) -> None:
         """A flying write has reached the store, or never will."""
         write.reached = reached
-        del self.flying[write.key]
+        if self.flying.get(write.key) is write:
+            del self.flying[write.key]
 
     def put_back(self, write: Write, due: float) -> None:
         """A flying write failed: it is to be tried again at that time, or the newer one of its key in its place."""
