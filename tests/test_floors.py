@@ -27,7 +27,7 @@ IMPORT = re.compile(
     re.MULTILINE | re.VERBOSE,
 )
 # `calls`, which finds the key of a call in the table, is the uppermost part of the facade.
-DECORATORS = {"decorators", "wrappers", "coroutines", "cache_info"}
+DECORATORS = {"decorators", "wrappers", "coroutines", "begun", "likeness", "cache_info"}
 COMMAND_LINE = {"__main__", "cli"}
 UPPER_FLOORS = {*DECORATORS, *COMMAND_LINE, "strategies", "distributed"}
 

@@ -1,4 +1,4 @@
-"""What type checkers see: `typing/surface.py` under mypy, and the stubs against the compiled modules under stubtest."""
+"""What type checkers see: `typing` under mypy, `typing_pyright` under pyright, the stubs under stubtest."""
 
 import subprocess
 import sys
@@ -30,6 +30,13 @@ def test_mypy_agrees():
 @needs_mypy
 def test_stubs_match_the_compiled_modules():
     run("mypy.stubtest", "cachebox", "--ignore-disjoint-bases", "--allowlist", "tests/typing/stubtest.txt")
+
+
+@pytest.mark.skipif(
+    find_spec("basedpyright") is None, reason="basedpyright is not installed: it is in the dependency group `lint`"
+)
+def test_pyright_agrees():
+    run("basedpyright", "--level", "error")
 
 
 @pytest.mark.parametrize("base", [Cache[str, int], EvictionPolicy[str], LRUCache[str]])

@@ -20,9 +20,24 @@ cdef struct Loading:                # how to get a value that is missing; borrow
     PyObject* failures              # where to remember that it failed: a Failures; or NULL
     int64_t began                   # when, on the store's clock of invalidations
     bint single_flight
+    int single_use                  # what becomes of a value that can be consumed only once, see below
     bint unwatched                  # as functools has it: the value is stored whatever happened to the key meanwhile
     bint first_wins                 # ... unless it has another value by now
     int missed                      # tells whether it was a miss; -1: it never came to that
+
+
+cdef enum:                          # values that can be consumed only once
+    STORED                          # are stored, like others
+    REFUSED                         # are stored, but for awaitables: a TypeError, for a factory has to be plain
+    RETURNED                        # are only returned
+    PASSED                          # ... and that has happened
+
+
+cdef extern from "results.h":
+    bint may_pass_once "cb_may_pass_once"(PyObject* value) noexcept
+    bint is_awaitable "cb_is_awaitable"(PyObject* value) noexcept
+
+cdef bint passes_once(object value) except -1
 
 
 cdef class Cache(Store):
@@ -73,5 +88,6 @@ cdef inline void no_arguments(Loading* how, object factory, double lifetime) noe
     how.names = how.ttl_of = how.condition = how.instance = how.tags = how.failures = NULL
     how.lifetime = lifetime
     how.single_flight = True
+    how.single_use = REFUSED
     how.unwatched = how.first_wins = False
     how.missed = -1

@@ -49,6 +49,8 @@ from cachebox.store cimport (
 from cachebox.tags cimport checked_tags
 from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 
+from cachebox.awaitables import is_context, refuse_async, refuse_awaitable
+from cachebox.options import refuse_unknown
 from cachebox.policies import BUILT_IN, empty_like
 
 
@@ -63,6 +65,12 @@ cdef extern from *:
     object vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*)
     PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
     PyObject* None_ "Py_None"
+
+cdef extern from "results.h":
+    bint is_consumed "cb_is_consumed"(PyObject* value) noexcept
+    bint is_heap_type "cb_is_heap_type"(type) noexcept
+    bint may_be_async "cb_may_be_async"(PyObject* callable) noexcept
+    void note_harmless "cb_note_harmless"(PyObject* value) noexcept
 
 
 cdef object _zero = 0
@@ -84,6 +92,18 @@ cdef class Missing:
 
 MISSING = Missing()
 """What `Cache.compute` passes where the key has no value, and what its function returns to delete the key."""
+
+cdef tuple OPTIONS = (
+    "max_size", "default_ttl", "policy", "on_evict", "time_to_idle", "max_weight", "weigher", "on_removal", "clock",
+    "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
+)
+cdef dict FOREIGN_OPTIONS = {       # what others call them
+    "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size", "ttl": "default_ttl",
+    "timeout": "default_ttl", "expire": "default_ttl", "expiry": "default_ttl", "time_to_live": "default_ttl",
+    "tti": "time_to_idle", "getsizeof": "weigher", "sizeof": "weigher", "timer": "clock", "callback": "on_removal",
+    "on_delete": "on_removal", "listener": "on_removal", "load": "loader", "missing": "loader", "stale": "stale_ttl",
+    "eviction_policy": "policy",
+}
 
 cdef object NO_DEFAULT = object()
 cdef tuple ENDS = ("default_ttl", "time_to_idle", "stale_ttl", "exception_ttl")      # options that are kept as seconds
@@ -175,7 +195,10 @@ cdef class Cache(Store):
         cache_exceptions=(),
         exception_ttl=None,
         early_refresh=None,
+        **unknown,
     ):
+        if unknown:
+            refuse_unknown("Cache", unknown, OPTIONS, FOREIGN_OPTIONS)
         self.configure({
             "max_size": max_size,
             "default_ttl": default_ttl,
@@ -627,6 +650,8 @@ cdef class Cache(Store):
         cdef PyObject* value
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
+        if may_be_async(<PyObject*>factory):
+            refuse_async("factory", factory)
         lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
         value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
@@ -677,7 +702,7 @@ cdef class Cache(Store):
                     if <PyObject*>known != NOTHING or how.instance == NOTHING:
                         return known            # else a loader said that there is none, but this is a factory
         value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
-        if value != NULL and is_simple(how) and <PyObject*>value != how.instance:
+        if value != NULL and is_simple(how) and <PyObject*>value != how.instance and not may_pass_once(value):
             if quick_land(self, leader, value):
                 return take_over(value)
         return self.land_or_crash(key, h, leader, value, how)
@@ -687,7 +712,10 @@ cdef class Cache(Store):
         try:
             if value == NULL:
                 raise_current()
-            self.land(leader, key, h, <object>value, how)
+            if how.single_use != STORED and is_only_returned(<object>value, how):
+                crash(self, leader, None)       # whoever waits has to get its own
+            else:
+                self.land(leader, key, h, <object>value, how)
         except BaseException as error:
             xdecref(value)
             if how.failures != NULL:
@@ -764,12 +792,14 @@ cdef class Cache(Store):
         cdef double weight
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {type(fn).__name__}")
+        if may_be_async(<PyObject*>fn):
+            refuse_async("fn", fn)
         watch = new_watch(self)
         watch.ignores_own = True
         while True:
             old = look_and_watch(self, key, h, watch, MISSING)
             try:
-                new = fn(old)
+                new = plain_result("fn", fn(old))
                 weight = self.weigh_checked(key, new) if new is not MISSING else 0.0
             except:
                 stop_watching(self, watch)
@@ -998,10 +1028,12 @@ cdef class Cache(Store):
         {'a': 1, 'b': 2}
         """
         cdef list items
-        if hasattr(other, "items"):
+        if isinstance(other, Cache):            # without counting hits
             items = list(other.items())
-        elif hasattr(other, "keys"):
+        elif hasattr(other, "keys"):            # before `items`, as dict has it
             items = [(key, other[key]) for key in other.keys()]
+        elif hasattr(other, "items"):
+            items = list(other.items())
         else:
             items = [pair_of(item) for item in listed(other, "other", "a mapping or an iterable of pairs")]
         items.extend(more.items())
@@ -1499,6 +1531,11 @@ cdef class Cache(Store):
     # --- for the sweeper and for tests --------------------------------------------------------------------------------
 
     @property
+    def _refreshes(self):
+        """Whether its loader would be asked for entries that are there."""
+        return (self.modes & (AHEAD | STALE)) != 0
+
+    @property
     def _clock(self):
         return self.clock
 
@@ -1509,6 +1546,35 @@ cdef class Cache(Store):
     def _check(self):
         """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
         check(self)
+
+
+cdef bint passes_once(object value) except -1:
+    """Whether a value can be consumed only once."""
+    if is_consumed(<PyObject*>value):
+        return True
+    if is_heap_type(type(value)):
+        if is_context(value):
+            return True
+        type.__getattribute__(type(value), "__doc__")       # a type gets its version when it is asked for something
+        note_harmless(<PyObject*>value)
+    return False
+
+
+cdef bint is_only_returned(object value, Loading* how) except -1:
+    """Whether a computed value must not be stored, because it can be consumed only once. TypeError: a factory was async."""
+    if how.single_use == RETURNED and passes_once(value):
+        how.single_use = PASSED
+        return True
+    if how.single_use == REFUSED and is_awaitable(<PyObject*>value):
+        refuse_awaitable("factory" if how.n == 0 else "loader", value)
+    return False
+
+
+cdef object plain_result(str name, object result):
+    """What a user's function returned. TypeError where somebody would have to await it."""
+    if is_awaitable(<PyObject*>result):
+        refuse_awaitable(name, result)
+    return result
 
 
 cdef inline bint is_simple(const Loading* how) noexcept:
@@ -1590,10 +1656,10 @@ cdef bint is_wanted(object value, Loading* how) except -1:
     """Whether a loaded value is to be stored; sets its lifetime."""
     if <PyObject*>value == how.instance:
         return False
-    if how.condition != NULL and not (<object>how.condition)(value):
+    if how.condition != NULL and not plain_result("condition", (<object>how.condition)(value)):
         return False
     if how.ttl_of != NULL:
-        ttl = seconds_given((<object>how.ttl_of)(value))
+        ttl = seconds_given(plain_result("ttl", (<object>how.ttl_of)(value)))
         if isinstance(ttl, (int, float)) and ttl <= 0:
             return False
         if ttl is not None:
@@ -1617,7 +1683,8 @@ cdef tuple tags_for(object value, Loading* how):
     if callable(tags):
         arguments = [<object>how.arguments[k] for k in range(how.n)]
         names = <object>how.names if how.names != NULL else ()
-        tags = tags(value, *arguments, **{name: <object>how.arguments[how.n + k] for k, name in enumerate(names)})
+        keywords = {name: <object>how.arguments[how.n + k] for k, name in enumerate(names)}
+        tags = plain_result("tags", tags(value, *arguments, **keywords))
     return checked_tags(() if tags is None else tags)
 
 

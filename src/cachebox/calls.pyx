@@ -10,7 +10,7 @@ from cachebox._engine.table cimport (
     Table, candidate, decref, hash_of, home, incref, likely, mixed, plain_equal, rest_differs, try_equal, unlikely,
 )
 from cachebox.cache cimport Cache
-from cachebox.lock cimport Guard, acquire, release
+from cachebox.lock cimport acquire, release
 from cachebox.quick cimport quick_use
 
 
@@ -76,6 +76,23 @@ class Receiver(ref):
         return self is not other
 
 
+class Member:
+    """The same for an instance that takes no weak reference, and lives as long as its class: held strongly."""
+
+    __slots__ = ("hashes", "instance", "limit")
+
+    def __init__(self, instance):
+        self.instance = instance
+        self.hashes = set()
+        self.limit = 64
+
+    def __call__(self):
+        return self.instance
+
+    def __reduce__(self):
+        raise TypeError(f"cannot pickle the key of a call on {self.instance!r}")
+
+
 class CallKey(tuple):
     """The key of a call. A tuple of the same items is another key."""
 
@@ -97,24 +114,6 @@ class CallKey(tuple):
 compare_quickly(CallKey)
 call_key = <PyTypeObject*>CallKey
 receiver_type = <PyTypeObject*>Receiver
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-cdef Guard naming = Guard.__new__(Guard)
-cdef dict serials = {}
-
-
-def token_of(function):
-    """What tells a function's keys from others' in a shared cache: its name, and a serial from the second on."""
-    cdef object own_name = getattr(function, "__qualname__", None) or repr(function)
-    cdef str name = f"{getattr(function, '__module__', None)}.{own_name}"
-    cdef object serial
-    acquire(&naming.lock)           # two threads must not get the same one
-    serial = serials.get(name, 0) + 1
-    serials[name] = serial
-    release(&naming.lock)
-    return name if serial == 1 else f"{name}#{serial}"
 
 
 cdef object hash_key(object key):

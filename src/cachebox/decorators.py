@@ -1,14 +1,24 @@
 """`cached` and `lru_cache`: functions that remember their results."""
 
-import sys
-
+from cachebox.awaitables import is_marked, refuse_async
 from cachebox.cache import Cache, tags_as_given
-from cachebox.calls import token_of
-from cachebox.options import check_failures
-from cachebox.wrappers import BoundFunction, CachedFunction, CachedMethod
+from cachebox.options import check_failures, refuse_unknown
+from cachebox.wrappers import CachedFunction, CachedMethod
 
 _CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200   # as in inspect, which is slow to import
-_GIVEN_BY_DEFAULT = object()
+
+
+class _ByDefault:
+    """Stands for an option that was not given."""
+
+    def __init__(self, shown):
+        self._shown = shown
+
+    def __repr__(self):
+        return self._shown
+
+
+_SIZE, _POLICY = _ByDefault("1000"), _ByDefault("'LRU'")
 
 
 def cached(
@@ -16,14 +26,18 @@ def cached(
     *,
     ttl=None,
     key_func=None,
-    max_size=_GIVEN_BY_DEFAULT,
-    policy=_GIVEN_BY_DEFAULT,
+    max_size=_SIZE,
+    policy=_POLICY,
     typed=False,
     condition=None,
     single_flight=True,
     tags=None,
     cache_exceptions=(),
     exception_ttl=None,
+    clock=None,
+    name=None,
+    version=None,
+    **unknown,
 ):
     """Remember a function's results: ``@cached``, ``@cached(cache)`` or ``@cached(max_size=..., ttl=...)``.
 
@@ -32,9 +46,11 @@ def cached(
             processes share too; None: the function gets its own, of 1000 entries unless `max_size` says otherwise.
         ttl: how long a result lives: seconds (a number greater than 0), a `timedelta`, or a function of the result that
             returns one of these (0 or less: do not store it). None: as long as the cache lets entries live.
-        key_func: called with the arguments (a method's include ``self``), returns the key: any hashable object.
-        max_size, policy: those of the function's own cache, see `Cache`; not together with `cache`.
-        typed: whether ``f(1)`` and ``f(1.0)`` are different calls.
+        key_func: called with the arguments (a method's include ``self``), returns the key: any hashable object, under
+            which the cache has the result (a `DistributedCache` wants a str). Functions that share a cache and give
+            equal keys share results.
+        max_size, policy, clock: those of the function's own cache, see `Cache`; not together with `cache`.
+        typed: whether ``f(1)`` and ``f(1.0)`` are different calls; not together with `key_func`.
         condition: a function of the result; only where it returns something true is the result stored.
         single_flight: whether concurrent calls with one missing key run the function once and share its result or its
             exception. A recursive call with the same arguments runs the function again instead of waiting for itself.
@@ -45,9 +61,20 @@ def cached(
         exception_ttl: how long such a failure is remembered, given as `ttl` is; None: as long as the cache lets entries
             live.
 
-    Works on functions, ``async def`` functions, methods, and above or below `classmethod` and `staticmethod`. Raises
-    TypeError for a generator function, and for options that exclude each other; ValueError or TypeError for a `ttl`,
-    `max_size` or `policy` that makes no sense.
+        name: what the function is called in the keys of a shared `cache`, and in dumps; None: by its module and
+            qualified name, together with the simple values among its free variables and defaults, so that functions
+            that a factory makes for different values never meet.
+        version: belongs to the name: results of another version are not found. ``"code"`` takes a fingerprint of the
+            function's code.
+
+    Works on functions, ``async def`` functions, methods, and above or below `classmethod`, `staticmethod`, `property`
+    and other decorators. A plain function that returns an awaitable is cached as an async one. Results that can be
+    consumed only once (iterators, context managers of contextlib) are returned and not stored; a UserWarning says so
+    once.
+
+    Raises TypeError for a generator function, for an async function where a plain one is expected, and for options that
+    exclude each other; ValueError or TypeError for a `ttl`, `max_size` or `policy` that makes no sense; ValueError
+    where a `name` is taken by another living function over the same cache.
 
     What it returns is called as the function is, and has
 
@@ -77,30 +104,64 @@ def cached(
     True
     """
 
-    def decorate(function):
-        if isinstance(function, classmethod):
-            return CachedClassMethod(make(function.__func__, is_method=True))
-        if isinstance(function, staticmethod):
-            return staticmethod(make(function.__func__, is_method=False))
-        return make(function, is_method=_is_in_class(function) and _starts_with_receiver(function))
+    refuse_unknown("cached", unknown, _OPTIONS, _FOREIGN)
+    options = {"max_size": max_size, "policy": policy, "clock": clock}
+    options = {option: given for option, given in options.items() if given is not None or option == "max_size"}
+    options = {option: given for option, given in options.items() if not isinstance(given, _ByDefault)}
+    function = None
+    if cache is not None and not isinstance(cache, Cache) and not hasattr(type(cache), "_decorate"):
+        if not callable(cache) and not isinstance(cache, _DESCRIPTORS) and type(cache).__module__ != "functools":
+            hint = f": write cached(max_size={cache})" if type(cache) is int else ""
+            raise TypeError(f"cache must be a Cache, or the function to decorate, not {type(cache).__name__}{hint}")
+        function, cache = cache, None
+    if cache is not None and options:
+        raise TypeError(f"{' and '.join(options)} cannot go together with cache: they are the cache's own")
+    if isinstance(cache, Cache) and cache._refreshes:
+        raise TypeError(
+            "a cache with refresh_ahead, stale_ttl or early_refresh cannot be the cache of a function: it would load "
+            "anew by its loader, not by the function"
+        )
+    _check_callables(key_func=key_func, condition=condition)
+    for option, given in (("key_func", key_func), ("condition", condition), ("ttl", ttl), ("tags", tags)):
+        refuse_async(option, given)
+    if typed and key_func is not None:
+        raise TypeError("typed cannot go together with key_func, which makes the keys as it likes")
+    if name is not None or version is not None:
+        from cachebox.naming import checked_name
 
-    def make(function, is_method):
+        checked_name(name)
+    check_failures(cache_exceptions, exception_ttl)
+    if tags is not None:
+        tags_as_given(tags)
+
+    def make(function):
         is_async = _check_function(function)
+        if cache is not None and not isinstance(cache, Cache):      # one of another kind, which knows how to be used
+            further = {} if tags is None else {"tags": tags}
+            if cache_exceptions:
+                further.update(cache_exceptions=cache_exceptions, exception_ttl=exception_ttl)
+            return cache._decorate(
+                function, is_coroutine=is_async, ttl=ttl, key_func=key_func, typed=typed, condition=condition,
+                single_flight=single_flight, name=name, version=version, **further,
+            )
         own = Cache(**options) if cache is None else cache
-        wrapper = (CachedMethod if is_method and key_func is None else CachedFunction)(
+        claim = None if cache is None else _claim(function, cache, name, version)
+        own_tag = f"cachebox:{claim.name}" if claim is not None and key_func is not None else None
+        wrapper = (CachedMethod if key_func is None and _is_called_as_method(function) else CachedFunction)(
             function,
             own,
-            token=None if cache is None else token_of(function),
+            token=None if claim is None else claim.name,
+            claim=claim,
             typed=typed,
-            is_method=is_method,
             single_flight=single_flight,
             ttl=ttl,
             condition=condition,
             key_func=key_func,
-            tags=None if tags is None else tags_as_given(tags),
+            tags=_with_own(own_tag, None if tags is None else tags_as_given(tags)),
+            own_tag=own_tag,
             failures=failures_of(own) if cache_exceptions else None,
             coroutines=_coroutines() if is_async else None,
-            on_first_miss=_look_for_classmethod if _is_in_class(function) else None,
+            first_name=_first_name(function),
             parameters={"maxsize": own.max_size, "typed": typed, "policy": own.policy, "ttl": ttl},
         )
         return _like(wrapper, function, is_async)
@@ -111,36 +172,31 @@ def cached(
         ttl = own.default_ttl if exception_ttl is None else exception_ttl
         return Failures(cache_exceptions, ttl, own.max_size, own._clock)
 
-    if cache is not None and not isinstance(cache, Cache):
-        if hasattr(type(cache), "_decorate"):   # a cache of another kind, which knows best how to be used
-            if max_size is not _GIVEN_BY_DEFAULT or policy is not _GIVEN_BY_DEFAULT:
-                raise TypeError("max_size and policy cannot go together with cache: they are the cache's own")
-            _check_callables(key_func=key_func, condition=condition)
-            check_failures(cache_exceptions, exception_ttl)
-            options = {"ttl": ttl, "key_func": key_func, "typed": typed, "condition": condition}
-            if tags is not None:
-                options["tags"] = tags
-            if cache_exceptions:
-                options.update(cache_exceptions=cache_exceptions, exception_ttl=exception_ttl)
-            return _decorator_of(cache, single_flight=single_flight, **options)
-        if not callable(cache) and not isinstance(cache, (classmethod, staticmethod)):
-            hint = f": write cached(max_size={cache})" if type(cache) is int else ""
-            raise TypeError(f"cache must be a Cache, or the function to decorate, not {type(cache).__name__}{hint}")
-        function, cache = cache, None
-    else:
-        function = None
-    options = {"max_size": max_size, "policy": policy}
-    options = {name: value for name, value in options.items() if value is not _GIVEN_BY_DEFAULT}
-    if cache is not None and options:
-        raise TypeError(f"{' and '.join(options)} cannot go together with cache: they are the cache's own")
-    _check_callables(key_func=key_func, condition=condition)
-    check_failures(cache_exceptions, exception_ttl)
-    if tags is not None:
-        tags_as_given(tags)
+    def decorate(function):
+        return _around(make, function)
+
     return decorate if function is None else decorate(function)
 
 
-def lru_cache(maxsize=128, typed=False):
+_OPTIONS = (
+    "cache", "ttl", "key_func", "max_size", "policy", "typed", "condition", "single_flight", "tags", "cache_exceptions",
+    "exception_ttl", "clock", "name", "version",
+)
+_FOREIGN = {                        # what others call them
+    "key": "key_func", "make_key": "key_func", "key_builder": "key_func", "hash_func": "key_func",
+    "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size",
+    "default_ttl": "ttl", "expire": "ttl", "expiry": "ttl", "timeout": "ttl", "seconds": "ttl",
+    "time_to_live": "ttl", "timer": "clock", "prefix": "name", "namespace": "name", "eviction_policy": "policy",
+    "lock": "single_flight", "should_cache_fn": "condition", "unless": "condition", "exceptions": "cache_exceptions",
+}
+_DESCRIPTORS = (classmethod, staticmethod, property)
+cached.__text_signature__ = (
+    "(cache=None, *, ttl=None, key_func=None, max_size=1000, policy='LRU', typed=False, condition=None, "
+    "single_flight=True, tags=None, cache_exceptions=(), exception_ttl=None, clock=None, name=None, version=None)"
+)
+
+
+def lru_cache(maxsize=128, typed=False, **unknown):
     """`functools.lru_cache` with another import line: the same arguments, attributes and semantics, faster.
 
     Args:
@@ -156,6 +212,8 @@ def lru_cache(maxsize=128, typed=False):
     >>> fib(30), fib.cache_info()
     (832040, CacheInfo(hits=28, misses=31, maxsize=32, currsize=31))
     """
+
+    refuse_unknown("lru_cache", unknown, ("maxsize", "typed"), {"max_size": "maxsize", "size": "maxsize"})
 
     def decorate(function):
         if not callable(function):
@@ -183,37 +241,132 @@ def lru_cache(maxsize=128, typed=False):
     return decorate
 
 
+lru_cache.__text_signature__ = "(maxsize=128, typed=False)"
+
+
 class CachedClassMethod(classmethod):
     """A class method whose `invalidate` and `cache_key` know the class, as its calls do."""
 
     def __get__(self, instance, owner=None):
-        return BoundFunction(self.__func__, type(instance) if owner is None else owner)
-
-
-class _ClassMethodOf(classmethod):
-    """The same, where the cache makes its own wrappers."""
-
-    def __get__(self, instance, owner=None):
         return self.__func__.__get__(type(instance) if owner is None else owner, type)
+
+
+def _around(make, function):
+    """A decorator below may have made something else than a function: cache the function in it."""
+    if isinstance(function, classmethod):
+        return CachedClassMethod(_around(make, function.__func__))
+    if isinstance(function, staticmethod):
+        return staticmethod(_around(make, function.__func__))
+    if isinstance(function, property):
+        if function.fget is None:
+            raise TypeError("cached decorates a property that can be read: this one has no getter")
+        return function.getter(_around(make, function.fget))
+    if type(function).__module__ == "functools" and not callable(function):
+        from functools import cached_property, partialmethod
+
+        if isinstance(function, partialmethod):
+            return partialmethod(_around(make, function.func), *function.args, **function.keywords)
+        if isinstance(function, cached_property):
+            raise TypeError("cached cannot decorate a cached_property, which keeps its value itself: use property")
+        raise TypeError(f"cached must stand below {type(function).__name__}, not above it")
+    return make(function)
+
+
+def _claim(function, cache, name, version):
+    """The name of a function over a cache of this process."""
+    from cachebox.naming import Identity
+
+    return _names().claim(Identity(function, name, version), cache)
+
+
+def _names():
+    global _local_names
+    if _local_names is None:
+        from cachebox.naming import LocalNames
+
+        names = LocalNames()
+        _local_names = _local_names or names
+    return _local_names
+
+
+_local_names = None
+
+
+def _with_own(own_tag, tags):
+    """The tags of a function's results, with the one by which `cache_clear` finds them."""
+    if own_tag is None or tags is None:
+        return tags if own_tag is None else (own_tag,)
+    if not callable(tags):
+        return (*tags, own_tag)
+
+    def tags_of(*args, **kwargs):
+        given = tags(*args, **kwargs)
+        if hasattr(type(given), "__await__"):
+            return given                        # a mistake, which is found by who called
+        return (own_tag, *(() if given is None else (given,) if isinstance(given, str) else given))
+
+    return tags_of
+
+
+def _first_name(function):
+    """The name of its first parameter, if a call may have that for a keyword."""
+    from cachebox.methods import innermost
+
+    code = getattr(innermost(function), "__code__", None)
+    if getattr(code, "co_argcount", 0) > getattr(code, "co_posonlyargcount", 0) == 0:
+        return code.co_varnames[0]
+    return None
+
+
+def _is_called_as_method(function):
+    """Whether it is written in a class body: then the interpreter may spare itself the binding."""
+    return _scope_of(function) != ""
+
+
+def _scope_of(function):
+    """The class in whose body it is written, and not bound to an instance yet; else nothing."""
+    qualname = getattr(function, "__qualname__", "")
+    scope = qualname.rpartition(".")[0] if isinstance(qualname, str) else ""
+    return "" if scope.endswith("<locals>") or hasattr(function, "__self__") else scope
+
+
+def is_received(wrapper, first):
+    """Whether a function, called with that first argument, is a method called on it: the class tells."""
+    from cachebox.methods import innermost, is_method_of
+
+    if isinstance(first, type) and _look_for_classmethod(wrapper, first):
+        wrapper._become_method()
+        return True
+    if not is_method_of(wrapper, first):
+        return False
+    if _scope_of(innermost(wrapper)):           # so it is one, however it is called
+        wrapper._become_method()
+    return True
+
+
+def warn_of_slots(wrapper, instance):
+    """Say why results of a method are not cached, where a tool has made the class and its slots."""
+    cls = type(instance)
+    if isinstance(instance, tuple) and hasattr(cls, "_fields"):
+        cure = "give cached a key_func, such as key_func=lambda self: self, which caches by value"
+    elif "__dataclass_fields__" in vars(cls):
+        cure = "write dataclass(slots=True, weakref_slot=True), or give cached a key_func"
+    else:
+        return
+    import warnings
+
+    warnings.warn(
+        f"{getattr(wrapper, '__qualname__', wrapper)} is computed every time: a {cls.__name__} takes no weak "
+        f"reference, so nobody would know when its results are to go; {cure}",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _check_callables(**given) -> None:
     for name, value in given.items():
         if value is not None and not callable(value):
             raise TypeError(f"{name} must be callable or None, not {type(value).__name__}")
-
-
-def _decorator_of(cache, **options):
-    """What `cached` returns for a cache that makes its own wrappers, by a method `_decorate`."""
-
-    def decorate(function):
-        if isinstance(function, classmethod):
-            return _ClassMethodOf(decorate(function.__func__))
-        if isinstance(function, staticmethod):
-            return staticmethod(decorate(function.__func__))
-        return cache._decorate(function, is_coroutine=_check_function(function), **options)
-
-    return decorate
 
 
 def _check_function(function) -> bool:
@@ -233,25 +386,7 @@ def _check_function(function) -> bool:
             f"{getattr(function, '__qualname__', function)} is a generator function: all but the first call would get "
             "an exhausted iterator; return a list or a tuple instead"
         )
-    return bool(flags & _CO_COROUTINE) or _is_marked(inner)
-
-
-def _is_marked(function) -> bool:
-    """Whether it has been marked as an async function: then the module that marks them has been imported already."""
-    module = sys.modules.get("inspect" if sys.version_info >= (3, 12) else "asyncio.coroutines")
-    return hasattr(module, "iscoroutinefunction") and module.iscoroutinefunction(function)
-
-
-def _is_in_class(function) -> bool:
-    """Whether it is written in a class body, and not bound to an instance yet."""
-    scope = getattr(function, "__qualname__", "").rpartition(".")[0]
-    return scope != "" and not scope.endswith("<locals>") and not hasattr(function, "__self__")
-
-
-def _starts_with_receiver(function) -> bool:
-    """Whether it takes ``self`` or ``cls``: in a class body it is a method then, whatever wraps it."""
-    code = getattr(function, "__code__", None)
-    return code is not None and code.co_argcount > 0 and code.co_varnames[0] in ("self", "cls")
+    return bool(flags & _CO_COROUTINE) or is_marked(inner)
 
 
 def _look_for_classmethod(wrapper, first) -> bool:
@@ -273,16 +408,7 @@ def _coroutines():
 
 
 def _like(wrapper, function, is_async):
-    """Give the wrapper the name and the documentation of what it wraps."""
-    from functools import update_wrapper
+    from cachebox.likeness import dress
 
-    update_wrapper(wrapper, function)
-    if is_async and sys.version_info >= (3, 12):
-        from inspect import markcoroutinefunction
-
-        markcoroutinefunction(wrapper)
-    elif is_async:
-        from asyncio.coroutines import _is_coroutine
-
-        wrapper._is_coroutine = _is_coroutine
+    dress(wrapper, function, is_async)
     return wrapper

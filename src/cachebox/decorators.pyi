@@ -1,12 +1,12 @@
 """Types of `cachebox.decorators`; the documentation is in the module."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from datetime import timedelta
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from cachebox.cache import Cache
 from cachebox.policies import EvictionPolicy
-from cachebox.wrappers import BoundFunction, CachedFunction, _Wrapper
+from cachebox.wrappers import BoundFunction, CachedFunction, _AwaitedFunction
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -27,6 +27,22 @@ class _Decorator(Protocol):
     @overload
     def __call__(self, function: classmethod[_S, _P, _R], /) -> CachedClassMethod[_S, _P, _R]: ...
     @overload
+    def __call__(self, function: property, /) -> property: ...
+    @overload
+    def __call__(self, function: Callable[_P, _R], /) -> CachedFunction[_P, _R]: ...
+
+class _SharedDecorator(Protocol):
+    """The same over two tiers: what concerns an async function is awaited."""
+
+    @overload
+    def __call__(self, function: classmethod[_S, _P, _R], /) -> CachedClassMethod[_S, _P, _R]: ...
+    @overload
+    def __call__(self, function: property, /) -> property: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[_P, Coroutine[Any, Any, _R]], /
+    ) -> _AwaitedFunction[_P, Coroutine[Any, Any, _R]]: ...
+    @overload
     def __call__(self, function: Callable[_P, _R], /) -> CachedFunction[_P, _R]: ...
 
 @overload
@@ -43,7 +59,12 @@ def cached(
     tags: _Tags | None = None,
     cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     exception_ttl: float | timedelta | None = None,
+    clock: Callable[[], float] | None = None,
+    name: str | None = None,
+    version: object = None,
 ) -> CachedClassMethod[_S, _P, _R]: ...
+@overload
+def cached(cache: property) -> property: ...
 @overload
 def cached(
     cache: Callable[_P, _R],
@@ -58,6 +79,9 @@ def cached(
     tags: _Tags | None = None,
     cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     exception_ttl: float | timedelta | None = None,
+    clock: Callable[[], float] | None = None,
+    name: str | None = None,
+    version: object = None,
 ) -> CachedFunction[_P, _R]: ...
 @overload
 def cached(
@@ -73,6 +97,9 @@ def cached(
     tags: _Tags | None = None,
     cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     exception_ttl: float | timedelta | None = None,
+    clock: Callable[[], float] | None = None,
+    name: str | None = None,
+    version: object = None,
 ) -> _Decorator: ...
 @overload
 def cached(
@@ -86,6 +113,8 @@ def cached(
     tags: _Tags | None = None,
     cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
     exception_ttl: float | timedelta | None = None,
+    name: str | None = None,
+    version: object = None,
 ) -> _Decorator: ...
 @overload
 def cached(
@@ -96,7 +125,12 @@ def cached(
     typed: bool = False,
     condition: Callable[[Any], object] | None = None,
     single_flight: bool = True,
-) -> Callable[[Callable[_P, _R]], _Wrapper[_P, _R]]: ...
+    tags: _Tags | None = None,
+    cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
+    exception_ttl: float | timedelta | None = None,
+    name: str | None = None,
+    version: object = None,
+) -> _SharedDecorator: ...
 @overload
 def lru_cache(maxsize: Callable[_P, _R], typed: bool = False) -> CachedFunction[_P, _R]: ...
 @overload
@@ -106,3 +140,6 @@ def lru_cache(
 
 class CachedClassMethod(classmethod[_S, _P, _R]):
     def __get__(self, instance: _S | None, owner: type[_S] | None = None, /) -> BoundFunction[_P, _R]: ...
+
+def is_received(wrapper: Any, first: object) -> bool: ...
+def warn_of_slots(wrapper: Any, instance: object) -> None: ...

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+def is_source(given: Any) -> bool: ...
+def lookup_in(given: Any) -> Any: ...
+
 class Loader:
     @property
     def given(self) -> Any: ...

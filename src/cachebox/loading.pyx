@@ -7,6 +7,7 @@ together: each of them is a flight of its own that this thread leads, so that ot
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
+from _collections_abc import Mapping
 from time import perf_counter_ns
 
 from cachebox._engine.table cimport hash_of, mixed
@@ -17,6 +18,8 @@ from cachebox.lock cimport acquire, release
 from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
 from cachebox.store cimport Store
 
+from cachebox.awaitables import is_async, refuse_awaitable
+
 
 cdef extern from *:
     """
@@ -24,9 +27,6 @@ cdef extern from *:
     """
     object take_over "CB_TAKE_LOADED"(PyObject*)
 
-
-cdef enum:
-    CO_COROUTINE = 0x80             # as in inspect, which is slow to import
 
 cdef double WEIGHT_OF_NEWEST = 0.2  # in the mean of load times
 
@@ -39,23 +39,33 @@ cdef class Loader:
     def __init__(self, given, CacheStats statistics not None, str name="loader"):
         self.given = given
         self.statistics = statistics
-        self.one = getattr(given, "load", None)
-        self.many = getattr(given, "load_many", None) if self.one is not None else None
+        if is_source(given):
+            self.one = lookup_in(given)
+            self.many = getattr(given, "get_many", None)
+        else:
+            self.one = getattr(given, "load", None)
+            self.many = getattr(given, "load_many", None) if self.one is not None else None
         if self.one is None:
             self.one = given
         if not callable(self.one):
-            raise TypeError(f"{name} must be callable or have a method `load`, not {type(given).__name__}")
+            raise TypeError(
+                f"{name} must be callable, a mapping or a cache, or have a method `load`, not {type(given).__name__}"
+            )
         if self.many is not None and not callable(self.many):
             raise TypeError(f"{name}.load_many must be callable, not {type(self.many).__name__}")
         for function in (self.one, self.many):
             if is_async(function):
                 raise TypeError(f"{name} must not be async: use `cached` on an async function, or an asyncio cache")
+        if is_source(given) and is_async(given.get):
+            raise TypeError(f"{name} must be a cache whose `get` is a plain method, not {type(given).__name__}")
 
     def __call__(self, key):
         """Load one key: its value, or NOTHING."""
         began = perf_counter_ns()
         try:
             value = self.one(key)
+            if hasattr(type(value), "__await__"):
+                refuse_awaitable("loader", value)
         except KeyError:
             self.count(False, began)
             return nothing
@@ -103,10 +113,24 @@ cdef class Loader:
         return 0
 
 
-cdef bint is_async(object function) except -1:
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None) or getattr(getattr(type(function), "__call__", None), "__code__", None)
-    return bool(getattr(code, "co_flags", 0) & CO_COROUTINE)
+def is_source(given):
+    """Whether it is a mapping or a cache of any kind, where keys are looked up; a cache's `load` reads files."""
+    if hasattr(given, "get_or_set") and hasattr(given, "get"):
+        return True
+    return isinstance(given, Mapping) and not hasattr(given, "load")
+
+
+def lookup_in(given):
+    """What loads a key from a mapping or a cache. What it has not is missing, whatever its `__missing__` would make."""
+    get = given.get
+
+    def look(key):
+        value = get(key, nothing)
+        if value is nothing:
+            raise KeyError(key)
+        return value
+
+    return look
 
 
 cdef int load_all(Store store, Loader loader, list keys, dict found, list left) except -1:

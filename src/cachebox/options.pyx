@@ -10,6 +10,8 @@ from cachebox.loading cimport Loader
 from cachebox.stats cimport CacheStats
 from cachebox.store cimport as_float
 
+from cachebox.awaitables import refuse_async
+
 
 cdef double lifetime_of(object ttl, str name) except -1.0:
     """A time to live in seconds; infinity for None. Raises where it makes no sense."""
@@ -19,14 +21,39 @@ cdef double lifetime_of(object ttl, str name) except -1.0:
     given = seconds_given(ttl)
     if isinstance(given, bool) or not hasattr(type(given), "__float__"):
         raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
-    seconds = as_float(given)
+    seconds = number_of(given, name, "a number of seconds, a timedelta or None")
     if not seconds > 0.0:
         raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means for ever")
     return seconds
 
 
 cdef object seconds_given(object ttl):
-    return ttl.total_seconds() if hasattr(type(ttl), "total_seconds") else ttl
+    if not hasattr(type(ttl), "total_seconds"):
+        return ttl
+    try:
+        return ttl.total_seconds()
+    except Exception:
+        return ttl                              # whoever looks at it next says that it is no number
+
+
+cdef double number_of(object given, str name, str wanted) except? -1.0:
+    """What a number is as a float. TypeError, which names the argument, where its conversion fails, in whatever way."""
+    try:
+        return as_float(given)
+    except Exception as error:
+        raise TypeError(f"{name} must be {wanted}; {type(given).__name__} is none: {error}") from error
+
+
+def refuse_unknown(str what, dict unknown, tuple known, dict foreign):
+    """TypeError for arguments that there are not, which names the right ones as far as that can be told."""
+    for name in unknown:
+        right = foreign.get(name)
+        if right is None:
+            from difflib import get_close_matches
+
+            right = next(iter(get_close_matches(name, known, 1, 0.6)), None)
+        hint = f": did you mean {right!r}?" if right is not None else ""
+        raise TypeError(f"{what}() got an unexpected keyword argument {name!r}{hint}")
 
 
 cdef bint is_monotonic(object clock):
@@ -38,6 +65,7 @@ cdef int check_callables(dict options) except -1:
     for name in ("on_evict", "on_removal", "weigher", "clock"):
         if options[name] is not None and not callable(options[name]):
             raise TypeError(f"{name} must be callable or None, not {type(options[name]).__name__}")
+        refuse_async(name, options[name])
     return 0
 
 
@@ -51,7 +79,7 @@ cdef double bound_on_weight(object max_weight, object weigher) except -1.0:
         return INFINITY
     if isinstance(max_weight, bool) or not hasattr(type(max_weight), "__float__"):
         raise TypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
-    bound = min(as_float(max_weight), DBL_MAX)      # so an infinite weight never fits
+    bound = min(number_of(max_weight, "max_weight", "a number"), DBL_MAX)   # so an infinite weight never fits
     if isinstance(max_weight, int) and max_weight < bound < DBL_MAX:
         bound = nextafter(bound, 0.0)               # no float is that number
     if not bound > 0:
@@ -73,7 +101,7 @@ cdef int check_loading(dict options) except -1:
             continue
         if isinstance(given, bool) or not hasattr(type(given), "__float__"):
             raise TypeError(f"{name} must be a number, not {type(given).__name__}")
-        share = as_float(given)
+        share = number_of(given, name, "a number")
         if not 0.0 < share < bound:
             raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
     lifetime_of(options.get("stale_ttl"), "stale_ttl")

@@ -589,7 +589,10 @@ cdef object checked_size(object max_size):
         return None
     if isinstance(max_size, bool) or not hasattr(type(max_size), "__index__"):
         raise TypeError(f"max_size must be an int or None, not {type(max_size).__name__}")
-    size = PyNumber_Index(max_size)
+    try:
+        size = PyNumber_Index(max_size)
+    except Exception as error:
+        raise TypeError(f"max_size must be an int or None; {type(max_size).__name__} is none: {error}") from error
     if size < 1:
         raise ValueError(f"max_size must be at least 1, or None for no bound, not {size}")
     return size

@@ -36,6 +36,12 @@ from cachebox.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
 
+from cachebox.awaitables import refuse_awaitable
+
+
+cdef extern from "results.h":
+    bint is_awaitable "cb_is_awaitable"(PyObject* value) noexcept
+
 
 cdef extern from "Python.h":
     int add_pending_call "Py_AddPendingCall"(int (*function)(void*) noexcept, void* argument) noexcept
@@ -220,14 +226,14 @@ cdef class Store:
         interruption = None
         on_evict, on_removal = self.on_evict, self.on_removal
         if on_evict is not None:
-            told = ask(<PyObject*>on_evict, key, value, NULL)
+            told = plain(ask(<PyObject*>on_evict, key, value, NULL), "on_evict")
             xdecref(told)
             if told == NULL:
                 interruption = passed_on(caught(), on_evict)
         if on_removal is not None:
             told = NULL
             if causes or (<int (*)() noexcept>import_causes)() != -1:
-                told = ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL)
+                told = plain(ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL), "on_removal")
             xdecref(told)
             if told == NULL:
                 later = passed_on(caught(), on_removal)
@@ -1115,8 +1121,12 @@ cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
 
 cdef double as_number(object told, str teller) except? -1.0:
     if isinstance(told, bool) or not hasattr(type(told), "__float__"):
+        refuse_awaitable(teller, told)
         raise TypeError(f"{teller} must return a number, not {type(told).__name__}")
-    return as_float(told)
+    try:
+        return as_float(told)
+    except Exception as error:
+        raise TypeError(f"{teller} must return a number; {type(told).__name__} is none: {error}") from error
 
 
 cdef double as_float(object number) except? -1.0:
@@ -1172,6 +1182,19 @@ cdef object passed_on(object error, object callback):
 cdef object as_exhaustion(object error):
     """The sweeper could not be called: what says so, where the reason is that there is no memory for a lock."""
     return MemoryError("no memory left to have the entry swept") if isinstance(error, RuntimeError) else error
+
+
+cdef inline PyObject* plain(PyObject* answer, object name) noexcept:
+    """What a callback returned, or NULL with an exception set: one that somebody would have to await is an error."""
+    if answer != NULL and is_awaitable(answer) and (<int (*)(PyObject*, object) noexcept>refuse)(answer, name) == -1:
+        xdecref(answer)
+        return NULL
+    return answer
+
+
+cdef int refuse(PyObject* answer, object name) except -1:
+    refuse_awaitable(name, <object>answer)
+    return 0
 
 
 cdef int import_causes() except -1:

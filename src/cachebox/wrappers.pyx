@@ -10,13 +10,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import gc
 from _weakref import ref
+from types import FunctionType, MethodType
 
-from cachebox.cache cimport Cache, Loading, hash_of
+from cachebox.cache cimport PASSED, RETURNED, STORED, Cache, Loading, hash_of, is_awaitable, may_pass_once, passes_once
 from cachebox.calls cimport (
     Call, call_key, find_call_at_once, find_call_quickly, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
     keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, type_of, unlikely,
 )
-from cachebox.flight cimport Leader, Ticket, board, new_leader
+from cachebox.flight cimport Leader, Ticket, board, crash, new_leader
 from cachebox.lock cimport HAS_GIL, acquire, release
 from cachebox.options cimport lifetime_of
 from cachebox.quick cimport (
@@ -25,7 +26,10 @@ from cachebox.quick cimport (
 )
 from cachebox.store cimport Watch
 
-from cachebox.calls import CallKey, Receiver
+from cachebox.awaitables import is_async, refuse_awaitable, warn_of_one_shot
+from cachebox.begun import fly_begun, fly_called
+from cachebox.calls import CallKey, Member, Receiver
+from cachebox.methods import is_lasting
 
 
 cdef extern from *:
@@ -81,6 +85,7 @@ cdef extern from *:
         return result;
     }
     """
+    bint is_class "PyType_Check"(PyObject*) noexcept
     void count "cb_count"(int64_t*)
     bint is_function "PyFunction_Check"(object)
     int VARARGS "CO_VARARGS"
@@ -99,6 +104,11 @@ cdef extern from *:
     Py_ssize_t PyVectorcall_NARGS(size_t)
 
 
+cdef extern from "results.h":
+    uint32_t version_of "cb_version_of"(PyTypeObject*) noexcept
+    bint is_heap_type "cb_is_heap_type"(PyTypeObject*) noexcept
+
+
 cdef object NO_KEY = object()
 
 
@@ -111,16 +121,21 @@ cdef class CachedFunction:
         self._cache = cache
         self.parameters = {}
         self.receivers = {}
+        self.members = {}
 
     def __init__(
         self, function, Cache cache not None, *, token=None, typed=False, only_plain_alone=False, binds_weakly=True,
         is_method=False, single_flight=True, unwatched=False, first_wins=False, ttl=None, condition=None, key_func=None,
-        tags=None, failures=None, coroutines=None, on_first_miss=None, stores=True, parameters=(),
+        tags=None, own_tag=None, failures=None, coroutines=None, claim=None, first_name=None, stores=True, parameters=(),
     ):
         self.token = token
         self.typed = typed
         self.binds_weakly = binds_weakly
         self.is_method = is_method and key_func is None
+        self.asks_classes = binds_weakly and key_func is None
+        self.first_name = first_name
+        self.claim = claim
+        self.own_tag = own_tag
         self.single_flight = single_flight
         self.unwatched = unwatched
         self.first_wins = first_wins
@@ -139,7 +154,6 @@ cdef class CachedFunction:
         self.key_func = key_func
         self.ready = coroutines.ready if coroutines is not None else None
         self.fly = coroutines.fly if coroutines is not None else None
-        self.on_first_miss = on_first_miss
         self.parameters = dict(parameters)
         self.is_simple = token is None and not typed and key_func is None
         if not stores:
@@ -171,14 +185,16 @@ cdef class CachedFunction:
         if self.key_func is not None:
             key = taken_over(vectorcall(<PyObject*>self.key_func, args, n, names))
             lone = <PyObject*>key
-            if self.token is None:
-                hashed = hash_of(lone)
-                value = get_equal(
-                    <PyObject*>self._cache, lone, mixed_in(<PyObject*>self._cache, hashed), &compared
-                )
-                return self.hit(value) if value != NULL else self.miss(key, hashed, args, n, names, None)
-            self.describe(&call, &lone, 1, NULL)
-        elif as_method:
+            if unlikely(is_awaitable(lone)):
+                refuse_awaitable("key_func", key)
+            hashed = hash_of(lone)
+            value = get_equal(
+                <PyObject*>self._cache, lone, mixed_in(<PyObject*>self._cache, hashed), &compared
+            )
+            return self.hit(value) if value != NULL else self.miss(key, hashed, args, n, names, None)
+        if not as_method and self.asks_classes and self.receives(args, n, names):
+            return self.call_received(args, n, names)
+        if as_method:
             if n == 0 or not takes_weak_references(args[0]):
                 return self.call_uncached(args, n, names)
             call.receiver = args[0]
@@ -226,38 +242,145 @@ cdef class CachedFunction:
     ) except NULL:
         """What a call returns that had no value at first sight."""
         cdef Loading how
-        cdef Py_ssize_t k
-        if self.on_first_miss is not None:
-            acquire(self._cache.lock)
-            first = self.on_first_miss
-            self.on_first_miss = None
-            release(self._cache.lock)
-            if first is not None:
-                if first(self, <object>args[0] if n else None) and not self.is_method and self.key_func is None:
-                    become_method(self)
-                    return self.call(args, n, names, True)
+        if receiver is None and self.asks_classes and self.receives(args, n, names):
+            return self.call_received(args, n, names)
         if self.fly is not None:
-            arguments = tuple([<object>args[k] for k in range(n)])
-            keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
-            coroutine = self.fly(self, key, hashed, arguments, keywords, receiver)
-            name = getattr(self, "__qualname__", None)
-            if isinstance(name, str):
-                coroutine.__qualname__ = name               # for warnings, and for whoever looks at a task
-            return new_reference(coroutine)
+            return new_reference(self.begin(self.fly, key, hashed, args, n, names, receiver))
         self.prepare(&how)
         how.arguments = args
         how.n = n
         how.names = names
         how.instance = args[0] if receiver is not None else NULL
         if receiver is None and self.token is None:
-            return new_reference(self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how))
+            value = self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how)
+            if unlikely(how.single_use == PASSED):
+                return self.passed(value, key, hashed, args, n, names, receiver)
+            return new_reference(value)
         try:
-            return new_reference(self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how))
+            value = self._cache.fetch(key, mixed_in(<PyObject*>self._cache, hashed), &how)
+            if how.single_use == PASSED:
+                return self.passed(value, key, hashed, args, n, names, receiver)
+            return new_reference(value)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
             if self.token is not None and how.missed >= 0:
                 count(&self.misses if how.missed else &self.hits)
+
+    cdef object begin(
+        self, object fly, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+    ):
+        """A coroutine that has the value of a call."""
+        cdef Py_ssize_t k
+        arguments = tuple([<object>args[k] for k in range(n)])
+        keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
+        coroutine = fly(self, key, hashed, arguments, keywords, receiver)
+        name = getattr(self, "__qualname__", None)
+        if isinstance(name, str):
+            coroutine.__qualname__ = name                   # for warnings, and for whoever looks at a task
+        return coroutine
+
+    cdef PyObject* passed(
+        self, object value, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+    ) except NULL:
+        """What a call returns whose result can be consumed only once. One that returned an awaitable is async."""
+        if not is_awaitable(<PyObject*>value):
+            self._report(value)
+            return new_reference(value)
+        if self.fly is None:
+            self.become_async()
+
+        def go_on(wrapper, key, hashed, arguments, keywords, receiver):
+            return fly_begun(wrapper, value, key, hashed, arguments, keywords, receiver)
+
+        return new_reference(self.begin(go_on, key, hashed, args, n, names, receiver))
+
+    cdef int become_async(self) except -1:
+        """Return coroutines from now on."""
+        from cachebox.coroutines import ready
+
+        self.ready = ready
+        self.fly = fly_called
+        if self.is_method:
+            self.vectorcall = method_call(self)
+        elif self.is_simple:
+            self.vectorcall = <vectorcallfunc>call_otherwise
+        return 0
+
+    def _report(self, value):
+        """Say once that results can be consumed only once."""
+        if not self.warned:
+            self.warned = True
+            warn_of_one_shot(getattr(self, "__qualname__", repr(self.function)), value)
+
+    # --- methods that other decorators hide ---------------------------------------------------------------------------
+
+    cdef bint receives(self, PyObject** args, Py_ssize_t n, PyObject* names) except -1:
+        """Whether a call is one of a method on its first argument, which comes in front as that of a plain function.
+
+        The class of the first argument tells, once in each of its states: see `methods`.
+        """
+        cdef PyObject* first
+        cdef PyTypeObject* owner
+        cdef uint32_t version
+        cdef uint64_t known
+        cdef bint of_class
+        if n != 0:
+            first = args[0]
+        elif names != NULL and self.first_name is not None:
+            first = NULL
+            for k, name in enumerate(<object>names):
+                if name == self.first_name:
+                    first = args[k]
+            if first == NULL:
+                return False
+        else:
+            return False
+        of_class = is_class(first)
+        owner = <PyTypeObject*>first if of_class else type_of(first)
+        if not is_heap_type(owner):
+            return False
+        version = version_of(owner)
+        if version != 0:
+            known = self.known[version & 7] ^ ((<uint64_t>version * 2 + of_class) * 2)
+            if known < 2:
+                return known
+        return self.ask_class(first, version)
+
+    cdef bint ask_class(self, PyObject* first, uint32_t version) except -1:
+        from cachebox.decorators import is_received
+
+        cdef bint of_class = is_class(first), answer
+        cdef PyTypeObject* owner = <PyTypeObject*>first if of_class else type_of(first)
+        type.__getattribute__(<object>owner, "__doc__")     # a type gets its version when it is asked for something
+        version = version_of(owner)
+        answer = is_received(self, <object>first)
+        if version != 0 and version == version_of(owner):
+            self.known[version & 7] = (<uint64_t>version * 2 + of_class) * 2 + answer
+        return answer
+
+    cdef PyObject* call_received(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        """A call of a method, with the instance in front, or as a keyword."""
+        cdef tuple flat, rest
+        if n != 0:
+            return self.call(args, n, names, True)
+        keywords = {name: <object>args[k] for k, name in enumerate(<object>names)}
+        first = keywords.pop(self.first_name)
+        flat, rest = (first, *keywords.values()), tuple(keywords)
+        return self.call(items_of(flat), 1, <PyObject*>rest if rest else NULL, True)
+
+    cdef int warn_uncached(self, object instance) except -1:
+        """Say once why a method of a class that was made by a tool is not cached."""
+        if not self.warned:
+            self.warned = True
+            from cachebox.decorators import warn_of_slots
+
+            warn_of_slots(self, instance)
+        return 0
+
+    def _become_method(self):
+        if not self.is_method and self.asks_classes:
+            become_method(self)
 
     cdef int prepare(self, Loading* how) except -1:
         how.function = <PyObject*>self.function
@@ -267,15 +390,38 @@ cdef class CachedFunction:
         how.tags = <PyObject*>self.tags if self.tags is not None else NULL
         how.failures = <PyObject*>self.failures if self.failures is not None else NULL
         how.single_flight = self.single_flight
+        how.single_use = STORED if self.unwatched else RETURNED
         how.unwatched = self.unwatched
         how.first_wins = self.first_wins
         how.missed = -1
         return 0
 
+    cdef PyObject* call_lasting(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        """A call on an instance that takes no weak reference, but needs none."""
+        cdef Call call
+        cdef PyObject* value
+        cdef Py_ssize_t k, more = len(<object>names) if names != NULL else 0
+        member = self.member_of(<object>args[0])
+        cdef tuple flat = (member, *[<object>args[k] for k in range(1, n + more)])
+        self.describe(&call, items_of(flat), n, names)
+        hashed = hash_call(&call)
+        value = get_call(<PyObject*>self._cache, &call, mixed_in(<PyObject*>self._cache, hashed))
+        if value != NULL:
+            return self.hit(value)
+        return self.miss(key_of_call(&call, None), hashed, args, n, names, member)
+
+    cdef object member_of(self, object instance):
+        known = self.members.get(id(instance))
+        return known if known is not None else self.members.setdefault(id(instance), Member(instance))
+
     cdef PyObject* call_uncached(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        if n != 0 and is_lasting(<object>args[0]):
+            return self.call_lasting(args, n, names)
         self._cache.count_miss()
         if self.token is not None:
             count(&self.misses)
+        if not self.warned and n != 0:
+            self.warn_uncached(<object>args[0])
         return vectorcall(<PyObject*>self.function, args, n, names)
 
     # --- calling, where the short ways below do not lead to the end: methods, which are not inlined there -------------
@@ -330,6 +476,10 @@ cdef class CachedFunction:
         cdef Loading how
         cdef tuple flat, names
         instance = receiver() if receiver is not None else None
+        if may_pass_once(<PyObject*>value) and passes_once(value):
+            crash(self._cache, lead, None)
+            self._report(value)
+            return
         self.prepare(&how)
         how.began = lead.began
         if self.tags is not None:               # which may be a function of the arguments
@@ -369,19 +519,29 @@ cdef class CachedFunction:
         cdef Call call
         cdef tuple flat = args + tuple(kwargs.values())
         cdef tuple names = tuple(kwargs)
-        cdef PyObject* lone
         receiver = None
         self.describe(&call, items_of(flat), len(args), <PyObject*>names if names else NULL)
         if self.key_func is not None:
             key = self.key_func(*args, **kwargs)
-            if self.token is None:
-                hash_of(<PyObject*>key)
-                return key
-            lone = <PyObject*>key
-            self.describe(&call, &lone, 1, NULL)
-        elif as_method:
+            if is_awaitable(<PyObject*>key):
+                refuse_awaitable("key_func", key)
+            hash_of(<PyObject*>key)
+            return key
+        if not as_method and self.asks_classes and self.receives(
+            call.arguments, call.n, call.names
+        ):
+            if not args:
+                args = (kwargs[self.first_name],)
+                kwargs = {name: value for name, value in kwargs.items() if name != self.first_name}
+            return self.key_of(args, kwargs, True, known_only)
+        if as_method:
             if not args:
                 raise TypeError(f"{self!r} is a method: its first argument must be the instance")
+            if not takes_weak_references(call.arguments[0]) and is_lasting(args[0]):
+                flat = (self.member_of(args[0]), *flat[1:])
+                self.describe(&call, items_of(flat), len(args), call.names)
+                hash_call(&call)
+                return key_of_call(&call, None)
             receiver = self.receiver_of(args[0], known_only)
             if receiver is None:
                 return NO_KEY
@@ -443,12 +603,20 @@ cdef class CachedFunction:
         return CacheInfo(hits, misses, self._cache.max_size, len(self._cache))
 
     def cache_clear(self):
-        """Forget all results and set the statistics to zero. In a shared cache, only this function's. O(n)."""
+        """Forget all results and set the statistics to zero. In a shared cache, only this function's. O(n).
+
+        Where the function has a cache of its own below this one, and a `cache_clear`, that is emptied first.
+        """
+        below = getattr(self.function, "cache_clear", None)
+        if not self.unwatched and callable(below) and not is_async(below):
+            below()
         self.hits = self.misses = 0
         if self.own_failures:
             self.failures.clear()
         if self.token is None:
             self._cache.clear()
+        elif self.own_tag is not None:
+            self._cache.invalidate_tag(self.own_tag)
         else:
             self._cache.delete_many(keys_of_token(self._cache, self.token))
 
@@ -461,8 +629,15 @@ cdef class CachedFunction:
         return self.key_of(args, kwargs, self.is_method, False)
 
     def invalidate(self, *args, **kwargs):
-        """Forget the result of the call with these arguments. True where there was one. O(1)."""
-        return self.forget_call(self.key_of(args, kwargs, self.is_method, True))
+        """Forget the result of the call with these arguments. True where there was one. O(1).
+
+        Where the function has a cache of its own below this one, and an `invalidate`, it forgets it, too.
+        """
+        return self.forget_below(args, kwargs) | self.forget_call(self.key_of(args, kwargs, self.is_method, True))
+
+    cdef bint forget_below(self, tuple args, dict kwargs) except -1:
+        below = getattr(self.function, "invalidate", None)
+        return bool(below(*args, **kwargs)) if callable(below) and not is_async(below) else False
 
     cdef bint forget_call(self, object key) except -1:
         if key is NO_KEY:
@@ -475,15 +650,27 @@ cdef class CachedFunction:
         if instance is None:
             return self
         if not self.binds_weakly:
-            from types import MethodType
-
             return MethodType(self, instance)
         return BoundFunction(self, instance)
 
     def __set_name__(self, owner, name):
         qualname = getattr(self.function, "__qualname__", None)
-        if self.binds_weakly and self.key_func is None and qualname == f"{owner.__qualname__}.{name}":
-            become_method(self)
+        if self.asks_classes and qualname == f"{owner.__qualname__}.{name}":
+            from cachebox.methods import wraps_static_method
+
+            if not wraps_static_method(self.function):
+                become_method(self)
+
+    def __getattr__(self, name):
+        return getattr(self.function, name)         # `__code__` of a function, `delay` of a task
+
+    def __dir__(self):
+        return sorted({*dir(type(self)), *vars(self)})
+
+    @property
+    def __class__(self):
+        """For whoever looks for a function: frameworks, `inspect`. `type` tells the truth."""
+        return FunctionType if isinstance(self.function, FunctionType) else type(self)
 
     def __reduce__(self):
         return self.__qualname__
@@ -524,12 +711,20 @@ cdef class BoundFunction:
 
     def invalidate(self, *args, **kwargs):
         """Forget the result of the call with these arguments. True where there was one. O(1)."""
-        return self.__func__.forget_call(
-            self.__func__.key_of((self.__self__, *args), kwargs, self.__func__.key_func is None, True)
+        args = (self.__self__, *args)
+        return self.__func__.forget_below(args, kwargs) | self.__func__.forget_call(
+            self.__func__.key_of(args, kwargs, self.__func__.key_func is None, True)
         )
 
     def __getattr__(self, name):
         return getattr(self.__func__, name)
+
+    def __dir__(self):
+        return sorted({*dir(type(self)), *dir(self.__func__)})
+
+    @property
+    def __class__(self):
+        return MethodType
 
     @property
     def __doc__(self):
@@ -538,13 +733,6 @@ cdef class BoundFunction:
     @property
     def __module__(self):
         return self.__func__.__module__
-
-    @property
-    def __signature__(self):
-        from inspect import signature
-        from types import MethodType
-
-        return signature(MethodType(self.__func__, self.__self__))
 
     def __eq__(self, other):
         if not isinstance(other, BoundFunction):
@@ -685,6 +873,8 @@ cdef PyObject* by_keywords(PyObject* self, PyObject** args, Py_ssize_t n, PyObje
 
 cdef PyObject* by_arguments_of_method(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     """The same for `call_simple_method`."""
+    if n == 0 and names != NULL and (<CachedFunction>self).receives(args, n, names):
+        return (<CachedFunction>self).call_received(args, n, names)
     if n == 0 or not takes_weak_references(args[0]):
         return (<CachedFunction>self).call_uncached(args, n, names)
     return find_simple(self, args[0], args + 1, n - 1, names)
@@ -732,6 +922,8 @@ cdef PyObject* simple_by_hashing(
 ) except NULL:
     """`call_simple` where hashing an argument takes a call of Python's."""
     cdef Call call
+    if receiver == NULL and (<CachedFunction>self).asks_classes and (<CachedFunction>self).receives(args, n, names):
+        return (<CachedFunction>self).call_received(args, n, names)
     describe_simple(&call, receiver, args, n, names)
     return simple_by_hash(self, receiver, args, n, names, hash_call(&call))
 
@@ -780,6 +972,8 @@ cdef PyObject* call_otherwise(PyObject* self, PyObject** args, size_t nargsf, Py
         return (<CachedFunction>self).find_nullary(args)
     if not is_lone(<CachedFunction>self, args, n, names):
         return simple_by_hashing(self, NULL, args, n, names)
+    if (<CachedFunction>self).asks_classes and (<CachedFunction>self).receives(args, n, names):
+        return (<CachedFunction>self).call(args, n, names, True)
     hashed = hash_of(args[0])
     value = get_equal(cache, args[0], mixed_in(cache, hashed), &compared)
     if value != NULL:

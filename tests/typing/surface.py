@@ -352,7 +352,18 @@ assert_type(over_two_tiers.invalidate(1), bool)
 over_two_tiers("1")  # type: ignore[arg-type]
 
 
+@cached(tiers, name="later", version="code")
+async def later_over_two_tiers(x: int) -> str: ...
+
+
 async def awaited(tiers: AsyncDistributedCache) -> None:
+    @cached(tiers, ttl=5)
+    async def over(x: int) -> str: ...
+
+    assert_type(await over.invalidate(1), bool)
+    assert_type(await later_over_two_tiers.invalidate(1), bool)
+    assert_type(await over(1), str)
+    await over.cache_clear()
     assert_type(await tiers.delete("a"), bool)
     assert_type((await tiers.warm(["a"], str.upper)).failed, int)
     assert_type(await tiers.get_many(["a"]), dict[str, Any])

@@ -237,7 +237,7 @@ class DistributedCache(Common, BlockingFront):
 
     def _decorate(self, function: Any, **options: Any) -> DistributedFunction:
         """What `cached` calls with a function and its options. An async one does not block its event loop."""
-        wrapper: DistributedFunction = decorated(self, self._naming, function, **options)
+        wrapper: DistributedFunction = decorated(self, self._names, function, **options)
         return wrapper
 
 
@@ -377,5 +377,5 @@ class AsyncDistributedCache(Common, Front):
         """What `cached` calls with a function and its options. TypeError for one that cannot wait."""
         if not options["is_coroutine"]:
             raise TypeError("an AsyncDistributedCache decorates async functions; plain ones need a DistributedCache")
-        wrapper: AsyncDistributedFunction = decorated(self, self._naming, function, **options)
+        wrapper: AsyncDistributedFunction = decorated(self, self._names, function, **options)
         return wrapper

@@ -15,31 +15,17 @@ import math
 import sys
 import threading
 import uuid
-from collections.abc import Callable
-from types import MethodType
+from collections.abc import Awaitable, Callable
+from types import FunctionType, MethodType
 from typing import Any
 
+from cachebox.awaitables import called, is_context, refuse_awaitable, warn_of_one_shot
 from cachebox.cache_info import CacheInfo
 from cachebox.distributed.awaiting import Async
 from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
-
-
-class Naming:
-    """Tells apart the functions of one cache that have the same name: by a serial, in order of decoration."""
-
-    def __init__(self) -> None:
-        self._serials: dict[str, int] = {}
-        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
-
-    def name(self, function: Any) -> str:
-        """What the keys of a function's calls begin with."""
-        module = _module_of(function)
-        qualname: str = getattr(function, "__qualname__", None) or type(function).__qualname__
-        name = f"{module}.{qualname}"
-        with self._lock:
-            serial = self._serials[name] = self._serials.get(name, 0) + 1
-        return name if serial == 1 else f"{name}#{serial}"
+from cachebox.likeness import dress
+from cachebox.naming import Claim, Identity, SharedNames, module_of
 
 
 def written(value: Any, typed: bool = False) -> str:
@@ -77,7 +63,7 @@ def written(value: Any, typed: bool = False) -> str:
         pairs = sorted((written(key, typed), written(item, typed)) for key, item in value.items())
         return f"{{{','.join([f'{key}:{item}' for key, item in pairs])}}}"
     if isinstance(value, type) and _is_importable(value):
-        return f"type({_module_of(value)}.{value.__qualname__})"
+        return f"type({module_of(value)}.{value.__qualname__})"
     if isinstance(value, enum.Enum):
         return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
     if kind is complex or kind is decimal.Decimal or kind is uuid.UUID:
@@ -89,12 +75,6 @@ def written(value: Any, typed: bool = False) -> str:
     raise TypeError(
         f"an argument of type {kind.__name__} has no text that is the same in every process: use key_func to make keys"
     )
-
-
-def _module_of(thing: Any) -> Any:
-    """The name of a module, which workers of multiprocessing give to the program's own another one."""
-    module = getattr(thing, "__module__", None)
-    return "__main__" if module == "__mp_main__" else module
 
 
 def _is_importable(kind: type) -> bool:
@@ -111,6 +91,20 @@ class Remembered(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
+
+
+class Consumed(BaseException):
+    """A call returned what can be consumed only once: it goes to its caller, and who waits makes a call of its own."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def plain(name: str, result: Any) -> Any:
+    """What a user's function returned; TypeError where somebody would have to await it."""
+    refuse_awaitable(name, result)
+    return result
 
 
 class CallDecision:
@@ -143,9 +137,10 @@ class DistributedFunction:
     def __init__(
         self,
         cache: Any,
-        name: str,
+        claim: Claim,
         function: Callable[..., Any],
         *,
+        is_async: bool,
         ttl: Any,
         key_func: Callable[..., Any] | None,
         typed: bool,
@@ -155,9 +150,12 @@ class DistributedFunction:
         cache_exceptions: Any = (),
         exception_ttl: Any = None,
     ) -> None:
-        functools.update_wrapper(self, function)
+        dress(self, function, is_async)
         self._cache = cache
-        self._name = name
+        self._claim = claim             # it lives as long as the function
+        self._name = claim.name.translate({ord("%"): "%25", ord("("): "%28"})
+        self._is_async = is_async
+        self._warned = False
         self._ttl = ttl
         self._lifetime = None if ttl is None or callable(ttl) else seconds_of(ttl, "ttl")
         self._key_func = key_func
@@ -165,6 +163,7 @@ class DistributedFunction:
         self._condition = condition
         self._single_flight = single_flight
         self._tags = tags if callable(tags) else checked_tags(tags)
+        self._own_tag = None if key_func is None else f"cachebox:{self._name}"      # of entries under any keys
         self._failures = None           # of this process
         if cache_exceptions:
             from cachebox.failures import Failures
@@ -180,7 +179,8 @@ class DistributedFunction:
     def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """The key of the call with these arguments. TypeError where one of them cannot be written stably."""
         if self._key_func is not None:
-            return f"{self._name}:{written(self._key_func(*args, **kwargs), self._typed)}"
+            key = plain("key_func", self._key_func(*args, **kwargs))
+            return str(key) if isinstance(key, str) else f"{self._name}:{written(key)}"
         typed = self._typed
         parts = [written(value, typed) for value in args]
         parts += [f"{name}={written(value, typed)}" for name, value in kwargs.items()]
@@ -190,18 +190,19 @@ class DistributedFunction:
 
     def _decide(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, float, tuple[str, ...]]:
         """Whether a result is stored, for how long, and under which tags."""
-        if self._condition is not None and not self._condition(value):
+        if self._condition is not None and not plain("condition", self._condition(value)):
             return False, 0.0, ()
         lifetime = self._lifetime_of(value)
         if lifetime <= 0.0:
             return False, 0.0, ()
-        return True, lifetime, checked_tags(self._tags(value, *args, **kwargs)) if callable(self._tags) else self._tags
+        tags = checked_tags(plain("tags", self._tags(value, *args, **kwargs))) if callable(self._tags) else self._tags
+        return True, lifetime, tags if self._own_tag is None else (*tags, self._own_tag)
 
     def _lifetime_of(self, value: Any) -> float:
         """For how many seconds a result is stored; 0: not at all."""
         if self._lifetime is not None:
             return self._lifetime
-        given = self._ttl(value) if callable(self._ttl) else None
+        given = plain("ttl", self._ttl(value)) if callable(self._ttl) else None
         if given is None:
             lifetime: float = self._cache._core.lifetime
             return lifetime
@@ -213,11 +214,28 @@ class DistributedFunction:
     def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a call does, as the drivers run it."""
         loader = self._cache._loader
-        run = functools.partial(self.__wrapped__, *args, **kwargs)
+        run = functools.partial(self._run, args, kwargs)
         if self._failures is not None:
             run = functools.partial(self._tried, key, run)
         load = loader.load if self._single_flight else loader.load_alone
         return (yield from load(key, run, CallDecision(self, args, kwargs)))
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call."""
+        return self._kept(self.__wrapped__(*args, **kwargs))
+
+    def _kept(self, value: Any) -> Any:
+        """A result that can be stored. Consumed: it can be consumed only once."""
+        kind = type(value)
+        if hasattr(kind, "__await__") or hasattr(kind, "__next__") or hasattr(kind, "__anext__") or is_context(value):
+            raise Consumed(value)
+        return value
+
+    def _report(self, value: Any) -> None:
+        """Say once that results can be consumed only once."""
+        if not self._warned:
+            self._warned = True
+            warn_of_one_shot(getattr(self, "__qualname__", repr(self.__wrapped__)), value)
 
     def _tried(self, key: str, run: Callable[[], Any]) -> Any:
         """Make a call, unless it has failed a moment ago."""
@@ -259,10 +277,18 @@ class DistributedFunction:
                 self._hits += 1
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._is_async:
+            return AsyncCalls(self).call(args, kwargs)
         key = self.cache_key(*args, **kwargs)
         missed = True
         try:
             value, missed = self._driver.run(self._steps(key, args, kwargs))
+        except Consumed as passed:
+            value = passed.value
+            if hasattr(type(value), "__await__"):           # so it is an async function
+                self._is_async = True
+                return AsyncCalls(self, value).call(args, kwargs)
+            self._report(value)
         except Remembered as known:
             missed = False
             raise known.error from None
@@ -300,8 +326,10 @@ class DistributedFunction:
         return self._driver.run(self._forget_results(timeout))
 
     def _forget_results(self, timeout: Seconds | None) -> Any:
-        start = ":" if self._key_func is not None else "("
-        yield from self._cache._whole.invalidate_prefix(self._name + start, timeout)
+        if self._own_tag is not None:
+            yield from self._cache._whole.invalidate_tag(self._own_tag)
+        else:
+            yield from self._cache._whole.invalidate_prefix(self._name + "(", timeout)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of the call with these arguments, in every process. True where there was one."""
@@ -311,6 +339,19 @@ class DistributedFunction:
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundDistributedFunction(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":       # not made yet
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)      # `__code__` of a function, `delay` of a task
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(type(self)), *vars(self)})
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """For whoever looks for a function: frameworks, `inspect`. `type` tells the truth."""
+        return FunctionType if isinstance(self.__wrapped__, FunctionType) else type(self)
 
     def __reduce__(self) -> str:
         return str(self.__wrapped__.__qualname__)
@@ -325,31 +366,58 @@ class DistributedFunction:
         return f"<cached {getattr(self.__wrapped__, '__qualname__', self.__wrapped__)}>"
 
 
-class AsyncDistributedFunction(DistributedFunction):
-    """The same for ``async def`` functions, of either cache: calls, `invalidate` and `cache_clear` are awaited."""
+class AsyncCalls:
+    """Calls of an ``async def`` function, or of one that has returned an awaitable."""
 
-    _driver: Any = Async()
+    def __init__(self, function: DistributedFunction, begun: Awaitable[Any] | None = None) -> None:
+        self._function = function
+        self._begun = begun
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        key = self.cache_key(*args, **kwargs)
+    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a call."""
+        function = self._function
         missed = True
         try:
-            value, missed = await self._driver.run(self._steps(key, args, kwargs))
+            key = function.cache_key(*args, **kwargs)
+            value, missed = await Async().run(self._steps(key, args, kwargs))
+        except Consumed as passed:
+            value = passed.value
+            function._report(value)
         except Remembered as known:
             missed = False
             raise known.error from None
         finally:
-            self._count(missed)
+            function._count(missed)
+            drop = getattr(self._begun, "close", None)
+            if drop is not None:
+                drop()                      # nobody needs what has begun
         return value
 
-    async def _tried(self, key: str, run: Callable[[], Any]) -> Any:
-        forgotten = self._forgotten
-        self._raise_known(key)
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        function = self._function
+        loader = function._cache._loader
+        run = functools.partial(self._run, key, args, kwargs)
+        load = loader.load if function._single_flight else loader.load_alone
+        return (yield from load(key, run, CallDecision(function, args, kwargs)))
+
+    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call, unless it has failed a moment ago."""
+        function = self._function
+        forgotten = function._forgotten
+        function._raise_known(key)
+        begun, self._begun = self._begun, None
         try:
-            return await run()
+            return function._kept(await (called(function.__wrapped__, args, kwargs) if begun is None else begun))
         except Exception as error:
-            self._remember(key, error, forgotten)
+            if function._failures is not None:
+                function._remember(key, error, forgotten)
             raise
+
+
+class AsyncDistributedFunction(DistributedFunction):
+    """The same for ``async def`` functions, of either cache: calls, `invalidate` and `cache_clear` are awaited."""
+
+    _driver: Any = Async()
 
 
 class BoundDistributedFunction:
@@ -373,11 +441,12 @@ class BoundDistributedFunction:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__func__, name)
 
-    @property
-    def __signature__(self) -> Any:
-        from inspect import signature
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(type(self)), *dir(self.__func__)})
 
-        return signature(MethodType(self.__func__.__wrapped__, self.__self__))
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return MethodType
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BoundDistributedFunction):
@@ -388,16 +457,22 @@ class BoundDistributedFunction:
         return hash((id(self.__self__), id(self.__func__)))
 
 
-def decorated(cache: Any, naming: Naming, function: Any, *, is_coroutine: bool, **options: Any) -> Any:
+def decorated(
+    cache: Any,
+    names: SharedNames,
+    function: Any,
+    *,
+    is_coroutine: bool,
+    name: str | None = None,
+    version: Any = None,
+    **options: Any,
+) -> Any:
     """A function with a cache in front."""
+    identity = Identity(function, name, version)
+    if identity.is_anonymous and cache.namespace == "cachebox":
+        raise ValueError(
+            f"{identity.function_name} has no file, so other programs may have one of that name: give cached a name=, "
+            "or the cache a namespace= of its own"
+        )
     kind = AsyncDistributedFunction if is_coroutine else DistributedFunction
-    wrapper = kind(cache, naming.name(function), function, **options)
-    if is_coroutine and sys.version_info >= (3, 12):
-        from inspect import markcoroutinefunction
-
-        markcoroutinefunction(wrapper)
-    elif is_coroutine:
-        from asyncio.coroutines import _is_coroutine  # type: ignore[attr-defined]
-
-        wrapper._is_coroutine = _is_coroutine  # type: ignore[attr-defined]
-    return wrapper
+    return kind(cache, names.claim(identity), function, is_async=is_coroutine, **options)

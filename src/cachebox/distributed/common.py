@@ -9,7 +9,6 @@ from typing import Any
 from cachebox.cache import Cache
 from cachebox.distributed.awaiting import Async
 from cachebox.distributed.blocking import Blocking
-from cachebox.distributed.calls import Naming
 from cachebox.distributed.clients import from_client
 from cachebox.distributed.codec import Codec
 from cachebox.distributed.core import Core
@@ -22,8 +21,15 @@ from cachebox.distributed.tier import Tier
 from cachebox.distributed.topology import Topology
 from cachebox.distributed.urls import from_url
 from cachebox.distributed.whole import Whole
+from cachebox.naming import SharedNames
+from cachebox.options import refuse_unknown
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()
+FOREIGN_OPTIONS = {                 # what others call them
+    "host": "redis_host", "port": "redis_port", "db": "redis_db", "maxsize": "max_size", "size": "max_size",
+    "ttl": "default_ttl", "expire": "default_ttl", "prefix": "namespace", "key_prefix": "namespace", "redis": "client",
+    "redis_client": "client", "redis_url": "url", "location": "url",
+}
 
 
 class Common:
@@ -53,7 +59,10 @@ class Common:
         isolate: bool = False,
         refresh_ahead: float | None = None,
         max_connections: int = 64,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            refuse_unknown(type(self).__name__, unknown, OPTIONS, FOREIGN_OPTIONS)
         if not isinstance(redis_host, str):
             raise TypeError(f"redis_host must be a str, not {type(redis_host).__name__}")
         checked_int(redis_port, "redis_port", 1, 65535)
@@ -105,7 +114,7 @@ class Common:
         if share is not None:
             self._loader.refreshing = Refreshing(self._core, self._loader, share)
         self._whole = Whole(self._core)
-        self._naming = Naming()
+        self._names = SharedNames()
         self._stats = DistributedStats(self._core)
         self._default_ttl = default_ttl
         self._namespace = namespace
@@ -171,6 +180,11 @@ class Common:
         """In the child of a fork."""
         self._core.renew()
         self._loader.renew()
+
+
+OPTIONS = Common.__init__.__code__.co_varnames[1:Common.__init__.__code__.co_argcount] + tuple(
+    Common.__init__.__kwdefaults__ or ()
+)
 
 
 def _abandon(core: Core) -> None:

@@ -20,20 +20,25 @@ def seconds_of(given: Any, name: str, infinite: bool = True) -> float:
     if given is None and infinite:
         return math.inf
     number = given.total_seconds() if isinstance(given, timedelta) else given
+    wanted = f"a number of seconds{', a timedelta or None' if infinite else ' or a timedelta'}"
     if isinstance(number, bool) or not hasattr(type(number), "__float__") or isinstance(number, str):
-        raise TypeError(
-            f"{name} must be a number of seconds{', a timedelta or None' if infinite else ' or a timedelta'}, "
-            f"not {type(given).__name__}"
-        )
-    try:
-        seconds = float(number)
-    except OverflowError:
-        seconds = math.inf if number > 0 else -math.inf
+        raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")
+    seconds = number_of(number, name, wanted)
     if not seconds > 0:
         raise ValueError(f"{name} must be more than 0 seconds, not {given!r}{'; math.inf means for ever' * infinite}")
     if not infinite and math.isinf(seconds):
         raise ValueError(f"{name} must be finite, not {given!r}")
     return seconds
+
+
+def number_of(given: Any, name: str, wanted: str) -> float:
+    """A number as a float. TypeError, which names the argument, where its conversion fails, in whatever way."""
+    try:
+        return float(given)
+    except OverflowError:
+        return math.inf if given > 0 else -math.inf
+    except Exception as error:
+        raise TypeError(f"{name} must be {wanted}; {type(given).__name__} is none: {error}") from error
 
 
 def share_of(given: Any, name: str) -> float | None:
@@ -46,7 +51,7 @@ def share_of(given: Any, name: str) -> float | None:
         return None
     if isinstance(given, bool) or not hasattr(type(given), "__float__"):
         raise TypeError(f"{name} must be a number or None, not {type(given).__name__}")
-    share = float(given)
+    share = number_of(given, name, "a number or None")
     if not 0.0 < share < 1.0:
         raise ValueError(f"{name} must be greater than 0 and less than 1, not {given!r}")
     return share

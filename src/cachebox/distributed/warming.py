@@ -24,6 +24,7 @@ from cachebox.distributed.leases import Group
 from cachebox.distributed.loading import Loader, new_flight
 from cachebox.distributed.options import checked_key, milliseconds
 from cachebox.distributed.scripts import LAND_MANY, LEAD_MANY, script_call
+from cachebox.loading import is_source, lookup_in
 from cachebox.warming import BATCH, Order, Tally, Warmed, checked, in_threads, shown
 
 FEW = 20
@@ -37,12 +38,16 @@ class Source:
         self.items = items
         self.one: Any = getattr(given, "load", None)
         self.many = getattr(given, "load_many", None) if self.one is not None else None
+        if given is not None and is_source(given) and not inspect.iscoroutinefunction(given.get):
+            self.one, self.many = lookup_in(given), getattr(given, "get_many", None)
         if self.one is None:
             self.one = given
         if given is None:
             return
         if not callable(self.one):
-            raise TypeError(f"loader must be callable or have a method `load`, not {type(given).__name__}")
+            raise TypeError(
+                f"loader must be callable, a mapping or a cache, or have a method `load`, not {type(given).__name__}"
+            )
         if self.many is not None and not callable(self.many):
             raise TypeError(f"loader.load_many must be callable, not {type(self.many).__name__}")
         if not may_be_async and any(map(inspect.iscoroutinefunction, (self.one, self.many))):

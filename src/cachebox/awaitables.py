@@ -1,0 +1,76 @@
+"""Async callables where plain ones are wanted, and results that can be consumed only once."""
+
+from __future__ import annotations
+
+import sys
+from _functools import partial  # type: ignore[import-not-found]  # functools itself is slow to import
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+_CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x80, 0x200        # as in inspect, which is slow to import
+
+# The context managers of contextlib that are used up when they have been entered once.
+_USED_UP = ("_GeneratorContextManagerBase", "closing", "aclosing", "ExitStack", "AsyncExitStack")
+
+
+def is_async(function: Any) -> bool:
+    """Whether a call of it returns a coroutine, as far as can be told without calling it."""
+    while isinstance(function, partial):
+        function = function.func
+    inner = getattr(function, "__func__", function)
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        code = getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
+    flags: int = getattr(code, "co_flags", 0)
+    return bool(flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR)) or is_marked(inner)
+
+
+def is_marked(function: Any) -> bool:
+    """Whether it has been marked as an async function: then the module that marks them has been imported already."""
+    module = sys.modules.get("inspect" if sys.version_info >= (3, 12) else "asyncio.coroutines")
+    is_coroutine_function = getattr(module, "iscoroutinefunction", None)
+    return is_coroutine_function is not None and bool(is_coroutine_function(function))
+
+
+def refuse_async(name: str, function: Any) -> None:
+    """TypeError where the callable that was given under that name is async."""
+    if callable(function) and is_async(function):
+        raise TypeError(f"{name} must be a plain function, not an async one: nobody would await what it returns")
+
+
+def refuse_awaitable(name: str, result: Any) -> None:
+    """TypeError where what was called returned an awaitable, which is closed if it can be."""
+    if hasattr(type(result), "__await__"):
+        close = getattr(result, "close", None) or getattr(result, "cancel", None)
+        if close is not None:
+            close()
+        raise TypeError(
+            f"{name} returned {type(result).__name__}, which somebody would have to await: it must be a plain function"
+        )
+
+
+def is_context(value: Any) -> bool:
+    """Whether it is a context manager of contextlib that can be entered only once."""
+    module = sys.modules.get("contextlib")
+    kinds = tuple(kind for kind in (getattr(module, name, None) for name in _USED_UP) if kind is not None)
+    return isinstance(value, kinds)
+
+
+def warn_of_one_shot(name: str, value: Any) -> None:
+    """Say that a function's results are not stored, for nobody could use them twice."""
+    import warnings
+
+    warnings.warn(
+        f"{name} returned {type(value).__name__}, which can be consumed only once: results of that kind are returned, "
+        "but not cached; return a list or a tuple, or cache what is made of it",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+async def called(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a function that may return an awaitable."""
+    result = function(*args, **kwargs)
+    return await result if hasattr(type(result), "__await__") else result

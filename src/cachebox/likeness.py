@@ -1,0 +1,30 @@
+"""A cached function looks like the function that it wraps."""
+
+from __future__ import annotations
+
+import sys
+from functools import update_wrapper
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def dress(wrapper: Any, function: Any, is_async: bool) -> None:
+    """Give a wrapper the name, the documentation and the attributes of what it wraps, but for those that it has itself.
+
+    Another cache below may have hung its own `cache_clear` on the function.
+    """
+    update_wrapper(wrapper, function)
+    for cls in type(wrapper).__mro__:
+        for name in vars(cls):
+            if not name.startswith("__"):
+                wrapper.__dict__.pop(name, None)
+    if is_async and sys.version_info >= (3, 12):
+        from inspect import markcoroutinefunction
+
+        markcoroutinefunction(wrapper)
+    elif is_async:
+        from asyncio.coroutines import _is_coroutine  # type: ignore[attr-defined]
+
+        wrapper._is_coroutine = _is_coroutine

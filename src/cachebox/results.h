@@ -1,0 +1,74 @@
+/* What can be told of an object by its type alone: whether it is used up by being consumed, and whether the type has
+   changed since it was looked at. */
+#ifndef CACHEBOX_RESULTS_H
+#define CACHEBOX_RESULTS_H
+
+#include <Python.h>
+#include <stdint.h>
+
+/* The number of a type in its present state, which no other type and no other state of it ever gets; 0: it has none. */
+static inline uint32_t
+cb_version_of(PyTypeObject *type)
+{
+    return (uint32_t)type->tp_version_tag;
+}
+
+static inline int
+cb_is_awaitable(PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+    return type->tp_as_async != NULL && type->tp_as_async->am_await != NULL;
+}
+
+/* Whether a callable may be async: of a function its flags tell. */
+static inline int
+cb_may_be_async(PyObject *callable)
+{
+    if (PyFunction_Check(callable)) {
+        return (((PyCodeObject *)PyFunction_GET_CODE(callable))->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR)) != 0;
+    }
+    return !PyCFunction_Check(callable) && !PyType_Check(callable);
+}
+
+/* Whether it is an iterator, plain or async, or an awaitable. */
+static inline int
+cb_is_consumed(PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+    if (type->tp_iternext != NULL && type->tp_iternext != &_PyObject_NextNotImplemented) {
+        return 1;
+    }
+    return type->tp_as_async != NULL && (type->tp_as_async->am_await != NULL || type->tp_as_async->am_anext != NULL);
+}
+
+static uint32_t cb_harmless[64];        /* versions of types whose objects are no context managers of contextlib */
+
+static inline int
+cb_is_heap_type(PyTypeObject *type)
+{
+    return (type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0;
+}
+
+/* Whether it may be used up by being consumed. Python code may have to tell. */
+static inline int
+cb_may_pass_once(PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+    if (cb_is_consumed(value)) {
+        return 1;
+    }
+    if (!cb_is_heap_type(type)) {
+        return 0;
+    }
+    uint32_t version = cb_version_of(type);
+    return version == 0 || cb_harmless[version & 63] != version;
+}
+
+static inline void
+cb_note_harmless(PyObject *value)
+{
+    uint32_t version = cb_version_of(Py_TYPE(value));
+    cb_harmless[version & 63] = version;
+}
+
+#endif

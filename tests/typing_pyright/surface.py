@@ -1,0 +1,132 @@
+"""What pyright sees of cached functions. Checked by it (`tests/test_typing.py`), never run.
+
+Each ``pyright: ignore`` asserts that the line is refused, and why: one that is not needed is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Self, TypeVar, assert_type
+
+from cachebox import AsyncDistributedCache, Cache, DistributedCache, cached, lru_cache
+
+T = TypeVar("T")
+
+
+@cached
+def plain(x: int, *, y: str = "") -> str: ...
+
+
+@cached(Cache(), name="other", version=2)
+def shared(x: int) -> int: ...
+
+
+@cached(clock=lambda: 0.0)
+async def later(x: int) -> str: ...
+
+
+assert_type(plain(1, y=""), str)
+assert_type(plain.invalidate(1), bool)
+assert_type(shared(1), int)
+plain("1")  # pyright: ignore[reportArgumentType]
+plain.invalidate("1")  # pyright: ignore[reportArgumentType]
+cached(Cache(), clock=lambda: 0.0)  # pyright: ignore[reportCallIssue, reportArgumentType]
+cached(maxsize=1)  # pyright: ignore[reportCallIssue]
+
+
+class Node:
+    """Methods of every kind."""
+
+    @cached
+    def fluent(self) -> Self:
+        return self
+
+    @lru_cache
+    def fluent_as_functools(self) -> Self:
+        return self
+
+    @cached(ttl=5)
+    async def fluent_later(self) -> Self:
+        return self
+
+    @classmethod
+    @cached
+    def make(cls, x: int) -> Self:
+        return cls()
+
+    @cached
+    @classmethod
+    def make_too(cls, x: int) -> Self:
+        return cls()
+
+    @cached
+    def generic(self, x: T) -> T:
+        return x
+
+    @cached
+    def old(self: T) -> T:
+        return self
+
+    @staticmethod
+    @cached
+    def static(x: int) -> str: ...
+
+    @property
+    @cached
+    def value(self) -> int:
+        return 1
+
+
+class Derived(Node):
+    """Inherits them."""
+
+
+async def use(node: Derived) -> None:
+    assert_type(node.fluent(), Derived)
+    assert_type(node.fluent_as_functools(), Derived)
+    assert_type(await node.fluent_later(), Derived)
+    assert_type(Derived.make(1), Derived)
+    assert_type(node.make(1), Derived)
+    assert_type(node.generic("a"), str)
+    assert_type(node.old(), Derived)
+    assert_type(node.static(1), str)
+    assert_type(Node.static(1), str)
+    assert_type(node.value, int)
+    assert_type(await later(1), str)
+    assert_type(node.generic.invalidate(1), bool)
+    node.fluent(1)  # pyright: ignore[reportCallIssue]
+
+
+# --- over two tiers ---------------------------------------------------------------------------------------------------
+
+blocking = DistributedCache()
+awaited = AsyncDistributedCache()
+
+
+@cached(blocking, ttl=5)
+def over_blocking(x: int) -> str: ...
+
+
+@cached(blocking)
+async def later_over_blocking(x: int) -> str: ...
+
+
+@cached(awaited, ttl=5, name="prices", tags="prices")
+async def over_awaited(x: int) -> str: ...
+
+
+class Service:
+    @cached(awaited, key_func=lambda self, x: str(x))
+    async def method(self, x: int) -> str: ...
+
+
+async def forget(service: Service) -> None:
+    assert_type(over_blocking.invalidate(1), bool)
+    assert_type(await later_over_blocking.invalidate(1), bool)
+    assert_type(await over_awaited.invalidate(1), bool)
+    assert_type(await over_awaited(1), str)
+    assert_type(await service.method(1), str)
+    assert_type(await service.method.invalidate(1), bool)
+    await over_awaited.cache_clear(timeout=1)
+    over_awaited.invalidate(1)  # pyright: ignore[reportUnusedCoroutine]
+    over_awaited.cache_clear()  # pyright: ignore[reportUnusedCoroutine]
+    await over_awaited.invalidate("1")  # pyright: ignore[reportArgumentType]
