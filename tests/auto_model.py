@@ -19,9 +19,6 @@ def window_of(mode: int, size: int) -> int:
     return max(size // 4 if mode == S3 else size * 30 // 100 if mode == LARGE else size // 100, 1)
 
 
-SHARES = (1.0, 0.01, 0.25, 0.01, 0.3)
-
-
 def scrambled(h: int) -> int:
     return h * 0x9E3779B1 & MASK32
 
@@ -74,7 +71,7 @@ class Parts:
                     self.move(self.tail(PROTECTED), PROBATION)
 
 
-# --- ghosts --------------------------------------------------------------------------------------------------------------
+# --- ghosts -----------------------------------------------------------------------------------------------------------
 
 
 class Ghosts:
@@ -308,9 +305,11 @@ class Shadow:
                 noise = self.differ[min(i, now), max(i, now)] / self.unit
                 needed = self.caution * (1.5 * sqrt(noise) + 1.0)
                 needed += 0.005 * (self.total / self.unit)
-                wider = SHARES[i] - SHARES[now]
-                if wider > 0.0:
-                    needed += 0.25 * min(self.size * wider, float(len(self.lanes[now].lists[PROTECTED])))
+                wider = window_of(i, self.size) - window_of(now, self.size)
+                if wider > 0:
+                    lane = self.lanes[now]
+                    main = lane.lists[PROBATION] + lane.lists[PROTECTED]
+                    needed += 0.25 * min(wider, sum(self.lanes[i].place(h) is None for h in main))
                 if ahead > needed and ahead > most:
                     chosen, most = i, ahead
         if chosen != now:

@@ -52,6 +52,7 @@ cdef enum:
     FIRST_BUCKETS = 8               # of watches
     FEW_TAGS = 64                   # unused ones that are not worth looking for
     MOST_TAGS = 1 << 30
+    ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
     VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
@@ -163,7 +164,7 @@ cdef class Store:
 
     cdef int tell(self, Operation* op) except -1:
         """Tell the user's policy what it has not been told yet. Needs the turn."""
-        if not (self.foreign.behind or self.foreign.strays):
+        if self.foreign.depth != 0 or not (self.foreign.behind or self.foreign.strays):
             return self.foreign.tell(op)
         self.reconcile()                        # which tells it of this operation, too
         op.told = op.n
@@ -176,16 +177,24 @@ cdef class Store:
         """Tell the user's policy of all that it was not told: after that, it knows exactly the live entries. Needs the turn."""
         policy = self.foreign.policy
         cdef list known, keys = []
+        cdef bint agrees = False
         self.foreign.behind = False
-        known = list(policy)
-        keys = every_live_key(self)
-        for key in known:
-            if not self.holds(key):
-                policy.remove(key)
-        if len(policy) != len(keys):
-            for key in keys:
-                if key not in policy and self.holds(key):
-                    policy.add(key)
+        self.foreign.depth += 1
+        try:
+            known = list(policy)
+            keys = every_live_key(self)
+            for key in known:
+                if not self.holds(key):
+                    policy.remove(key)
+            if len(policy) != len(keys):
+                for key in keys:
+                    if key not in policy and self.holds(key):
+                        policy.add(key)
+            agrees = True
+        finally:
+            self.foreign.depth -= 1
+            if not agrees:
+                self.foreign.behind = True      # whoever has the turn next tries again
         return 0
 
     cdef bint holds(self, object key) except -1:
@@ -536,6 +545,8 @@ cdef class Store:
                 outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
                 if outcome == DONE and self.modes & TAGGED:
                     self.take_tags(op.i, op)
+                if outcome == DONE:
+                    self.give_memory_back()     # many may have left for a heavy one
             release(self.lock)
             if outcome == DONE:
                 return 0
@@ -685,6 +696,8 @@ cdef class Store:
             return self.engine.first()          # the oldest entry: the policy cannot be asked
         self.tell(op)                           # what has gone meanwhile it must not name
         key = self.foreign.victim()
+        if key is None:
+            return self.find_victim(op)
         hashed = ask_hash(<PyObject*>key)
         if hashed == -1:
             error = caught()
@@ -701,7 +714,7 @@ cdef class Store:
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
-            if self.foreign.behind or self.foreign.strays:      # somebody has removed it without a turn
+            if self.foreign.behind and self.foreign.depth == 0:     # somebody has removed it without a turn
                 return self.find_victim(op)
             raise RuntimeError(
                 f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
@@ -717,7 +730,8 @@ cdef class Store:
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
         """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
         acquire(self.lock)
-        self.remove_itself(<PyObject*>key, 0, SIZE, op)
+        if not self.remove_itself(<PyObject*>key, 0, SIZE, op):
+            self.foreign.behind = True          # it has forgotten an equal one, which stays
         release(self.lock)
 
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
@@ -869,7 +883,7 @@ cdef class Store:
                 self.statistics.zero()
             release(self.lock)
             try:
-                if self.foreign is not None:
+                if self.foreign is not None and not op.strays:
                     self.foreign.policy.clear()
             finally:
                 drop_detached(&old)
@@ -1129,10 +1143,11 @@ ctypedef int (*Telling)(Store, Operation*) noexcept
 
 cdef int tell_and_exit(Store store, Operation* op) except -1:
     cdef Foreign foreign = store.foreign
+    cdef int rounds = ROUNDS
     if op.strays:
         acquire(store.lock)
         op.strays = False
-        foreign.strays -= 1
+        foreign.strays -= 1 if foreign.strays else 0
         foreign.behind = True
         release(store.lock)
         xdecref(op.used)
@@ -1145,7 +1160,8 @@ cdef int tell_and_exit(Store store, Operation* op) except -1:
             if op.added != NULL:
                 store.take_back(op)
             foreign.exit(op)
-    while foreign.behind and foreign.turn.acquire(False):       # else whoever has the turn does it, when it is over
+    while rounds and foreign.behind and foreign.depth == 0 and foreign.turn.acquire(False):
+        rounds -= 1                             # else whoever has the turn does it, when it is over
         try:
             store.reconcile()
         finally:

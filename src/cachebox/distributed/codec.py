@@ -165,7 +165,7 @@ class Codec:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def encode(self, key: str, value: Any, tags: Sequence[str]) -> tuple[bytes, bytes]:
+    def encode(self, key: str, value: Any, tags: Sequence[str] = ()) -> tuple[bytes, bytes]:
         """What goes before the generation, and what goes behind the tags. TypeError: the value would not come back."""
         if type(value) is int and -LARGEST_INT < value < LARGEST_INT:
             head, payload = self._whole_head, b"%d" % value
