@@ -32,7 +32,7 @@ def test_a_wrong_name_is_told_the_right_one(make, wrong, right):
 
 @pytest.mark.parametrize("make", [Cache, cached, lru_cache])
 def test_a_name_that_is_like_no_other_is_refused_too(make):
-    with pytest.raises(TypeError, match="'qqq'$"):
+    with pytest.raises(TypeError, match=r"'qqq'$"):
         make(qqq=5)
 
 
