@@ -120,7 +120,7 @@ class Ghosts:
             self.hand += 1
 
 
-# --- the shadow ----------------------------------------------------------------------------------------------------------
+# --- the shadow -------------------------------------------------------------------------------------------------------
 
 
 class Record:
@@ -266,7 +266,7 @@ class Shadow:
         w, m = lane.tail(WINDOW), lane.main_tail()
         if w is None or (m is not None and len(lane.lists[WINDOW]) < window):
             return m
-        if m is None or mode in (LRU, LIRS) :
+        if m is None or mode in (LRU, LIRS):
             return w
         uses = self.records[w].uses
         return m if uses > self.records[m].uses or (uses >= 6 and self.chance >> 25 == 0) else w
@@ -316,7 +316,7 @@ class Shadow:
             self.mode, self.caution = chosen, min(1.5 * self.caution, 8.0)
 
 
-# --- the policy ----------------------------------------------------------------------------------------------------------
+# --- the policy -------------------------------------------------------------------------------------------------------
 
 
 class Entry:
@@ -432,7 +432,8 @@ class AutoModel(Parts):
                 rest = [list(entries) for entries in self.lists]
                 next(entries for entries in rest if first in entries).remove(first)
                 while any(rest):
-                    yield min((entries for entries in rest if entries), key=lambda them: self.entries[them[0]].last).pop(0)
+                    tails = [entries for entries in rest if entries]
+                    yield min(tails, key=lambda entries: self.entries[entries[0]].last).pop(0)
             else:
                 yield from (key for entries in self.lists for key in entries if key != first)
 

