@@ -158,7 +158,7 @@ def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
             return new_channel(node, deadline), False
     finally:
         node.pool.step_out(turn)
-        bell.close()
+        waiting.close()
     raise TimeoutError("no connection became free in time")
 
 
