@@ -20,6 +20,12 @@ def kind(request):
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """What is owed is paid as soon as it can be."""
+    monkeypatch.setattr(owed, "RULES_AFTER", 0.0)
+
+
 @pytest.fixture(params=[True, False], ids=["linked", "unlinked"])
 def cut_off(request, kind, server, monkeypatch):
     """A cache that holds entries, and a proxy by which it can be cut off from its server, which lives on."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from cachebox.callers import waiter
 from cachebox.distributed.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
-from cachebox.distributed.pool import Turn, needs_sign_of_life, patience, share
+from cachebox.distributed.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
 from cachebox.distributed.replies import verify
 from cachebox.distributed.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
 from cachebox.distributed.servers import FAILURES, connect, is_cut, is_timeout, left
@@ -120,7 +120,7 @@ def idle_channel(node: Node, now: float, deadline: float, once: bool = False) ->
             channel = pool.idle.pop()
         except IndexError:
             return None
-        if not needs_sign_of_life(channel, now, once):
+        if now - channel.used_at <= TRUSTED_ONCE or not needs_sign_of_life(channel, now, once):
             return channel
         try:
             lives = channel.lives(share(deadline, 0.25))
@@ -158,7 +158,7 @@ def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
             return new_channel(node, deadline), False
     finally:
         node.pool.step_out(turn)
-        bell.close()
+        waiting.close()
     raise TimeoutError("no connection became free in time")
 
 
@@ -184,7 +184,8 @@ def exchange(node: Node, commands: Commands, deadline: float, once: bool = False
         was_sent = True
         channel.used_at = now
         channel.send(data, until)
-        replies = collect(channel, commands, until)
+        replies = channel.receive(len(commands), until)
+        verify(commands, replies, channel.replies)
     except FAILURES as error:
         if channel is not None and is_timeout(error) and until < deadline:
             return exchange_anew(node, commands, channel, deadline)

@@ -32,6 +32,7 @@ MOST_KEYS = 10_000
 MOST_RULES = 16
 LOOKED_EVERY = 0.005                # seconds between looks whether somebody has paid
 AGAIN = 0.5                         # seconds between tries, in the background and where a server refuses
+RULES_AFTER = 3.0                   # seconds until a rule is paid in the background: going through all names is work
 
 
 class Rule:
@@ -55,6 +56,7 @@ class Rule:
         self.matches = matches
         self.predicate = predicate
         self.pay = pay
+        self.not_before = time.monotonic() + RULES_AFTER
         self.paid: set[str] = set()             # keys that the servers have forgotten since: what is there now is new
         self.cleared: set[int] = set()          # buckets, likewise
 
@@ -171,6 +173,13 @@ class Owed:
             with self._lock:
                 left = self._spread(self._tags.get(tag, set())) - set(buckets)
                 self._tags[tag] = left
+                self._settled()
+
+    def has_removed(self, name: object) -> None:
+        """The servers have forgotten what a rule is about."""
+        if self.exists:
+            with self._lock:
+                self._rules.pop(name, None)
                 self._settled()
 
     def _spread(self, buckets: set[int] | None) -> set[int]:
@@ -339,7 +348,7 @@ class Owed:
         with self._lock:
             keys = list(self._keys)
             buckets = self._spread(self._clears).union(*(self._spread(where) for where in self._tags.values()))
-            rules = list(self._rules.values())
+            rules = [rule for rule in self._rules.values() if time.monotonic() >= rule.not_before]
         for bucket in buckets:
             yield from self._settle_in(bucket, [], core.deadline())
         for bucket, members in core.grouped(keys):
@@ -355,10 +364,7 @@ class Owed:
                 raise
             except Exception:                   # of the user's: it says of no value that it is to go
                 log.warning("what was to be forgotten cannot be found out, for a predicate fails", exc_info=True)
-            with self._lock:
-                if self._rules.get(rule.name) is rule:
-                    del self._rules[rule.name]
-                    self._settled()
+            self.has_removed(rule.name)
 
     def _probe(self) -> Effects[None]:
         """Where no link finds out whether servers serve again."""

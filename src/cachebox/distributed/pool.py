@@ -25,10 +25,9 @@ TRUSTED = 5.0
 TRUSTED_ONCE = 1.0
 """The same for what cannot be asked again over another one."""
 RECENT = 0.25
-"""Seconds without use up to which a connection is hardly forgotten: who waits for an answer waits longer, and what is
-large is not sent again, which would be one burden more for a server that is slow."""
+"""Seconds without use up to which a connection is hardly forgotten: who waits for an answer waits longer."""
 LARGE = 65536
-"""Bytes."""
+"""Bytes that are not sent again where it need not be: a server that is slow has enough to do."""
 
 
 class Turn:
@@ -199,9 +198,10 @@ def needs_sign_of_life(channel: Channel | AsyncChannel, now: float, once: bool) 
 
 def patience(channel: Channel | AsyncChannel, now: float, deadline: float, size: int) -> float:
     """Until when to wait for an answer over this connection alone: if it is forgotten, another one needs time, too."""
-    if now - channel.used_at > RECENT:
-        return (now + deadline) / 2
-    return deadline if size > LARGE else (now + 3.0 * deadline) / 4
+    idle = now - channel.used_at
+    if size > LARGE and idle < TRUSTED_ONCE:
+        return deadline
+    return (now + deadline) / 2 if idle > RECENT else (now + 3.0 * deadline) / 4
 
 
 def share(deadline: float, part: float) -> float:

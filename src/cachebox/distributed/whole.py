@@ -155,7 +155,9 @@ class Whole:
         deadline = self._deadline(timeout)
         rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, partial(self._pay_named, prefix))
         try:
-            return (yield from self._remove_pages(prefix, rule, lambda: deadline, False))
+            removed = yield from self._remove_pages(prefix, rule, lambda: deadline, False)
+            self._core.owed.has_removed(name)
+            return removed
         except BackendUnavailable:
             self._core.owed.add_rule(rule)
             raise
