@@ -12,7 +12,8 @@ from cachebox._engine.fifo cimport FIFO
 from cachebox._engine.lfu cimport LFU
 from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
-    UNCERTAIN, Engine, Table, allocate, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed, note_use, put_value,
+    UNCERTAIN, Engine, Table, allocate, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed, note_use,
+    put_value,
 )
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport FAILED, NO_CAUSE, Operation, can_leave, drop_all, find_by_comparing, leave, start
@@ -145,7 +146,8 @@ cdef class _Ordered(EvictionPolicy):
 
     def __init__(self, max_size=None):
         if type(self.engine) is Engine:
-            raise TypeError(f"{type(self).__name__} orders nothing: use {', '.join([it.__name__ for it in BUILT_IN.values()])}")
+            known = ", ".join([it.__name__ for it in BUILT_IN.values()])
+            raise TypeError(f"{type(self).__name__} orders nothing: use {known}")
         self.max_size = checked_size(max_size)
 
     # --- serving a cache: see `Cache.configure` -----------------------------------------------------------------------
@@ -285,15 +287,15 @@ cdef class _Ordered(EvictionPolicy):
         return known
 
     def __iter__(self):
-        return iter([key for key, rank in self.ranked()])
+        return iter([key for key, _rank in self.ranked()])
 
     def __repr__(self):
         return f"<{type(self).__name__} max_size={self.max_size} of {len(self)} keys>"
 
     def __reduce__(self):
         cdef list ranked = self.ranked()
-        keys = [key for key, rank in ranked]
-        return restore, (type(self), self.max_size, keys, [rank for key, rank in ranked]), state_of(self)
+        keys = [key for key, _rank in ranked]
+        return restore, (type(self), self.max_size, keys, [rank for _key, rank in ranked]), state_of(self)
 
     def _check(self):
         """Verify every invariant of the engine; AssertionError where one does not hold."""
@@ -314,7 +316,7 @@ cdef class _Ordered(EvictionPolicy):
         return self.served if serves else self.engine
 
     cdef uint32_t find(self, object key, Operation* op) except FAILED:
-        """The index of a key or 0, to change something. Takes the lock and leaves it held; an exception leaves it released."""
+        """The index of a key or 0, to change something. Leaves the lock held; an exception leaves it released."""
         cdef uint32_t i = find_in(self.engine, self.guard, key, mixed(&self.engine.table, hash_of(<PyObject*>key)), op)
         if self.lent:
             release(&self.guard.lock)

@@ -174,7 +174,7 @@ cdef class Store:
         return 0
 
     cdef int reconcile(self) except -1:
-        """Tell the user's policy of all that it was not told: after that, it knows exactly the live entries. Needs the turn."""
+        """Tell the user's policy of all that it was not told: then it knows exactly the live entries. Needs the turn."""
         policy = self.foreign.policy
         cdef list known, keys = []
         cdef bint agrees = False
@@ -736,7 +736,7 @@ cdef class Store:
         release(self.lock)
 
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
-        """Remove the entry with that very key, which probably is entry i. O(n) if it is not. Returns whether there was one."""
+        """Remove the entry with that very key, probably entry i. O(n) if it is not. Returns whether there was one."""
         if i == 0 or i >= self.table.fresh or self.table.entries[i].key != key:
             i = self.table.fresh - 1
             while i != 0 and self.table.entries[i].key != key:
@@ -1215,7 +1215,7 @@ cdef int import_sweeper() except -1:
         from cachebox import sweeper as imported
     finally:
         importing.release()
-    if hasattr(imported, "IS_WHOLE"):           # else something interrupted this very import: the next deadline will call it
+    if hasattr(imported, "IS_WHOLE"):           # else something interrupted this import: the next deadline calls it
         sweeper = imported
     return 0
 

@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from cachebox._engine.table cimport ASKS, Engine, allocate, deallocate, link_after, reallocate, unlink
 
 
-cdef uint64_t MOST_USES = <uint64_t>1 << 63     # that an entry may come with: no number of hits takes it to 2**64, which is 0
+cdef uint64_t MOST_USES = <uint64_t>1 << 63     # that an entry may come with: no hits take it to 2**64, which is 0
 
 
 cdef class LFU(Engine):
