@@ -20,14 +20,16 @@ cdef tuple PAUSES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 cdef double LONGEST = 0.2
 
 
-def keep_running(run):
+def keep_running(run, begun=None):
     """Call a function until it returns. Each exception goes to `sys.unraisablehook`.
 
-    The function may be interrupted anywhere, and has to find its way from there when it is called again.
+    `begun`: a lock to release first, for from then on nothing can end this. The function may be interrupted anywhere, and has to find its way from there when it is called again.
     """
     cdef double began
     cdef PyObject* result
     cdef Py_ssize_t failures = 0
+    if begun is not None:
+        begun.release()
     while True:
         began = coarse_now()
         result = call(run, <void*>NULL)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from _thread import allocate_lock
 
 from cachebox.guard import keep_running
 
@@ -43,13 +44,17 @@ class Thread(threading.Thread):
     """
 
     def __init__(self, name: str, run: Callable[[], object]) -> None:
-        super().__init__(target=keep_running, args=(run,), name=name, daemon=True)
+        self._begun = allocate_lock()
+        self._begun.acquire()
+        super().__init__(target=keep_running, args=(run, self._begun), name=name, daemon=True)
         self._is_coming = True
 
     def start(self) -> None:
         """RuntimeError where no thread is to be had, or the process is ending. Do not hold a lock meanwhile."""
         try:
             super().start()
+            while not self._begun.acquire(timeout=0.1) and self.is_alive():     # before that, exceptions could end it
+                pass
         finally:
             self._is_coming = False
         _started.difference_update([thread for thread in list(_started) if thread.is_gone()])

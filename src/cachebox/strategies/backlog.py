@@ -62,6 +62,7 @@ class Backlog:
         self._delivery = Delivery(store, self._settled)
         self._make_locks()
         self.thread: threading.Thread | None = None     # who delivers: a thread of ours, but where none is to be had
+        self._is_needed = True                  # whether to make sure that it is there
         self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when it is called
         self._not_before = 0.0                  # when the store, which seems to be down, is to be asked again
         self.crowd = 0                          # who waits for room
@@ -110,66 +111,82 @@ class Backlog:
         """
         journal = self.journal
         payload = b"" if journal is None else journal.encode(key, value)
-        write = _Accepted(key, value, numbers)
-        while not self._accept_if_there_is_room(write, payload):
+        write = None if journal is None or not journal.waits_for_disk else _Accepted(key, value, numbers)
+        while not self._accept_if_there_is_room(key, value, numbers, payload, write):
             self.wait_until_there_is_room(key, Until())
-        self._full.end()
-        if journal is not None and journal.waits_for_disk:
-            self._wait_for_disk(write)
-        elif journal is not None:
-            journal.sync_soon()
-        self._start_thread()
+        if journal is not None:
+            if self._full.is_on:
+                self._full.end()
+            if write is None:
+                journal.sync_soon()
+            else:
+                self._wait_for_disk(write)
+        if self._is_needed:
+            self._start_thread()
 
-    def _accept_if_there_is_room(self, write: _Accepted, payload: bytes) -> bool:
+    def _accept_if_there_is_room(
+        self, key: Any, value: Any, numbers: dict[Any, int], payload: bytes, write: _Accepted | None
+    ) -> bool:
         journal = self.journal
         older = None
         try:
             with self._lock:
-                if self._forked and journal is not None:
-                    raise RuntimeError("the journal belongs to the process that was forked: open another one")
-                self.check_open()
-                if not self.queue.has_room_for(write.key):
-                    if not self.waits or self.thread is threading.current_thread():     # which would wait for itself
-                        raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
+                if self.closing or not self.queue.has_room_for(key):
+                    self._refuse_to_wait_for_room()
                     return False
-                if journal is not None:
-                    write.journaled = journal.append(payload, write.value is MISSING)
+                if journal is None:
+                    older = self._enqueue(key, value, numbers, 0)       # dropped without the lock: its __del__ may run
+                    return True
+                journaled = journal.append(payload, value is MISSING)
                 try:
-                    if journal is not None and journal.waits_for_disk:
-                        self._unsynced[write.journaled] = write
+                    if write is not None:
+                        write.journaled = journaled
+                        self._unsynced[journaled] = write
                         self.queue.promised = len(self._unsynced)
                     else:
-                        older = self._enqueue(write)    # dropped without the lock: that may run its __del__
+                        older = self._enqueue(key, value, numbers, journaled)
                 except BaseException:
-                    if journal is not None:
-                        journal.take_back(write.journaled)
+                    journal.take_back(journaled)
                     raise
         except OSError as error:
-            self._full.begin(error)
+            if journal is not None:
+                self._full.begin(error)
             raise
         del older
         return True
 
-    def _enqueue(self, write: _Accepted) -> list[Any]:
+    def _refuse_to_wait_for_room(self) -> None:
+        """Raise where a write is not to wait. Needs the lock."""
+        if self._forked and self.journal is not None:
+            raise RuntimeError("the journal belongs to the process that was forked: open another one")
+        self.check_open()
+        if not self.waits or self.thread is threading.current_thread():     # which would wait for itself
+            raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
+
+    def _enqueue(self, key: Any, value: Any, numbers: dict[Any, int], journaled: int) -> object:
         """Accept a write that is where it has to be. Returns what it replaces. Needs the lock."""
-        queue, journal, key = self.queue, self.journal, write.key
-        self.setting[key] = write.numbers[key] = 0      # comparing keys may raise: before anything has changed
+        queue, journal, letters = self.queue, self.journal, self._letters
+        number = queue.accepted + 1
+        self.setting[key] = numbers[key] = number       # comparing keys may raise: before anything has changed
+        letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
-        older = [] if replaced is None else [replaced.value]
+        older: Any = None if replaced is None else replaced.value
         before = 0 if replaced is None else replaced.journaled
-        letter = self._letters.find(key)
         now = time.monotonic()
-        number = queue.accept(key, write.value, now, write.journaled).number
-        self.setting[key] = write.numbers[key] = number
+        accepted = queue.accept(key, value, now, journaled).number
+        if accepted != number:                  # a finalizer has written something in between
+            self.setting[key] = numbers[key] = accepted
         if journal is not None:
             journal.drop(before)
         if letter is not None:
-            older.append(self._letters.drop(key))
+            older = older, letters.drop(key)
             if journal is not None:
                 journal.drop(letter.journaled)
-        full = queue.fresh == queue.batch_size
-        if full or max(now + queue.max_delay, self._not_before) < self._wakes_at:
+        wakes_at = self._wakes_at
+        if len(queue.fresh) == queue.batch_size or max(now + queue.max_delay, self._not_before) < wakes_at:
             self._call_thread()
+        elif now > wakes_at + LOOKS_EVERY:
+            self._is_needed = True              # it should have looked by now: it works, or it has ended
         return older
 
     def _wait_for_disk(self, write: _Accepted) -> None:
@@ -193,11 +210,11 @@ class Backlog:
             if was_lost:
                 raise
             return                              # another thread's sync came first: it is accepted
-        older = []
+        older: list[object] = []
         with self._lock:
             while write.journaled in self._unsynced:
                 first = next(iter(self._unsynced.values()))
-                older.append(self._enqueue(first))
+                older.append(self._enqueue(first.key, first.value, first.numbers, first.journaled))
                 self._unsynced.pop(first.journaled, None)
                 self.queue.promised = len(self._unsynced)
             self._progress.notify_all()
@@ -267,7 +284,7 @@ class Backlog:
         with self._lock:
             writes = self.queue.hurry(time.monotonic())
         self.call_thread()
-        return self._wait_for(writes, until) and not self._letters
+        return self._wait_for(writes, until) and not self._letters.kept
 
     def close(self, until: Until) -> bool:
         """See `WriteBehind.close`."""
@@ -278,7 +295,7 @@ class Backlog:
                 self._progress.wait(min(until.left(), LOOKS_EVERY))
             writes = self.queue.hurry(time.monotonic())
             self._call_thread()
-        reached = self._wait_for(writes, until) and not self._letters
+        reached = self._wait_for(writes, until) and not self._letters.kept
         with self._lock:
             self._ends_at = time.monotonic()    # the thread is to end, if it has not
             self._news.notify_all()
@@ -366,11 +383,13 @@ class Backlog:
     def _call_thread(self) -> None:
         """Have a thread that is there look at the queue. Needs the lock."""
         self._wakes_at = 0.0
+        self._is_needed = True
         self._news.notify_all()
 
     def _start_thread(self) -> None:
         """Start the thread if it is missing and there is something to deliver."""
         thread = None
+        self._is_needed = False
         try:
             if self._is_served() or not self.queue.pending:
                 return
@@ -381,6 +400,7 @@ class Backlog:
             thread.start()
         except BaseException as error:
             with self._lock:
+                self._is_needed = True
                 if self.thread is thread:
                     self.thread = None
             if not isinstance(error, RuntimeError):     # no thread to be had, or the process is ending
@@ -440,6 +460,7 @@ class Backlog:
                     if self._ends_at is not None:
                         self._close_journal()
                     self.thread = None
+                    self._is_needed = True
                     self._progress.notify_all()
                     return None
                 if wait <= 0.0 and queue.pending:
@@ -496,7 +517,7 @@ class Backlog:
         with self._lock:
             for write in writes:
                 self.queue.settle(write, True)
-                if self._letters:               # it was told of, and interrupted before it was settled
+                if self._letters.kept:          # it was told of, and interrupted before it was settled
                     self._letters.drop(write.key)
             trouble = self._record_as_done([write.journaled for write in writes])
             self._progress.notify_all()

@@ -28,36 +28,33 @@ class DeadLetters:
 
     def __init__(self, callback: Any) -> None:
         self.callback = callback
-        self._kept: dict[Any, tuple[Write, BaseException]] = {}
+        self.kept: dict[Any, tuple[Write, BaseException]] = {}
         self._trouble = Trouble("on_dead_letter has failed", "on_dead_letter works again")
-
-    def __bool__(self) -> bool:
-        return bool(self._kept)
 
     def keep(self, write: Write, error: BaseException) -> None:
         """The store will not have this one."""
-        self._kept[write.key] = write, error
+        self.kept[write.key] = write, error
 
     def find(self, key: Any) -> Write | None:
         """The write of a key."""
-        kept = self._kept.get(key)
+        kept = self.kept.get(key)
         return None if kept is None else kept[0]
 
     def drop(self, key: Any) -> object:
         """It is none any more. Returns what held it, to be let go without a lock."""
-        return self._kept.pop(key, None)
+        return self.kept.pop(key, None)
 
     def writes(self) -> list[Write]:
         """All of them, oldest first."""
-        return [write for write, _ in list(self._kept.values())]
+        return [write for write, _ in list(self.kept.values())]
 
     def listed(self) -> list[DeadLetter]:
         """All of them as users see them, oldest first."""
-        return [DeadLetter(write.key, write.value, error) for write, error in list(self._kept.values())]
+        return [DeadLetter(write.key, write.value, error) for write, error in list(self.kept.values())]
 
     def clear(self) -> None:
         """Forget all."""
-        self._kept = {}
+        self.kept = {}
 
     def tell(self, write: Write, error: BaseException) -> None:
         """Log one, and tell the user's callback. Without a lock."""

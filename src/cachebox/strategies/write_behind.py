@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from inspect import iscoroutinefunction
 from types import TracebackType
@@ -185,9 +184,14 @@ class WriteBehind:
         check_entry(self.cache, key, value, ttl, tags)
         if value is MISSING:
             raise TypeError("value must not be MISSING, which stands for a delete: use delete")
-        with self._accepted() as numbers:
+        numbers: dict[Any, int] = {}
+        try:
             self._backlog.accept(key, value, numbers)
             self._side.set(key, value, ttl, tags)
+            self._made(numbers)
+        except BaseException:
+            self._failed(numbers)
+            raise
 
     def delete(self, key: Any) -> bool:
         """Accept the delete of a key for the store, and delete it from the cache. True where one of the cache and the
@@ -197,9 +201,15 @@ class WriteBehind:
         self._store.delete                      # noqa: B018  # raises where there is none
         write = self._queue.find(key)
         had = write is not None and write.value is not MISSING
-        with self._accepted() as numbers:
+        numbers: dict[Any, int] = {}
+        try:
             self._backlog.accept(key, MISSING, numbers)
-            return self._side.delete(key) or had
+            had = self._side.delete(key) or had
+            self._made(numbers)
+        except BaseException:
+            self._failed(numbers)
+            raise
+        return had
 
     def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
@@ -207,8 +217,9 @@ class WriteBehind:
         for key, value in items.items():
             self._check_value(key, value)
         self._backlog.check_open()
+        numbers: dict[Any, int] = {}
         failure = None
-        with self._accepted() as numbers:
+        try:
             try:
                 for key, value in items.items():
                     self._backlog.accept(key, value, numbers)
@@ -216,6 +227,10 @@ class WriteBehind:
                 failure = error
             if numbers:
                 self._side.set_many({key: items[key] for key in numbers}, ttl)
+            self._made(numbers)
+        except BaseException:
+            self._failed(numbers)
+            raise
         if failure is not None:
             raise failure
 
@@ -232,22 +247,18 @@ class WriteBehind:
         if self._journal is not None:
             self._journal.encode(key, value)
 
-    @contextmanager
-    def _accepted(self) -> Iterator[dict[Any, int]]:
-        """Around writes that are accepted, and then made in the cache.
+    def _made(self, numbers: Mapping[Any, int]) -> None:
+        """Accepted writes have been made in the cache. Where one is not the newest of its key, a newer one may have
+        reached the cache before it: then the cache has to forget the key."""
+        late = self._backlog.done_with(numbers)
+        if late:
+            self._side.forget(late)
 
-        Where one could not be, the cache has to forget the key. So it has where a write is not the newest of its key: a
-        newer one may have reached the cache before it.
-        """
-        numbers: dict[Any, int] = {}
-        late: Any = numbers
-        try:
-            yield numbers
-            late = ()
-        finally:
-            late = [*self._backlog.done_with(numbers), *late]
-            if late:
-                self._side.forget(late)
+    def _failed(self, numbers: Mapping[Any, int]) -> None:
+        """Writes may have been accepted, but were not made in the cache, which has to forget them."""
+        if numbers:
+            self._backlog.done_with(numbers)
+            self._side.forget(list(numbers))
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
@@ -288,9 +299,8 @@ class WriteBehind:
         They go out at once, and are in `dead_letters` again if the store goes on refusing them. RuntimeError after
         `close`.
         """
-        with self._accepted() as numbers:
-            numbers.update(self._backlog.retry_dead_letters())
-            self._side.forget(list(numbers))    # by now it may have what the store had instead
+        numbers = self._backlog.retry_dead_letters()
+        self._failed(numbers)                   # by now the cache may have what the store had instead
         return len(numbers)
 
     def discard_dead_letters(self) -> list[DeadLetter]:

@@ -55,7 +55,7 @@ class WriteQueue:
         self.accepted = 0               # values, so far
         self.coalesced = 0              # of them, those that were replaced before they went out
         self.hurried = 0                # all up to this number are to go out without waiting for others
-        self._fresh: dict[int, Write] = {}      # pending, and not tried yet; by serial, oldest first
+        self.fresh: dict[int, Write] = {}      # pending, and not tried yet; by serial, oldest first
         self._again: list[tuple[float, int, Write]] = []    # a heap of those that were, and of some that are no more
         self._plans = count()           # so that two of the same time are never compared by their writes
 
@@ -68,11 +68,11 @@ class WriteQueue:
         self.accepted = number = self.accepted + 1
         write = self.pending.get(key)
         if write is None:
-            write = self._fresh[number] = Write(key, value, number, now, journaled)
+            write = self.fresh[number] = Write(key, value, number, now, journaled)
             try:
                 self.pending[key] = write
             except BaseException:       # comparing keys may do that
-                self._fresh.pop(number, None)
+                self.fresh.pop(number, None)
                 raise
         else:
             if write.due is not None:
@@ -94,17 +94,12 @@ class WriteQueue:
                 write = self.pending.get(key)       # it may have come, and a flying one gone, between the two looks
         return write
 
-    @property
-    def fresh(self) -> int:
-        """How many pending writes were not tried yet."""
-        return len(self._fresh)
-
     def due(self, now: float, crowded: bool) -> float:
         """Seconds until a batch is to go out: 0 or less: now; infinity: not before there are writes."""
         again = self._next_again()
         soonest = float("inf") if again is None else again - now
-        if self._fresh:
-            if crowded or len(self._fresh) >= self.batch_size:
+        if self.fresh:
+            if crowded or len(self.fresh) >= self.batch_size:
                 return 0.0
             (oldest,) = self._oldest(1)
             soonest = min(soonest, 0.0 if oldest.first <= self.hurried else oldest.accepted + self.max_delay - now)
@@ -125,7 +120,7 @@ class WriteQueue:
     def _oldest(self, n: int) -> tuple[Write, ...]:
         while True:
             try:
-                return tuple(islice(self._fresh.values(), n))
+                return tuple(islice(self.fresh.values(), n))
             except RuntimeError:        # a collection has just run a finalizer that writes
                 continue
 
@@ -142,7 +137,7 @@ class WriteQueue:
             batch.append(write)
         for write in self._oldest(self.batch_size - len(batch)):
             self._fly(write)
-            del self._fresh[write.serial]
+            del self.fresh[write.serial]
             batch.append(write)
         return batch
 
@@ -166,11 +161,11 @@ class WriteQueue:
         elif newer is not write:
             newer.first = min(newer.first, write.first)
             if newer.due is None:               # who waits for the older one waits for it now
-                self._fresh.pop(newer.serial, None)
+                self.fresh.pop(newer.serial, None)
                 self._plan(newer, due)
             self.coalesced += 1
             write.into = newer
-        self._fresh.pop(write.serial, None)     # if `take` was interrupted
+        self.fresh.pop(write.serial, None)     # if `take` was interrupted
         self.flying.pop(write.key, None)
 
     def hurry(self, now: float) -> list[Write]:
@@ -186,6 +181,6 @@ class WriteQueue:
         """Forget all."""
         self.pending.clear()
         self.flying.clear()
-        self._fresh.clear()
+        self.fresh.clear()
         self._again.clear()
         self.promised = 0
