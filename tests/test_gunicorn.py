@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+
 from in_threads import LIMIT
 
 pytest.importorskip("gunicorn", reason="needs gunicorn, which is not installed")
@@ -56,7 +57,8 @@ def test_a_gevent_worker_under_load(tmp_path, options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "2", "-b", f"127.0.0.1:{port}", *options, "served:app"]
+    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "2", "-b", f"127.0.0.1:{port}"]
+    command += [*options, "served:app"]
     with open(tmp_path / "log", "wb") as log, subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log) as server:
         try:
             results = ask_all(port, server)

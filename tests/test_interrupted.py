@@ -1,8 +1,8 @@
 """Public calls that are interrupted at any bytecode, or by the collector, by code that uses the same object.
 
-A signal handler or a finalizer may run between any two bytecodes of a call, the first one above all, and may make any call
-itself. A lock that both want would be for ever. Here a trace function stands for the signal: it makes the inner call after
-a number of bytecodes that chance has chosen, from a seed.
+A signal handler or a finalizer may run between any two bytecodes of a call, the first one above all, and may make any
+call itself. A lock that both want would be for ever. Here a trace function stands for the signal: it makes the inner
+call after a number of bytecodes that chance has chosen, from a seed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from in_threads import Started
 
 import cachebox
 from cachebox import Cache, cached
 from cachebox.strategies import WriteBehind, WriteThrough
+from in_threads import Started
 
 PACKAGE = str(Path(cachebox.__file__).parent)
 
@@ -62,7 +62,8 @@ class Served(contextlib.ExitStack):
 
     def tiers(self):
         server = self.request.getfixturevalue("server")
-        return self.enter_context(cachebox.DistributedCache(redis_port=server.port, timeout=20, default_ttl=60, refresh_ahead=0.9))
+        options = dict(timeout=20, default_ttl=60, refresh_ahead=0.9)
+        return self.enter_context(cachebox.DistributedCache(redis_port=server.port, **options))
 
     def function(self):
         return cached(max_size=4, ttl=lambda result: 60)(lambda key: key)
@@ -80,17 +81,21 @@ READING = {
     "ttl": lambda c: c.ttl("a"), "touch": lambda c: c.touch("a", 60), "increment": lambda c: c.increment("n"),
     "in": lambda c: "a" in c, "tagged": lambda c: c.set("a", 1, tags=("tag", "other")),
     "invalidate_tag": lambda c: c.invalidate_tag("tag"), "invalidate_prefix": lambda c: c.invalidate_prefix("a"),
-    "clear": lambda c: c.clear(), "stats": lambda c: c.stats.get_all(), "warm": lambda c: c.warm(["x", "y"], str, workers=2),
+    "clear": lambda c: c.clear(), "stats": lambda c: c.stats.get_all(),
+    "warm": lambda c: c.warm(["x", "y"], str, workers=2),
 }
 MAPPING = {
-    "compute": lambda c: c.compute("a", lambda old: 1), "popitem": lambda c: c.popitem(), "pop": lambda c: c.pop("a", None),
+    "compute": lambda c: c.compute("a", lambda old: 1), "popitem": lambda c: c.popitem(),
+    "pop": lambda c: c.pop("a", None),
     "setdefault": lambda c: c.setdefault("a", 1), "update": lambda c: c.update(a=1, b=2), "list": lambda c: list(c),
-    "len": lambda c: len(c), "resize": lambda c: c.resize(3), "purge": lambda c: c.purge_expired(), "copy": lambda c: c.copy(),
+    "len": lambda c: len(c), "resize": lambda c: c.resize(3), "purge": lambda c: c.purge_expired(),
+    "copy": lambda c: c.copy(),
     "where": lambda c: c.invalidate_where(lambda key, value: key == "a"), "repr": lambda c: repr(c),
 }
 FUNCTION = {
     "call": lambda f: f("a"), "invalidate": lambda f: f.invalidate("a"), "info": lambda f: f.cache_info(),
-    "key": lambda f: f.cache_key("a"), "cache_clear": lambda f: f.cache_clear(), "parameters": lambda f: f.cache_parameters(),
+    "key": lambda f: f.cache_key("a"), "cache_clear": lambda f: f.cache_clear(),
+    "parameters": lambda f: f.cache_parameters(),
 }
 CALLS = {
     "cache": BASIC | READING | MAPPING,

@@ -11,10 +11,10 @@ import threading
 import weakref
 
 import pytest
-from in_threads import LIMIT, Started, wait_for
 
 from cachebox import AsyncDistributedCache, Cache, cached
 from cachebox.strategies import AsyncWriteThrough
+from in_threads import LIMIT, Started, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 

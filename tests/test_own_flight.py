@@ -16,10 +16,10 @@ import threading
 import time
 
 import pytest
-from in_threads import LIMIT, Started, wait_for
 
 from cachebox import AsyncDistributedCache, Cache, DistributedCache, cached
 from cachebox.strategies import WriteThrough
+from in_threads import LIMIT, Started, wait_for
 
 KINDS = ["alone", "shared", "own", "tiers"]
 

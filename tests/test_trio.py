@@ -6,9 +6,9 @@ import asyncio
 import threading
 
 import pytest
-from in_threads import Started, wait_for
 
 from cachebox import cached
+from in_threads import Started, wait_for
 
 trio = pytest.importorskip("trio", reason="needs trio, which is not installed")
 

@@ -1,7 +1,8 @@
 """Cached `async def` functions: what happens when the value is not there.
 
 Loading follows `Cache.get_or_set`, with tasks for threads: one task leads, the others wait for it. A leader that is
-cancelled, or whose event loop has ended, hands over to a waiter. One function may serve several event loops and threads.
+cancelled, or whose event loop has ended, hands over to a waiter. One function may serve several event loops and
+threads.
 """
 
 from __future__ import annotations

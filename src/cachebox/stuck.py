@@ -2,8 +2,8 @@
 
 A factory may hand its key to another thread and wait for it; that thread then waits for the factory. No lock or context
 shows such a circle, but where the factory's thread stands does: in a call that waits for somebody else of this process
-(`acquire`, `join`, `result`), as opposed to the network or a disk. It is a guess, which costs a second computation where
-it is wrong; so it is made only after a long wait.
+(`acquire`, `join`, `result`), as opposed to the network or a disk. It is a guess, which costs a second computation
+where it is wrong; so it is made only after a long wait.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def is_gone(thread: int) -> bool:
 
 
 def standing(thread: int, greenlet: Any) -> tuple[object, int] | None:
-    """Where a thread, or its greenlet (a weak reference, or None), waits for somebody else of this process; None: it does
-    not. Who finds it at one place twice may take it for stuck.
+    """Where a thread, or its greenlet (a weak reference, or None), waits for somebody else of this process; None: it
+    does not. Who finds it at one place twice may take it for stuck.
     """
     current = greenlet() if greenlet is not None else None
     for frame in (sys._current_frames().get(thread), getattr(current, "gr_frame", None)):   # None while it runs
@@ -54,7 +54,8 @@ def standing_of_task(thread: int, task: Any) -> tuple[object, int] | None:
         if at is None or id(at) in seen:
             continue
         seen.add(id(at))
-        if any("_chain_future" in getattr(call[0], "__qualname__", "") for call in getattr(at, "_callbacks", None) or ()):
+        calls = getattr(at, "_callbacks", None) or ()
+        if any("_chain_future" in getattr(call[0], "__qualname__", "") for call in calls):
             return task, id(at)
         ahead += [getattr(at, "_fut_waiter", None), *getattr(at, "_children", ())]
     return None

@@ -95,7 +95,7 @@ class TaskWaiter:
             _ring(self._bell)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Until it is woken: True; or the seconds are over: False. (`wait_for` swallows some cancellations before 3.12.)"""
+        """Until it is woken: True; or the seconds are over: False."""
         if not self._woken:
             self._bell = self._loop.create_future()
             timer = None if seconds is None else self._loop.call_later(max(seconds, 0.0), _ring, self._bell)
