@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from cachebox import Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
 
-POLICIES = ("LRU", "LFU", "FIFO")
+POLICIES = ("LRU", "LFU", "FIFO", "AUTO")
 
 
 class Clock:
@@ -130,5 +130,5 @@ def check_everything():
     """Verify the invariants of every cache and policy that is alive when a test ends."""
     yield
     for found in gc.get_objects():
-        if isinstance(found, (Cache, LRUCache, LFUCache, FIFOCache)):
+        if isinstance(found, (Cache, LRUCache, LFUCache, FIFOCache, AutoPolicy)):
             found._check()

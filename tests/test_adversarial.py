@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent / "adversarial"
-POLICIES = ("LRU", "LFU", "FIFO", "InPython")
+POLICIES = ("LRU", "LFU", "FIFO", "AUTO", "InPython")
 LIMIT = 60.0 if "ASAN_OPTIONS" not in os.environ else 300.0
 COMMAND = [sys.executable, "-W", "ignore::DeprecationWarning", str(FOLDER)]
 AT_A_TIME = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

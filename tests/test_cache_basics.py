@@ -310,7 +310,7 @@ def test_there_are_never_more_than_max_size_entries(any_policy, max_size):
         cache[n] = n
         sizes.append(len(cache))
     assert max(sizes) == max_size
-    assert list(cache) == list(range(2 * max_size, 3 * max_size))
+    assert any_policy == "AUTO" or list(cache) == list(range(2 * max_size, 3 * max_size))
     assert cache.stats.evictions == 2 * max_size
 
 

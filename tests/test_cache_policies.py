@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from cachebox import MISSING, Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox import MISSING, AutoPolicy, Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
 
-BUILT_IN = {"LRU": LRUCache, "LFU": LFUCache, "FIFO": FIFOCache}
+BUILT_IN = {"LRU": LRUCache, "LFU": LFUCache, "FIFO": FIFOCache, "AUTO": AutoPolicy}
 
 
 class Recording(EvictionPolicy):
@@ -120,7 +120,7 @@ def test_the_bound_of_the_cache_holds_not_that_of_the_instance():
     class Custom(LRUCache):
         pass
 
-    for kind in (LRUCache, LFUCache, FIFOCache, Custom, Recording):
+    for kind in (LRUCache, LFUCache, FIFOCache, AutoPolicy, Custom, Recording):
         for bound in (1, 100, None):
             order = kind(bound)
             cache = Cache(3, policy=order)
@@ -224,6 +224,7 @@ class Model:
         return sorted(self.rows, key=lambda key: rank(self.rows[key]))
 
 
+@pytest.mark.parametrize("policy", ["LRU", "LFU", "FIFO"])     # that of AUTO has a model of its own
 def test_each_order_is_that_of_a_plain_model(policy):
     choice = random.Random(8)
     cache, model = Cache(20, policy=policy), Model(policy)

@@ -1317,7 +1317,7 @@ def test_a_failed_load_keeps_nothing_alive(decorate, waiters):
     gc.disable()
     try:
         must_end(lambda: asyncio.run(main()))()
-        if sys.version_info >= (3, 11) and not FREE_THREADED:
+        if not FREE_THREADED:
             assert [known() for known in gone] == [None] * (waiters + 2)
     finally:
         gc.enable()

@@ -124,9 +124,6 @@ def mutable_data(decorate):
 
 
 def slotted_data(decorate):
-    if sys.version_info < (3, 11):
-        pytest.skip("before Python 3.11 a dataclass with slots cannot be weakly referenced")
-
     @dataclass(frozen=True, slots=True, weakref_slot=True)
     class SlottedData:
         number: int = 1

@@ -243,7 +243,7 @@ def test_it_comes_back_equal(serializer, error):
 def test_anything_else_is_no_failure(content):
     codec = Codec("json", None, "app")
     token = new_token()
-    head, body = codec.encode(failed._name("k", token), content)
+    head, body = codec.encode(failed._name("k", token), content, ())
     assert failed.decode(codec, "k", token, head + token + body) is None
 
 

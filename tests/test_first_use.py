@@ -111,7 +111,7 @@ def test_the_first_miss_of_what_may_be_a_method():
     assert all(of_all == tuple([n, n] for n in range(THREADS)) for of_all in results)
 
 
-@pytest.mark.parametrize("policy", ["LRU", "LFU", "FIFO", "own"])
+@pytest.mark.parametrize("policy", ["LRU", "LFU", "FIFO", "AUTO", "own"])
 @must_end
 def test_a_size_that_changes_while_it_is_read(policy):
     class Own(EvictionPolicy):

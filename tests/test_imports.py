@@ -29,7 +29,7 @@ def imported_by(code: str) -> set[str]:
 
 PATHS = {
     "cachebox.cache": ["Cache"],
-    "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache"],
+    "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache", "AutoPolicy"],
     "cachebox.stats": ["CacheStats"],
     "cachebox.decorators": ["cached"],
     "cachebox.strategies.errors": ["QueueFull"],
@@ -133,7 +133,7 @@ def test_the_core_has_no_dependency_and_the_extras_have_their_names():
     about = metadata("cachebox-cython")
     assert all("extra ==" in needed for needed in about.get_all("Requires-Dist"))
     assert set(about.get_all("Provides-Extra")) >= {"redis", "msgpack", "cli", "metrics", "test", "bench", "docs"}
-    assert about["Requires-Python"] == ">=3.10"
+    assert about["Requires-Python"] == ">=3.11"
 
 
 def test_the_version_is_that_of_the_distribution():

@@ -211,7 +211,7 @@ SCENARIOS = {
     """,
 }
 
-POLICIES = ("LRU", "LFU", "FIFO", "PythonFIFO")
+POLICIES = ("LRU", "LFU", "FIFO", "AUTO", "PythonFIFO")
 
 
 def measure(scenario, policy, times):

@@ -6,7 +6,6 @@ import json
 import sqlite3
 import ssl
 import subprocess
-import sys
 import threading
 import traceback
 import zlib
@@ -82,10 +81,9 @@ ERRORS = [
     sqlite3.OperationalError("why"),
     subprocess.CalledProcessError(1, "command", b"out"),
 ]
-if sys.version_info >= (3, 11):
-    group = ExceptionGroup("several", [ValueError(1), KeyError(2)])  # noqa: F821
-    group.add_note("a note")
-    ERRORS.append(group)
+group = ExceptionGroup("several", [ValueError(1), KeyError(2)])
+group.add_note("a note")
+ERRORS.append(group)
 
 
 def all_of(error):

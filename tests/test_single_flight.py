@@ -302,7 +302,7 @@ def test_a_key_that_is_being_loaded_is_not_there_yet(loader):
     assert leader.result() == "loaded"
 
 
-@pytest.mark.parametrize("policy", ["LRU", "LFU", "FIFO", PythonFIFO], ids=str)
+@pytest.mark.parametrize("policy", ["LRU", "LFU", "FIFO", "AUTO", PythonFIFO], ids=str)
 def test_the_bound_holds_while_more_keys_are_loaded_than_fit(policy):
     cache = Cache(max_size=2, policy=policy)
     gates = [Gate(k) for k in range(8)]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -35,6 +36,11 @@ def interrupted(path, *writes, **options):
     for key, value in writes:
         journal.append(journal.encode(key, value), value is MISSING)
     journal.close()
+
+
+def down(call, keys):
+    if call != "load":
+        raise OSError("down")
 
 
 def replayed(path):
@@ -224,7 +230,7 @@ def test_the_file_is_rewritten_when_most_of_it_is_of_no_use(path, monkeypatch):
         wait_for(gate.entered)
         behind.set("third", 3)
         assert os.path.getsize(path) > 2000
-        behind._backlog.compact()
+        behind._journal.compact()
         assert os.path.getsize(path) < 300
         with pytest.raises(RuntimeError, match="open already"):
             Journal(path, Encoding(), "process")
@@ -260,20 +266,24 @@ def test_at_the_level_of_a_process_the_disk_has_it_soon(path, monkeypatch):
         wait_until(lambda: size in synced)
 
 
-def test_without_a_callback_a_dead_letter_stays_in_the_journal(path, monkeypatch):
-    monkeypatch.setattr(sys, "unraisablehook", lambda args: None)
+@must_end
+def test_a_dead_letter_stays_in_the_journal_until_it_is_given_up_or_written_anew(path):
     store = MemoryStore()
-
-    def down(call, keys):
-        raise OSError("down")
-
     store.fault = down
+    for callback in (None, lambda *letter: None):
+        with WriteBehind(Cache(), store, journal=path, retries=0, on_dead_letter=callback) as behind:
+            behind.set("a", 1)
+            assert behind.flush() is False
+        assert replayed(path) == [("a", 1)]
     with WriteBehind(Cache(), store, journal=path, retries=0) as behind:
-        behind.set("a", 1)
-    assert replayed(path) == [("a", 1)]
-    with WriteBehind(Cache(), store, journal=path, retries=0, on_dead_letter=lambda *letter: None) as behind:
+        assert behind.flush() is False and [letter[:2] for letter in behind.discard_dead_letters()] == [("a", 1)]
+        assert behind.flush() is True and behind.dead_letters == [] and os.path.getsize(path) == HEADER
+        behind.set("b", 1)
         assert behind.flush() is False
-    assert replayed(path) == []
+        store.fault = lambda call, keys: None
+        behind.set("b", 2)
+        assert behind.flush() is True and os.path.getsize(path) == HEADER
+    assert store.values == {"b": 2} and replayed(path) == []
 
 
 # --- kill -9 at any moment --------------------------------------------------------------------------------------------
@@ -335,7 +345,7 @@ def test_no_accepted_write_is_lost_by_kill_9(tmp_path, rounds):
             SQLiteStore(tmp_path / "store.db") as store,
             WriteBehind(Cache(), store, journal=tmp_path / "journal") as behind,
         ):
-            replayed_now = {write.key: write.value for write in behind._queue.hurry()}
+            replayed_now = {write.key: write.value for write in behind._queue.hurry(time.monotonic())}
             before = store.load_many(list(replayed_now))
             duplicates += sum(before.get(key, MISSING) == value for key, value in replayed_now.items())
             assert behind.flush() is True

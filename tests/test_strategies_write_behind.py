@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cachebox import MISSING, Cache, QueueFull, WriteBehind
 from cachebox.strategies import AsyncWriteBehind
-from cachebox.strategies.delivery import Delivery
+from cachebox.strategies.delivery import Delivery, pause_after
 from cachebox.strategies.store import Store
 from cachebox.strategies.write_queue import WriteQueue
 from in_threads import Started, must_end, run_all, wait_for, wait_until
@@ -153,13 +153,11 @@ def test_retries_are_tries_with_growing_jittered_pauses(store):
         behind.delete("a")
         assert behind.flush() is False and store.calls[3:] == [("delete", "a")] * 3
     assert [letter[:2] for letter in dead] == [("b", 2), ("a", MISSING)] and str(dead[0][2]) == "down"
-    delivery = Delivery(Store(store, "sync"), 6, 0.1, 1.0, None, None, None)
     for _ in range(20):
-        pauses = list(delivery.pauses())
-        assert len(pauses) == 6 and sorted(pauses[:4]) == pauses[:4]
+        pauses = [pause_after(n, 0.1, 1.0) for n in range(1, 7)]
         for pause, longest in zip(pauses, (0.1, 0.2, 0.4, 0.8, 1, 1), strict=True):
             assert longest / 2 <= pause <= longest
-    assert len({tuple(delivery.pauses()) for _ in range(5)}) == 5
+    assert len({pause_after(1, 0.1, 1.0) for _ in range(5)}) == 5 and pause_after(10**6, 0.1, 30.0) <= 30.0
 
 
 def test_only_what_the_store_refuses_becomes_a_dead_letter(store):
@@ -182,7 +180,7 @@ def test_only_what_the_store_refuses_becomes_a_dead_letter(store):
     assert behind.flush() is True and behind.close() is True
 
 
-def test_a_dead_letter_without_a_callback_or_with_a_broken_one_is_reported(store, monkeypatch):
+def test_a_dead_letter_is_logged_and_a_broken_callback_is_reported(store, monkeypatch, caplog):
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append(str(args.exc_value)))
     store.fault = down
@@ -190,10 +188,21 @@ def test_a_dead_letter_without_a_callback_or_with_a_broken_one_is_reported(store
     def broken(key, value, error):
         raise LookupError("broken")
 
-    for callback in (None, broken):
+    async def never(key, value, error):
+        pass
+
+    for callback in (None, broken, lambda *letter: never(*letter)):
+        caplog.clear()
         with WriteBehind(Cache(), store, retries=0, on_dead_letter=callback) as behind:
-            behind.set("b", 1)
-    assert reported == ["down", "broken"]
+            behind.set("b", "secret")
+        (letter,) = behind.dead_letters
+        assert letter[:2] == ("b", "secret") and str(letter.error) == "down"
+        (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert said.name == "cachebox" and "'b'" in said.message and "down" in said.message
+        assert "secret" not in caplog.text
+    assert reported == ["broken", "on_dead_letter must be a plain function, not return a coroutine"]
+    with pytest.raises(TypeError, match="on_dead_letter"):
+        WriteBehind(Cache(), store, on_dead_letter=never)
 
 
 @must_end
@@ -344,18 +353,19 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
     accepted = {}                               # by key, in order
     model = {}
     now = 0.0
-    pauses = []
 
     def settled(writes):
         for write in writes:
             queue.settle(write, True)
 
-    def pause(seconds):
-        pauses.append(seconds)
-        store.fault = lambda call, keys: None   # the store recovers
-        return True
+    delivery = Delivery(Store(store, "sync"), settled)
 
-    delivery = Delivery(Store(store, "sync"), 3, 1, 10, settled, lambda *refused: pytest.fail("refused"), pause)
+    def deliver():
+        """A round, and the store recovers."""
+        for write, _ in delivery.deliver(queue.take(now)):
+            queue.put_back(write, now + 3)
+        store.fault = lambda call, keys: None
+
     for call, key, value in operations:
         if call in ("set", "delete"):
             if queue.has_room_for(key):
@@ -373,16 +383,21 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
             elif call == "partial":
                 store.fault = lambda call, keys: down(call, keys) if keys[-1] in "abc" else None
             if queue.due(now, False) <= 0:
-                assert delivery.deliver(queue.take())
+                deliver()
         assert len(queue.pending) + len(queue.flying) <= 4
         for key in model:                       # a reader sees the newest, wherever it is
             write = queue.find(key)
             newest = write.value if write is not None else store.values.get(key, MISSING)
             assert newest == model[key]
-    queue.hurry()
+    store.fault = lambda call, keys: None
+    waited_for = queue.hurry(now)
     while queue.pending:
         assert queue.due(now, False) <= 0
-        assert delivery.deliver(queue.take())
+        deliver()
+    for write in waited_for:
+        while write.into is not None:
+            write = write.into
+        assert write.reached
     assert store.values == {key: value for key, value in model.items() if value is not MISSING}
     for key, values in accepted.items():
         arrived = iter(values)

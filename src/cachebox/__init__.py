@@ -14,12 +14,12 @@
 
 from cachebox.cache import MISSING, Cache
 from cachebox.decorators import cached, lru_cache
-from cachebox.policies import EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOCache, LFUCache, LRUCache
 from cachebox.stats import CacheStats
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
-    from cachebox.distributed import AsyncDistributedCache, BackendUnavailable, DistributedCache
+    from cachebox.distributed import AsyncDistributedCache, BackendRefused, BackendUnavailable, DistributedCache
     from cachebox.removal import RemovalCause
     from cachebox.strategies import QueueFull, WriteBehind, WriteThrough
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MISSING",
     "AsyncDistributedCache",
+    "AutoPolicy",
+    "BackendRefused",
     "BackendUnavailable",
     "Cache",
     "CacheStats",
@@ -44,7 +46,7 @@ __all__ = [
     "lru_cache",
 ]
 
-_NEED_REDIS = ("AsyncDistributedCache", "BackendUnavailable", "DistributedCache")
+_NEED_REDIS = ("AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache")
 
 
 if not TYPE_CHECKING:               # type checkers are to know the names above, and no others

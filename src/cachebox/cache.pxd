@@ -3,7 +3,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport hash_of, mixed
-from cachebox.store cimport Leader, Store
+from cachebox.flight cimport Leader
+from cachebox.store cimport Store
 
 
 cdef struct Loading:                # how to get a value that is missing; borrows everything
@@ -35,11 +36,9 @@ cdef class Cache(Store):
     cdef bint ready                 # __init__ or __setstate__ has run
 
     cdef int configure(self, dict options) except -1
-    cdef int adopt_policy(self, object policy, object max_size) except -1
-    cdef int configure_loading(self, dict options) except -1
     cdef PyObject* get_through(self, object key, uint64_t h) except? NULL
     cdef object get_many_through(self, list keys, list hashes)
-    cdef int remember(self, object key, Leader* leader, object error, object failures) except -1
+    cdef int remember(self, object key, Leader leader, object error, object failures) except -1
     cdef int forget_failure(self, object key) except -1
     cdef PyObject* get_long(self, object key, uint64_t h) except? NULL
     cdef int set_long(self, object key, uint64_t h, object value, double lifetime) except -1
@@ -55,8 +54,8 @@ cdef class Cache(Store):
     cdef object load_unwatched(self, object key, uint64_t h, Loading* how)
     cdef int count_hit(self) except -1
     cdef int count_miss(self) except -1
-    cdef object land_or_crash(self, object key, uint64_t h, Leader* leader, PyObject* value, Loading* how)
-    cdef int land(self, Leader* leader, object key, uint64_t h, object value, Loading* how) except -1
+    cdef object land_or_crash(self, object key, uint64_t h, Leader leader, PyObject* value, Loading* how)
+    cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1
     cdef object add(self, object key, object amount)
     cdef int set_all(self, list items, double lifetime) except -1
 

@@ -4,9 +4,7 @@ import enum
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from os import PathLike
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
-
-from typing_extensions import Self
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
 from cachebox.loading import Loader
 from cachebox.policies import EvictionPolicy

@@ -10,22 +10,26 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 from _collections_abc import Mapping, MutableMapping
 from sys import maxsize as LARGEST_SIZE
 
+from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
-    Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
+    UNCHANGED, Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
 from cachebox.computing cimport look_and_watch, new_watch, replace, stop_watching
 from cachebox.expiry cimport deadline, end_of
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Ticket, board, crash, still_leads, land as land_flight
+from cachebox.flight cimport (
+    ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land as land_flight, new_leader, still_leads,
+)
 from cachebox.foreign cimport Foreign
 from cachebox.front cimport Method, stand_in_front, stand_in_front_of_subscript
 from cachebox.invalidation cimport every_key, remove_tagged, remove_value
 from cachebox.invariants cimport check
 from cachebox.loading cimport NOTHING, Loader, load_all
-from cachebox.lock cimport Guard, acquire, release
+from cachebox.lock cimport acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox.options cimport (
     bound_on_weight, check_callables, check_loading, is_monotonic, lifetime_of, seconds_given,
@@ -39,12 +43,13 @@ from cachebox.refreshing cimport serve
 from cachebox.snapshots cimport add_entries, add_entry, export, restore
 from cachebox.stats cimport HITS, MISSES
 from cachebox.store cimport (
-    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Leader,
-    Outcome, Row, Store, Watch, free_rows, set_leader,
+    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Outcome,
+    Row, Store, Watch, as_float, free_rows, reserve,
 )
 from cachebox.tags cimport checked_tags
+from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 
-from cachebox.policies import BUILT_IN
+from cachebox.policies import BUILT_IN, empty_like
 
 
 cdef extern from *:
@@ -81,6 +86,7 @@ MISSING = Missing()
 """What `Cache.compute` passes where the key has no value, and what its function returns to delete the key."""
 
 cdef object NO_DEFAULT = object()
+cdef tuple ENDS = ("default_ttl", "time_to_idle", "stale_ttl", "exception_ttl")      # options that are kept as seconds
 cdef tuple no_tags = ()             # the default, told from what was given by its address
 
 
@@ -148,7 +154,8 @@ cdef class Cache(Store):
 
     def __cinit__(self, *args, **kwargs):
         self.bound = 1000                       # a subclass may forget to call __init__
-        self.adopt_policy("LRU", self.bound)
+        self.name_of_policy = "LRU"
+        self.begin(LRU.__new__(LRU))
 
     def __init__(
         self,
@@ -188,102 +195,103 @@ cdef class Cache(Store):
         })
 
     cdef int configure(self, dict options) except -1:
-        """Check all options, then apply them all."""
+        """Check all options, then apply them all in one step.
+
+        Checks and the user's policy run code that may use this very cache. Nothing of it has changed by then, and if it has
+        been used nothing of it will: what it stored must not come into the hands of another engine.
+        """
         cdef object max_size = checked_size(options["max_size"])
         cdef double lifetime = lifetime_of(options["default_ttl"], "default_ttl")
         cdef double idle = lifetime_of(options["time_to_idle"], "time_to_idle")
-        cdef double bound_weight
-        if self.ready or self.table.used:
-            raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
-        check_callables(options)
-        bound_weight = bound_on_weight(options["max_weight"], options["weigher"])
-        check_loading(options)
-        if options["policy"] != "LRU":
-            self.adopt_policy(options["policy"], max_size)
-        self.bound = bound_of(max_size)
-        self.unbounded = max_size is None
-        self.lifetime = lifetime
-        self.idle = idle
-        self.bound_weight = bound_weight
-        self.weigher = options["weigher"]
-        self.clock = options["clock"]
-        self.on_evict = options["on_evict"]
-        self.on_removal = options["on_removal"]
-        self.default_ttl_given = seconds_given(options["default_ttl"])
-        self.time_to_idle_given = seconds_given(options["time_to_idle"])
-        self.max_weight_given = options["max_weight"]
-        self.modes = (
-            (DEFAULTS if lifetime < INFINITY else 0)
-            | (IDLES if idle < INFINITY else 0)
-            | (WEIGHED if self.weigher is not None else 0)
-            | (0 if self.clock is None else PRECISE if is_monotonic(self.clock) else CLOCKED)
-            | (LISTENED if self.on_evict is not None or self.on_removal is not None else 0)
-            | (FOREIGN if self.foreign is not None else 0)
-        )
-        self.configure_loading(options)
-        self.ready = True
-        return 0
-
-    cdef int configure_loading(self, dict options) except -1:
-        """Apply the options that have to do with loading, which have been checked."""
-        if options.get("loader") is not None:
-            self.loader = Loader(options["loader"], self.statistics)
-            self.refreshes = {}
-        if options.get("refresh_ahead") is not None:
-            self.ahead = options["refresh_ahead"]
-            self.modes |= AHEAD
-        if options.get("early_refresh") is not None:
-            self.eagerness = options["early_refresh"]
-            self.modes |= AHEAD
-        self.stale_ttl_given = seconds_given(options.get("stale_ttl"))
-        if self.stale_ttl_given is not None:
-            self.stale = min(lifetime_of(self.stale_ttl_given, "stale_ttl"), DBL_MAX / 4)
-            self.modes |= STALE
-        self.exception_ttl_given = seconds_given(options.get("exception_ttl"))
-        if options.get("cache_exceptions"):
-            from cachebox.failures import Failures
-
-            ttl = self.default_ttl_given if self.exception_ttl_given is None else self.exception_ttl_given
-            self.failures = Failures(options["cache_exceptions"], ttl, self.max_size, self.clock)
-            self.modes |= NEGATIVE
-        return 0
-
-    cdef int adopt_policy(self, object policy, object max_size) except -1:
-        """Take the engine of a built-in policy, or a plain one beside a policy of the user's."""
-        cdef EvictionPolicy chosen
+        cdef double bound_weight = bound_on_weight(options["max_weight"], options["weigher"])
+        cdef double ahead, eagerness, stale
+        cdef Loader loader = None
+        cdef Weights weights
+        cdef Foreign foreign = None
+        cdef EvictionPolicy policy
         cdef Engine engine
-        cdef Guard guard
-        cdef bint given = False
-        if isinstance(policy, str):
-            if policy.upper() not in BUILT_IN:
-                raise ValueError(f"policy must be one of {', '.join(BUILT_IN)}, or an EvictionPolicy, not {policy!r}")
-            chosen = BUILT_IN[policy.upper()](max_size)
-            self.name_of_policy = policy.upper()
-        elif isinstance(policy, type) and issubclass(policy, EvictionPolicy):
-            chosen = policy(max_size)
-            self.name_of_policy = name_if_built_in(chosen)
-        elif isinstance(policy, EvictionPolicy):
-            chosen = policy
-            if chosen.taken:
-                raise ValueError(f"policy {policy!r} serves another cache: an instance can serve one cache only")
-            self.name_of_policy = policy
-            given = True
-        else:
-            raise TypeError(
-                f"policy must be a name ({', '.join(BUILT_IN)}), an EvictionPolicy class or an instance, not {policy!r}"
+        cdef bint given, is_used
+        cdef int modes
+        check_callables(options)
+        check_loading(options)
+        ahead = as_float(options.get("refresh_ahead") or 0.0)
+        eagerness = as_float(options.get("early_refresh") or 0.0)
+        stale = lifetime_of(options.get("stale_ttl"), "stale_ttl")
+        if options.get("loader") is not None:
+            loader = Loader(options["loader"], self.statistics)
+        failures = failures_for(options, max_size)
+        ends = {name: seconds_given(options.get(name)) for name in ENDS}
+        policy = policy_of(options["policy"], max_size)
+        given = policy is options["policy"]
+        name = name_if_built_in(policy)
+        if not isinstance(name, str):
+            engine = Engine.__new__(Engine)
+            foreign = Foreign(policy)
+        elif not given:
+            engine = (<_Ordered>policy).engine
+        memset(&weights, 0, sizeof(Weights))
+        if given and not policy.take():
+            raise ValueError(f"policy {policy!r} serves another cache: an instance can serve one cache only")
+        try:
+            if given and foreign is None:
+                engine = (<_Ordered>policy).lend()
+            if given:
+                policy.max_size = max_size      # the cache's is the one that holds
+            if bound_weight < INFINITY and not bind_weight(&weights, bound_weight):
+                raise MemoryError("no memory left to weigh entries")
+            modes = (
+                (DEFAULTS if lifetime < INFINITY else 0)
+                | (IDLES if idle < INFINITY else 0)
+                | (WEIGHED if bound_weight < INFINITY else 0)
+                | (0 if options["clock"] is None else PRECISE if is_monotonic(options["clock"]) else CLOCKED)
+                | (LISTENED if options["on_evict"] is not None or options["on_removal"] is not None else 0)
+                | (FOREIGN if foreign is not None else 0)
+                | (AHEAD if ahead > 0.0 or eagerness > 0.0 else 0)
+                | (STALE if stale < INFINITY or ends["stale_ttl"] is not None else 0)
+                | (NEGATIVE if failures is not None else 0)
             )
-        if isinstance(name_if_built_in(chosen), str):
-            if len(chosen):
-                raise ValueError(f"policy {policy!r} must be empty to serve a cache, but it orders {len(chosen)} keys")
-            engine, guard = (<_Ordered>chosen).engine, (<_Ordered>chosen).guard
-            (<_Ordered>chosen).lent = True
-        else:
-            engine, guard = Engine.__new__(Engine), Guard.__new__(Guard)
-            self.foreign = Foreign(chosen)
-        if given:
-            chosen.max_size = max_size          # the cache's is the one that holds
-        chosen.taken = True
-        self.equip(engine, guard)
+            refreshes = {} if loader is not None else None
+            acquire(self.lock)
+            is_used = self.ready or self.table.version != UNCHANGED
+            if not is_used:
+                self.equip(engine)
+                self.foreign = foreign
+                self.name_of_policy = policy if given else name
+                self.bound = bound_of(max_size)
+                self.unbounded = max_size is None
+                self.engine.expect(self.bound)
+                self.lifetime = lifetime
+                self.idle = idle
+                self.bound_weight = bound_weight
+                self.weights = weights
+                self.weigher = options["weigher"]
+                self.clock = options["clock"]
+                self.on_evict = options["on_evict"]
+                self.on_removal = options["on_removal"]
+                self.max_weight_given = options["max_weight"]
+                self.default_ttl_given = ends["default_ttl"]
+                self.time_to_idle_given = ends["time_to_idle"]
+                self.stale_ttl_given = ends["stale_ttl"]
+                self.exception_ttl_given = ends["exception_ttl"]
+                self.ahead = ahead
+                self.eagerness = eagerness
+                self.stale = min(stale, DBL_MAX / 4) if modes & STALE else 0.0
+                self.loader = loader
+                self.refreshes = refreshes
+                self.failures = failures
+                self.modes = modes
+                self.ready = True
+            release(self.lock)
+            if is_used:
+                raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
+            weights.room = NULL                 # it is the cache's now
+            if given and foreign is None:
+                (<_Ordered>policy).serve(engine, self.guard)
+        except:
+            forget_weights(&weights)
+            if given:
+                policy.give_back()
+            raise
         return 0
 
     # --- one key ----------------------------------------------------------------------------------------------------
@@ -479,7 +487,7 @@ cdef class Cache(Store):
                 self.touch_watches(i, False)    # it may be being loaded anew
             elif i != 0:
                 self.touch_watches(i, False)    # a load is under way: what it gets must not be stored
-                set_leader(&self.table.entries[i], NULL)
+                reserve(&self.table.entries[i], NULL)
                 self.drop_reserved(i, &op)
             self.give_memory_back()
             release(self.lock)
@@ -633,7 +641,6 @@ cdef class Cache(Store):
         cdef Leader leader
         cdef Flight flight
         cdef Ticket ticket
-        cdef Watch alone = None
         cdef PyObject* value
         cdef int state
         cdef object known
@@ -648,17 +655,15 @@ cdef class Cache(Store):
                     return <object>NOTHING
                 raise known
         how.began = self.invalidations
-        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, &leader)
+        leader = new_leader(self)
+        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, leader)
         if ticket.counted:
             how.missed = True
         else:
-            leader.lead = leader.alone = NULL
             if not how.single_flight:
-                alone = new_watch(self)
-                leader.alone = <PyObject*>alone
+                leader.alone = new_watch(self)
             while True:
-                leader.i = 0
-                flight = board(self, key, h, &leader, &ticket)
+                flight = board(self, key, h, leader, &ticket)
                 how.missed = ticket.counted
                 if ticket.value != NULL:
                     return take_over(ticket.value)
@@ -666,19 +671,18 @@ cdef class Cache(Store):
                     break
                 state = flight.wait()
                 if state == FLYING:             # waiting would be for ourselves
-                    alone = new_watch(self)
-                    leader.alone = <PyObject*>alone
+                    leader.alone = new_watch(self)
                 elif state != ABANDONED:
                     known = flight.outcome()
                     if <PyObject*>known != NOTHING or how.instance == NOTHING:
                         return known            # else a loader said that there is none, but this is a factory
         value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
         if value != NULL and is_simple(how) and <PyObject*>value != how.instance:
-            if quick_land(self, &leader, value):
+            if quick_land(self, leader, value):
                 return take_over(value)
-        return self.land_or_crash(key, h, &leader, value, how)
+        return self.land_or_crash(key, h, leader, value, how)
 
-    cdef object land_or_crash(self, object key, uint64_t h, Leader* leader, PyObject* value, Loading* how):
+    cdef object land_or_crash(self, object key, uint64_t h, Leader leader, PyObject* value, Loading* how):
         """End a load with its value, or with the exception that is set where that is NULL."""
         try:
             if value == NULL:
@@ -692,13 +696,13 @@ cdef class Cache(Store):
             raise
         return take_over(value)
 
-    cdef int remember(self, object key, Leader* leader, object error, object failures) except -1:
+    cdef int remember(self, object key, Leader leader, object error, object failures) except -1:
         """Remember that a load failed, unless its key was changed meanwhile."""
         if failures.remember(key, error) and not still_leads(self, leader):
             failures.forget(key)                # whoever writes the key does so, too, after that: in any order it is gone
         return 0
 
-    cdef int land(self, Leader* leader, object key, uint64_t h, object value, Loading* how) except -1:
+    cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1:
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
         cdef double weight = self.weigh(key, value) if wanted else 0.0
@@ -816,13 +820,15 @@ cdef class Cache(Store):
                         release(self.lock)
                         raise not_an_int(key, old)
                 total = add_ints(total, <PyObject*>amount)
-                outcome = NO_MEMORY
-                if total != NULL:
-                    outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
+                if total == NULL:
+                    release(self.lock)
+                    raise_current()
+                outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
                 release(self.lock)
                 if outcome == DONE:
+                    summed = take_over(total)
                     self.forget_failure(key)
-                    return take_over(total)
+                    return summed
                 xdecref(total)
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to store an entry")
@@ -1051,7 +1057,7 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
                 if self.live:
                     i = self.find_victim(&op)
                 else:
@@ -1112,13 +1118,15 @@ cdef class Cache(Store):
         try:
             now = self.now(INFINITY)
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 self.lock_again(&op)
                 older, self.bound = self.bound, bound
                 outcome = self.make_room(0, 0.0, 0, now, &op)
                 if outcome == DONE:
                     self.unbounded = size is None
+                    self.engine.expect(bound)
+                    self.give_memory_back()
                 else:                           # the bound always holds: it changes when it does
                     self.bound = older
                 release(self.lock)
@@ -1379,20 +1387,18 @@ cdef class Cache(Store):
     @property
     def weight(self):
         """What the live entries weigh together, an int or a float. Without a weigher each of them weighs 1."""
-        cdef double total
         cdef Row* rows
         cdef Py_ssize_t n, k
         if not self.modes & WEIGHED:
             return len(self)
         self.purge(False)
-        total = self.total_weight
-        if self.modes & STALE:                  # of which some may have expired
-            n = self.copy_rows(&rows)
-            total = 0.0
-            for k in range(n):
-                total += rows[k].weight
+        if not self.modes & STALE:
+            return total_weight(&self.weights, self.lock)
+        n = self.copy_rows(&rows)               # some of them may have expired
+        try:
+            return sum_of_weights([rows[k].weight for k in range(n)])
+        finally:
             free_rows(rows, n)
-        return int(total) if total == <double><long long>total else total
 
     def __repr__(self):
         bound = "unbounded" if self.max_size is None else f"max_size={self.max_size}"
@@ -1411,7 +1417,7 @@ cdef class Cache(Store):
         if self.table.capacity:
             size += (self.table.capacity + 1) * sizeof(Entry) + (self.table.mask + 1) * sizeof(uint32_t)
         size += self.expiry.size * (sizeof(double) + sizeof(uint32_t)) + self.expiry.known * sizeof(uint32_t)
-        return size + self.weights_known * sizeof(double)
+        return size + self.weights.known * sizeof(double) + self.spans_known * sizeof(double)
 
     # --- copies and pickles: configuration, entries, order and remaining lifetimes; the statistics start at zero ------
 
@@ -1435,12 +1441,16 @@ cdef class Cache(Store):
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             while True:
                 size = self.max_size
                 entries = export(self)
                 if size is None or len(entries) <= size:    # else it was resized meanwhile
                     break
+            if op.strays:
+                raise RuntimeError(
+                    f"policy {type(self.foreign.policy).__name__} cannot be copied: one of its methods does not return"
+                )
             if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
                 from copy import deepcopy
 
@@ -1467,21 +1477,21 @@ cdef class Cache(Store):
             },
             "policy": policy,
             "entries": entries,
-            "attributes": getattr(self, "__dict__", None),
+            "attributes": object.__getstate__(self),    # what a subclass has in its __dict__, its slots, or both
         }
 
     def __setstate__(self, dict state):
         cdef dict options = dict(state["options"])
-        cdef EvictionPolicy foreign
         if isinstance(options["policy"], EvictionPolicy):
-            options["policy"] = type(options["policy"])
+            options["policy"] = empty_like(options["policy"])
         if state["policy"] is not None:
-            foreign = state["policy"]
-            foreign.taken = False
-            options["policy"] = foreign
+            options["policy"] = <EvictionPolicy?>state["policy"]
         self.configure(options)
-        if state["attributes"]:
-            self.__dict__.update(state["attributes"])
+        attributes, slots = state["attributes"] if isinstance(state["attributes"], tuple) else (state["attributes"], None)
+        if attributes:
+            self.__dict__.update(attributes)
+        for name, value in (slots or {}).items():
+            setattr(self, name, value)
         restore(self, state["entries"])
 
     # --- for the sweeper and for tests --------------------------------------------------------------------------------
@@ -1509,6 +1519,34 @@ cdef int raise_current() except -1:
     return -1
 
 
+cdef object failures_for(dict options, object max_size):
+    """Where a cache with these options remembers loads that failed, or None."""
+    if not options.get("cache_exceptions"):
+        return None
+    from cachebox.failures import Failures
+
+    ttl = options.get("exception_ttl")
+    return Failures(
+        options["cache_exceptions"], seconds_given(options["default_ttl"] if ttl is None else ttl), max_size,
+        options["clock"],
+    )
+
+
+cdef EvictionPolicy policy_of(object given, object max_size):
+    """The policy that the option asks for: the very instance, or a new one."""
+    if isinstance(given, str):
+        if given.upper() not in BUILT_IN:
+            raise ValueError(f"policy must be one of {', '.join(BUILT_IN)}, or an EvictionPolicy, not {given!r}")
+        return BUILT_IN[given.upper()](max_size)
+    if isinstance(given, type) and issubclass(given, EvictionPolicy):
+        return given(max_size)
+    if isinstance(given, EvictionPolicy):
+        return given
+    raise TypeError(
+        f"policy must be a name ({', '.join(BUILT_IN)}), an EvictionPolicy class or an instance, not {given!r}"
+    )
+
+
 cdef object name_if_built_in(EvictionPolicy policy):
     """The name of a built-in policy; any other policy, subclasses of built-in ones included, is itself."""
     for name, known in BUILT_IN.items():
@@ -1521,7 +1559,7 @@ cdef object sum_of(object a, object b):
     """Of two ints, as a plain int; methods of a subclass have no say in it."""
     cdef PyObject* total = add_ints(<PyObject*>a, <PyObject*>b)
     if total == NULL:
-        raise MemoryError("no memory left for a sum")
+        raise_current()
     return take_over(total)
 
 

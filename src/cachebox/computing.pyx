@@ -33,6 +33,8 @@ cdef object look_and_watch(Store store, object key, uint64_t h, Watch watch, obj
         if i == 0 and store.prepare(False):
             i = store.engine.insert(<PyObject*>key, h)
         opened = i != 0 and watch.open(i)
+        if i != 0 and not opened and store.table.entries[i].value == NULL:
+            store.drop_reserved(i, &op)
         release(store.lock)
         if not opened:
             raise MemoryError("no memory left to change an entry")
@@ -65,7 +67,7 @@ cdef bint replace(
         while True:
             outcome = DONE
             if store.foreign is not None:
-                store.foreign.enter(&op)
+                store.foreign.enter(&op, store.lock)
             is_held = op.locked
             store.lock_again(&op)
             if watch.i != 0 or watch.touched:
@@ -86,12 +88,12 @@ cdef bint replace(
                 changed = True
                 if i != 0 and store.table.entries[i].value != NULL:
                     outcome = store.remove(i, EXPLICIT, &op)
+                    store.give_memory_back()
             else:
                 changed = True
                 outcome = store.write(i, key, h, new, store.lifetime, True, weight, now, &op)
             if outcome == DONE:
                 watch.close(&op)
-                store.give_memory_back()
             release(store.lock)
             if outcome == DONE:
                 if changed and store.failures is not None:

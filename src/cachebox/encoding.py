@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SIGNATURE = sha256().digest_size
 """The bytes of a checksum or of a signature."""
 
-_KEYS = frozenset((str, int, float, bool, type(None)))
+JSON_KEYS = frozenset((str, int, float, bool, type(None)))
 _PLAIN = frozenset((str, int, bool, type(None)))
 
 
@@ -43,7 +43,7 @@ class Encoding:
         self._loads: Callable[[bytes], Any]
         self.is_json = serializer == "json"
         if serializer == "json":
-            self.name, self._dumps, self._loads = "json", _dump_json, json.loads
+            self.name, self._dumps, self._loads = "json", _dump_json, _load_json
         elif serializer == "pickle":
             if self.secret is None:
                 raise ValueError("serializer 'pickle' needs secret: loading a pickle runs whatever code is in it")
@@ -60,7 +60,7 @@ class Encoding:
     def dumps(self, key: object, *rest: object) -> bytes:
         """A key, and what belongs to it, as bytes. TypeError where they would not come back equal."""
         if self.is_json:
-            if type(key) not in _KEYS:
+            if type(key) not in JSON_KEYS:
                 raise TypeError(
                     f"key must be a str, int, float, bool or None to be written as JSON, not {type(key).__name__}: "
                     f"{key!r}; use another serializer"
@@ -74,38 +74,39 @@ class Encoding:
                 return f"[{','.join([_dump_json(part) for part in (key, *rest)])}]".encode()
             except (RecursionError, ValueError) as error:
                 raise _too_much(error) from None
-        written = self._dumps([key, *rest])
-        if isinstance(written, str):
-            written = written.encode()
-        if not isinstance(written, (bytes, bytearray)):
-            raise TypeError(f"serializer.dumps must return bytes or a str, not {type(written).__name__}")
-        return bytes(written)
+        return _as_bytes(self._dumps([key, *rest]))
 
     def loads(self, data: bytes, n: int) -> list[Any]:
-        """What `dumps` made bytes of: n things. ValueError where it is something else."""
+        """What `dumps` made bytes of: n things, the first of them a key. ValueError where it is something else."""
         try:
-            parts = list(self._loads(data))
-            hash(parts[0])
+            parts = self._loads(data)
+            if not isinstance(parts, (list, tuple)):
+                raise TypeError(f"a list was expected, not {type(parts).__name__}")
+            if self.is_json and parts and type(parts[0]) not in JSON_KEYS:
+                raise TypeError(f"a key cannot be of type {type(parts[0]).__name__}")
+            hash(parts[0] if parts else None)
+        except MemoryError:
+            raise
         except Exception as error:
             raise ValueError(f"the serializer cannot read it: {type(error).__name__}: {error}") from error
         if len(parts) != n:
             raise ValueError(f"it holds {len(parts)} things instead of {n}")
-        return parts
+        return list(parts)
 
-    def dump_key(self, key: object) -> bytes:
-        """A key alone as bytes, the same for equal keys."""
-        if self.is_json and type(key) not in _KEYS:
-            self.dumps(key)                     # which says what is wrong with it
+    def checked_tags(self, tags: Any) -> tuple[Any, ...]:
+        """Tags that `loads` gave. ValueError where they are none."""
         try:
-            written = self._dumps(key)
-        except (RecursionError, ValueError) as error:
-            if not self.is_json:
-                raise
-            raise _too_much(error) from None
-        return written.encode() if isinstance(written, str) else bytes(written)
+            if not isinstance(tags, (list, tuple)):
+                raise TypeError(f"tags must be a list, not {type(tags).__name__}")
+            hash(tuple(tags))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(f"its tags are none: {type(error).__name__}: {error}") from error
+        return tuple(tags)
 
-    def dump_value(self, value: object) -> bytes:
-        """A value alone as bytes, signed if there is a secret."""
+    def dump_value(self, value: object, place: bytes = b"") -> bytes:
+        """A value alone as bytes; if there is a secret, signed together with the place where it is to stand."""
         try:
             if self.is_json and type(value) not in _PLAIN:
                 _check(value, "value")
@@ -114,16 +115,24 @@ class Encoding:
             if not self.is_json:
                 raise
             raise _too_much(error) from None
-        data = written.encode() if isinstance(written, str) else bytes(written)
-        return self.sign(data) + data if self.secret is not None else data
+        data = _as_bytes(written)
+        return self.sign(_at(place, data)) + data if self.secret is not None else data
 
-    def load_value(self, data: bytes) -> Any:
-        """What `dump_value` made bytes of. ValueError where it was signed with another secret."""
+    def load_value(self, data: bytes, place: bytes = b"") -> Any:
+        """What `dump_value` made bytes of. ValueError where it cannot be read, or was signed for another place or with
+        another secret."""
+        if not isinstance(data, bytes):
+            raise ValueError(f"bytes were expected, not {type(data).__name__}")
         if self.secret is not None:
             signature, data = data[:SIGNATURE], data[SIGNATURE:]
-            if not self.verifies(data, signature):
+            if not self.verifies(_at(place, data), signature):
                 raise ValueError("it was signed with another secret, or not at all")
-        return self._loads(data)
+        try:
+            return self._loads(data)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(f"the serializer cannot read it: {type(error).__name__}: {error}") from error
 
     def sign(self, data: bytes | memoryview) -> bytes:
         """The signature of bytes; without a secret, a checksum of the same size."""
@@ -132,6 +141,35 @@ class Encoding:
     def verifies(self, data: bytes | memoryview, signature: bytes) -> bool:
         """Whether that is the signature of these bytes."""
         return compare_digest(self.sign(data), signature)
+
+
+def _as_bytes(written: object) -> bytes:
+    """What a serializer's `dumps` returned; TypeError where that was neither bytes nor a str."""
+    if isinstance(written, str):
+        return written.encode()
+    if not isinstance(written, (bytes, bytearray)):
+        raise TypeError(f"serializer.dumps must return bytes or a str, not {type(written).__name__}")
+    return bytes(written)
+
+
+def _at(place: bytes, data: bytes) -> bytes:
+    """What is signed of a value in its place: no two pairs of them are the same."""
+    return len(place).to_bytes(8, "little") + place + data
+
+
+def _finite(digits: str) -> float:
+    """A number as JSON has it; it has no infinity, but `1e999`."""
+    number = float(digits)
+    if number - number != 0:
+        raise ValueError(f"{digits[:20]} is no number here")
+    return number
+
+
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
+
+
+def _load_json(data: bytes) -> Any:
+    return _decode(data.decode())
 
 
 _encode = json.JSONEncoder(ensure_ascii=True, check_circular=True, allow_nan=False, separators=(",", ":")).encode

@@ -67,6 +67,8 @@ cdef inline double end_of(double now, double lifetime) noexcept nogil:
 cdef bint make_place(Expiry* x, uint32_t capacity, bint idles) noexcept nogil   # for entries 1 .. capacity
 cdef void set_deadline(Expiry* x, uint32_t i, double when) noexcept nogil       # needs `make_place`
 cdef void drop_deadline(Expiry* x, uint32_t i) noexcept nogil
+cdef void move_deadline(Expiry* x, uint32_t i, uint32_t to) noexcept nogil    # entry i stands at `to` now
+cdef void less_place(Expiry* x, uint32_t capacity) noexcept nogil               # no entry stands beyond that any more
 cdef void forget_all(Expiry* x) noexcept nogil
 cdef uint32_t count_over(const Expiry* x, uint32_t p, double now) noexcept nogil
 cdef int check_heap(const Expiry* x) except -1

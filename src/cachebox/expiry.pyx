@@ -92,6 +92,43 @@ cdef void drop_deadline(Expiry* x, uint32_t i) noexcept nogil:
         sift(x, p, x.deadlines[x.n + 1], x.entries[x.n + 1])
 
 
+cdef void move_deadline(Expiry* x, uint32_t i, uint32_t to) noexcept nogil:
+    if i >= x.known:
+        return
+    x.place[to] = x.place[i]
+    x.place[i] = 0
+    if x.place[to] != 0:
+        x.entries[x.place[to]] = to
+    if x.lifetimes != NULL:
+        x.lifetimes[to] = x.lifetimes[i]
+
+
+cdef void less_place(Expiry* x, uint32_t capacity) noexcept nogil:
+    cdef uint32_t* numbers
+    cdef double* times
+    cdef uint32_t size = min(max(<uint32_t>8, 2 * x.n), capacity + 2)
+    if x.n == 0:
+        forget_all(x)
+        return
+    if x.known > capacity + 1:
+        numbers = <uint32_t*>reallocate(x.place, (<size_t>capacity + 1) * sizeof(uint32_t))
+        if numbers != NULL:
+            x.place = numbers
+        if x.lifetimes != NULL:
+            times = <double*>reallocate(x.lifetimes, (<size_t>capacity + 1) * sizeof(double))
+            if times != NULL:
+                x.lifetimes = times
+        x.known = capacity + 1
+    if x.size > size:
+        x.size = size
+        times = <double*>reallocate(x.deadlines, size * sizeof(double))
+        if times != NULL:
+            x.deadlines = times
+        numbers = <uint32_t*>reallocate(x.entries, size * sizeof(uint32_t))
+        if numbers != NULL:
+            x.entries = numbers
+
+
 cdef void forget_all(Expiry* x) noexcept nogil:
     deallocate(x.deadlines)
     deallocate(x.entries)

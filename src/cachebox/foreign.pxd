@@ -1,13 +1,19 @@
+from libc.stdint cimport uint32_t
+
+from cachebox.lock cimport Lock
 from cachebox.operation cimport Operation
 
 
 cdef class Foreign:
     cdef object policy
     cdef object turn                # a re-entrant lock
+    cdef uint32_t strays            # operations that go on without the turn. Under the cache's lock, as the next one
+    cdef bint behind                # such a one has changed the cache, and the policy was not told; or not in order
+    cdef int depth                  # of the policy's methods that are under way. For whoever has the turn
     cdef object __weakref__
 
     # without the cache's lock
-    cdef int enter(self, Operation* op) except -1
+    cdef int enter(self, Operation* op, Lock* lock) except -1
     cdef int exit(self, Operation* op) except -1
     cdef int tell(self, Operation* op) except -1
     cdef object victim(self)

@@ -4,7 +4,12 @@ Its methods must run without the cache's lock, yet nobody may change the cache b
 is told of it. So operations that change such a cache take turns: whoever has the turn changes the cache under the lock,
 then tells the policy, then lets the next one in. The turn is a re-entrant lock, for a policy may use its cache.
 
-Invariant: when nobody has the turn, the policy knows exactly the keys of the cache's live entries.
+While somebody has the turn code of the user's runs: the policy's, and its keys' `==`. If that waits for a thread that waits
+for the turn, neither would go on. So nobody waits for ever: after `PATIENCE` seconds an operation *strays*, which is to go
+on without the turn. Where it needs a victim it takes the oldest entry, and whoever has the turn next makes the policy agree
+with the cache (`Store.reconcile`).
+
+Invariant: when nobody has the turn and nobody strays, the policy knows exactly the keys of the cache's live entries.
 """
 
 from cpython.object cimport PyObject
@@ -15,25 +20,34 @@ from _weakrefset import WeakSet
 from time import monotonic
 
 from cachebox._engine.table cimport decref
+from cachebox.lock cimport Lock, acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation
+
+from cachebox.callers import Turn
 
 
 cdef object everyone = WeakSet()
+cdef object PATIENCE = 2.0          # seconds
 
 
 cdef class Foreign:
 
     def __init__(self, policy):
-        from threading import RLock
-
         self.policy = policy
-        self.turn = RLock()
+        self.turn = Turn(strict=True)
         everyone.add(self)
 
-    cdef int enter(self, Operation* op) except -1:
+    cdef int enter(self, Operation* op, Lock* lock) except -1:
+        """Get the turn, or stray."""
+        if op.in_turn or op.strays:
+            return 0
+        op.in_turn = self.turn.acquire(timeout=PATIENCE)
         if not op.in_turn:
-            self.turn.acquire()
-            op.in_turn = True
+            acquire(lock)
+            op.strays = True
+            self.strays += 1
+            self.behind = True
+            release(lock)
         return 0
 
     cdef int exit(self, Operation* op) except -1:
@@ -45,24 +59,36 @@ cdef class Foreign:
     cdef int tell(self, Operation* op) except -1:
         """Tell the policy what it has not been told yet, in the order in which it happened."""
         cdef PyObject* key
-        while op.told < op.n:
-            op.told += 1
-            if op.left[op.told - 1].cause == EXPIRED or op.left[op.told - 1].cause == EXPLICIT:
-                self.policy.remove(<object>op.left[op.told - 1].key)
-        if op.used != NULL:
-            self.policy.access(<object>op.used)
-            key, op.used = op.used, NULL
-            decref(key)
-        if op.added != NULL:
-            self.policy.add(<object>op.added)   # where this raises, `added` stays: the cache takes the entry back
-            key, op.added = op.added, NULL
-            decref(key)
+        if self.depth != 0 and (op.told < op.n or op.added != NULL):
+            self.behind = True                  # this comes in the middle of a method that may not see it
+        self.depth += 1
+        try:
+            while op.told < op.n:
+                op.told += 1
+                if op.left[op.told - 1].cause == EXPIRED or op.left[op.told - 1].cause == EXPLICIT:
+                    self.policy.remove(<object>op.left[op.told - 1].key)
+            if op.used != NULL:
+                self.policy.access(<object>op.used)
+                key, op.used = op.used, NULL
+                decref(key)
+            if op.added != NULL:
+                self.policy.add(<object>op.added)       # where this raises, `added` stays: the cache takes the entry back
+                key, op.added = op.added, NULL
+                decref(key)
+        finally:
+            self.depth -= 1
         return 0
 
     cdef object victim(self):
-        """The key that the policy gives up."""
-        key = self.policy.evict()
-        if key is None:
+        """The key that the policy gives up; None: there was none, but it is behind."""
+        if self.depth != 0:
+            self.behind = True
+        self.depth += 1
+        try:
+            key = self.policy.evict()
+        finally:
+            self.depth -= 1
+        if key is None and (self.depth != 0 or not self.behind):
             raise RuntimeError(f"policy {type(self.policy).__name__}: evict() named no victim, but the cache is full")
         return key
 
@@ -94,6 +120,7 @@ def _after_fork_in_child():
         if foreign in mine:
             (<Foreign>foreign).turn.release()
         else:
+            (<Foreign>foreign).depth = 0
             (<Foreign>foreign).turn._at_fork_reinit()
 
 

@@ -18,20 +18,23 @@ cdef enum:
 cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
     """Remove all entries that have a tag. Returns how many live ones. O(k) for k of them, in small portions."""
     cdef Operation op
-    cdef Tag tag = None
+    cdef Tag tag
     cdef Py_ssize_t left, removed = 0
     cdef double now
     cdef uint32_t i
     cdef int portion
-    if store.loads != 0:
-        [tag] = store.find_tags((name,))
-    elif store.tags is not None:
-        tag = store.tags.get(name)
-    if tag is None:
+    if store.loads == 0 and store.tags is None:
         hash_of(<PyObject*>name)
+        return 0
+    tag = store.find_tag(name, store.loads != 0)        # a load under way must learn of it, even if no entry has the tag
+    if tag is None:
         return 0
     now = store.now(INFINITY)
     acquire(store.lock)
+    while tag.dropped:                          # since it was found
+        release(store.lock)
+        tag = store.find_tag(name, True)
+        acquire(store.lock)
     store.invalidations += 1
     tag.invalidated = store.invalidations
     left = tag.n                                # those that come after the call began may stay
@@ -41,7 +44,7 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
         start(&op)
         try:
             if store.foreign is not None:
-                store.foreign.enter(&op)
+                store.foreign.enter(&op, store.lock)
             acquire(store.lock)
             while portion < REMOVED_AT_ONCE and left > 0:
                 if tag.n == 0:

@@ -10,7 +10,9 @@ from libc.stdint cimport uint64_t
 from time import perf_counter_ns
 
 from cachebox._engine.table cimport hash_of, mixed
-from cachebox.flight cimport ABANDONED, FLYING, Flight, Lead, Ticket, board, crash, land, still_leads
+from cachebox.flight cimport (
+    ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land, new_leader, still_leads,
+)
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
 from cachebox.store cimport Store
@@ -114,7 +116,7 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
     was interrupted, or to wait for it would be to wait for ourselves.
     """
     cdef Ticket ticket
-    cdef Lead lead
+    cdef Leader leader
     cdef Flight flight
     cdef list leads = [], waits = []
     cdef double weight
@@ -123,16 +125,15 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
     failure = None
     for key in keys:
         h = mixed(store.table, hash_of(<PyObject*>key))
-        lead = Lead.__new__(Lead)               # one that is given up ends its flight
-        lead.store = store
+        leader = new_leader(store)              # one that is given up ends its flight
         ticket.counted = False
-        flight = board(store, key, h, &lead.leader, &ticket)
+        flight = board(store, key, h, leader, &ticket)
         if ticket.value != NULL:
             found[key] = take_over(ticket.value)
         elif flight is not None:
             waits.append((key, flight))
         else:
-            leads.append((key, lead))
+            leads.append((key, leader))
     if leads:
         try:
             values = loader.load_many([key for key, _ in leads])
@@ -140,23 +141,23 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
                 if key in values:
                     found[key] = values[key]
         except BaseException as error:
-            for _, lead in leads:
-                crash(store, &lead.leader, error)
+            for _, leader in leads:
+                crash(store, leader, error)
             raise
-    for key, lead in leads:
+    for key, leader in leads:
         h = mixed(store.table, hash_of(<PyObject*>key))
         try:
             value = found.get(key, nothing)
             weight = store.weigh(key, value) if value is not nothing else 0.0
             if value is nothing and store.failures is not None and store.failures.remember(key, KeyError(key)):
-                if not still_leads(store, &lead.leader):
+                if not still_leads(store, leader):
                     store.failures.forget(key)
             land(
-                store, key, h, &lead.leader, value, store.lifetime, weight,
+                store, key, h, leader, value, store.lifetime, weight,
                 value is not nothing and weight <= store.bound_weight, None, 0,
             )
         except BaseException as error:
-            crash(store, &lead.leader, error)
+            crash(store, leader, error)
             failure = error if failure is None else failure
     if failure is not None:
         raise failure

@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine
 from cachebox.lock cimport Lock
+from cachebox.tags cimport Label
 
 
 cdef enum Cause:
@@ -26,7 +27,7 @@ cdef struct Departure:              # owns both references; the key may be NULL 
     PyObject* key
     PyObject* value
     Cause cause
-    uint32_t i                      # of a key that was noted to be compared: its entry, or 0: it was found to be equal
+    uint32_t i                      # of a key that was noted to be compared: its entry, or 0: it has left that since
 
 
 cdef struct Operation:
@@ -34,8 +35,10 @@ cdef struct Operation:
     uint32_t n
     uint32_t size
     Departure few[4]
+    Label* peeled                   # labels of what left (owned)
     bint hurry                      # an entry ends before the sweeper's next visit
     bint in_turn                    # the rest is for a policy written in Python: this operation has the turn
+    bint strays                     # ... or has not, though it should: see `foreign`
     uint32_t told                   # departures that the policy has been told of
     PyObject* used                  # the key to tell it as used (owned)
     PyObject* added                 # the key to tell it as added (owned)
@@ -51,8 +54,9 @@ cdef inline void start(Operation* op) noexcept nogil:
     op.n = op.told = 0
     op.victims = 0
     op.size = 4
-    op.hurry = op.in_turn = op.locked = False
+    op.hurry = op.in_turn = op.strays = op.locked = False
     op.used = op.added = NULL
+    op.peeled = NULL
 
 
 cdef inline bint can_leave(Operation* op) noexcept nogil:

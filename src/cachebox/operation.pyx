@@ -8,6 +8,7 @@ from cachebox._engine.table cimport (
     Engine, Table, allocate, candidate, deallocate, home, incref, plainly_equal, reallocate, rich_equal, xdecref,
 )
 from cachebox.lock cimport Lock, acquire, release
+from cachebox.tags cimport Label, free_labels
 
 cdef enum:
     MOST_ROUNDS = 100
@@ -31,6 +32,9 @@ cdef bint more_room(Operation* op) noexcept nogil:
 cdef void drop_all(Operation* op) noexcept:
     """Drop what the operation still holds. Runs any code that objects run when they die."""
     cdef uint32_t k
+    cdef Label* peeled = op.peeled
+    op.peeled = NULL
+    free_labels(peeled)
     for k in range(op.n):
         xdecref(op.left[k].key)
         xdecref(op.left[k].value)
@@ -81,15 +85,17 @@ cdef uint32_t find_by_comparing(
             stored = op.left[at].value
             i = op.left[at].i
             at += 1
-            if holds(t, i, stored):
-                release(lock)
-                equal = rich_equal(stored, <PyObject*>key)
-                acquire(lock)
-                if equal:
-                    if holds(t, i, stored):
-                        return i
-                    op.left[at - 1].i = 0       # wherever it stands now, it is what is searched for
-                    break
+            if not holds(t, i, stored):
+                op.left[at - 1].i = 0           # if it stands elsewhere now, it is still to be compared
+                continue
+            release(lock)
+            equal = rich_equal(stored, <PyObject*>key)
+            acquire(lock)
+            if equal:
+                if holds(t, i, stored):
+                    return i
+                op.left[at - 1].i = 0           # likewise: it is what is searched for
+                break
 
 
 cdef inline bint holds(const Table* t, uint32_t i, PyObject* key) noexcept:

@@ -1,7 +1,7 @@
 """What the options of a cache may be: checks, and the errors that say what would be right."""
 
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, nextafter
 
 from time import monotonic
 
@@ -52,6 +52,8 @@ cdef double bound_on_weight(object max_weight, object weigher) except -1.0:
     if isinstance(max_weight, bool) or not hasattr(type(max_weight), "__float__"):
         raise TypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
     bound = min(as_float(max_weight), DBL_MAX)      # so an infinite weight never fits
+    if isinstance(max_weight, int) and max_weight < bound < DBL_MAX:
+        bound = nextafter(bound, 0.0)               # no float is that number
     if not bound > 0:
         raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
     return bound

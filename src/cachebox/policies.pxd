@@ -13,15 +13,24 @@ cdef class EvictionPolicy:
     cdef bint taken                 # it serves a cache
     cdef object __weakref__
 
+    cdef bint take(self) noexcept
+    cdef void give_back(self) noexcept
+
 
 cdef class _Ordered(EvictionPolicy):
-    cdef Engine engine
-    cdef Guard guard
-    cdef bint lent                  # the engine is a cache's: the policy only looks at it
+    cdef Engine engine              # of its own: never replaced, so whoever is at work on it works on
+    cdef Guard guard                # ... under this lock, which also guards the rest
+    cdef bint lent                  # it only looks at a cache's engine
+    cdef Engine served              # that engine, and its lock; None: not yet. Once there, they are never replaced
+    cdef Guard server
 
-    cdef int refuse_if_lent(self) except -1
-    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED
+    cdef Engine lend(self)
+    cdef Engine new_engine(self)
+    cdef int serve(self, Engine engine, Guard guard) except -1
+    cdef int take_lock(self) except -1
+    cdef Engine at_hand(self)
+    cdef uint32_t find(self, object key, Operation* op) except FAILED
     cdef void take_out(self, uint32_t i, Operation* op) noexcept
     cdef bint discard(self, object key) except -1
-    cdef object rank_of(self, object key)
+    cdef list ranked(self)
     cdef int fill(self, keys, ranks) except -1

@@ -7,12 +7,18 @@ from libc.stdint cimport uint32_t, uint64_t
 cimport cython
 from cython cimport critical_section
 
+from cachebox._engine.auto cimport AUTO
 from cachebox._engine.fifo cimport FIFO
 from cachebox._engine.lfu cimport LFU
 from cachebox._engine.lru cimport LRU
-from cachebox._engine.table cimport UNCERTAIN, Table, drop_detached, hash_of, lookup, mixed, note_use, put_value
+from cachebox._engine.table cimport (
+    UNCERTAIN, Engine, Table, allocate, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed, note_use, put_value,
+)
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport FAILED, NO_CAUSE, Operation, can_leave, drop_all, find_by_comparing, leave, start
+
+
+cdef Guard taking = Guard.__new__(Guard)        # of two caches that are given one policy, one gets it
 
 
 cdef class EvictionPolicy:
@@ -59,6 +65,21 @@ cdef class EvictionPolicy:
 
     def __init__(self, max_size=None):
         self.max_size = max_size
+
+    cdef bint take(self) noexcept:
+        """Begin to serve a cache. False: it serves one already."""
+        cdef bint free
+        acquire(&taking.lock)
+        free = not self.taken
+        self.taken = True
+        release(&taking.lock)
+        return free
+
+    cdef void give_back(self) noexcept:
+        """It is not to serve that cache after all."""
+        if isinstance(self, _Ordered):
+            (<_Ordered>self).lent = False
+        self.taken = False
 
     @property
     def max_size(self):
@@ -112,33 +133,69 @@ cdef class EvictionPolicy:
 
 @cython.no_gc_clear                 # see `clear_cycles`
 cdef class _Ordered(EvictionPolicy):
-    """What the built-in policies share: an engine, as an ordered set of keys. All methods are safe from any thread."""
+    """What the built-in policies share: an engine, as an ordered set of keys. All methods are safe from any thread.
+
+    Keys are compared without the lock, and meanwhile the policy may be lent to a cache. So whoever changes something asks
+    whether it is lent when the lock is there again, in the same step. A cache gets a new engine, and never this one.
+    """
 
     def __cinit__(self, *args, **kwargs):
         self.guard = Guard.__new__(Guard)
+        self.engine = Engine.__new__(Engine)    # the built-in policies bring their own
 
     def __init__(self, max_size=None):
-        if self.engine is None:
-            raise TypeError(f"{type(self).__name__} orders nothing: use LRUCache, LFUCache or FIFOCache")
+        if type(self.engine) is Engine:
+            raise TypeError(f"{type(self).__name__} orders nothing: use {', '.join([it.__name__ for it in BUILT_IN.values()])}")
         self.max_size = checked_size(max_size)
 
-    cdef int refuse_if_lent(self) except -1:
-        if self.lent:
-            raise RuntimeError(f"this {type(self).__name__} serves a cache: change it through the cache")
+    # --- serving a cache: see `Cache.configure` -----------------------------------------------------------------------
+
+    cdef Engine lend(self):
+        """Begin to serve a cache: from now on only the cache changes the order. Returns the engine for it."""
+        cdef Engine engine = self.new_engine()
+        cdef uint32_t known
+        acquire(&self.guard.lock)
+        known = self.engine.table.used
+        if known == 0:
+            self.lent = True
+        release(&self.guard.lock)
+        if known != 0:
+            raise ValueError(f"policy {self!r} must be empty to serve a cache, but it orders {known} keys")
+        return engine
+
+    cdef Engine new_engine(self):
+        """One like the policy's own, as it was at first."""
+        return (<_Ordered>type(self).__new__(type(self))).engine
+
+    cdef int serve(self, Engine engine, Guard guard) except -1:
+        """Look at what the cache looks at."""
+        acquire(&self.guard.lock)
+        self.served = engine
+        self.server = guard
+        release(&self.guard.lock)
         return 0
+
+    cdef int take_lock(self) except -1:
+        """Take the lock, to change something. An exception leaves it released."""
+        acquire(&self.guard.lock)
+        if self.lent:
+            release(&self.guard.lock)
+            raise lent(self)
+        return 0
+
+    # --- the order ----------------------------------------------------------------------------------------------------
 
     def add(self, key):
         """Take a key into the order; a known one is an `access`. If the policy is full, its victim leaves. O(1)."""
         cdef Operation op
         cdef uint32_t i
         cdef uint64_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
-        cdef object size = self.max_size
-        cdef Py_ssize_t bound = <Py_ssize_t>min(size, 1 << 31) if size is not None else 1 << 31
+        cdef Py_ssize_t bound = bound_of(self.max_size)
         cdef bint stored = True
-        self.refuse_if_lent()
         start(&op)
         try:
-            i = self.find(key, h, &op)
+            i = self.find(key, &op)
+            self.engine.expect(bound)
             if i != 0:
                 note_use(<PyObject*>self.engine, i)
             elif self.engine.reserve(bound) and can_leave(&op):
@@ -157,7 +214,6 @@ cdef class _Ordered(EvictionPolicy):
 
     def remove(self, key):
         """Forget a key; KeyError where it is unknown. O(1)."""
-        self.refuse_if_lent()
         if not self.discard(key):
             raise KeyError(key)
 
@@ -165,10 +221,9 @@ cdef class _Ordered(EvictionPolicy):
         """Note a use of a key; KeyError where it is unknown. O(1)."""
         cdef Operation op
         cdef uint32_t i
-        self.refuse_if_lent()
         start(&op)
         try:
-            i = self.find(key, mixed(&self.engine.table, hash_of(<PyObject*>key)), &op)
+            i = self.find(key, &op)
             if i != 0:
                 note_use(<PyObject*>self.engine, i)
             release(&self.guard.lock)
@@ -182,13 +237,13 @@ cdef class _Ordered(EvictionPolicy):
         cdef Operation op
         cdef uint32_t i
         key = None
-        self.refuse_if_lent()
         start(&op)
-        acquire(&self.guard.lock)
+        self.take_lock()
         i = self.engine.first()
         if i != 0:
             key = <object>self.engine.table.entries[i].key
             self.take_out(i, &op)
+            self.engine.shrink_alone()
         release(&self.guard.lock)
         drop_all(&op)
         return key
@@ -196,8 +251,7 @@ cdef class _Ordered(EvictionPolicy):
     def clear(self):
         """Forget all keys. O(n)."""
         cdef Table old
-        self.refuse_if_lent()
-        acquire(&self.guard.lock)
+        self.take_lock()
         old = self.engine.detach()
         release(&self.guard.lock)
         drop_detached(&old)
@@ -205,66 +259,67 @@ cdef class _Ordered(EvictionPolicy):
     def __len__(self):
         cdef Py_ssize_t n = 0
         cdef uint32_t i
-        if not self.lent:
-            return self.engine.table.used
-        acquire(&self.guard.lock)
-        i = self.engine.first()
+        cdef Engine engine = self.at_hand()
+        cdef Guard guard = self.guard if engine is self.engine else self.server
+        acquire(&guard.lock)
+        i = engine.first()
         while i != 0:               # a cache may have reserved entries, which no policy knows
             n += 1
-            i = self.engine.after(i)
-        release(&self.guard.lock)
+            i = engine.after(i)
+        release(&guard.lock)
         return n
 
     def __contains__(self, key):
         cdef Operation op
+        cdef uint64_t h
         cdef uint32_t i
+        cdef Engine engine = self.at_hand()
+        cdef Guard guard = self.guard if engine is self.engine else self.server
+        h = mixed(&engine.table, hash_of(<PyObject*>key))
         start(&op)
         try:
-            i = self.find(key, mixed(&self.engine.table, hash_of(<PyObject*>key)), &op)
-            known = i != 0 and self.engine.table.entries[i].value != NULL
-            release(&self.guard.lock)
+            i = find_in(engine, guard, key, h, &op)
+            known = i != 0 and engine.table.entries[i].value != NULL
+            release(&guard.lock)
         finally:
             drop_all(&op)
         return known
 
     def __iter__(self):
-        cdef Py_ssize_t size = 0, n = 0
-        cdef uint32_t i
-        cdef list keys
-        while True:
-            size = self.engine.table.used
-            keys = [None] * size
-            acquire(&self.guard.lock)
-            if <Py_ssize_t>self.engine.table.used <= size:
-                break
-            release(&self.guard.lock)
-        i = self.engine.first()
-        while i != 0:
-            keys[n] = <object>self.engine.table.entries[i].key
-            n += 1
-            i = self.engine.after(i)
-        release(&self.guard.lock)
-        del keys[n:]
-        return iter(keys)
+        return iter([key for key, rank in self.ranked()])
 
     def __repr__(self):
         return f"<{type(self).__name__} max_size={self.max_size} of {len(self)} keys>"
 
     def __reduce__(self):
-        keys = list(self)
-        return restore, (type(self), self.max_size, keys, [self.rank_of(key) for key in keys]), state_of(self)
+        cdef list ranked = self.ranked()
+        keys = [key for key, rank in ranked]
+        return restore, (type(self), self.max_size, keys, [rank for key, rank in ranked]), state_of(self)
 
     def _check(self):
         """Verify every invariant of the engine; AssertionError where one does not hold."""
-        return self.engine._check()
+        cdef Engine engine = self.at_hand()
+        cdef Guard guard = self.guard if engine is self.engine else self.server
+        acquire(&guard.lock)
+        try:
+            return engine._check()
+        finally:
+            release(&guard.lock)
 
-    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED:
-        """The index of a key or 0. Takes the lock and leaves it held; an exception leaves it released."""
-        cdef uint32_t i
+    cdef Engine at_hand(self):
+        """The engine to look at: its own, or that of the cache that it serves."""
+        cdef bint serves
         acquire(&self.guard.lock)
-        i = lookup(&self.engine.table, <PyObject*>key, h)
-        if i == UNCERTAIN:
-            i = find_by_comparing(self.engine, &self.guard.lock, key, h, op.n, op)
+        serves = self.served is not None
+        release(&self.guard.lock)
+        return self.served if serves else self.engine
+
+    cdef uint32_t find(self, object key, Operation* op) except FAILED:
+        """The index of a key or 0, to change something. Takes the lock and leaves it held; an exception leaves it released."""
+        cdef uint32_t i = find_in(self.engine, self.guard, key, mixed(&self.engine.table, hash_of(<PyObject*>key)), op)
+        if self.lent:
+            release(&self.guard.lock)
+            raise lent(self)
         return i
 
     cdef void take_out(self, uint32_t i, Operation* op) noexcept:
@@ -278,42 +333,101 @@ cdef class _Ordered(EvictionPolicy):
         """Forget a key; False where it is unknown."""
         cdef Operation op
         cdef uint32_t i
+        cdef bint ready = True
         start(&op)
         try:
-            i = self.find(key, mixed(&self.engine.table, hash_of(<PyObject*>key)), &op)
-            if i != 0 and can_leave(&op):
-                self.take_out(i, &op)
+            i = self.find(key, &op)
+            if i != 0:
+                ready = can_leave(&op)
+                if ready:
+                    self.take_out(i, &op)
+                    self.engine.shrink_alone()
             release(&self.guard.lock)
+            if not ready:
+                raise MemoryError("no memory left to remove a key")
         finally:
             drop_all(&op)
         return i != 0
 
-    cdef object rank_of(self, object key):
-        cdef Operation op
+    cdef list ranked(self):
+        """All keys with their ranks, next victim first, as they are at one instant."""
+        cdef Engine engine = self.at_hand()
+        cdef Guard guard = self.guard if engine is self.engine else self.server
+        cdef PyObject** keys
+        cdef uint64_t* ranks
+        cdef Py_ssize_t size, n = 0, k
         cdef uint32_t i
-        cdef uint64_t rank = 0
-        start(&op)
+        while True:
+            size = engine.table.used
+            keys = <PyObject**>allocate((size + 1) * (sizeof(PyObject*) + sizeof(uint64_t)))
+            if keys == NULL:
+                raise MemoryError(f"no memory left to copy {size} keys")
+            acquire(&guard.lock)
+            if <Py_ssize_t>engine.table.used <= size:
+                break
+            release(&guard.lock)                # it grew meanwhile
+            deallocate(keys)
+        ranks = <uint64_t*>&keys[size + 1]
+        i = engine.first()
+        while i != 0:
+            keys[n] = engine.table.entries[i].key
+            ranks[n] = engine.rank(i)
+            incref(keys[n])
+            n += 1
+            i = engine.after(i)
+        release(&guard.lock)
         try:
-            i = self.find(key, mixed(&self.engine.table, hash_of(<PyObject*>key)), &op)
-            if i != 0:
-                rank = self.engine.rank(i)
-            release(&self.guard.lock)
+            return [(<object>keys[k], ranks[k]) for k in range(n)]
         finally:
-            drop_all(&op)
-        return rank
+            for k in range(n):
+                decref(keys[k])
+            deallocate(keys)
 
     cdef int fill(self, keys, ranks) except -1:
-        """Add keys of known ranks, next victim first, to a policy that is empty and that nobody else knows yet."""
+        """Add keys of known ranks, next victim first, to a policy that is empty."""
+        cdef Operation op
         cdef uint64_t h
         cdef uint32_t i
+        cdef uint64_t rank, highest = 1
+        cdef bint ready
+        self.engine.expect(bound_of(self.max_size))
         for key, rank in zip(keys, ranks):
             h = mixed(&self.engine.table, hash_of(<PyObject*>key))
-            if not self.engine.reserve(1 << 31):
+            highest = max(highest, rank)        # next victim first, so ranks do not fall
+            start(&op)
+            try:
+                i = self.find(key, &op)
+                ready = i == 0 and self.engine.reserve(1 << 31)
+                if ready:
+                    i = self.engine.insert(<PyObject*>key, h)
+                    put_value(&self.engine.table, i, <PyObject*>None)
+                    self.engine.admit_ranked(i, highest if self.engine.ranks_rise else rank)
+                release(&self.guard.lock)
+            finally:
+                drop_all(&op)
+            if not ready and i != 0:
+                raise ValueError(f"a damaged state: it has the key {key!r} twice")
+            if not ready:
                 raise MemoryError("no memory left to restore a policy")
-            i = self.engine.insert(<PyObject*>key, h)
-            put_value(&self.engine.table, i, <PyObject*>None)
-            self.engine.admit_ranked(i, rank)
         return 0
+
+
+cdef uint32_t find_in(Engine engine, Guard guard, object key, uint64_t h, Operation* op) except FAILED:
+    """The index of a key or 0. Takes the lock and leaves it held; an exception leaves it released."""
+    cdef uint32_t i
+    acquire(&guard.lock)
+    i = lookup(&engine.table, <PyObject*>key, h)
+    if i == UNCERTAIN:
+        i = find_by_comparing(engine, &guard.lock, key, h, op.n, op)
+    return i
+
+
+cdef Py_ssize_t bound_of(object max_size) except -1:
+    return 1 << 31 if max_size is None else <Py_ssize_t>min(max_size, 1 << 31)
+
+
+cdef object lent(policy):
+    return RuntimeError(f"this {type(policy).__name__} serves a cache: change it through the cache")
 
 
 cdef class LRUCache(_Ordered):
@@ -378,20 +492,96 @@ cdef class FIFOCache(_Ordered):
         self.engine = FIFO.__new__(FIFO)
 
 
-def restore(cls, max_size, keys, ranks):
+cdef class AutoPolicy(_Ordered):
+    """AutoPolicy(max_size=None, seed=None)
+--
+
+    Adapts to what is asked for: the behaviour that has lately served best says who leaves.
+
+    Args:
+        max_size: as for `LRUCache`.
+        seed: what is left to chance: an int; policies of one seed that are told the same do the same. None: a seed that
+            is the process's own, so that nobody can choose keys to mislead it.
+
+    Five behaviours (LRU, LIRS, S3-FIFO, W-TinyLFU with a small and with a large window) work on the same lists of keys. A
+    shadow, which simulates all five on a small sample of the keys, tells which one is to be followed. It remembers
+    keys that left by their hashes alone. For the rest, see `LRUCache`. Every operation is O(1), and takes no more than
+    some hundred steps. About 13 bytes more for each entry than LRU.
+
+    >>> policy = AutoPolicy(max_size=100, seed=1)
+    >>> for key in [*range(101)] * 50:          # a loop, of which LRU would never find anything
+    ...     policy.add(key)
+    >>> len(policy)
+    100
+    """
+
+    cdef object seed
+
+    def __cinit__(self, max_size=None, seed=None, *args, **kwargs):
+        self.engine = AUTO.__new__(AUTO)
+
+    def __init__(self, max_size=None, seed=None):
+        super().__init__(max_size)
+        self.seed = checked_seed(seed)
+        if self.engine.table.used:
+            raise RuntimeError("a policy that orders keys cannot get another seed")
+        plant(self.engine, self.seed)
+
+    cdef Engine new_engine(self):
+        cdef Engine engine = _Ordered.new_engine(self)
+        plant(engine, self.seed)
+        return engine
+
+    def __reduce__(self):
+        made, (kind, max_size, keys, ranks), state = super().__reduce__()
+        return made, (kind, max_size, keys, ranks, self.seed), state
+
+    def _behaviour(self):
+        """The name of the behaviour that is followed now, for tests."""
+        return ("LRU", "LIRS", "S3-FIFO", "W-TinyLFU 1 %", "W-TinyLFU 30 %")[(<AUTO>self.at_hand()).mode]
+
+
+cdef object checked_seed(object seed):
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not hasattr(type(seed), "__index__"):
+        raise TypeError(f"seed must be an int or None, not {type(seed).__name__}")
+    return PyNumber_Index(seed)
+
+
+cdef int plant(Engine engine, object seed) except -1:
+    """Give an engine that orders nothing a seed; None: it keeps the process's."""
+    cdef uint64_t bits
+    if seed is not None:
+        bits = <uint64_t>(seed & 0xFFFFFFFFFFFFFFFF) + <uint64_t>0x9E3779B97F4A7C15
+        bits = (bits ^ bits >> 30) * <uint64_t>0xBF58476D1CE4E5B9      # splitmix64 (Steele, Lea and Flood, 2014)
+        bits = (bits ^ bits >> 27) * <uint64_t>0x94D049BB133111EB
+        (<AUTO>engine).set_seed(bits ^ bits >> 31)
+    return 0
+
+
+def restore(cls, max_size, keys, ranks, seed=None):
     """Unpickle a policy, all but what a subclass added: `pickle` adds that."""
     cdef EvictionPolicy policy = cls.__new__(cls)
     policy.max_size = max_size
+    if isinstance(policy, AutoPolicy):
+        (<AutoPolicy>policy).seed = checked_seed(seed)
+        plant((<AutoPolicy>policy).engine, seed)
     if isinstance(policy, _Ordered):
         (<_Ordered>policy).fill(keys, ranks)
     return policy
 
 
+def empty_like(policy):
+    """A policy of the same kind that orders nothing: what a copy of its cache is to have. The class, where that says all."""
+    if type(policy) is AutoPolicy:
+        return AutoPolicy(policy.max_size, (<AutoPolicy>policy).seed)
+    return type(policy)
+
+
 cdef object state_of(object policy):
     """What a subclass written in Python added, as `pickle` has it."""
-    if hasattr(policy, "__getstate__"):         # from 3.11 on every object has it
-        return policy.__getstate__()
-    return getattr(policy, "__dict__", None)
+    return policy.__getstate__()
 
 
 cdef object checked_size(object max_size):
@@ -406,16 +596,14 @@ cdef object checked_size(object max_size):
     return size
 
 
-BUILT_IN = {"LRU": LRUCache, "LFU": LFUCache, "FIFO": FIFOCache}
+BUILT_IN = {"LRU": LRUCache, "LFU": LFUCache, "FIFO": FIFOCache, "AUTO": AutoPolicy}
 
 
 cdef int clear_cycles(PyObject* self) noexcept:
     """What the collector may do to break a cycle: forget the keys. Those of a cache are the cache's to forget."""
     cdef _Ordered policy = <_Ordered>self
-    cdef Table old
-    if not policy.lent:
-        old = policy.engine.detach()
-        drop_detached(&old)
+    cdef Table old = policy.engine.detach()
+    drop_detached(&old)
     return 0
 
 

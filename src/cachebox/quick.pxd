@@ -17,13 +17,10 @@ from cachebox._engine.table cimport (
     lookup_from, mixed, move_to_back, note_use, plain_equal, plainly_equal, put_value, short_equal, unlikely,
 )
 from cachebox.expiry cimport ends_within
+from cachebox.flight cimport Leader, leads
 from cachebox.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
-from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Leader, Store, leads, set_leader
-
-
-cdef extern from "pythread.h":
-    unsigned long this_thread "PyThread_get_thread_ident"() noexcept
+from cachebox.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Store, reserve
 
 
 cdef extern from "portable.h" nogil:
@@ -251,32 +248,30 @@ cdef inline void quick_room(Store self, PyObject** key, PyObject** value) noexce
     self.counts[EVICTIONS] += 1
 
 
-cdef inline bint quick_lead(Store self, PyObject* key, uint64_t h, Leader* leader) noexcept:
+cdef inline bint quick_lead(Store self, PyObject* key, uint64_t h, Leader leader) noexcept:
     """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
-    leader.i = 0
     acquire(self.lock)
     if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
-        leader.i = self.engine.insert(key, h)
-        leader.thread = this_thread()
-        leader.lead = leader.alone = leader.flight = NULL
-        set_leader(&self.table.entries[leader.i], leader)
+        leader.place.i = self.engine.insert(key, h)
+        reserve(&self.table.entries[leader.place.i], &leader.place)
         self.loads += 1
         self.counts[MISSES] += 1
     release(self.lock)
-    return leader.i != 0
+    return leader.place.i != 0
 
 
-cdef inline bint quick_land(Store self, Leader* leader, PyObject* value) noexcept:
+cdef inline bint quick_land(Store self, Leader leader, PyObject* value) noexcept:
     """End a load for which nobody waits, in a cache without modes. False: `land` has to."""
     cdef PyObject* old_key = NULL
     cdef PyObject* old_value = NULL
     acquire(self.lock)
-    if self.modes != 0 or leader.flight != NULL or leader.alone != NULL or not leads(self, leader):
+    if self.modes != 0 or leader.flight is not None or leader.alone is not None or not leads(self, leader):
         release(self.lock)
         return False
     quick_room(self, &old_key, &old_value)
-    put_value(self.table, leader.i, value)
-    self.engine.admit(leader.i)
+    put_value(self.table, leader.place.i, value)
+    self.engine.admit(leader.place.i)
+    leader.place.i = 0
     self.counts[SETS] += 1
     self.loads -= 1
     release(self.lock)

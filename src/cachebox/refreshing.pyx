@@ -20,7 +20,7 @@ cdef class Refresh:
         """In a thread of the pool: load the value, and store it unless the key was changed meanwhile."""
         try:
             if not self.is_void():
-                self.flight = new_flight(self.store)
+                self.flight = new_flight(self.store.guard)
                 self.load()
         except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
             report(error, self.run)
@@ -63,7 +63,7 @@ cdef class Refresh:
         try:
             while True:
                 if store.foreign is not None:
-                    store.foreign.enter(&op)
+                    store.foreign.enter(&op, store.lock)
                 store.lock_again(&op)
                 outcome = DONE
                 i = self.watch.i
@@ -97,7 +97,7 @@ cdef class Refresh:
         start(&op)
         try:
             if store.foreign is not None:
-                store.foreign.enter(&op)
+                store.foreign.enter(&op, store.lock)
             acquire(store.lock)
             i = self.watch.i
             if i != 0 and not self.watch.touched and store.table.entries[i].value != NULL:

@@ -11,4 +11,3 @@ cdef Py_ssize_t add_entries(Store store, list entries) except -1
 cdef bint add_entry(
     Store store, object key, object value, double left, double weight, uint64_t rank, tuple names
 ) except -1
-cdef bint holds(Store store, object key) except -1

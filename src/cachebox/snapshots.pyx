@@ -10,6 +10,7 @@ from cachebox.lock cimport release
 from cachebox.operation cimport Operation, start
 from cachebox.store cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, Row, Store, free_rows
 from cachebox.tags cimport Label, Tag, free_labels, make_room_for_labels, new_labels, some_dropped
+from cachebox.weights cimport add_weight
 
 
 cdef inline uint64_t hashed(Store store, object key) except? 0:
@@ -49,92 +50,57 @@ cdef tuple names_of(PyObject** tags):
 
 
 cdef int restore(Store store, list entries) except -1:
-    """Put exported entries into an empty cache that nobody else knows. A user's policy knows the keys already."""
+    """Put exported entries into an empty cache that nobody else knows. A user's policy knows the keys already.
+
+    Whatever they are, the cache is sound afterwards: what does not fit is a ValueError.
+    """
     cdef Operation op
     cdef double now = store.now(0.0), left, end, weight, span
-    cdef uint64_t rank
+    cdef uint64_t rank, highest = 1
     cdef uint64_t h
     cdef uint32_t i
-    cdef Label* chain
-    cdef bint ready
-    cdef list tags
+    cdef Label* chain = NULL
+    cdef bint ready, fitting
     start(&op)
     try:
         if store.foreign is not None:
-            store.foreign.enter(&op)            # until the policy agrees: the sweeper may come for what is over already
+            store.foreign.enter(&op, store.lock)            # until the policy agrees: the sweeper may come for what is over already
         for key, value, left, end, weight, rank, names, span in entries:
             h = hashed(store, key)
-            if left != left or end != end or not weight >= 0.0 or store.live >= store.bound or (
-                store.total_weight + weight > store.bound_weight * (1 + 1e-12)
-            ):
-                raise ValueError("a damaged state: its entries cannot be those of such a cache")
-            tags = store.find_tags(names) if names else None   # kept alive until their labels are stuck
-            chain = new_labels(tags) if names else NULL
+            chain = new_labels(store.find_tags(names)) if names else NULL
+            highest = max(highest, rank)        # next victim first, so ranks do not fall
             i = store.find(key, h, &op)
-            if i != 0:
-                release(store.lock)
-                free_labels(chain)
-                raise ValueError(f"a damaged state: there are two entries for {key!r}")
-            ready = store.prepare(left < INFINITY or end < INFINITY)
+            fitting = i == 0 and left == left and end == end and weight >= 0.0 and not store.is_full(1, weight, 0)
+            ready = fitting and not some_dropped(chain) and store.prepare(left < INFINITY or end < INFINITY)
             if chain != NULL:
                 ready = ready and make_room_for_labels(&store.labels, store.table.capacity)
             if ready:
                 i = store.engine.insert(<PyObject*>key, h)
                 put_value(store.table, i, <PyObject*>value)
-                store.engine.admit_ranked(i, max(rank, <uint64_t>1))
+                store.engine.admit_ranked(i, highest if store.engine.ranks_rise else rank)
                 store.live += 1
                 if store.modes & WEIGHED:
-                    store.weights[i] = weight
-                    store.total_weight += weight
+                    store.weights.of[i] = weight
+                    add_weight(&store.weights, weight)
                 store.set_end(i, now + end, now, &op)
                 if store.modes & IDLES:
                     set_deadline(&store.expiry, i, now + left)
                 if store.modes & (AHEAD | STALE):
                     store.spans[i] = span
                 if chain != NULL:
-                    store.give_tags(i, chain)
+                    store.give_tags(i, chain, &op)
+                    chain = NULL
             release(store.lock)
+            if not fitting:
+                raise ValueError("a damaged state: its entries cannot be those of such a cache")
             if not ready:
-                free_labels(chain)
                 raise MemoryError("no memory left to restore a cache")
         if store.foreign is not None:
-            reconcile(store)
+            store.reconcile()               # with what changed after they were listed and before it was pickled
     finally:
+        free_labels(chain)
         store.finish(&op)
     return 0
-
-
-cdef int reconcile(Store store) except -1:
-    """Tell a user's policy that came with the entries what changed after they were listed and before it was pickled."""
-    policy = store.foreign.policy
-    cdef list known = list(policy)
-    cdef list unknown = [key for key in known if not holds(store, key)], keys = []
-    cdef uint32_t i
-    if unknown or len(known) != store.live:
-        for i in range(1, store.table.fresh):
-            if store.table.entries[i].value != NULL:
-                keys.append(<object>store.table.entries[i].key)
-        for key in unknown:
-            policy.remove(key)
-        for key in keys:
-            if key not in policy:
-                policy.add(key)
-    return 0
-
-
-cdef bint holds(Store store, object key) except -1:
-    """Whether there is an entry, live or expired."""
-    cdef Operation op
-    cdef bint found
-    cdef uint32_t i
-    start(&op)
-    try:
-        i = store.find(key, hashed(store, key), &op)
-        found = i != 0 and store.table.entries[i].value != NULL
-        release(store.lock)
-    finally:
-        store.finish(&op)
-    return found
 
 
 cdef Py_ssize_t add_entries(Store store, list entries) except -1:
@@ -196,14 +162,12 @@ cdef bint add_entry(
     cdef uint32_t i
     cdef Label* chain = NULL
     cdef bint dropped, added = False
-    cdef list tags
     start(&op)
     try:
         now = store.now(left)
         while True:
             if names and chain == NULL:
-                tags = store.find_tags(names)           # kept alive until their labels are stuck
-                chain = new_labels(tags)
+                chain = new_labels(store.find_tags(names))
             i = store.find_to_change(key, h, &op)
             dropped = some_dropped(chain)
             outcome = DONE
@@ -219,7 +183,7 @@ cdef bint add_entry(
                         store.engine.forget(op.i)
                         store.engine.admit_ranked(op.i, rank)
                     if chain != NULL:
-                        store.give_tags(op.i, chain)
+                        store.give_tags(op.i, chain, &op)
                         chain = NULL
             release(store.lock)
             if dropped:

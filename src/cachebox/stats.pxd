@@ -17,15 +17,20 @@ cdef enum:
 
 
 cdef class StatsSnapshot:
-    cdef int64_t counts[COUNTERS]
+    cdef tuple counts               # ints of Python's
     cdef readonly double uptime
 
 
 cdef class CacheStats:
     cdef int64_t counts[COUNTERS]   # written under the guard's lock, by the cache directly
+    cdef list carried               # what has been taken out of `counts`, before it was too much for them; or None
     cdef Guard guard
     cdef double started
 
+    cdef object count(self, int i)
+    cdef tuple all_counts(self)
+    cdef int add(self, int i, object amount) except -1
+
     @staticmethod
     cdef CacheStats under(Guard guard)
-    cdef void zero(self) noexcept nogil
+    cdef void zero(self) noexcept

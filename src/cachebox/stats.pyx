@@ -3,13 +3,14 @@
 The cache adds to `counts` itself, under the lock that it holds anyway: counting costs one addition and loses nothing.
 """
 
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from cachebox.expiry cimport coarse_now
 from cachebox.lock cimport Guard, acquire, release
 
-cdef object MOST_AT_ONCE = 2**62
+cdef int64_t MOST_COUNTED = <int64_t>1 << 62      # one by one nobody will ever count from here to where an int64_t wraps
 
 cdef object NANOSECONDS = 1_000_000_000     # in a second
 
@@ -25,13 +26,13 @@ cdef int position(name) except -1:
     raise ValueError(f"name must be one of {', '.join(NAMES)}, not {name!r}")
 
 
-cdef object shown(const int64_t* counts, int i):
+cdef object shown(object count, int i):
     """A counter as users see it."""
-    return counts[i] / <double>1e9 if i == LOAD_TIME else counts[i]
+    return count / NANOSECONDS if i == LOAD_TIME else count
 
 
-cdef double rate(int64_t hits, int64_t misses) noexcept:
-    return hits / <double>(hits + misses) if hits + misses else 0.0
+cdef double rate(object hits, object misses) except -1.0:
+    return hits / (hits + misses) if hits + misses else 0.0
 
 
 cdef class StatsSnapshot:
@@ -84,15 +85,16 @@ cdef class StatsSnapshot:
 
     @property
     def load_time(self):
-        return shown(self.counts, LOAD_TIME)
+        return shown(self.counts[LOAD_TIME], LOAD_TIME)
 
     def get(self, name):
         """The counter of that name; an unknown one is a ValueError. O(1)."""
-        return shown(self.counts, position(name))
+        cdef int i = position(name)
+        return shown(self.counts[i], i)
 
     def get_all(self):
         """All counters by name, as a new dict. O(1)."""
-        return {name: shown(self.counts, i) for i, name in enumerate(NAMES)}
+        return {name: shown(self.counts[i], i) for i, name in enumerate(NAMES)}
 
     def hit_rate(self):
         """Hits per lookup, 0.0 where there were none. O(1)."""
@@ -100,15 +102,11 @@ cdef class StatsSnapshot:
 
     def __sub__(self, other):
         cdef StatsSnapshot difference
-        cdef StatsSnapshot earlier
-        cdef int i
         if not isinstance(other, StatsSnapshot):
             return NotImplemented
-        earlier = other
         difference = StatsSnapshot.__new__(StatsSnapshot)
-        for i in range(COUNTERS):
-            difference.counts[i] = self.counts[i] - earlier.counts[i]
-        difference.uptime = self.uptime - earlier.uptime
+        difference.counts = tuple([now - then for now, then in zip(self.counts, (<StatsSnapshot>other).counts)])
+        difference.uptime = self.uptime - (<StatsSnapshot>other).uptime
         return difference
 
     def __eq__(self, other):
@@ -127,8 +125,10 @@ cdef class StatsSnapshot:
 
 def restore(counts, double uptime):
     cdef StatsSnapshot snapshot = StatsSnapshot.__new__(StatsSnapshot)
+    cdef list known = [0] * COUNTERS
     for name, count in counts.items():
-        snapshot.counts[position(name)] = round(count * NANOSECONDS) if name == "load_time" else count
+        known[position(name)] = round(count * NANOSECONDS) if name == "load_time" else int(count)
+    snapshot.counts = tuple(known)
     snapshot.uptime = uptime
     return snapshot
 
@@ -167,55 +167,78 @@ cdef class CacheStats:
         stats.guard = guard
         return stats
 
-    cdef void zero(self) noexcept nogil:
+    cdef void zero(self) noexcept:
         """`reset` for one that holds the lock."""
         memset(self.counts, 0, sizeof(self.counts))
+        self.carried = None                     # ints: nobody's code runs
         self.started = coarse_now()
+
+    cdef object count(self, int i):
+        """A counter, whatever it has come to."""
+        cdef int64_t count
+        if self.carried is not None:
+            return self.all_counts()[i]
+        count = self.counts[i]
+        return count
+
+    cdef tuple all_counts(self):
+        """All counters, at one instant."""
+        cdef int64_t[COUNTERS] counts
+        cdef int i
+        cdef list carried = None
+        acquire(&self.guard.lock)
+        for i in range(COUNTERS):
+            counts[i] = self.counts[i]
+        carried = self.carried
+        release(&self.guard.lock)
+        if carried is None:
+            return tuple([counts[i] for i in range(COUNTERS)])
+        return tuple([counts[i] + carried[i] for i in range(COUNTERS)])
 
     @property
     def hits(self):
         """Lookups that found a live entry."""
-        return self.counts[HITS]
+        return self.count(HITS)
 
     @property
     def misses(self):
         """Lookups that found none."""
-        return self.counts[MISSES]
+        return self.count(MISSES)
 
     @property
     def sets(self):
         """Values stored, overwrites included."""
-        return self.counts[SETS]
+        return self.count(SETS)
 
     @property
     def deletes(self):
         """Live entries removed on request: by `delete`, ``del``, `pop`, `popitem`, `delete_many` or `compute`."""
-        return self.counts[DELETES]
+        return self.count(DELETES)
 
     @property
     def evictions(self):
         """Entries removed to keep `max_size` or `max_weight`, by `resize` too."""
-        return self.counts[EVICTIONS]
+        return self.count(EVICTIONS)
 
     @property
     def expired(self):
         """Entries removed because their time was over, whoever noticed."""
-        return self.counts[EXPIRED]
+        return self.count(EXPIRED)
 
     @property
     def load_success(self):
         """Calls of the loader that returned."""
-        return self.counts[LOAD_SUCCESS]
+        return self.count(LOAD_SUCCESS)
 
     @property
     def load_failure(self):
         """Calls of the loader that raised, a KeyError for "there is none" included."""
-        return self.counts[LOAD_FAILURE]
+        return self.count(LOAD_FAILURE)
 
     @property
     def load_time(self):
         """Seconds that all calls of the loader took together, a float."""
-        return shown(self.counts, LOAD_TIME)
+        return shown(self.count(LOAD_TIME), LOAD_TIME)
 
     def get(self, name):
         """The counter of that name, an int (`load_time`: a float); an unknown one is a ValueError that lists the known.
@@ -223,7 +246,8 @@ cdef class CacheStats:
         >>> CacheStats().get("hits")
         0
         """
-        return shown(self.counts, position(name))
+        cdef int i = position(name)
+        return shown(self.count(i), i)
 
     def get_all(self):
         """All counters by name, as a new dict, taken at one instant.
@@ -240,29 +264,46 @@ cdef class CacheStats:
         Raises ValueError for an unknown name or a negative amount, TypeError for an amount that is not an int.
         """
         cdef int i = position(name)
-        cdef int64_t added
         if i == LOAD_TIME and isinstance(amount, (int, float)) and not isinstance(amount, bool):
-            if not 0 <= amount <= MOST_AT_ONCE // NANOSECONDS:
-                raise ValueError(f"amount must be from 0 to {MOST_AT_ONCE // NANOSECONDS} seconds, not {amount}")
+            if not 0 <= amount < INFINITY:
+                raise ValueError(f"amount must be 0 seconds or more, and finite, not {amount}")
             amount = round(amount * NANOSECONDS)
         if not isinstance(amount, int) or isinstance(amount, bool):
             raise TypeError(f"amount must be an int, not {type(amount).__name__}")
         if amount < 0:
             raise ValueError(f"amount must not be negative, not {amount}: counters only grow")
-        if amount > MOST_AT_ONCE:
-            raise ValueError(f"amount must be at most {MOST_AT_ONCE}, not {amount}")
-        added = amount
-        acquire(&self.guard.lock)
-        self.counts[i] += added
-        release(&self.guard.lock)
+        self.add(i, int(amount))
+
+    cdef int add(self, int i, object amount) except -1:
+        """Add to a counter. What is too much for it is carried over, into a new list: readers have the old one, or this."""
+        cdef int64_t few = amount if amount < MOST_COUNTED else 0, counted
+        cdef list carried, known
+        cdef bint added
+        while True:
+            acquire(&self.guard.lock)
+            added = amount < MOST_COUNTED and self.counts[i] < MOST_COUNTED - few
+            if added:
+                self.counts[i] += few
+            counted = self.counts[i]
+            known = self.carried
+            release(&self.guard.lock)
+            if added:
+                return 0
+            carried = list(known) if known is not None else [0] * COUNTERS
+            carried[i] += counted + amount
+            acquire(&self.guard.lock)
+            if self.counts[i] == counted and self.carried is known:
+                self.counts[i] = 0
+                known, self.carried = self.carried, carried
+                added = True
+            release(&self.guard.lock)
+            if added:
+                return 0
 
     def hit_rate(self):
         """Hits per lookup (hits and misses), between 0.0 and 1.0; 0.0 where there were no lookups."""
-        cdef int64_t hits, misses
-        acquire(&self.guard.lock)
-        hits, misses = self.counts[HITS], self.counts[MISSES]
-        release(&self.guard.lock)
-        return rate(hits, misses)
+        counts = self.all_counts()
+        return rate(counts[HITS], counts[MISSES])
 
     def reset(self):
         """Set all counters to zero and start the uptime anew. To measure a stretch of time, subtract two snapshots."""
@@ -280,12 +321,8 @@ cdef class CacheStats:
         5
         """
         cdef StatsSnapshot snapshot = StatsSnapshot.__new__(StatsSnapshot)
-        cdef int i
-        acquire(&self.guard.lock)
-        for i in range(COUNTERS):
-            snapshot.counts[i] = self.counts[i]
+        snapshot.counts = self.all_counts()
         snapshot.uptime = coarse_now() - self.started
-        release(&self.guard.lock)
         return snapshot
 
     def report(self):

@@ -2,9 +2,9 @@
 
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
-from cpython.object cimport PyObject, PyTypeObject, inquiry
+from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, nextafter
 from libc.stdint cimport uint32_t, uint64_t
 
 import os
@@ -12,11 +12,15 @@ import sys
 from _thread import RLock
 
 from cachebox._engine.table cimport (
-    Engine, Entry, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed,
-    note_use, put_value, reallocate, UNCERTAIN, xdecref,
+    candidate, home,
+    Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, hash_of, incref,
+    is_too_large, lookup, mixed, note_use, put_value, reallocate, UNCERTAIN, xdecref,
 )
+from cachebox.callers cimport this_greenlet, this_thread
+from cachebox.caught cimport ask, ask_hash, caught
 from cachebox.expiry cimport (
-    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, make_place, precise_now, set_deadline,
+    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline,
+    precise_now, set_deadline,
 )
 from cachebox.lock cimport Guard, acquire, release
 from cachebox.operation cimport (
@@ -25,12 +29,12 @@ from cachebox.operation cimport (
 from cachebox.stats cimport DELETES, EVICTIONS, HITS, SETS, CacheStats
 from cachebox.stats cimport EXPIRED as EXPIRED_ENTRIES
 from cachebox.tags cimport (
-    Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, peel, peel_all, some_dropped, stick,
+    Label, Tag, copy_tags, free_labels, less_room_for_labels, make_room_for_labels, move_labels, new_labels, peel, peel_all,
+    some_dropped, stick,
 )
-
-
-cdef extern from "pythread.h":
-    unsigned long this_thread "PyThread_get_thread_ident"() noexcept nogil
+from cachebox.weights cimport (
+    add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
+)
 
 
 cdef extern from "Python.h":
@@ -41,6 +45,8 @@ cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
     FIRST_BUCKETS = 8               # of watches
     FEW_TAGS = 64                   # unused ones that are not worth looking for
+    MOST_TAGS = 1 << 30
+    ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
     VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
@@ -67,21 +73,26 @@ cdef class Store:
         if self.engine is not None:
             old = self.engine.detach()          # a policy of its own may outlive the cache, its entries must not
             drop_detached(&old)
-        peel_all(&self.labels)
+        free_labels(peel_all(&self.labels))
         forget_all(&self.expiry)
-        deallocate(self.weights)
+        forget_weights(&self.weights)
         deallocate(self.spans)
         deallocate(self.watches)
 
-    cdef int equip(self, Engine engine, Guard guard) except -1:
-        """Take over an engine, and the lock of all who look at it."""
-        self.statistics = CacheStats.under(guard)
+    cdef int begin(self, Engine engine) except -1:
+        """Get a lock, for all who look at the cache, and counters: these are never replaced."""
+        self.guard = Guard.__new__(Guard)
+        self.lock = &self.guard.lock
+        self.statistics = CacheStats.under(self.guard)
         self.counts = self.statistics.counts
-        self.guard = guard
-        self.lock = &guard.lock
+        self.first_engine = engine
+        self.equip(engine)
+        return 0
+
+    cdef void equip(self, Engine engine) noexcept:
+        """Take over an engine instead of one that has never had an entry. Under the lock, once others know the cache."""
         self.engine = engine
         self.table = &engine.table
-        return 0
 
     # --- time and weight: may run the user's code -----------------------------------------------------------------
 
@@ -108,7 +119,10 @@ cdef class Store:
         cdef double weight
         if not self.modes & WEIGHED or self.weigher is None:
             return 0.0
-        weight = as_number(self.weigher(key, value), "weigher")
+        given = self.weigher(key, value)
+        weight = as_number(given, "weigher")
+        if isinstance(given, int) and given > weight:
+            weight = nextafter(weight, INFINITY)        # no float is that number: the bound must hold all the same
         if not weight >= 0.0:
             raise ValueError(f"weigher must return a weight of 0 or more, not {weight}")
         return weight
@@ -118,16 +132,19 @@ cdef class Store:
     cdef int finish(self, Operation* op) except -1:
         """Tell the user's policy and the callbacks what happened, and drop what left."""
         cdef uint32_t k
-        if op.n == 0 and not op.in_turn and not op.hurry:
+        if self.unsure:
+            self.know_writer()
+        if op.n == 0 and not op.in_turn and not op.strays and not op.hurry and op.peeled == NULL:
             return 0
-        failure = self.settle(op) if op.in_turn else None
+        failure = self.settle(op) if op.in_turn or op.strays else None
+        if op.hurry and (<Quietly>call_sweeper)(self) == -1:
+            interruption = as_exhaustion(caught())
+            failure = interruption if failure is None else failure
         try:
-            if op.hurry:
-                call_sweeper(self)
             if self.modes & LISTENED:
                 for k in range(op.n):
                     if op.left[k].cause != NO_CAUSE:
-                        interruption = self.notify(<object>op.left[k].key, <object>op.left[k].value, op.left[k].cause)
+                        interruption = self.notify(op.left[k].key, op.left[k].value, op.left[k].cause)
                         failure = interruption if failure is None else failure
         finally:
             drop_all(op)
@@ -137,16 +154,56 @@ cdef class Store:
 
     cdef object settle(self, Operation* op):
         """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
+        return None if (<Telling>tell_and_exit)(self, op) != -1 else caught()
+
+    cdef int tell(self, Operation* op) except -1:
+        """Tell the user's policy what it has not been told yet. Needs the turn."""
+        if self.foreign.depth != 0 or not (self.foreign.behind or self.foreign.strays):
+            return self.foreign.tell(op)
+        self.reconcile()                        # which tells it of this operation, too
+        op.told = op.n
+        xdecref(op.used)
+        xdecref(op.added)
+        op.used = op.added = NULL
+        return 0
+
+    cdef int reconcile(self) except -1:
+        """Tell the user's policy of all that it was not told: after that, it knows exactly the live entries. Needs the turn."""
+        policy = self.foreign.policy
+        cdef list known, keys = []
+        cdef bint agrees = False
+        self.foreign.behind = False
+        self.foreign.depth += 1
         try:
-            try:
-                self.foreign.tell(op)
-            finally:
-                if op.added != NULL:
-                    self.take_back(op)
-                self.foreign.exit(op)
-        except BaseException as error:
-            return error
-        return None
+            known = list(policy)
+            keys = every_live_key(self)
+            for key in known:
+                if not self.holds(key):
+                    policy.remove(key)
+            if len(policy) != len(keys):
+                for key in keys:
+                    if key not in policy and self.holds(key):
+                        policy.add(key)
+            agrees = True
+        finally:
+            self.foreign.depth -= 1
+            if not agrees:
+                self.foreign.behind = True      # whoever has the turn next tries again
+        return 0
+
+    cdef bint holds(self, object key) except -1:
+        """Whether a key has an entry, live or expired."""
+        cdef Operation op
+        cdef bint found
+        cdef uint32_t i
+        start(&op)
+        try:
+            i = self.find_itself(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
+            found = i != 0 and self.table.entries[i].value != NULL
+            release(self.lock)
+        finally:
+            drop_all(&op)
+        return found
 
     cdef int finish_with(self, Operation* op, PyObject* held) except -1:
         """`finish`, for a caller that is about to return `held`: where this raises it cannot, and drops it."""
@@ -157,25 +214,23 @@ cdef class Store:
             raise
         return 0
 
-    cdef object notify(self, object key, object value, Cause cause):
+    cdef object notify(self, PyObject* key, PyObject* value, Cause cause):
         """Run the callbacks for one departure. Returns an exception that has to pass through, or None."""
-        global causes
+        cdef PyObject* told
         interruption = None
-        if self.on_evict is not None:
-            try:
-                self.on_evict(key, value)
-            except BaseException as error:
-                interruption = passed_on(error, self.on_evict)
-        if self.on_removal is not None:
-            if not causes:
-                with importing:
-                    from cachebox.removal import IN_ORDER
-
-                causes = IN_ORDER               # the module keeps it: whoever comes second sets the same object
-            try:
-                self.on_removal(key, value, causes[<int>cause])
-            except BaseException as error:
-                later = passed_on(error, self.on_removal)
+        on_evict, on_removal = self.on_evict, self.on_removal
+        if on_evict is not None:
+            told = ask(<PyObject*>on_evict, key, value, NULL)
+            xdecref(told)
+            if told == NULL:
+                interruption = passed_on(caught(), on_evict)
+        if on_removal is not None:
+            told = NULL
+            if causes or (<int (*)() noexcept>import_causes)() != -1:
+                told = ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL)
+            xdecref(told)
+            if told == NULL:
+                later = passed_on(caught(), on_removal)
                 interruption = later if interruption is None else interruption
         return interruption
 
@@ -184,9 +239,8 @@ cdef class Store:
         cdef Operation undone
         start(&undone)
         acquire(self.lock)
-        if op.i < self.table.fresh and self.table.entries[op.i].key == op.added:
-            if self.table.entries[op.i].value != NULL and self.remove(op.i, NO_CAUSE, &undone) == DONE:
-                self.counts[SETS] -= 1
+        if self.remove_itself(op.added, op.i, NO_CAUSE, &undone):
+            self.counts[SETS] -= 1
         release(self.lock)
         drop_all(&undone)
         return 0
@@ -202,6 +256,21 @@ cdef class Store:
             i = find_by_comparing(self.engine, self.lock, key, h, op.n, op)
         return i
 
+    cdef uint32_t find_itself(self, object key, uint64_t h, Operation* op) except FAILED:
+        """`find` for a key that is likely to be the very object: others of the same hash need not be compared."""
+        cdef uint32_t slot, i
+        acquire(self.lock)
+        slot = home(self.table, h)
+        while True:
+            i = candidate(self.table, h, &slot)
+            if i == 0:
+                break
+            if self.table.entries[i].key == <PyObject*>key:
+                return i
+            slot = (slot + 1) & self.table.mask
+        release(self.lock)
+        return self.find(key, h, op)
+
     cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED:
         """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
         cdef uint32_t i
@@ -215,7 +284,7 @@ cdef class Store:
         if not op.in_turn:
             version = self.table.version
             release(self.lock)
-            self.foreign.enter(op)
+            self.foreign.enter(op, self.lock)
             acquire(self.lock)
             if self.table.version != version:
                 release(self.lock)
@@ -239,7 +308,6 @@ cdef class Store:
 
     cdef bint prepare(self, bint with_deadline) noexcept nogil:
         """Memory for one more entry and all that goes with it; False: there is none."""
-        cdef double* weights
         cdef double* spans
         cdef uint32_t capacity
         if not self.engine.reserve(self.bound):
@@ -247,12 +315,8 @@ cdef class Store:
         capacity = self.table.capacity
         if (with_deadline or self.modes & IDLES) and not make_place(&self.expiry, capacity, self.modes & IDLES):
             return False
-        if self.modes & WEIGHED and self.weights_known <= capacity:
-            weights = <double*>reallocate(self.weights, (<size_t>capacity + 1) * sizeof(double))
-            if weights == NULL:
-                return False
-            self.weights = weights
-            self.weights_known = capacity + 1
+        if self.modes & WEIGHED and not make_room_for_weights(&self.weights, capacity):
+            return False
         if self.modes & (AHEAD | STALE) and self.spans_known <= capacity:
             spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
             if spans == NULL:
@@ -272,17 +336,15 @@ cdef class Store:
             if self.expiry.n == 0:
                 self.modes &= ~EXPIRES
         if self.modes & WEIGHED:
-            self.total_weight -= self.weights[i]
+            drop_weight(&self.weights, self.weights.of[i])
         if self.modes & TAGGED:
-            self.take_tags(i)
+            self.take_tags(i, op)
         self.live -= 1
-        if self.live == 0:
-            self.total_weight = 0.0             # weights may be fractions, and their sum inexact
         leave(op, e.key, e.value, cause)
         if self.modes & WATCHED and self.touch_watches(i, cause == EXPIRED):
             incref(e.key)
             e.value = NULL
-            set_leader(e, NULL)
+            reserve(e, NULL)
         else:
             self.engine.release(i)
         if cause == SIZE:
@@ -294,10 +356,13 @@ cdef class Store:
         return DONE
 
     cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept:
-        """Remove what has to go before that much more fits: the expired, then victims, but not the entry `kept`."""
+        """Remove what has to go before that much more fits: the expired, then victims, but not the entry `kept`.
+
+        Of that the weight is to be replaced.
+        """
         cdef uint32_t victim
         cdef Cause cause
-        while self.live + entries > self.bound or self.total_weight + weight > self.bound_weight:
+        while self.is_full(entries, weight, kept):
             if self.modes & EXPIRES and self.expiry.deadlines[1] <= now and self.expiry.entries[1] != kept:
                 victim = self.expiry.entries[1]
                 cause = EXPIRED
@@ -314,6 +379,11 @@ cdef class Store:
             if self.remove(victim, cause, op) != DONE:
                 return NO_MEMORY
         return DONE
+
+    cdef bint is_full(self, Py_ssize_t entries, double weight, uint32_t kept) noexcept nogil:
+        if self.live + entries > self.bound:
+            return True
+        return self.modes & WEIGHED and not fits(&self.weights, weight, self.weights.of[kept] if kept != 0 else 0.0)
 
     cdef Outcome write(
         self, uint32_t i, object key, uint64_t h, object value,
@@ -334,7 +404,7 @@ cdef class Store:
             return NO_MEMORY
         if live:
             note_use(<PyObject*>self.engine, i)
-            outcome = self.make_room(0, weight - self.weights[i] if self.modes & WEIGHED else 0.0, i, now, op)
+            outcome = self.make_room(0, weight, i, now, op)
             if outcome != DONE:
                 return outcome
             if not can_leave(op):
@@ -346,8 +416,9 @@ cdef class Store:
             else:
                 leave(op, NULL, e.value, NO_CAUSE)
             if self.modes & WEIGHED:
-                self.total_weight += weight - self.weights[i]
-                self.weights[i] = weight
+                drop_weight(&self.weights, self.weights.of[i])
+                add_weight(&self.weights, weight)
+                self.weights.of[i] = weight
             put_value(self.table, i, <PyObject*>value)
         else:
             outcome = self.make_room(1, weight, 0, now, op)
@@ -359,8 +430,8 @@ cdef class Store:
             self.engine.admit(i)
             self.live += 1
             if self.modes & WEIGHED:
-                self.total_weight += weight
-                self.weights[i] = weight
+                add_weight(&self.weights, weight)
+                self.weights.of[i] = weight
         if not (live and keeps_end):
             self.set_end(i, end_of(now, lifetime), now, op)
         elif self.modes & IDLES:
@@ -405,30 +476,50 @@ cdef class Store:
             op.used = self.table.entries[i].key
             incref(op.used)
 
-    cdef void give_memory_back(self) noexcept nogil:
-        """After removals: an empty cache keeps no more than a little."""
-        if self.table.used == 0:
-            self.engine.shrink()
-            if self.table.capacity == 0:
-                forget_all(&self.expiry)
-                deallocate(self.weights)
-                self.weights = NULL
-                self.weights_known = 0
-                deallocate(self.spans)
-                self.spans = NULL
-                self.spans_known = 0
-                if self.labels.n == 0:
-                    deallocate(self.labels.chains)
-                    self.labels.chains = NULL
-                    self.labels.known = 0
+    cdef void give_memory_back(self) noexcept:
+        """After removals: no more is kept than a small multiple of what is held. Entries may stand elsewhere then."""
+        cdef Moves moves
+        if is_too_large(self.table) and self.engine.shrink(&moves):
+            self.follow(&moves)
+            deallocate(moves.pairs)
+
+    cdef void follow(self, Moves* moves) noexcept:
+        """The table has shrunk: so does all that is kept beside it, by entry."""
+        cdef uint32_t k, i, to, capacity = self.table.capacity
+        cdef double* spans
+        cdef Reservation* reservation
+        for k in range(moves.n):
+            i = moves.pairs[2 * k]
+            to = moves.pairs[2 * k + 1]
+            if self.table.entries[to].value != NULL:
+                move_deadline(&self.expiry, i, to)
+                move_labels(&self.labels, i, to)
+                if self.modes & WEIGHED:
+                    self.weights.of[to] = self.weights.of[i]
+                if self.spans != NULL:
+                    self.spans[to] = self.spans[i]
+            else:
+                reservation = reservation_of(&self.table.entries[to])
+                if reservation != NULL and self.table.entries[to].aux == forks:
+                    reservation.i = to
+            if self.modes & WATCHED:
+                self.move_watches(i, to)
+        less_room_for_labels(&self.labels, capacity)
+        less_room_for_weights(&self.weights, capacity)
+        less_place(&self.expiry, capacity)
+        if self.spans_known > capacity + 1:
+            spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
+            if spans != NULL:
+                self.spans = spans
+                self.spans_known = capacity + 1
 
     cdef Py_ssize_t overdue(self, double now) noexcept nogil:
         """How many entries have expired but are still here, for they may be served. O(k) for k of them."""
         return count_over(&self.expiry, 1, now) if self.modes & EXPIRES else 0
 
-    cdef void take_tags(self, uint32_t i) noexcept:
+    cdef void take_tags(self, uint32_t i, Operation* op) noexcept:
         """Entry i leaves, or gets other tags."""
-        peel(&self.labels, i)
+        op.peeled = peel(&self.labels, i, op.peeled)
         if self.labels.n == 0:
             self.modes &= ~TAGGED
 
@@ -447,7 +538,9 @@ cdef class Store:
             if not (only_new and self.is_live(i, now)):
                 outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
                 if outcome == DONE and self.modes & TAGGED:
-                    self.take_tags(op.i)
+                    self.take_tags(op.i, op)
+                if outcome == DONE:
+                    self.give_memory_back()     # many may have left for a heavy one
             release(self.lock)
             if outcome == DONE:
                 return 0
@@ -464,19 +557,17 @@ cdef class Store:
         cdef Label* chain = NULL
         cdef uint32_t i
         cdef bint dropped
-        cdef list tags
         try:
             while True:
                 if chain == NULL:
-                    tags = self.find_tags(names)            # kept alive until their labels are stuck
-                    chain = new_labels(tags)
+                    chain = new_labels(self.find_tags(names))
                 i = self.find_to_change(key, h, op)
                 dropped = some_dropped(chain)
                 outcome = NO_MEMORY
                 if not dropped and self.prepare(True) and make_room_for_labels(&self.labels, self.table.capacity):
                     outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
                 if outcome == DONE:
-                    self.give_tags(op.i, chain)
+                    self.give_tags(op.i, chain, op)
                     chain = NULL
                 release(self.lock)
                 if outcome == DONE:
@@ -491,61 +582,81 @@ cdef class Store:
         finally:
             free_labels(chain)
 
-    cdef void give_tags(self, uint32_t i, Label* chain) noexcept:
+    cdef void give_tags(self, uint32_t i, Label* chain, Operation* op) noexcept:
         """Entry i, whose tags have been taken away, gets these. Under the lock; takes the chain over."""
-        peel(&self.labels, i)
+        op.peeled = peel(&self.labels, i, op.peeled)
         stick(&self.labels, i, chain)
         if self.labels.n:
             self.modes |= TAGGED
 
     cdef list find_tags(self, tuple names):
         """The Tag of each of these tags, new ones where there is none."""
-        cdef list found = []
-        cdef Tag tag
-        with self.turn_of_tags():
-            if len(self.tags) >= self.tags_limit:
-                self.drop_unused_tags()
-            for name in names:
-                tag = self.tags.get(name)
-                if tag is None:
-                    tag = self.tags[name] = Tag.__new__(Tag, name)
-                found.append(tag)
-        return found
+        return [self.find_tag(name, True) for name in names]
 
-    cdef object turn_of_tags(self):
-        """The lock around changes of `tags`, which it makes, too: one for all threads, and another after a fork."""
-        cdef dict tags
-        acquire(self.lock)
-        turn = self.tags_turn
-        if turn is not None and self.tags_forks == forks:
-            release(self.lock)
-            return turn
-        release(self.lock)
-        made, tags = RLock(), {}
-        acquire(self.lock)
-        known = self.tags_turn
-        if known is None or self.tags_forks != forks:
-            self.tags_turn = made
-            self.tags_forks = forks         # whoever has the turn in the parent is not here
-            if self.tags is None:
-                self.tags = tags
-                self.tags_limit = FEW_TAGS
-            known = made
-        release(self.lock)
-        return known
-
-    cdef int drop_unused_tags(self) except -1:
-        """Forget tags that no entry has. Needs the turn."""
-        cdef Tag tag
-        for name, tag in list(self.tags.items()):
+    cdef Tag find_tag(self, object name, bint makes):
+        """The Tag of a tag; where there is none, None, or a new one. Finding and inserting it are one step."""
+        cdef Engine tags = self.table_of_tags()
+        cdef Tag made = Tag.__new__(Tag, name) if makes else None       # not under the lock, where nothing is allocated
+        cdef uint64_t h = mixed(&tags.table, hash_of(<PyObject*>name))
+        cdef uint32_t i
+        cdef PyObject* found = <PyObject*>made
+        cdef bint ready = True
+        cdef Operation op
+        start(&op)
+        try:
             acquire(self.lock)
-            # a load that began before the tag was invalidated must learn of it, even if no entry has the tag now
-            tag.dropped = tag.n == 0 and (tag.invalidated == 0 or self.loads == 0)
+            i = lookup(&tags.table, <PyObject*>name, h)
+            if i == UNCERTAIN:
+                i = find_by_comparing(tags, self.lock, name, h, op.n, &op)
+            if i == 0 and makes:
+                if <Py_ssize_t>tags.table.used >= self.tags_limit:
+                    self.drop_unused_tags(&op)
+                ready = tags.reserve(MOST_TAGS)
+                if ready:
+                    i = tags.insert(<PyObject*>name, h)
+                    put_value(&tags.table, i, found)
+                    tags.admit(i)
+            elif i != 0:
+                found = tags.table.entries[i].value
+            incref(found)
             release(self.lock)
-            if tag.dropped:
-                del self.tags[name]
-        self.tags_limit = max(FEW_TAGS, 2 * len(self.tags))
-        return 0
+        finally:
+            drop_all(&op)
+        tag = <object>found
+        decref(found)
+        if not ready:
+            raise MemoryError("no memory left for a tag")
+        return tag
+
+    cdef Engine table_of_tags(self):
+        """The tags that the cache knows. Made at the first use, and never replaced."""
+        cdef Engine made
+        if self.tags is None:
+            made = Engine.__new__(Engine)
+            acquire(self.lock)
+            if self.tags is None:
+                self.tags_limit = FEW_TAGS
+                self.tags = made
+            release(self.lock)
+        return self.tags
+
+    cdef void drop_unused_tags(self, Operation* op) noexcept:
+        """Forget tags that no entry has. Under the lock."""
+        cdef Table* t = &self.tags.table
+        cdef uint32_t i
+        cdef Tag tag
+        for i in range(1, t.fresh):
+            if t.entries[i].key == NULL:
+                continue
+            tag = <Tag>t.entries[i].value
+            # a load that began before the tag was invalidated must learn of it, even if no entry has the tag now
+            if tag.n == 0 and (tag.invalidated == 0 or self.loads == 0) and can_leave(op):
+                tag.dropped = True
+                self.tags.forget(i)
+                leave(op, t.entries[i].key, t.entries[i].value, NO_CAUSE)
+                self.tags.release(i)
+        self.tags.shrink_alone()
+        self.tags_limit = max(<Py_ssize_t>FEW_TAGS, 2 * <Py_ssize_t>t.used)
 
     cdef int evict_foreign(self, Operation* op) except -1:
         """Have the user's policy name a victim, and remove it.
@@ -562,7 +673,7 @@ cdef class Store:
             raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
         i = self.find_victim(op)
         op.locked = self.table.version == op.version
-        outcome = self.remove(i, SIZE, op)
+        outcome = self.remove(i, SIZE, op) if i != 0 else DONE      # 0: there is room by now
         if outcome != DONE:
             op.locked = False
         if not op.locked:
@@ -572,26 +683,34 @@ cdef class Store:
         return 0
 
     cdef uint32_t find_victim(self, Operation* op) except FAILED:
-        """Have the user's policy name a victim. Returns its entry, and with the lock held."""
+        """Have the user's policy name a victim. Returns its entry (0: there is none), and with the lock held."""
         cdef uint32_t i
         cdef Py_hash_t hashed
-        self.foreign.tell(op)                   # what has gone meanwhile it must not name
+        if op.strays:
+            acquire(self.lock)
+            return self.engine.first()          # the oldest entry: the policy cannot be asked
+        self.tell(op)                           # what has gone meanwhile it must not name
         key = self.foreign.victim()
-        try:
-            hashed = hash_of(<PyObject*>key)
-        except TypeError as error:
+        if key is None:
+            return self.find_victim(op)
+        hashed = ask_hash(<PyObject*>key)
+        if hashed == -1:
+            error = caught()
             self.remove_forgotten(key, op)
-            raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() named what is no key") from error
-        except:
-            self.remove_forgotten(key, op)
-            raise
+            if isinstance(error, TypeError):
+                raise RuntimeError(
+                    f"policy {type(self.foreign.policy).__name__}: evict() named what is no key"
+                ) from error
+            raise error
         try:
-            i = self.find(key, mixed(self.table, hashed), op)
+            i = self.find_itself(key, mixed(self.table, hashed), op)
         except:
             self.remove_forgotten(key, op)
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
+            if self.foreign.behind and self.foreign.depth == 0:     # somebody has removed it without a turn
+                return self.find_victim(op)
             raise RuntimeError(
                 f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
             )
@@ -605,13 +724,18 @@ cdef class Store:
 
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
         """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
-        cdef uint32_t i
         acquire(self.lock)
-        for i in range(1, self.table.fresh):
-            if self.table.entries[i].key == <PyObject*>key and self.table.entries[i].value != NULL:
-                self.remove(i, SIZE, op)
-                break
+        if not self.remove_itself(<PyObject*>key, 0, SIZE, op):
+            self.foreign.behind = True          # it has forgotten an equal one, which stays
         release(self.lock)
+
+    cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
+        """Remove the entry with that very key, which probably is entry i. O(n) if it is not. Returns whether there was one."""
+        if i == 0 or i >= self.table.fresh or self.table.entries[i].key != key:
+            i = self.table.fresh - 1
+            while i != 0 and self.table.entries[i].key != key:
+                i -= 1
+        return i != 0 and self.table.entries[i].value != NULL and self.remove(i, cause, op) == DONE
 
     cdef Py_ssize_t purge(self, bint stale_too) except -1:
         """Remove what has expired by now, but perhaps not what may still be served. Returns how many entries.
@@ -632,7 +756,7 @@ cdef class Store:
             start(&op)
             try:
                 if self.foreign is not None:
-                    self.foreign.enter(&op)
+                    self.foreign.enter(&op, self.lock)
                 acquire(self.lock)
                 while portion < PURGED_AT_ONCE and self.modes & EXPIRES and self.expiry.deadlines[1] <= now:
                     if self.remove(self.expiry.entries[1], EXPIRED, &op) != DONE:
@@ -699,13 +823,16 @@ cdef class Store:
         cdef bint failed = False
         start(&op)
         try:
-            self.foreign.enter(&op)
-            keys = list(self.foreign.policy)
+            self.foreign.enter(&op, self.lock)
+            if not op.strays:
+                keys = list(self.foreign.policy)
+            else:
+                keys = every_live_key(self)
             rows[0] = <Row*>allocate(max(len(keys), 1) * sizeof(Row))
             if rows[0] == NULL:
                 raise MemoryError(f"no memory left to copy {len(keys)} entries")
             for key in keys:
-                i = self.find(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
+                i = self.find_itself(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
                 if self.is_live(i, now):
                     self.copy_row(i, &rows[0][n], &failed)
                     n += 1
@@ -729,7 +856,7 @@ cdef class Store:
         row.deadline = deadline(&self.expiry, i)
         row.end = self.expiry.lifetimes[i] if self.modes & IDLES else row.deadline
         row.span = self.spans[i] if self.modes & (AHEAD | STALE) else INFINITY
-        row.weight = self.weights[i] if self.modes & WEIGHED else 0.0
+        row.weight = self.weights.of[i] if self.modes & WEIGHED else 0.0
         row.tags = copy_tags(&self.labels, i, failed)
         row.rank = self.engine.rank(i)
 
@@ -737,29 +864,38 @@ cdef class Store:
         """Forget all entries; nobody is told. Loads that are under way will not be stored."""
         cdef Operation op
         cdef Table old
+        greenlet = this_greenlet()
         start(&op)
         try:
             if self.foreign is not None:
-                self.foreign.enter(&op)
+                self.foreign.enter(&op, self.lock)
             acquire(self.lock)
             old = self.engine.detach()
-            self.live = 0
-            self.total_weight = 0.0
-            peel_all(&self.labels)
-            self.modes &= ~(EXPIRES | TAGGED)
-            self.give_memory_back()
-            self.close_watches()
+            op.peeled = peel_all(&self.labels)
+            self.forget_entries()
+            self.close_watches(greenlet)
             if statistics_too:
                 self.statistics.zero()
             release(self.lock)
             try:
-                if self.foreign is not None:
+                if self.foreign is not None and not op.strays:
                     self.foreign.policy.clear()
             finally:
                 drop_detached(&old)
         finally:
             self.finish(&op)
         return 0
+
+    cdef void forget_entries(self) noexcept nogil:
+        """The table has been emptied: so is what is kept beside it, but for the labels. Under the lock."""
+        self.live = 0
+        self.modes &= ~(EXPIRES | TAGGED)
+        forget_all(&self.expiry)
+        drop_all_weights(&self.weights)
+        less_room_for_weights(&self.weights, 0)
+        deallocate(self.spans)
+        self.spans = NULL
+        self.spans_known = 0
 
     cdef double sweep(self) except? -1.0:
         """Remove what has expired. Returns when the sweeper is to come again, infinity: not before it is called."""
@@ -776,7 +912,7 @@ cdef class Store:
 
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept:
         """A reserved entry lost its leader or its last watch: if nothing else holds it, free it."""
-        if leader_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
+        if reservation_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
             leave(op, self.table.entries[i].key, NULL, NO_CAUSE)
             self.engine.release(i)
             self.give_memory_back()
@@ -790,20 +926,46 @@ cdef class Store:
     cdef bint touch_watches(self, uint32_t i, bint expired) noexcept:
         """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
         cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
-        cdef unsigned long writer = this_thread()
         cdef bint watched = False
         while at != NULL:
             if (<Watch>at).i == i:
                 watched = True
                 if expired and (<Watch>at).only_writes:
                     pass
-                elif not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
-                    (<Watch>at).touched = True
+                else:
+                    self.touch_watch(at)
             at = (<Watch>at).next
         return watched
 
-    cdef void close_watches(self) noexcept:
-        """All entries were cleared away."""
+    cdef void touch_watch(self, PyObject* watch) noexcept:
+        """The caller has written what is watched. Which greenlet that is cannot be asked under the lock."""
+        if not (<Watch>watch).ignores_own or (<Watch>watch).thread != this_thread():
+            (<Watch>watch).touched = True
+        elif (<Watch>watch).greenlet is not None:
+            (<Watch>watch).unsure = self.unsure = True
+
+    cdef int know_writer(self) except -1:
+        """Find out, without the lock, whether what this thread has written was written by those who watch it."""
+        cdef unsigned long writer = this_thread()
+        cdef uint32_t bucket
+        cdef PyObject* at
+        greenlet = this_greenlet()
+        acquire(self.lock)
+        self.unsure = False
+        if self.watch_count != 0:
+            for bucket in range(self.watch_mask + 1):
+                at = self.watches[bucket]
+                while at != NULL:
+                    if (<Watch>at).unsure and (<Watch>at).thread == writer:
+                        (<Watch>at).unsure = False
+                        (<Watch>at).touched = (<Watch>at).touched or (<Watch>at).greenlet is not greenlet
+                    self.unsure = self.unsure or (<Watch>at).unsure
+                    at = (<Watch>at).next
+        release(self.lock)
+        return 0
+
+    cdef void close_watches(self, object greenlet) noexcept:
+        """All entries were cleared away, by that greenlet of this thread."""
         cdef unsigned long writer = this_thread()
         cdef uint32_t bucket
         cdef PyObject* at
@@ -812,13 +974,27 @@ cdef class Store:
         for bucket in range(self.watch_mask + 1):
             at = self.watches[bucket]
             while at != NULL:
-                if not ((<Watch>at).ignores_own and (<Watch>at).thread == writer):
+                if not (<Watch>at).ignores_own or (<Watch>at).thread != writer or (<Watch>at).greenlet is not greenlet:
                     (<Watch>at).touched = True
                 (<Watch>at).i = 0
                 at = (<Watch>at).next
             self.watches[bucket] = NULL
         self.watch_count = 0
         self.modes &= ~WATCHED
+
+    cdef void move_watches(self, uint32_t i, uint32_t to) noexcept:
+        """Entry i stands at `to` now."""
+        cdef PyObject** at = &self.watches[i & self.watch_mask]
+        cdef PyObject* moving
+        while at[0] != NULL:
+            if (<Watch>at[0]).i != i:
+                at = &(<Watch>at[0]).next
+                continue
+            moving = at[0]
+            at[0] = (<Watch>moving).next
+            (<Watch>moving).i = to
+            (<Watch>moving).next = self.watches[to & self.watch_mask]
+            self.watches[to & self.watch_mask] = moving
 
     cdef void more_buckets(self) noexcept:
         """Keep the chains short; without memory they stay as they are."""
@@ -846,6 +1022,7 @@ cdef class Watch:
 
     def __cinit__(self):
         self.thread = this_thread()
+        self.greenlet = this_greenlet()
 
     def __dealloc__(self):
         cdef Operation op
@@ -892,6 +1069,36 @@ cdef class Watch:
             store.drop_reserved(i, op)
 
 
+cdef list every_live_key(Store store):
+    """The keys of all entries that have a value, oldest first. O(n)."""
+    cdef PyObject** keys
+    cdef Py_ssize_t size, n = 0, k
+    cdef uint32_t i
+    while True:
+        size = store.live
+        keys = <PyObject**>allocate((size + 1) * sizeof(PyObject*))
+        if keys == NULL:
+            raise MemoryError(f"no memory left to copy {size} keys")
+        acquire(store.lock)
+        if store.live <= size:
+            break
+        release(store.lock)                     # it grew meanwhile
+        deallocate(keys)
+    i = store.engine.first()
+    while i != 0:
+        keys[n] = store.table.entries[i].key
+        incref(keys[n])
+        n += 1
+        i = store.engine.after(i)
+    release(store.lock)
+    try:
+        return [<object>keys[k] for k in range(n)]
+    finally:
+        for k in range(n):
+            decref(keys[k])
+        deallocate(keys)
+
+
 cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
     cdef Py_ssize_t k
     cdef PyObject** tag
@@ -917,7 +1124,40 @@ cdef double as_float(object number) except? -1.0:
     try:
         return float(number)
     except OverflowError:
-        return INFINITY if number > 0 else -INFINITY
+        pass
+    return INFINITY if number > 0 else -INFINITY
+
+
+ctypedef int (*Quietly)(Store) noexcept
+ctypedef int (*Telling)(Store, Operation*) noexcept
+
+
+cdef int tell_and_exit(Store store, Operation* op) except -1:
+    cdef Foreign foreign = store.foreign
+    cdef int rounds = ROUNDS
+    if op.strays:
+        acquire(store.lock)
+        op.strays = False
+        foreign.strays -= 1 if foreign.strays else 0
+        foreign.behind = True
+        release(store.lock)
+        xdecref(op.used)
+        xdecref(op.added)
+        op.used = op.added = NULL
+    else:
+        try:
+            store.tell(op)
+        finally:
+            if op.added != NULL:
+                store.take_back(op)
+            foreign.exit(op)
+    while rounds and foreign.behind and foreign.depth == 0 and foreign.turn.acquire(False):
+        rounds -= 1                             # else whoever has the turn does it, when it is over
+        try:
+            store.reconcile()
+        finally:
+            foreign.turn.release()
+    return 0
 
 
 cdef object passed_on(object error, object callback):
@@ -929,17 +1169,42 @@ cdef object passed_on(object error, object callback):
     return None
 
 
+cdef object as_exhaustion(object error):
+    """The sweeper could not be called: what says so, where the reason is that there is no memory for a lock."""
+    return MemoryError("no memory left to have the entry swept") if isinstance(error, RuntimeError) else error
+
+
+cdef int import_causes() except -1:
+    global causes
+    importing.acquire()
+    try:
+        from cachebox.removal import IN_ORDER
+    finally:
+        importing.release()
+    causes = IN_ORDER                           # the module keeps it: whoever comes second sets the same object
+    return 0
+
+
+cdef int import_sweeper() except -1:
+    global sweeper
+    importing.acquire()
+    try:
+        from cachebox import sweeper as imported
+    finally:
+        importing.release()
+    if hasattr(imported, "IS_WHOLE"):           # else something interrupted this very import: the next deadline will call it
+        sweeper = imported
+    return 0
+
+
 cdef int call_sweeper(Store store) except -1:
     """Have the sweeper come in time for the earliest deadline."""
-    global sweeper
     cdef double due
+    cdef bint called = False
     if sweeper is None:
-        with importing:
-            from cachebox import sweeper as imported
-
-        if not hasattr(imported, "IS_WHOLE"):   # something interrupted this very import: the next deadline will call it
+        import_sweeper()
+        if sweeper is None:
             return 0
-        sweeper = imported
     acquire(store.lock)
     known = store.known
     release(store.lock)
@@ -951,17 +1216,22 @@ cdef int call_sweeper(Store store) except -1:
     due = store.expiry.deadlines[1] + store.stale + CLOCK_LAGS if store.modes & EXPIRES else INFINITY
     store.next_visit = due
     release(store.lock)
-    sweeper.schedule(known, due)
+    try:
+        sweeper.schedule(known, due)
+        called = True
+    finally:
+        if not called:                          # the next deadline is to call it again
+            store.next_visit = INFINITY
     return 0
 
 
 cdef int run_pending(void* function) noexcept with gil:
-    called = <object><PyObject*>function
-    decref(<PyObject*>function)
-    try:
-        called()
-    except BaseException:
-        PyErr_WriteUnraisable(called)
+    cdef PyObject* resume = <PyObject*>function
+    cdef PyObject* called = ask(resume, NULL)
+    if called == NULL:
+        PyErr_WriteUnraisable(<object>resume)
+    xdecref(called)
+    decref(resume)
     return 0
 
 
@@ -989,22 +1259,47 @@ def resume_after_fork():
 
 cdef int clear_cycles(PyObject* self) noexcept:
     cdef Store store = <Store>self
-    cdef Table old
+    cdef Table old, tags
+    cdef Label* off
+    tags.capacity = 0
     if store.engine is None:
         return 0
     old = store.engine.detach()
-    store.live = 0
-    store.total_weight = 0.0
-    peel_all(&store.labels)
-    store.modes &= ~(EXPIRES | LISTENED | TAGGED)
-    store.close_watches()
-    store.give_memory_back()
+    if store.tags is not None:
+        tags = store.tags.detach()
+    off = peel_all(&store.labels)
+    store.forget_entries()
+    store.modes &= ~LISTENED
+    store.close_watches(None)
     store.on_evict = store.on_removal = store.weigher = store.clock = None
-    store.loader = store.failures = store.refreshes = store.tags = store.tags_turn = None
+    store.loader = store.failures = store.refreshes = None
+    free_labels(off)
     drop_detached(&old)
+    drop_detached(&tags)
     return 0
 
 
+cdef traverseproc traverse_attributes = (<PyTypeObject*>Store).tp_traverse
+
+
+cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    """Labels own their Tags, too. Where no tag could be part of a cycle there is no need to look."""
+    cdef Store store = <Store>self
+    cdef Label* label
+    cdef uint32_t i
+    cdef int stop = traverse_attributes(self, visit, arg)
+    if stop == 0 and store.labels.n != 0 and store.tags.table.keys_collectable:
+        for i in range(store.labels.known):
+            label = store.labels.chains[i]
+            while label != NULL:
+                stop = visit(label.tag, arg)
+                if stop:
+                    return stop
+                label = label.other
+    return stop
+
+
+(<PyTypeObject*>Store).tp_traverse = <traverseproc>traverse
 (<PyTypeObject*>Store).tp_clear = <inquiry>clear_cycles
 
 

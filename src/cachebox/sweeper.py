@@ -17,8 +17,8 @@ import sys
 import threading
 import time
 import weakref
-from _thread import allocate_lock
 
+from cachebox.callers import waiter
 from cachebox.store import resume_after_fork  # type: ignore[import-not-found]
 from cachebox.threads import Thread
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cachebox.cache import Cache
+    from cachebox.callers import Waiter
 
 LINGERS = 1.0
 """Seconds that the thread stays when no deadline is left: the next one often comes soon."""
@@ -47,25 +48,33 @@ class Known(weakref.ref["Cache[Any, Any]"]):
 
 
 class Bell:
-    """Wakes the thread. Once rung it stays so until somebody has waited for it."""
+    """Wakes the thread, or the greenlet that stands for it. Once rung it stays so until somebody has waited for it."""
 
     def __init__(self) -> None:
-        self._silent = allocate_lock()
-        self._silent.acquire()
+        self._rings = False
+        self._waiter: Waiter | None = None
 
     def ring(self) -> None:
-        try:
-            self._silent.release()
-        except RuntimeError:            # it rings already
-            pass
+        self._rings = True
+        sleeper = self._waiter
+        if sleeper is not None:
+            sleeper.wake()
 
     def wait(self, seconds: float) -> None:
-        self._silent.acquire(True, min(max(seconds, 0.0), LONGEST_SLEEP))
+        sleeper = self._waiter = waiter()
+        try:
+            if not self._rings:
+                sleeper.wait(min(seconds, LONGEST_SLEEP))
+        finally:
+            self._waiter = None
+            self._rings = False
+            sleeper.close()
 
 
 _lock = threading.RLock()
 _bell = Bell()
 _due: dict[Known, float] = {}           # when to visit whom
+_visited: Known | None = None           # whom the thread is visiting, who is not in `_due`
 _gone: list[Known] = []                 # died since the last look
 _thread: Thread | None = None
 _told_to_end = False
@@ -84,9 +93,9 @@ def schedule(known: Known, due: float) -> None:
     with _lock:
         _forget_the_dead()
         _due[known] = min(due, _due.get(known, due))
-        _start()
         if due < _looks_at or not _looks_at:
             _bell.ring()
+    _start()
 
 
 def _forget_the_dead() -> None:
@@ -98,25 +107,33 @@ def _forget_the_dead() -> None:
 
 
 def _start() -> None:
-    """Start the thread if it is missing. Needs the lock."""
+    """Start the thread if it is missing and there is something to do."""
     global _thread, _looks_at
-    if _thread is not None or _told_to_end:
-        return
-    _looks_at = 0.0
-    _thread = Thread("cachebox-sweeper", _run)
+    thread = None
     try:
-        _thread.start()
-    except RuntimeError:                # no thread to be had, or the process is ending: reads still drop what expired
-        _thread = None
+        with _lock:
+            if _told_to_end or not _due or (_thread is not None and _thread.runs()):
+                return
+            _thread = thread = Thread("cachebox-sweeper", _run)
+            _looks_at = 0.0
+        thread.start()
+    except BaseException as error:
+        with _lock:
+            if _thread is thread:
+                _thread = None
+        if not isinstance(error, (RuntimeError, MemoryError)):
+            raise
+        # no thread to be had, or the process is ending: reads drop what expired, and the next deadline tries again
 
 
 def _run() -> None:
-    global _thread, _looks_at
+    global _thread, _looks_at, _visited
     idle_since = 0.0
     while True:
         with _lock:
             if _thread is not threading.current_thread():
                 return                  # a callback forked, and this is the child
+            _visit_again()
             _forget_the_dead()
             now = time.monotonic()
             due = {known: _due.get(known, now) for known in list(_due)}
@@ -137,11 +154,22 @@ def _run() -> None:
             if _told_to_end:
                 break
             with _lock:
+                _visited = known
                 _due.pop(known, None)
             cache = known()
             if cache is not None:
                 schedule(known, _sweep(cache))
+            _visited = None
             del cache
+
+
+def _visit_again() -> None:
+    """Plan another visit where one was interrupted. Needs the lock."""
+    global _visited
+    if _visited is not None:
+        again = time.monotonic() + LINGERS
+        _due[_visited] = min(again, _due.get(_visited, again))
+        _visited = None
 
 
 def _sweep(cache: Cache[Any, Any]) -> float:
@@ -169,8 +197,7 @@ def resume() -> None:
     global _told_to_end
     with _lock:
         _told_to_end = False
-        if _due:
-            _start()
+    _start()
 
 
 def may_resume_later() -> bool:
@@ -183,6 +210,7 @@ def _resume_in_child() -> None:
     global _lock, _bell, _thread
     _lock, _bell = threading.RLock(), Bell()    # another thread may have held the old lock
     _thread = None
+    _visit_again()
     resume()
 
 

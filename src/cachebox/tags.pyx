@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
-from cachebox._engine.table cimport allocate, deallocate, incref, reallocate
+from cachebox._engine.table cimport allocate, deallocate, decref, incref, reallocate
 
 
 cdef class Tag:
@@ -20,10 +20,20 @@ cdef tuple checked_tags(object tags):
         return (tags,)
     if isinstance(tags, (bytes, bytearray)) or not hasattr(tags, "__iter__"):
         raise TypeError(f"tags must be a str or an iterable of hashable tags, not {type(tags).__name__}")
+    found = tuple(tags)             # a list would be kept alive by one that finds no memory for its copy, in CPython 3.11
+    for tag in found:
+        if not is_hashable(tag):
+            raise TypeError(f"tags must be hashable, not {type(tag).__name__}")
+    return tuple(dict.fromkeys(found))
+
+
+cdef bint is_hashable(object tag) except -1:
     try:
-        return tuple(dict.fromkeys(tags))
-    except TypeError as error:
-        raise TypeError(f"tags must be hashable: {error}") from error
+        hash(tag)
+        return True
+    except TypeError:
+        pass
+    return False
 
 
 cdef Label* new_labels(list tags) except? NULL:
@@ -36,6 +46,7 @@ cdef Label* new_labels(list tags) except? NULL:
             free_labels(chain)
             raise MemoryError("no memory left for tags")
         label.tag = <PyObject*>tag
+        incref(label.tag)
         label.other = chain
         chain = label
     return chain
@@ -86,40 +97,67 @@ cdef void stick(Labels* labels, uint32_t i, Label* chain) noexcept:
         label = label.other
 
 
-cdef void peel(Labels* labels, uint32_t i) noexcept:
-    """Take all its labels from entry i."""
+cdef Label* peel(Labels* labels, uint32_t i, Label* off) noexcept:
+    """Take all its labels from entry i. Returns them, and behind them those that were `off` before."""
     cdef Label* label
-    cdef Label* other
-    if i >= labels.known:
-        return
-    label = labels.chains[i]
+    cdef Label* chain
+    if i >= labels.known or labels.chains[i] == NULL:
+        return off
+    chain = label = labels.chains[i]
     labels.chains[i] = NULL
-    while label != NULL:
-        other = label.other
+    while True:
         label.prev.next = label.next
         label.next.prev = label.prev
         (<Tag>label.tag).n -= 1
         labels.n -= 1
-        deallocate(label)
-        label = other
+        if label.other == NULL:
+            break
+        label = label.other
+    label.other = off
+    return chain
 
 
-cdef void peel_all(Labels* labels) noexcept:
-    """All entries are gone. Gives the memory back."""
+cdef Label* peel_all(Labels* labels) noexcept:
+    """All entries are gone. Gives the memory back, but for the labels, which it returns."""
     cdef uint32_t i
+    cdef Label* off = NULL
     if labels.n:
         for i in range(labels.known):
-            peel(labels, i)
+            off = peel(labels, i, off)
     deallocate(labels.chains)
     labels.chains = NULL
     labels.known = 0
+    return off
+
+
+cdef void move_labels(Labels* labels, uint32_t i, uint32_t to) noexcept nogil:
+    """Entry i stands at `to` now."""
+    cdef Label* label
+    if i >= labels.known:
+        return
+    label = labels.chains[to] = labels.chains[i]
+    labels.chains[i] = NULL
+    while label != NULL:
+        label.entry = to
+        label = label.other
+
+
+cdef void less_room_for_labels(Labels* labels, uint32_t capacity) noexcept nogil:
+    """No entry stands beyond `capacity` any more."""
+    cdef Label** chains
+    if labels.known > capacity + 1:
+        chains = <Label**>reallocate(labels.chains, (<size_t>capacity + 1) * sizeof(Label*))
+        if chains != NULL:
+            labels.chains = chains
+            labels.known = capacity + 1
 
 
 cdef void free_labels(Label* chain) noexcept:
-    """Labels that were not stuck to anything."""
+    """Labels that are stuck to nothing."""
     cdef Label* other
     while chain != NULL:
         other = chain.other
+        decref(chain.tag)
         deallocate(chain)
         chain = other
 

@@ -1,8 +1,20 @@
-"""Threads of our own, and their end, which a fork must not come into.
+"""Threads of our own: they go on whatever is raised in them, and a fork does not come into their end.
 
-`join` may return, and `is_alive` be False, a moment before the system's thread has ended. A fork in that moment counts
-it, and warns. Worse: an ending thread takes a lock of the C library's (glibc's, about how names of hosts are looked
-up), and the child would have it locked for ever. So a fork waits until the threads that have ended are gone.
+**Going on.** A thread's function is called again when it has raised something (`guard`). It may have been interrupted
+anywhere, by an asynchronous exception or for want of memory. CPython looks for such exceptions when a call returns and
+where a loop goes back: so what stands between two calls is done as a whole, and such a function
+
+- takes a lock by ``with lock``, where that is a C lock or a C re-entrant one (a `Condition` has Python code that can be
+  interrupted between taking the lock and saying so), and wakes all that wait for a condition, for one of them may be
+  the rest of a wait that was interrupted;
+- never has what it is working on in a local variable only.
+
+Whether a thread is there is asked of the thread (`Thread.runs`), not of a variable: if it has ended all the same,
+whoever needs it next makes another one.
+
+**Ending.** `join` may return, and `is_alive` be False, a moment before the system's thread has ended. A fork in that
+moment counts it, and warns. Worse: an ending thread takes a lock of the C library's (glibc's, about how names of hosts
+are looked up), and the child would have it locked for ever. So a fork waits until the threads that have ended are gone.
 
 Invariant: what steps aside before a fork imports this first, so that this comes last, when they have ended.
 """
@@ -13,6 +25,8 @@ import os
 import threading
 import time
 
+from cachebox.guard import keep_running
+
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,16 +35,29 @@ _started: set[Thread] = set()           # those of which it is not known that th
 
 
 class Thread(threading.Thread):
-    """A daemon thread, as all here are: nobody but its owner waits for it."""
+    """A daemon thread, as all here are: nobody but its owner waits for it.
+
+    Args:
+        name: for debuggers.
+        run: called again and again until it returns; what it raises is reported through `sys.unraisablehook`.
+    """
 
     def __init__(self, name: str, run: Callable[[], object]) -> None:
-        super().__init__(target=run, name=name, daemon=True)
+        super().__init__(target=keep_running, args=(run,), name=name, daemon=True)
+        self._is_coming = True
 
     def start(self) -> None:
-        """RuntimeError where no thread is to be had, or the process is ending."""
-        super().start()
+        """RuntimeError where no thread is to be had, or the process is ending. Do not hold a lock meanwhile."""
+        try:
+            super().start()
+        finally:
+            self._is_coming = False
         _started.difference_update([thread for thread in list(_started) if thread.is_gone()])
         _started.add(self)
+
+    def runs(self) -> bool:
+        """Whether it has not ended: it is there, or somebody is about to start it."""
+        return self._is_coming or self.is_alive()
 
     def is_gone(self) -> bool:
         """Whether the system's thread has ended, too."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import NamedTuple
 
+from cachebox.callers import Turn, waiter
+from cachebox.flight import act_for, delegate, undelegate
 from cachebox.threads import Thread
 
 TYPE_CHECKING = False               # as everywhere in the package
@@ -79,7 +80,7 @@ class Tally:
     def __init__(self, total: int, show: Callable[[int, int], object] | None) -> None:
         self.total = total
         self.show = show
-        self.turn = threading.Lock()
+        self.turn = Turn()                              # re-entrant: `show` is the user's, and may warm, too
         self.loaded = self.failed = self.skipped = 0
         self.first_error: Exception | None = None
         self.ended_by: BaseException | None = None      # what `progress` raised, or an interruption
@@ -110,21 +111,33 @@ def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Wa
             work_off()
         except BaseException as error:
             tally.ended_by = error
+        finally:
+            working.pop()
+            if not working and bell is not None:
+                bell.wake()
 
+    bell = None
+    working = [None] * max(workers, 1)                  # such a list changes in one step
     if workers <= 1:
         work()
         return tally.result()
-    threads = [Thread("cachebox-warm", partial(copy_context().run, work)) for _ in range(workers)]
+    bell = waiter()
+    course = delegate(bell)                             # they act for this caller, who waits for them
+    threads = [Thread("cachebox-warm", partial(copy_context().run, act_for, course, work)) for _ in range(workers)]
     started = []
     try:
         for thread in threads:
             thread.start()
             started.append(thread)
+        bell.wait()
         for thread in started:
             thread.join()
     except BaseException as error:                      # an interruption: the others are to stop
         tally.ended_by = error
         raise
+    finally:
+        undelegate(course)
+        bell.close()
     return tally.result()
 
 

@@ -33,62 +33,99 @@ LINGERS = 5.0
 STEPS_ASIDE = 1.0
 """Seconds that a fork waits for idle threads to end."""
 
-_changed = threading.Condition(threading.Lock())
+_lock = threading.RLock()               # re-entrant: a signal handler or a finalizer may ask for a refresh
+_changed = threading.Condition(_lock)
 _queue: deque[_Task] = deque()
-_threads: set[threading.Thread] = set()
-_idle = 0
+_threads: dict[Thread, _Task | None] = {}   # with what each is running: so nothing is lost with a thread
+_idle: set[Thread] = set()
 _told_to_end = False
 
 
 def submit(task: _Task) -> bool:
     """Have a refresh run in the background, soon. False: there is no room or no thread for it."""
-    with _changed:
-        if len(_queue) >= MOST_WAITING or (not _start_one() and not _threads):
+    with _lock:
+        if len(_queue) >= MOST_WAITING:
             return False
         _queue.append(task)
-        _changed.notify()
-    return True
+        _changed.notify_all()
+    if _start_one():
+        return True
+    with _lock:
+        try:
+            _queue.remove(task)
+        except ValueError:              # a thread that has ended since has taken it
+            return True
+    return False
 
 
 def _start_one() -> bool:
-    """Start a thread if those that are idle have enough to do. Needs `_changed`."""
-    if _told_to_end or _idle > len(_queue) or len(_threads) >= MOST_THREADS:
-        return bool(_threads)
-    thread = Thread("cachebox-refresh", _run)
-    _threads.add(thread)
+    """Start a thread if those that are idle have enough to do. Returns whether there is one."""
+    thread = None
     try:
+        with _lock:
+            for ended in [known for known in list(_threads) if not known.runs()]:
+                _take_back(ended)
+            if _told_to_end or len(_idle) >= len(_queue) or len(_threads) >= MOST_THREADS:
+                return bool(_threads)
+            thread = Thread("cachebox-refresh", _run)
+            _threads[thread] = None
         thread.start()
-    except RuntimeError:                # no thread to be had, or the process is ending
-        _threads.discard(thread)
-        return False
+    except BaseException as error:
+        if thread is not None:
+            _threads.pop(thread, None)
+        if not isinstance(error, (RuntimeError, MemoryError)):
+            raise
+        return bool(_threads)           # no thread to be had, or the process is ending
     return True
 
 
+def _take_back(ended: Thread) -> None:
+    """A thread has ended, though it should not have: others do what it was doing. Needs the lock."""
+    _idle.discard(ended)
+    task = _threads.pop(ended, None)
+    if task is not None:
+        _queue.appendleft(task)
+
+
 def _run() -> None:
-    global _idle
     this = threading.current_thread()
+    assert isinstance(this, Thread)
     while True:
-        with _changed:
+        with _lock:
             if this not in _threads:
                 return                  # what it ran has forked, and this is the child
-            _idle += 1
-            give_up = time.monotonic() + LINGERS
-            while not _queue and not _told_to_end and time.monotonic() < give_up:
-                _changed.wait(give_up - time.monotonic())
-            _idle -= 1
-            if _told_to_end or not _queue:
-                _threads.discard(this)
-                _changed.notify_all()   # to a fork that waits
-                return
-            task = _queue.popleft()
+            task = _threads[this]       # what it was running when something interrupted it
+            if task is None:
+                _wait_for_work(this)
+                if _told_to_end or not _queue:
+                    del _threads[this]
+                    _changed.notify_all()   # to a fork that waits
+                    return
+                task = _queue[0]
+                _threads[this] = task
+                del _queue[0]
         task.run()
+        with _lock:
+            if this in _threads:
+                _threads[this] = None
         del task                        # it holds a cache
+
+
+def _wait_for_work(this: Thread) -> None:
+    """Needs the lock, and lets it go meanwhile."""
+    give_up = time.monotonic() + LINGERS
+    try:
+        _idle.add(this)
+        while not _queue and not _told_to_end and time.monotonic() < give_up:
+            _changed.wait(give_up - time.monotonic())
+    finally:
+        _idle.discard(this)
 
 
 def _end() -> None:
     """Have idle threads end. Those that are loading are daemons: nobody waits for them."""
     global _told_to_end
-    with _changed:
+    with _lock:
         _told_to_end = True
         _changed.notify_all()
 
@@ -96,9 +133,9 @@ def _end() -> None:
 def _step_aside() -> None:
     """Before a fork: idle threads end, so that none of ours is there that the fork could warn of."""
     global _told_to_end
-    with _changed:
+    with _lock:
         _told_to_end = True
-        idle = [thread for thread in _threads if thread is not threading.current_thread()] if _idle else []
+        idle = list(_idle)
         _changed.notify_all()
         until = time.monotonic() + STEPS_ASIDE
         while _idle and time.monotonic() < until:
@@ -110,19 +147,20 @@ def _step_aside() -> None:
 
 def _resume() -> None:
     global _told_to_end
-    with _changed:
+    with _lock:
         _told_to_end = False
-        if _queue:
-            _start_one()
+    if _queue:
+        _start_one()
 
 
 def _resume_in_child() -> None:
     """The refreshes of the parent are the parent's: here they are void, as their caches can tell."""
-    global _changed, _threads, _idle, _told_to_end
-    _changed = threading.Condition(threading.Lock())    # another thread may have held the old one
+    global _lock, _changed, _threads, _idle, _told_to_end
+    _lock = threading.RLock()           # another thread may have held the old one
+    _changed = threading.Condition(_lock)
     _queue.clear()
-    _threads = set()
-    _idle = 0
+    _threads = {}
+    _idle = set()
     _told_to_end = False
 
 

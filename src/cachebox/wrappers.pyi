@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Hashable
 from inspect import Signature
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
-
-from typing_extensions import Self
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from cachebox.cache import Cache
 from cachebox.cache_info import CacheInfo
-from cachebox.flight import Lead
+from cachebox.flight import Leader
 
 _P = ParamSpec("_P")
 _Q = ParamSpec("_Q")
@@ -51,10 +49,10 @@ class CachedFunction(_Wrapper[_P, _R]):
     def __deepcopy__(self, memo: object) -> Self: ...
 
     # for coroutines
-    def _board(self, key: Hashable, hashed: int, counted: bool, alone: bool) -> tuple[Lead | None, Any]: ...
+    def _board(self, key: Hashable, hashed: int, counted: bool, alone: bool) -> tuple[Leader | None, Any]: ...
     def _land(
         self,
-        lead: Lead,
+        lead: Leader,
         key: Hashable,
         hashed: int,
         value: object,
@@ -63,7 +61,7 @@ class CachedFunction(_Wrapper[_P, _R]):
         kwargs: dict[str, Any],
     ) -> None: ...
     def _known_failure(self, key: Hashable) -> Exception | None: ...
-    def _failed(self, lead: Lead, key: Hashable, error: BaseException) -> None: ...
+    def _failed(self, lead: Leader, key: Hashable, error: BaseException) -> None: ...
     @property
     def _single_flight(self) -> bool: ...
 

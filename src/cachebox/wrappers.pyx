@@ -4,6 +4,7 @@ A hit must cost less than the call of an empty function, so nothing is allocated
 arguments over where they are (vectorcall, PEP 590), they are hashed there and compared with the keys in the cache.
 """
 
+cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -15,7 +16,7 @@ from cachebox.calls cimport (
     Call, call_key, find_call_at_once, find_call_quickly, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
     keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, type_of, unlikely,
 )
-from cachebox.flight cimport Lead, Ticket, board
+from cachebox.flight cimport Leader, Ticket, board, new_leader
 from cachebox.lock cimport HAS_GIL, acquire, release
 from cachebox.options cimport lifetime_of
 from cachebox.quick cimport (
@@ -101,16 +102,21 @@ cdef extern from *:
 cdef object NO_KEY = object()
 
 
+@cython.trashcan(True)              # one may be an attribute of another, a hundred thousand deep
 cdef class CachedFunction:
     """A function with a cache in front: what `cached` and `lru_cache` return; they have the documentation."""
+
+    def __cinit__(self, function, Cache cache not None, **options):
+        self.function = function                # what other methods take for granted, be __init__ called or not
+        self._cache = cache
+        self.parameters = {}
+        self.receivers = {}
 
     def __init__(
         self, function, Cache cache not None, *, token=None, typed=False, only_plain_alone=False, binds_weakly=True,
         is_method=False, single_flight=True, unwatched=False, first_wins=False, ttl=None, condition=None, key_func=None,
         tags=None, failures=None, coroutines=None, on_first_miss=None, stores=True, parameters=(),
     ):
-        self.function = function
-        self._cache = cache
         self.token = token
         self.typed = typed
         self.binds_weakly = binds_weakly
@@ -135,7 +141,6 @@ cdef class CachedFunction:
         self.fly = coroutines.fly if coroutines is not None else None
         self.on_first_miss = on_first_miss
         self.parameters = dict(parameters)
-        self.receivers = {}
         self.is_simple = token is None and not typed and key_func is None
         if not stores:
             self.vectorcall = <vectorcallfunc>call_counted
@@ -305,16 +310,14 @@ cdef class CachedFunction:
     # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
 
     def _board(self, key, Py_hash_t hashed, bint counted, bint alone):
-        """Returns (a Lead, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
+        """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
         cdef Ticket ticket
-        cdef Lead lead = Lead.__new__(Lead)
-        lead.store = self._cache
+        cdef Leader lead = new_leader(self._cache)
         ticket.counted = counted
         if alone:
             lead.alone = Watch.__new__(Watch)
             lead.alone.store = self._cache
-            lead.leader.alone = <PyObject*>lead.alone
-        flight = board(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &lead.leader, &ticket)
+        flight = board(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead, &ticket)
         if self.token is not None and not counted:
             count(&self.misses if ticket.counted else &self.hits)
         lead.began = self._cache.invalidations
@@ -322,7 +325,7 @@ cdef class CachedFunction:
             return None, (taken_over(ticket.value),)
         return (None, flight) if flight is not None else (lead, None)
 
-    def _land(self, Lead lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):
+    def _land(self, Leader lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):
         """End a load with a value."""
         cdef Loading how
         cdef tuple flat, names
@@ -336,7 +339,7 @@ cdef class CachedFunction:
             how.names = <PyObject*>names if names else NULL
         how.instance = <PyObject*>instance if receiver is not None else NULL
         try:
-            self._cache.land(&lead.leader, key, mixed_in(<PyObject*>self._cache, hashed), value, &how)
+            self._cache.land(lead, key, mixed_in(<PyObject*>self._cache, hashed), value, &how)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
@@ -350,10 +353,10 @@ cdef class CachedFunction:
                 count(&self.hits)
         return error
 
-    def _failed(self, Lead lead, key, error):
+    def _failed(self, Leader lead, key, error):
         """A load failed: remember that, if it is to be remembered."""
         if self.failures is not None:
-            self._cache.remember(key, &lead.leader, error, self.failures)
+            self._cache.remember(key, lead, error, self.failures)
 
     @property
     def _single_flight(self):
@@ -495,14 +498,16 @@ cdef class CachedFunction:
         return f"<cached {getattr(self, '__qualname__', self.function)}>"
 
 
+@cython.trashcan(True)
 cdef class CachedMethod(CachedFunction):
     """A cached function that the interpreter calls as a method without binding it first."""
 
 
+@cython.trashcan(True)
 cdef class BoundFunction:
     """A cached method bound to its instance: what `instance.method` is. It is called without the instance."""
 
-    def __init__(self, CachedFunction function, instance):
+    def __cinit__(self, CachedFunction function not None, instance):
         self.__func__ = function
         self.__self__ = instance
         self.vectorcall = <vectorcallfunc>call_bound
@@ -839,8 +844,8 @@ cdef int enable(type kind, Py_ssize_t offset, bint like_a_function) except -1:
     return 0
 
 
-cdef CachedFunction _sample = CachedFunction.__new__(CachedFunction)
-cdef BoundFunction _bound_sample = BoundFunction.__new__(BoundFunction)
+cdef CachedFunction _sample = CachedFunction.__new__(CachedFunction, None, Cache(1))
+cdef BoundFunction _bound_sample = BoundFunction.__new__(BoundFunction, _sample, None)
 enable(CachedFunction, <char*>&_sample.vectorcall - <char*><PyObject*>_sample, False)
 enable(CachedMethod, <char*>&_sample.vectorcall - <char*><PyObject*>_sample, True)
 enable(BoundFunction, <char*>&_bound_sample.vectorcall - <char*><PyObject*>_bound_sample, False)

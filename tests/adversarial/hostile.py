@@ -50,7 +50,7 @@ class InPython(EvictionPolicy):
         return iter(list(self.order))
 
 
-POLICIES = {"LRU": "LRU", "LFU": "LFU", "FIFO": "FIFO", "InPython": InPython}
+POLICIES = {"LRU": "LRU", "LFU": "LFU", "FIFO": "FIFO", "AUTO": "AUTO", "InPython": InPython}
 
 
 class Hostile(Exception):

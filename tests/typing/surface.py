@@ -20,9 +20,7 @@ from collections.abc import (
     ValuesView,
 )
 from datetime import timedelta
-from typing import Any
-
-from typing_extensions import assert_type
+from typing import Any, assert_type
 
 import cachebox
 from cachebox import (

@@ -24,11 +24,11 @@ cdef class FIFO(Engine):
         cdef uint32_t* ring
         while size < capacity + ((capacity + 1) >> 1):
             size *= 2
-        if self.ring != NULL and size <= <size_t>self.mask + 1:
+        if self.ring != NULL and size == <size_t>self.mask + 1:
             return True
         ring = <uint32_t*>allocate(size * sizeof(uint32_t))
         if ring == NULL:
-            return False
+            return self.ring != NULL and size <= <size_t>self.mask + 1
         for at in range(self.tail - self.head):
             i = self.ring[(self.head + at) & self.mask]
             if i != 0:
@@ -75,6 +75,9 @@ cdef class FIFO(Engine):
         deallocate(self.ring)
         self.ring = NULL
         self.mask = self.head = self.tail = self.ordered = 0
+
+    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+        self.ring[self.table.entries[to].prev & self.mask] = to
 
     cdef Py_ssize_t check_order(self) except -1:
         cdef uint32_t at, i, found = 0

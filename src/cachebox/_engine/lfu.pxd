@@ -18,6 +18,7 @@ cdef class LFU(Engine):
 
     cdef bint _spare(self) noexcept nogil
     cdef bint _more_buckets(self) noexcept nogil
+    cdef void _fewer_buckets(self) noexcept nogil
     cdef uint32_t _open(self, uint64_t uses, uint32_t before) noexcept nogil
     cdef void _leave(self, uint32_t i) noexcept nogil
     cdef void _join(self, uint32_t i, uint32_t bucket) noexcept nogil

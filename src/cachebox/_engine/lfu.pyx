@@ -11,18 +11,24 @@ Invariants: `uses` grows strictly along the chain; no bucket is empty; `last` en
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport ASKS, Engine, deallocate, link_after, reallocate, unlink
+from cachebox._engine.table cimport ASKS, Engine, allocate, deallocate, link_after, reallocate, unlink
+
+
+cdef uint64_t MOST_USES = <uint64_t>1 << 63     # that an entry may come with: no number of hits takes it to 2**64, which is 0
 
 
 cdef class LFU(Engine):
 
     def __cinit__(self):
         self.table.use = ASKS
+        self.ranks_rise = True
 
     def __dealloc__(self):
         deallocate(self.buckets)
 
     cdef bint room(self, uint32_t capacity) noexcept nogil:
+        if self.size // 4 > capacity:           # the table has shrunk
+            self._fewer_buckets()
         return self.buckets != NULL or self._more_buckets()
 
     cdef void admit(self, uint32_t i) noexcept nogil:
@@ -58,7 +64,9 @@ cdef class LFU(Engine):
 
     cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
         """Insert with `rank` uses: behind all that have as many or fewer. The search is O(1) for 1 and for the most."""
-        cdef uint32_t before = 0 if rank == 1 else self.buckets[0].prev, bucket
+        cdef uint32_t before, bucket
+        rank = min(max(rank, <uint64_t>1), <uint64_t>MOST_USES)
+        before = 0 if rank == 1 else self.buckets[0].prev
         while before != 0 and self.buckets[before].uses > rank:
             before = self.buckets[before].prev
         bucket = before if before != 0 else self.buckets[0].next
@@ -69,6 +77,12 @@ cdef class LFU(Engine):
             bucket = self._open(rank, before)
             self.buckets[bucket].last = self.buckets[before].last if before != 0 else 0
         self._join(i, bucket)
+
+    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+        cdef Bucket* b = &self.buckets[self.table.entries[to].aux]
+        Engine.moved(self, i, to)
+        if b.last == i:
+            b.last = to
 
     cdef Py_ssize_t check_order(self) except -1:
         cdef uint32_t i = 0, bucket = 0, _
@@ -119,6 +133,35 @@ cdef class LFU(Engine):
         self.buckets = buckets
         self.size = size
         return True
+
+    cdef void _fewer_buckets(self) noexcept nogil:
+        """Keep those that hold something, and one to spare; without memory, all of them."""
+        cdef uint32_t bucket = self.buckets[0].next, kept = 0, size = 2, i = 0, _
+        cdef Bucket* buckets
+        while bucket != 0:
+            size += 1
+            bucket = self.buckets[bucket].next
+        buckets = <Bucket*>allocate(size * sizeof(Bucket))
+        if buckets == NULL:
+            return
+        buckets[0] = self.buckets[0]
+        bucket = self.buckets[0].next
+        while bucket != 0:
+            kept += 1
+            buckets[kept] = self.buckets[bucket]
+            buckets[kept].prev = kept - 1
+            buckets[kept - 1].next = kept
+            for _ in range(buckets[kept].count):
+                i = self.table.entries[i].next
+                self.table.entries[i].aux = kept
+            bucket = self.buckets[bucket].next
+        buckets[kept].next = 0
+        buckets[0].prev = kept
+        buckets[kept + 1].next = 0
+        deallocate(self.buckets)
+        self.buckets = buckets
+        self.size = size
+        self.free = kept + 1
 
     cdef uint32_t _open(self, uint64_t uses, uint32_t before) noexcept nogil:
         """An empty bucket behind the bucket `before`; its `last` is the caller's to set."""

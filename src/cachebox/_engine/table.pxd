@@ -80,6 +80,11 @@ cdef enum Use:                      # what a policy does about a hit, so that th
     ASKS                            # `used` is called
 
 
+cdef struct Moves:                  # which entries stand elsewhere since a table has shrunk
+    uint32_t* pairs                 # from, to; from, to ... (owned)
+    uint32_t n                      # of them
+
+
 cdef struct Table:
     Entry* entries
     uint32_t* slots                 # 0: empty
@@ -258,11 +263,13 @@ cdef class Engine:
     """
 
     cdef Table table
+    cdef bint ranks_rise                                            # from the next victim on: `rank` is part of the order
     cdef Entry lone                                                 # the sentinel while nothing is allocated
     cdef object collectable                                         # never set: makes the collector visit the type
 
     # the policy's verbs
     cdef bint room(self, uint32_t capacity) noexcept nogil          # make room for that many entries; False: no memory
+    cdef void expect(self, Py_ssize_t limit) noexcept nogil         # there will be no more than that many entries
     cdef void admit(self, uint32_t i) noexcept nogil                # a new entry
     cdef void used(self, uint32_t i) noexcept nogil                 # a hit, or a new value
     cdef void forget(self, uint32_t i) noexcept nogil               # it leaves, for whatever reason
@@ -271,6 +278,7 @@ cdef class Engine:
     cdef void restart(self) noexcept nogil                          # all entries are gone
     cdef uint64_t rank(self, uint32_t i) noexcept nogil             # what `admit_ranked` needs besides the order
     cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil      # a new last victim, of known rank
+    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil   # entry i has been copied to `to`: it stands there now
     cdef Py_ssize_t check_order(self) except -1                     # count what is ordered, or raise AssertionError
 
     # the table's verbs
@@ -278,10 +286,25 @@ cdef class Engine:
     cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil        # a reserved entry; needs `reserve`
     cdef void release(self, uint32_t i) noexcept nogil              # frees i; its references are the caller's now
     cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil    # both in one step
-    cdef void shrink(self) noexcept nogil                           # gives memory back where no entry is left
+    cdef bint shrink(self, Moves* moves) noexcept nogil             # gives memory back; False: nothing has changed
+    cdef void shrink_alone(self) noexcept nogil                     # the same, where nobody else knows an index
     cdef Table detach(self) noexcept nogil                          # empties it; `drop_detached` is owed
     cdef void _start_over(self) noexcept nogil
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
+
+
+cdef enum:
+    UNCHANGED = 1                   # the version of a table that is as it was made
+    KEPT = 64                       # a table with room for no more than this keeps its memory
+
+
+cdef inline bint is_too_large(const Table* t) noexcept nogil:
+    """Whether a table has so much more room than entries that it is to `shrink`.
+
+    The new one has room for half as many again as there are. So before it shrinks again or grows, a share of its entries
+    has to leave or to come: changing the size is O(1), amortised.
+    """
+    return t.capacity > KEPT and t.used < t.capacity // 3
 
 
 cdef inline void note_use(PyObject* engine, uint32_t i) noexcept nogil:

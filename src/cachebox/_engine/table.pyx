@@ -19,7 +19,6 @@ cdef enum:
     SMALLEST = 4                    # entries in the first allocation
     LARGEST = 1 << 30               # an index and at least one bit of tag share a slot's 32 bits
     ROOMY = 1 << 16                 # up to so many entries, slots are at most 2/5 full: short runs cost no cache miss
-    KEPT_WHEN_EMPTY = 64            # an emptied table with room for no more than this keeps its memory
 
 
 cdef uint64_t process_seed = int.from_bytes(os.urandom(8), "little")
@@ -149,6 +148,28 @@ enter_other = enter_with_rest
 enter_other_instead = enter_with_rest_instead
 
 
+cdef inline uint32_t bits_for(Py_ssize_t capacity) noexcept nogil:
+    """log2 of the number of slots for so many entries."""
+    cdef uint32_t bits = 2          # `replace` needs one empty slot more than there are entries
+    while (<Py_ssize_t>1 << bits) < 2 * capacity + (capacity >> 1 if capacity <= ROOMY else 0):
+        bits += 1
+    return bits
+
+
+cdef void index_anew(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
+    """Let these empty slots be the table's, and put all entries in."""
+    cdef uint32_t i
+    t.slots = slots
+    t.bits = bits
+    t.shift = 32 - NEAR_BITS - bits if bits <= 32 - NEAR_BITS else 0
+    t.mask = (<uint32_t>1 << bits) - 1
+    t.strays = bits > 32 - NEAR_BITS            # indices leave no room for them
+    for i in range(1, t.fresh):
+        if t.entries[i].key != NULL:
+            place(t, i)
+    t.version += 1
+
+
 @cython.no_gc_clear                 # whoever owns the engine empties it, together with what it keeps beside it
 cdef class Engine:
 
@@ -163,6 +184,9 @@ cdef class Engine:
 
     cdef bint room(self, uint32_t capacity) noexcept nogil:
         return True
+
+    cdef void expect(self, Py_ssize_t limit) noexcept nogil:
+        pass
 
     cdef void admit(self, uint32_t i) noexcept nogil:
         link_after(&self.table, i, self.table.entries[0].prev)
@@ -190,6 +214,11 @@ cdef class Engine:
 
     cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
         self.admit(i)
+
+    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+        cdef Entry* e = &self.table.entries[to]
+        self.table.entries[e.prev].next = to
+        self.table.entries[e.next].prev = to
 
     cdef Py_ssize_t check_order(self) except -1:
         cdef Table* t = &self.table
@@ -228,13 +257,61 @@ cdef class Engine:
         else:
             enter_other_instead(&self.table, i, key, h, slot)
 
-    cdef void shrink(self) noexcept nogil:
+    cdef bint shrink(self, Moves* moves) noexcept nogil:
+        """Give memory back, where there is too much of it. Whoever knows entries by index has to follow the `moves`."""
+        cdef Table* t = &self.table
         cdef Table empty
-        if self.table.used == 0 and self.table.capacity > KEPT_WHEN_EMPTY:
+        cdef uint32_t i, to = 1, bits, capacity
+        cdef uint32_t* slots
+        cdef uint32_t* rests
+        cdef Entry* entries
+        moves.pairs = NULL
+        moves.n = 0
+        if not is_too_large(t):
+            return False
+        if t.used == 0:
             empty = self.detach()
             deallocate(empty.slots)
             deallocate(empty.rests)
             deallocate(empty.entries)
+            return True
+        capacity = max(t.used + (t.used >> 1), <uint32_t>SMALLEST)
+        bits = bits_for(capacity)
+        slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
+        if slots == NULL:
+            return False
+        moves.pairs = t.slots                   # more than two for each entry: room for all pairs
+        for i in range(t.used + 1, t.fresh):
+            if t.entries[i].key != NULL:
+                while t.entries[to].key != NULL:
+                    to += 1
+                t.entries[to] = t.entries[i]
+                if t.rests != NULL:
+                    t.rests[to] = t.rests[i]
+                t.entries[i].key = t.entries[i].value = NULL
+                if t.entries[to].value != NULL:
+                    self.moved(i, to)
+                moves.pairs[2 * moves.n] = i
+                moves.pairs[2 * moves.n + 1] = to
+                moves.n += 1
+        t.fresh = t.used + 1
+        t.free = 0
+        index_anew(t, slots, bits)
+        entries = <Entry*>reallocate(t.entries, (<size_t>capacity + 1) * sizeof(Entry))
+        if entries != NULL:                     # else they stay where they are: more than need be
+            t.entries = entries
+        if t.rests != NULL:
+            rests = <uint32_t*>reallocate(t.rests, (<size_t>capacity + 1) * sizeof(uint32_t))
+            if rests != NULL:
+                t.rests = rests
+        t.capacity = capacity
+        self.room(capacity)
+        return True
+
+    cdef void shrink_alone(self) noexcept nogil:
+        cdef Moves moves
+        if self.shrink(&moves):
+            deallocate(moves.pairs)
 
     cdef Table detach(self) noexcept nogil:
         cdef Table old = self.table
@@ -259,7 +336,7 @@ cdef class Engine:
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil:
         cdef Table* t = &self.table
         cdef Py_ssize_t wanted = max(2 * <Py_ssize_t>t.capacity, SMALLEST)
-        cdef uint32_t bits = 2, i       # `replace` needs one empty slot more than there are entries
+        cdef uint32_t bits
         cdef uint32_t* slots = NULL
         cdef uint32_t* rests
         cdef Entry* entries
@@ -270,8 +347,7 @@ cdef class Engine:
         else:                       # only reserved entries stand beyond the bound: they are few
             wanted = t.capacity + max(<Py_ssize_t>SMALLEST, t.capacity >> 3)
         wanted = min(wanted, <Py_ssize_t>LARGEST)
-        while (<Py_ssize_t>1 << bits) < 2 * wanted + (wanted >> 1 if wanted <= ROOMY else 0):
-            bits += 1
+        bits = bits_for(wanted)
         if not self.room(<uint32_t>wanted):
             return False
         if bits != t.bits or t.capacity == 0:
@@ -294,15 +370,7 @@ cdef class Engine:
         if slots != NULL:
             if t.capacity != 0:
                 deallocate(t.slots)
-            t.slots = slots
-            t.bits = bits
-            t.shift = 32 - NEAR_BITS - bits if bits <= 32 - NEAR_BITS else 0
-            t.mask = (<uint32_t>1 << bits) - 1
-            t.strays = bits > 32 - NEAR_BITS        # indices leave no room for them
-            for i in range(1, t.fresh):
-                if entries[i].key != NULL:
-                    place(t, i)
-            t.version += 1
+            index_anew(t, slots, bits)
         t.capacity = <uint32_t>wanted
         return True
 

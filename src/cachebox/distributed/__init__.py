@@ -5,7 +5,9 @@ below::
 
     resp       the protocol as bytes                    codec      values as bytes, the wire format
     keyspace   names on the server                      scripts    what the server does in one step
-    servers    addresses, and how to get in             breaker    when to stop calling
+    servers    how to get in                            urls, clients   where they are, as users say it
+    breaker    when to stop calling                     health     what is wrong with a server
+    pool       the connections to a server
     effects    what the core asks to be done            blocking   doing it in a thread
     awaiting   doing it in a task                       topology   who has what, routing and retries
     tier       the first tier, and who stores there     link       hearing of changes
@@ -25,9 +27,16 @@ except ImportError as _error:
 
 from cachebox.distributed.caches import AsyncDistributedCache, DistributedCache
 from cachebox.distributed.codec import Serializer
-from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.stats import DistributedStats
 
 del _redis
 
-__all__ = ["AsyncDistributedCache", "BackendUnavailable", "DistributedCache", "DistributedStats", "Serializer"]
+__all__ = [
+    "AsyncDistributedCache",
+    "BackendRefused",
+    "BackendUnavailable",
+    "DistributedCache",
+    "DistributedStats",
+    "Serializer",
+]

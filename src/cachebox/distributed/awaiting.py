@@ -9,10 +9,14 @@ import time
 from collections import deque
 from typing import Any
 
-from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
-from cachebox.distributed.resp import CHUNK, Replies
+from cachebox.distributed.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox.distributed.pool import Turn, needs_sign_of_life, patience, share
+from cachebox.distributed.replies import verify
+from cachebox.distributed.resp import CHUNK, Replies, packed_all
 from cachebox.distributed.servers import FAILURES, connect_async, is_cut, is_timeout, left
+from cachebox.tasks import TaskWaiter
 
+PING = packed_all([[b"PING"]])
 LANES = 16                          # connections of an event loop to one server
 
 
@@ -23,6 +27,7 @@ class AsyncChannel:
         self.reader = reader
         self.writer = writer
         self.replies = Replies()
+        self.used_at = time.monotonic()
         self.is_talking = False
         self.talks = 0                  # how many there were
         self.is_late = False
@@ -97,9 +102,9 @@ class Lanes:
     A thousand tasks at once would else make a thousand connections, which takes longer than a call may.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LANES) -> None:
         self.idle: list[AsyncChannel] = []
-        self._free = LANES
+        self._free = limit
         self._line: deque[asyncio.Future[bool]] = deque()
 
     async def enter(self, seconds: float) -> None:
@@ -136,32 +141,6 @@ class Lanes:
         self._free += 1
 
 
-class AsyncWaiter:
-    """What a task waits for, once: to be woken, by any thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
-
-    def wake(self) -> None:
-        """May be called from any thread."""
-        with contextlib.suppress(RuntimeError):     # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._end)
-
-    def _end(self) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
-
-    async def wait(self, seconds: float | None) -> None:
-        """Until it is woken, or the time is over. (`wait_for` swallows some cancellations before 3.12.)"""
-        timer = None if seconds is None else self._loop.call_later(seconds, self._end)
-        try:
-            await self._over
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-
 class Async:
     """Runs the core's generators in the calling task."""
 
@@ -184,13 +163,12 @@ class Async:
         """One effect."""
         if type(effect) is Exchange:
             if len(effect.requests) == 1:
-                return [await exchange_async(*effect.requests[0], effect.deadline)]
+                return [await exchange_async(*effect.requests[0], effect.deadline, effect.once)]
             return await asyncio.gather(*(exchange_async(*request, effect.deadline) for request in effect.requests))
         if type(effect) is Wait:
-            await effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
-            return None
+            return await effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
         if type(effect) is MakeWaiter:
-            return AsyncWaiter()
+            return TaskWaiter()
         if type(effect) is Start:
             # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
             asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006
@@ -199,73 +177,216 @@ class Async:
         return await result if inspect.isawaitable(result) else result
 
 
-async def exchange_async(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
-    """Send, and receive n replies, over one connection."""
+async def exchange_async(
+    node: Node, commands: Commands, deadline: float, once: bool = False
+) -> list[Any] | Failure:
+    """Send commands, and receive their replies, over one connection."""
     loop = asyncio.get_running_loop()
     lanes = node.lanes.get(loop)
     if lanes is None:
-        lanes = node.lanes[loop] = Lanes()
+        lanes = node.lanes[loop] = Lanes(min(LANES, node.pool.limit))
     try:
         await lanes.enter(left(deadline))
     except TimeoutError as error:
         return Failure(error, False, False, is_ours=True)
     try:
-        return await exchange_in_lane(node, lanes, data, n, deadline)
+        return await exchange_in_lane(node, commands, deadline, once)
     finally:
         lanes.leave()
 
 
-async def exchange_in_lane(node: Node, lanes: Lanes, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
+async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once: bool) -> list[Any] | Failure:
     loop = asyncio.get_running_loop()
-    channel = timer = None
-    was_sent = was_reused = False
+    pool = node.pool
+    channel = second = None
+    was_sent = was_reused = is_waiting = False
     try:
-        while lanes.idle and channel is None:
-            channel = lanes.idle.pop()
-            if channel.reader.at_eof():
-                channel.close()
-                channel = None
-        was_reused = channel is not None
-        if channel is None:
-            channel = await open_async_channel(node, deadline)
-        timer = loop.call_later(left(deadline), channel.expire, loop)
+        data = packed_all(commands)
+        now = time.monotonic()
+        channel = await idle_channel(node, loop, now, deadline, once)
+        if channel is not None:
+            was_reused = True
+        elif pool.take_place():
+            channel = await new_channel(node, deadline)
+        else:
+            is_waiting = True
+            channel, was_reused = await next_channel(node, loop, deadline)
+            is_waiting = False
         was_sent = True
-        replies = await channel.talk(data, n)
-        timer.cancel()
+        if once or not was_reused:
+            replies = await talk_until(channel, data, commands, deadline)
+        else:
+            second = Second(node, commands, channel, patience(channel, now, deadline, len(data)), deadline)
+            replies = await channel.talk(data, len(commands))
+            verify(commands, replies, channel.replies)
+        channel.used_at = now
     except FAILURES as error:
-        if timer is not None:
-            timer.cancel()
         late = is_timeout(error)
         if channel is not None:
             late = late or channel.is_late
-            channel.close()
+            pool.discard(channel)
+        if second is not None:
+            outcome = await second.outcome()
+            if outcome is not None:
+                return outcome
         if late and not is_timeout(error):
             error = TimeoutError("no answer in time")
-        return Failure(error, was_sent, is_cut(error) or (was_sent and not late), was_reused)
+        is_broken = is_cut(error) or (was_sent and not late)
+        return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and late)
     except BaseException:
-        if timer is not None:
-            timer.cancel()
+        if second is not None:
+            second.cancel()
         if channel is not None:
-            channel.close()
+            pool.discard(channel)
         raise
-    if channel.is_late or node.is_over:
-        channel.close()
+    if second is not None:
+        second.cancel()
+    if channel.is_late or pool.is_over:
+        pool.discard(channel)
     else:
-        lanes.idle.append(channel)
+        pool.give_back(channel, loop)
     return replies
+
+
+async def talk_until(channel: AsyncChannel, data: bytes, commands: Commands, deadline: float) -> list[Any]:
+    """Send commands, and receive their replies, before the deadline; else the connection is closed."""
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(left(deadline), channel.expire, loop)
+    try:
+        replies = await channel.talk(data, len(commands))
+        verify(commands, replies, channel.replies)
+        return replies
+    finally:
+        timer.cancel()
+
+
+class Second:
+    """A second question, over a new connection, when the answer over an old one takes long: it may be forgotten.
+
+    The old one goes on to be listened to, for the server may as well be slow; whichever answers first ends the other.
+    """
+
+    def __init__(self, node: Node, commands: Commands, old: AsyncChannel, begin: float, deadline: float) -> None:
+        self._node = node
+        self._commands = commands
+        self._old = old
+        self._deadline = deadline
+        self._task: asyncio.Task[list[Any]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(begin - time.monotonic(), self._start)
+
+    def _start(self) -> None:
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:                        # it was not to be begun before the end
+            self._old.expire(self._loop)
+            return
+        self._timer = self._loop.call_later(seconds, self._old.expire, self._loop)
+        self._task = asyncio.ensure_future(self._ask())
+        self._task.add_done_callback(self._over)
+
+    async def _ask(self) -> list[Any]:
+        pool = self._node.pool
+        while not pool.take_place():            # there is no place for both: the old one's is given back when it ends
+            self._old.close()
+            await asyncio.sleep(min(0.01, left(self._deadline)))
+        channel = await new_channel(self._node, self._deadline)
+        try:
+            replies = await talk_until(channel, packed_all(self._commands), self._commands, self._deadline)
+        except BaseException:
+            pool.discard(channel)
+            raise
+        pool.give_back(channel, asyncio.get_running_loop())
+        pool.close(self._old.used_at)           # the others were idle for longer
+        return replies
+
+    def _over(self, task: asyncio.Task[list[Any]]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._old.close()                   # which ends the wait for it
+
+    async def outcome(self) -> list[Any] | None:
+        """What it brought, now that the old connection has failed; None: nothing, or it was not begun."""
+        self._timer.cancel()
+        if self._task is None:
+            return None
+        try:
+            await asyncio.wait({self._task})
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        return None if self._task.cancelled() or self._task.exception() is not None else self._task.result()
+
+    def cancel(self) -> None:
+        """It is not needed."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def idle_channel(
+    node: Node, loop: asyncio.AbstractEventLoop, now: float, deadline: float, once: bool
+) -> AsyncChannel | None:
+    """A connection that no task uses, and that is believed to be alive."""
+    idle, pool = node.lanes[loop].idle, node.pool
+    while True:
+        try:
+            channel = idle.pop()
+        except IndexError:
+            return None
+        if channel.reader.at_eof():
+            pool.discard(channel)
+        elif not needs_sign_of_life(channel, now, once):
+            return channel
+        else:
+            try:
+                await talk_until(channel, PING, [[b"PING"]], share(deadline, 0.25))
+            except FAILURES:
+                pool.discard(channel)
+                pool.close(channel.used_at)     # the others were idle for longer
+            except BaseException:
+                pool.discard(channel)
+                raise
+            else:
+                channel.used_at = time.monotonic()
+                return channel
+
+
+async def new_channel(node: Node, deadline: float) -> AsyncChannel:
+    """A new connection, for which there is a place already."""
+    try:
+        return await open_async_channel(node, deadline)
+    except BaseException:
+        node.pool.give_place()
+        raise
+
+
+async def next_channel(
+    node: Node, loop: asyncio.AbstractEventLoop, deadline: float
+) -> tuple[AsyncChannel, bool]:
+    """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
+    waiter = AsyncWaiter()
+    turn = Turn(loop, waiter.wake)
+    try:
+        if node.pool.line_up(turn):
+            await waiter.wait(left(deadline))
+        channel, turn.channel = turn.channel, None
+        if channel is not None:
+            return channel, True
+        if turn.has_place:
+            turn.has_place = False
+            return await new_channel(node, deadline), False
+    finally:
+        node.pool.step_out(turn)
+    raise TimeoutError("no connection became free in time")
 
 
 async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
     """A new connection to a node."""
-    for loop in [loop for loop in list(node.lanes) if loop.is_closed()]:    # each brought its own
-        lanes = node.lanes.pop(loop, None)
-        while lanes is not None and lanes.idle:
-            lanes.idle.pop().close()
+    node.pool.forget_closed_loops()
     seconds = left(deadline)
     opening = asyncio.ensure_future(connect_async(node.servers, node.address, deadline, node.for_sentinel))
     try:
         if not (await asyncio.wait({opening}, timeout=seconds))[0]:
-            raise asyncio.TimeoutError
+            raise TimeoutError
     except BaseException:                           # it may succeed even so, at the last moment
         opening.cancel()
         try:
@@ -273,7 +394,10 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
         finally:
             opening.add_done_callback(abandoned)
         raise
-    return AsyncChannel(*opening.result())
+    channel = AsyncChannel(*opening.result())
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
 
 
 def abandoned(opening: asyncio.Future[Any]) -> None:

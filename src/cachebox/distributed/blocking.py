@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import select
-import threading
 import time
 from typing import Any
 
-from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
-from cachebox.distributed.resp import CHUNK, Replies
+from cachebox.callers import waiter
+from cachebox.distributed.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox.distributed.pool import Turn, needs_sign_of_life, patience, share
+from cachebox.distributed.replies import verify
+from cachebox.distributed.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
 from cachebox.distributed.servers import FAILURES, connect, is_cut, is_timeout, left
 from cachebox.refreshing import report
 
+PING = packed_all([[b"PING"]])
 GRACE = 0.02                        # seconds to collect what other servers have answered when one of them has not
 
 
@@ -21,6 +24,7 @@ class Channel:
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.replies = Replies()
+        self.used_at = time.monotonic()
 
     def send(self, data: bytes, deadline: float) -> None:
         self.sock.settimeout(left(deadline))
@@ -32,11 +36,20 @@ class Channel:
         found: list[Any] = []
         while not replies.collect(found, n):
             self.sock.settimeout(left(deadline))
-            data = self.sock.recv(max(CHUNK, replies.missing))
+            data = self.sock.recv(min(max(CHUNK, replies.missing), LARGEST_CHUNK))
             if not data:
                 raise ConnectionResetError("the server closed the connection")
             replies.feed(data)
         return found
+
+    def lives(self, deadline: float) -> bool:
+        """Whether somebody is still there at the other end."""
+        try:
+            self.send(PING, deadline)
+            self.receive(1, deadline)
+        except FAILURES:
+            return False
+        return True
 
     def close(self) -> None:
         self.sock.close()
@@ -44,19 +57,10 @@ class Channel:
 
 def open_channel(node: Node, deadline: float) -> Channel:
     """A new connection to a node."""
-    return Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
-
-
-class Waiter:
-    """What a thread waits for: to be woken, by any thread."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.wake = self._event.set
-
-    def wait(self, seconds: float | None) -> None:
-        """Until it is woken, or the time is over."""
-        self._event.wait(seconds)
+    channel = Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
 
 
 class Blocking:
@@ -81,14 +85,12 @@ class Blocking:
         """One effect."""
         if type(effect) is Exchange:
             if len(effect.requests) == 1:
-                node, data, n = effect.requests[0]
-                return [exchange(node, data, n, effect.deadline)]
+                return [exchange(*effect.requests[0], effect.deadline, effect.once)]
             return exchange_with_many(effect.requests, effect.deadline)
         if type(effect) is Wait:
-            effect.waiter.wait(None if effect.until is None else max(0.0, effect.until - time.monotonic()))
-            return None
+            return effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
         if type(effect) is MakeWaiter:
-            return Waiter()
+            return waiter()
         if type(effect) is Start:
             from cachebox.workers import submit  # a pool: most need none
 
@@ -110,81 +112,220 @@ class InBackground:
             report(error, self._steps)
 
 
-def exchange(node: Node, data: bytes, n: int, deadline: float) -> list[Any] | Failure:
-    """Send, and receive n replies, over one connection."""
-    channel = None
-    was_sent = was_reused = False
-    try:
+def idle_channel(node: Node, now: float, deadline: float, once: bool = False) -> Channel | None:
+    """A connection that nobody uses, and that is believed to be alive."""
+    pool = node.pool
+    while True:
         try:
-            channel = node.idle.pop()
-            was_reused = True
+            channel = pool.idle.pop()
         except IndexError:
-            channel = open_channel(node, deadline)
-        was_sent = True
-        channel.send(data, deadline)
-        replies = channel.receive(n, deadline)
-    except FAILURES as error:
+            return None
+        if not needs_sign_of_life(channel, now, once):
+            return channel
+        try:
+            lives = channel.lives(share(deadline, 0.25))
+        except BaseException:
+            pool.discard(channel)
+            raise
+        if lives:
+            channel.used_at = time.monotonic()
+            return channel
+        pool.discard(channel)
+        pool.close(channel.used_at)             # the others were idle for longer
+
+
+def new_channel(node: Node, deadline: float) -> Channel:
+    """A new connection, for which there is a place already."""
+    try:
+        return open_channel(node, deadline)
+    except BaseException:
+        node.pool.give_place()
+        raise
+
+
+def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
+    """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
+    bell = waiter()
+    turn = Turn(None, bell.wake)
+    try:
+        if node.pool.line_up(turn):
+            bell.wait(deadline - time.monotonic())
+        channel, turn.channel = turn.channel, None
         if channel is not None:
-            channel.close()
-        return Failure(error, was_sent, is_cut(error) or (was_sent and not is_timeout(error)), was_reused)
+            return channel, True
+        if turn.has_place:
+            turn.has_place = False
+            return new_channel(node, deadline), False
+    finally:
+        node.pool.step_out(turn)
+        bell.close()
+    raise TimeoutError("no connection became free in time")
+
+
+def exchange(node: Node, commands: Commands, deadline: float, once: bool = False) -> list[Any] | Failure:
+    """Send commands, and receive their replies, over one connection."""
+    data = packed_all(commands)
+    channel = None
+    was_sent = was_reused = is_waiting = False
+    try:
+        until = deadline
+        now = time.monotonic()
+        channel = idle_channel(node, now, deadline, once)
+        if channel is not None:
+            was_reused = True
+            if not once:
+                until = patience(channel, now, deadline, len(data))
+        elif node.pool.take_place():
+            channel = new_channel(node, deadline)
+        else:
+            is_waiting = True
+            channel, was_reused = next_channel(node, deadline)
+            is_waiting = False
+        was_sent = True
+        channel.used_at = now
+        channel.send(data, until)
+        replies = collect(channel, commands, until)
+    except FAILURES as error:
+        if channel is not None and is_timeout(error) and until < deadline:
+            return exchange_anew(node, commands, channel, deadline)
+        if channel is not None:
+            node.pool.discard(channel)
+        return failure_of(error, was_sent, was_reused, is_waiting)
     except BaseException:
         if channel is not None:
-            channel.close()
+            node.pool.discard(channel)
         raise
-    node.give_back(channel)
+    node.pool.give_back(channel)
     return replies
 
 
-def exchange_with_many(requests: list[tuple[Node, bytes, int]], deadline: float) -> list[Any]:
+def failure_of(error: BaseException, was_sent: bool, was_reused: bool, is_waiting: bool = False) -> Failure:
+    """How an exchange went wrong."""
+    is_broken = is_cut(error) or (was_sent and not is_timeout(error))
+    return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and is_timeout(error))
+
+
+def exchange_anew(node: Node, commands: Commands, old: Channel, deadline: float) -> list[Any] | Failure:
+    """No answer came over a connection, which the network may have forgotten: ask over a new one, but go on to listen.
+
+    For the server may as well be slow, and answer the first question.
+    """
+    pool = node.pool
+    channels = [old]
+    try:
+        if not pool.take_place():
+            channels.pop().close()              # there is no place for both: the new one gets the old one's
+        new = new_channel(node, deadline)
+        channels.append(new)
+        if channels[0] is new or not readable([old.sock], 0.0):
+            new.send(packed_all(commands), deadline)
+        ready = readable([channel.sock for channel in channels], left(deadline))
+        winner = next((channel for channel in channels if channel.sock in ready), new)
+        replies = collect(winner, commands, deadline)
+    except FAILURES as error:
+        return last_look(node, commands, channels, old, failure_of(error, True, True))
+    except BaseException:
+        for channel in channels:
+            pool.discard(channel)
+        raise
+    channels.remove(winner)
+    for channel in channels:
+        pool.discard(channel)
+    if winner is new:
+        pool.close(old.used_at)                 # the others were idle for longer
+    pool.give_back(winner)
+    return replies
+
+
+def collect(channel: Channel, commands: Commands, deadline: float) -> list[Any]:
+    """The replies to commands that were sent."""
+    replies = channel.receive(len(commands), deadline)
+    verify(commands, replies, channel.replies)
+    return replies
+
+
+def last_look(
+    node: Node, commands: Commands, channels: list[Channel], old: Channel, failure: Failure
+) -> list[Any] | Failure:
+    """The new connection brought nothing: perhaps the old one has."""
+    outcome: list[Any] | Failure = failure
+    if old in channels and readable([old.sock], 0.0):
+        try:
+            outcome = collect(old, commands, time.monotonic() + GRACE)
+        except FAILURES:
+            pass
+        else:
+            channels.remove(old)
+            node.pool.give_back(old)
+    for channel in channels:
+        node.pool.discard(channel)
+    return outcome
+
+
+def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -> list[Any]:
     """Send to all, then receive from all: the time of one round trip, however many servers there are.
 
     Servers to which there is a connection go first, so that one which does not let us in cannot hold up the others.
+    Those to which none is free go last, when none is held any more that somebody else may wait for.
     """
     outcomes: list[Any] = [None] * len(requests)
     under_way: dict[int, tuple[Channel, bool]] = {}
-    order = sorted(range(len(requests)), key=lambda i: not requests[i][0].idle)
-    connecting = sum(not requests[i][0].idle for i in order)
+    waiting = []
+    order = sorted(range(len(requests)), key=lambda i: not requests[i][0].pool.idle)
+    until = deadline
+    connecting = sum(not requests[i][0].pool.idle for i in order)
     try:
         for i in order:
-            node, data, _ = requests[i]
+            node, commands = requests[i]
             channel = None
             was_reused = False
             try:
-                try:
-                    channel = node.idle.pop()
+                now = time.monotonic()
+                channel = idle_channel(node, now, deadline)
+                if channel is not None:
                     was_reused = True
-                except IndexError:
-                    share = left(deadline) / max(1, connecting)
+                    until = min(until, patience(channel, now, deadline, 0))
+                if channel is None and not node.pool.take_place():
+                    waiting.append(i)
+                    continue
+                if channel is None:
+                    channel = new_channel(node, share(deadline, 1 / max(1, connecting)))
                     connecting -= 1
-                    channel = open_channel(node, time.monotonic() + share)
-                channel.send(data, deadline)
+                channel.used_at = now
+                channel.send(packed_all(commands), deadline)
                 under_way[i] = (channel, was_reused)
             except FAILURES as error:
                 if channel is not None:
-                    channel.close()
-                was_sent = channel is not None
-                outcomes[i] = Failure(
-                    error, was_sent, is_cut(error) or (was_sent and not is_timeout(error)), was_reused
-                )
+                    node.pool.discard(channel)
+                outcomes[i] = failure_of(error, channel is not None, was_reused)
         while under_way:
-            waiting = {channel.sock: i for i, (channel, _) in under_way.items()}
-            ready = readable(list(waiting), max(0.0, deadline - time.monotonic()))
-            if not ready:
-                ready = list(waiting)
-            for sock in ready:
-                i = waiting[sock]
-                channel, was_reused = under_way[i]
+            by_sock = {channel.sock: i for i, (channel, _) in under_way.items()}
+            ready = readable(list(by_sock), max(0.0, until - time.monotonic()))
+            if not ready and until < deadline:
+                until = deadline
+                for i in [i for i, (_, was_reused) in under_way.items() if was_reused]:
+                    channel, _ = under_way.pop(i)
+                    outcomes[i] = exchange_anew(*requests[i], channel, share(deadline, 1 / (1 + len(under_way))))
+                continue
+            for sock in ready or list(by_sock):
+                i = by_sock[sock]
+                node, commands = requests[i]
+                channel, was_reused = under_way.pop(i)
                 try:
-                    outcomes[i] = channel.receive(requests[i][2], max(deadline, time.monotonic() + GRACE))
-                    requests[i][0].give_back(channel)
+                    outcomes[i] = collect(channel, commands, max(deadline, time.monotonic() + GRACE))
+                    node.pool.give_back(channel)
                 except FAILURES as error:
-                    channel.close()
-                    outcomes[i] = Failure(error, True, not is_timeout(error), was_reused)
-                del under_way[i]
+                    node.pool.discard(channel)
+                    outcomes[i] = failure_of(error, True, was_reused)
+                except BaseException:
+                    node.pool.discard(channel)
+                    raise
     except BaseException:
-        for channel, _ in under_way.values():
-            channel.close()
+        for i, (channel, _) in under_way.items():
+            requests[i][0].pool.discard(channel)
         raise
+    for i in waiting:
+        outcomes[i] = exchange(*requests[i], deadline)
     return outcomes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,10 +22,12 @@ class Breaker:
     told by whoever probed, closes it. Thread-safe; every method is O(1).
 
     >>> breaker = Breaker(threshold=2, interval=1.0, clock=lambda: 0.0)
-    >>> breaker.failed(); breaker.failed()
+    >>> breaker.failed(), breaker.failed()
+    (False, True)
     >>> breaker.state, breaker.may_call()
     ('open', False)
     >>> breaker.succeeded()
+    True
     >>> breaker.state
     'closed'
     """
@@ -39,7 +42,7 @@ class Breaker:
 
     def reset(self) -> None:
         """Closed, as at the beginning; after a fork too, when another thread may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()           # a signal handler or a finalizer may come back here
         self.failures = 0
         self._probed_at = 0.0
         self._probing = False
@@ -59,21 +62,31 @@ class Breaker:
             self.state = HALF_OPEN
             return True
 
-    def succeeded(self) -> None:
-        """The server answered."""
-        if self.failures or self.state != CLOSED:
-            with self._lock:
-                self.failures = 0
-                self.state = CLOSED
-
-    def failed(self) -> None:
-        """It did not."""
+    def succeeded(self) -> bool:
+        """The server served. Returns whether that is news: it was not closed."""
+        if not self.failures and self.state == CLOSED:
+            return False
         with self._lock:
+            was = self.state
+            self.failures = 0
+            self.state = CLOSED
+        return was != CLOSED
+
+    def failed(self) -> bool:
+        """It did not. Returns whether that is news: it was closed, and is open now."""
+        with self._lock:
+            was = self.state
             self.failures += 1
-            if self.failures >= self._threshold or self.state != CLOSED:
-                if self.state != OPEN:
+            if self.failures >= self._threshold or was != CLOSED:
+                if was != OPEN:
                     self._probed_at = self._clock()
                 self.state = OPEN
+            return was == CLOSED and self.state == OPEN
+
+    def may_try_again(self) -> None:
+        """There is a sign of life: the next call need not wait for its turn to probe."""
+        with self._lock:
+            self._probed_at = -math.inf
 
     def probes(self) -> None:
         """Somebody begins to probe."""

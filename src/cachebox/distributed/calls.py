@@ -30,7 +30,7 @@ class Naming:
 
     def __init__(self) -> None:
         self._serials: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
 
     def name(self, function: Any) -> str:
         """What the keys of a function's calls begin with."""
@@ -123,6 +123,10 @@ class CallDecision:
         self._args = args
         self._kwargs = kwargs
 
+    @property
+    def name(self) -> str:
+        return self._function._name
+
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return self._function._decide(value, self._args, self._kwargs)
 
@@ -168,7 +172,7 @@ class DistributedFunction:
             lives = cache.default_ttl if exception_ttl is None else exception_ttl
             self._failures = Failures(cache_exceptions, lives, cache.max_size, None)
         self._forgotten = 0             # how often failures were to be forgotten
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
         self._hits = self._misses = 0
 
     # --- keys -------------------------------------------------------------------------------------------------------

@@ -1,19 +1,23 @@
 """Values as bytes, and back: what is stored on the server.
 
-The wire format, version 1. A reader that meets another version takes the entry for absent::
+The wire format, version 2. A reader that meets another version takes the entry for absent::
 
     0   2   magic, CB 78
-    2   1   version, 01
+    2   1   version, 02
     3   1   kind of payload: J JSON, M msgpack, P pickle, X the user's own; I an int in decimal, N a counter in decimal
     4   1   flags: 1 signed, 2 tagged
     5   16  generation of the key's bucket when the entry was written
     21  ..  if tagged: how many tags (1 byte), then of each its length (2 bytes, big-endian), itself in UTF-8,
             and its generation (16 bytes)
-    ..  32  if signed: HMAC-SHA256 over the kind, the namespace, the key and the payload
+    ..  32  if signed: HMAC-SHA256 over the kind, the namespace, the key, the tags and the payload; of a counter not
+            over the payload, which the server changes
     ..      payload
 
 Generations and tags are put in by the scripts on the server (`scripts`), which also check them. All else is made and
 checked here. Invariant: no code of a serializer sees bytes whose kind is not its own, or whose signature is wrong.
+
+JSON and msgpack take many a value for another: what they give back is compared, types included. Pickle and a
+serializer of the user's own are trusted.
 """
 
 from __future__ import annotations
@@ -21,25 +25,23 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from cachebox.distributed.alike import is_alike
+
 MAGIC = b"\xcbx"
-VERSION = 1
+VERSION = 2
 SIGNED, TAGGED = 1, 2
 GENERATION_AT = 5
 HEAD = 21                           # bytes up to the tags
 SIGNATURE = 32
 COUNTER, WHOLE = b"N", b"I"
-LARGEST_INT = 10**4000              # Python refuses to write longer ones in decimal
+LARGEST_INT = 10**4300              # Python refuses to write longer ones in decimal
 
 
 class Undecodable(Exception):
     """Bytes that are not what this cache would have written: the entry is as good as absent."""
-
-
-class WrongSerializer(TypeError):
-    """A serializer of the user's that is none, whatever the value."""
 
 
 @runtime_checkable
@@ -126,7 +128,7 @@ class Codec:
     Thread-safe as far as the serializer is.
 
     >>> codec = Codec("json", None, "app")
-    >>> head, body = codec.encode("k", [1, 2])
+    >>> head, body = codec.encode("k", [1, 2], ())
     >>> codec.decode("k", head + bytes(16) + body)
     [1, 2]
     """
@@ -157,84 +159,102 @@ class Codec:
         self._namespace = namespace.encode("utf-8", "surrogatepass")
         flags = SIGNED if secret is not None else 0
         self._whole_head = MAGIC + bytes([VERSION]) + WHOLE + bytes([flags])
+        self.counter_head = MAGIC + bytes([VERSION]) + COUNTER + bytes([flags])
         self._head = MAGIC + bytes([VERSION]) + self.kind + bytes([flags])
         self._plain_start = self._head if secret is None else None
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def encode(self, key: str, value: Any) -> tuple[bytes, bytes]:
-        """What goes before the generation, and what goes behind it. TypeError: the value would not come back equal."""
+    def encode(self, key: str, value: Any, tags: Sequence[str] = ()) -> tuple[bytes, bytes]:
+        """What goes before the generation, and what goes behind the tags. TypeError: the value would not come back."""
         if type(value) is int and -LARGEST_INT < value < LARGEST_INT:
             head, payload = self._whole_head, b"%d" % value
         else:
             head, payload = self._head, self._payload(value)
         if self._secret is not None:
-            return head, self._signature(head[3:4], key, payload) + payload
+            return head, self._signature(head[3:4], key, list(map(_in_utf8, tags)), payload) + payload
         return head, payload
+
+    def seal(self, key: str, tags: Sequence[str]) -> bytes:
+        """What says that a key is a counter, and goes before its number; nothing where there is no secret."""
+        return b"" if self._secret is None else self._signature(COUNTER, key, list(map(_in_utf8, tags)), b"")
 
     def _payload(self, value: Any) -> bytes:
         try:
-            data = self.serializer.dumps(value)
-            if not isinstance(data, (bytes, bytearray, memoryview)):
-                raise WrongSerializer(
-                    f"dumps of the serializer must return bytes, but it made {type(data).__name__} of a value of type "
-                    f"{type(value).__name__}"
-                )
-            data = bytes(data)
-            back = self.serializer.loads(data)
-            is_equal = bool(back == value)
-        except WrongSerializer:
+            data = self._dumped(value)
+            if self.kind in _TRUSTED or is_alike(value, self.serializer.loads(data)):
+                return data
+        except MemoryError:
             raise
         except Exception as error:
             raise TypeError(f"{self._refused(value)}: {error}") from error
-        if not is_equal:
-            raise TypeError(f"{self._refused(value)}: it would not come back equal")
-        return data
+        raise TypeError(f"{self._refused(value)}: it would not come back equal and of the same type")
+
+    def _dumped(self, value: Any) -> bytes:
+        data = self.serializer.dumps(value)
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"dumps of the serializer must return bytes, but it made {type(data).__name__} of a value of type "
+                f"{type(value).__name__}"
+            )
+        return bytes(data)
 
     def _refused(self, value: Any) -> str:
+        if self.kind in _TRUSTED:
+            return f"a value of type {type(value).__name__} cannot be stored with this serializer"
         culprit = _culprit(value, self._comes_back)
         inside = "" if culprit is value else f" in a value of type {type(value).__name__}"
-        return f"a value of type {type(culprit).__name__}{inside} cannot be stored with this serializer"
+        return (
+            f"a value of type {type(culprit).__name__}{inside} cannot be stored with this serializer"
+            f"{_advice(value, self.kind)}"
+        )
 
     def _comes_back(self, value: Any) -> bool:
         try:
-            return bool(self.serializer.loads(bytes(self.serializer.dumps(value))) == value)
+            return is_alike(value, self.serializer.loads(self._dumped(value)))
         except Exception:
             return False            # which is the answer: it does not
 
-    def _signature(self, kind: bytes, key: str, payload: bytes) -> bytes:
+    def _signature(self, kind: bytes, key: str, tags: Sequence[bytes], payload: bytes) -> bytes:
         assert self._secret is not None
-        named = key.encode("utf-8", "surrogatepass")
-        about = b"cachebox 1 %b %d %d " % (kind, len(self._namespace), len(named))
-        return hmac.new(self._secret, b"".join((about, self._namespace, named, payload)), hashlib.sha256).digest()
+        named = _in_utf8(key)
+        about = b"cachebox 2 %b %d %d %d " % (kind, len(self._namespace), len(named), len(tags))
+        parts = [about, self._namespace, named]
+        for tag in tags:
+            parts += (len(tag).to_bytes(2, "big"), tag)
+        parts.append(payload)
+        return hmac.new(self._secret, b"".join(parts), hashlib.sha256).digest()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def decode(self, key: str, data: bytes) -> Any:
         """The value of an envelope. Raises `Undecodable` for anything that this cache would not have written."""
-        return self.loads(*self.open(key, data))
+        kind, payload, _ = self.open(key, data)
+        return self.loads(kind, payload)
 
-    def open(self, key: str, data: bytes) -> tuple[bytes, bytes]:
-        """The kind of an envelope and its payload, checked, but not decoded. Raises `Undecodable`."""
+    def open(self, key: str, data: bytes) -> tuple[bytes, bytes, tuple[str, ...]]:
+        """The kind of an envelope, its payload, and its tags, checked, but not decoded. Raises `Undecodable`."""
         if self._plain_start is not None and data.startswith(self._plain_start) and len(data) >= HEAD:
-            return self.kind, data[HEAD:]
+            return self.kind, data[HEAD:], ()
         if len(data) < HEAD or data[:2] != MAGIC or data[2] != VERSION:
             raise Undecodable("not an entry of this version")
         kind, flags = data[3:4], data[4]
         if kind not in (self.kind, WHOLE, COUNTER) or flags & ~(SIGNED | TAGGED):
             raise Undecodable("written with another serializer")
-        at = HEAD if not flags & TAGGED else _end_of_tags(data)
-        if kind == COUNTER:
-            if flags & SIGNED:
-                raise Undecodable("counters are never signed")
-        elif bool(flags & SIGNED) != (self._secret is not None):
+        tags, at = _tags_of(data) if flags & TAGGED else ((), HEAD)
+        if bool(flags & SIGNED) != (self._secret is not None):
             raise Undecodable("signed, but there is no secret here" if flags & SIGNED else "not signed")
-        elif flags & SIGNED:
+        if not flags & SIGNED:
+            payload = data[at:]
+        else:
             payload = data[at + SIGNATURE:]
-            if not hmac.compare_digest(data[at:at + SIGNATURE], self._signature(kind, key, payload)):
+            signature = self._signature(kind, key, tags, b"" if kind == COUNTER else payload)
+            if not hmac.compare_digest(data[at:at + SIGNATURE], signature):
                 raise Undecodable("the signature is wrong")
-            return kind, payload
-        return kind, data[at:]
+        try:
+            return kind, payload, tuple([tag.decode("utf-8", "surrogatepass") for tag in tags])
+        except UnicodeDecodeError as error:
+            raise Undecodable("a tag is no text") from error
 
     def loads(self, kind: bytes, payload: bytes) -> Any:
         """The value of a payload. Raises `Undecodable`."""
@@ -247,6 +267,7 @@ class Codec:
 
 
 _OWN = (Json, Msgpack, Pickle)
+_TRUSTED = (Pickle.kind, b"X")
 
 
 def _decimal(payload: bytes) -> int:
@@ -256,32 +277,34 @@ def _decimal(payload: bytes) -> int:
     return int(payload)
 
 
-def _end_of_tags(data: bytes) -> int:
-    if len(data) <= HEAD:
-        raise Undecodable("cut off")
-    at = HEAD + 1
-    for _ in range(data[HEAD]):
-        at += 2 + int.from_bytes(data[at:at + 2], "big") + 16
-    if at > len(data):
-        raise Undecodable("cut off")
-    return at
-
-
-def tags_of(data: bytes) -> tuple[str, ...]:
-    """The tags that an envelope names. O(number of tags).
-
-    >>> tags_of(b"\\xcbx\\x01J\\x02" + bytes(16) + b"\\x01\\x00\\x02ab" + bytes(16))
-    ('ab',)
-    """
-    if len(data) < HEAD + 1 or not data[4] & TAGGED:
-        return ()
+def _tags_of(data: bytes) -> tuple[tuple[bytes, ...], int]:
+    """The tags that an envelope names, and where they end. O(number of tags)."""
     tags = []
     at = HEAD + 1
-    for _ in range(data[HEAD]):
+    for _ in range(data[HEAD] if len(data) > HEAD else 1):
         size = int.from_bytes(data[at:at + 2], "big")
-        tags.append(data[at + 2:at + 2 + size].decode("utf-8", "surrogatepass"))
+        tags.append(data[at + 2:at + 2 + size])
         at += 2 + size + 16
-    return tuple(tags)
+        if at > len(data):
+            raise Undecodable("cut off")
+    return tuple(tags), at
+
+
+def _in_utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _advice(value: Any, kind: bytes) -> str:
+    """Which other serializer takes a value that this one does not."""
+    for name, make in (("msgpack", Msgpack), ("pickle", Pickle)):
+        try:
+            other = make()
+            data = other.dumps(value)
+            if other.kind != kind and (other.kind in _TRUSTED or is_alike(value, other.loads(data))):
+                return f' (serializer="{name}" can)'
+        except Exception:           # not installed, or it does not take it either
+            continue
+    return ""
 
 
 def _culprit(value: Any, comes_back: Callable[[Any], bool]) -> Any:

@@ -10,15 +10,17 @@ from cachebox.cache import Cache
 from cachebox.distributed.awaiting import Async
 from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.calls import Naming
+from cachebox.distributed.clients import from_client
 from cachebox.distributed.codec import Codec
 from cachebox.distributed.core import Core
 from cachebox.distributed.loading import Loader
 from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of, share_of
 from cachebox.distributed.refreshing import Refreshing
-from cachebox.distributed.servers import Servers, from_client, from_url
+from cachebox.distributed.servers import Servers
 from cachebox.distributed.stats import DistributedStats
 from cachebox.distributed.tier import Tier
 from cachebox.distributed.topology import Topology
+from cachebox.distributed.urls import from_url
 from cachebox.distributed.whole import Whole
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()
@@ -50,11 +52,13 @@ class Common:
         on_unavailable: str = "local",
         isolate: bool = False,
         refresh_ahead: float | None = None,
+        max_connections: int = 64,
     ) -> None:
         if not isinstance(redis_host, str):
             raise TypeError(f"redis_host must be a str, not {type(redis_host).__name__}")
         checked_int(redis_port, "redis_port", 1, 65535)
         checked_int(redis_db, "redis_db", 0, 2**31 - 1)
+        checked_int(max_connections, "max_connections", 1, 2**31 - 1)
         if not isinstance(namespace, str):
             raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
         if not namespace:
@@ -63,6 +67,13 @@ class Common:
             raise ValueError(f'on_unavailable must be "local" or "raise", not {on_unavailable!r}')
         if url is not None and client is not None:
             raise ValueError("url and client cannot go together: each says where the server is")
+        if url is not None or client is not None:
+            other = "url" if client is None else "client"
+            for name, given, default in (
+                ("redis_host", redis_host, "localhost"), ("redis_port", redis_port, 6379), ("redis_db", redis_db, 0)
+            ):
+                if given != default:
+                    raise ValueError(f"{name} and {other} cannot go together: each says where the server is")
         lifetime = seconds_of(default_ttl, "default_ttl")
         staleness = seconds_of(max_staleness, "max_staleness")
         seconds = seconds_of(timeout, "timeout", infinite=False)
@@ -77,6 +88,7 @@ class Common:
             servers = from_url(url)
         else:
             servers = Servers([(redis_host, redis_port)], options={"db": redis_db} if redis_db else {})
+        servers.max_connections = max_connections
         self._tier = Tier(first, not isolate)
         self._core = Core(
             Topology(servers, namespace),

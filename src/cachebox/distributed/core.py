@@ -6,20 +6,24 @@ where it is wrong. The comments of `tier` say what fills and writes are, those o
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
-import struct
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cachebox.cache import MISSING
-from cachebox.distributed.codec import COUNTER, MAGIC, VERSION, Codec, Undecodable, tags_of
+from cachebox.distributed.codec import COUNTER, LARGEST_INT, WHOLE, Codec, Undecodable
 from cachebox.distributed.effects import Effects, Failure
-from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.helper import Helper
 from cachebox.distributed.keyspace import KeySpace, new_token
 from cachebox.distributed.link import Link
 from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.owed import Owed
+from cachebox.distributed.replies import NONE, ROW
+from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import (
     DELETE,
     INCREMENT,
@@ -30,15 +34,17 @@ from cachebox.distributed.scripts import (
     Script,
     script_call,
 )
+from cachebox.distributed.servers import Unavailable, refusal_in
 from cachebox.distributed.tier import Fill, Tier
 from cachebox.distributed.topology import Topology
 
 AT_ONCE = 1000                      # keys in one call of a script
+REAPED_EVERY = 5.0                  # seconds
 ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
-NONE = 0xFFFFFFFF
-ROW = struct.Struct(">Id")
-COUNTER_HEAD = MAGIC + bytes([VERSION]) + COUNTER + b"\0"
 ATOMS = (str, int, float, bool, bytes, type(None))
+MOST_REPORTED = 1000                # functions whose results could not be stored, and of which that was said
+
+log = logging.getLogger("cachebox")
 
 
 class Packed:
@@ -76,10 +82,14 @@ class Core:
         self.is_local = is_local
         self.isolate = isolate
         self.helper = Helper()
-        self.link = Link(topology, tier, max_staleness, timeout) if invalidation else None
+        self.link = Link(topology, tier, self.helper, max_staleness, timeout) if invalidation else None
         self.is_closed = False
+        self._reported: set[str] = set()
+        self.owed = Owed(self)
+        self._reaps = False
         if self.link is None:
             tier.fresh_until = math.inf
+            topology.on_open = self._reap_soon  # there is no link's thread to do it
 
     # --- common -----------------------------------------------------------------------------------------------------
 
@@ -114,41 +124,81 @@ class Core:
         """One script about one key: its reply, or a Failure."""
         names = self.topology.names
         if names is None:
-            return (yield from self.topology.ask([(0, ())], deadline))[0]
+            (reply,) = yield from self.topology.ask([(0, [b"PING"])], deadline)
+            names = self.topology.names
+            if names is None or type(reply) is Failure:
+                return reply
         bucket = names.bucket(key)
+        if self.owed.exists:
+            failures = yield from self.owed.settle((key,), deadline)
+            if failures:
+                return failures[bucket]
         keys = (names.generation(bucket), names.value_in(bucket, key), *more)
         command = script_call(script, keys, *arguments)
         return (yield from self.topology.ask_one(bucket, command, deadline, retries))
+
+    def ask(self, groups: list[tuple[int, list[str]]], commands: list[Any], deadline: float) -> Effects[list[Any]]:
+        """`Topology.ask`: one command about the keys of each group, when what is owed for them has been paid."""
+        failures: dict[int, Failure] = {}
+        if self.owed.exists:
+            failures = yield from self.owed.settle([key for _, members in groups for key in members], deadline)
+        if not failures:
+            return (yield from self.topology.ask(commands, deadline))
+        healthy = [command for command in commands if command[0] not in failures]
+        replies = iter((yield from self.topology.ask(healthy, deadline)) if healthy else ())
+        return [failures[bucket] if bucket in failures else next(replies) for bucket, _ in commands]
 
     def unavailable(
         self, failure: Failure, keys: Iterable[str] = (), partial: Mapping[str, Any] | None = None
     ) -> BackendUnavailable:
         """The exception for a failure."""
         servers = self.topology.servers
-        said = str(failure.error) or "no answer in time"
-        error = BackendUnavailable(f"{servers!r} could not be reached: {said}", keys=keys, partial=partial)
+        refusal = refusal_in(failure.error)
+        if refusal is not None:
+            kind, does, said = BackendRefused, "refuses", str(failure.error)
+            said = said if refusal in said else refusal
+        else:
+            answers = type(failure.error) in (ReplyError, Unavailable)
+            kind, does = BackendUnavailable, "does not serve" if answers else "could not be reached"
+            said = str(failure.error) or "no answer in time"
+        error = kind(f"{servers!r} {does}: {said}", keys=keys, partial=partial)
         error.__cause__ = failure.error
         return error
 
     def give(self, stored: Any) -> Any:
-        """What a hit in the first tier returns."""
-        return self.codec.loads(stored.kind, stored.payload) if type(stored) is Packed else stored
+        """What a hit in the first tier returns; MISSING where it cannot be decoded after all."""
+        if type(stored) is not Packed:
+            return stored
+        try:
+            return self.codec.loads(stored.kind, stored.payload)
+        except Undecodable:
+            return MISSING
 
     def read(self, fill: Fill, data: bytes, pttl: float) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
         """The value of an entry that was read, and how it is to be stored here. Raises `Undecodable`."""
-        kind, payload = self.codec.open(fill.key, data)
+        kind, payload, tags = self.codec.open(fill.key, data)
         value = self.codec.loads(kind, payload)
         stored = Packed(kind, payload) if self.isolate and type(value) not in ATOMS else value
         lifetime = math.inf if pttl < 0 else pttl / 1000
         if self.link is None:
             lifetime = min(lifetime, self.max_staleness)
-        return value, (fill, stored, lifetime, tags_of(data) if data[4] & 2 else ())
+        return value, (fill, stored, lifetime, tags)
 
     def take_in(self, fill: Fill, data: bytes, pttl: float) -> Any:
         """The value of an entry that was read, stored in the first tier if it may be. Raises `Undecodable`."""
         value, row = self.read(fill, data, pttl)
         self.tier.store(*row)
         return value
+
+    def entry_in(self, key: str, reply: bytes) -> tuple[Any] | None:
+        """The value in what READ answers about one key; None: there is none, or it cannot be decoded."""
+        size, _ = ROW.unpack_from(reply)
+        if size != NONE:
+            try:
+                return (self.codec.decode(key, reply[ROW.size:]),)
+            except Undecodable:
+                pass
+        return None
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -165,9 +215,9 @@ class Core:
         if self.is_closed or self.topology.owners is None or (link is not None and not link.has_begun):
             yield from self.begin(deadline)
         if tier.is_fresh:
-            stored = tier.first.get(key, MISSING) if counts else tier.first.peek(key, MISSING)
-            if stored is not MISSING:
-                return self.give(stored), True
+            value = self.give(tier.first.get(key, MISSING) if counts else tier.first.peek(key, MISSING))
+            if value is not MISSING:
+                return value, True
         fill = tier.begin_fill(key)
         try:
             reply = yield from self.call(READ, key, deadline=deadline)
@@ -181,7 +231,7 @@ class Core:
             value = self.take_in(fill, reply[ROW.size:], pttl)
         except Undecodable:
             tier.end_fill(fill, True)
-            tier.count(misses=counts)
+            tier.count(misses=counts, undecodable=counts)
             return MISSING, True
         except BaseException:
             tier.end_fill(fill)
@@ -195,12 +245,12 @@ class Core:
         if not self.is_local:
             self.tier.count(errors=1)
             raise self.unavailable(failure, [key])
-        stored = self.tier.first.peek(key, MISSING)
-        if stored is MISSING:
+        value = self.give(self.tier.first.peek(key, MISSING))
+        if value is MISSING:
             self.tier.count(errors=1, misses=counts)
             return MISSING
         self.tier.count(errors=1, stale_serves=counts)
-        return self.give(stored)
+        return value
 
     def contains(self, key: Any) -> Effects[bool]:
         """`in`."""
@@ -238,10 +288,10 @@ class Core:
         if failed:
             if self.is_local:
                 for key in failed:
-                    stored = self.tier.first.peek(key, MISSING)
-                    if stored is not MISSING:
+                    value = self.give(self.tier.first.peek(key, MISSING))
+                    if value is not MISSING:
                         stale += 1
-                        found[key] = self.give(stored)
+                        found[key] = value
             self.tier.count(errors=1, stale_serves=stale, misses=len(failed) - stale if self.is_local else 0)
             if not self.is_local:
                 raise self.unavailable(next(iter(failed.values())), failed, found)
@@ -259,11 +309,11 @@ class Core:
         if tier.is_fresh:
             get = tier.first.get if counts else tier.first.peek
             for key in wanted:
-                stored = get(key, MISSING)
-                if stored is MISSING:
+                value = self.give(get(key, MISSING))
+                if value is MISSING:
                     absent.append(key)
                 else:
-                    found[key] = self.give(stored)
+                    found[key] = value
         else:
             absent += wanted
         if not absent:
@@ -272,12 +322,12 @@ class Core:
         groups = self.grouped(absent)
         fills = dict(zip(absent, tier.begin_fills(absent), strict=True))
         rows = []
-        hits = misses = 0
+        hits = misses = undecodable = 0
         try:
             commands = [
                 (bucket, script_call(READ, self.names_of(names, bucket, members))) for bucket, members in groups
             ]
-            replies = yield from self.topology.ask(commands, deadline)
+            replies = yield from self.ask(groups, commands, deadline)
             for (_, members), reply in zip(groups, replies, strict=True):
                 if type(reply) is Failure:
                     failed.update(dict.fromkeys(members, reply))
@@ -292,7 +342,7 @@ class Core:
                             value, row = self.read(fills[key], reply[at:at + size], pttl)
                             rows.append(row)
                         except Undecodable:
-                            pass                    # a miss, as is what is not there
+                            undecodable += 1        # a miss, as is what is not there
                         at += size
                     if value is MISSING:
                         misses += 1
@@ -304,7 +354,7 @@ class Core:
         finally:
             tier.end_fills(fills.values())
             if counts:
-                tier.count(remote_hits=hits, misses=misses)
+                tier.count(remote_hits=hits, misses=misses, undecodable=undecodable)
         return found, failed
 
     def grouped(self, keys: Iterable[str]) -> list[tuple[int, list[str]]]:
@@ -340,12 +390,16 @@ class Core:
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
         return self._set({checked_key(key): value for key, value in mapping.items()}, ttl, ())
 
-    def _set(
-        self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...], deadline: float | None = None
+    def _set(self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...]) -> Effects[None]:
+        lifetime = self.lifetime if ttl is None else seconds_of(ttl, "ttl")
+        encoded = {key: self.codec.encode(key, value, tags) for key, value in items.items()}
+        return self.store(encoded, lifetime, tags, self.deadline())
+
+    def store(
+        self, encoded: dict[str, tuple[bytes, bytes]], lifetime: float, tags: tuple[str, ...], deadline: float
     ) -> Effects[None]:
-        px = milliseconds(self.lifetime if ttl is None else seconds_of(ttl, "ttl"))
-        encoded = {key: self.codec.encode(key, value) for key, value in items.items()}
-        deadline = deadline or self.deadline()
+        """Write values that are encoded already."""
+        px = milliseconds(lifetime)
         yield from self.begin(deadline)
         if not encoded:
             return
@@ -370,20 +424,36 @@ class Core:
             )
         self.raise_failed(failed)
 
+    def encode_result(self, key: str, value: Any, tags: tuple[str, ...], name: str) -> tuple[bytes, bytes] | None:
+        """What a function has computed, encoded; None: it cannot be, which is counted, and said once per function."""
+        try:
+            return self.codec.encode(key, value, tags)
+        except TypeError:
+            self.tier.count(unstorable=1)
+            if name not in self._reported and len(self._reported) < MOST_REPORTED:
+                self._reported.add(name)
+                kind = type(value).__name__
+                log.warning("%s returned a %s, which this serializer cannot store: it is not cached", name, kind)
+            return None
+
     def check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
         """Raise what `set` would raise for these arguments, whatever the server says."""
         self.check_open()
-        self.codec.encode(checked_key(key), value)
-        checked_tags(tags)
+        self.codec.encode(checked_key(key), value, checked_tags(tags))
         if ttl is not None:
             seconds_of(ttl, "ttl")
 
-    def _write(self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float) -> Effects[list[Any]]:
+    def _write(
+        self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float, deletes: bool = False
+    ) -> Effects[list[Any]]:
         """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes are over."""
         tier = self.tier
         writes = [tier.begin_write(tuple(members)) for _, members in groups]
         try:
-            replies = yield from self.topology.ask(commands, deadline)
+            if deletes:
+                replies = yield from self.topology.ask(commands, deadline)
+            else:
+                replies = yield from self.ask(groups, commands, deadline)
         except BaseException:
             for write in writes:
                 tier.end_write(write)
@@ -406,18 +476,21 @@ class Core:
         return (yield from self.delete_all(wanted, deadline))
 
     def delete_all(self, keys: tuple[str, ...], deadline: float) -> Effects[int]:
+        """Remove keys; what could not be removed is owed."""
         groups = self.grouped(keys)
         commands = [
             (bucket, script_call(DELETE, self.names_of(self.names, bucket, members))) for bucket, members in groups
         ]
         deleted = 0
         failed = []
-        for (_, members), reply, write in (yield from self._write(commands, groups, deadline)):
+        for (_, members), reply, write in (yield from self._write(commands, groups, deadline, True)):
             if type(reply) is Failure:
                 failed.append((members, reply))
+                self.owed.add_keys(members)
             else:
                 deleted += reply
-                self.tier.end_write(write)
+                self.owed.has_forgotten(members)
+            self.tier.end_write(write)
         self.raise_failed(failed)
         return deleted
 
@@ -448,22 +521,27 @@ class Core:
         key = checked_key(key)
         if not isinstance(amount, int):
             raise TypeError(f"amount must be an int, not {type(amount).__name__}")
+        if not -LARGEST_INT < amount < LARGEST_INT:
+            raise ValueError("amount must have at most 4300 digits")
         deadline = self.deadline()
         yield from self.begin(deadline)
         token = new_token()
         fresh = new_token()
         write = self.tier.begin_write((key,))
         not_after = b""
+        seen: tuple[bytes, bytes, bytes] = self.codec.seal(key, ()), b"", b""
+        breaks = 0
         was_sent = False
         reply: Any = None
         try:
-            for attempt in range(ATTEMPTS):
+            while True:
                 names = self.topology.names
                 bucket = self._bucket(key)
-                if attempt:
+                if breaks:
                     now = yield from self.topology.ask_one(bucket, [b"TIME"], deadline, 0)
                     if type(now) is Failure:
-                        if now.is_broken and time.monotonic() < deadline:
+                        if now.is_broken and time.monotonic() < deadline and breaks < ATTEMPTS:
+                            breaks += 1
                             self.topology.close_idle()
                             continue
                         break
@@ -471,9 +549,14 @@ class Core:
                     not_after = b"%d" % (int(now[0]) * 1000 + int(now[1]) // 1000 + max(1, int(left * 1000)))
                 done = [names.done(bucket, token)] if names is not None else []
                 reply = yield from self.call(
-                    INCREMENT, key, fresh, b"%d" % int(amount), milliseconds(self.lifetime), not_after, COUNTER_HEAD,
-                    deadline=deadline, more=done, retries=0,
+                    INCREMENT, key, fresh, b"%d" % int(amount), milliseconds(self.lifetime), not_after,
+                    self.codec.counter_head, *seen, deadline=deadline, more=done, retries=0,
                 )
+                if type(reply) is list and time.monotonic() < deadline:
+                    seen = self._judge(key, reply[0])
+                    continue
+                if type(reply) is list:
+                    reply = Failure(TimeoutError("the deadline has passed"), was_sent, False)
                 if type(reply) is not Failure:
                     break
                 was_sent = was_sent or reply.was_sent
@@ -481,19 +564,31 @@ class Core:
                     break
                 if reply.is_broken:
                     self.topology.close_idle()
-            else:
-                self.topology.has_failed(bucket)
+                breaks += 1
+                if breaks == ATTEMPTS:
+                    self.topology.has_failed(bucket)
+                    break
         except BaseException:
             self.tier.end_write(write)
             raise
         if type(reply) is Failure:
             self.tier.end_write(write) if was_sent else self.tier.drop_write(write)
-            if str(reply.error).startswith("NOTINT"):
-                value, _ = yield from self.lookup(key, deadline, counts=False)
-                raise TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
             self.raise_failed([([key], reply)])
         self.tier.end_write(write, (key,), [bucket] if reply[:1] == b"1" else ())
         return int(reply[1:])
+
+    def _judge(self, key: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+        """What is to be said about an entry that the server found where it was to add: the seal that it gets, its
+        digest, and whether it is an int, or as good as absent. TypeError where it is neither."""
+        digest = hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
+        try:
+            kind, payload, tags = self.codec.open(key, data)
+            value = self.codec.loads(kind, payload)
+        except Undecodable:
+            return self.codec.seal(key, ()), digest, b"0"
+        if kind not in (WHOLE, COUNTER):
+            raise TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
+        return self.codec.seal(key, tags), digest, b"1"
 
     # --- the whole --------------------------------------------------------------------------------------------------
 
@@ -504,6 +599,22 @@ class Core:
         replies = yield from self._ping_all(deadline)
         if all(type(reply) is Failure for reply in replies):
             raise self.unavailable(replies[0])
+
+    def _reap_soon(self) -> None:
+        """Have connections closed that will not be used for long."""
+        if not self._reaps:
+            self._reaps = True
+            self.helper.schedule(REAPED_EVERY, self._reap)
+
+    def _reap(self) -> None:
+        self._reaps = False
+        if self.topology.reap():
+            self._reap_soon()
+
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong with the servers, in their words as far as they say so; None: nothing is known to be."""
+        return (self.link.refusal if self.link is not None else None) or self.topology.trouble
 
     def _ping_all(self, deadline: float) -> Effects[list[Any]]:
         """What every server answers, or Failures; at least one."""
@@ -517,10 +628,11 @@ class Core:
         deadline = time.monotonic() + seconds
         yield from self.begin(deadline)
         if self.link is not None:
-            if not (yield from self.link.barrier(deadline)):
+            hopeless = timeout is None and self.link.state != "up" and self.topology.worst == "open"
+            if hopeless or not (yield from self.link.barrier(deadline)):
                 self.tier.count(errors=1)
-                failure = Failure(ConnectionError("the tracking link gave no answer in time"), True, False)
-                raise self.unavailable(failure)
+                refusal = self.link.refusal or self.topology.door
+                raise self.unavailable(Failure(Unavailable(self.link.why, refusal), True, False))
             return
         for reply in (yield from self._ping_all(deadline)):
             if type(reply) is Failure:
@@ -534,10 +646,12 @@ class Core:
         self.tier.renew()
         self.tier.first.delete_many(list(self.tier.first))
         self.helper.renew()
+        self.owed.renew()
         if self.link is not None:
             self.link.renew()
         else:
             self.tier.fresh_until = math.inf
+        self._reaps = False
 
     def pause(self) -> None:
         """Before a fork: without threads, for they would not be copied."""

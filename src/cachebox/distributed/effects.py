@@ -7,12 +7,13 @@ why the two caches cannot drift apart.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachebox.distributed.breaker import Breaker
+from cachebox.distributed.health import Health
+from cachebox.distributed.pool import Pool
 from cachebox.distributed.servers import Address, Servers
 
 if TYPE_CHECKING:
@@ -21,47 +22,44 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Commands = Sequence[Sequence[Any]]
+"""Commands for one server, in order; each as `resp.packed_list` takes it, with a name in bytes."""
+
 
 class Node:
-    """One server: its address, its breaker, and connections to it that nobody uses now."""
+    """One server: its address, what is wrong with it, and the connections to it."""
 
     def __init__(self, servers: Servers, address: Address, for_sentinel: bool = False) -> None:
         self.servers = servers
         self.address = address
         self.for_sentinel = for_sentinel
-        self.breaker = Breaker()
-        self.is_over = False
-        self.idle: list[Channel] = []
-        self.lanes: dict[Any, Lanes] = {}       # by event loop
-        self.renew()
+        self.health = Health(self)
+        self.pool = Pool(servers.max_connections)
 
     def renew(self) -> None:
-        """Without connections: at first, and in the child of a fork, which must not talk over its parent's."""
-        self.breaker.reset()
-        for channel in self.idle:
-            channel.close()
-        for lanes in self.lanes.values():
-            for other in lanes.idle:
-                other.close_socket()
-        self.idle = []
-        self.lanes = {}
+        """In the child of a fork."""
+        self.health.renew()
+        self.pool.renew()
 
     def close(self, for_good: bool = False) -> None:
         """Close the connections that nobody uses; `for_good`: the others too, when they come back."""
-        self.is_over = self.is_over or for_good
-        with contextlib.suppress(IndexError):       # others may take some meanwhile
-            while True:
-                self.idle.pop().close()
-        for loop, lanes in list(self.lanes.items()):
-            with contextlib.suppress(IndexError):
-                while True:
-                    lanes.idle.pop().close_on(loop)
+        self.pool.is_over = self.pool.is_over or for_good
+        self.pool.close()
 
-    def give_back(self, channel: Channel) -> None:
-        """A connection that is not used any more."""
-        self.idle.append(channel)
-        if self.is_over:
-            self.close()
+    @property
+    def idle(self) -> list[Channel]:
+        """The connections that no thread uses now."""
+        return self.pool.idle
+
+    @property
+    def lanes(self) -> dict[Any, Lanes]:
+        """Those of event loops."""
+        return self.pool.lanes
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether it is asked."""
+        return self.health.breaker
 
     def __repr__(self) -> str:
         host, port = self.address
@@ -81,10 +79,11 @@ class Failure:
 
 @dataclass
 class Exchange:
-    """Send to each node its bytes, and return a list: so many replies of each, or a Failure."""
+    """Send to each node its commands, and return a list: their replies, checked by `replies.verify`, or a Failure."""
 
-    requests: list[tuple[Node, bytes, int]]
+    requests: list[tuple[Node, Commands]]
     deadline: float
+    once: bool = False              # not to be sent a second time, whatever happens
 
 
 class MakeWaiter:
@@ -93,7 +92,7 @@ class MakeWaiter:
 
 @dataclass
 class Wait:
-    """Wait until a waiter is woken, or until a monotonic time (None: without end). Returns nothing."""
+    """Wait until a waiter is woken, or until a monotonic time (None: without end). Returns whether it was woken."""
 
     waiter: Any
     until: float | None

@@ -24,8 +24,20 @@ class BackendUnavailable(Exception):
         self.partial = dict(partial or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (str(self), self.keys, self.partial)
+        return _restored, (type(self), str(self), self.keys, self.partial)
 
 
-def _restored(message: str, keys: frozenset[str], partial: dict[str, Any]) -> BackendUnavailable:
-    return BackendUnavailable(message, keys=keys, partial=partial)
+class BackendRefused(BackendUnavailable):
+    """The server answers, but refuses: a wrong password, no permission, no memory, a certificate, a replica.
+
+    The text has the server's own words, and so has every later one until that is cured. Waiting does not help.
+
+    >>> isinstance(BackendRefused("WRONGPASS"), BackendUnavailable)
+    True
+    """
+
+
+def _restored(
+    kind: type[BackendUnavailable], message: str, keys: frozenset[str], partial: dict[str, Any]
+) -> BackendUnavailable:
+    return kind(message, keys=keys, partial=partial)

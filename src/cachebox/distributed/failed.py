@@ -26,7 +26,7 @@ def encode(codec: Codec, key: str, token: bytes, error: Exception) -> tuple[byte
         return None
     try:
         args, attributes = taken_apart(error)
-        return codec.encode(_name(key, token), [kind.__module__, kind.__qualname__, list(args), attributes])
+        return codec.encode(_name(key, token), [kind.__module__, kind.__qualname__, list(args), attributes], ())
     except Exception:               # TypeError from the codec, or anything from the class: it stays here
         return None
 

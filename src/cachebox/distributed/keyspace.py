@@ -127,7 +127,9 @@ class KeySpace:
         at = len(self.prefix)
         end = name.find(b"}", at)
         bucket = self._by_name.get(name[at + 1:end])
-        if bucket is None or end + 1 >= len(name):
+        if bucket is None or name[end + 1:end + 2] not in (b"v", b"l", b"g", b"t", b"i", b"e", b"f"):
+            return None
+        if name[end + 2:end + 3] != (b"" if name[end + 1] in b"ge" else b":"):
             return None
         try:
             return bucket, name[end + 1], name[end + 3:].decode("utf-8", "surrogatepass")

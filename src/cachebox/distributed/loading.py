@@ -7,21 +7,21 @@ lease is renewed; where its process dies, it expires, and the next one leads.
 
 Who does not lead waits: in the leader's own process for its `Flight`, which also brings the exception; in others for
 news about the key (`Tier.wait_for`), after which it asks again, and is told how the leader `failed` that it waited for.
-A wait that would close a circle of flights of this process is not begun: the factory runs, and what it returns is not
-stored. Contexts carry what leads to the code that runs, so tasks started by a factory count as the factory.
+A wait that would keep the leader from going on is not begun: the factory runs, and what it returns is not stored. All
+user code of a load is part of its flight: the factory, what decides about its value, and the serializer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cachebox import flight as flights
+from cachebox import tasks
 from cachebox.cache import MISSING
+from cachebox.callers import PULSE
 from cachebox.distributed import failed, leases
 from cachebox.distributed.codec import Undecodable
 from cachebox.distributed.core import ATOMS, Core, Packed
@@ -31,7 +31,7 @@ from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.leases import Leases
 from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
 from cachebox.distributed.scripts import LAND, LEAD
-from cachebox.shared_errors import one_more
+from cachebox.flight import Flight
 
 if TYPE_CHECKING:
     from cachebox.distributed.refreshing import Refreshing
@@ -39,85 +39,17 @@ if TYPE_CHECKING:
 UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
 FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
 
-FLYING, LANDED, CRASHED, ABANDONED = range(4)
-
-leads_here: ContextVar[tuple[Flight, ...]] = ContextVar("cachebox_distributed_leads", default=())
-
-
-class Flight:
-    """A computation under way in this process."""
-
-    def __init__(self) -> None:
-        self.state = FLYING
-        self.result: Any = None
-        self.traceback: Any = None              # the error's, as the leader raised it
-        self.wakes: list[Callable[[], object]] = []
-        self.awaits: list[Flight] = []          # what it, or what it started, waits for
-        self._lock = threading.Lock()
-
-    def join(self, wake: Callable[[], object]) -> bool:
-        """Have `wake` called when it is over. False: it is."""
-        with self._lock:
-            if self.state == FLYING:
-                self.wakes.append(wake)
-            return self.state == FLYING
-
-    def end(self, state: int, result: Any = None) -> None:
-        """It is over. The first end counts."""
-        with self._lock:
-            if self.state != FLYING:
-                return
-            self.result = result
-            self.state = state
-            wakes, self.wakes = self.wakes, []
-        for wake in wakes:
-            wake()
-
-    def crash(self, error: Exception) -> None:
-        """It failed, and so does everybody who waits."""
-        self.traceback = error.__traceback__
-        try:
-            shared = one_more(error)
-        except Exception:                       # not to be had: the next one fails for itself
-            self.end(ABANDONED)
-        else:
-            self.end(CRASHED, shared)
-
-    def outcome(self) -> Any:
-        """What a waiter gets, once it is over and was not abandoned."""
-        if self.state == CRASHED:
-            raise one_more(self.result).with_traceback(self.traceback)
-        return self.result
-
-    def closes_circle(self, leads: tuple[Flight, ...]) -> bool:
-        """Whether waiting for it would be waiting for one of those that led here."""
-        ahead, seen = [self], set()
-        while ahead:
-            at = ahead.pop()
-            if at in leads:
-                return True
-            if at.state == FLYING and at not in seen:
-                seen.add(at)
-                ahead += at.awaits
-        return False
-
-
-class Leading:
-    """While a flight leads: what runs in this context meanwhile is part of it."""
-
-    def __init__(self, flight: Flight) -> None:
-        self._flight = flight
-
-    def __enter__(self) -> None:
-        self._before = leads_here.set((*leads_here.get(), self._flight))
-
-    def __exit__(self, *raised: object) -> None:
-        with contextlib.suppress(ValueError):   # another context: of the collector, which closes what nobody waits for
-            leads_here.reset(self._before)
+def new_flight() -> Flight:
+    """A computation that the caller leads: a thread, a greenlet or a task."""
+    return Flight(*tasks.current())
 
 
 class Decides(Protocol):
     """Says what is to become of a computed value."""
+
+    @property
+    def name(self) -> str:
+        """What the function is called that computes it."""
 
     def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
         """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
@@ -129,9 +61,15 @@ class Decides(Protocol):
 class Decision:
     """The same whatever the value."""
 
-    def __init__(self, lifetime: float, tags: tuple[str, ...] = ()) -> None:
+    def __init__(self, lifetime: float, tags: tuple[str, ...], factory: Any) -> None:
         self.lifetime = lifetime
         self.tags = tags
+        self._factory = factory
+
+    @property
+    def name(self) -> str:
+        named = self._factory if hasattr(self._factory, "__qualname__") else type(self._factory)
+        return f"{named.__module__}.{named.__qualname__}"
 
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return True, self.lifetime, self.tags
@@ -152,7 +90,6 @@ class Loader:
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork, where other threads' computations are gone."""
         self.flights: dict[Any, Flight] = {}    # by token; by key for those without a server
-        self._circles = threading.Lock()
         self.leases.renew()
         if self.refreshing is not None:
             self.refreshing.renew()
@@ -163,7 +100,7 @@ class Loader:
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
         lifetime = self._core.lifetime if ttl is None else seconds_of(ttl, "ttl")
-        value, _ = yield from self.load(key, factory, Decision(lifetime, checked_tags(tags)))
+        value, _ = yield from self.load(key, factory, Decision(lifetime, checked_tags(tags), factory))
         return value
 
     def load(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
@@ -172,20 +109,21 @@ class Loader:
         deadline = core.deadline()
         yield from core.begin(deadline)
         if tier.is_fresh:
-            stored = tier.first.get(key, MISSING)
-            if stored is not MISSING:
-                value = core.give(stored)
+            value = core.give(tier.first.get(key, MISSING))
+            if value is not MISSING:
                 if self.refreshing is not None:
                     yield from self.refreshing.consider(key, factory, decide, value)
                 return value, False
         token = new_token()
-        flight = Flight()
+        flight = new_flight()
+        acts = flights.acting()
         self.flights[token] = flight           # before the lease is: whoever sees that has to find this
         try:
-            return (yield from self._load(key, factory, decide, token, flight, deadline))
+            with flight:
+                return (yield from self._load(key, factory, decide, token, flight, acts, deadline))
         finally:
             self.flights.pop(token, None)
-            flight.end(ABANDONED)
+            flight.give_up()
 
     def load_alone(
         self, key: str, factory: Callable[[], Any], decide: Decides
@@ -201,9 +139,10 @@ class Loader:
         begun = time.monotonic()
         value = yield Run(factory)
         is_stored, lifetime, tags = decide(value)
-        if is_stored:
+        encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+        if encoded is not None:
             try:
-                yield from core._set({key: value}, lifetime, tags, deadline + time.monotonic() - begun)
+                yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun)
             except BackendUnavailable:
                 if not core.is_local:
                     raise
@@ -216,16 +155,17 @@ class Loader:
         decide: Decides,
         token: bytes,
         flight: Flight,
+        acts: bool,
         deadline: float,
     ) -> Effects[tuple[Any, bool]]:
         """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
         core, tier = self._core, self._core.tier
-        leads = leads_here.get()
         no_good = b""                           # digest of a value that cannot be decoded
         awaited = b""                           # the token of the leader in another process
         missed = False
         waiter: Any = None
         until = time.monotonic() + FOREIGN_WAIT
+        patience = leases.Patience()
         while True:
             if waiter is not None:
                 tier.wait_for(key, waiter.wake)
@@ -237,6 +177,8 @@ class Loader:
                     try:
                         value = core.take_in(fill, reply[1], reply[2])
                     except Undecodable:
+                        if not no_good:
+                            tier.count(undecodable=1)
                         no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
                         continue
                     if not missed:
@@ -267,21 +209,25 @@ class Loader:
                 if waiter is not None:
                     tier.wait_no_more(key, waiter.wake)
                     waiter = None
-                waits = yield from self._wait_for(other, leads)
+                waits = yield from self._wait_for(other)
                 if not waits:
                     return (yield Run(factory)), True
-                if other.state != ABANDONED:
-                    return core.give(other.outcome()), True
+                if not other.was_abandoned:
+                    value = core.give(other.get())
+                    return (yield Run(factory)) if value is MISSING else value, True
                 deadline = core.deadline()
+                yield from self._take_over(reply[2], deadline)
                 continue
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
                 waiter = yield MakeWaiter()
                 continue
-            if leads and time.monotonic() > until:
+            seconds = patience.seconds(reply[2], reply[1])
+            if not seconds or (acts and time.monotonic() > until):
                 tier.wait_no_more(key, waiter.wake)
                 return (yield Run(factory)), True
-            seconds = max(0.0, reply[1] / 1000) + 0.01 if tier.linked else UNLINKED_WAIT
-            if leads:
+            if not tier.linked:
+                seconds = min(seconds, UNLINKED_WAIT)
+            if acts:
                 seconds = min(seconds, 1.0)
             try:
                 yield Wait(waiter, time.monotonic() + seconds)
@@ -290,22 +236,24 @@ class Loader:
             waiter = yield MakeWaiter()
             deadline = core.deadline()
 
-    def _wait_for(self, other: Flight, leads: tuple[Flight, ...]) -> Effects[bool]:
-        """Wait for a flight of this process. False, at once: it would close a circle."""
+    def _wait_for(self, other: Flight) -> Effects[bool]:
+        """Wait for a flight of this process. False: the caller has to compute for itself."""
         waiter = yield MakeWaiter()
-        with self._circles:                     # two that close a circle together must not both miss it
-            if other.closes_circle(leads):
-                return False
-            for lead in leads:
-                lead.awaits.append(other)
+        wait = flights.Wait(other, waiter)
         try:
-            if other.join(waiter.wake):
-                yield Wait(waiter, None)
+            if wait.may_begin() and wait.begins():
+                while not (yield Wait(waiter, time.monotonic() + PULSE)) and not wait.is_in_vain():
+                    pass
         finally:
-            with self._circles:
-                for lead in leads:
-                    lead.awaits.remove(other)
-        return True
+            wait.ends()
+        return other.is_over
+
+    def _take_over(self, token: bytes, deadline: float) -> Effects[None]:
+        """A flight was given up. Where its leader is not there to do so, give its lease up."""
+        self.flights.pop(token, None)
+        groups = self.leases.let_go(token)
+        if groups is not None:
+            yield from self.leases.give_up(token, groups, deadline)
 
     def lead(
         self, key: str, token: bytes, no_good: bytes, awaited: bytes, deadline: float, due: bytes = b""
@@ -356,13 +304,12 @@ class Loader:
         bucket = names.bucket(key)
         lease = names.lease(bucket, key)
         groups = [(bucket, [names.generation(bucket), lease])]
-        self.leases.keep(token, groups)
+        self.leases.keep(token, groups, flight)
         begun = time.monotonic()
         try:
-            with Leading(flight):
-                value = yield Run(factory)
+            value = yield Run(factory)
             is_stored, lifetime, tags = decide(value)
-            encoded = core.codec.encode(key, value) if is_stored else None
+            encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
         except BaseException as error:
             self.leases.let_go(token)
             if isinstance(error, Exception):
@@ -378,7 +325,7 @@ class Loader:
             yield from self.leases.give_up(token, groups, deadline)
         else:
             yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
-        flight.end(LANDED, self._shared(encoded, value))
+        flight.land(self._shared(encoded, value))
         return value
 
     def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any) -> Any:
@@ -431,25 +378,26 @@ class Loader:
         value = core._serve_stale(key, failure, counts=not missed)
         if value is not MISSING:
             return value, missed
-        leads = leads_here.get()
         while True:
-            flight = Flight()
+            flight = new_flight()
             other = self.flights.setdefault(key, flight)
             if other is flight:
                 break
-            if not (yield from self._wait_for(other, leads)):
+            if not (yield from self._wait_for(other)):
                 return (yield Run(factory)), True
-            if other.state != ABANDONED:
-                return other.outcome(), True
+            if not other.was_abandoned:
+                return other.get(), True
+            if self.flights.get(key) is other:
+                self.flights.pop(key, None)     # its leader is not there to do so
         try:
-            with Leading(flight):
+            with flight:
                 value = yield Run(factory)
-            flight.result = value
+            flight.land(value)
         except Exception as error:
-            self.flights.pop(key, None)
             flight.crash(error)
             raise
         finally:
-            self.flights.pop(key, None)
-            flight.end(LANDED if flight.result is value else ABANDONED, flight.result)
+            if self.flights.get(key) is flight:
+                self.flights.pop(key, None)
+            flight.give_up()
         return value, True

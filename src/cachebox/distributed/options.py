@@ -77,11 +77,9 @@ def checked_keys(keys: Any) -> tuple[str, ...]:
 
 def checked_tags(tags: Any) -> tuple[str, ...]:
     """Tags: a str is one; else an iterable of them."""
-    if isinstance(tags, str):
-        return (tags,)
     if not isinstance(tags, Iterable):
         raise TypeError(f"tags must be a str or an iterable of str, not {type(tags).__name__}")
-    found = tuple(dict.fromkeys(tags))
+    found = (tags,) if isinstance(tags, str) else tuple(dict.fromkeys(tags))
     for tag in found:
         if not isinstance(tag, str):
             raise TypeError(f"tags must be str, not {type(tag).__name__}")

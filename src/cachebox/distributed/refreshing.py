@@ -20,14 +20,21 @@ from typing import Any
 
 from cachebox.distributed.core import Core
 from cachebox.distributed.effects import Effects, Failure, Start
+from cachebox.distributed.health import log
 from cachebox.distributed.keyspace import new_token
-from cachebox.distributed.loading import ABANDONED, Decides, Flight, Loader, leads_here
+from cachebox.distributed.loading import Decides, Loader, new_flight
 from cachebox.distributed.options import milliseconds
+from cachebox.flight import Flight, led
 
 PAUSE = 1.0
 """Seconds until a key is asked for again that another process computes, or of which no server could tell."""
 MANY = 256
 """Keys with a pause, from which on those are looked for whose pause is over."""
+
+
+def _lasts(again: float | Flight, now: float) -> bool:
+    """Whether a pause, or a refresh, is not over."""
+    return again > now if isinstance(again, float) else not again.lost()
 
 
 class Refreshing:
@@ -41,8 +48,10 @@ class Refreshing:
 
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork, where the parent's threads are gone."""
-        self._lock = threading.Lock()
-        self._again: dict[str, float] = {}      # keys not to be refreshed before a time: never, while that is under way
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
+        self._fails = False                     # what was told to the logger
+        # keys not to be refreshed before a time, or while that is under way (infinity: it has not begun)
+        self._again: dict[str, float | Flight] = {}
 
     def consider(
         self, key: str, factory: Callable[[], Any], decide: Decides, value: Any, pttl: float | None = None
@@ -73,10 +82,10 @@ class Refreshing:
     def _begin(self, key: str) -> bool:
         now = time.monotonic()
         with self._lock:
-            if self._again.get(key, 0.0) > now:
+            if _lasts(self._again.get(key, 0.0), now):
                 return False
             if len(self._again) >= MANY:
-                self._again = {other: again for other, again in self._again.items() if again > now}
+                self._again = {other: again for other, again in list(self._again.items()) if _lasts(again, now)}
             self._again[key] = math.inf
         return True
 
@@ -90,9 +99,11 @@ class Refreshing:
     def _refresh(self, key: str, factory: Callable[[], Any], decide: Decides, due: float) -> Effects[None]:
         """In the background: compute, unless somebody does or has done so, or the key is gone."""
         core, loader = self._core, self._loader
-        token, flight = new_token(), Flight()
+        token, flight = new_token(), new_flight()
         pause = 0.0
-        leads_here.set(())                      # whoever started this does not wait for it
+        counted: dict[str, int] = {}
+        led.set(())                             # whoever started this does not wait for it
+        self._again[key] = flight
         loader.flights[token] = flight          # before the lease is: whoever sees that has to find this
         try:
             if core.is_closed:
@@ -100,16 +111,22 @@ class Refreshing:
             deadline = core.deadline()
             reply = yield from loader.lead(key, token, b"", b"", deadline, milliseconds(due))
             if type(reply) is Failure:
-                core.tier.count(errors=1)
+                counted = {"errors": 1}
                 pause = PAUSE
             elif reply[0] == 2:
                 pause = PAUSE
             elif reply[0] == 3:
-                yield from loader.fly(key, factory, decide, token, flight, deadline)
-                core.tier.count(refreshes=1)
+                with flight:
+                    yield from loader.fly(key, factory, decide, token, flight, deadline)
+                counted = {"refreshes": 1}
+                self._fails = False
         except Exception:                       # counted; what is there lives on, and who asks for it later tries again
-            core.tier.count(refresh_failures=1)
+            counted = {"refresh_failures": 1}
+            if not self._fails:
+                self._fails = True
+                log.warning("a value could not be computed anew in the background", exc_info=True)
         finally:
             loader.flights.pop(token, None)
-            flight.end(ABANDONED)
+            flight.give_up()
             self._end(key, pause)
+            core.tier.count(**counted)          # last: whoever sees it may have the next refresh begin

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+class Senseless(ValueError): ...
+
 class ReplyError(Exception):
     @property
     def code(self) -> str: ...
@@ -12,8 +14,11 @@ class Incomplete: ...
 
 INCOMPLETE: Final[Incomplete]
 CHUNK: int
+LARGEST_CHUNK: int
+DEEPEST: int
 
 def packed(*args: bytes | str | int) -> bytes: ...
+def packed_all(commands: Sequence[Sequence[bytes | str | int]]) -> bytes: ...
 def packed_list(args: Sequence[bytes | str | int]) -> bytes: ...
 
 class Replies:

@@ -2,11 +2,20 @@
 
 It does no input and no output, so the blocking driver, the asyncio driver and the tracking link share it. It is
 compiled because a busy link reads ten thousand messages a second, and beside that Python code has work of its own to do.
+
+Whoever is on the other side may send anything. What does not follow the protocol is `Senseless`. Nothing here recurses.
+Memory grows with what has arrived, never with what was announced. Time is linear in the bytes, however they are cut.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr
+
+import re
+
+
+class Senseless(ValueError):
+    """What came does not follow the protocol, or is no answer to what was asked. Its server is as good as dead."""
 
 
 class ReplyError(Exception):
@@ -32,6 +41,14 @@ INCOMPLETE = Incomplete()
 
 CHUNK = 65536
 """Bytes to ask a connection for at a time."""
+LARGEST_CHUNK = 1 << 20
+"""The most of them, however much was announced."""
+DEEPEST = 32
+"""Aggregates in each other."""
+
+cdef tuple TEXTS = (bytes, str)
+cdef Py_ssize_t MOST_DIGITS = 4300              # of a big number: Python takes no more
+cdef object DOUBLE = re.compile(rb"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,5})?|inf|nan)").fullmatch
 
 
 def packed(*args):
@@ -44,6 +61,11 @@ def packed(*args):
     b'*2\\r\\n$3\\r\\nGET\\r\\n$3\\r\\nkey\\r\\n'
     """
     return packed_list(args)
+
+
+def packed_all(commands):
+    """Several commands, each a list or a tuple as `packed_list` takes it."""
+    return packed_list(commands[0]) if len(commands) == 1 else b"".join([packed_list(args) for args in commands])
 
 
 def packed_list(args):
@@ -63,6 +85,20 @@ def packed_list(args):
     return b"".join(parts)
 
 
+cdef class Frame:
+    """An aggregate of which items are still to come."""
+    cdef char kind
+    cdef Py_ssize_t left
+    cdef object items               # a list, or a Push
+
+
+cdef class Begun:
+    """What `Replies.read` returns where nothing is complete yet, but there may be more to read."""
+
+
+cdef Begun BEGUN = Begun.__new__(Begun)
+
+
 cdef class Replies:
     """What one connection has received and nobody has taken yet. Not thread-safe: a connection has one reader.
 
@@ -75,42 +111,52 @@ cdef class Replies:
     b'abc'
     """
     cdef bytearray data
-    cdef Py_ssize_t at              # where the next reply begins
+    cdef Py_ssize_t at              # where the next part begins
+    cdef Py_ssize_t searched        # up to where there is no end of its line
     cdef Py_ssize_t wanted          # bytes, from the start of `data`, below which there is no use in trying again
-    cdef Py_ssize_t position        # while a reply is being read
+    cdef list open                  # the aggregates that have begun, from the outermost in: what was read stays read
 
     def __cinit__(self):
         self.data = bytearray()
+        self.open = []
 
     def feed(self, data):
         """Add received bytes. O(n)."""
         if self.at:
             del self.data[:self.at]
             self.wanted -= self.at
+            self.searched -= self.at
             self.at = 0
         self.data += data
 
     @property
     def missing(self):
-        """At least so many more bytes are needed for the next reply; 0: unknown."""
+        """At least so many more bytes are needed for the next reply, if what was announced is true; 0: unknown."""
         return max(0, self.wanted - PyByteArray_GET_SIZE(self.data))
 
     @property
     def is_empty(self):
         """Whether everything received has been taken."""
-        return self.at == PyByteArray_GET_SIZE(self.data)
+        return self.at == PyByteArray_GET_SIZE(self.data) and not self.open
 
     def next(self):
-        """The next reply, or INCOMPLETE. Errors are returned, as `ReplyError`; ValueError: this is not the protocol."""
-        cdef Py_ssize_t size = PyByteArray_GET_SIZE(self.data)
-        if self.at == size or size < self.wanted:
-            return INCOMPLETE
-        self.wanted = 0
-        self.position = self.at
-        found = self.read(0)
-        if found is not INCOMPLETE:
-            self.at = self.position
-        return found
+        """The next reply, or INCOMPLETE. Errors are returned, as `ReplyError`. Raises Senseless: not the protocol."""
+        cdef Frame frame
+        cdef list open = self.open
+        while True:
+            found = self.read()
+            if found is INCOMPLETE:
+                return found
+            while found is not BEGUN:
+                if not open:
+                    return found
+                frame = <Frame>open[len(open) - 1]
+                (<list>frame.items).append(found)
+                frame.left -= 1
+                if frame.left:
+                    break
+                open.pop()
+                found = completed(frame.kind, frame.items)
 
     def collect(self, list found, Py_ssize_t n):
         """Append the next replies until `found` has n, and drop pushes. Returns whether it has; else feed more."""
@@ -122,85 +168,122 @@ cdef class Replies:
                 found.append(reply)
         return True
 
-    cdef Py_ssize_t line_end(self) except -2:
-        """Where the line at `position` ends, before its CR LF; -1: not received yet."""
+    cdef object read(self):
+        """The next part: a value that is complete, BEGUN or INCOMPLETE."""
+        cdef Py_ssize_t size = PyByteArray_GET_SIZE(self.data), n, end, body
         cdef char* start = PyByteArray_AS_STRING(self.data)
-        cdef Py_ssize_t size = PyByteArray_GET_SIZE(self.data)
         cdef char* found
-        if self.position >= size:
-            return -1
-        found = <char*>memchr(start + self.position, c"\n", size - self.position)
-        if found == NULL:
-            return -1
-        if found == start + self.position or (found - 1)[0] != c"\r":
-            raise ValueError("a line of a reply does not end in CR LF")
-        return found - start - 1
-
-    cdef object read(self, int depth):
-        cdef char* start
         cdef char kind
-        cdef Py_ssize_t end = self.line_end(), n, body
-        if end == -1:
+        if self.at == size or size < self.wanted:
             return INCOMPLETE
-        if depth > 32:
-            raise ValueError("a reply is nested too deeply")
-        start = PyByteArray_AS_STRING(self.data)
-        kind = start[self.position]
-        body = self.position + 1
+        body = self.searched if self.searched > self.at else self.at
+        found = <char*>memchr(start + body, c"\n", size - body)
+        if found == NULL:
+            self.searched = size
+            return INCOMPLETE
+        end = found - start - 1
+        if end < self.at or start[end] != c"\r":
+            raise Senseless("a line of a reply does not end in CR LF")
+        if end == self.at:
+            raise Senseless("a line of a reply is empty")
+        kind = start[self.at]
+        body = self.at + 1
         if kind == c"$" or kind == c"=" or kind == c"!":
-            n = number(start + body, end - body)
+            n = length(start + body, end - body, kind == c"$")
             if n < 0:
-                self.position = end + 2
+                self.at = end + 2
                 return None
-            if PyByteArray_GET_SIZE(self.data) < end + 2 + n + 2:
+            if size < end + 2 + n + 2:
                 self.wanted = end + 2 + n + 2
                 return INCOMPLETE
-            self.position = end + 2 + n + 2
-            found = PyBytes_FromStringAndSize(start + end + 2, n)
-            if kind == c"!":
-                return ReplyError(found.decode("utf-8", "replace"))
-            return found[4:] if kind == c"=" else found
+            body = end + 2
+            end = body + n
+            if start[end] != c"\r" or start[end + 1] != c"\n":
+                raise Senseless("a text in a reply is longer than announced")
+            if kind == c"=" and (n < 4 or start[body + 3] != c":"):
+                raise Senseless("a text in a reply does not say its format")
+            if kind == c"=":
+                body += 4
+            data = PyBytes_FromStringAndSize(start + body, end - body)
+            self.at = end + 2
+            return ReplyError(data.decode("utf-8", "replace")) if kind == c"!" else data
         if kind == c"*" or kind == c"~" or kind == c">" or kind == c"%" or kind == c"|":
-            n = number(start + body, end - body)
-            self.position = end + 2
-            if n < 0:
-                return None
-            if kind == c"%" or kind == c"|":
-                n *= 2
-            items = Push() if kind == c">" else []
-            for _ in range(n):
-                item = self.read(depth + 1)
-                if item is INCOMPLETE:
-                    return INCOMPLETE
-                items.append(item)
-            if kind == c"%":
-                return dict(zip(items[::2], items[1::2]))
-            return self.read(depth) if kind == c"|" else items     # what is about a reply goes before it
-        text = PyBytes_FromStringAndSize(start + body, end - body)
-        self.position = end + 2
-        if kind == c"+":
-            return text.decode("utf-8", "replace")
-        if kind == c"-":
-            return ReplyError(text.decode("utf-8", "replace"))
-        if kind == c":" or kind == c"(":
-            return int(text)
-        if kind == c"_":
-            return None
-        if kind == c"#":
-            return text == b"t"
-        if kind == c",":
-            return float(text)
-        raise ValueError(f"a reply begins with {chr(<unsigned char>kind)!r}")
+            n = length(start + body, end - body, kind == c"*")
+            if kind == c">" and self.open:
+                raise Senseless("a push stands inside a reply")
+            self.at = end + 2
+            return None if n < 0 else self.begin(kind, n)
+        self.at = end + 2
+        return simple(kind, PyBytes_FromStringAndSize(start + body, end - body))
+
+    cdef object begin(self, char kind, Py_ssize_t n):
+        """An aggregate of n items, or of n pairs."""
+        cdef Frame frame
+        items = Push() if kind == c">" else []
+        if n == 0:
+            return completed(kind, items)
+        if len(self.open) >= DEEPEST:
+            raise Senseless("a reply is nested too deeply")
+        frame = Frame.__new__(Frame)
+        frame.kind = kind
+        frame.left = 2 * n if kind == c"%" or kind == c"|" else n
+        frame.items = items
+        self.open.append(frame)
+        return BEGUN
 
 
-cdef Py_ssize_t number(char* digits, Py_ssize_t n) except? -2:
-    """A length, as it stands in a line."""
-    cdef Py_ssize_t value = 0, k
-    cdef bint negative = n > 0 and digits[0] == c"-"
-    if n - negative < 1 or n > 18:
-        raise ValueError("a length in a reply is not a number")
-    for k in range(negative, n):
+cdef object completed(char kind, object items):
+    """What the items of an aggregate make."""
+    if kind == c"|":
+        return BEGUN                            # said about the next reply: nobody here wants to know
+    if kind == c">" and not (items and type(items[0]) in TEXTS):
+        raise Senseless("a push does not say of what kind it is")
+    if kind != c"%":
+        return items
+    for key in items[::2]:                      # the hash of any other type may be chosen so that all collide
+        if type(key) not in TEXTS:
+            raise Senseless("a key of a map in a reply is no text")
+    return dict(zip(items[::2], items[1::2]))
+
+
+cdef object simple(char kind, bytes text):
+    """The value of a line."""
+    if kind == c"+":
+        return text.decode("utf-8", "replace")
+    if kind == c"-":
+        return ReplyError(text.decode("utf-8", "replace"))
+    if kind == c":" and is_number(text, 19) or kind == c"(" and is_number(text, MOST_DIGITS):
+        return int(text)
+    if kind == c"_" and not text:
+        return None
+    if kind == c"#" and (text == b"t" or text == b"f"):
+        return text == b"t"
+    if kind == c"," and DOUBLE(text) is not None:
+        return float(text)
+    raise Senseless(f"a line of a reply begins with {chr(<unsigned char>kind)!r}, and what follows does not fit")
+
+
+cdef bint is_number(bytes text, Py_ssize_t most):
+    """Whether a text is an int of at most so many digits."""
+    cdef char* digits = PyBytes_AS_STRING(text)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(text), k = n > 0 and (digits[0] == c"-" or digits[0] == c"+")
+    if not 1 <= n - k <= most:
+        return False
+    for k in range(k, n):
         if not c"0" <= digits[k] <= c"9":
-            raise ValueError("a length in a reply is not a number")
+            return False
+    return True
+
+
+cdef Py_ssize_t length(char* digits, Py_ssize_t n, bint may_be_null) except? -2:
+    """A length, as it stands in a line; -1: there is nothing."""
+    cdef Py_ssize_t value = 0, k
+    if may_be_null and n == 2 and digits[0] == c"-" and digits[1] == c"1":
+        return -1
+    if not 1 <= n <= 18:
+        raise Senseless("a length in a reply is not a number")
+    for k in range(n):
+        if not c"0" <= digits[k] <= c"9":
+            raise Senseless("a length in a reply is not a number")
         value = value * 10 + (digits[k] - c"0")
-    return -value if negative else value
+    return value

@@ -35,7 +35,7 @@ local function tags_end(v)              -- where the tags end; nil: they are dam
 end
 
 local function live(v)
-  if not v or not g or #v < 21 or sub(v, 6, 21) ~= g or sub(v, 1, 3) ~= '\203x\1' then return false end
+  if not v or not g or #v < 21 or sub(v, 6, 21) ~= g or sub(v, 1, 3) ~= '\203x\2' then return false end
   if math.floor(byte(v, 5) / 2) % 2 == 0 then return true end
   local at = 23
   for i = 1, byte(v, 22) or 0 do
@@ -133,7 +133,9 @@ return 1
 """
 
 # KEYS: generation, entry, what remembers it. ARGV: fresh, amount, milliseconds for a new one, not after (or
-# nothing), head -> whether the generation was made, and the sum
+# nothing), head, seal of a counter with the tags that the entry has (or nothing, where there is no secret), and, of an
+# entry that the caller has looked at, the digest, and whether it is an int (1), or as good as absent (0)
+# -> whether the generation was made, and the sum; or {entry}: only the caller can tell what that is
 _INCREMENT = r"""
 local function digits(s)
   local negative = sub(s, 1, 1) == '-'
@@ -177,19 +179,21 @@ end
 local done = call('GET', KEYS[3])
 if done then return done end
 local made = generation(ARGV[1])
-local v, sum = value_at(KEYS[2]), nil
-if live(v) then
-  local kind, at = sub(v, 4, 4), tags_end(v)
-  if not at or (kind ~= 'I' and kind ~= 'N') then return redis.error_reply('NOTINT not an int') end
-  if byte(v, 5) % 2 == 1 then at = at + 32 end
-  local number = sub(v, at + 1)
-  if not string.match(number, '^%-?%d+$') then return redis.error_reply('NOTINT not an int') end
+local v, seal, sum = value_at(KEYS[2]), ARGV[6], nil
+local looked = v and ARGV[7] ~= '' and redis.sha1hex(v) == ARGV[7]
+if live(v) and not (looked and ARGV[8] == '0') then
+  local kind, at = sub(v, 4, 4), tags_end(v) or #v
+  local number = sub(v, at + 1 + #seal)
+  local plain = byte(v, 5) == byte(ARGV[5], 5) and (kind == 'N' or (kind == 'I' and seal == ''))
+  local known = looked or (plain and sub(v, 22, 21 + #seal) == seal)
+  if not known or #number > 4300 or not string.match(number, '^%-?%d+$') then return {v} end
   sum = add(number, ARGV[2])
-  local tags = sub(v, 22, tags_end(v))
-  call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. sum, 'KEEPTTL')
+  if #sum > 4300 then return redis.error_reply('TOOLONG the sum would have too many digits') end
+  local tags = sub(v, 22, at)
+  call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. seal .. sum, 'KEEPTTL')
 else
   sum = ARGV[2]
-  put(KEYS[2], ARGV[5] .. g .. sum, ARGV[3])
+  put(KEYS[2], ARGV[5] .. g .. seal .. sum, ARGV[3])
 end
 call('UNLINK', lease_of(KEYS[2]))
 call('SET', KEYS[3], made .. sum, 'PX', 60000)
@@ -295,8 +299,17 @@ end
 return table.concat(out)
 """
 
+# ARGV: fresh. What was there before is gone, for it is of another generation. A script that has begun to write is not
+# held up by a server that is full, so the old one is removed first.
+_CLEAR = r"""
+call('UNLINK', KEYS[1])
+call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+
 # KEYS: generation, the tag's. ARGV: fresh -> 1: some entry may have had it
 _INVALIDATE_TAG = r"""
+call('UNLINK', base .. 'e')
 call('SET', base .. 'e', ARGV[1])
 if not g or call('EXISTS', KEYS[2]) == 0 then return 0 end
 call('SET', KEYS[2], ARGV[1] .. g)
@@ -335,16 +348,22 @@ FAIL = Script(_FAIL)
 LEASE = Script(_LEASE)
 LEAD_MANY = Script(_LEAD_MANY)
 LAND_MANY = Script(_LAND_MANY)
+CLEAR = Script(_CLEAR)
 INVALIDATE_TAG = Script(_INVALIDATE_TAG)
 CLEAN = Script(_CLEAN)
 
 BY_DIGEST = {
     script.digest: script
     for script in (
-        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, INVALIDATE_TAG,
-        CLEAN,
+        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
+        INVALIDATE_TAG, CLEAN,
     )
 }
+
+STORING = frozenset(script.digest for script in (WRITE, INCREMENT, LAND_MANY))
+"""Those that cannot succeed on a server that is full."""
+WRITING = STORING | {script.digest for script in (DELETE, CLEAR, INVALIDATE_TAG)}
+"""Those that cannot succeed where nothing may be written."""
 
 
 def script_call(script: Script, keys: Sequence[bytes], *arguments: Any) -> list[Any]:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import socket
+import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 import redis.asyncio.connection as asyncio_connections
 import redis.connection as connections
+
+from cachebox.distributed.resp import ReplyError, Senseless
 
 Address = tuple[str, int]           # of a unix socket: its path, and 0
 
@@ -25,6 +29,12 @@ SENTINEL_PORT = 26379
 KEPT = {
     "username", "password", "credential_provider", "db", "client_name",
     "socket_keepalive", "socket_keepalive_options", "socket_type",
+}
+# Signs of life that the systems exchange: a network that forgets quiet connections is kept awake, or is found out.
+KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}.items()
+    if hasattr(socket, name)
 }
 
 
@@ -43,6 +53,8 @@ class Servers:
     service: str = ""
     sentinel_options: dict[str, Any] = field(default_factory=dict)
     sentinel_tls: bool = False
+    max_connections: int = 64       # to each server
+    address_remap: Callable[[Address], Address] | None = None   # of those that a cluster names
 
     def __repr__(self) -> str:
         """Without credentials."""
@@ -62,6 +74,9 @@ class Servers:
         else:
             kind = module.SSLConnection if tls else module.Connection
             options["host"], options["port"] = address
+            options.setdefault("socket_keepalive", True)
+            if not isinstance(options.get("socket_keepalive_options"), dict):
+                options["socket_keepalive_options"] = KEEPALIVE
         known = _parameters(kind)
         timeout = left(deadline)
         made = (kind if is_async else _in_time(kind))(
@@ -120,105 +135,14 @@ def kept(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def from_url(url: str) -> Servers:
-    """The servers that a URL names.
-
-    ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with TLS, ``unix://[user:password@]/path?db=0``; a
-    server that says it belongs to a cluster is asked for the others. ``redis+sentinel://[user:password@]host[:port][,...]
-    /service[/db]`` (and ``rediss+sentinel``) asks sentinels. Options such as ``ssl_ca_certs`` go behind a question
-    mark.
-
-    >>> from_url("redis+sentinel://one:1,two/mymaster/3").addresses
-    [('one', 1), ('two', 26379)]
-    """
-    if not isinstance(url, str):
-        raise TypeError(f"url must be a str, not {type(url).__name__}")
-    scheme, _, rest = url.partition("://")
-    if scheme in ("redis+sentinel", "rediss+sentinel"):
-        return _from_sentinel_url(scheme, rest)
-    if scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(
-            "url must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://, "
-            f"not with {scheme + '://' if _ else url[:20]!r}"
-        )
-    given = connections.parse_url(url)  # type: ignore[no-untyped-call,unused-ignore]
-    options = kept(given)
-    if scheme == "unix":
-        return Servers([(given.get("path", ""), 0)], mode="single", is_path=True, options=options)
-    address = (given.get("host", "localhost"), int(given.get("port", 6379)))
-    return Servers([address], tls=scheme == "rediss", options=options)
-
-
-def _from_sentinel_url(scheme: str, rest: str) -> Servers:
-    credentials, at, tail = rest.rpartition("@")
-    hosts, _, path = tail.partition("/")
-    path, _, query = path.partition("?")
-    service, _, db = path.partition("/")
-    if not service:
-        raise ValueError("url must name the service behind the sentinels: redis+sentinel://host:26379/SERVICE[/DB]")
-    addresses = []
-    for host in hosts.split(","):
-        split = urlsplit(f"//{host}")
-        addresses.append((split.hostname or "localhost", split.port or SENTINEL_PORT))
-    options: dict[str, Any] = {name: values[0] for name, values in parse_qs(query).items()}
-    if at:
-        user, colon, password = credentials.partition(":")
-        if user:
-            options["username"] = unquote(user)
-        if colon:
-            options["password"] = unquote(password)
-    if db:
-        options["db"] = int(db)
-    return Servers(
-        addresses, mode="sentinel", tls=scheme == "rediss+sentinel", options=kept(options), service=unquote(service)
-    )
-
-
-def from_client(client: Any) -> Servers:
-    """The servers that a ready client of redis-py talks to, blocking or asyncio."""
-    manager = getattr(client, "nodes_manager", None)
-    if manager is not None:
-        options = dict(getattr(manager, "connection_kwargs", None) or getattr(client, "connection_kwargs", {}))
-        nodes = [*manager.startup_nodes.values(), *getattr(manager, "nodes_cache", {}).values()]
-        addresses = list(dict.fromkeys((str(node.host), int(node.port)) for node in nodes))
-        kind = options.get("connection_class")
-        tls = bool(options.get("ssl")) or (isinstance(kind, type) and "SSL" in kind.__name__)
-        return Servers(addresses, mode="cluster", tls=tls, options=kept(options))
-    pool = getattr(client, "connection_pool", None)
-    if pool is None or not hasattr(pool, "connection_kwargs"):
-        raise TypeError(f"client must be a client of redis-py, not {type(client).__name__}")
-    options = dict(pool.connection_kwargs)
-    kind = getattr(pool, "connection_class", None)
-    tls = isinstance(kind, type) and "SSL" in kind.__name__
-    sentinels = getattr(pool, "sentinel_manager", None)
-    if sentinels is not None:
-        of_first = sentinels.sentinels[0].connection_pool
-        addresses = [
-            (sentinel.connection_pool.connection_kwargs["host"],
-            int(sentinel.connection_pool.connection_kwargs["port"])) for sentinel in sentinels.sentinels
-        ]
-        return Servers(
-            addresses,
-            mode="sentinel",
-            tls=tls,
-            options=kept(options),
-            service=pool.service_name,
-            sentinel_options=kept(of_first.connection_kwargs),
-            sentinel_tls="SSL" in of_first.connection_class.__name__,
-        )
-    if "path" in options:
-        return Servers([(options["path"], 0)], mode="single", is_path=True, options=kept(options))
-    address = (options.get("host", "localhost"), int(options.get("port", 6379)))
-    return Servers([address], tls=tls, options=kept(options))
-
-
 def connect(servers: Servers, address: Address, deadline: float, for_sentinel: bool = False) -> Any:
     """A connected socket, before the deadline. Raises OSError or a redis-py error."""
     connection = servers.connection(address, deadline, False, for_sentinel)
     try:
         connection.connect()
-    except BaseException:
+    except BaseException as error:
         connection.disconnect()
+        refuse_nonsense(error)
         raise
     taken: Any = connection._get_socket()
     connection._sock = None             # it is ours now
@@ -230,8 +154,9 @@ async def connect_async(servers: Servers, address: Address, deadline: float, for
     connection = servers.connection(address, deadline, True, for_sentinel)
     try:
         await connection.connect()
-    except BaseException:
+    except BaseException as error:
         _abort(connection)
+        refuse_nonsense(error)
         raise
     taken = connection._reader, connection._writer
     connection._reader = connection._writer = None
@@ -254,6 +179,47 @@ def mode_of(greeting: Any) -> str:
 
 FAILURES: tuple[type[BaseException], ...] = (OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError)
 """What connecting and talking may raise where the server, or the way to it, is at fault."""
+
+
+def refuse_nonsense(error: BaseException) -> None:
+    """Raise `Senseless` where redis-py stumbled over what the server said during the handshake."""
+    if isinstance(error, Exception) and not isinstance(error, (*FAILURES, MemoryError)):
+        raise Senseless(f"the handshake failed: {type(error).__name__}: {error}") from error
+
+
+NOT_SERVING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
+"""How an answer begins that means: later, perhaps."""
+
+
+NO_REFUSAL = NOT_SERVING | {"TRYAGAIN", "MOVED", "ASK", "NOSCRIPT", "UNKNOWN_NODE", "NOTINT", "LATE"}
+"""How answers begin that say where to go or, by our own scripts, what is there."""
+
+
+class Unavailable(Exception):
+    """A breaker is open, or no server has the bucket. `refusal`: what a server said that refuses."""
+
+    def __init__(self, message: str, refusal: str | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+def refusal_in(error: BaseException) -> str | None:
+    """The words in which a server refuses, or the TLS library for us; None: it is no refusal."""
+    if isinstance(error, (ReplyError, Unavailable)):
+        return error.refusal if isinstance(error, Unavailable) else None if error.code in NO_REFUSAL else str(error)
+    code = str(getattr(error, "status_code", None) or "")
+    words = str(error) if str(error).startswith(code) else f"{code} {error}"
+    if isinstance(error, (redis.ResponseError, redis.AuthenticationError, redis.exceptions.AuthorizationError)):
+        return None if code in NOT_SERVING else words
+    if isinstance(error, redis.ConnectionError) and "max number of clients" in words:
+        return words
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError):
+            is_cut_short = isinstance(seen, (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError))
+            return None if is_cut_short else str(seen)
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def is_cut(error: BaseException) -> bool:

@@ -17,7 +17,10 @@ NAMES = (
     "errors",
     "refreshes",
     "refresh_failures",
+    "undecodable",
+    "unstorable",
 )
+STATES = ("breaker", "link", "last_error")
 
 
 class DistributedStats:
@@ -33,8 +36,11 @@ class DistributedStats:
     Beside them are counted ``invalidations`` (entries of the first tier dropped because the server said that something
     changed), ``fills_refused`` (values not stored because their key was changed while they were read or computed),
     ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker),
-    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed).
+    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed),
+    ``undecodable`` (misses because of bytes that this cache would not have written) and ``unstorable`` (computed values
+    that the serializer does not take, and that were returned without being stored).
     ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``: of several servers', the one farthest from closed.
+    ``link`` says whether changes are heard of, and ``last_error`` what is wrong, if something is.
     """
 
     __slots__ = ("_core",)
@@ -88,20 +94,41 @@ class DistributedStats:
         return self._core.tier.refresh_failures
 
     @property
+    def undecodable(self) -> int:
+        """Misses where there was an entry, but not one that this cache would have written."""
+        return self._core.tier.undecodable
+
+    @property
+    def unstorable(self) -> int:
+        """Computed values that were returned, but not stored, because the serializer does not take them."""
+        return self._core.tier.unstorable
+
+    @property
     def breaker(self) -> str:
         """The state of the breaker."""
         return self._core.topology.worst
 
-    def get(self, name: str) -> int | str:
+    @property
+    def link(self) -> str:
+        """Whether changes are heard of: "up", "down", "refused" (by a server that does not track them), or "off"."""
+        link = self._core.link
+        return "off" if link is None else link.state
+
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong with a server, in its own words where it has some; None: nothing is, or not any more."""
+        return self._core.last_error
+
+    def get(self, name: str) -> int | str | None:
         """One of them by name. ValueError for a name that is none."""
-        if name not in (*NAMES, "breaker"):
-            raise ValueError(f"name must be one of {', '.join(NAMES)}, breaker, not {name!r}")
-        found: int | str = getattr(self, name)
+        if name not in (*NAMES, *STATES):
+            raise ValueError(f"name must be one of {', '.join((*NAMES, *STATES))}, not {name!r}")
+        found: int | str | None = getattr(self, name)
         return found
 
     def get_all(self) -> dict[str, int | str]:
-        """All of them by name, as a new dict."""
-        return {**{name: getattr(self, name) for name in NAMES}, "breaker": self.breaker}
+        """The counters and the breaker by name, as a new dict."""
+        return {name: getattr(self, name) for name in (*NAMES, "breaker")}
 
     def hit_rate(self) -> float:
         """The share of lookups that were served; 0.0 where there were none."""
@@ -111,7 +138,8 @@ class DistributedStats:
     def report(self) -> str:
         """The lines a person wants."""
         lines = [f"{name.replace('_', ' '):<18}{getattr(self, name):,}" for name in NAMES]
-        return "\n".join([*lines, f"{'hit rate':<18}{self.hit_rate():.1%}", f"{'breaker':<18}{self.breaker}"])
+        states = [f"{name.replace('_', ' '):<18}{getattr(self, name) or 'none'}" for name in STATES]
+        return "\n".join([*lines, f"{'hit rate':<18}{self.hit_rate():.1%}", *states])
 
     def __repr__(self) -> str:
-        return f"DistributedStats({', '.join(f'{name}={value}' for name, value in self.get_all().items())})"
+        return f"DistributedStats({', '.join(f'{name}={getattr(self, name)}' for name in (*NAMES, *STATES))})"

@@ -12,8 +12,10 @@ Invariants, all under `lock`:
 - A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
   before then has been heard.
 
-Keys are str, whose comparison runs no code of users; but dropping a value may (`__del__`), in this thread: so the lock
-is re-entrant.
+Keys are str, whose comparison runs no code of users. But dropping a value may (`__del__`), and so may the collector,
+wherever something is allocated; both run in this thread, for which the lock is re-entrant. So what is looked up is not
+believed any more after an allocation or a deletion: a list is made and entered in one step (`setdefault`), what is gone
+through is a copy, and a value is stored while its `Fill` can still be voided.
 """
 
 from cpython.object cimport PyObject, PyTypeObject
@@ -49,11 +51,15 @@ cdef class Fill:
     cdef readonly double begun
     cdef set tags                   # tags that were invalidated meanwhile, or None
 
+    cdef bint permits(self, tags) except -1:
+        """Whether a value with such tags may be stored."""
+        return self.live and (self.tags is None or self.tags.isdisjoint(tags))
+
 
 cdef class Write:
     """A write of this process, under way."""
     cdef readonly tuple keys
-    cdef set heard                  # keys about which something was heard meanwhile, or None
+    cdef set heard                  # keys about which something was heard meanwhile
     cdef bint clears                # what it makes the server push is not counted as an invalidation: everything,
     cdef object tag                 # or the entries with this tag, or None
     cdef bint generation_heard
@@ -78,7 +84,7 @@ cdef class Tier:
     cdef readonly long link         # number of the link, new with every loss and every connection
     cdef readonly bint linked
     cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
-    cdef readonly long long refreshes, refresh_failures
+    cdef readonly long long refreshes, refresh_failures, undecodable, unstorable
 
     def __init__(self, Cache first not None, plain=True):
         self.first = first
@@ -119,11 +125,7 @@ cdef class Tier:
         fill.key = key
         fill.live = True
         fill.begun = now
-        fills = self.fills.get(key)
-        if fills is None:
-            self.fills[key] = [fill]
-        else:
-            (<list>fills).append(fill)
+        (<list>self.fills.setdefault(key, [])).append(fill)
         return fill
 
     def store(self, Fill fill, value, double lifetime, tags=()):
@@ -139,23 +141,32 @@ cdef class Tier:
                 self.put(fill, value, lifetime, tags, now)
 
     cdef bint put(self, Fill fill, object value, double lifetime, tags, double now) except -1:
-        cdef bint live = fill.live and (fill.tags is None or fill.tags.isdisjoint(tags))
+        cdef bint live
+        if lifetime < INFINITY:
+            lifetime = fill.begun + lifetime - now - LAG
+        if fill.permits(tags) and lifetime > 0:
+            if tags or self.tags:
+                self.note_tags(fill.key, tags)
+            self.first.set_long(fill.key, hash_in(self.first, fill.key), value, lifetime)
+            if not fill.permits(tags):              # voided by what ran meanwhile
+                self.first.delete(fill.key)
+        live = fill.permits(tags)
         self.drop_fill(fill)
         if not live:
             self.fills_refused += 1
-            return False
-        if lifetime < INFINITY:
-            lifetime = fill.begun + lifetime - now - LAG
-            if lifetime <= 0:
-                return False
-        self.first.set_long(fill.key, hash_in(self.first, fill.key), value, lifetime)
-        if tags:
-            if len(self.tags) > 64 and len(self.tags) > 2 * len(self.first):
-                self.tags = {key: known for key, known in self.tags.items() if key in self.first}
-            self.tags[fill.key] = tags
-        elif self.tags:
-            self.tags.pop(fill.key, None)
-        return True
+        return live and lifetime > 0
+
+    cdef int note_tags(self, str key, tags) except -1:
+        """Remember which tags an entry has that is about to be stored."""
+        if not tags:
+            self.tags.pop(key, None)
+            return 0
+        if len(self.tags) > 64 and len(self.tags) > 2 * len(self.first):
+            for other in list(self.tags):
+                if other not in self.first:
+                    self.tags.pop(other, None)
+        self.tags[key] = tags
+        return 0
 
     def end_fills(self, fills):
         """There is nothing to store for those that are still open."""
@@ -188,6 +199,7 @@ cdef class Tier:
         write.keys = keys
         write.clears = clears
         write.tag = tag
+        write.heard = set()
         with self.lock:
             self.clock += 1
             write.begun = self.clock
@@ -199,30 +211,41 @@ cdef class Tier:
         """When it is over, however: forget the keys. `pushed`, `generations`, `tags`: what the server surely pushes."""
         with self.lock:
             self.writes.discard(write)
-            is_clean = write.link == self.link and self.linked
             if generations:
                 self.wipe_entries()
             for key in write.keys:
                 self.forget(key)
-            if is_clean:
+            if write.link == self.link and self.linked:
                 if not write.generation_heard:
                     self.own_generations.update(generations)
                 if not write.tags_heard:
                     self.own_tags.update(tags)
                 self.clock += 1
                 for key in pushed:
-                    if write.heard is not None and key in write.heard:
+                    if key in write.heard:
                         continue
-                    returns = self.own.get(key)
-                    if returns is None:
-                        self.own[key] = [self.clock]
-                    elif write.begun > max(returns):
+                    returns = self.own.setdefault(key, [])
+                    if not returns or write.begun > max(returns):
                         (<list>returns).append(self.clock)
 
     def drop_write(self, Write write):
         """It was never sent, so nothing has changed."""
         with self.lock:
             self.writes.discard(write)
+
+    def forget_keys(self, keys):
+        """Drop entries that are not to be served any more."""
+        with self.lock:
+            for key in keys:
+                self.forget(key)
+
+    def void_fills(self):
+        """Nothing that is being read may be stored."""
+        with self.lock:
+            for fills in self.fills.values():
+                for fill in <list>fills:
+                    (<Fill>fill).live = False
+            self.fills.clear()
 
     cdef int forget(self, str key) except -1:
         """Drop an entry, and void the permissions for it. Returns whether there was one."""
@@ -244,11 +267,9 @@ cdef class Tier:
                 returned = (<list>returns).pop(0)
                 if not returns:
                     del self.own[key]
-            for write in self.writes:
+            for write in list(self.writes) if self.writes else ():
                 if key in (<Write>write).keys and ((<Write>write).begun < returned or returned == -1):
                     is_own = True
-                    if (<Write>write).heard is None:
-                        (<Write>write).heard = set()
                     (<Write>write).heard.add(key)
             if returned != -1:
                 pass
@@ -287,19 +308,24 @@ cdef class Tier:
     def has_tag(self, str tag):
         """How many entries of a tag there are. O(entries with tags)."""
         with self.lock:
-            return len([key for key, tags in self.tags.items() if tag in tags and key in self.first])
+            return len([key for key in self.tagged(tag) if key in self.first])
+
+    cdef list tagged(self, str tag):
+        """The keys that have a tag, and perhaps an entry. O(entries with tags)."""
+        return [key for key, tags in self.tags.items() if tag in tags]
 
     def drop_tag(self, str tag):
         """Drop all entries of a tag; returns how many there were. O(entries with tags)."""
         cdef int dropped = 0
         with self.lock:
-            for fills in self.fills.values():
-                for fill in <list>fills:
+            for fills in list(self.fills.values()):
+                for fill in list(<list>fills):
+                    none = set()
                     if (<Fill>fill).tags is None:
-                        (<Fill>fill).tags = set()
+                        (<Fill>fill).tags = none
                     (<Fill>fill).tags.add(tag)
-            for key in [key for key, tags in self.tags.items() if tag in tags]:
-                del self.tags[key]
+            for key in self.tagged(tag):
+                self.tags.pop(key, None)
                 if self.first.delete(key):
                     dropped += 1
         return dropped
@@ -381,7 +407,8 @@ cdef class Tier:
 
     def count(
         self, long long remote_hits=0, long long misses=0, long long stale_serves=0, long long errors=0,
-        long long fills_refused=0, long long refreshes=0, long long refresh_failures=0,
+        long long fills_refused=0, long long refreshes=0, long long refresh_failures=0, long long undecodable=0,
+        long long unstorable=0,
     ):
         """Add to the statistics."""
         with self.lock:
@@ -392,6 +419,8 @@ cdef class Tier:
             self.fills_refused += fills_refused
             self.refreshes += refreshes
             self.refresh_failures += refresh_failures
+            self.undecodable += undecodable
+            self.unstorable += unstorable
 
     @property
     def is_fresh(self):

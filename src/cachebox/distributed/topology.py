@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cachebox.distributed.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
 from cachebox.distributed.keyspace import SLOTS, KeySpace
-from cachebox.distributed.resp import ReplyError, packed, packed_list
+from cachebox.distributed.resp import ReplyError
 from cachebox.distributed.scripts import BY_DIGEST
-from cachebox.distributed.servers import Address, Servers, mode_of
+from cachebox.distributed.servers import NOT_SERVING, Address, Servers, Unavailable, mode_of, refusal_in
 
 RETRIES = 3
 PAUSE = 0.03                        # seconds before asking again a server that is busy becoming ready
 REFRESH_APART = 0.5                 # seconds
-NOT_NOW = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
+NOT_NOW = NOT_SERVING | {"TRYAGAIN"}
 MOVED_ON = frozenset({"MOVED", "READONLY", "UNKNOWN_NODE"})
-
-
-class Unavailable(Exception):
-    """A breaker is open, or no server has the bucket."""
 
 
 class Topology:
@@ -43,23 +39,47 @@ class Topology:
         self.names: KeySpace | None = None
         self.link_probes = False                # whether the tracking link finds out when a server is back
         self.is_suspect = False                 # somebody saw signs of a change
+        self.on_open: Callable[[], object] | None = None    # called when a connection is going to be made
         self._refreshed_at = -REFRESH_APART
         self._sentinels = (
             [Node(servers, address, for_sentinel=True) for address in servers.addresses]
             if servers.mode == "sentinel" else []
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def renew(self) -> None:
         """In the child of a fork."""
-        self._lock = threading.Lock()
-        for node in [*self.nodes.values(), *self._sentinels]:
+        self._lock = threading.RLock()
+        for node in self._known():
             node.renew()
 
     def close(self) -> None:
         """Close all connections that nobody uses."""
-        for node in [*self.nodes.values(), *self._sentinels]:
+        for node in self._known():
             node.close(for_good=True)
+
+    @property
+    def door(self) -> str | None:
+        """Why a server does not let us in, in its words."""
+        asked = self.masters or [*self._known()]
+        return next((node.health.door for node in asked if node.health.door), None)
+
+    def reap(self) -> bool:
+        """Close the connections that nobody has used for long. Returns whether any are left."""
+        nodes = self._known()
+        for node in nodes:
+            node.pool.reap()
+        return any(node.pool.size for node in nodes)
+
+    def _known(self) -> list[Node]:
+        with self._lock:
+            return [*self.nodes.values(), *self._sentinels]
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with a server, in words; None: nothing is."""
+        asked = self.masters or [*self._known()]
+        return next((f"{node}: {node.health.words}" for node in asked if node.health.words), None)
 
     def close_idle(self) -> None:
         """Close the connections that nobody uses: when one broke, the others did."""
@@ -70,7 +90,7 @@ class Topology:
         """Tell the breaker of a bucket's server."""
         node = self.owners[bucket] if self.owners is not None else None
         if node is not None:
-            node.breaker.failed()
+            node.health.has_failed(ConnectionError("its connections keep breaking"))
 
     def node(self, address: Address) -> Node:
         """The node of that address."""
@@ -78,12 +98,18 @@ class Topology:
             found = self.nodes.get(address)
             if found is None:
                 found = self.nodes[address] = Node(self.servers, address)
+                found.pool.on_open = self.on_open
             return found
 
     @property
     def masters(self) -> list[Node]:
         """The servers that own something, each once; empty until one has been reached."""
         return list(dict.fromkeys(node for node in self.owners or () if node is not None))
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether every server is, or none is known yet."""
+        return all(node.breaker.state == "closed" for node in self.masters)
 
     @property
     def worst(self) -> str:
@@ -112,19 +138,19 @@ class Topology:
             elif not node.breaker.may_call(self.link_probes):
                 failure = failure or refused(node)
                 continue
-            command = packed("CLUSTER", "SLOTS") if self.servers.mode == "cluster" else packed("HELLO")
+            command = [b"CLUSTER", b"SLOTS"] if self.servers.mode == "cluster" else [b"HELLO"]
             until = deadline
             if self.servers.mode == "cluster":  # one that is stalled leaves time for the next
                 until = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
-            (outcome,) = yield Exchange([(node, command, 1)], until)
+            (outcome,) = yield Exchange([(node, [command])], until)
             if type(outcome) is Failure and outcome.is_broken and outcome.was_reused:
                 node.close()
-                (outcome,) = yield Exchange([(node, command, 1)], until)
+                (outcome,) = yield Exchange([(node, [command])], until)
             if type(outcome) is Failure:
-                node.breaker.failed()
+                node.health.has_failed(outcome.error)
                 failure = outcome
                 continue
-            node.breaker.succeeded()
+            node.breaker.may_try_again()        # it speaks, which does not mean that it serves
             if self.servers.mode is None:
                 mode = mode_of(outcome[0])
                 if mode == "sentinel":
@@ -134,7 +160,13 @@ class Topology:
                     return (yield from self.discover(deadline, is_probe))
             if type(outcome[0]) is ReplyError:
                 failure = Failure(outcome[0], True, False)
+                if outcome[0].code in NOT_SERVING:
+                    node.health.has_failed(outcome[0])
+                else:
+                    node.health.refused(command, str(outcome[0]))
                 continue
+            if node.health.is_troubled:
+                node.health.grant(command[0].decode())
             if self.servers.mode == "cluster":
                 self._set_slots(outcome[0], node)
             else:
@@ -157,7 +189,7 @@ class Topology:
         by_slot: list[Node | None] = [None] * SLOTS
         for first, last, master, *_ in ranges:
             host = master[0].decode() if master[0] else asked.address[0]
-            by_slot[first:last + 1] = [self.node((host, master[1]))] * (last + 1 - first)
+            by_slot[first:last + 1] = [self._named((host, master[1]))] * (last + 1 - first)
         owners = [by_slot[slot] for slot in names.slots]
         self.names = names
         self.owners = owners
@@ -165,20 +197,33 @@ class Topology:
         for address in gone:
             self.nodes.pop(address).close(for_good=True)
 
+    def _named(self, address: Address) -> Node:
+        """The node that a server of a cluster calls so, which may go by another name here."""
+        remap = self.servers.address_remap
+        if remap is not None:
+            host, port = remap(address)
+            address = str(host), int(port)
+        return self.node(address)
+
     def _ask_sentinels(self, deadline: float) -> Effects[Failure | None]:
         failure: Failure | None = None
-        command = packed("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.servers.service)
+        command = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self.servers.service]
         for node in self._sentinels:
             if not node.breaker.may_call():
                 failure = failure or refused(node)
                 continue
             share = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
-            (outcome,) = yield Exchange([(node, command, 1)], share)
+            (outcome,) = yield Exchange([(node, [command])], share)
             if type(outcome) is Failure:
-                node.breaker.failed()
+                node.health.has_failed(outcome.error)
                 failure = outcome
                 continue
-            node.breaker.succeeded()
+            node.health.serves()
+            if type(outcome[0]) is ReplyError:
+                node.health.refused((b"SENTINEL",), str(outcome[0]))
+                failure = Failure(outcome[0], True, False)
+                continue
+            node.health.grant("SENTINEL")
             if type(outcome[0]) is list:
                 host, port = outcome[0]
                 self._set_one(self.node((host.decode(), int(port))))
@@ -200,10 +245,10 @@ class Topology:
         """The reply to one command about a bucket, or a Failure."""
         node = self.owners[bucket] if self.owners is not None and not self._must_refresh else None
         if node is not None and node.breaker.state == "closed":
-            (outcome,) = yield Exchange([(node, packed_list(command), 1)], deadline)
+            (outcome,) = yield Exchange([(node, [command])], deadline, not retries)
             if type(outcome) is list and type(outcome[0]) is not ReplyError:
-                if node.breaker.failures:
-                    node.breaker.succeeded()
+                if node.health.is_troubled:
+                    node.health.has_answered(command, outcome[0])
                 return outcome[0]
             first: Any = {node: outcome}
         else:
@@ -226,6 +271,7 @@ class Topology:
         todo = list(range(len(commands)))
         asking: set[int] = set()
         target: dict[int, Node] = {}
+        told: dict[int, Failure] = {}           # those that were told to come later
         breaks, redirections = retries, RETRIES + 1
         is_redirected = False
         while todo:
@@ -255,11 +301,11 @@ class Topology:
             else:
                 requests = []
                 for node, members in groups.items():
-                    data = b"".join(
-                        (packed("ASKING") if i in asking else b"") + packed_list(commands[i][1]) for i in members
-                    )
-                    requests.append((node, data, len(members) + len(asking.intersection(members))))
-                outcomes = yield Exchange(requests, deadline)
+                    sent: list[Sequence[Any]] = []
+                    for i in members:
+                        sent += [[b"ASKING"], commands[i][1]] if i in asking else [commands[i][1]]
+                    requests.append((node, sent))
+                outcomes = yield Exchange(requests, deadline, not retries)
             todo = []
             pause = has_broken = False
             missing: dict[Node, set[bytes]] = {}
@@ -270,14 +316,15 @@ class Topology:
                         todo += members
                         has_broken = True
                         continue
+                    said = next((told[i].error for i in members if i in told), outcome.error)
                     if not outcome.is_ours and (retries or not outcome.is_broken):
-                        node.breaker.failed()
+                        node.health.has_failed(said)
                     self.is_suspect = self.is_suspect or (self.servers.mode != "single" and not outcome.is_ours)
                     for i in members:
-                        results[i] = outcome
+                        results[i] = told.get(i, outcome)
                     continue
-                node.breaker.succeeded()
                 replies = iter(outcome)
+                later: BaseException | None = None
                 for i in members:
                     if i in asking:
                         next(replies)
@@ -285,42 +332,70 @@ class Topology:
                     reply = next(replies)
                     results[i] = reply
                     if type(reply) is not ReplyError:
+                        if node.health.is_troubled:
+                            node.health.has_answered(commands[i][1], reply)
                         continue
                     code = reply.code
                     if code == "NOSCRIPT":
                         missing.setdefault(node, set()).add(commands[i][1][1])
-                    elif code in MOVED_ON:
+                    elif code in MOVED_ON and not (code == "READONLY" and self.servers.mode == "single"):
                         is_redirected = self.is_suspect = True
                         self._refreshed_at = -REFRESH_APART
-                    elif code == "ASK":
+                    elif code == "ASK" and self.servers.mode == "cluster":
                         host, _, port = str(reply).split()[2].rpartition(":")
-                        target[i] = self.node((host or node.address[0], int(port)))
+                        target[i] = self._named((host or node.address[0], int(port)))
                         asking.add(i)
                     elif code in NOT_NOW:
                         pause = True
+                        later = reply if code in NOT_SERVING else later
+                        told[i] = Failure(reply, False, False)
                         self.is_suspect = self.is_suspect or code == "CLUSTERDOWN"
                     else:
-                        results[i] = Failure(reply, True, False)
+                        results[i] = self._refused(node, commands[i][1], reply)
                         continue
                     results[i] = Failure(reply, False, False)
                     todo.append(i)
+                if later is not None and time.monotonic() + PAUSE >= deadline:
+                    node.health.has_failed(later)
             if not todo:
                 break
-            if time.monotonic() >= deadline or redirections <= 0:
+            if time.monotonic() + PAUSE * pause >= deadline or redirections <= 0:
                 for i in todo:
-                    results[i] = results[i] or Failure(TimeoutError("the deadline has passed"), True, False)
+                    failure = results[i] or Failure(TimeoutError("the deadline has passed"), True, False)
+                    node = owners[commands[i][0]]
+                    if node is not None and type(failure.error) is ReplyError and failure.error.code == "READONLY":
+                        failure = self._refused(node, commands[i][1], failure.error)
+                    results[i] = failure
                 break
             breaks -= has_broken
             redirections -= not (pause or has_broken)
             if pause:
                 yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + PAUSE))
             for node, digests in missing.items():
-                data = b"".join(packed("SCRIPT", "LOAD", BY_DIGEST[digest].text) for digest in digests)
-                yield Exchange([(node, data, len(digests))], deadline)
+                loads = [[b"SCRIPT", b"LOAD", BY_DIGEST[digest].text] for digest in digests]
+                (outcome,) = yield Exchange([(node, loads)], deadline)
+                answers = outcome if type(outcome) is list else ()
+                said = next((reply for reply in answers if type(reply) is ReplyError), None)
+                if said is not None and said.code not in NOT_NOW:   # the cause; that the script is not there is none
+                    for i in [i for i in todo if commands[i][1][1] in digests]:
+                        results[i] = self._refused(node, commands[i][1], said)
+                        todo.remove(i)
         return results
+
+    @staticmethod
+    def _refused(node: Node, command: Sequence[Any], reply: ReplyError) -> Failure:
+        """A server refuses a command, which does not mean that it refuses others."""
+        words = refusal_in(reply)
+        if words is not None:
+            if node.health.is_troubled and command[0] == b"EVALSHA":
+                node.health.serves()
+            node.health.refused(command, words)
+        return Failure(reply, True, False)
 
 
 def refused(node: Node) -> Failure:
     """What a call comes to that the breaker does not let through."""
-    return Failure(Unavailable(f"{node} did not answer, and is not asked again before it does"), False, False)
+    said = node.health.words
+    words = f"{node} is not asked again before it serves{f': {said}' if said else ''}"
+    return Failure(Unavailable(words, node.health.door), False, False)
 

@@ -21,7 +21,7 @@ from cachebox.distributed.effects import Effects, Failure, Run
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.leases import Group
-from cachebox.distributed.loading import ABANDONED, Flight, Leading, Loader
+from cachebox.distributed.loading import Loader, new_flight
 from cachebox.distributed.options import checked_key, milliseconds
 from cachebox.distributed.scripts import LAND_MANY, LEAD_MANY, script_call
 from cachebox.warming import BATCH, Order, Tally, Warmed, checked, in_threads, shown
@@ -161,7 +161,7 @@ class Warming:
         """Load and store as many of these as nobody else does. Returns how many were, what failed, and the others."""
         core, held = self._core, self._loader.leases
         token = new_token()
-        flight = Flight()
+        flight = new_flight()
         self._loader.flights[token] = flight    # before the leases are: whoever sees one has to find this
         groups: list[Group] = []
         try:
@@ -169,14 +169,14 @@ class Warming:
             if not mine:
                 return 0, unreached, others
             core.tier.count(misses=len(mine))
-            held.keep(token, groups)
-            with Leading(flight):
+            held.keep(token, groups, flight)
+            with flight:
                 values, errors = yield from self._source.load(mine)
                 errors += unreached
             encoded: dict[str, tuple[bytes, bytes]] = {}
             for key, value in values.items():
                 try:
-                    encoded[key] = core.codec.encode(key, value)
+                    encoded[key] = core.codec.encode(key, value, ())
                 except Exception as error:
                     errors.append(error)
             held.let_go(token)
@@ -194,7 +194,7 @@ class Warming:
         finally:
             held.let_go(token)
             self._loader.flights.pop(token, None)
-            flight.end(ABANDONED)               # who waited looks again
+            flight.give_up()                    # who waited looks again
 
     def _lead(
         self, keys: list[str], token: bytes, leased: list[Group]
@@ -213,7 +213,7 @@ class Warming:
             commands.append((bucket, script_call(LEAD_MANY, names, new_token(), token, leases.LEASE_MS)))
         writes = [tier.begin_write(()) for _ in groups]     # of the generations, where there are none
         try:
-            replies = yield from core.topology.ask(commands, deadline)
+            replies = yield from core.ask(groups, commands, deadline)
         except BaseException:                   # cancelled: the server may have given them all the same
             for write in writes:
                 tier.drop_write(write)

@@ -15,12 +15,16 @@ from typing import Any
 
 from cachebox.distributed.blocking import Blocking
 from cachebox.distributed.codec import Undecodable
-from cachebox.distributed.core import NONE, ROW, Core
+from cachebox.distributed.core import Core
 from cachebox.distributed.effects import Effects, Exchange, Failure, Node, Run
+from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.health import log
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.options import checked_tags, seconds_of
-from cachebox.distributed.resp import packed
-from cachebox.distributed.scripts import CLEAN, INVALIDATE_TAG, READ, TTL, script_call
+from cachebox.distributed.owed import Rule
+from cachebox.distributed.replies import NONE, ROW
+from cachebox.distributed.scripts import CLEAN, CLEAR, INVALIDATE_TAG, READ, TTL, script_call
+from cachebox.distributed.topology import refused
 
 PAGE = 1000                         # names that the server looks at in one step
 CLEANINGS = 5                       # tries to give memory back, where the server does not answer
@@ -40,7 +44,7 @@ class Whole:
         names = self._core.topology.names
         buckets = range(len(names.buckets)) if names is not None else range(1)
         token = new_token()
-        commands = [(b, [b"SET", names.generation(b) if names is not None else b"", token]) for b in buckets]
+        commands = [(b, script_call(CLEAR, [names.generation(b)] if names is not None else [], token)) for b in buckets]
         write = self._core.tier.begin_write((), True)
         try:
             replies = yield from self._core.topology.ask(commands, deadline)
@@ -50,20 +54,24 @@ class Whole:
             raise
         done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
         failures = [reply for reply in replies if type(reply) is Failure]
+        self._core.owed.has_cleared(done, not failures)
         if done:
             self._core.tier.end_write(write, (), done)
             self._core.helper.schedule(0.0, lambda: self._clean(CLEANINGS))
         else:
             self._core.tier.drop_write(write)
-            if any(failure.was_sent for failure in failures):
-                self._core.tier.wipe(False)
         if failures:
+            self._core.owed.add_all(set(buckets) - set(done) if done else None)
             self._core.raise_failed([([], failures[0])])
 
     def _clean(self, tries: int) -> None:
         """Remove what older generations left: in the helper's thread, page by page."""
-        if not self._cleans() and tries > 1 and not self._core.helper.must_end:
+        if self._cleans() or self._core.helper.must_end:
+            return
+        if tries > 1:
             self._core.helper.schedule(CLEANINGS_APART, lambda: self._clean(tries - 1))
+        else:
+            log.warning("what was cleared still takes memory on the servers: %s", self._core.last_error or "no answer")
 
     def _cleans(self) -> bool:
         """Whether it got to the end."""
@@ -75,8 +83,8 @@ class Whole:
         for node in core.topology.masters:
             cursor = b"0"
             while not core.helper.must_end:
-                command = packed("SCAN", cursor, "MATCH", names.pattern(), "COUNT", PAGE)
-                (outcome,) = driver.do(Exchange([(node, command, 1)], core.deadline()))
+                command = [b"SCAN", cursor, b"MATCH", names.pattern(), b"COUNT", PAGE]
+                (outcome,) = driver.do(Exchange([(node, [command])], core.deadline()))
                 if type(outcome) is Failure or type(outcome[0]) is not list:
                     return False
                 cursor, page = outcome[0]
@@ -117,8 +125,11 @@ class Whole:
             tier.drop_write(write)
             raise
         failures = [reply for reply in replies if type(reply) is Failure]
-        if len(failures) < len(replies) or failures[0].was_sent:
-            tier.drop_tag(tag)
+        done = [bucket for bucket, reply in enumerate(replies) if type(reply) is not Failure]
+        self._core.owed.has_dropped(tag, done)
+        if failures:
+            self._core.owed.add_tag(tag, set(range(len(replies))) - set(done) if done else None)
+        tier.drop_tag(tag)
         tier.end_write(write, (), (), [(bucket, tag) for bucket, reply in enumerate(replies) if reply == 1])
         if failures:
             self._core.raise_failed([([], failures[0])])
@@ -128,26 +139,44 @@ class Whole:
         """`DistributedCache.invalidate_prefix`: one deadline for all pages of names."""
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        return (yield from self._remove_named(prefix, lambda key: True, timeout))
+        return (yield from self._remove_named(prefix, lambda key: True, ("prefix", prefix), timeout))
 
     def invalidate_glob(self, pattern: Any, timeout: Any = None) -> Effects[int]:
         """`DistributedCache.invalidate_glob`: the server compares what comes before the first wildcard."""
         if not isinstance(pattern, str):
             raise TypeError(f"pattern must be a str, not {type(pattern).__name__}")
         prefix = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-        return (yield from self._remove_named(prefix, re.compile(translate(pattern)).match, timeout))
+        matches = re.compile(translate(pattern)).match
+        return (yield from self._remove_named(prefix, matches, ("glob", pattern), timeout))
 
-    def _remove_named(self, prefix: str, matches: Callable[[str], object], timeout: Any) -> Effects[int]:
-        core = self._core
+    def _remove_named(
+        self, prefix: str, matches: Callable[[str], object], name: object, timeout: Any
+    ) -> Effects[int]:
         deadline = self._deadline(timeout)
+        rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, partial(self._pay_named, prefix))
+        try:
+            return (yield from self._remove_pages(prefix, rule, lambda: deadline, False))
+        except BackendUnavailable:
+            self._core.owed.add_rule(rule)
+            raise
+
+    def _pay_named(self, prefix: str, rule: Rule) -> Effects[None]:
+        """Remove what is left: each page in its own time."""
+        yield from self._remove_pages(prefix, rule, self._core.deadline, True)
+
+    def _remove_pages(
+        self, prefix: str, rule: Rule, deadline: Callable[[], float], is_owed: bool
+    ) -> Effects[int]:
         removed = 0
-        for node in (yield from self._masters(deadline)):
+        for node in (yield from self._masters(deadline())):
             cursor = b"0"
             while cursor:
-                cursor, keys = yield from self._page(node, cursor, "[vl]", prefix, deadline)
-                chosen = tuple(filter(matches, keys))
-                if chosen:
-                    removed += yield from core.delete_all(chosen, deadline)
+                cursor, keys = yield from self._page(node, cursor, "[vl]", prefix, deadline())
+                chosen = tuple(filter(rule.matches, keys))
+                if chosen and is_owed:
+                    yield from self._core.owed.remove(rule, chosen, deadline())
+                elif chosen:
+                    removed += yield from self._core.delete_all(chosen, deadline())
         return removed
 
     def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Any = None) -> Effects[int]:
@@ -155,19 +184,43 @@ class Whole:
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
         core = self._core
+        rule = Rule(object(), lambda key: True, predicate, self._pay_where)
         deadline = self._deadline(timeout)
         chosen: dict[str, None] = {}
-        for node in (yield from self._masters(deadline)):
+        try:
+            for node in (yield from self._masters(deadline)):
+                cursor = b"0"
+                while cursor:
+                    cursor, keys = yield from self._page(node, cursor, "v", "", deadline)
+                    entries = yield from self._read(keys, deadline)
+                    begun = time.monotonic()
+                    chosen |= yield from self._chosen(rule, entries)
+                    deadline += time.monotonic() - begun
+            return (yield from core.delete_all(tuple(chosen), deadline)) if chosen else 0
+        except BackendUnavailable:
+            core.owed.add_rule(rule)
+            raise
+
+    def _chosen(self, rule: Rule, entries: Iterable[tuple[str, Any]]) -> Effects[dict[str, None]]:
+        """The keys of those entries for which the predicate is true."""
+        assert rule.predicate is not None
+        chosen: dict[str, None] = {}
+        for key, value in entries:
+            if (yield Run(partial(rule.predicate, key, value))):
+                chosen[key] = None
+        return chosen
+
+    def _pay_where(self, rule: Rule) -> Effects[None]:
+        """Remove what is left: each page in its own time."""
+        core = self._core
+        for node in (yield from self._masters(core.deadline())):
             cursor = b"0"
             while cursor:
-                cursor, keys = yield from self._page(node, cursor, "v", "", deadline)
-                entries = yield from self._read(keys, deadline)
-                begun = time.monotonic()
-                for key, value in entries:
-                    if (yield Run(partial(predicate, key, value))):
-                        chosen[key] = None
-                deadline += time.monotonic() - begun
-        return (yield from core.delete_all(tuple(chosen), deadline)) if chosen else 0
+                cursor, keys = yield from self._page(node, cursor, "v", "", core.deadline())
+                entries = yield from self._read(keys, core.deadline())
+                chosen = yield from self._chosen(rule, entries)
+                if chosen:
+                    yield from core.owed.remove(rule, chosen, core.deadline())
 
     def _deadline(self, timeout: Any) -> float:
         seconds = self._core.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
@@ -178,8 +231,9 @@ class Whole:
         core = self._core
         yield from core.begin(deadline)
         if core.topology.names is None:
-            failure = yield from core.call(TTL, "", deadline=deadline)
-            core.raise_failed([([], failure)])
+            reply = yield from core.call(TTL, "", deadline=deadline)
+            if type(reply) is Failure:
+                core.raise_failed([([], reply)])
         return core.topology.masters
 
     def _page(
@@ -189,20 +243,24 @@ class Whole:
         core = self._core
         names = core.topology.names
         assert names is not None
-        command = packed("SCAN", cursor, "MATCH", names.pattern(letter, prefix), "COUNT", PAGE)
+        command = [b"SCAN", cursor, b"MATCH", names.pattern(letter, prefix), b"COUNT", PAGE]
         outcome: Any = None
         if node.breaker.may_call(core.topology.link_probes):
-            (outcome,) = yield Exchange([(node, command, 1)], deadline)
+            (outcome,) = yield Exchange([(node, [command])], deadline)
             if type(outcome) is Failure and outcome.is_broken:
                 node.close()
-                (outcome,) = yield Exchange([(node, command, 1)], deadline)
+                (outcome,) = yield Exchange([(node, [command])], deadline)
         if type(outcome) is not list or type(outcome[0]) is not list:
-            failure = outcome if type(outcome) is Failure else Failure(
-                outcome[0] if outcome else ConnectionError(f"{node} did not answer"), False, False
-            )
-            if outcome is not None:
-                node.breaker.failed()
+            failure = refused(node)
+            if type(outcome) is Failure:
+                failure = outcome
+                node.health.has_failed(outcome.error)
+            elif outcome is not None:
+                failure = Failure(outcome[0], True, False)
+                node.health.refused((b"SCAN",), str(outcome[0]))
             core.raise_failed([([], failure)])
+        if node.health.is_troubled:
+            node.health.has_answered((b"SCAN",), outcome[0])
         cursor, page = outcome[0]
         parsed = [names.parse(name) for name in page]
         keys = dict.fromkeys(found[2] for found in parsed if found is not None and found[2].startswith(prefix))

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.strategies.async_write_through import AsyncWriteThrough
+from cachebox.strategies.backlog import DeadLetter
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.write_behind import WriteBehind
+
+LOOKS_EVERY = 1.0
+"""Seconds after which a thread that waits for an event loop looks whether that still runs."""
 
 
 class AsyncWriteBehind(AsyncWriteThrough):
@@ -25,7 +32,8 @@ class AsyncWriteBehind(AsyncWriteThrough):
 
     Its promises are those of `WriteBehind`, and the same thread decides what goes out when; the store's methods run in
     the loop in which the first method of this was awaited. So it has to be closed before that loop ends: ``async
-    with``, or ``await close()``. What is pending when the loop is gone cannot be delivered, and is only in the journal.
+    with``, or ``await close()``. What is pending when the loop is gone waits until a method is awaited in another one,
+    or the journal is opened again.
     """
 
     def __init__(self, cache: Any, store: Any, *, on_full: str = "block", **options: Any) -> None:
@@ -65,11 +73,9 @@ class AsyncWriteBehind(AsyncWriteThrough):
         """Accept a value for the store, and set it in the cache."""
         check_entry(self.cache, key, value, ttl, tags)
         self._behind._check_value(key, value)
-        number = await self._accept(key, value)
-        try:
+        async with self._accepted() as numbers:
+            await self._accept(key, value, numbers)
             await self._side.set(key, value, ttl, tags)
-        finally:
-            await self._has_set({key: number})
 
     async def delete(self, key: Any) -> bool:
         """Accept the delete of a key for the store, and delete it from the cache. True where one of the cache and the
@@ -78,11 +84,9 @@ class AsyncWriteBehind(AsyncWriteThrough):
         self._store.delete                      # noqa: B018  # raises where there is none
         write = self._behind._queue.find(key)
         had = write is not None and write.value is not MISSING
-        number = await self._accept(key, MISSING)
-        try:
+        async with self._accepted() as numbers:
+            await self._accept(key, MISSING, numbers)
             return await self._side.delete(key) or had
-        finally:
-            await self._has_set({key: number})
 
     async def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
@@ -90,16 +94,17 @@ class AsyncWriteBehind(AsyncWriteThrough):
         for key, value in items.items():
             self._behind._check_value(key, value)
         self._behind._backlog.check_open()
-        numbers: dict[Any, int] = {}
-        try:
-            for key, value in items.items():
-                numbers[key] = await self._accept(key, value)
-        finally:                                # also of those that there was room for
+        failure = None
+        async with self._accepted() as numbers:
             try:
-                if numbers:
-                    await self._side.set_many({key: items[key] for key in numbers}, ttl)
-            finally:
-                await self._has_set(numbers)
+                for key, value in items.items():
+                    await self._accept(key, value, numbers)
+            except BaseException as error:      # those that there was room for are accepted
+                failure = error
+            if numbers:
+                await self._side.set_many({key: items[key] for key in numbers}, ttl)
+        if failure is not None:
+            raise failure
 
     async def delete_many(self, keys: Any) -> int:
         """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
@@ -131,24 +136,67 @@ class AsyncWriteBehind(AsyncWriteThrough):
     ) -> None:
         await self.close()
 
-    async def _accept(self, key: Any, value: Any) -> int:
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """See `WriteBehind.dead_letters`."""
+        return self._behind.dead_letters
+
+    async def retry_dead_letters(self) -> int:
+        """See `WriteBehind.retry_dead_letters`."""
+        self._in_loop.attach()
+        async with self._accepted() as numbers:
+            numbers.update(self._behind._backlog.retry_dead_letters())
+            self._side.doubts.add(numbers)
+            await self._side.settle()
+        return len(numbers)
+
+    def discard_dead_letters(self) -> list[DeadLetter]:
+        """See `WriteBehind.discard_dead_letters`."""
+        return self._behind.discard_dead_letters()
+
+    async def _accept(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
         self._in_loop.attach()
         self._loads.pop(key, None)              # what is being loaded is older
+        backlog = self._behind._backlog
         while True:
             try:
-                if self._slow:                  # it waits for the disk
-                    return await asyncio.to_thread(self._behind._backlog.accept, key, value)
-                return self._behind._backlog.accept(key, value)
+                if not self._slow:
+                    return backlog.accept(key, value, numbers)
+                return await _to_the_end(backlog.accept, key, value, numbers)       # it waits for the disk
             except QueueFull:
                 if not self._waits:
                     raise
-            await asyncio.to_thread(self._behind._backlog.wait_until_there_is_room, key)
+            await asyncio.to_thread(backlog.wait_until_there_is_room, key)
 
-    async def _has_set(self, numbers: dict[Any, int]) -> None:
-        late = self._behind._backlog.done_with(numbers)
-        if late:
-            self._side.doubts.add(late)
-            await self._side.settle()
+    @asynccontextmanager
+    async def _accepted(self) -> AsyncIterator[dict[Any, int]]:
+        """See `WriteBehind`."""
+        numbers: dict[Any, int] = {}
+        late: Any = numbers
+        try:
+            yield numbers
+            late = ()
+        finally:
+            late = [*self._behind._backlog.done_with(numbers), *late]
+            if late:
+                self._side.doubts.add(late)
+                await self._side.settle()
+
+
+async def _to_the_end(function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in a thread. A task that is cancelled waits all the same: what it began comes before what it does
+    next."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    cancelled = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        running.exception()
+        raise cancelled
+    running.result()
 
 
 class _StoreInLoop:
@@ -164,8 +212,8 @@ class _StoreInLoop:
                 setattr(self, name, self._made_to_wait(method))
 
     def attach(self) -> None:
-        """The running loop is the one to use, if there is none yet."""
-        if self._loop is None:
+        """The running loop is the one to use, unless another one is, and runs."""
+        if self._loop is None or not self._loop.is_running():
             self._loop = asyncio.get_running_loop()
             self._attached.set()
 
@@ -180,9 +228,38 @@ class _StoreInLoop:
 
         def called(*arguments: Any) -> Any:
             self._attached.wait()               # writes that a journal replays may be there before the loop is
-            assert self._loop is not None
-            if self._loop.is_closed():
-                raise RuntimeError("the event loop of this AsyncWriteBehind has been closed")
-            return asyncio.run_coroutine_threadsafe(call(arguments), self._loop).result()
+            loop = self._loop
+            assert loop is not None
+            done: Future[Any] = Future()
+            tasks: list[asyncio.Task[Any]] = []
+
+            def start() -> None:
+                if done.set_running_or_notify_cancel():
+                    tasks.append(loop.create_task(call(arguments)))
+                    tasks[0].add_done_callback(lambda task: _copy_outcome(task, done))
+
+            loop.call_soon_threadsafe(start)    # RuntimeError: it has been closed
+            while True:
+                try:
+                    return done.result(LOOKS_EVERY)
+                except TimeoutError:
+                    if done.done():             # the store's own
+                        raise
+                if loop.is_closed() or self._loop is not loop or (not loop.is_running() and done.cancel()):
+                    for task in tasks:                  # should that loop ever go on
+                        with suppress(RuntimeError):
+                            loop.call_soon_threadsafe(task.cancel)
+                    raise RuntimeError("the event loop of this AsyncWriteBehind has ended, or does not run")
 
         return called
+
+
+def _copy_outcome(task: asyncio.Task[Any], done: Future[Any]) -> None:
+    if task.cancelled():
+        done.set_exception(asyncio.CancelledError())
+        return
+    error = task.exception()
+    if error is None:
+        done.set_result(task.result())
+    else:
+        done.set_exception(error)

@@ -6,6 +6,8 @@ import asyncio
 from inspect import iscoroutinefunction
 from typing import Any
 
+from cachebox import tasks
+from cachebox.flight import Flight
 from cachebox.strategies.cache_side import AsyncCacheSide
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.forks import renew_in_child
@@ -31,7 +33,8 @@ class AsyncWriteThrough:
         self._side = AsyncCacheSide(cache)
         self._cache_loads = self._store.load is not None and iscoroutinefunction(cache.get_or_set)
         self._locks = AsyncKeyLocks()
-        self._loads: dict[Any, asyncio.Future[tuple[bool, Any]]] = {}
+        self._loads: dict[Any, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()        # those that load: the event loop keeps them weakly
         renew_in_child(self)
 
     async def get(self, key: Any, default: Any = None) -> Any:
@@ -46,12 +49,15 @@ class AsyncWriteThrough:
             return value
         if self._store.load is None:
             return default
-        load = self._loads.get(key)
-        if load is None:
-            load = self._loads[key] = asyncio.ensure_future(self._load(key))
-            load.add_done_callback(lambda done: self._forget(key, done))
-        found, value = await asyncio.shield(load)       # who is cancelled does not take the others along
-        return value if found else default
+        while True:
+            load = self._loads.get(key)
+            if load is None or load.lost():
+                load = self._begin_to_load(key)
+            if not await tasks.over(load):      # it would wait for itself
+                return await self._get_past(key, default)
+            if not load.was_abandoned:
+                found, value = load.get()
+                return value if found else default
 
     async def _get_through(self, key: Any, default: Any) -> Any:
         """`get` where the cache is one for asyncio, which knows best how to load."""
@@ -80,20 +86,31 @@ class AsyncWriteThrough:
         """What a load gives; KeyError where there is none."""
         return await awaited(self._store.load(key))
 
-    def _forget(self, key: Any, load: asyncio.Future[tuple[bool, Any]]) -> None:
-        if self._loads.get(key) is load:
-            del self._loads[key]
-        if not load.cancelled():
-            load.exception()                    # if everybody who waited was cancelled, nobody has looked at it
+    def _begin_to_load(self, key: Any) -> Flight:
+        """Load in a task of its own: who is cancelled does not take the others along."""
+        load = self._loads[key] = Flight()
+        task = asyncio.ensure_future(self._load(key, load))
+        load.hand_to(task, tasks.current()[1])
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return load
 
-    async def _load(self, key: Any) -> tuple[bool, Any]:
+    async def _load(self, key: Any, load: Flight) -> None:
         try:
-            value = await self._ask_store(key)
-        except KeyError:
-            return False, None
-        if self._loads.get(key) is asyncio.current_task():      # nobody wrote the key meanwhile
-            await awaited(self.cache.set(key, value))
-        return True, value
+            with load:
+                try:
+                    found, value = True, await self._ask_store(key)
+                except KeyError:
+                    found, value = False, None
+                if found and self._loads.get(key) is load:      # nobody wrote the key meanwhile
+                    await awaited(self.cache.set(key, value))
+            load.land((found, value))
+        except Exception as error:
+            load.crash(error)
+        finally:
+            if self._loads.get(key) is load:
+                del self._loads[key]
+            load.give_up()
 
     async def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """Save a value in the store, then set it in the cache."""

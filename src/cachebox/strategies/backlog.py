@@ -6,29 +6,44 @@ What is here knows nothing of a cache. `WriteBehind` puts writes in, and asks wh
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from inspect import iscoroutine
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from cachebox.cache import MISSING
 from cachebox.refreshing import report
-from cachebox.strategies.delivery import Delivery
+from cachebox.strategies.delivery import Delivery, pause_after
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import at_most_a_wait, check_seconds
 from cachebox.strategies.store import Store
+from cachebox.strategies.trouble import Trouble, tell, text_of
 from cachebox.strategies.write_queue import Write, WriteQueue
 from cachebox.threads import Thread
 
 LINGERS = 5.0
 """Seconds that the thread stays when there is nothing to write."""
+ASKED_EVERY = 1.0
+"""Seconds after which a store that seems to be down is asked by a write that it may not have seen yet, at most."""
+LOOKS_EVERY = 1.0
+"""Seconds after which those who wait for the thread make sure that it is there."""
 
 _CLOSED = "this WriteBehind has been closed"
 
 _open: WeakSet[Backlog] = WeakSet()
+
+
+class DeadLetter(NamedTuple):
+    """A write that the store refused each time it was tried; the value of a delete is `MISSING`."""
+
+    key: Any
+    value: Any
+    error: BaseException
 
 
 class Backlog:
@@ -43,7 +58,7 @@ class Backlog:
         queue: WriteQueue,
         *,
         waits: bool,
-        retries: int,
+        retries: int | None,
         backoff: float,
         max_backoff: float,
         on_dead_letter: Any,
@@ -55,19 +70,30 @@ class Backlog:
         self.journal = journal
         self.exit_timeout = exit_timeout
         self.waits = waits
+        self.retries = retries
+        self.backoff = backoff
+        self.max_backoff = max_backoff
         self.on_dead_letter = on_dead_letter
-        self._delivery = Delivery(
-            store, retries, backoff, max_backoff, self._settled, self._refused, self._pause_unless_told_to_end
-        )
+        self._delivery = Delivery(store, self._settled)
         self._make_locks()
-        self.thread: Thread | None = None
+        self.thread: threading.Thread | None = None     # who delivers: a thread of ours, but where none is to be had
         self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when it is called
+        self._not_before = 0.0                  # when the store, which seems to be down, is to be asked again
         self.crowd = 0                          # who waits for room
         self.setting: dict[Any, int] = {}       # key: the newest write whose caller is not done with it
-        self._lost: dict[Any, None] = {}        # keys whose newest value the store refused
+        self._unsynced: dict[int, _Accepted] = {}       # in the journal, and soon on the disk; by number there
+        self._letters: dict[Any, tuple[Write, BaseException]] = {}      # what the store refused, by key
         self.closing = False
         self._ends_at: float | None = None      # once closing: when to give up
         self._forked = False
+        self._down = Trouble("a store takes no writes, which wait and are tried again", "the store takes writes again")
+        self._picky = Trouble(
+            "a store refuses a write, but takes others; it is tried again", "the store has what it refused before"
+        )
+        self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
+        self._notes = Trouble("a journal cannot be told what the store has", "the journal is in order again")
+        self._rewriting = Trouble("a journal cannot be rewritten, and grows", "the journal could be rewritten")
+        self._callback = Trouble("on_dead_letter has failed", "on_dead_letter works again")
         if journal is not None:
             now = time.monotonic()
             for number, key, value in journal.replayed:
@@ -76,8 +102,7 @@ class Backlog:
         _open.add(self)
         renew_in_child(self)
         if queue.pending:
-            with self._lock:
-                self._call_thread()
+            self.call_thread()
 
     def _make_locks(self) -> None:
         # It guards all the rest, the queue and the journal. Re-entrant: comparing keys, a signal handler or a
@@ -93,61 +118,118 @@ class Backlog:
         if self.closing:
             raise RuntimeError(_CLOSED)
 
-    def accept(self, key: Any, value: Any) -> int:
-        """Put a write into the journal and into the queue. Returns its number, for `done_with`.
+    def accept(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
+        """Put a write into the journal and into the queue, and its number, for `done_with`, into `numbers`.
 
         RuntimeError after `close`, `QueueFull` where there is no room and none is waited for, TypeError where the
-        journal cannot hold it; then nothing has changed.
+        journal cannot hold it, OSError where it cannot be written; then nothing has changed.
         """
-        queue, journal = self.queue, self.journal
+        journal = self.journal
         payload = b"" if journal is None else journal.encode(key, value)
-        with self._lock:
-            if self.closing or not queue.has_room_for(key):
-                self._wait_for_room(key)
-            journaled = 0
-            replaced = queue.pending.get(key)
-            older = None if replaced is None else replaced.value    # dropped without the lock: that may run its __del__
-            if journal is not None:
-                journaled = journal.append(payload, value is MISSING)
-                if replaced is not None:
-                    journal.drop(replaced.journaled)
-            now = time.monotonic()
-            number = queue.accept(key, value, now, journaled).number
-            self.setting[key] = number
-            full = len(queue.pending) == queue.batch_size
-            if full or now + queue.max_delay < self._wakes_at or self.thread is None:
-                self._call_thread()
-        del older
-        if journal is not None:
-            journal.sync()
-        return number
+        write = _Accepted(key, value, numbers)
+        while not self._accept_if_there_is_room(write, payload):
+            self.wait_until_there_is_room(key)
+        self._full.end()
+        if journal is not None and journal.waits_for_disk:
+            self._wait_for_disk(write)
+        elif journal is not None:
+            journal.sync_soon()
+        self._start_thread()
 
-    def _wait_for_room(self, key: Any) -> None:
-        """Return when a write may be accepted. Needs the lock, and lets it go meanwhile."""
-        self.crowd += 1
+    def _accept_if_there_is_room(self, write: _Accepted, payload: bytes) -> bool:
+        journal = self.journal
+        older = None
         try:
-            while True:
-                if self._forked and self.journal is not None:
+            with self._lock:
+                if self._forked and journal is not None:
                     raise RuntimeError("the journal belongs to the process that was forked: open another one")
                 self.check_open()
-                if self.queue.has_room_for(key):
-                    return
-                if not self.waits or self.thread is threading.current_thread():     # which would wait for itself
-                    raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
-                self._call_thread()
-                self._progress.wait()
-        finally:
-            self.crowd -= 1
+                if not self.queue.has_room_for(write.key):
+                    if not self.waits or self.thread is threading.current_thread():     # which would wait for itself
+                        raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
+                    return False
+                if journal is not None:
+                    write.journaled = journal.append(payload, write.value is MISSING)
+                try:
+                    if journal is not None and journal.waits_for_disk:
+                        self._unsynced[write.journaled] = write
+                        self.queue.promised = len(self._unsynced)
+                    else:
+                        older = self._enqueue(write)    # dropped without the lock: that may run its __del__
+                except BaseException:
+                    if journal is not None:
+                        journal.take_back(write.journaled)
+                    raise
+        except OSError as error:
+            self._full.begin(error)
+            raise
+        del older
+        return True
+
+    def _enqueue(self, write: _Accepted) -> list[Any]:
+        """Accept a write that is where it has to be. Returns what it replaces. Needs the lock."""
+        queue, journal, key = self.queue, self.journal, write.key
+        self.setting[key] = write.numbers[key] = 0      # comparing keys may raise: before anything has changed
+        replaced = queue.pending.get(key)
+        older = [] if replaced is None else [replaced.value]
+        before = 0 if replaced is None else replaced.journaled
+        letter = self._letters.get(key)
+        now = time.monotonic()
+        number = queue.accept(key, write.value, now, write.journaled).number
+        self.setting[key] = write.numbers[key] = number
+        if journal is not None:
+            journal.drop(before)
+        if letter is not None:
+            older.append(self._letters.pop(key, None))
+            if journal is not None:
+                journal.drop(letter[0].journaled)
+        full = queue.fresh == queue.batch_size
+        if full or max(now + queue.max_delay, self._not_before) < self._wakes_at:
+            self._call_thread()
+        return older
+
+    def _wait_for_disk(self, write: _Accepted) -> None:
+        """Return when the disk has what was recorded; then it is accepted, in the order of the journal."""
+        journal = self.journal
+        assert journal is not None
+        try:
+            if journal.is_doubtful:
+                with self._lock:
+                    journal.compact()
+            journal.sync()
+        except BaseException as error:
+            with self._lock:
+                was_lost = self._unsynced.pop(write.journaled, None) is not None
+                self.queue.promised = len(self._unsynced)
+                if was_lost:
+                    journal.take_back(write.journaled)
+            if isinstance(error, OSError):
+                self._full.begin(error)
+            if was_lost:
+                raise
+            return                              # another thread's sync came first: it is accepted
+        older = []
+        with self._lock:
+            while write.journaled in self._unsynced:
+                first = next(iter(self._unsynced.values()))
+                older.append(self._enqueue(first))
+                self._unsynced.pop(first.journaled, None)
+                self.queue.promised = len(self._unsynced)
+        del older
 
     def wait_until_there_is_room(self, key: Any) -> None:
         """Return when `accept` may be tried again."""
         with self._lock:
             self.crowd += 1
-            try:
-                self._call_thread()
-                while not (self.closing or self.queue.has_room_for(key)):
-                    self._progress.wait()
-            finally:
+        try:
+            while True:
+                self.call_thread()
+                with self._lock:
+                    if self.closing or self.queue.has_room_for(key):
+                        return
+                    self._progress.wait(LOOKS_EVERY)
+        finally:
+            with self._lock:
                 self.crowd -= 1
 
     def done_with(self, numbers: Mapping[Any, int]) -> list[Any]:
@@ -160,166 +242,309 @@ class Backlog:
                     late.append(key)
         return late
 
+    # --- dead letters -------------------------------------------------------------------------------------------------
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """What the store refused, oldest first."""
+        with self._lock:
+            return [DeadLetter(write.key, write.value, error) for write, error in list(self._letters.values())]
+
+    def retry_dead_letters(self) -> dict[Any, int]:
+        """Accept anew what the store refused, whether there is room or not. Returns the numbers, for `done_with`."""
+        numbers: dict[Any, int] = {}
+        with self._lock:
+            self.check_open()
+            now = time.monotonic()
+            for key, (write, _) in list(self._letters.items()):
+                number = self.queue.accept(key, write.value, now, write.journaled).number
+                self.setting[key] = numbers[key] = number
+                del self._letters[key]
+            self.queue.hurry(now)
+        self.call_thread()
+        return numbers
+
+    def discard_dead_letters(self) -> list[DeadLetter]:
+        """Forget what the store refused, in the journal, too. Returns it."""
+        with self._lock:
+            letters = self.dead_letters
+            writes = [write for write, _ in self._letters.values()]
+            self._letters = {}
+            trouble = self._record_as_done([write.journaled for write in writes])
+        self._note(trouble)
+        return letters
+
     # --- waiting for the store ----------------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None) -> bool:
         """See `WriteBehind.flush`."""
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        until = None if timeout is None else time.monotonic() + timeout
+        until = self._until(timeout, "flush")
         with self._lock:
-            if self.thread is threading.current_thread():
-                raise RuntimeError("flush would wait for itself: it was called by the store, or by on_dead_letter")
-            writes = self.queue.hurry()
-            self._call_thread()
-            return self._wait_for(writes, until) and not self._lost
+            writes = self.queue.hurry(time.monotonic())
+        self.call_thread()
+        return self._wait_for(writes, until) and not self._letters
 
     def close(self, timeout: float | None) -> bool:
         """See `WriteBehind.close`."""
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        until = None if timeout is None else time.monotonic() + timeout
+        until = self._until(timeout, "close")
+        reached = self._wait_for(self._begin_to_close(), until) and not self._letters
         with self._lock:
-            if self.thread is threading.current_thread():
-                raise RuntimeError("close would wait for itself: it was called by the store, or by on_dead_letter")
-            writes = self._begin_to_close()
-            reached = self._wait_for(writes, until) and not self._lost
             self._ends_at = time.monotonic()    # the thread is to end, if it has not
             self._news.notify_all()
-            while self.thread is not None and (until is None or time.monotonic() < until):
-                self._progress.wait(None if until is None else at_most_a_wait(until - time.monotonic()))
-            if self.thread is None and self.journal is not None:
-                self.journal.close()            # else the thread does, when the store lets go of it
+            while self._is_served() and (until is None or time.monotonic() < until):
+                left = LOOKS_EVERY if until is None else until - time.monotonic()
+                self._progress.wait(max(0.0, min(left, LOOKS_EVERY)))
+            if not self._is_served():
+                self._close_journal()           # else the thread does, when the store lets go of it
         return reached
 
+    def _until(self, timeout: float | None, what: str) -> float | None:
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        if self.thread is threading.current_thread():
+            raise RuntimeError(f"{what} would wait for itself: it was called by the store, or by on_dead_letter")
+        return None if timeout is None else time.monotonic() + timeout
+
     def _begin_to_close(self) -> list[Write]:
-        """Accept nothing more, and have all go out. Returns what the store lacks. Needs the lock."""
-        self.closing = True
-        writes = self.queue.hurry()
-        self._call_thread()
-        self._progress.notify_all()             # those who wait for room
+        """Accept nothing more, and have all go out. Returns what the store lacks."""
+        with self._lock:
+            self.closing = True
+            writes = self.queue.hurry(time.monotonic())
+            self._progress.notify_all()         # those who wait for room
+        self.call_thread()
         return writes
+
+    def _close_journal(self) -> None:
+        if self.journal is not None:
+            try:
+                self.journal.close()
+            except OSError as error:
+                self._notes.begin(error)
 
     @property
     def pending(self) -> int:
-        """How many writes the store lacks."""
+        """How many writes the store lacks, and is still to get."""
         with self._lock:
             return len(self.queue.pending) + len(self.queue.flying)
 
     def _wait_for(self, writes: Sequence[Write], until: float | None) -> bool:
-        """Wait until these writes are settled. Returns whether the store has them all. Needs the lock."""
+        """Wait until these writes are settled. Returns whether the store has them all."""
+        reached = True
         for write in writes:
-            while write.reached is None:
-                if self.thread is None:
-                    return False                # there is no thread to be had, or it has given up
-                if until is None:
-                    self._progress.wait()
-                elif time.monotonic() >= until:
+            while True:
+                with self._lock:
+                    while write.into is not None:
+                        write = write.into      # the newer one stands for it
+                    if write.reached is not None:
+                        break
+                    left = LOOKS_EVERY if until is None else until - time.monotonic()
+                    if left <= 0.0 or (self._is_to_end() and not self._is_served()):
+                        return False
+                    if self._is_served():
+                        self._progress.wait(min(left, LOOKS_EVERY))
+                        continue
+                self.call_thread()
+                if not self._is_served() and not self._deliver_here(left):
                     return False
-                else:
-                    self._progress.wait(at_most_a_wait(until - time.monotonic()))
-        return all(write.reached for write in writes)
+            reached = reached and bool(write.reached)
+        return reached
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
-    def _call_thread(self) -> None:
-        """Have the thread look at the queue, if there is something in it. Needs the lock."""
-        self._wakes_at = 0.0
-        if self.thread is None and self.queue.pending:
-            self.thread = Thread("cachebox-write-behind", self._run)
-            try:
-                self.thread.start()
-            except RuntimeError:                # no thread to be had, or the process is ending
-                self.thread = None
-        self._news.notify()
+    def _is_served(self) -> bool:
+        """Whether somebody delivers: that is asked of the thread itself."""
+        thread = self.thread
+        return thread is not None and (thread.runs() if isinstance(thread, Thread) else thread.is_alive())
 
-    def _run(self) -> None:
-        queue = self.queue
-        this = threading.current_thread()
+    def call_thread(self) -> None:
+        """Have the thread look at the queue, if there is something in it."""
+        with self._lock:
+            self._call_thread()
+        self._start_thread()
+
+    def _call_thread(self) -> None:
+        """Have a thread that is there look at the queue. Needs the lock."""
+        self._wakes_at = 0.0
+        self._news.notify_all()
+
+    def _start_thread(self) -> None:
+        """Start the thread if it is missing and there is something to deliver."""
+        thread = None
         try:
-            while True:
-                with self._lock:
-                    if self.thread is not this:
-                        return                  # the store forked, and this is the child
-                    lingers_until = time.monotonic() + LINGERS
-                    while True:
-                        now = time.monotonic()
-                        wait = queue.due(now, self.crowd > 0)
-                        if self._is_to_end() or (not queue.pending and (self.closing or now >= lingers_until)):
-                            return
-                        if wait <= 0.0:
-                            break
-                        self._wakes_at = now + wait
-                        self._news.wait(at_most_a_wait(wait) if queue.pending else lingers_until - now)
-                    self._wakes_at = 0.0
-                    batch = queue.take()
-                if not self._delivery.deliver(batch):
+            if self._is_served() or not self.queue.pending:
+                return
+            with self._lock:
+                if self._is_served() or not self.queue.pending or self._is_to_end():
                     return
-                if self.journal is not None and self.journal.wants_compaction():
-                    self.compact()
+                self.thread = thread = Thread("cachebox-write-behind", self._run)
+            thread.start()
+        except BaseException as error:
+            with self._lock:
+                if self.thread is thread:
+                    self.thread = None
+            if not isinstance(error, RuntimeError):     # no thread to be had, or the process is ending
+                raise
+
+    def _deliver_here(self, left: float) -> bool:
+        """Do for a moment, where no thread of ours is to be had, what it would do. False: it is not to go on."""
+        with self._lock:
+            if self._is_served():
+                return True
+            now = time.monotonic()
+            wait = max(self.queue.due(now, True), self._not_before - now)
+            if wait > 0.0:
+                self._progress.wait(min(wait, left, LOOKS_EVERY))
+                return bool(self.queue.pending)
+            self.thread = threading.current_thread()
+        try:
+            with self._lock:
+                batch = self.queue.take(now)
+            self._send(batch)
+            return True
         finally:
             with self._lock:
-                if self.thread is this:
+                self._put_back_what_flies()
+                self.thread = None
+                self._progress.notify_all()
+
+    def _run(self) -> None:
+        """In the thread: deliver all there is. It may have been interrupted anywhere, and begins anew then."""
+        with self._lock:
+            if self.thread is not threading.current_thread():
+                return                          # the store forked, and this is the child
+            self._put_back_what_flies()
+            self._progress.notify_all()
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                return
+            self._send(batch)
+            self._compact_if_worth_it()
+
+    def _put_back_what_flies(self) -> None:
+        """Needs the lock."""
+        now = time.monotonic()
+        for write in list(self.queue.flying.values()):
+            self.queue.put_back(write, now)
+
+    def _next_batch(self) -> list[Write] | None:
+        """Wait for something to send. None: the thread is to end, and has said so."""
+        queue = self.queue
+        with self._lock:
+            lingers_until = time.monotonic() + LINGERS
+            while self.thread is threading.current_thread():
+                now = time.monotonic()
+                wait = max(queue.due(now, self.crowd > 0), self._not_before - now)
+                if self._is_to_end() or (not queue.pending and (self.closing or now >= lingers_until)):
+                    if self._ends_at is not None:
+                        self._close_journal()
                     self.thread = None
-                    if self._ends_at is not None and self.journal is not None:
-                        self.journal.close()
                     self._progress.notify_all()
+                    return None
+                if wait <= 0.0 and queue.pending:
+                    self._wakes_at = 0.0
+                    return queue.take(now)
+                self._wakes_at = now + wait
+                self._news.wait(at_most_a_wait(wait) if queue.pending else lingers_until - now)
+        return None
 
     def _is_to_end(self) -> bool:
         return self._ends_at is not None and time.monotonic() >= self._ends_at
 
-    def _pause_unless_told_to_end(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
+    def _send(self, batch: list[Write]) -> None:
+        """Deliver a batch, and see to what failed."""
+        retries = self.retries
+        thorough = retries is not None and max([write.tries for write in batch]) >= retries
+        failed = sorted(self._delivery.deliver(batch, thorough), key=lambda each: each.write.first)
+        fruitless = self._delivery.fruitless
+        dead = []
         with self._lock:
-            while not self._is_to_end():
-                left = until - time.monotonic()
-                if left <= 0:
-                    return True
-                self._news.wait(at_most_a_wait(left))
-        return False
+            now = time.monotonic()
+            self._not_before = now + min(self._pause_after(fruitless), ASKED_EVERY) if fruitless else 0.0
+            due: dict[int, float] = {}          # those that failed together are tried together again
+            for write, error in failed:
+                write.tries += 1
+                if retries is not None and write.tries > retries and write.key not in self.queue.pending:
+                    self._letters[write.key] = write, error
+                    dead.append((write, error))
+                else:
+                    if write.tries not in due:
+                        due[write.tries] = now + self._pause_after(write.tries)
+                    self.queue.put_back(write, due[write.tries])
+            refused = [error for write, error in failed if write.alone]
+            self._progress.notify_all()
+        if len(failed) > len(dead) and fruitless:
+            self._down.begin(failed[0].error)
+        elif self._delivery.reached:
+            self._down.end()
+        if refused and not dead:
+            self._picky.begin(refused[0])
+        elif not self.queue.pending:
+            self._picky.end()
+        for write, error in dead:
+            self._tell_of(write, error)         # before anybody who waits for it hears that it is settled
+            with self._lock:
+                self.queue.settle(write, False)
+                self._progress.notify_all()
+
+    def _pause_after(self, failures: int) -> float:
+        return pause_after(failures, self.backoff, self.max_backoff)
 
     def _settled(self, writes: Sequence[Write]) -> None:
         """The store has these."""
         with self._lock:
             for write in writes:
                 self.queue.settle(write, True)
-                if self._lost:
-                    self._lost.pop(write.key, None)
-            self._record_as_done([write.journaled for write in writes])
+                if self._letters:               # it was told of, and interrupted before it was settled
+                    self._letters.pop(write.key, None)
+            trouble = self._record_as_done([write.journaled for write in writes])
             self._progress.notify_all()
+        self._note(trouble)
 
-    def _record_as_done(self, numbers: list[int]) -> None:
-        """In the journal. Where that fails, they will be replayed, which is allowed; but somebody must know."""
-        if self.journal is not None:
+    def _record_as_done(self, numbers: list[int]) -> OSError | None:
+        """In the journal. Where that fails, they may be replayed, which is allowed. Needs the lock."""
+        if self.journal is not None and numbers:
             try:
                 self.journal.done(numbers)
             except OSError as error:
-                report(error, self.journal.path)
+                return error
+        return None
 
-    def _refused(self, write: Write, error: BaseException) -> None:
-        """The store will not have this one."""
-        handled = False
+    def _note(self, trouble: BaseException | None) -> None:
+        """Tell of the journal's state. Without the lock."""
+        if trouble is not None:
+            self._notes.begin(trouble)
+        else:
+            self._notes.end()
+
+    def _compact_if_worth_it(self) -> None:
+        """Rewrite the journal without what the store has. Where that fails, it goes on growing."""
+        journal = self.journal
+        if journal is None or not journal.wants_compaction():
+            return
         try:
-            if self.on_dead_letter is None:
-                raise error
-            self.on_dead_letter(write.key, write.value, error)
-            handled = True
-        except BaseException as failure:
-            report(failure, self.on_dead_letter or self.store.given)
-        with self._lock:
-            self.queue.settle(write, False)
-            self._lost[write.key] = None
-            if handled:
-                self._record_as_done([write.journaled])
-            self._progress.notify_all()
+            with self._lock:
+                journal.compact()
+        except Exception as error:
+            self._rewriting.begin(error)
+        else:
+            self._rewriting.end()
 
-    def compact(self) -> None:
-        """Rewrite the journal without what the store has."""
-        with self._lock:
-            queue = self.queue
-            writes = [*queue.flying.values(), *queue.pending.values()]
-            assert self.journal is not None
-            self.journal.compact([(write.journaled, write.key, write.value) for write in writes])
+    def _tell_of(self, write: Write, error: BaseException) -> None:
+        """The store will not have this one: log it, and tell the user's callback."""
+        tell(logging.ERROR, f"a write of {write.key!r} is a dead letter, the store has refused it: {text_of(error)}")
+        if self.on_dead_letter is None:
+            return
+        try:
+            result = self.on_dead_letter(write.key, write.value, error)
+            if iscoroutine(result):
+                result.close()
+                raise TypeError("on_dead_letter must be a plain function, not return a coroutine")
+        except BaseException as failure:
+            report(failure, self.on_dead_letter)
+            self._callback.begin(failure)
+        else:
+            self._callback.end()
 
     # --- the end of the process, and forks ----------------------------------------------------------------------------
 
@@ -328,14 +553,26 @@ class Backlog:
         self._make_locks()
         self.thread = None
         self.crowd = 0
-        self.queue.pending.clear()
-        self.queue.flying.clear()
+        self.queue.clear()
+        self._unsynced = {}
         self.setting.clear()
-        self._lost.clear()
+        self._letters = {}
         self._forked = True
         if self.journal is not None:
             self.journal.abandon()
             self.closing = True
+
+
+class _Accepted:
+    """A write that is about to be accepted."""
+
+    __slots__ = ("journaled", "key", "numbers", "value")
+
+    def __init__(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
+        self.key = key
+        self.value = value
+        self.numbers = numbers          # where its number goes
+        self.journaled = 0              # its number in the journal
 
 
 def _drain_all() -> None:
@@ -343,10 +580,12 @@ def _drain_all() -> None:
     still_open = [backlog for backlog in list(_open) if not backlog.closing]
     began = time.monotonic()
     for backlog in still_open:
-        with backlog._lock:
-            backlog._begin_to_close()
+        backlog._begin_to_close()
     for backlog in still_open:
-        backlog.close(max(began + backlog.exit_timeout - time.monotonic(), 0.0))
+        if not backlog.close(max(began + backlog.exit_timeout - time.monotonic(), 0.0)):
+            what = "they are in the journal" if backlog.journal is not None else "they are lost"
+            n = backlog.pending + len(backlog.dead_letters)
+            tell(logging.ERROR, f"the process ends, and a store lacks {n} writes: {what}")
 
 
 atexit.register(_drain_all)

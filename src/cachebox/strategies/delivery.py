@@ -1,16 +1,38 @@
-"""How a batch of writes gets into the store: tries, pauses, and finding out which of them the store refuses."""
+"""How writes get into the store: in batches, and where one fails, which of its writes the store refuses.
+
+A batch that fails is not much of a clue: one of its writes may be bad, or the store down. So some of its writes are
+tried alone. If one gets through, the store works: the rest is halved and halved again, until only those are left that
+it refuses. If none does, it seems to be down: then all wait, and the next round begins with single writes, chosen at
+random, so that bad ones cannot hide good ones for long, and a store that is down is not asked for each write.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from random import uniform
-from typing import Any
+from collections.abc import Callable, Sequence
+from random import shuffle, uniform
+from typing import Any, NamedTuple
 
 from cachebox.cache import MISSING
 from cachebox.strategies.store import Store
 from cachebox.strategies.write_queue import Write
 
-Failed = list[tuple[list[Write], BaseException]]
+PROBES = 3
+"""Single writes in a row that fail before the store is taken for down."""
+
+
+class Failed(NamedTuple):
+    """A write that the store does not have, and why."""
+
+    write: Write
+    error: BaseException
+
+
+class _Kind(NamedTuple):
+    """How one kind of writes is sent."""
+
+    one: Callable[[Write], Any]
+    many: Callable[[list[Write]], Any] | None
+    thorough: bool
 
 
 class Delivery:
@@ -18,97 +40,104 @@ class Delivery:
 
     Args:
         store: the store.
-        retries: how often a batch that fails is tried again.
-        backoff: seconds before the first of these; each pause is twice the one before.
-        max_backoff: seconds that a pause lasts at most. Chance shortens each by up to a half, so that many processes do
-        not
-            come back at the same time.
         settled: called with writes that the store has.
-        refused: called with a write that the store refuses, and its exception.
-        pause: called with seconds; returns when they have passed, True, or as soon as nothing is to be tried any more,
-        False.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        retries: int,
-        backoff: float,
-        max_backoff: float,
-        settled: Callable[[Sequence[Write]], object],
-        refused: Callable[[Write, BaseException], object],
-        pause: Callable[[float], bool],
-    ) -> None:
+    def __init__(self, store: Store, settled: Callable[[Sequence[Write]], object]) -> None:
         self.store = store
-        self.retries = retries
-        self.backoff = backoff
-        self.max_backoff = max_backoff
         self.settled = settled
-        self.refused = refused
-        self.pause = pause
+        self.fruitless = 0
+        """Rounds in a row in which nothing got through, but for writes that are known to be refused: it seems down."""
+        self.reached = False
+        """Whether something got through in this round, or the last one."""
+        self._calls = 0
+        self._last_success = 0          # the number of that call
+        self._in_vain = 0               # single writes in a row that failed
+        self._error: BaseException = RuntimeError()     # what the last of them raised
 
-    def pauses(self) -> Iterator[float]:
-        """The pauses between the tries of one batch, in seconds."""
-        for n in range(self.retries):
-            longest = min(self.backoff * 2.0 ** min(n, 1000), self.max_backoff)
-            yield uniform(longest / 2, longest)
+    def deliver(self, batch: Sequence[Write], thorough: bool = False) -> list[Failed]:
+        """One round: send writes of different keys. Returns those that failed.
 
-    def deliver(self, batch: list[Write]) -> bool:
-        """Deliver writes of different keys. False: it was given up, and those that were not settled are undelivered."""
-        failed = self.try_once(batch)
-        for seconds in self.pauses():
-            if not failed:
-                break
-            if not self.pause(seconds):
-                return False
-            failed = self.try_once([write for writes, _ in failed for write in writes])
-        for writes, error in failed:
-            self.split(writes, error)
-        return True
-
-    def split(self, writes: list[Write], error: BaseException) -> None:
-        """Halve a batch that keeps failing, so that only the writes that the store refuses are given up."""
-        if len(writes) == 1:
-            self.refused(writes[0], error)
-            return
-        for half in (writes[: len(writes) // 2], writes[len(writes) // 2 :]):
-            for still_failed, reason in self.try_once(half):
-                self.split(still_failed, reason)
-
-    def try_once(self, batch: list[Write]) -> Failed:
-        """Send writes to the store. Returns those that failed, as they were sent."""
-        saves = [write for write in batch if write.value is not MISSING]
-        deletes = [write for write in batch if write.value is MISSING]
-        failed: Failed = []
-        if saves:
-            many = self.store.save_many
-            self._send(saves, self._save_one, many and self._save_many, failed)
-        if deletes:
-            many = self.store.delete_many
-            self._send(deletes, self._delete_one, many and self._delete_many, failed)
+        Args:
+            batch: the writes.
+            thorough: try each of them alone before it counts as failed.
+        """
+        self.reached = False
+        self._in_vain = 0
+        saves = _Kind(self._save_one, self.store.save_many and self._save_many, thorough)
+        deletes = _Kind(self._delete_one, self.store.delete_many and self._delete_many, thorough)
+        failed: list[Failed] = []
+        for kind, writes in (
+            (saves, [write for write in batch if write.value is not MISSING]),
+            (deletes, [write for write in batch if write.value is MISSING]),
+        ):
+            alone = [write for write in writes if write.alone]
+            failed += self._send([write for write in writes if not write.alone], kind)
+            failed += self._send_each(alone, kind)
+        if self.reached:
+            self.fruitless = 0
+        elif not all(write.alone for write, _ in failed):
+            self.fruitless += 1
         return failed
 
-    def _send(
-        self,
-        writes: list[Write],
-        one: Callable[[Write], Any],
-        many: Callable[[list[Write]], Any] | None,
-        failed: Failed,
-    ) -> None:
-        if many is not None and len(writes) > 1:
-            groups = [writes]
-        else:
-            groups = [[write] for write in writes]
-        for group in groups:
-            try:
-                if len(group) > 1 and many is not None:
-                    many(group)
-                else:
-                    one(group[0])
-            except BaseException as error:      # whatever it is, the store does not have it
-                failed.append((group, error))
+    def _send(self, writes: list[Write], kind: _Kind) -> list[Failed]:
+        if len(writes) > 1 and kind.many is not None and not self.fruitless and self._try(writes, kind) is None:
+            return []
+        if self.fruitless or kind.many is not None:
+            shuffle(writes)
+        failed: list[Failed] = []
+        for n, write in enumerate(writes):
+            if self.reached:
+                return failed + self._halve(writes[n:], kind)
+            if self._gives_up(kind):
+                return failed + [Failed(one, self._error) for one in writes[n:]]
+            failed += self._send_each([write], kind)
+        return failed
+
+    def _halve(self, writes: list[Write], kind: _Kind) -> list[Failed]:
+        """Send writes to a store that works: together if possible, else in ever smaller groups."""
+        if len(writes) < 2 or kind.many is None:
+            return self._send_each(writes, kind)
+        if self._try(writes, kind) is None:
+            return []
+        middle = len(writes) // 2
+        return self._halve(writes[:middle], kind) + self._halve(writes[middle:], kind)
+
+    def _send_each(self, writes: list[Write], kind: _Kind) -> list[Failed]:
+        failed: list[Failed] = []
+        for write in writes:
+            if self._gives_up(kind):
+                failed.append(Failed(write, self._error))
+                continue
+            error = self._try([write], kind)
+            if error is None:
+                continue
+            failed.append(Failed(write, error))
+            self._in_vain += 1
+            self._error = error
+            if 0 < write.failed_in < self._last_success:
+                write.alone = True              # it failed before and after others got through
+            write.failed_in = self._calls
+        return failed
+
+    def _gives_up(self, kind: _Kind) -> bool:
+        return self._in_vain >= PROBES and not kind.thorough
+
+    def _try(self, writes: list[Write], kind: _Kind) -> BaseException | None:
+        """One call of the store. Returns what it raised."""
+        self._calls += 1
+        try:
+            if len(writes) > 1 and kind.many is not None:
+                kind.many(writes)
             else:
-                self.settled(group)
+                kind.one(writes[0])
+        except BaseException as error:          # whatever it is, the store does not have it
+            return error
+        self.reached = True
+        self._last_success = self._calls
+        self._in_vain = 0
+        self.settled(writes)
+        return None
 
     def _save_one(self, write: Write) -> None:
         self.store.save(write.key, write.value)
@@ -124,3 +153,12 @@ class Delivery:
 
     def _delete_many(self, writes: list[Write]) -> None:
         self.store.delete_many([write.key for write in writes])
+
+
+def pause_after(failures: int, backoff: float, max_backoff: float) -> float:
+    """Seconds to wait after so many failures in a row: each time twice as long, up to `max_backoff`.
+
+    Chance shortens it by up to a half, so that many processes do not come back at the same time.
+    """
+    longest = min(backoff * 2.0 ** min(failures - 1, 1000), max_backoff)
+    return uniform(longest / 2, longest)

@@ -15,23 +15,29 @@ default level, ``"process"``, the disk has it within about a second (`SYNC_EVERY
 second.
 
 Space. When the store has everything, the file shrinks to its header. If that never happens, it is rewritten without
-what the store has once it has grown to `COMPACT_AT` and more than half of it is that.
+what the store has once it has grown to `COMPACT_AT` and more than half of it is that. A file that could not be synced
+is rewritten, too: nobody can tell what the disk has of it. Until the new file has its name, the old one stands:
+whatever fails on the way loses nothing.
+
+Nothing is believed that stands in a file: sizes, numbers and kinds are checked, and what does not fit is a ValueError.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from cachebox.cache import MISSING
-from cachebox.dumps import sync_folder
+from cachebox.dumps import made_beside, sync_folder
 from cachebox.encoding import SIGNATURE, Encoding
 from cachebox.strategies.file_lock import lock_file
+from cachebox.strategies.trouble import Trouble
 from cachebox.threads import Thread
 
 MAGIC = b"\x93CacheBox\r\njrnl\x1a"
@@ -40,19 +46,34 @@ SYNC_EVERY = 1.0
 """Seconds after which the disk has a record, at the level ``"process"``."""
 COMPACT_AT = 4 << 20
 """Bytes of a file that is worth rewriting."""
+COMPACT_AGAIN = 5.0
+"""Seconds after which that is tried again where it has failed."""
 
 _HEADER = Struct("<16sH?13s")
 _START = Struct("<IBQ")
 _CHECKS = Struct("<II")
 _HEAD = _START.size + _CHECKS.size
 _SET, _DELETE, _DONE = 1, 2, 3
+_LAST_NUMBER = 1 << 62
+"""The largest number that a record may have; then they begin anew."""
+
+
+class _Record(NamedTuple):
+    """One record of a file, whose checksums are right."""
+
+    at: int
+    kind: int
+    number: int
+    payload: memoryview
+    end: int
 
 
 class Journal:
-    """An open journal. Its owner calls `append` and `done` one at a time; `sync` may be called by any thread.
+    """An open journal. Its owner calls its methods one at a time; `sync` may be called by any thread.
 
     Args:
-        path: the file, which is made if there is none.
+        path: the file, which is made if there is none, for its owner alone. What it means now it means for good,
+            wherever the process goes; a symbolic link is followed once.
         encoding: how keys and values are written.
         durability: ``"process"`` or ``"power"``.
 
@@ -63,15 +84,21 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], encoding: Encoding, durability: str) -> None:
-        self.path = os.fspath(path)
+        self.path = os.path.realpath(os.fsdecode(path))
         self.encoding = encoding
-        self.durability = durability
+        self.waits_for_disk = durability == "power"
         self.dropped_bytes = 0
         """Of a torn last record, when the file was opened."""
-        self._sync_turn = threading.Lock()
-        self._wake = threading.Condition(threading.Lock())
+        self._make_locks()
         self._syncer: Thread | None = None
-        self._broken: OSError | None = None
+        self._trouble = Trouble("the disk does not take a journal", "the disk takes the journal again")
+        self._is_torn = False               # half a record may stand at the end
+        self._is_doubtful = False           # a sync failed: the disk may lack what was written before
+        self._writers = 0                   # a finalizer may write in the middle of a write
+        self._undone: list[int] = []        # writes that the store has, which could not be recorded
+        self._compact_after = 0.0           # the monotonic time before which it is of no use to try
+        self.number = 0
+        self._size = 0
         self._file = _open_locked(self.path)
         try:
             self.replayed = self._read()
@@ -79,27 +106,29 @@ class Journal:
             os.close(self._file)
             self._file = -1
             raise
-        self._live = {number: self._size_of(key, value) for number, key, value in self.replayed}
+
+    def _make_locks(self) -> None:
+        # re-entrant: a signal handler or a finalizer may write in the middle of anything
+        self._sync_turn = threading.RLock()
+        self._wake_turn = threading.RLock()
+        self._wake = threading.Condition(self._wake_turn)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def _read(self) -> list[tuple[int, Any, Any]]:
         """Read the whole file, drop a torn last record, and write the header of a new file."""
-        content = b""
-        with open(self.path, "rb") as file:
-            content = file.read()
-        self.number = 0
-        self._size = 0
+        content = self._content()
+        self._live: dict[int, int] = {}     # the bytes of each record that stands for a write which the store may lack
         if not content or (len(content) < _HEADER.size and self._header().startswith(content)):
             os.ftruncate(self._file, 0)
             self._write(self._header())
             os.fsync(self._file)
-            sync_folder(os.path.dirname(os.path.abspath(self.path)))
+            sync_folder(os.path.dirname(self.path))
             self._synced = self._size
             return []
         try:
             self._check_header(content)
-            end, writes = self._records(content)
+            end, writes = self._replay(memoryview(content))
         except ValueError as error:
             raise ValueError(f"{self.path!r}: {error}; the file was left as it is") from error
         if end < len(content):
@@ -108,6 +137,11 @@ class Journal:
             os.fsync(self._file)
         self._size = self._synced = end
         return writes
+
+    def _content(self) -> bytes:
+        os.lseek(self._file, 0, os.SEEK_SET)
+        with open(os.dup(self._file), "rb") as file:
+            return file.read()
 
     def _header(self) -> bytes:
         return _HEADER.pack(MAGIC, VERSION, self.encoding.secret is not None, self.encoding.name.encode())
@@ -122,41 +156,30 @@ class Journal:
             kind = f"the serializer {name.rstrip(bytes(1)).decode(errors='replace')!r}"
             raise ValueError(f"it was written with {kind}, {'signed' if is_signed else 'not signed'}")
 
-    def _records(self, content: bytes) -> tuple[int, list[tuple[int, Any, Any]]]:
+    def _replay(self, content: memoryview) -> tuple[int, list[tuple[int, Any, Any]]]:
         """Where the last whole record ends, and the writes that were not done."""
         last: dict[Any, tuple[int, Any, Any]] = {}      # by key; in the order of first writes, as the queue has it
         keys: dict[int, Any] = {}
-        at = _HEADER.size
-        while at < len(content):
-            if len(content) - at < _HEAD:
-                break                                   # torn within its head
-            size, kind, number = _START.unpack_from(content, at)
-            head_check, check = _CHECKS.unpack_from(content, at + _START.size)
-            if crc32(content[at : at + _START.size]) != head_check:
-                if len(content[at:].rstrip(b"\0")) < _HEAD:
-                    break                               # torn: the disk has the space, but not what was to stand there
-                raise ValueError(f"it is damaged at byte {at}")
-            payload = content[at + _HEAD : at + _HEAD + size]
-            end = at + _HEAD + size
-            if len(payload) < size or (crc32(payload) != check and end == len(content)):
-                break                                   # torn: it is the last one
-            if crc32(payload) != check:
-                raise ValueError(f"it is damaged at byte {at}")
-            if kind == _DONE:
-                for done in memoryview(payload).cast("Q"):
+        sizes: dict[int, int] = {}
+        end = _HEADER.size
+        for record in _records(content):
+            end = record.end
+            if record.kind == _DONE:
+                for done in record.payload.cast("Q"):
                     if done in keys:
                         key = keys.pop(done)
                         if key in last and last[key][0] == done:
                             del last[key]
-            elif kind in (_SET, _DELETE):
-                key, *value = self._decode(payload, 2 if kind == _SET else 1)
-                keys[number] = key
-                last[key] = (number, key, value[0] if value else MISSING)
-                self.number = max(self.number, number)
-            else:
-                raise ValueError(f"it has a record of an unknown kind at byte {at}")
-            at = end
-        return at, list(last.values())
+                continue
+            if record.number in sizes:
+                raise ValueError(f"two of its records have the number {record.number}")
+            key, *value = self._decode(bytes(record.payload), 2 if record.kind == _SET else 1)
+            keys[record.number] = key
+            last[key] = (record.number, key, value[0] if value else MISSING)
+            sizes[record.number] = record.end - record.at
+            self.number = max(self.number, record.number)
+        self._live = {number: sizes[number] for number, _, _ in last.values()}
+        return end, list(last.values())
 
     def _decode(self, payload: bytes, n: int) -> list[Any]:
         if self.encoding.secret is not None:
@@ -174,136 +197,237 @@ class Journal:
 
     def append(self, payload: bytes, deletes: bool) -> int:
         """Record that a write was accepted. Returns its number. OSError where the disk is full: nothing has changed."""
-        self.number = number = self.number + 1      # first: a finalizer may write in the middle of this
-        self._write(_record(_DELETE if deletes else _SET, number, payload))
-        self._live[number] = _HEAD + len(payload)
+        if self.number >= _LAST_NUMBER:             # as if there had been a write each nanosecond for a century
+            self.compact()
+            self.number = 0
+        number = self.number + 1
+        while number in self._live:
+            number += 1
+        self.number = number                        # at once: a finalizer may write in the middle of this
+        record = _record(_DELETE if deletes else _SET, number, payload)
+        self._live[number] = len(record)
+        try:
+            self._write(record)
+        except BaseException:
+            self._live.pop(number, None)
+            raise
         return number
 
+    def take_back(self, number: int) -> None:
+        """A write that was recorded is not accepted after all: it shall not be replayed."""
+        self._live.pop(number, None)
+        try:
+            self._record_done([number])
+        except OSError:
+            self._undone.append(number)
+
     def done(self, numbers: Sequence[int]) -> None:
-        """Record that the store has these writes, and shrink the file if that is worth it."""
+        """Record that the store has these writes, and shrink the file if that is worth it.
+
+        OSError where the disk does not take that: it will be recorded with the next ones, and until then they may be
+        replayed.
+        """
         for number in numbers:
             self._live.pop(number, None)
-        if not self._live:
-            with self._sync_turn:
+        with self._sync_turn:
+            surplus = self._size - _HEADER.size
+            if not self._live:
                 os.ftruncate(self._file, _HEADER.size)
-                self._size = self._synced = _HEADER.size
-                if self.durability == "power":
-                    os.fsync(self._file)        # else what comes next might reach the disk first
-            return
-        self._write(_record(_DONE, 0, b"".join(number.to_bytes(8, "little") for number in numbers)))
+                self._size -= surplus           # a finalizer may have added a record just now
+                self._synced = _HEADER.size
+                self._undone = []
+                if self.waits_for_disk:
+                    self._sync_now()            # else what comes next might reach the disk first
+                return
+        undone = self._undone = [*self._undone, *numbers]
+        self._record_done(undone)
+        self._undone = self._undone[len(undone) :]
+
+    def _record_done(self, numbers: Sequence[int]) -> None:
+        self._write(_record(_DONE, 0, b"".join([number.to_bytes(8, "little") for number in numbers])))
 
     def drop(self, number: int) -> None:
         """A write was replaced by a later one of its key, which stands for both."""
         self._live.pop(number, None)
 
     def wants_compaction(self) -> bool:
-        """Whether more than half of a large file is of no use any more."""
-        return self._size > COMPACT_AT and self._size > 2 * sum(self._live.values()) and os.name != "nt"
+        """Whether more than half of a large file is of no use any more, or a sync has failed."""
+        if os.name == "nt" or time.monotonic() < self._compact_after:   # Windows does not replace open files
+            return False
+        return self._is_doubtful or (self._size > COMPACT_AT and self._size > 2 * sum(self._live.values()))
 
-    def compact(self, writes: Iterable[tuple[int, Any, Any]]) -> None:
-        """Rewrite the file with just these writes, in one step."""
-        beside = f"{self.path}.{os.getpid()}.tmp"
+    def compact(self) -> None:
+        """Rewrite the file without what the store has, in one step. What it raises has changed nothing."""
+        self._compact_after = time.monotonic() + COMPACT_AGAIN
         content = bytearray(self._header())
-        self._live = {}
-        for number, key, value in writes:
-            payload = self.encode(key, value)
-            content += _record(_DELETE if value is MISSING else _SET, number, payload)
-            self._live[number] = _HEAD + len(payload)
-        written = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        missing = set(self._live)
+        for record in _records(memoryview(self._content()[: self._size])):
+            if record.kind != _DONE and record.number in missing:
+                content += _record(record.kind, record.number, record.payload)
+                missing.remove(record.number)
+        if missing:
+            raise OSError(f"{self.path!r} has lost records")
+        beside, written = made_beside(self.path, os.O_RDWR | os.O_APPEND)
         try:
             lock_file(written)                  # before it has the name: there is no moment without a lock
             _write_all(written, bytes(content))
             os.fsync(written)
-            os.replace(beside, self.path)
+            with self._sync_turn:
+                os.replace(beside, self.path)
+                self._use(written, len(content))
         except BaseException:
-            os.close(written)
-            os.unlink(beside)
+            if self._file != written:
+                if _is_at(self.path, written):  # it was interrupted just then
+                    with self._sync_turn:
+                        self._use(written, len(content))
+                else:
+                    os.close(written)
+                    os.unlink(beside)
             raise
-        with self._sync_turn:
-            os.close(self._file)
-            self._file = written
-            self._size = self._synced = len(content)
-        sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        self._compact_after = 0.0
+        sync_folder(os.path.dirname(self.path))
+
+    def _use(self, file: int, size: int) -> None:
+        """Go on with another file that is locked, has the name, and is on the disk. Needs `_sync_turn`."""
+        before = self._file
+        self._file = file
+        self._size = self._synced = size
+        self._is_torn = self._is_doubtful = False
+        self._undone = []
+        os.close(before)
 
     def _write(self, record: bytes) -> None:
-        if self._broken is not None:
-            raise OSError(f"{self.path!r} cannot be written any more") from self._broken
+        if self._is_torn:
+            os.ftruncate(self._file, self._size)
+            self._is_torn = False
+        self._writers += 1
+        size = len(record)
         try:
             _write_all(self._file, record)
-        except OSError as error:
-            try:
-                os.ftruncate(self._file, self._size)    # a half record is as good as none only at the end
-            except OSError:
-                self._broken = error
+            self._size += size
+        except BaseException:
+            if self._writers == 1:              # half a record is as good as none only at the end
+                self._is_torn = True
+                os.ftruncate(self._file, self._size)
+                self._is_torn = False
             raise
-        self._size += len(record)
+        finally:
+            self._writers -= 1
 
     # --- the disk -----------------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Return when the disk has what was recorded so far. At the level ``"process"``, see that it soon will."""
-        if self.durability != "power":
-            if self._syncer is None:
-                self._start_syncer()
-            return
+        """Return when the disk has what was recorded so far. OSError where it does not take it.
+
+        Once that has failed, only a file that was written anew is believed, see `compact`.
+        """
         wanted = self._size
         with self._sync_turn:
+            if self._is_doubtful:
+                raise OSError(f"{self.path!r} could not be brought to the disk, and was not rewritten yet")
             if self._synced < wanted <= self._size:     # else another thread's call did it, or the file has shrunk
-                reached = self._size
-                os.fsync(self._file)
-                self._synced = reached
+                self._sync_now()
 
-    def _start_syncer(self) -> None:
-        """Have a thread sync now and then, as long as there is something to sync."""
-        with self._wake:
-            if self._syncer is None and self._file >= 0:
-                self._syncer = Thread("cachebox-journal", self._sync_soon)
-                try:
-                    self._syncer.start()
-                except RuntimeError:            # no thread to be had, or the process is ending
-                    self._syncer = None
+    def _sync_now(self) -> None:
+        """Needs `_sync_turn`."""
+        reached = self._size
+        try:
+            os.fsync(self._file)
+        except BaseException:
+            self._is_doubtful = True
+            raise
+        self._synced = reached
 
-    def _sync_soon(self) -> None:
-        with self._wake:
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a sync has failed, and the file was not rewritten since."""
+        return self._is_doubtful
+
+    def sync_soon(self) -> None:
+        """See to it that the disk has what was recorded so far within about a second."""
+        if self._syncer is not None and self._syncer.runs():
+            return
+        with self._wake_turn:
+            if self._file < 0 or (self._syncer is not None and self._syncer.runs()):
+                return
+            syncer = self._syncer = Thread("cachebox-journal", self._sync_later)
+        try:
+            syncer.start()
+        except RuntimeError:                    # no thread to be had, or the process is ending
+            self._syncer = None
+
+    def _sync_later(self) -> None:
+        """In a thread of its own, which ends then."""
+        with self._wake_turn:
             self._wake.wait_for(lambda: self._file < 0, SYNC_EVERY)
             self._syncer = None                 # what comes from now on needs another
         with self._sync_turn:
             file = os.dup(self._file) if self._file >= 0 else -1
-        if file >= 0:
-            try:
-                os.fsync(file)                  # without a lock: it may take a while
-            finally:
-                os.close(file)
+        if file < 0:
+            return
+        try:
+            os.fsync(file)                      # without a lock: it may take a while
+        except OSError as error:
+            self._is_doubtful = True
+            self._trouble.begin(error)
+        else:
+            self._trouble.end()
+        finally:
+            os.close(file)
 
     def close(self) -> None:
         """Close the file and let others have it. What the store lacks stays in it."""
-        with self._wake, self._sync_turn:
+        with self._wake_turn, self._sync_turn:
             if self._file >= 0:
+                file, self._file = self._file, -1
                 try:
-                    os.fsync(self._file)
+                    os.fsync(file)
                 finally:
-                    os.close(self._file)
-                    self._file = -1
+                    os.close(file)
             self._wake.notify_all()
 
     def abandon(self) -> None:
         """In a process that was forked: the file is the parent's."""
-        self._sync_turn = threading.Lock()
-        self._wake = threading.Condition(threading.Lock())
+        self._make_locks()
         self._syncer = None
         if self._file >= 0:
             os.close(self._file)                # the parent's lock stays
             self._file = -1
-
-    def _size_of(self, key: Any, value: Any) -> int:
-        return _HEAD + len(self.encode(key, value))
 
     def __del__(self) -> None:
         if getattr(self, "_file", -1) >= 0:
             os.close(self._file)
 
 
-def _record(kind: int, number: int, payload: bytes) -> bytes:
+def _records(content: memoryview) -> Iterator[_Record]:
+    """The whole records of a file. ValueError where it is damaged; a torn last one is left out."""
+    at = _HEADER.size
+    while at < len(content):
+        if len(content) - at < _HEAD:
+            return                                      # torn within its head
+        size, kind, number = _START.unpack_from(content, at)
+        head_check, check = _CHECKS.unpack_from(content, at + _START.size)
+        if crc32(content[at : at + _START.size]) != head_check:
+            if len(bytes(content[at:]).rstrip(b"\0")) < _HEAD:
+                return                                  # torn: the disk has the space, but not what was to stand there
+            raise ValueError(f"it is damaged at byte {at}")
+        payload = content[at + _HEAD : at + _HEAD + size]
+        end = at + _HEAD + size
+        if len(payload) < size or (crc32(payload) != check and end == len(content)):
+            return                                      # torn: it is the last one
+        if crc32(payload) != check:
+            raise ValueError(f"it is damaged at byte {at}")
+        if kind == _DONE:
+            fits = number == 0 and size % 8 == 0
+        else:
+            fits = kind in (_SET, _DELETE) and 0 < number <= _LAST_NUMBER
+        if not fits:
+            raise ValueError(f"it has a record that no journal has, at byte {at}")
+        yield _Record(at, kind, number, payload, end)
+        at = end
+
+
+def _record(kind: int, number: int, payload: bytes | memoryview) -> bytes:
     start = _START.pack(len(payload), kind, number)
     return start + _CHECKS.pack(crc32(start), crc32(payload)) + payload
 
@@ -315,10 +439,19 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _open_locked(path: str) -> int:
-    """Open a file for nobody else; RuntimeError where somebody else has it."""
+    """Open a file for nobody else, or make it; RuntimeError where somebody else has it."""
+    how = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
         try:
+            file = os.open(path, how)
+        except FileNotFoundError:
+            try:
+                file = os.open(path, how | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                continue                        # somebody was faster
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise ValueError(f"{path!r} is not a regular file: it cannot be a journal")
             if not lock_file(file):
                 raise RuntimeError(f"{path!r} is open already: a journal serves one WriteBehind at a time")
             if _is_at(path, file):
@@ -327,11 +460,10 @@ def _open_locked(path: str) -> int:
             os.close(file)
             raise
         os.close(file)
-        time.sleep(0)
 
 
 def _is_at(path: str, file: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file))
+        return os.path.samestat(os.lstat(path), os.fstat(file))
     except FileNotFoundError:
         return False

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from itertools import count
-from threading import RLock, get_ident
+from threading import get_ident
 from typing import Any
+from weakref import ref
 
+from cachebox.callers import Turn
 from cachebox.strategies.forks import renew_in_child
 
 
@@ -23,7 +26,7 @@ class _Turn:
     __slots__ = ("depth", "lock", "number", "owner", "stands", "waiting")
 
     def __init__(self, number: int) -> None:
-        self.lock = RLock()             # re-entrant: a callback of the cache may write the same key
+        self.lock = Turn()              # re-entrant: a callback of the cache may write the same key
         self.number = number
         self.owner = 0                  # the thread that has it
         self.depth = 0                  # how often it has it
@@ -88,18 +91,26 @@ class KeyLocks:
             turn.waiting.clear()
 
 
-class _AsyncTurn:
-    """The lock of one key, for tasks."""
+held: ContextVar[tuple[_AsyncTurn, ...]] = ContextVar("cachebox_held", default=())
+"""The turns that the code that runs acts under: tasks that were started under one carry it along."""
 
-    __slots__ = ("lock", "users")
+
+class _AsyncTurn:
+    """The lock of one key, for the tasks of the event loop that runs."""
+
+    __slots__ = ("lock", "loop", "users")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
+        self.loop = ref(asyncio.get_running_loop())
         self.users = 0                  # those who have it or wait for it
 
 
 class AsyncKeyLocks:
-    """`KeyLocks` for the tasks of one event loop. They are taken in the order of their addresses."""
+    """`KeyLocks` for the tasks of one event loop at a time. They are taken in the order of their addresses.
+
+    What is written while a turn is held, by the store or by a task of its own, needs no turn: it would wait for itself.
+    """
 
     def __init__(self) -> None:
         self._turns: dict[Any, _AsyncTurn] = {}
@@ -109,20 +120,31 @@ class AsyncKeyLocks:
     async def hold(self, keys: Iterable[Any]) -> AsyncIterator[None]:
         """Hold the locks of some keys, which are all different."""
         turns: list[tuple[Any, _AsyncTurn]] = []
+        mine = held.get()
         try:
             for key in keys:
-                turn = self._turns.setdefault(key, _AsyncTurn())
-                turn.users += 1
-                turns.append((key, turn))
-            async with AsyncExitStack() as held:
+                turn = self._turn_of(key)
+                if turn not in mine:
+                    turn.users += 1
+                    turns.append((key, turn))
+            async with AsyncExitStack() as taken:
                 for _, turn in sorted(turns, key=lambda pair: id(pair[1])):
-                    await held.enter_async_context(turn.lock)
+                    await taken.enter_async_context(turn.lock)
+                held.set((*mine, *[turn for _, turn in turns]))
                 yield
         finally:
+            held.set(mine)
             for key, turn in turns:
                 turn.users -= 1
                 if turn.users == 0 and self._turns.get(key) is turn:
                     del self._turns[key]
+
+    def _turn_of(self, key: Any) -> _AsyncTurn:
+        """The turn of a key; a new one where an event loop has it that was left."""
+        turn = self._turns.setdefault(key, _AsyncTurn())
+        if turn.loop() is not asyncio.get_running_loop():
+            turn = self._turns[key] = _AsyncTurn()
+        return turn
 
     def _after_fork(self) -> None:
         """In the child of a fork, where the parent's event loop does not run."""

@@ -6,11 +6,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from cachebox.encoding import Encoding
+from cachebox.encoding import JSON_KEYS, Encoding
+from cachebox.strategies.row_keys import row_key
 
 _MOST_AT_ONCE = 500
 """Keys in one SELECT: SQLite before 3.32 takes 999."""
@@ -23,10 +25,16 @@ class SQLiteStore:
     """A store that keeps keys and values in a table of an SQLite database.
 
     Args:
-        path: the file, which is made if there is none.
+        path: the file, which is made if there is none, for its owner alone. What it means now it means for good,
+            wherever the process goes.
         table: the name of the table, likewise.
         timeout: seconds to wait for another process that is writing.
-        serializer, secret: how keys and values are written, see `Cache.dump`.
+        serializer, secret: how values are written, see `Cache.dump`. With a secret a value is signed together with its
+            key.
+
+    **Keys** that are equal are one row, as they are one key of a dict: 1, 1.0 and True. With JSON a key is a str, a
+    number or None; with another serializer it may also be bytes, a date, a time, a UUID, an enum, or a tuple or
+    frozenset of such. Any other is a TypeError, for every method.
 
     Each thread has a connection of its own, with write-ahead logging, so that readers and a writer do not wait for each
     other. A write is in the file when the call returns; it survives the end of the process, and
@@ -52,7 +60,11 @@ class SQLiteStore:
     ) -> None:
         if not isinstance(table, str) or not table.isidentifier():
             raise ValueError(f"table must be a name of letters, digits and underscores, not {table!r}")
-        self.path = os.fspath(path)
+        given = os.fsdecode(path)
+        if given in ("", ":memory:"):
+            raise ValueError(f"path must name a file, not {given!r}: each thread opens it for itself")
+        self.path = os.path.realpath(given)
+        _make(self.path)
         self._encoding = Encoding(serializer, secret)
         self._timeout = timeout
         self._local = threading.local()
@@ -66,10 +78,11 @@ class SQLiteStore:
 
     def load(self, key: Any) -> Any:
         """The value of a key; KeyError where there is none."""
-        rows = self._connection().execute(f"{self._select}(?)", (self._key(key),)).fetchall()
+        row = self._key(key)
+        rows = self._connection().execute(f"{self._select}(?)", (row,)).fetchall()
         if not rows:
             raise KeyError(key)
-        return self._value(rows[0][1])
+        return self._value(row, rows[0][1])
 
     def load_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """The values of those keys that there are."""
@@ -80,7 +93,7 @@ class SQLiteStore:
             some = wanted[at : at + _MOST_AT_ONCE]
             marks = ",".join("?" * len(some))
             for key, value in self._connection().execute(f"{self._select}({marks})", some):
-                found[written[key]] = self._value(value)
+                found[written[key]] = self._value(key, value)
         return found
 
     def save(self, key: Any, value: Any) -> None:
@@ -123,13 +136,19 @@ class SQLiteStore:
         return f"SQLiteStore({self.path!r})"
 
     def _key(self, key: Any) -> bytes:
-        return self._encoding.dump_key(key)
+        if self._encoding.is_json and type(key) not in JSON_KEYS:
+            self._encoding.dumps(key)           # which says what is wrong with it
+        return row_key(key)
 
     def _row(self, key: Any, value: Any) -> tuple[bytes, bytes]:
-        return self._encoding.dump_key(key), self._encoding.dump_value(value)
+        row = self._key(key)
+        return row, self._encoding.dump_value(value, row)
 
-    def _value(self, data: bytes) -> Any:
-        return self._encoding.load_value(data)
+    def _value(self, row: bytes, data: Any) -> Any:
+        try:
+            return self._encoding.load_value(data, row)
+        except ValueError as error:
+            raise ValueError(f"{self.path!r}: the value of {row.decode()}: {error}") from error
 
     def _connection(self) -> sqlite3.Connection:
         """This thread's connection."""
@@ -142,6 +161,13 @@ class SQLiteStore:
             own = self._local.own = _Connection(self.path, self._timeout)
             self._all.add(own)
         return own.connection
+
+
+def _make(path: str) -> None:
+    """Make a file for its owner alone, if there is none. SQLite gives what stands beside it the same permissions."""
+    flags = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | flags, 0o600))
 
 
 class _Connection:

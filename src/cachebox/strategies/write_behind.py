@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.encoding import Encoding
-from cachebox.strategies.backlog import Backlog
+from cachebox.strategies.backlog import Backlog, DeadLetter
 from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
@@ -31,13 +33,13 @@ class WriteBehind:
             `flush` or `close` is called.
         max_queue: the most keys with writes that the store lacks: an int from 1 on.
         on_full: what a write does for which there is no room: ``"block"``: wait; ``"raise"``: raise `QueueFull`.
-        retries: how often a batch that failed is tried again, 0 or more.
+        retries: how often a write that failed is tried again, 0 or more; None: until the store takes it.
         backoff: seconds before the first of these; each pause is twice the one before, and chance shortens it by up to
             half.
         max_backoff: seconds that a pause lasts at most.
         on_dead_letter: called as ``on_dead_letter(key, value, error)``, in the background, for a write that the store
-            refused each time; the value of a delete is `MISSING`. Without it such a write is reported through
-            `sys.unraisablehook`, and stays in the journal.
+            refused each time; the value of a delete is `MISSING`. With or without it, such a write is logged, stands in
+            `dead_letters`, and stays in the journal.
         journal: the path of a file that keeps what was accepted until the store has it; None: a process that is killed
             loses what is pending.
         exit_timeout: seconds that the end of the process waits for the store at most.
@@ -59,8 +61,10 @@ class WriteBehind:
     the call raise, but the write stands. What the cache still has under the key is not served: `get` loads it from the
     store, until the cache could be told.
 
-    **Failing.** A batch is tried again and then split, until only the writes that the store refuses are left. Meanwhile
-    the queue fills up, and then writes wait or raise: nothing is dropped, and memory is bounded.
+    **Failing.** Of a batch that fails some writes are tried alone. If one gets through, the store refuses others: the
+    batch is split until only those are left, and they hold up nothing else. If none does, the store seems to be down:
+    it is asked again after pauses that grow. Meanwhile the queue fills up, and then writes wait or raise: nothing is
+    dropped, and memory is bounded. The logger ``cachebox`` says once that it began, and once that it is over.
 
     **Ending.** `close`, or the end of a ``with`` block, delivers what is pending; so does the end of the process, for
     at most `exit_timeout` seconds. What could not be delivered is in the journal, if there is one, and is replayed when
@@ -87,7 +91,7 @@ class WriteBehind:
         max_delay: float = 0.1,
         max_queue: int = 10_000,
         on_full: str = "block",
-        retries: int = 5,
+        retries: int | None = None,
         backoff: float = 0.1,
         max_backoff: float = 30.0,
         on_dead_letter: Any = None,
@@ -97,8 +101,10 @@ class WriteBehind:
         secret: bytes | str | None = None,
         durability: str = "process",
     ) -> None:
-        for name, given, least in (("batch_size", batch_size, 1), ("max_queue", max_queue, 1), ("retries", retries, 0)):
+        for name, given, least in (("batch_size", batch_size, 1), ("max_queue", max_queue, 1)):
             check_int(name, given, least)
+        if retries is not None:
+            check_int("retries", retries, 0)
         for name, number in (("max_delay", max_delay), ("exit_timeout", exit_timeout)):
             check_seconds(name, number)
         for name, number in (("backoff", backoff), ("max_backoff", max_backoff)):
@@ -107,6 +113,8 @@ class WriteBehind:
         check_choice("durability", durability, ("process", "power"))
         if on_dead_letter is not None and not callable(on_dead_letter):
             raise TypeError(f"on_dead_letter must be callable or None, not {type(on_dead_letter).__name__}")
+        if iscoroutinefunction(on_dead_letter):
+            raise TypeError("on_dead_letter must be a plain function: nobody would await a coroutine function")
         self.cache = check_cache(cache)
         self.store = store
         self.exit_timeout = exit_timeout
@@ -176,11 +184,9 @@ class WriteBehind:
         check_entry(self.cache, key, value, ttl, tags)
         if value is MISSING:
             raise TypeError("value must not be MISSING, which stands for a delete: use delete")
-        number = self._backlog.accept(key, value)
-        try:
+        with self._accepted() as numbers:
+            self._backlog.accept(key, value, numbers)
             self._side.set(key, value, ttl, tags)
-        finally:
-            self._has_set({key: number})
 
     def delete(self, key: Any) -> bool:
         """Accept the delete of a key for the store, and delete it from the cache. True where one of the cache and the
@@ -190,11 +196,9 @@ class WriteBehind:
         self._store.delete                      # noqa: B018  # raises where there is none
         write = self._queue.find(key)
         had = write is not None and write.value is not MISSING
-        number = self._backlog.accept(key, MISSING)
-        try:
+        with self._accepted() as numbers:
+            self._backlog.accept(key, MISSING, numbers)
             return self._side.delete(key) or had
-        finally:
-            self._has_set({key: number})
 
     def set_many(self, mapping: Any, ttl: Any = None) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
@@ -202,16 +206,17 @@ class WriteBehind:
         for key, value in items.items():
             self._check_value(key, value)
         self._backlog.check_open()
-        numbers: dict[Any, int] = {}
-        try:
-            for key, value in items.items():
-                numbers[key] = self._backlog.accept(key, value)
-        finally:                                # also of those that there was room for
+        failure = None
+        with self._accepted() as numbers:
             try:
-                if numbers:
-                    self._side.set_many({key: items[key] for key in numbers}, ttl)
-            finally:
-                self._has_set(numbers)
+                for key, value in items.items():
+                    self._backlog.accept(key, value, numbers)
+            except BaseException as error:      # those that there was room for are accepted
+                failure = error
+            if numbers:
+                self._side.set_many({key: items[key] for key in numbers}, ttl)
+        if failure is not None:
+            raise failure
 
     def delete_many(self, keys: Any) -> int:
         """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
@@ -226,12 +231,22 @@ class WriteBehind:
         if self._journal is not None:
             self._journal.encode(key, value)
 
-    def _has_set(self, numbers: Mapping[Any, int]) -> None:
-        """Writes have just been made in the cache, or have failed there. Where a write is not the newest of its key, a
-        newer one may have reached the cache before it: then the cache has to forget the key."""
-        late = self._backlog.done_with(numbers)
-        if late:
-            self._side.forget(late)
+    @contextmanager
+    def _accepted(self) -> Iterator[dict[Any, int]]:
+        """Around writes that are accepted, and then made in the cache.
+
+        Where one could not be, the cache has to forget the key. So it has where a write is not the newest of its key: a
+        newer one may have reached the cache before it.
+        """
+        numbers: dict[Any, int] = {}
+        late: Any = numbers
+        try:
+            yield numbers
+            late = ()
+        finally:
+            late = [*self._backlog.done_with(numbers), *late]
+            if late:
+                self._side.forget(late)
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
@@ -257,6 +272,29 @@ class WriteBehind:
         Called again, it waits again.
         """
         return self._backlog.close(timeout)
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """The writes that the store has refused `retries` + 1 times: ``(key, value, error)`` each, oldest first. O(n).
+
+        A later write of the key takes the place of a dead letter. They are not counted by `pending` and `max_queue`.
+        """
+        return self._backlog.dead_letters
+
+    def retry_dead_letters(self) -> int:
+        """Accept the dead letters anew, but for those whose key was written since. Returns how many. O(n).
+
+        They go out at once, and are in `dead_letters` again if the store goes on refusing them. RuntimeError after
+        `close`.
+        """
+        with self._accepted() as numbers:
+            numbers.update(self._backlog.retry_dead_letters())
+            self._side.forget(list(numbers))    # by now it may have what the store had instead
+        return len(numbers)
+
+    def discard_dead_letters(self) -> list[DeadLetter]:
+        """Give the dead letters up, in the journal, too: the store will never get them. Returns them. O(n)."""
+        return self._backlog.discard_dead_letters()
 
     def __enter__(self) -> WriteBehind:
         return self

@@ -2,32 +2,42 @@
 
 At most one write of a key is pending, and at most one is flying, on its way to the store. A write of a key that is
 pending replaces its value; one of a key that is flying waits its turn: so writes of a key reach the store in order, and
-the last one always does. Nothing here waits or locks: the owner calls one method at a time, and tells the time.
+the last one always does. One that failed is pending again, unless a newer one of its key is there by then. Nothing here
+waits or locks: the owner calls one method at a time, and tells the time.
 """
 
 from __future__ import annotations
 
-from itertools import islice
+from heapq import heappop, heappush
+from itertools import count, islice
 from typing import Any
 
 
 class Write:
     """A write that was accepted: of a value, or MISSING for a delete."""
 
-    __slots__ = ("accepted", "first", "journaled", "key", "number", "reached", "value")
+    __slots__ = (
+        "accepted", "alone", "due", "failed_in", "first", "into", "journaled", "key", "number", "reached", "serial",
+        "tries", "value",
+    )  # fmt: skip
 
     def __init__(self, key: Any, value: Any, number: int, accepted: float, journaled: int) -> None:
         self.key = key
         self.value = value
         self.number = number            # of its newest value, in the order in which values were accepted
-        self.first = number             # ... and of its oldest
+        self.serial = self.first = number   # ... and of its oldest
         self.accepted = accepted        # when its oldest value was
         self.journaled = journaled      # the newest value's number in the journal
         self.reached: bool | None = None    # whether the store has it; None: it is under way
+        self.into: Write | None = None  # the newer write of its key that stands for this one
+        self.tries = 0                  # of its newest value, that failed
+        self.failed_in = 0              # the call, by number, in which it was last sent alone and failed
+        self.alone = False              # the store refuses this one, and takes others: it is not sent with others
+        self.due: float | None = None   # when to try again; None: it was not tried yet
 
 
 class WriteQueue:
-    """Writes that wait, by key, oldest first.
+    """Writes that wait, by key.
 
     Args:
         batch_size: how many writes go out together.
@@ -41,25 +51,38 @@ class WriteQueue:
         self.max_queue = max_queue
         self.pending: dict[Any, Write] = {}
         self.flying: dict[Any, Write] = {}
+        self.promised = 0               # places that are taken by writes which are about to be accepted
         self.accepted = 0               # values, so far
         self.coalesced = 0              # of them, those that were replaced before they went out
         self.hurried = 0                # all up to this number are to go out without waiting for others
+        self._fresh: dict[int, Write] = {}      # pending, and not tried yet; by serial, oldest first
+        self._again: list[tuple[float, int, Write]] = []    # a heap of those that were, and of some that are no more
+        self._plans = count()           # so that two of the same time are never compared by their writes
 
     def has_room_for(self, key: Any) -> bool:
         """Whether a write of that key can be accepted. O(1)."""
-        return key in self.pending or len(self.pending) + len(self.flying) < self.max_queue
+        return key in self.pending or len(self.pending) + len(self.flying) + self.promised < self.max_queue
 
     def accept(self, key: Any, value: Any, now: float, journaled: int) -> Write:
-        """Accept a write for which there is room. O(1)."""
+        """Accept a write for which there is room. O(1); O(log n) where one of the key has failed."""
         self.accepted = number = self.accepted + 1
         write = self.pending.get(key)
         if write is None:
-            write = self.pending[key] = Write(key, value, number, now, journaled)
+            write = self._fresh[number] = Write(key, value, number, now, journaled)
+            try:
+                self.pending[key] = write
+            except BaseException:       # comparing keys may do that
+                self._fresh.pop(number, None)
+                raise
         else:
+            if write.due is not None:
+                self._plan(write, now)
             self.coalesced += 1
             write.number = number
             write.journaled = journaled
             write.value = value
+            write.tries = write.failed_in = 0
+            write.alone = False
         return write
 
     def find(self, key: Any) -> Write | None:
@@ -71,37 +94,98 @@ class WriteQueue:
                 write = self.pending.get(key)       # it may have come, and a flying one gone, between the two looks
         return write
 
+    @property
+    def fresh(self) -> int:
+        """How many pending writes were not tried yet."""
+        return len(self._fresh)
+
     def due(self, now: float, crowded: bool) -> float:
         """Seconds until a batch is to go out: 0 or less: now; infinity: not before there are writes."""
-        if not self.pending:
-            return float("inf")
-        if crowded or len(self.pending) >= self.batch_size:
-            return 0.0
-        (oldest,) = self._oldest(1)
-        return 0.0 if oldest.first <= self.hurried else oldest.accepted + self.max_delay - now
+        again = self._next_again()
+        soonest = float("inf") if again is None else again - now
+        if self._fresh:
+            if crowded or len(self._fresh) >= self.batch_size:
+                return 0.0
+            (oldest,) = self._oldest(1)
+            soonest = min(soonest, 0.0 if oldest.first <= self.hurried else oldest.accepted + self.max_delay - now)
+        return soonest
+
+    def _next_again(self) -> float | None:
+        """When the next write is to be tried again."""
+        again = self._again
+        while again and again[0][2].due != again[0][0]:
+            heappop(again)
+        return again[0][0] if again else None
+
+    def _plan(self, write: Write, due: float) -> None:
+        """Try a write again at that time."""
+        heappush(self._again, (due, next(self._plans), write))
+        write.due = due
 
     def _oldest(self, n: int) -> tuple[Write, ...]:
         while True:
             try:
-                return tuple(islice(self.pending.values(), n))
+                return tuple(islice(self._fresh.values(), n))
             except RuntimeError:        # a collection has just run a finalizer that writes
                 continue
 
-    def take(self) -> list[Write]:
-        """The next batch, oldest writes first. They are flying from now on."""
-        oldest = self._oldest(self.batch_size + len(self.flying))
-        batch = [write for write in oldest if write.key not in self.flying][: self.batch_size]
-        for write in batch:
-            self.flying[write.key] = write          # in both for a moment, so that whoever looks finds it
-            del self.pending[write.key]
+    def take(self, now: float) -> list[Write]:
+        """The next batch: what is to be tried again, then what is new, oldest first. They are flying from now on."""
+        batch: list[Write] = []
+        while len(batch) < self.batch_size:
+            again = self._next_again()
+            if again is None or again > now:
+                break
+            write = self._again[0][2]
+            self._fly(write)            # before it leaves the heap: so it is never nowhere
+            heappop(self._again)
+            batch.append(write)
+        for write in self._oldest(self.batch_size - len(batch)):
+            self._fly(write)
+            del self._fresh[write.serial]
+            batch.append(write)
         return batch
+
+    def _fly(self, write: Write) -> None:
+        self.flying[write.key] = write          # in both for a moment, so that whoever looks finds it
+        del self.pending[write.key]
+        write.due = None
 
     def settle(self, write: Write, reached: bool) -> None:
         """A flying write has reached the store, or never will."""
         write.reached = reached
-        del self.flying[write.key]
+        if self.flying.get(write.key) is write:
+            del self.flying[write.key]
 
-    def hurry(self) -> list[Write]:
-        """Let all go out without waiting for others. Returns them."""
+    def put_back(self, write: Write, due: float) -> None:
+        """A flying write failed: it is to be tried again at that time, or the newer one of its key in its place."""
+        newer = self.pending.get(write.key)
+        if newer is None:
+            self._plan(write, due)
+            self.pending[write.key] = write
+        elif newer is not write:
+            newer.first = min(newer.first, write.first)
+            if newer.due is None:               # who waits for the older one waits for it now
+                self._fresh.pop(newer.serial, None)
+                self._plan(newer, due)
+            self.coalesced += 1
+            write.into = newer
+        self._fresh.pop(write.serial, None)     # if `take` was interrupted
+        self.flying.pop(write.key, None)
+
+    def hurry(self, now: float) -> list[Write]:
+        """Let all go out without waiting for others, or for their time to be tried again. Returns them."""
         self.hurried = self.accepted
+        planned = {write.serial: write for _, _, write in self._again if write.due is not None}
+        self._again = []
+        for write in planned.values():
+            self._plan(write, min(now, write.due or now))
         return [*self.flying.values(), *self.pending.values()]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.pending.clear()
+        self.flying.clear()
+        self._fresh.clear()
+        self._again.clear()
+        self.promised = 0

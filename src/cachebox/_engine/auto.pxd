@@ -1,0 +1,66 @@
+"""An order that adapts: five behaviours over the same lists, and a shadow that tells which one serves best.
+
+Entries stand in a *window* or in the *main* part, which is a *protected* list and, behind it, one on *probation*. All
+modes work on these lists, so a change of mode moves nothing and loses nothing at that moment.
+
+    mode                    window  a hit in the window                     who leaves
+    LRU                     all     to the head of its list                 the tail that was used longest ago
+    LIRS by times           1 %     as good as the main part's tail? swap   the window's tail
+    S3-FIFO                 25 %    only counts                             the window's tail, unless it was used twice;
+                                                                            the main part's, unless it was used
+    W-TinyLFU, small        1 %     to the head of the window               the window's tail or the main part's: the one
+    W-TinyLFU, large        30 %    likewise                                that was used less often
+
+    aux     [ last use: 24 | uses: 4 | hits: 2 | list: 2 ]
+
+Times are in *ticks* of so many misses that a cache turns over in 2,000 of them; hits do not move the clock. "As good
+as" is LIRS's test without its stack: the entry was used again sooner than the main part's tail.
+
+S. Jiang, X. Zhang, "LIRS", SIGMETRICS 2002. J. Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023.
+G. Einziger, R. Friedman, B. Manes, "TinyLFU", ACM Transactions on Storage 2017.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._engine.ghosts cimport Ghosts
+from cachebox._engine.shadow cimport LISTS, List, Mode, Shadow
+from cachebox._engine.table cimport Engine
+
+
+cdef class AUTO(Engine):
+    cdef uint32_t tail[LISTS]       # the next victims
+    cdef uint32_t head[LISTS]
+    cdef uint32_t count[LISTS]
+    cdef Mode mode
+    cdef uint32_t now               # the time, in its place in `aux`
+    cdef uint32_t requests          # for which nothing has been aged
+    cdef uint32_t chosen            # whom `first` or `after` named, if nothing has happened since
+    cdef uint32_t size              # the entries of a full cache, as far as is known
+    cdef uint32_t window            # the most that the window is to hold
+    cdef uint32_t main              # the most for the main part: the others
+    cdef uint32_t tick              # misses
+    cdef uint32_t misses            # in this tick
+    cdef uint32_t hand              # the entry that is aged next
+    cdef uint32_t chance
+    cdef uint32_t short             # evictions in a row from a cache that was far from full
+    cdef bint bounded               # `size` was told
+    cdef bint begun                 # the first mode is chosen
+    cdef bint ruled                 # an entry came since the last victim left: the mode tells who is next
+    cdef uint32_t from_window       # entries at the tails that get a second chance if `chosen` leaves
+    cdef uint32_t from_main
+    cdef uint32_t lead              # whom `first` named, out of turn
+    cdef uint32_t walked            # whom `after` named
+    cdef uint32_t at[LISTS]         # how far it is in each list
+    cdef Ghosts ghosts
+    cdef Shadow shadow
+
+    cdef void set_seed(self, uint64_t seed) noexcept nogil
+    cdef void _fit(self, uint32_t size) noexcept nogil
+    cdef void _begin(self) noexcept nogil
+    cdef void _set_mode(self, Mode mode) noexcept nogil
+    cdef void _show(self, uint32_t h, bint missed) noexcept nogil
+    cdef uint32_t _by_mode(self) noexcept nogil
+    cdef uint32_t _second_chances(self) noexcept nogil
+    cdef void _put_back(self) noexcept nogil
+    cdef void _settle(self, List list) noexcept nogil
+    cdef void _age(self) noexcept nogil

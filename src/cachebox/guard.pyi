@@ -1,0 +1,3 @@
+from collections.abc import Callable
+
+def keep_running(run: Callable[[], object]) -> None: ...

@@ -1,0 +1,196 @@
+"""Requests replayed on an engine, without a cache around it: what `simulation` counts hits with."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t
+
+from cachebox._engine.table cimport Engine, allocate_zeroed, deallocate, decref, mixed, note_use, put_value, reallocate
+from cachebox.policies cimport _Ordered
+
+
+cdef class Replay:
+    """A cache that holds numbers: `keys` many of them may be asked for, and a miss is followed by a set.
+
+    Args:
+        policy: a built-in policy, new; it serves this replay alone.
+        hashes: the hash of each key, by number (an array of type "q").
+        size: the most entries, or the most weight.
+        weights: of each key, by number (an array of type "d"), or None.
+    """
+
+    cdef Engine engine
+    cdef const Py_ssize_t[::1] hashes
+    cdef const double[::1] weights
+    cdef uint32_t* where            # number -> entry; 0: not held
+    cdef uint32_t* who              # entry -> number
+    cdef uint32_t room_for
+    cdef Py_ssize_t live
+    cdef bint weighed
+    cdef double size
+    cdef double weight
+    cdef readonly Py_ssize_t hits
+
+    def __cinit__(self, _Ordered policy, hashes, size, weights=None):
+        self.engine = policy.lend()
+        if weights is None:
+            self.engine.expect(size)
+        self.hashes = hashes
+        self.size = size
+        self.weighed = weights is not None
+        if self.weighed:
+            self.weights = weights
+        self.where = <uint32_t*>allocate_zeroed(max(len(hashes), 1), sizeof(uint32_t))
+        if self.where == NULL:
+            raise MemoryError(f"no memory left to replay requests for {len(hashes)} keys")
+
+    def __dealloc__(self):
+        deallocate(self.where)
+        deallocate(self.who)
+
+    def run(self, const uint32_t[::1] keys):
+        """Replay these requests after those before."""
+        cdef Py_ssize_t k
+        cdef uint32_t i
+        for k in range(keys.shape[0]):
+            i = self.where[keys[k]]
+            if i != 0:
+                self.hits += 1
+                note_use(<PyObject*>self.engine, i)
+            else:
+                self.store(keys[k])
+
+    cdef int store(self, uint32_t number) except -1:
+        cdef double weight = self.weights[number] if self.weighed else 1.0
+        cdef uint32_t* who
+        cdef uint32_t i
+        if weight > self.size:
+            return 0
+        while self.weight + weight > self.size and self.live > 0:
+            self.evict()
+        if not self.engine.reserve(<Py_ssize_t>1 << 31 if self.weighed else <Py_ssize_t>self.size):
+            raise MemoryError("no memory left to replay requests")
+        if self.engine.table.capacity >= self.room_for:
+            who = <uint32_t*>reallocate(self.who, (<size_t>self.engine.table.capacity + 1) * sizeof(uint32_t))
+            if who == NULL:
+                raise MemoryError("no memory left to replay requests")
+            self.who = who
+            self.room_for = self.engine.table.capacity + 1
+        i = self.engine.insert(<PyObject*>None, mixed(&self.engine.table, self.hashes[number]))
+        put_value(&self.engine.table, i, <PyObject*>None)
+        self.engine.admit(i)
+        self.where[number] = i
+        self.who[i] = number
+        self.live += 1
+        self.weight += weight
+        return 0
+
+    cdef void evict(self) noexcept:
+        cdef uint32_t i = self.engine.first()
+        self.engine.forget(i)
+        self.where[self.who[i]] = 0
+        self.weight -= self.weights[self.who[i]] if self.weighed else 1.0
+        self.live -= 1
+        if self.live == 0:
+            self.weight = 0.0
+        self.engine.release(i)
+        decref(<PyObject*>None)
+        decref(<PyObject*>None)
+
+
+cdef class Optimum:
+    """Belady's optimum: it knows when each key is asked for again, and lets go of what is asked for last, or never.
+
+    It may decline to store. O(log n) for each request. With weights it is a good guess and no bound: the true optimum
+    is a hard problem then.
+
+    L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5, 1966.
+    """
+
+    cdef const uint32_t[::1] keys
+    cdef const double[::1] weights
+    cdef bint weighed
+    cdef uint32_t* again            # request -> the next one for the same key; 0: there is none
+    cdef uint32_t* heap             # the requests for which something is held, the last of them first
+    cdef char* held                 # by number of key
+    cdef Py_ssize_t n
+    cdef Py_ssize_t done
+    cdef double size
+    cdef double weight
+    cdef readonly Py_ssize_t hits
+
+    def __cinit__(self, const uint32_t[::1] keys, Py_ssize_t distinct, double size, weights=None):
+        cdef uint32_t* last = NULL
+        cdef Py_ssize_t k, count = keys.shape[0]
+        self.keys = keys
+        self.size = size
+        self.weighed = weights is not None
+        if self.weighed:
+            self.weights = weights
+        self.again = <uint32_t*>allocate_zeroed(count + 1, sizeof(uint32_t))
+        self.heap = <uint32_t*>allocate_zeroed(count + 1, sizeof(uint32_t))
+        self.held = <char*>allocate_zeroed(distinct + 1, 1)
+        last = <uint32_t*>allocate_zeroed(distinct + 1, sizeof(uint32_t))
+        if self.again == NULL or self.heap == NULL or self.held == NULL or last == NULL:
+            deallocate(last)
+            raise MemoryError(f"no memory left to look ahead in {count} requests")
+        for k in range(count - 1, -1, -1):
+            self.again[k] = last[keys[k]]
+            last[keys[k]] = <uint32_t>k
+        deallocate(last)
+
+    def __dealloc__(self):
+        deallocate(self.again)
+        deallocate(self.heap)
+        deallocate(self.held)
+
+    def run(self, Py_ssize_t count):
+        """Look at the next requests."""
+        cdef Py_ssize_t k
+        cdef uint32_t number
+        for k in range(self.done, min(self.done + count, self.keys.shape[0])):
+            number = self.keys[k]
+            if self.held[number]:
+                self.hits += 1
+                self.let_go(number)
+            if self.again[k] != 0 and self.weight_of(number) <= self.size:
+                self.held[number] = True
+                self.weight += self.weight_of(number)
+                self.push(self.again[k])
+                while self.weight > self.size * (1 + 1e-12):
+                    self.let_go(self.keys[self.pop()])      # perhaps this very key
+            self.done = k + 1
+
+    cdef double weight_of(self, uint32_t number) noexcept nogil:
+        return self.weights[number] if self.weighed else 1.0
+
+    cdef void let_go(self, uint32_t number) noexcept nogil:
+        self.held[number] = False
+        self.weight -= self.weight_of(number)
+
+    # What was asked for stays in the heap. It is never taken out: while anything is held, that comes later, so above it.
+
+    cdef void push(self, uint32_t request) noexcept nogil:
+        cdef Py_ssize_t at = self.n, above
+        self.n += 1
+        while at > 0:
+            above = (at - 1) // 2
+            if self.heap[above] >= request:
+                break
+            self.heap[at] = self.heap[above]
+            at = above
+        self.heap[at] = request
+
+    cdef uint32_t pop(self) noexcept nogil:
+        cdef uint32_t first = self.heap[0], moved
+        cdef Py_ssize_t at = 0, below = 1
+        self.n -= 1
+        moved = self.heap[self.n]
+        while below < self.n:
+            if below + 1 < self.n and self.heap[below + 1] > self.heap[below]:
+                below += 1
+            if self.heap[below] <= moved:
+                break
+            self.heap[at] = self.heap[below]
+            at = below
+            below = 2 * at + 1
+        self.heap[at] = moved
+        return first
