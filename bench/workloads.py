@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import decimal
+import enum
 import itertools
 import random
+import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import measure
 from bench.measure import Candidate, candidate, in_turn, shuffled
@@ -28,6 +33,43 @@ class Point:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Point) and self.x == other.x and self.y == other.y
+
+
+class Pair(NamedTuple):
+    x: int
+    y: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    x: int
+    y: str
+
+
+Member = enum.Enum("Member", [f"M{i}" for i in range(100)])
+
+EQUAL_ARGUMENTS: dict[str, Callable[[int], Any]] = {        # a new object at each call, equal to others of that number
+    "tuple": lambda i: (i, "a"),
+    "frozenset": lambda i: frozenset((i, "a")),
+    "date": lambda i: datetime.date(1900 + i, 1, 1),
+    "datetime": lambda i: datetime.datetime(1900 + i, 1, 1),
+    "Decimal": lambda i: decimal.Decimal(i) / 7,
+    "UUID": lambda i: uuid.UUID(int=i),
+    "complex": lambda i: complex(i, 1),
+    "named tuple": lambda i: Pair(i, "a"),
+    "frozen dataclass": lambda i: Frozen(i, "a"),
+    "enum": lambda i: Member[f"M{i}"],
+    "bytes": lambda i: b"key-%d" % i,
+}
+EQUAL_SHAPES = {
+    "f(x)": "f(key)",
+    "f(x, 1)": "f(key, 1)",
+    "f('a', 1, x)": "f('a', 1, key)",
+    "f(x=x)": "f(x=key)",
+    "f(1, x=x)": "f(1, x=key)",
+    "a.method(x)": "f.method(key)",
+    "a.method(1, x)": "f.method(1, key)",
+}
 
 
 def text_keys(count: int, prefix: str = "key") -> list[str]:
@@ -201,3 +243,47 @@ def missed_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
 
         made.append(candidate(each.name, batches, "f(key)", f=f))
     return made
+
+
+# --- equal arguments --------------------------------------------------------------------------------------------------
+
+
+def equal_batches(kind: str) -> tuple[list[Any], list[list[Any]]]:
+    """A hundred keys, and batches of equal ones, of which none is the same object as another.
+
+    All of them are hashed once: some types remember their hash, and the first candidate would pay for the others.
+    """
+    make = EQUAL_ARGUMENTS[kind]
+    batches = [[make(i) for i in batch] for batch in shuffled(range(100), batch=2_000)]
+    for key in itertools.chain(*batches):
+        hash(key)
+    return [make(i) for i in range(100)], batches
+
+
+def equal_calls(shape: str, kind: str, decorators: Sequence[Decorator]) -> list[Candidate]:
+    """Call a decorated function or method with arguments that are equal to those of before."""
+    keys, batches = equal_batches(kind)
+    statement = EQUAL_SHAPES[shape]
+    made = []
+    for each in decorators:
+
+        @each.make(200)
+        def f(*args: Any, **kwargs: Any) -> None:
+            return None
+
+        class Owner:
+            @each.make(200)
+            def method(self, x: Any, y: Any = None) -> None:
+                return None
+
+        called = Owner() if ".method" in statement else f
+        measure.compile_loop(statement, f=called)(keys)
+        made.append(candidate(each.name, batches, statement, f=called))
+    return made
+
+
+def equal_reads(names: Sequence[str], kind: str) -> list[Candidate]:
+    """Look up keys that are equal to the stored ones."""
+    keys, batches = equal_batches(kind)
+    found = containers(*names, operation="get")
+    return [candidate(each.name, batches, each.get, cache=each.filled(keys), **each.names) for each in found]

@@ -286,7 +286,7 @@ cdef inline bint find_call_at_once(
     cdef const Table* t = (<Cache>cache).table
     acquire((<Cache>cache).lock)
     i[0] = candidate_nearby(t, h)
-    return i[0] <= t.mask and i[0] != 0 and t.entries[i[0]].hash == <uint32_t>h and is_same(call, least, t.entries[i[0]].key)
+    return 0 < i[0] <= t.mask and t.entries[i[0]].hash == <uint32_t>h and is_same(call, least, t.entries[i[0]].key)
 
 
 cdef inline bint is_call_at(PyObject* cache, const Call* call, uint64_t h, uint32_t i) noexcept:

@@ -27,7 +27,7 @@ cdef struct Departure:              # owns both references; the key may be NULL 
     PyObject* key
     PyObject* value
     Cause cause
-    uint32_t i                      # of a key that was noted to be compared: its entry, or 0: it was found to be equal
+    uint32_t i                      # of a key that was noted to be compared: its entry, or 0: it has left that since
 
 
 cdef struct Operation:

@@ -273,7 +273,8 @@ cdef class _Ordered(EvictionPolicy):
 
     def __contains__(self, key):
         cdef Operation op
-        cdef uint32_t i, h
+        cdef uint64_t h
+        cdef uint32_t i
         cdef Engine engine = self.at_hand()
         cdef Guard guard = self.guard if engine is self.engine else self.server
         h = mixed(&engine.table, hash_of(<PyObject*>key))

@@ -291,9 +291,9 @@ cdef class Engine:
                 while t.entries[to].key != NULL:
                     to += 1
                 t.entries[to] = t.entries[i]
-                t.entries[i].key = t.entries[i].value = NULL
                 if t.rests != NULL:
                     t.rests[to] = t.rests[i]
+                t.entries[i].key = t.entries[i].value = NULL
                 if t.entries[to].value != NULL:
                     self.moved(i, to)
                 moves.pairs[2 * moves.n] = i
