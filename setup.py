@@ -45,8 +45,8 @@ extensions = [
 def mend(path):
     """Have generated code bear that there is no memory left, where Cython 3.3 takes for granted that there is some.
 
-    An exception may have no traceback: `except` drops the reference to it, and `with` puts it into a tuple, as if it had.
-    What a list comprehension could not append is dropped twice.
+    An exception may have no traceback: `except` drops the reference to it, and `with` puts it into a tuple, as if it
+    had one. What a list comprehension could not append is dropped twice.
     """
     written = path.read_text()
     functions = written.split("\nstatic ")
@@ -89,6 +89,9 @@ for module in modules:
         mend(Path(source))
 
 setup(
-    ext_modules=modules,
+    ext_modules=[
+        *modules,
+        Extension("cachebox._interpreter", ["src/cachebox/_interpreter.c"], extra_compile_args=flags),
+    ],
     options={"build_ext": {"parallel": True}},      # as many compilers as there are processors
 )

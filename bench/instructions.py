@@ -1,4 +1,4 @@
-"""Counts the instructions of the six hottest paths: numbers that repeat on a busy machine, too.
+"""Counts the instructions of the hottest paths: numbers that repeat on a busy machine, too.
 
     python -m bench.instructions                show them, beside the committed ones
     python -m bench.instructions check          the same; fails if a path has grown by more than 5 %

@@ -1,4 +1,4 @@
-"""The six hottest paths, for `instructions.py` to count: python -m bench.paths PATH TIMES runs one of them.
+"""The hottest paths, for `instructions.py` to count: python -m bench.paths PATH TIMES runs one of them.
 
 They ask with keys that are equal to the stored ones but other objects, as programs mostly do. A module of its own,
 because under valgrind all is fifty times as slow, imports included.
@@ -16,6 +16,7 @@ from bench.measure import compile_loop
 
 EMPTY = "empty loop"
 INSERT = "insert and evict, LRU"
+IN_TURN = {INSERT, "insert and evict, AUTO", "get or set, AUTO, half hits"}     # the order of the keys matters
 
 
 def _keys() -> list[str]:
@@ -50,6 +51,28 @@ def _insert() -> Callable[[Sequence[Any]], float]:
     return compile_loop("cache[key] = True", cache=cache)
 
 
+def _auto() -> Any:
+    from cachebox import AutoPolicy
+
+    return AutoPolicy(seed=1)
+
+
+def _insert_auto() -> Callable[[Sequence[Any]], float]:
+    from cachebox import Cache
+
+    cache = Cache(20, policy=_auto())           # of a loop of a thousand keys it holds twenty, of course
+    cache.update(dict.fromkeys(_keys(), True))
+    return compile_loop("cache[key] = True", cache=cache)
+
+
+def _mixed_auto() -> Callable[[Sequence[Any]], float]:
+    from cachebox import Cache
+
+    cache = Cache(500, policy=_auto())          # of a loop of a thousand keys it holds half
+    cache.update(dict.fromkeys(_keys(), True))
+    return compile_loop("cache.get(key) or cache.set(key, True)", cache=cache)
+
+
 def _call() -> Callable[[Sequence[Any]], float]:
     from cachebox import cached
 
@@ -79,6 +102,9 @@ PATHS: dict[str, Callable[[], Callable[[Sequence[Any]], float]]] = {
     "c[k], LRU, hit": _item,
     "get, LRU, hit, with a TTL": _get_ttl,
     INSERT: _insert,
+    "get, AUTO, hit": lambda: compile_loop("cache.get(key)", cache=_full(policy=_auto())),
+    "insert and evict, AUTO": _insert_auto,
+    "get or set, AUTO, half hits": _mixed_auto,
     "@cached, one argument, hit": _call,
     "@cached, method, hit": _method,
 }
@@ -88,7 +114,7 @@ def run(path: str, times: int) -> None:
     """Run a path so many times: a multiple of 1000."""
     loop = PATHS[path]()
     keys = _keys()
-    if path != INSERT:
+    if path not in IN_TURN:
         random.Random(1).shuffle(keys)
     gc.disable()
     loop(keys * (times // 1000))

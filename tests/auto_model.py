@@ -19,9 +19,6 @@ def window_of(mode: int, size: int) -> int:
     return max(size // 4 if mode == S3 else size * 30 // 100 if mode == LARGE else size // 100, 1)
 
 
-SHARES = (1.0, 0.01, 0.25, 0.01, 0.3)
-
-
 def scrambled(h: int) -> int:
     return h * 0x9E3779B1 & MASK32
 
@@ -74,7 +71,7 @@ class Parts:
                     self.move(self.tail(PROTECTED), PROBATION)
 
 
-# --- ghosts --------------------------------------------------------------------------------------------------------------
+# --- ghosts -----------------------------------------------------------------------------------------------------------
 
 
 class Ghosts:
@@ -123,7 +120,7 @@ class Ghosts:
             self.hand += 1
 
 
-# --- the shadow ----------------------------------------------------------------------------------------------------------
+# --- the shadow -------------------------------------------------------------------------------------------------------
 
 
 class Record:
@@ -269,7 +266,7 @@ class Shadow:
         w, m = lane.tail(WINDOW), lane.main_tail()
         if w is None or (m is not None and len(lane.lists[WINDOW]) < window):
             return m
-        if m is None or mode in (LRU, LIRS) :
+        if m is None or mode in (LRU, LIRS):
             return w
         uses = self.records[w].uses
         return m if uses > self.records[m].uses or (uses >= 6 and self.chance >> 25 == 0) else w
@@ -308,16 +305,18 @@ class Shadow:
                 noise = self.differ[min(i, now), max(i, now)] / self.unit
                 needed = self.caution * (1.5 * sqrt(noise) + 1.0)
                 needed += 0.005 * (self.total / self.unit)
-                wider = SHARES[i] - SHARES[now]
-                if wider > 0.0:
-                    needed += 0.25 * min(self.size * wider, float(len(self.lanes[now].lists[PROTECTED])))
+                wider = window_of(i, self.size) - window_of(now, self.size)
+                if wider > 0:
+                    lane = self.lanes[now]
+                    main = lane.lists[PROBATION] + lane.lists[PROTECTED]
+                    needed += 0.25 * min(wider, sum(self.lanes[i].place(h) is None for h in main))
                 if ahead > needed and ahead > most:
                     chosen, most = i, ahead
         if chosen != now:
             self.mode, self.caution = chosen, min(1.5 * self.caution, 8.0)
 
 
-# --- the policy ----------------------------------------------------------------------------------------------------------
+# --- the policy -------------------------------------------------------------------------------------------------------
 
 
 class Entry:
@@ -433,7 +432,8 @@ class AutoModel(Parts):
                 rest = [list(entries) for entries in self.lists]
                 next(entries for entries in rest if first in entries).remove(first)
                 while any(rest):
-                    yield min((entries for entries in rest if entries), key=lambda them: self.entries[them[0]].last).pop(0)
+                    tails = [entries for entries in rest if entries]
+                    yield min(tails, key=lambda entries: self.entries[entries[0]].last).pop(0)
             else:
                 yield from (key for entries in self.lists for key in entries if key != first)
 

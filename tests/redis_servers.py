@@ -293,7 +293,7 @@ class Proxy:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self, links: bool = False) -> None:
-        """Swallow from now on what is said over the connections of now, but for the links', as if they were forgotten."""
+        """Swallow what is said over the connections that are there now; those of links only if told so."""
         for state in list(self.states):
             state["forgotten"] = links or not state["tracks"]
 

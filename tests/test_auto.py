@@ -8,8 +8,8 @@ import random
 import tracemalloc
 
 import pytest
-from auto_model import MODES, AutoModel
 
+from auto_model import MODES, AutoModel
 from cachebox import AutoPolicy, Cache
 
 NAMES = ("LRU", "LIRS", "S3-FIFO", "W-TinyLFU 1 %", "W-TinyLFU 30 %")
@@ -90,7 +90,7 @@ def test_it_does_what_the_model_does_for_long(size):
     compare(size, 200_000, 7, checks=200)
 
 
-# --- what it is for ----------------------------------------------------------------------------------------------------
+# --- what it is for ---------------------------------------------------------------------------------------------------
 
 
 def hit_ratio(cache, keys):
@@ -143,7 +143,7 @@ def test_it_follows_when_the_load_changes():
     assert policy._behaviour() == "LRU"
 
 
-# --- chance --------------------------------------------------------------------------------------------------------------
+# --- chance -----------------------------------------------------------------------------------------------------------
 
 
 def kept(seed, size=300):
@@ -227,7 +227,7 @@ def test_what_is_listed_is_what_popitem_takes(seed):
     assert [cache.popitem()[0] for _ in range(len(cache))] == order
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------------
+# --- bounds -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2, 30, 700])

@@ -1,7 +1,7 @@
-"""Without memory: at whatever allocation it ends, an operation raises MemoryError and has happened wholly or not at all.
+"""Without memory: an operation raises MemoryError, at whatever allocation, and has happened wholly or not at all.
 
-Every public method is called with memory that fails at the first, second, third ... allocation, once for that allocation
-alone and once for all that follow, until nothing fails any more. After each call the cache verifies itself, holds what it
+Every public method is called with memory that fails at the first, second, third ... allocation, once for that one alone
+and once for all that follow, until nothing fails any more. After each call the cache verifies itself, holds what it
 held before or what it would hold afterwards, and nothing is reserved for anybody.
 """
 
@@ -81,7 +81,7 @@ KINDS = {
 BIG = 10**200
 
 
-failing = iter(()).__next__         # not a function: where one that raises gets no frame, CPython 3.11 loses the exception
+failing = iter(()).__next__         # a function that raises and gets no frame has its exception lost by CPython 3.11
 
 
 def attempt(function, *arguments):
@@ -232,7 +232,7 @@ def test_every_method_of_a_plain_cache(name):
     sweep_call("LRU", "plain", name)
 
 
-@pytest.mark.parametrize("name", ["set", "set with tags", "compute", "increment", "get_or_set", "pop", "resize", "copy"])
+@pytest.mark.parametrize("name", ["set", "set with tags", "compute", "increment", "get_or_set", "pop", "resize"])
 @pytest.mark.parametrize("policy", [PythonFIFO, *POLICIES], ids=str)
 def test_what_changes_a_cache_with_everything(policy, name):
     sweep_call(policy, "all", name)
@@ -259,9 +259,9 @@ def test_calls_of_cached_functions(decorator):
         assert function(2, x=3) == function(2, x=3)
         function.cache_info()
 
-    for call in (lambda it: it(1), lambda it: it(2), lambda it: it(2, x=3), lambda it: it(), lambda it: it.cache_clear()):
-        if call is not None:
-            sweep(make, call, check if "cache_clear" not in call.__code__.co_names else lambda *_: None)
+    for call in (lambda it: it(1), lambda it: it(2), lambda it: it(2, x=3), lambda it: it()):
+        sweep(make, call, check)
+    sweep(make, lambda it: it.cache_clear(), lambda *_: None)
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, PythonFIFO], ids=str)
@@ -304,22 +304,24 @@ def test_what_has_failed_is_not_kept_alive():
     class Thing:
         pass
 
+    def use(cache, key, value, tag):
+        cache.set(key, value, tags=[tag])
+        cache.compute(key, lambda old: value)
+
     for n in range(60):
         cache = Cache(3)
         cache.update(a=1, b=2)
         things = [Thing(), Thing(), Thing()]
         known = [weakref.ref(thing) for thing in things]
-        key, value, tag = things
         _testcapi.set_nomemory(n, n + 1)
         try:
-            cache.set(key, value, tags=[tag])
-            cache.compute(key, lambda old: value)
+            use(cache, *things)
         except MemoryError:
             pass
         finally:
             _testcapi.remove_mem_hooks()
-        cache.delete(key)
-        del things, key, value, tag
+        cache.delete(things[0])
+        del things
         for k in range(200):            # tags that nothing has are forgotten as others come
             cache.set("x", 1, tags=str(k))
         gc.collect()

@@ -25,7 +25,7 @@ def test_there_is_one_for_each_strategy_and_a_store():
     for section in ("Look-aside", "Read-through", "Refresh-ahead", "Write-through", "Write-behind", "asyncio"):
         part = text.partition(f"\n## {section}")[2].partition("\n## ")[0]
         assert BLOCK.search(part), section
-    assert len(EXAMPLES) == 12
+    assert len(EXAMPLES) == 13
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -439,6 +439,30 @@ def test_one_sync_serves_many_and_where_it_fails_each_of_them_hears_of_it(path, 
 
 
 @must_end
+def test_closing_waits_for_what_is_about_to_be_accepted(path, monkeypatch):
+    from in_threads import Started
+
+    store = MemoryStore()
+    behind = WriteBehind(Cache(), store, journal=path, max_delay=NEVER, durability="power")
+    fsync = os.fsync
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(file):
+        entered.set()
+        wait_for(go_on)
+        fsync(file)
+
+    monkeypatch.setattr(journals.os, "fsync", slow)
+    setting = Started(behind.set, "a", 1)
+    wait_for(entered)
+    closing = Started(behind.close)
+    wait_until(lambda: behind._backlog.closing)
+    go_on.set()
+    setting.result()
+    assert closing.result() is True and store.values == {"a": 1} and replayed(path) == {}
+
+
+@must_end
 def test_a_journal_that_the_disk_did_not_take_later_is_written_anew(path, monkeypatch, caplog):
     monkeypatch.setattr(journals, "SYNC_EVERY", 0.01)
     monkeypatch.setattr(journals, "COMPACT_AGAIN", 0.0)

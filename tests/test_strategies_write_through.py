@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachebox import Cache, WriteBehind, WriteThrough
-from cachebox.strategies import AsyncWriteThrough
+from cachebox.strategies import AsyncWriteBehind, AsyncWriteThrough
 from cachebox.strategies.cache_side import Doubts
+from cachebox.strategies.store import awaited
 from in_threads import Started, must_end, run_all, wait_for
 from stores import BulkStore, Gate, MemoryStore
 
@@ -420,3 +421,41 @@ def test_a_doubt_that_came_while_older_ones_were_settled_stays():
     assert "a" in doubts and "b" not in doubts
     doubts.remove(["a"])
     assert not doubts
+
+
+@pytest.mark.parametrize("strategy", [WriteThrough, WriteBehind, AsyncWriteThrough, AsyncWriteBehind])
+def test_a_cache_that_cannot_be_told_is_one_message_and_one_when_it_can_again(strategy, caplog):
+    class Moody(Cache):
+        fails = True
+
+        def set(self, key, value, *args, **kwargs):
+            if self.fails:
+                raise OSError("the server is down")
+            super().set(key, value, *args, **kwargs)
+
+        def delete_many(self, keys):
+            if self.fails:
+                raise OSError("the server is down")
+            return super().delete_many(keys)
+
+    async def main():
+        cache = Moody()
+        both = strategy(cache, MemoryStore())
+        for _ in range(2):
+            cache.fails = True
+            for n in range(5):
+                with pytest.raises(OSError, match="down"):
+                    await awaited(both.set(n, "value"))
+            cache.fails = False
+            await awaited(both.set("more", 1))
+            for n in range(5):
+                assert await awaited(both.get(n)) == "value"
+        if "Behind" in strategy.__name__:
+            await awaited(both.close())
+
+    asyncio.run(main())
+    assert [("could not" in record.message, record.name) for record in caplog.records] == [
+        (True, "cachebox"),
+        (False, "cachebox"),
+    ] * 2
+    assert "value" not in caplog.text

@@ -1,6 +1,6 @@
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport hash_of, mixed
 from cachebox.flight cimport Leader
@@ -36,31 +36,31 @@ cdef class Cache(Store):
     cdef bint ready                 # __init__ or __setstate__ has run
 
     cdef int configure(self, dict options) except -1
-    cdef PyObject* get_through(self, object key, uint32_t h) except? NULL
+    cdef PyObject* get_through(self, object key, uint64_t h) except? NULL
     cdef object get_many_through(self, list keys, list hashes)
     cdef int remember(self, object key, Leader leader, object error, object failures) except -1
     cdef int forget_failure(self, object key) except -1
-    cdef PyObject* get_long(self, object key, uint32_t h) except? NULL
-    cdef int set_long(self, object key, uint32_t h, object value, double lifetime) except -1
-    cdef int set_tagged(self, object key, uint32_t h, object value, double lifetime, tuple tags) except -1
+    cdef PyObject* get_long(self, object key, uint64_t h) except? NULL
+    cdef int set_long(self, object key, uint64_t h, object value, double lifetime) except -1
+    cdef int set_tagged(self, object key, uint64_t h, object value, double lifetime, tuple tags) except -1
     cdef int set_weighed(
-        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new
+        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new
     ) except -1
     cdef double weigh_checked(self, object key, object value) except -1.0
     cdef object take(self, object key, bint wanted)
     cdef PyObject* look(self, object key) except? NULL
-    cdef object setdefault_long(self, object key, uint32_t h, object default)
-    cdef object fetch(self, object key, uint32_t h, Loading* how)
-    cdef object load_unwatched(self, object key, uint32_t h, Loading* how)
+    cdef object setdefault_long(self, object key, uint64_t h, object default)
+    cdef object fetch(self, object key, uint64_t h, Loading* how)
+    cdef object load_unwatched(self, object key, uint64_t h, Loading* how)
     cdef int count_hit(self) except -1
     cdef int count_miss(self) except -1
-    cdef object land_or_crash(self, object key, uint32_t h, Leader leader, PyObject* value, Loading* how)
-    cdef int land(self, Leader leader, object key, uint32_t h, object value, Loading* how) except -1
+    cdef object land_or_crash(self, object key, uint64_t h, Leader leader, PyObject* value, Loading* how)
+    cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1
     cdef object add(self, object key, object amount)
     cdef int set_all(self, list items, double lifetime) except -1
 
 
-cdef inline uint32_t hash_in(Cache self, object key) except? 0xFFFFFFFF:
+cdef inline uint64_t hash_in(Cache self, object key) except? 0:
     """A key's hash, as the cache's table wants it."""
     return mixed(self.table, hash_of(<PyObject*>key))
 

@@ -9,7 +9,7 @@ cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from _collections_abc import Mapping, MutableMapping
@@ -36,8 +36,8 @@ from cachebox.options cimport (
 )
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox.quick cimport (
-    ItemRest, ItemSearch, Rest, Search, find_at_once, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_get,
-    quick_land, quick_lead, quick_miss, quick_set, search_and_use, take_hit,
+    ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
+    quick_get, quick_land, quick_lead, quick_miss, quick_set, search_and_use, take_hit,
 )
 from cachebox.refreshing cimport serve
 from cachebox.snapshots cimport add_entries, add_entry, export, restore
@@ -308,24 +308,26 @@ cdef class Cache(Store):
         >>> cache.get("a", "nothing"), cache.get("b", "nothing")
         (None, 'nothing')
         """
-        cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
+        cdef uint64_t h = hash_in(self, key)
+        cdef bint compared = False
+        cdef PyObject* value = get_equal(<PyObject*>self, <PyObject*>key, h, &compared)
         if value == NULL:
-            value = self.get_long(key, h)
+            value = find_missing(<PyObject*>self, <PyObject*>key, h, compared)
             if value == NULL:
                 return default
         return take_over(value)
 
     def __getitem__(self, key):
-        cdef uint32_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
+        cdef uint64_t h = hash_in(self, key)
+        cdef bint compared = False
+        cdef PyObject* value = get_equal(<PyObject*>self, <PyObject*>key, h, &compared)
         if value == NULL:
-            value = self.get_long(key, h)
+            value = find_missing(<PyObject*>self, <PyObject*>key, h, compared)
             if value == NULL:
                 raise KeyError(key)
         return take_over(value)
 
-    cdef PyObject* get_through(self, object key, uint32_t h) except? NULL:
+    cdef PyObject* get_through(self, object key, uint64_t h) except? NULL:
         """`get_long` of a cache with a loader: a new reference to the value, or NULL: there is none."""
         cdef Loading how
         cdef PyObject* value
@@ -342,7 +344,7 @@ cdef class Cache(Store):
         incref(value)
         return value
 
-    cdef PyObject* get_long(self, object key, uint32_t h) except? NULL:
+    cdef PyObject* get_long(self, object key, uint64_t h) except? NULL:
         """A new reference to the key's value, or NULL: the long way, for a miss too."""
         cdef Operation op
         cdef double now
@@ -385,22 +387,22 @@ cdef class Cache(Store):
         >>> cache.ttl("a") is None, 0 < cache.ttl("b") <= 60
         (True, True)
         """
-        cdef uint32_t h = hash_in(self, key)
+        cdef uint64_t h = hash_in(self, key)
         if tags is not no_tags:
             self.set_tagged(key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"), checked_tags(tags))
         elif ttl is not None or not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
             self.set_long(key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
 
     def __setitem__(self, key, value):
-        cdef uint32_t h = hash_in(self, key)
+        cdef uint64_t h = hash_in(self, key)
         if not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
             self.set_long(key, h, value, self.lifetime)
 
-    cdef int set_long(self, object key, uint32_t h, object value, double lifetime) except -1:
+    cdef int set_long(self, object key, uint64_t h, object value, double lifetime) except -1:
         return self.set_weighed(key, h, value, lifetime, self.weigh_checked(key, value), False)
 
     cdef int set_weighed(
-        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new
+        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new
     ) except -1:
         cdef Operation op
         start(&op)
@@ -410,7 +412,7 @@ cdef class Cache(Store):
             self.finish(&op)
         return self.forget_failure(key)
 
-    cdef int set_tagged(self, object key, uint32_t h, object value, double lifetime, tuple tags) except -1:
+    cdef int set_tagged(self, object key, uint64_t h, object value, double lifetime, tuple tags) except -1:
         cdef Operation op
         cdef double weight
         if not tags:
@@ -470,7 +472,7 @@ cdef class Cache(Store):
         cdef Operation op
         cdef double now
         cdef uint32_t i
-        cdef uint32_t h = hash_in(self, key)
+        cdef uint64_t h = hash_in(self, key)
         cdef Outcome outcome = DONE
         value = NO_DEFAULT
         start(&op)
@@ -525,7 +527,7 @@ cdef class Cache(Store):
         cdef Operation op
         cdef double now
         cdef uint32_t i
-        cdef uint32_t h = hash_in(self, key)
+        cdef uint64_t h = hash_in(self, key)
         cdef PyObject* value = NULL
         start(&op)
         try:
@@ -550,13 +552,13 @@ cdef class Cache(Store):
         >>> cache.setdefault("a", [])
         [1]
         """
-        cdef uint32_t h = hash_in(self, key)
+        cdef uint64_t h = hash_in(self, key)
         cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
         return self.setdefault_long(key, h, default)
 
-    cdef object setdefault_long(self, object key, uint32_t h, object default):
+    cdef object setdefault_long(self, object key, uint64_t h, object default):
         cdef Operation op
         cdef Outcome outcome = DONE
         cdef double weight = 0.0, now
@@ -619,7 +621,7 @@ cdef class Cache(Store):
         >>> cache.get_or_set("answer", lambda: 0)
         42
         """
-        cdef uint32_t h = hash_in(self, key)
+        cdef uint64_t h = hash_in(self, key)
         cdef Loading how
         cdef double lifetime
         cdef PyObject* value
@@ -634,7 +636,7 @@ cdef class Cache(Store):
             how.failures = <PyObject*>self.failures
         return self.fetch(key, h, &how)
 
-    cdef object fetch(self, object key, uint32_t h, Loading* how):
+    cdef object fetch(self, object key, uint64_t h, Loading* how):
         """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
         cdef Leader leader
         cdef Flight flight
@@ -680,7 +682,7 @@ cdef class Cache(Store):
                 return take_over(value)
         return self.land_or_crash(key, h, leader, value, how)
 
-    cdef object land_or_crash(self, object key, uint32_t h, Leader leader, PyObject* value, Loading* how):
+    cdef object land_or_crash(self, object key, uint64_t h, Leader leader, PyObject* value, Loading* how):
         """End a load with its value, or with the exception that is set where that is NULL."""
         try:
             if value == NULL:
@@ -700,7 +702,7 @@ cdef class Cache(Store):
             failures.forget(key)                # whoever writes the key does so, too, after that: in any order it is gone
         return 0
 
-    cdef int land(self, Leader leader, object key, uint32_t h, object value, Loading* how) except -1:
+    cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1:
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
         cdef double weight = self.weigh(key, value) if wanted else 0.0
@@ -710,7 +712,7 @@ cdef class Cache(Store):
         wanted = wanted and weight <= self.bound_weight
         return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted, tags, how.began)
 
-    cdef object load_unwatched(self, object key, uint32_t h, Loading* how):
+    cdef object load_unwatched(self, object key, uint64_t h, Loading* how):
         """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
         cdef PyObject* found
         how.missed = quick_miss(self, <PyObject*>key, h)
@@ -757,7 +759,7 @@ cdef class Cache(Store):
         >>> cache.compute("a", lambda old: MISSING), "a" in cache
         (MISSING, False)
         """
-        cdef uint32_t h = hash_in(self, key)
+        cdef uint64_t h = hash_in(self, key)
         cdef Watch watch
         cdef double weight
         if not callable(fn):
@@ -802,7 +804,8 @@ cdef class Cache(Store):
         cdef Operation op
         cdef Outcome outcome
         cdef double now
-        cdef uint32_t h = hash_in(self, key), i
+        cdef uint64_t h = hash_in(self, key)
+        cdef uint32_t i
         cdef PyObject* total
         start(&op)
         try:
@@ -905,7 +908,7 @@ cdef class Cache(Store):
         {'a': 1, 'b': 2}
         """
         cdef PyObject* value
-        cdef uint32_t h
+        cdef uint64_t h
         cdef dict found = {}
         cdef list wanted = listed(keys, "keys", "an iterable of keys")
         cdef list hashes = [hash_of(<PyObject*>key) for key in wanted]
@@ -923,7 +926,7 @@ cdef class Cache(Store):
     cdef object get_many_through(self, list keys, list hashes):
         """`get_many` of a cache with a loader."""
         cdef PyObject* value
-        cdef uint32_t h
+        cdef uint64_t h
         cdef dict found = {}, missing = {}
         cdef list left = []
         cdef bint together = (<Loader>self.loader).many is not None
@@ -1413,6 +1416,8 @@ cdef class Cache(Store):
         cdef Py_ssize_t size = type(self).__basicsize__ + type(self.engine).__basicsize__
         if self.table.capacity:
             size += (self.table.capacity + 1) * sizeof(Entry) + (self.table.mask + 1) * sizeof(uint32_t)
+            if self.table.rests != NULL:
+                size += (self.table.capacity + 1) * sizeof(uint32_t)
         size += self.expiry.size * (sizeof(double) + sizeof(uint32_t)) + self.expiry.known * sizeof(uint32_t)
         return size + self.weights.known * sizeof(double) + self.spans_known * sizeof(double)
 
@@ -1634,7 +1639,8 @@ MutableMapping.register(Cache)
 
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
     cdef Py_hash_t hashed
-    cdef uint32_t h, i
+    cdef uint64_t h
+    cdef uint32_t i
     if unlikely(names != NULL or n < 1 or n > 2 or not knows_hash(args[0], &hashed)):
         return get_otherwise(self, args, n, names)
     h = mixed_in(self, hashed)
@@ -1647,35 +1653,51 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
 
 cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     """A `get` where the arguments are others, or hashing the key takes a call of Python's."""
-    cdef uint32_t h
+    cdef uint64_t h
+    cdef PyObject* value
+    cdef bint compared = False
     if names != NULL or n < 1 or n > 2:
         return compiled_get(self, args, n, names)
     h = mixed_in(self, hash_of(args[0]))
-    acquire((<Cache>self).lock)
-    return get_by_search(self, args, n, h, 0)
+    value = get_equal(self, args[0], h, &compared)
+    return value if value != NULL else get_missing(self, args, n, h, compared)
 
 
-cdef PyObject* get_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) noexcept:
+cdef PyObject* get_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept:
     """The rest of `call_get`, with the lock: what takes no call."""
     if likely(is_equal_hit(self, args[0], h, i)):
         return take_hit(self, i)
     return search_and_get(self, args, n, h, i)
 
 
-cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
+cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) except NULL:
     """The rest of a `get`, with the lock."""
-    cdef PyObject* value = search_and_use(self, args[0], h, i)
+    cdef bint compared = False
+    cdef PyObject* value = search_and_use(self, args[0], h, i, &compared)
+    return value if value != NULL else get_missing(self, args, n, h, compared)
+
+
+cdef PyObject* get_missing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, bint compared) except NULL:
+    """The rest of that, where it was no hit at first sight."""
+    cdef PyObject* value = find_missing(self, args[0], h, compared)
     if value == NULL:
-        value = (<Cache>self).get_long(<object>args[0], h)
-        if value == NULL:
-            value = args[1] if n == 2 else None_
-            incref(value)
+        value = args[1] if n == 2 else None_
+        incref(value)
     return value
+
+
+cdef PyObject* find_missing(PyObject* self, PyObject* key, uint64_t h, bint compared) except? NULL:
+    """A new reference to the value of a key that was no hit at first sight, or NULL: it is a miss."""
+    if compared and (<Cache>self).loader is None:
+        (<Cache>self).count_miss()
+        return NULL
+    return (<Cache>self).get_long(<object>key, h)
 
 
 cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:
     cdef Py_hash_t hashed
-    cdef uint32_t h, i
+    cdef uint64_t h
+    cdef uint32_t i
     if unlikely(not knows_hash(key, &hashed)):
         return hash_and_getitem(self, key)
     h = mixed_in(self, hashed)
@@ -1688,25 +1710,30 @@ cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:
 
 cdef PyObject* getitem_by_hashing(PyObject* self, PyObject* key) except NULL:
     """A `self[key]` where hashing the key takes a call of Python's."""
-    cdef uint32_t h = mixed_in(self, hash_of(key))
-    acquire((<Cache>self).lock)
-    return getitem_by_search(self, key, h, 0)
+    cdef uint64_t h = mixed_in(self, hash_of(key))
+    cdef bint compared = False
+    cdef PyObject* value = get_equal(self, key, h, &compared)
+    return value if value != NULL else getitem_missing(self, key, h, compared)
 
 
-cdef PyObject* getitem_by_comparing(PyObject* self, PyObject* key, uint32_t h, uint32_t i) noexcept:
+cdef PyObject* getitem_by_comparing(PyObject* self, PyObject* key, uint64_t h, uint32_t i) noexcept:
     """The rest of `call_getitem`, with the lock: what takes no call."""
     if likely(is_equal_hit(self, key, h, i)):
         return take_hit(self, i)
     return search_and_getitem(self, key, h, i)
 
 
-cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint32_t h, uint32_t i) except NULL:
+cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint64_t h, uint32_t i) except NULL:
     """The rest of a `self[key]`, with the lock."""
-    cdef PyObject* value = search_and_use(self, key, h, i)
+    cdef bint compared = False
+    cdef PyObject* value = search_and_use(self, key, h, i, &compared)
+    return value if value != NULL else getitem_missing(self, key, h, compared)
+
+
+cdef PyObject* getitem_missing(PyObject* self, PyObject* key, uint64_t h, bint compared) except NULL:
+    cdef PyObject* value = find_missing(self, key, h, compared)
     if value == NULL:
-        value = (<Cache>self).get_long(<object>key, h)
-        if value == NULL:
-            raise KeyError(<object>key)
+        raise KeyError(<object>key)
     return value
 
 

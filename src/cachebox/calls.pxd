@@ -13,11 +13,11 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    Table, candidate, candidate_nearby, hash_of, home, likely, mixed, plain_equal, short_equal, unlikely,
+    Table, candidate, candidate_nearby, hash_of, home, likely, plain_equal, short_equal, unlikely,
 )
 from cachebox.cache cimport Cache
 from cachebox.lock cimport acquire, release
-from cachebox.quick cimport knows_hash, quick_use
+from cachebox.quick cimport knows_hash
 
 
 cdef extern from *:
@@ -57,29 +57,43 @@ cdef list keys_of_token(Cache cache, object token)
 
 
 # --- hashing: the same for the arguments of a call and for the items of its key ---------------------------------------
-# A sum of products with the powers of a prime (one of xxHash's): an item that comes late from memory is multiplied once
-# before it is added. The table multiplies once more, and takes the upper half.
+# A sum of products with secret numbers, one for each place, in 128 bits, that are folded to 64 (after the multilinear
+# functions of Carter and Wegman): who does not know the numbers cannot tell calls that collide. Of items that hash alike,
+# as ints that are equal modulo 2^61 - 1, the calls do so too. The products do not wait for each other.
 
-cdef extern from *:
-    """
-    #define CB_PRIME_1 UINT64_C(11400714785074694791)
-    #define CB_PRIME_5 UINT64_C(2870177450012600261)
-    """
-    const uint64_t PRIME_1 "CB_PRIME_1"
-    const uint64_t PRIME_5 "CB_PRIME_5"
+cdef extern from "portable.h" nogil:
+    void add_product "cb_add_product"(uint64_t* low, uint64_t* high, uint64_t a, uint64_t b)
 
 cdef enum:
+    PLACES = 32
     KEYWORDS_HASH = 271828
 
 
-cdef inline void mix(uint64_t* sum, uint64_t* factor, Py_hash_t lane) noexcept nogil:
-    sum[0] += <uint64_t>lane * factor[0]
-    factor[0] *= PRIME_1
+cdef struct Mix:
+    uint64_t low, high
+    uint32_t place
 
 
-cdef inline Py_hash_t finish(uint64_t sum, Py_ssize_t n) noexcept nogil:
-    sum += <uint64_t>n
-    return <Py_hash_t>sum if sum != <uint64_t>-1 else 1
+cdef uint64_t* secrets              # PLACES of them, and two to begin with; of this process
+
+
+cdef inline void begin(Mix* m) noexcept nogil:
+    m.low = secrets[PLACES]
+    m.high = secrets[PLACES + 1]
+    m.place = 0
+
+
+cdef inline void mix(Mix* m, Py_hash_t lane) noexcept nogil:
+    if unlikely(m.place == PLACES):         # what has been is one item of what follows
+        lane = <Py_hash_t>((m.low ^ m.high) + <uint64_t>lane * secrets[0])
+        begin(m)
+    add_product(&m.low, &m.high, <uint64_t>lane, secrets[m.place])
+    m.place += 1
+
+
+cdef inline Py_hash_t finish(const Mix* m, Py_ssize_t n) noexcept nogil:
+    cdef uint64_t folded = (m.low ^ m.high) + <uint64_t>n
+    return <Py_hash_t>folded if folded != <uint64_t>-1 else 1
 
 
 cdef inline Py_hash_t address_hash(PyObject* instance) noexcept nogil:
@@ -108,23 +122,24 @@ cdef inline Py_ssize_t length(const Call* call) noexcept nogil:
 
 
 cdef inline Py_hash_t hash_call(const Call* call) except? -1:
-    cdef uint64_t sum = PRIME_5, factor = PRIME_1
+    cdef Mix m
     cdef Py_ssize_t k, keywords = keywords_of(call)
+    begin(&m)
     if call.token != NULL:
-        mix(&sum, &factor, hash_of(call.token))
+        mix(&m, hash_of(call.token))
     if call.receiver != NULL:
-        mix(&sum, &factor, address_hash(call.receiver))
+        mix(&m, address_hash(call.receiver))
     for k in range(call.n):
-        mix(&sum, &factor, hash_argument(call, k))
+        mix(&m, hash_argument(call, k))
     if keywords:
-        mix(&sum, &factor, KEYWORDS_HASH)
+        mix(&m, KEYWORDS_HASH)
         for k in range(keywords):
-            mix(&sum, &factor, hash_of(item_of(call.names, k)))
-            mix(&sum, &factor, hash_argument(call, call.n + k))
+            mix(&m, hash_of(item_of(call.names, k)))
+            mix(&m, hash_argument(call, call.n + k))
     if call.typed:
         for k in range(call.n + keywords):
-            mix(&sum, &factor, hash_of(<PyObject*>type_of(call.arguments[k])))
-    return finish(sum, length(call))
+            mix(&m, hash_of(<PyObject*>type_of(call.arguments[k])))
+    return finish(&m, length(call))
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -188,27 +203,28 @@ cdef inline int matches(const Call* call, PyObject* key) noexcept:
 
 cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcept nogil:
     """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token and types."""
-    cdef uint64_t sum = PRIME_5, factor = PRIME_1
+    cdef Mix m
     cdef Py_hash_t known
     cdef Py_ssize_t k, keywords = keywords_of(call)
+    begin(&m)
     if call.receiver != NULL:
-        mix(&sum, &factor, address_hash(call.receiver))
+        mix(&m, address_hash(call.receiver))
     for k in range(call.n):
         if unlikely(call.arguments[k] == call.receiver or not knows_hash(call.arguments[k], &known)):
             return False
-        mix(&sum, &factor, known)
+        mix(&m, known)
     if keywords:
-        mix(&sum, &factor, KEYWORDS_HASH)
+        mix(&m, KEYWORDS_HASH)
         for k in range(keywords):
             if unlikely(not knows_hash(item_of(call.names, k), &known)):
                 return False
-            mix(&sum, &factor, known)
+            mix(&m, known)
             if unlikely(call.arguments[call.n + k] == call.receiver):
                 return False
             if unlikely(not knows_hash(call.arguments[call.n + k], &known)):
                 return False
-            mix(&sum, &factor, known)
-    hashed[0] = finish(sum, length(call))
+            mix(&m, known)
+    hashed[0] = finish(&m, length(call))
     return True
 
 
@@ -230,14 +246,14 @@ cdef inline bint is_same(const Call* call, Py_ssize_t least, PyObject* key) noex
     return True
 
 
-cdef inline bint mix_known(uint64_t* sum, uint64_t* factor, const Call* call, Py_ssize_t k) noexcept nogil:
+cdef inline bint mix_known(Mix* m, const Call* call, Py_ssize_t k) noexcept nogil:
     """`mix` an argument's hash, if that takes no call."""
     cdef Py_hash_t known
     if unlikely(call.receiver != NULL and call.arguments[k] == call.receiver):
         return False
     if unlikely(not knows_hash(call.arguments[k], &known)):
         return False
-    mix(sum, factor, known)
+    mix(m, known)
     return True
 
 
@@ -246,39 +262,40 @@ cdef inline bint knows_hash_of_arguments(const Call* call, Py_ssize_t least, Py_
 
     It has `least` arguments at least: for that many, a constant, this becomes no loop.
     """
-    cdef uint64_t sum = PRIME_5, factor = PRIME_1
+    cdef Mix m
     cdef Py_ssize_t k
+    begin(&m)
     if call.receiver != NULL:
-        mix(&sum, &factor, address_hash(call.receiver))
+        mix(&m, address_hash(call.receiver))
     for k in range(least):
-        if not mix_known(&sum, &factor, call, k):
+        if not mix_known(&m, call, k):
             return False
     k = least
     while k < call.n:
-        if not mix_known(&sum, &factor, call, k):
+        if not mix_known(&m, call, k):
             return False
         k += 1
-    hashed[0] = finish(sum, call.n + (call.receiver != NULL))
+    hashed[0] = finish(&m, call.n + (call.receiver != NULL))
     return True
 
 
 cdef inline bint find_call_at_once(
-    PyObject* cache, const Call* call, Py_ssize_t least, uint32_t h, uint32_t* i
+    PyObject* cache, const Call* call, Py_ssize_t least, uint64_t h, uint32_t* i
 ) noexcept:
     """`find_at_once` for a call: whether its key holds these very arguments. Tells its index. Takes the lock."""
     cdef const Table* t = (<Cache>cache).table
     acquire((<Cache>cache).lock)
     i[0] = candidate_nearby(t, h)
-    return i[0] <= t.mask and i[0] != 0 and t.entries[i[0]].hash == h and is_same(call, least, t.entries[i[0]].key)
+    return i[0] <= t.mask and i[0] != 0 and t.entries[i[0]].hash == <uint32_t>h and is_same(call, least, t.entries[i[0]].key)
 
 
-cdef inline bint is_call_at(PyObject* cache, const Call* call, uint32_t h, uint32_t i) noexcept:
+cdef inline bint is_call_at(PyObject* cache, const Call* call, uint64_t h, uint32_t i) noexcept:
     """Whether i, which `find_call_at_once` told, is this call's after all. Needs the lock."""
     cdef const Table* t = (<Cache>cache).table
-    return 0 < i <= t.mask and t.entries[i].hash == h and matches(call, t.entries[i].key) == 1
+    return 0 < i <= t.mask and t.entries[i].hash == <uint32_t>h and matches(call, t.entries[i].key) == 1
 
 
-cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32_t h) noexcept:
+cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint64_t h) noexcept:
     """The index of a call's key. 0: there is none, or only `==` can tell. Needs the lock."""
     cdef const Table* t = (<Cache>cache).table
     cdef uint32_t slot, i
@@ -288,20 +305,11 @@ cdef inline uint32_t find_call_quickly(PyObject* cache, const Call* call, uint32
         i = candidate(t, h, &slot)
         if i == 0:
             return 0
-        if likely(t.entries[i].hash == h):
+        if likely(t.entries[i].hash == <uint32_t>h):
             equal = matches(call, t.entries[i].key)
             if equal != 0:
                 return i if equal > 0 else 0
         slot = (slot + 1) & t.mask
 
 
-cdef inline PyObject* quick_get_call(PyObject* cache, const Call* call, Py_hash_t hashed) noexcept:
-    """`quick_get` of a call: a new reference to its result. NULL: it is a miss, or not so simple."""
-    cdef uint32_t h = mixed((<Cache>cache).table, hashed), i
-    cdef PyObject* value = NULL
-    acquire((<Cache>cache).lock)
-    i = find_call_quickly(cache, call, h)
-    if i != 0:
-        value = quick_use(cache, i)
-    release((<Cache>cache).lock)
-    return value
+cdef PyObject* get_call(PyObject* cache, const Call* call, uint64_t h) except? NULL

@@ -4,14 +4,14 @@ The value is read and the key watched; the new value is computed without any loc
 the key meanwhile. What stands for "no value" is `missing`.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox.store cimport Store, Watch
 
 
 cdef Watch new_watch(Store store)
-cdef object look_and_watch(Store store, object key, uint32_t h, Watch watch, object missing)
+cdef object look_and_watch(Store store, object key, uint64_t h, Watch watch, object missing)
 cdef int stop_watching(Store store, Watch watch) except -1
 cdef bint replace(
-    Store store, object key, uint32_t h, Watch watch, object old, object new, double weight, object missing
+    Store store, object key, uint64_t h, Watch watch, object old, object new, double weight, object missing
 ) except -1

@@ -1,7 +1,7 @@
 """Read, modify, write, as one step; `computing.pxd` has the overview."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox.lock cimport acquire, release
 from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
@@ -14,7 +14,7 @@ cdef Watch new_watch(Store store):
     return watch
 
 
-cdef object look_and_watch(Store store, object key, uint32_t h, Watch watch, object missing):
+cdef object look_and_watch(Store store, object key, uint64_t h, Watch watch, object missing):
     """The value of a key, or `missing`; and an open watch on the key."""
     cdef Operation op
     cdef double now
@@ -53,7 +53,7 @@ cdef int stop_watching(Store store, Watch watch) except -1:
 
 
 cdef bint replace(
-    Store store, object key, uint32_t h, Watch watch, object old, object new, double weight, object missing
+    Store store, object key, uint64_t h, Watch watch, object old, object new, double weight, object missing
 ) except -1:
     """Commit what `compute` computed; False: the key was written meanwhile, so nothing was."""
     cdef Operation op

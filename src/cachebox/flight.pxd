@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport Entry
 from cachebox.lock cimport Guard
@@ -85,9 +85,9 @@ cdef struct Ticket:
 
 
 cdef Leader new_leader(Store store)
-cdef Flight board(Store store, object key, uint32_t h, Leader leader, Ticket* ticket)
+cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ticket)
 cdef int land(
-    Store store, object key, uint32_t h, Leader leader, object value, double lifetime, double weight, bint stored,
+    Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,
 ) except -1
 cdef int crash(Store store, Leader leader, object error) except -1

@@ -19,7 +19,7 @@ from time import monotonic
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import os
 
@@ -363,7 +363,7 @@ cdef Leader new_leader(Store store):
     return leader
 
 
-cdef Flight board(Store store, object key, uint32_t h, Leader leader, Ticket* ticket):
+cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ticket):
     """Find out who loads a missing key.
 
     Returns the flight to wait for, or None: then `ticket.value` is the value that the key has after all, or that is
@@ -443,7 +443,7 @@ cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexce
 
 
 cdef int land(
-    Store store, object key, uint32_t h, Leader leader, object value, double lifetime, double weight, bint stored,
+    Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,
 ) except -1:
     """End a load with a value, and store it, unless the key was changed meanwhile or it is not to be `stored`.

@@ -8,7 +8,8 @@ cdef class Foreign:
     cdef object policy
     cdef object turn                # a re-entrant lock
     cdef uint32_t strays            # operations that go on without the turn. Under the cache's lock, as the next one
-    cdef bint behind                # such a one has changed the cache, and the policy was not told
+    cdef bint behind                # such a one has changed the cache, and the policy was not told; or not in order
+    cdef int depth                  # of the policy's methods that are under way. For whoever has the turn
     cdef object __weakref__
 
     # without the cache's lock

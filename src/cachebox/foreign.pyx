@@ -59,24 +59,36 @@ cdef class Foreign:
     cdef int tell(self, Operation* op) except -1:
         """Tell the policy what it has not been told yet, in the order in which it happened."""
         cdef PyObject* key
-        while op.told < op.n:
-            op.told += 1
-            if op.left[op.told - 1].cause == EXPIRED or op.left[op.told - 1].cause == EXPLICIT:
-                self.policy.remove(<object>op.left[op.told - 1].key)
-        if op.used != NULL:
-            self.policy.access(<object>op.used)
-            key, op.used = op.used, NULL
-            decref(key)
-        if op.added != NULL:
-            self.policy.add(<object>op.added)   # where this raises, `added` stays: the cache takes the entry back
-            key, op.added = op.added, NULL
-            decref(key)
+        if self.depth != 0 and (op.told < op.n or op.added != NULL):
+            self.behind = True                  # this comes in the middle of a method that may not see it
+        self.depth += 1
+        try:
+            while op.told < op.n:
+                op.told += 1
+                if op.left[op.told - 1].cause == EXPIRED or op.left[op.told - 1].cause == EXPLICIT:
+                    self.policy.remove(<object>op.left[op.told - 1].key)
+            if op.used != NULL:
+                self.policy.access(<object>op.used)
+                key, op.used = op.used, NULL
+                decref(key)
+            if op.added != NULL:
+                self.policy.add(<object>op.added)       # where this raises, `added` stays: the cache takes the entry back
+                key, op.added = op.added, NULL
+                decref(key)
+        finally:
+            self.depth -= 1
         return 0
 
     cdef object victim(self):
-        """The key that the policy gives up."""
-        key = self.policy.evict()
-        if key is None:
+        """The key that the policy gives up; None: there was none, but it is behind."""
+        if self.depth != 0:
+            self.behind = True
+        self.depth += 1
+        try:
+            key = self.policy.evict()
+        finally:
+            self.depth -= 1
+        if key is None and (self.depth != 0 or not self.behind):
             raise RuntimeError(f"policy {type(self.policy).__name__}: evict() named no victim, but the cache is full")
         return key
 
@@ -105,10 +117,10 @@ def _after_fork_in_child():
     cdef list mine = held.pop(get_ident(), [])
     held.clear()
     for foreign in list(everyone):
-        (<Foreign>foreign).strays = 0
         if foreign in mine:
             (<Foreign>foreign).turn.release()
         else:
+            (<Foreign>foreign).depth = 0
             (<Foreign>foreign).turn._at_fork_reinit()
 
 

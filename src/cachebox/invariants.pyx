@@ -65,6 +65,7 @@ cdef int check(Store store) except -1:
         try:
             store.foreign.enter(&op, store.lock)            # else the sweeper might be in the middle of something
             if not op.strays:
+                store.tell(&op)                 # if it is behind: what it was told of in the middle of a method it may have missed
                 order = list(store.foreign.policy)
                 assert len(order) == store.live, f"the policy orders {len(order)} keys, of {store.live}"
                 assert all([store.holds(key) for key in order]), "the policy orders keys that the cache does not hold"

@@ -5,7 +5,7 @@ together: each of them is a flight of its own that this thread leads, so that ot
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint64_t
 
 from time import perf_counter_ns
 
@@ -120,7 +120,7 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
     cdef Flight flight
     cdef list leads = [], waits = []
     cdef double weight
-    cdef uint32_t h
+    cdef uint64_t h
     cdef int state
     failure = None
     for key in keys:

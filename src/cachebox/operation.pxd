@@ -27,6 +27,7 @@ cdef struct Departure:              # owns both references; the key may be NULL 
     PyObject* key
     PyObject* value
     Cause cause
+    uint32_t i                      # of a key that was noted to be compared: its entry, or 0: it was found to be equal
 
 
 cdef struct Operation:
@@ -73,4 +74,6 @@ cdef inline void leave(Operation* op, PyObject* key, PyObject* value, Cause caus
 
 cdef bint more_room(Operation* op) noexcept nogil
 cdef void drop_all(Operation* op) noexcept
-cdef uint32_t find_by_comparing(Engine engine, Lock* lock, object key, uint32_t h, Operation* op) except FAILED
+cdef uint32_t find_by_comparing(
+    Engine engine, Lock* lock, object key, uint64_t h, uint32_t first, Operation* op
+) except FAILED

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine
 from cachebox.lock cimport Guard

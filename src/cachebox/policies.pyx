@@ -189,7 +189,7 @@ cdef class _Ordered(EvictionPolicy):
         """Take a key into the order; a known one is an `access`. If the policy is full, its victim leaves. O(1)."""
         cdef Operation op
         cdef uint32_t i
-        cdef uint32_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
+        cdef uint64_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
         cdef Py_ssize_t bound = bound_of(self.max_size)
         cdef bint stored = True
         start(&op)
@@ -385,7 +385,8 @@ cdef class _Ordered(EvictionPolicy):
     cdef int fill(self, keys, ranks) except -1:
         """Add keys of known ranks, next victim first, to a policy that is empty."""
         cdef Operation op
-        cdef uint32_t h, i
+        cdef uint32_t i
+        cdef uint64_t h
         cdef uint64_t rank, highest = 1
         cdef bint ready
         self.engine.expect(bound_of(self.max_size))
@@ -410,13 +411,13 @@ cdef class _Ordered(EvictionPolicy):
         return 0
 
 
-cdef uint32_t find_in(Engine engine, Guard guard, object key, uint32_t h, Operation* op) except FAILED:
+cdef uint32_t find_in(Engine engine, Guard guard, object key, uint64_t h, Operation* op) except FAILED:
     """The index of a key or 0. Takes the lock and leaves it held; an exception leaves it released."""
     cdef uint32_t i
     acquire(&guard.lock)
     i = lookup(&engine.table, <PyObject*>key, h)
     if i == UNCERTAIN:
-        i = find_by_comparing(engine, &guard.lock, key, h, op)
+        i = find_by_comparing(engine, &guard.lock, key, h, op.n, op)
     return i
 
 
@@ -571,7 +572,7 @@ def restore(cls, max_size, keys, ranks, seed=None):
 
 
 def empty_like(policy):
-    """A policy of the same kind that orders nothing: what a copy of its cache is to have. The class, where that says all."""
+    """A policy like this one that orders nothing, for a copy of its cache. Just its class, where that says all."""
     if type(policy) is AutoPolicy:
         return AutoPolicy(policy.max_size, (<AutoPolicy>policy).seed)
     return type(policy)

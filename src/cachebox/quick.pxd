@@ -10,11 +10,11 @@ Objects are pointers here: what Cython takes for an object it counts references 
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup, lookup_from,
-    mixed, move_to_back, note_use, plain_equal, put_value, short_equal, unlikely,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup,
+    lookup_from, mixed, move_to_back, note_use, plain_equal, plainly_equal, put_value, short_equal, unlikely,
 )
 from cachebox.expiry cimport ends_within
 from cachebox.flight cimport Leader, leads
@@ -27,18 +27,18 @@ cdef extern from "portable.h" nogil:
     bint knows_hash "cb_knows_hash"(PyObject* key, Py_hash_t* hashed)
 
 
-cdef inline uint32_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
+cdef inline uint64_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
     """A hash, as the store's table wants it."""
     return mixed((<Store>store).table, hashed)
 
 
 ctypedef PyObject* (*Rest)(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept
-ctypedef PyObject* (*Search)(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) noexcept
+ctypedef PyObject* (*Search)(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept
 ctypedef PyObject* (*ItemRest)(PyObject* self, PyObject* key) noexcept
-ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint32_t h, uint32_t i) noexcept
+ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint64_t h, uint32_t i) noexcept
 
 
-cdef inline bint find_at_once(PyObject* store, PyObject* key, uint32_t h, uint32_t* i) noexcept:
+cdef inline bint find_at_once(PyObject* store, PyObject* key, uint64_t h, uint32_t* i) noexcept:
     """Whether a key is this very object and where most are, near its home. Tells its index. Takes the lock."""
     cdef const Table* t = (<Store>store).table
     acquire((<Store>store).lock)
@@ -46,7 +46,7 @@ cdef inline bint find_at_once(PyObject* store, PyObject* key, uint32_t h, uint32
     return i[0] <= t.mask and t.entries[i[0]].key == key        # the sentinel's key is NULL
 
 
-cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint32_t h, uint32_t* slot) noexcept:
+cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint64_t h, uint32_t* slot) noexcept:
     """The index of a key. 0: there is none up to `slot`, where the search has to go on. Needs the lock."""
     cdef const Table* t = (<Store>store).table
     cdef uint32_t i
@@ -58,8 +58,8 @@ cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint32_t h, ui
             return 0
         if t.entries[i].key == key:
             return i
-        if likely(t.entries[i].hash == h):
-            equal = plain_equal(t.entries[i].key, key)
+        if likely(t.entries[i].hash == <uint32_t>h):
+            equal = plainly_equal(t, i, key, h)
             if equal != 0:
                 return i if equal > 0 else 0
         slot[0] = (slot[0] + 1) & t.mask
@@ -72,11 +72,11 @@ cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
     )
 
 
-cdef inline bint is_equal_hit(PyObject* store, PyObject* key, uint32_t h, uint32_t i) noexcept:
+cdef inline bint is_equal_hit(PyObject* store, PyObject* key, uint64_t h, uint32_t i) noexcept:
     """Whether i, which `find_at_once` told, is a plain hit after all: the key's text is the same. Calls nothing, too."""
     cdef const Table* t = (<Store>store).table
     return (
-        i <= t.mask and is_plain_hit(store, i) and t.entries[i].hash == h       # the sentinel's value is NULL
+        i <= t.mask and is_plain_hit(store, i) and t.entries[i].hash == <uint32_t>h       # the sentinel's value is NULL
         and short_equal(t.entries[i].key, key)
     )
 
@@ -97,7 +97,9 @@ cdef inline PyObject* take_hit(PyObject* store, uint32_t i) noexcept:
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept
-cdef PyObject* go_on(PyObject* store, PyObject* key, uint32_t h, uint32_t slot, uint32_t i) noexcept
+cdef PyObject* go_on(
+    PyObject* store, PyObject* key, uint64_t h, uint32_t slot, uint32_t i, bint* compared
+) except? NULL
 
 
 cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
@@ -123,22 +125,25 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
     return value
 
 
-cdef inline PyObject* search_and_use(PyObject* store, PyObject* key, uint32_t h, uint32_t i) noexcept:
+cdef inline PyObject* search_and_use(
+    PyObject* store, PyObject* key, uint64_t h, uint32_t i, bint* compared
+) except? NULL:
     """A hit where `find_at_once` told i, but it was none or not plain: a new reference to the value.
 
-    NULL: it is a miss, or not so simple. Takes over the lock, and releases it.
+    NULL, and no exception: it is a miss, or not so simple. `compared` becomes true if it is a miss for certain, which took
+    `==` to find out. Takes over the lock, and releases it.
     """
     cdef const Table* t = (<Store>store).table
     cdef uint32_t slot = 0
     cdef PyObject* value
     if unlikely(i > t.mask or (
         t.entries[i].key != key
-        and (t.entries[i].hash != h or i == 0 or plain_equal(t.entries[i].key, key) != 1)
+        and (t.entries[i].hash != <uint32_t>h or i == 0 or plain_equal(t.entries[i].key, key) != 1)
     )):
         i = find_quickly(store, key, h, &slot)
         if i == 0:
             if t.slots[slot] != 0:                              # else no search would find it
-                return go_on(store, key, h, slot, 0)
+                return go_on(store, key, h, slot, 0, compared)
             release((<Store>store).lock)
             return NULL
     value = quick_use(store, i)
@@ -146,7 +151,7 @@ cdef inline PyObject* search_and_use(PyObject* store, PyObject* key, uint32_t h,
     return value
 
 
-cdef inline PyObject* quick_get(PyObject* store, PyObject* key, uint32_t h) noexcept:
+cdef inline PyObject* quick_get(PyObject* store, PyObject* key, uint64_t h) noexcept:
     """A hit that needs no Python code: a new reference to the value. NULL: it is a miss, or not so simple."""
     cdef uint32_t i
     cdef PyObject* value = NULL
@@ -158,9 +163,15 @@ cdef inline PyObject* quick_get(PyObject* store, PyObject* key, uint32_t h) noex
     return value
 
 
+cdef inline PyObject* get_equal(PyObject* store, PyObject* key, uint64_t h, bint* compared) except? NULL:
+    """A hit: a new reference to the value. NULL, and no exception: see `go_on`."""
+    acquire((<Store>store).lock)
+    return go_on(store, key, h, home((<Store>store).table, h), 0, compared)
+
+
 # --- changes of a cache without modes: nothing expires, nothing is weighed, nobody listens or watches ----------------
 
-cdef inline bint quick_miss(Store self, PyObject* key, uint32_t h) noexcept:
+cdef inline bint quick_miss(Store self, PyObject* key, uint64_t h) noexcept:
     """Count the miss of a key that is surely missing, in a cache without modes. False: `get_long` has to find out."""
     cdef bint missing
     acquire(self.lock)
@@ -171,7 +182,7 @@ cdef inline bint quick_miss(Store self, PyObject* key, uint32_t h) noexcept:
     return missing
 
 
-cdef inline bint quick_set(Store self, PyObject* key, uint32_t h, PyObject* value, bint only_new) noexcept:
+cdef inline bint quick_set(Store self, PyObject* key, uint64_t h, PyObject* value, bint only_new) noexcept:
     """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
     cdef Table* t = self.table
     cdef uint32_t slot, i
@@ -211,7 +222,7 @@ cdef inline bint quick_set(Store self, PyObject* key, uint32_t h, PyObject* valu
 
 
 cdef inline uint32_t quick_replace(
-    Store self, PyObject* key, uint32_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
+    Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
 ) noexcept:
     """Give the next victim's entry to another key; the victim's references become the caller's."""
     cdef uint32_t victim = self.engine.first()
@@ -237,7 +248,7 @@ cdef inline void quick_room(Store self, PyObject** key, PyObject** value) noexce
     self.counts[EVICTIONS] += 1
 
 
-cdef inline bint quick_lead(Store self, PyObject* key, uint32_t h, Leader leader) noexcept:
+cdef inline bint quick_lead(Store self, PyObject* key, uint64_t h, Leader leader) noexcept:
     """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
     acquire(self.lock)
     if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):

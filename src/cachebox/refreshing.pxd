@@ -5,7 +5,7 @@ the cache, makes it void. At most one is under way for a key, and `Store.refresh
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox.flight cimport Flight
 from cachebox.operation cimport Operation
@@ -15,7 +15,7 @@ from cachebox.store cimport Store, Watch
 cdef class Refresh:
     cdef Store store
     cdef object key
-    cdef uint32_t h
+    cdef uint64_t h
     cdef Watch watch
     cdef double lifetime            # what the entry had, and will have
     cdef bint tagged                # once the entry is gone its tags are, and a new value must not go without
@@ -29,4 +29,4 @@ cdef class Refresh:
     cdef int end(self) except -1
 
 
-cdef PyObject* serve(Store store, object key, uint32_t h) except? NULL
+cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL

@@ -3,7 +3,7 @@
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, log
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport decref, incref, note_use
 from cachebox.expiry cimport deadline, set_deadline
@@ -124,7 +124,7 @@ cdef class Refresh:
         return self.store.finish(&op)
 
 
-cdef PyObject* serve(Store store, object key, uint32_t h) except? NULL:
+cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
     """A new reference to a value that may be served, counted as a hit; NULL: there is none, which counts nothing.
 
     Starts a refresh if one is due. Where there is nothing to serve, but a refresh is running, waits for that.
@@ -148,7 +148,7 @@ cdef bint join(object known) except -1:
     return refresh.flight.wait() != FLYING
 
 
-cdef PyObject* serve_at_once(Store store, object key, uint32_t h) except? NULL:
+cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
     cdef Operation op
     cdef double now = store.now(0.0), early = eager_seconds(store), end
     cdef uint32_t i
@@ -208,7 +208,7 @@ cdef bint is_due(Store store, uint32_t i, double now, double early) noexcept:
     return end < INFINITY and store.modes & AHEAD and (end - now < store.ahead * store.spans[i] or end - now <= early)
 
 
-cdef int start_refresh(Store store, object key, uint32_t h, double early) except -1:
+cdef int start_refresh(Store store, object key, uint64_t h, double early) except -1:
     """Have a due entry loaded anew, unless that is under way."""
     cdef Refresh refresh = Refresh.__new__(Refresh), known
     cdef Operation op

@@ -94,3 +94,103 @@ cdef class Replay:
         self.engine.release(i)
         decref(<PyObject*>None)
         decref(<PyObject*>None)
+
+
+cdef class Optimum:
+    """Belady's optimum: it knows when each key is asked for again, and lets go of what is asked for last, or never.
+
+    It may decline to store. O(log n) for each request. With weights it is a good guess and no bound: the true optimum
+    is a hard problem then.
+
+    L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5, 1966.
+    """
+
+    cdef const uint32_t[::1] keys
+    cdef const double[::1] weights
+    cdef bint weighed
+    cdef uint32_t* again            # request -> the next one for the same key; 0: there is none
+    cdef uint32_t* heap             # the requests for which something is held, the last of them first
+    cdef char* held                 # by number of key
+    cdef Py_ssize_t n
+    cdef Py_ssize_t done
+    cdef double size
+    cdef double weight
+    cdef readonly Py_ssize_t hits
+
+    def __cinit__(self, const uint32_t[::1] keys, Py_ssize_t distinct, double size, weights=None):
+        cdef uint32_t* last = NULL
+        cdef Py_ssize_t k, count = keys.shape[0]
+        self.keys = keys
+        self.size = size
+        self.weighed = weights is not None
+        if self.weighed:
+            self.weights = weights
+        self.again = <uint32_t*>allocate_zeroed(count + 1, sizeof(uint32_t))
+        self.heap = <uint32_t*>allocate_zeroed(count + 1, sizeof(uint32_t))
+        self.held = <char*>allocate_zeroed(distinct + 1, 1)
+        last = <uint32_t*>allocate_zeroed(distinct + 1, sizeof(uint32_t))
+        if self.again == NULL or self.heap == NULL or self.held == NULL or last == NULL:
+            deallocate(last)
+            raise MemoryError(f"no memory left to look ahead in {count} requests")
+        for k in range(count - 1, -1, -1):
+            self.again[k] = last[keys[k]]
+            last[keys[k]] = <uint32_t>k
+        deallocate(last)
+
+    def __dealloc__(self):
+        deallocate(self.again)
+        deallocate(self.heap)
+        deallocate(self.held)
+
+    def run(self, Py_ssize_t count):
+        """Look at the next requests."""
+        cdef Py_ssize_t k
+        cdef uint32_t number
+        for k in range(self.done, min(self.done + count, self.keys.shape[0])):
+            number = self.keys[k]
+            if self.held[number]:
+                self.hits += 1
+                self.let_go(number)
+            if self.again[k] != 0 and self.weight_of(number) <= self.size:
+                self.held[number] = True
+                self.weight += self.weight_of(number)
+                self.push(self.again[k])
+                while self.weight > self.size * (1 + 1e-12):
+                    self.let_go(self.keys[self.pop()])      # perhaps this very key
+            self.done = k + 1
+
+    cdef double weight_of(self, uint32_t number) noexcept nogil:
+        return self.weights[number] if self.weighed else 1.0
+
+    cdef void let_go(self, uint32_t number) noexcept nogil:
+        self.held[number] = False
+        self.weight -= self.weight_of(number)
+
+    # What was asked for stays in the heap. It is never taken out: while anything is held, that comes later, so above it.
+
+    cdef void push(self, uint32_t request) noexcept nogil:
+        cdef Py_ssize_t at = self.n, above
+        self.n += 1
+        while at > 0:
+            above = (at - 1) // 2
+            if self.heap[above] >= request:
+                break
+            self.heap[at] = self.heap[above]
+            at = above
+        self.heap[at] = request
+
+    cdef uint32_t pop(self) noexcept nogil:
+        cdef uint32_t first = self.heap[0], moved
+        cdef Py_ssize_t at = 0, below = 1
+        self.n -= 1
+        moved = self.heap[self.n]
+        while below < self.n:
+            if below + 1 < self.n and self.heap[below + 1] > self.heap[below]:
+                below += 1
+            if self.heap[below] <= moved:
+                break
+            self.heap[at] = self.heap[below]
+            at = below
+            below = 2 * at + 1
+        self.heap[at] = moved
+        return first

@@ -13,7 +13,7 @@ from cachebox.tags cimport Label, Tag, free_labels, make_room_for_labels, new_la
 from cachebox.weights cimport add_weight
 
 
-cdef inline uint32_t hashed(Store store, object key) except? 0xFFFFFFFF:
+cdef inline uint64_t hashed(Store store, object key) except? 0:
     return mixed(store.table, hash_of(<PyObject*>key))
 
 
@@ -57,7 +57,8 @@ cdef int restore(Store store, list entries) except -1:
     cdef Operation op
     cdef double now = store.now(0.0), left, end, weight, span
     cdef uint64_t rank, highest = 1
-    cdef uint32_t h, i
+    cdef uint32_t i
+    cdef uint64_t h
     cdef Label* chain = NULL
     cdef bint ready, fitting
     start(&op)
@@ -157,7 +158,8 @@ cdef bint add_entry(
     cdef Operation op
     cdef Outcome outcome
     cdef double now
-    cdef uint32_t h = hashed(store, key), i
+    cdef uint64_t h = hashed(store, key)
+    cdef uint32_t i
     cdef Label* chain = NULL
     cdef bint dropped, added = False
     start(&op)

@@ -122,7 +122,7 @@ cdef class Store:
     cdef bint holds(self, object key) except -1
     cdef object notify(self, PyObject* key, PyObject* value, Cause cause)
     cdef int put(
-        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
     cdef void lock_again(self, Operation* op) noexcept nogil
@@ -130,7 +130,7 @@ cdef class Store:
     cdef Py_ssize_t purge(self, bint stale_too) except -1
     cdef Py_ssize_t size(self) except -1
     cdef int put_tagged(
-        self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, tuple names, Operation* op
     ) except -1
     cdef list find_tags(self, tuple names)
     cdef Tag find_tag(self, object name, bint makes)
@@ -142,10 +142,10 @@ cdef class Store:
     cdef int empty(self, bint statistics_too) except -1
 
     # takes the lock and leaves it held; lets it go while keys are compared; an exception leaves it released
-    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED
+    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept
-    cdef uint32_t find_itself(self, object key, uint32_t h, Operation* op) except FAILED
-    cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED
+    cdef uint32_t find_itself(self, object key, uint64_t h, Operation* op) except FAILED
+    cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED
 
     # with the lock
     cdef void equip(self, Engine engine) noexcept
@@ -155,7 +155,7 @@ cdef class Store:
     cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept
     cdef bint is_full(self, Py_ssize_t entries, double weight, uint32_t kept) noexcept nogil
     cdef Outcome write(
-        self, uint32_t i, object key, uint32_t h, object value,
+        self, uint32_t i, object key, uint64_t h, object value,
         double lifetime, bint keeps_end, double weight, double now, Operation* op,
     ) noexcept
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil

@@ -46,6 +46,7 @@ cdef enum:
     FIRST_BUCKETS = 8               # of watches
     FEW_TAGS = 64                   # unused ones that are not worth looking for
     MOST_TAGS = 1 << 30
+    ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
     VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
@@ -157,7 +158,7 @@ cdef class Store:
 
     cdef int tell(self, Operation* op) except -1:
         """Tell the user's policy what it has not been told yet. Needs the turn."""
-        if not (self.foreign.behind or self.foreign.strays):
+        if self.foreign.depth != 0 or not (self.foreign.behind or self.foreign.strays):
             return self.foreign.tell(op)
         self.reconcile()                        # which tells it of this operation, too
         op.told = op.n
@@ -170,16 +171,24 @@ cdef class Store:
         """Tell the user's policy of all that it was not told: after that, it knows exactly the live entries. Needs the turn."""
         policy = self.foreign.policy
         cdef list known, keys = []
+        cdef bint agrees = False
         self.foreign.behind = False
-        known = list(policy)
-        keys = every_live_key(self)
-        for key in known:
-            if not self.holds(key):
-                policy.remove(key)
-        if len(policy) != len(keys):
-            for key in keys:
-                if key not in policy and self.holds(key):
-                    policy.add(key)
+        self.foreign.depth += 1
+        try:
+            known = list(policy)
+            keys = every_live_key(self)
+            for key in known:
+                if not self.holds(key):
+                    policy.remove(key)
+            if len(policy) != len(keys):
+                for key in keys:
+                    if key not in policy and self.holds(key):
+                        policy.add(key)
+            agrees = True
+        finally:
+            self.foreign.depth -= 1
+            if not agrees:
+                self.foreign.behind = True      # whoever has the turn next tries again
         return 0
 
     cdef bint holds(self, object key) except -1:
@@ -238,16 +247,16 @@ cdef class Store:
 
     # --- finding: takes the lock, leaves it held, and lets it go while keys are compared ------------------------------
 
-    cdef uint32_t find(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED:
         """The index of the key's entry, live or expired or reserved; 0: none."""
         cdef uint32_t i
         acquire(self.lock)
         i = lookup(self.table, <PyObject*>key, h)
         if i == UNCERTAIN:
-            i = find_by_comparing(self.engine, self.lock, key, h, op)
+            i = find_by_comparing(self.engine, self.lock, key, h, op.n, op)
         return i
 
-    cdef uint32_t find_itself(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find_itself(self, object key, uint64_t h, Operation* op) except FAILED:
         """`find` for a key that is likely to be the very object: others of the same hash need not be compared."""
         cdef uint32_t slot, i
         acquire(self.lock)
@@ -262,7 +271,7 @@ cdef class Store:
         release(self.lock)
         return self.find(key, h, op)
 
-    cdef uint32_t find_to_change(self, object key, uint32_t h, Operation* op) except FAILED:
+    cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED:
         """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
         cdef uint32_t i
         cdef uint64_t version
@@ -377,7 +386,7 @@ cdef class Store:
         return self.modes & WEIGHED and not fits(&self.weights, weight, self.weights.of[kept] if kept != 0 else 0.0)
 
     cdef Outcome write(
-        self, uint32_t i, object key, uint32_t h, object value,
+        self, uint32_t i, object key, uint64_t h, object value,
         double lifetime, bint keeps_end, double weight, double now, Operation* op,
     ) noexcept:
         """Store a value under a key whose entry is i (0: it has none). `keeps_end`: where there is one to keep."""
@@ -517,7 +526,7 @@ cdef class Store:
     # --- whole operations, without the lock -------------------------------------------------------------------------
 
     cdef int put(
-        self, object key, uint32_t h, object value, double lifetime, double weight, bint only_new, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
     ) except -1:
         """The long way of `set`: store a value, if `only_new` only where there is none. The caller finishes `op`."""
         cdef double now = self.now(lifetime)
@@ -530,6 +539,8 @@ cdef class Store:
                 outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
                 if outcome == DONE and self.modes & TAGGED:
                     self.take_tags(op.i, op)
+                if outcome == DONE:
+                    self.give_memory_back()     # many may have left for a heavy one
             release(self.lock)
             if outcome == DONE:
                 return 0
@@ -538,7 +549,7 @@ cdef class Store:
             self.evict_foreign(op)
 
     cdef int put_tagged(
-        self, object key, uint32_t h, object value, double lifetime, double weight, tuple names, Operation* op
+        self, object key, uint64_t h, object value, double lifetime, double weight, tuple names, Operation* op
     ) except -1:
         """`put` with tags."""
         cdef double now = self.now(lifetime)
@@ -586,7 +597,8 @@ cdef class Store:
         """The Tag of a tag; where there is none, None, or a new one. Finding and inserting it are one step."""
         cdef Engine tags = self.table_of_tags()
         cdef Tag made = Tag.__new__(Tag, name) if makes else None       # not under the lock, where nothing is allocated
-        cdef uint32_t h = mixed(&tags.table, hash_of(<PyObject*>name)), i
+        cdef uint64_t h = mixed(&tags.table, hash_of(<PyObject*>name))
+        cdef uint32_t i
         cdef PyObject* found = <PyObject*>made
         cdef bint ready = True
         cdef Operation op
@@ -595,7 +607,7 @@ cdef class Store:
             acquire(self.lock)
             i = lookup(&tags.table, <PyObject*>name, h)
             if i == UNCERTAIN:
-                i = find_by_comparing(tags, self.lock, name, h, &op)
+                i = find_by_comparing(tags, self.lock, name, h, op.n, &op)
             if i == 0 and makes:
                 if <Py_ssize_t>tags.table.used >= self.tags_limit:
                     self.drop_unused_tags(&op)
@@ -679,6 +691,8 @@ cdef class Store:
             return self.engine.first()          # the oldest entry: the policy cannot be asked
         self.tell(op)                           # what has gone meanwhile it must not name
         key = self.foreign.victim()
+        if key is None:
+            return self.find_victim(op)
         hashed = ask_hash(<PyObject*>key)
         if hashed == -1:
             error = caught()
@@ -695,7 +709,7 @@ cdef class Store:
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
-            if self.foreign.behind or self.foreign.strays:      # somebody has removed it without a turn
+            if self.foreign.behind and self.foreign.depth == 0:     # somebody has removed it without a turn
                 return self.find_victim(op)
             raise RuntimeError(
                 f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
@@ -711,7 +725,8 @@ cdef class Store:
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
         """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
         acquire(self.lock)
-        self.remove_itself(<PyObject*>key, 0, SIZE, op)
+        if not self.remove_itself(<PyObject*>key, 0, SIZE, op):
+            self.foreign.behind = True          # it has forgotten an equal one, which stays
         release(self.lock)
 
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
@@ -863,7 +878,7 @@ cdef class Store:
                 self.statistics.zero()
             release(self.lock)
             try:
-                if self.foreign is not None:
+                if self.foreign is not None and not op.strays:
                     self.foreign.policy.clear()
             finally:
                 drop_detached(&old)
@@ -1119,10 +1134,11 @@ ctypedef int (*Telling)(Store, Operation*) noexcept
 
 cdef int tell_and_exit(Store store, Operation* op) except -1:
     cdef Foreign foreign = store.foreign
+    cdef int rounds = ROUNDS
     if op.strays:
         acquire(store.lock)
         op.strays = False
-        foreign.strays -= 1
+        foreign.strays -= 1 if foreign.strays else 0
         foreign.behind = True
         release(store.lock)
         xdecref(op.used)
@@ -1135,7 +1151,8 @@ cdef int tell_and_exit(Store store, Operation* op) except -1:
             if op.added != NULL:
                 store.take_back(op)
             foreign.exit(op)
-    while foreign.behind and foreign.turn.acquire(False):       # else whoever has the turn does it, when it is over
+    while rounds and foreign.behind and foreign.depth == 0 and foreign.turn.acquire(False):
+        rounds -= 1                             # else whoever has the turn does it, when it is over
         try:
             store.reconcile()
         finally:

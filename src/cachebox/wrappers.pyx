@@ -6,21 +6,21 @@ arguments over where they are (vectorcall, PEP 590), they are hashed there and c
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import gc
 from _weakref import ref
 
 from cachebox.cache cimport Cache, Loading, hash_of
 from cachebox.calls cimport (
-    Call, call_key, find_call_at_once, find_call_quickly, hash_call, is_call_at, key_of_call, keys_of_hash,
-    keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, quick_get_call, type_of, unlikely,
+    Call, call_key, find_call_at_once, find_call_quickly, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
+    keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, type_of, unlikely,
 )
 from cachebox.flight cimport Leader, Ticket, board, new_leader
 from cachebox.lock cimport HAS_GIL, acquire, release
 from cachebox.options cimport lifetime_of
 from cachebox.quick cimport (
-    Rest, Search, find_at_once, find_quickly, go_on, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_get, quick_use,
+    Rest, Search, find_at_once, find_quickly, get_equal, go_on, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_use,
     search_and_use, take_hit,
 )
 from cachebox.store cimport Watch
@@ -166,13 +166,16 @@ cdef class CachedFunction:
         cdef Py_hash_t hashed
         cdef PyObject* value
         cdef PyObject* lone
+        cdef bint compared
         self.describe(&call, args, n, names)
         if self.key_func is not None:
             key = taken_over(vectorcall(<PyObject*>self.key_func, args, n, names))
             lone = <PyObject*>key
             if self.token is None:
                 hashed = hash_of(lone)
-                value = quick_get(<PyObject*>self._cache, lone, mixed_in(<PyObject*>self._cache, hashed))
+                value = get_equal(
+                    <PyObject*>self._cache, lone, mixed_in(<PyObject*>self._cache, hashed), &compared
+                )
                 return self.hit(value) if value != NULL else self.miss(key, hashed, args, n, names, None)
             self.describe(&call, &lone, 1, NULL)
         elif as_method:
@@ -182,7 +185,7 @@ cdef class CachedFunction:
             call.arguments += 1
             call.n -= 1
         hashed = hash_call(&call)
-        value = quick_get_call(<PyObject*>self._cache, &call, hashed)
+        value = get_call(<PyObject*>self._cache, &call, mixed_in(<PyObject*>self._cache, hashed))
         if value != NULL:
             return self.hit(value)
         receiver = self.receiver_of(<object>call.receiver, False) if call.receiver != NULL else None
@@ -282,7 +285,9 @@ cdef class CachedFunction:
         cdef PyObject* cache = <PyObject*>self._cache
         cdef PyObject* value
         cdef Py_hash_t hashed
-        cdef uint32_t h, i, slot
+        cdef uint64_t h
+        cdef uint32_t i, slot
+        cdef bint compared
         acquire((<Cache>cache).lock)
         key = self.nullary
         release((<Cache>cache).lock)
@@ -299,7 +304,7 @@ cdef class CachedFunction:
         i = find_quickly(cache, <PyObject*>key, h, &slot)
         if i != 0:
             self.nullary_at = i
-        value = go_on(cache, <PyObject*>key, h, slot, i)
+        value = go_on(cache, <PyObject*>key, h, slot, i, &compared)
         return self.hit(value) if value != NULL else self.miss(key, hashed, args, 0, NULL, None)
 
     # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
@@ -596,7 +601,8 @@ cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObjec
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef Py_hash_t hashed
-    cdef uint32_t h, i
+    cdef uint64_t h
+    cdef uint32_t i
     if unlikely(n != 1 or names != NULL):
         return other_call(self, args, n, names)
     if unlikely(not knows_hash(args[0], &hashed)):
@@ -734,10 +740,11 @@ cdef PyObject* simple_by_hash(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
 ) except NULL:
     """The same once it is hashed."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
     cdef PyObject* value
     cdef Call call
     describe_simple(&call, receiver, args, n, names)
-    value = quick_get_call(<PyObject*>(<CachedFunction>self)._cache, &call, hashed)
+    value = get_call(cache, &call, mixed_in(cache, hashed))
     if value != NULL:
         return (<CachedFunction>self).hit(value)
     if receiver != NULL:
@@ -745,7 +752,7 @@ cdef PyObject* simple_by_hash(
     return (<CachedFunction>self).miss_call(args, n, names, hashed, False)
 
 
-cdef PyObject* lone_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) noexcept:
+cdef PyObject* lone_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept:
     """The rest of `call_lone`, with the lock: what takes no call."""
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
     if likely(is_equal_hit(cache, args[0], h, i)):
@@ -753,9 +760,10 @@ cdef PyObject* lone_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, 
     return search_lone(self, args, n, h, i)
 
 
-cdef PyObject* lone_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint32_t h, uint32_t i) except NULL:
+cdef PyObject* lone_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) except NULL:
     """The rest of that."""
-    cdef PyObject* value = search_and_use(<PyObject*>(<CachedFunction>self)._cache, args[0], h, i)
+    cdef bint compared
+    cdef PyObject* value = search_and_use(<PyObject*>(<CachedFunction>self)._cache, args[0], h, i, &compared)
     if value != NULL:
         return value
     return (<CachedFunction>self).miss(<object>args[0], hash_of(args[0]), args, 1, NULL, None)
@@ -767,12 +775,13 @@ cdef PyObject* call_otherwise(PyObject* self, PyObject** args, size_t nargsf, Py
     cdef PyObject* value
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef Py_hash_t hashed
+    cdef bint compared
     if n == 0 and names == NULL:
         return (<CachedFunction>self).find_nullary(args)
     if not is_lone(<CachedFunction>self, args, n, names):
         return simple_by_hashing(self, NULL, args, n, names)
     hashed = hash_of(args[0])
-    value = quick_get(cache, args[0], mixed_in(cache, hashed))
+    value = get_equal(cache, args[0], mixed_in(cache, hashed), &compared)
     if value != NULL:
         return (<CachedFunction>self).hit(value)
     return (<CachedFunction>self).miss(<object>args[0], hashed, args, 1, NULL, None)

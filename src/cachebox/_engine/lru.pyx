@@ -4,10 +4,16 @@ The order is the table's list, oldest at the front. A hit moves the entry to the
 asking this file. Every verb is O(1).
 """
 
-from cachebox._engine.table cimport MOVES_TO_BACK, Engine
+from libc.stdint cimport uint32_t
+
+from cachebox._engine.table cimport MOVES_TO_BACK, Engine, move_to_back
 
 
 cdef class LRU(Engine):
 
     def __cinit__(self):
         self.table.use = MOVES_TO_BACK
+
+    cdef void used(self, uint32_t i) noexcept nogil:
+        """Only while somebody records: then `note_use` asks."""
+        move_to_back(&self.table, i)

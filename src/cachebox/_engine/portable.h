@@ -26,6 +26,23 @@ cb_within(uint32_t a, uint32_t limit, uint32_t b)
     return a ^ ((a ^ b) & (0u - (uint32_t)(a > limit)));
 }
 
+/* Add a * b to a sum of 128 bits. */
+static inline void
+cb_add_product(uint64_t *low, uint64_t *high, uint64_t a, uint64_t b)
+{
+#if defined(__SIZEOF_INT128__)
+    unsigned __int128 sum = ((unsigned __int128)*high << 64 | *low) + (unsigned __int128)a * b;
+    *low = (uint64_t)sum;
+    *high = (uint64_t)(sum >> 64);
+#else
+    uint64_t al = (uint32_t)a, ah = a >> 32, bl = (uint32_t)b, bh = b >> 32;
+    uint64_t middle = ah * bl + (al * bl >> 32), other = al * bh + (uint32_t)middle;
+    uint64_t product = a * b;
+    *low += product;
+    *high += ah * bh + (middle >> 32) + (other >> 32) + (*low < product);
+#endif
+}
+
 /* What Cython calls inline is the hot path: a compiler that leaves it out of line, because it is long, cannot fold the
    constants that callers pass, and a cached call takes half as long again. */
 #ifdef CYTHON_INLINE
@@ -134,6 +151,47 @@ cb_short_equal(PyObject *a, PyObject *b)
     return length == PyUnicode_GET_LENGTH(b) && length <= 64 && PyUnicode_IS_COMPACT_ASCII(a)
            && PyUnicode_IS_COMPACT_ASCII(b)
            && cb_same_bytes((const char *)((PyASCIIObject *)a + 1), (const char *)((PyASCIIObject *)b + 1), (size_t)length);
+}
+
+/* Whether a key is a str, int or bytes, and of no class made in Python: its hash runs no Python code and cannot fail.
+   One look at the flags, because every insertion asks. */
+static inline int
+cb_is_primitive(PyObject *key)
+{
+    PyTypeObject *type = Py_TYPE(key);
+    return !PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)
+           && PyType_HasFeature(
+               type, Py_TPFLAGS_LONG_SUBCLASS | Py_TPFLAGS_BYTES_SUBCLASS | Py_TPFLAGS_UNICODE_SUBCLASS);
+}
+
+#define cb_primitive_hash(key) (Py_TYPE(key)->tp_hash(key))
+
+/* a == b as a truth value, of objects that are not the same one; -1 and an exception where that fails. Runs any code.
+   What `PyObject_RichCompareBool` does, but shorter for two objects of one type, which keys mostly are. */
+static inline int
+cb_equal(PyObject *a, PyObject *b)
+{
+    richcmpfunc compare = Py_TYPE(a)->tp_richcompare;
+    PyObject *answer;
+    int equal;
+    if (CB_UNLIKELY(Py_TYPE(a) != Py_TYPE(b) || compare == NULL)) {
+        return PyObject_RichCompareBool(a, b, Py_EQ);
+    }
+    answer = compare(a, b, Py_EQ);
+    if (answer == Py_NotImplemented) {
+        Py_DECREF(answer);
+        answer = compare(b, a, Py_EQ);
+        if (answer == Py_NotImplemented) {
+            Py_DECREF(answer);
+            return 0;
+        }
+    }
+    if (answer == NULL) {
+        return -1;
+    }
+    equal = answer == Py_True ? 1 : answer == Py_False ? 0 : PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return equal;
 }
 
 /* 1: equal, 0: different, -1: only `==` can tell, and that may run Python code. Addresses were compared before. */

@@ -3,7 +3,7 @@
 Lanes are compared in pairs by requests that one hit and the other did not. Old requests fade: those of 20 sizes ago count
 about a third. The mode changes for a lane that is ahead by more than chance explains (1.5 standard deviations; more after
 changes, less at the start, when nothing speaks for the mode yet), by half a per cent of the requests, and by a quarter of
-what the change would throw away: the protected entries.
+what the change would throw away: where the window grows, what is in the main part and not in the other lane.
 
 A sample of 1/16 of the keys makes a lane of at least 64 entries only from 1,024 entries on. Smaller caches have larger
 samples, and are watched in bursts: 16 turns of a lane long, with pauses between them that are counted in misses, for
@@ -41,10 +41,6 @@ cdef uint32_t window_of(Mode mode, uint32_t size) noexcept nogil:
     if mode == LARGE_MODE:
         return max(<uint32_t>(<uint64_t>size * 30 // 100), <uint32_t>1)
     return max(size // 100, <uint32_t>1)
-
-
-cdef double share_of(Mode mode) noexcept nogil:
-    return 1.0 if mode == LRU_MODE else 0.25 if mode == S3_MODE else 0.3 if mode == LARGE_MODE else 0.01
 
 
 cdef uint32_t sample_shift(uint32_t size, uint32_t records) noexcept nogil:
@@ -412,9 +408,22 @@ cdef inline void score(Shadow* s, uint32_t hits) noexcept nogil:
         s.unit = 1.0
 
 
+cdef uint32_t lost(const Shadow* s, Mode current, Mode other) noexcept nogil:
+    """How many entries of the main part of one lane another does not hold."""
+    cdef uint32_t n = 0
+    cdef uint16_t i
+    cdef int list
+    for list in range(PROBATION, LISTS):
+        i = s.lanes[current].tail[list]
+        while i != 0:
+            n += s.records[i].place[other] >= LISTS
+            i = s.records[i].next[current]
+    return n
+
+
 cdef void choose(Shadow* s, uint32_t hits) noexcept nogil:
     cdef int i, current = s.mode, found = s.mode
-    cdef double ahead, most = 0.0, noise, needed, cost
+    cdef double ahead, most = 0.0, noise, needed
     for i in range(MODES):
         if not hits >> i & 1:
             continue
@@ -422,10 +431,11 @@ cdef void choose(Shadow* s, uint32_t hits) noexcept nogil:
         noise = (s.differ[i][current] if i < current else s.differ[current][i]) / s.unit
         needed = s.caution * (1.5 * sqrt(noise) + 1.0)
         needed += 0.005 * (s.total / s.unit)
-        cost = share_of(<Mode>i) - share_of(<Mode>current)
-        if cost > 0.0:
-            needed += 0.25 * min(s.size * cost, <double>s.lanes[current].count[PROTECTED])
-        if ahead > needed and ahead > most:
+        if ahead <= needed or ahead <= most:
+            continue
+        if s.lanes[i].window > s.lanes[current].window:
+            needed += 0.25 * <double>min(s.lanes[i].window - s.lanes[current].window, <int>lost(s, current, i))
+        if ahead > needed:
             most = ahead
             found = i
     if found != current:

@@ -57,6 +57,10 @@ cdef extern from "portable.h":
     void decref "Py_DECREF"(PyObject*)          # may run any code: never between two steps of a change
     void xdecref "Py_XDECREF"(PyObject*)
     Py_hash_t hash_of "cb_hash"(PyObject* key) except? -1
+    int rich_equal "cb_equal"(PyObject* a, PyObject* b) except -1
+    int try_equal "cb_equal"(PyObject* a, PyObject* b) noexcept     # -1: an exception is set
+    bint is_primitive "cb_is_primitive"(PyObject* key) noexcept nogil
+    Py_hash_t primitive_hash "cb_primitive_hash"(PyObject* key) noexcept nogil
     int plain_equal "cb_plain_equal"(PyObject* a, PyObject* b) noexcept nogil
     bint short_equal "cb_short_equal"(PyObject* a, PyObject* b) noexcept nogil
 
@@ -64,7 +68,7 @@ cdef extern from "portable.h":
 cdef struct Entry:                  # 32 bytes: two to a cache line
     PyObject* key                   # NULL: given back, waiting in the free chain
     PyObject* value                 # NULL: reserved
-    uint32_t hash                   # the upper half of the mixed hash
+    uint32_t hash                   # half of the mixed hash: what finds a slot
     uint32_t prev                   # towards the next victim
     uint32_t next                   # towards the last victim; in the free chain, the next free index
     uint32_t aux                    # the policy's own
@@ -81,10 +85,20 @@ cdef struct Moves:                  # which entries stand elsewhere since a tabl
     uint32_t n                      # of them
 
 
+cdef struct Tape:                   # where a recording writes down who is asked for, by hash
+    uint32_t* hashes                # owned
+    uint32_t n                      # of them
+    uint32_t room
+    uint32_t bound                  # a hash is in the sample if its product with an odd number is at most this
+    uint64_t lost                   # requests that found no room
+    Use use                         # what the table's was before: meanwhile it is ASKS
+
+
 cdef struct Table:
     Entry* entries
     uint32_t* slots                 # 0: empty
-    uint64_t seed                   # per process, so that nobody can choose keys that collide
+    uint32_t* rests                 # by entry: the other half, of keys that are not primitive; NULL: there are none
+    uint64_t seed                   # per process: which hashes share a home is not the same in any two
     uint32_t mask                   # len(slots) - 1; also splits a slot's word into tag and index
     uint32_t bits                   # log2(len(slots))
     uint32_t shift                  # where the home begins in a hash: NEAR_BITS above it do not belong to it
@@ -101,12 +115,13 @@ cdef struct Table:
 
 # --- finding -------------------------------------------------------------------------------------------------
 
-cdef inline uint32_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
-    """Fibonacci hashing (Knuth, TAOCP 3, 6.4) of a Python hash: its upper half.
+cdef inline uint64_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
+    """Fibonacci hashing (Knuth, TAOCP 3, 6.4) of a Python hash, with the upper half below. Different hashes stay different.
 
     The home begins NEAR_BITS below the top, so it is the lower 57 bits of the factor that are the golden section's.
     """
-    return <uint32_t>(((<uint64_t>hash ^ t.seed) * <uint64_t>0x9F3C6EF372FE94F9) >> 32)
+    cdef uint64_t h = (<uint64_t>hash ^ t.seed) * <uint64_t>0x9F3C6EF372FE94F9
+    return (h >> 32) | (h << 32)    # what finds a slot is there to take without a shift
 
 
 cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
@@ -162,17 +177,29 @@ cdef inline uint32_t candidate_nearby(const Table* t, uint32_t h) noexcept nogil
     return within(t.slots[slot] ^ wanted, t.mask, t.slots[(slot + 1) & t.mask] ^ wanted)
 
 
+cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil
+
+
+cdef inline int plainly_equal(const Table* t, uint32_t i, PyObject* key, uint64_t h) noexcept nogil:
+    """Whether the key of entry i, whose half of the hash is the same, equals a key. 1: it does, 0: it does not, -1: only `==` can tell.
+
+    As in a dict, `==` is asked only where the hashes are the same to the last bit.
+    """
+    cdef int equal = plain_equal(t.entries[i].key, key)
+    return 0 if equal < 0 and rest_differs(t, i, h) else equal
+
+
 cdef enum:
     UNCERTAIN = 0x7FFFFFFF          # no index: the caller has to compare with Python's `==`
 
 
-cdef inline uint32_t lookup(const Table* t, PyObject* key, uint32_t h) noexcept nogil:
+cdef inline uint32_t lookup(const Table* t, PyObject* key, uint64_t h) noexcept nogil:
     """The index of `key`, 0 where it is absent, UNCERTAIN where only Python code could tell; O(1) expected."""
     cdef uint32_t slot = home(t, h)
     return lookup_from(t, key, h, &slot)
 
 
-cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint32_t* slot) noexcept nogil:
+cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint64_t h, uint32_t* slot) noexcept nogil:
     """`lookup` from a slot on. Tells where it ended: for an absent key, at the empty slot to put it in."""
     cdef uint32_t i
     cdef int equal
@@ -180,8 +207,8 @@ cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint32_t h, uint
         i = candidate(t, h, slot)
         if t.entries[i].key == key or i == 0:   # the sentinel's key is NULL
             return i
-        if t.entries[i].hash == h:
-            equal = plain_equal(t.entries[i].key, key)
+        if t.entries[i].hash == <uint32_t>h:
+            equal = plainly_equal(t, i, key, h)
             if equal > 0:
                 return i
             if equal < 0:
@@ -245,6 +272,7 @@ cdef class Engine:
     """
 
     cdef Table table
+    cdef Tape* tape                                                 # NULL: nobody records
     cdef bint ranks_rise                                            # from the next victim on: `rank` is part of the order
     cdef Entry lone                                                 # the sentinel while nothing is allocated
     cdef object collectable                                         # never set: makes the collector visit the type
@@ -265,9 +293,9 @@ cdef class Engine:
 
     # the table's verbs
     cdef bint reserve(self, Py_ssize_t limit) noexcept nogil        # room for one more; False: no memory
-    cdef uint32_t insert(self, PyObject* key, uint32_t h) noexcept nogil        # a reserved entry; needs `reserve`
+    cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil        # a reserved entry; needs `reserve`
     cdef void release(self, uint32_t i) noexcept nogil              # frees i; its references are the caller's now
-    cdef void replace(self, uint32_t i, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil    # both in one step
+    cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil    # both in one step
     cdef bint shrink(self, Moves* moves) noexcept nogil             # gives memory back; False: nothing has changed
     cdef void shrink_alone(self) noexcept nogil                     # the same, where nobody else knows an index
     cdef Table detach(self) noexcept nogil                          # empties it; `drop_detached` is owed
@@ -289,12 +317,23 @@ cdef inline bint is_too_large(const Table* t) noexcept nogil:
     return t.capacity > KEPT and t.used < t.capacity // 3
 
 
+cdef inline void write_down(Tape* tape, uint32_t h) noexcept nogil:
+    if h * <uint32_t>0x85EBCA6B <= tape.bound:
+        if tape.n < tape.room:
+            tape.hashes[tape.n] = h
+            tape.n += 1
+        else:
+            tape.lost += 1
+
+
 cdef inline void note_use(PyObject* engine, uint32_t i) noexcept nogil:
     """A hit, or a new value. Here and in all that is as hot, objects are pointers: no references are counted."""
     if (<Engine>engine).table.use == MOVES_TO_BACK:
         move_to_back(&(<Engine>engine).table, i)
     elif (<Engine>engine).table.use == ASKS:
         (<Engine>engine).used(i)
+        if unlikely((<Engine>engine).tape != NULL):
+            write_down((<Engine>engine).tape, (<Engine>engine).table.entries[i].hash)
 
 
 cdef void drop_detached(Table* detached) noexcept

@@ -33,6 +33,20 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
     t.strays |= is_far(t, slot, h)
 
 
+cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
+    """Whether the hash of the key of entry i, half of which is the same, is another one all the same.
+
+    The hash of a primitive key can be asked for at any time. Of others the rest was kept; 0: there was no memory for it.
+    """
+    cdef PyObject* key = t.entries[i].key
+    cdef uint32_t rest = 0
+    if is_primitive(key):
+        rest = <uint32_t>(mixed(t, primitive_hash(key)) >> 32)
+    elif t.rests != NULL:
+        rest = t.rests[i]
+    return rest != 0 and rest != <uint32_t>(h >> 32)
+
+
 cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
     """Where the index of an entry stands."""
     cdef uint32_t slot = home(t, t.entries[i].hash), found
@@ -94,6 +108,66 @@ cdef void index_anew(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
         if t.entries[i].key != NULL:
             place(t, i)
     t.version += 1
+
+
+cdef inline uint32_t enter(Table* t, PyObject* key, uint32_t h) noexcept nogil:
+    """What `insert` does, for a primitive key."""
+    cdef uint32_t i = t.free
+    if i != 0:
+        t.free = t.entries[i].next
+    else:
+        i = t.fresh
+        t.fresh += 1
+    incref(key)
+    t.keys_collectable |= may_be_in_a_cycle(type_of(key))
+    t.entries[i].key = key
+    t.entries[i].value = NULL
+    t.entries[i].hash = <uint32_t>h
+    t.entries[i].prev = t.entries[i].next = t.entries[i].aux = 0
+    place(t, i)
+    t.used += 1
+    t.version += 1
+    return i
+
+
+cdef inline void enter_instead(Table* t, uint32_t i, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil:
+    """What `replace` does, likewise."""
+    cdef uint32_t hole = slot_of(t, i)
+    incref(key)
+    t.keys_collectable |= may_be_in_a_cycle(type_of(key))
+    t.entries[i].key = key
+    t.entries[i].value = NULL
+    t.entries[i].hash = <uint32_t>h
+    t.slots[slot] = tag(t, h) | i           # before the hole closes, for that may move this one too
+    t.strays |= is_far(t, slot, h)
+    close_hole(t, hole)
+    t.version += 1
+
+
+cdef void keep_rest(Table* t, uint32_t i, uint64_t h) noexcept nogil:
+    """Keep the half of a hash that is not in the entry, if there is memory for it: see `rest_differs`."""
+    if t.rests == NULL:
+        t.rests = <uint32_t*>allocate_zeroed(<size_t>t.capacity + 1, sizeof(uint32_t))
+    if t.rests != NULL:
+        t.rests[i] = <uint32_t>(h >> 32)
+
+
+cdef uint32_t enter_with_rest(Table* t, PyObject* key, uint64_t h) noexcept nogil:
+    cdef uint32_t i = enter(t, key, <uint32_t>h)
+    keep_rest(t, i, h)
+    return i
+
+
+cdef void enter_with_rest_instead(Table* t, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil:
+    enter_instead(t, i, key, <uint32_t>h, slot)
+    keep_rest(t, i, h)
+
+
+# pointers, so that the compiler leaves these where they are: inlined, they would cost primitive keys instructions
+cdef uint32_t (*enter_other)(Table* t, PyObject* key, uint64_t h) noexcept nogil
+cdef void (*enter_other_instead)(Table* t, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil
+enter_other = enter_with_rest
+enter_other_instead = enter_with_rest_instead
 
 
 @cython.no_gc_clear                 # whoever owns the engine empties it, together with what it keeps beside it
@@ -164,23 +238,10 @@ cdef class Engine:
         """Room for one more, in steps that end at `limit` entries (the bound) or grow on if it is passed."""
         return self.table.free != 0 or self.table.fresh <= self.table.capacity or self._grow(limit)
 
-    cdef uint32_t insert(self, PyObject* key, uint32_t h) noexcept nogil:
-        cdef Table* t = &self.table
-        cdef uint32_t i = t.free
-        if i != 0:
-            t.free = t.entries[i].next
-        else:
-            i = t.fresh
-            t.fresh += 1
-        incref(key)
-        t.keys_collectable |= may_be_in_a_cycle(type_of(key))
-        t.entries[i].key = key
-        t.entries[i].value = NULL
-        t.entries[i].hash = h
-        t.entries[i].prev = t.entries[i].next = t.entries[i].aux = 0
-        place(t, i)
-        t.used += 1
-        t.version += 1
+    cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil:
+        cdef uint32_t i = enter(&self.table, key, h) if likely(is_primitive(key)) else enter_other(&self.table, key, h)
+        if unlikely(self.tape != NULL):
+            write_down(self.tape, <uint32_t>h)
         return i
 
     cdef void release(self, uint32_t i) noexcept nogil:
@@ -192,19 +253,14 @@ cdef class Engine:
         t.used -= 1
         t.version += 1
 
-    cdef void replace(self, uint32_t i, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil:
+    cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil:
         """Give entry i, of which the references are the caller's now, to a key that a lookup ended for at `slot`."""
-        cdef Table* t = &self.table
-        cdef uint32_t hole = slot_of(t, i)
-        incref(key)
-        t.keys_collectable |= may_be_in_a_cycle(type_of(key))
-        t.entries[i].key = key
-        t.entries[i].value = NULL
-        t.entries[i].hash = h
-        t.slots[slot] = tag(t, h) | i           # before the hole closes, for that may move this one too
-        t.strays |= is_far(t, slot, h)
-        close_hole(t, hole)
-        t.version += 1
+        if likely(is_primitive(key)):
+            enter_instead(&self.table, i, key, h, slot)
+        else:
+            enter_other_instead(&self.table, i, key, h, slot)
+        if unlikely(self.tape != NULL):
+            write_down(self.tape, <uint32_t>h)
 
     cdef bint shrink(self, Moves* moves) noexcept nogil:
         """Give memory back, where there is too much of it. Whoever knows entries by index has to follow the `moves`."""
@@ -212,6 +268,7 @@ cdef class Engine:
         cdef Table empty
         cdef uint32_t i, to = 1, bits, capacity
         cdef uint32_t* slots
+        cdef uint32_t* rests
         cdef Entry* entries
         moves.pairs = NULL
         moves.n = 0
@@ -220,6 +277,7 @@ cdef class Engine:
         if t.used == 0:
             empty = self.detach()
             deallocate(empty.slots)
+            deallocate(empty.rests)
             deallocate(empty.entries)
             return True
         capacity = max(t.used + (t.used >> 1), <uint32_t>SMALLEST)
@@ -234,6 +292,8 @@ cdef class Engine:
                     to += 1
                 t.entries[to] = t.entries[i]
                 t.entries[i].key = t.entries[i].value = NULL
+                if t.rests != NULL:
+                    t.rests[to] = t.rests[i]
                 if t.entries[to].value != NULL:
                     self.moved(i, to)
                 moves.pairs[2 * moves.n] = i
@@ -245,6 +305,10 @@ cdef class Engine:
         entries = <Entry*>reallocate(t.entries, (<size_t>capacity + 1) * sizeof(Entry))
         if entries != NULL:                     # else they stay where they are: more than need be
             t.entries = entries
+        if t.rests != NULL:
+            rests = <uint32_t*>reallocate(t.rests, (<size_t>capacity + 1) * sizeof(uint32_t))
+            if rests != NULL:
+                t.rests = rests
         t.capacity = capacity
         self.room(capacity)
         return True
@@ -266,6 +330,7 @@ cdef class Engine:
         memset(&self.lone, 0, sizeof(Entry))
         t.entries = &self.lone
         t.slots = no_slots
+        t.rests = NULL
         t.mask = t.bits = 1
         t.shift = 32 - NEAR_BITS - 1
         t.capacity = t.free = t.used = 0
@@ -278,6 +343,7 @@ cdef class Engine:
         cdef Py_ssize_t wanted = max(2 * <Py_ssize_t>t.capacity, SMALLEST)
         cdef uint32_t bits
         cdef uint32_t* slots = NULL
+        cdef uint32_t* rests
         cdef Entry* entries
         if t.capacity >= LARGEST:
             return False
@@ -293,6 +359,12 @@ cdef class Engine:
             slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
             if slots == NULL:
                 return False
+        if t.rests != NULL:
+            rests = <uint32_t*>reallocate(t.rests, (<size_t>wanted + 1) * sizeof(uint32_t))
+            if rests == NULL:
+                deallocate(slots)
+                return False
+            t.rests = rests
         entries = <Entry*>reallocate(NULL if t.capacity == 0 else t.entries, (<size_t>wanted + 1) * sizeof(Entry))
         if entries == NULL:
             deallocate(slots)
@@ -328,9 +400,8 @@ cdef class Engine:
                 continue
             used += 1
             reserved += t.entries[i].value == NULL
-            key = <object>t.entries[i].key
-            if type(key) in (str, int, bytes, float):       # hashing others would run their code
-                assert mixed(t, hash(key)) == t.entries[i].hash, f"entry {i} has another hash"
+            if is_primitive(t.entries[i].key):              # hashing others would run their code
+                assert <uint32_t>mixed(t, primitive_hash(t.entries[i].key)) == t.entries[i].hash, f"entry {i} has another hash"
         assert used == t.used, f"{used} entries in use, {t.used} counted"
         for slot in range(t.mask + 1):
             word = t.slots[slot]
@@ -368,6 +439,7 @@ cdef void drop_detached(Table* detached) noexcept:
             decref(detached.entries[i].key)
             xdecref(detached.entries[i].value)
     deallocate(detached.slots)
+    deallocate(detached.rests)
     deallocate(detached.entries)
     detached.capacity = 0
 

@@ -12,16 +12,16 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from cachebox.cli import demo
+from cachebox.cli import demo, simulate
 from cachebox.cli.errors import CommandError
 
-COMMANDS = (demo,)
+COMMANDS = (demo, simulate)
 
 FAILED, INTERRUPTED, NO_READER = 1, 130, 141
 
 DESCRIPTION = """\
-CacheBox is a fast, thread-safe in-memory cache for Python: LRU, LFU and FIFO,
-lifetimes, statistics, callbacks and decorators.
+CacheBox is a fast, thread-safe in-memory cache for Python: LRU, LFU, FIFO
+and AUTO, lifetimes, statistics, callbacks and decorators.
 """
 
 EPILOG = """\

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import time
 from collections import deque
@@ -363,7 +362,7 @@ async def next_channel(
     node: Node, loop: asyncio.AbstractEventLoop, deadline: float
 ) -> tuple[AsyncChannel, bool]:
     """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
-    waiter = AsyncWaiter()
+    waiter = TaskWaiter()
     turn = Turn(loop, waiter.wake)
     try:
         if node.pool.line_up(turn):

@@ -145,11 +145,11 @@ def new_channel(node: Node, deadline: float) -> Channel:
 
 def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
     """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
-    event = threading.Event()
-    turn = Turn(None, event.set)
+    waiting = waiter()
+    turn = Turn(None, waiting.wake)
     try:
         if node.pool.line_up(turn):
-            event.wait(max(0.0, deadline - time.monotonic()))
+            waiting.wait(max(0.0, deadline - time.monotonic()))
         channel, turn.channel = turn.channel, None
         if channel is not None:
             return channel, True
@@ -158,6 +158,7 @@ def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
             return new_channel(node, deadline), False
     finally:
         node.pool.step_out(turn)
+        bell.close()
     raise TimeoutError("no connection became free in time")
 
 

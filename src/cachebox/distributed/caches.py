@@ -34,7 +34,8 @@ class DistributedCache(Common, BlockingFront):
         default_ttl: how long an entry lives unless `set` says otherwise: seconds or a `timedelta`; None: for ever.
         url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+sentinel://host[,host]/service``. A server that
             belongs to a cluster is asked for the others.
-        client: a ready client of redis-py, of which the address and credentials are used; it stays open.
+        client: a ready client of redis-py or valkey-py itself, of which the address and credentials are used; it stays
+            open.
         namespace: what the names on the server begin with; caches with the same one share their entries.
         policy: which entry leaves a full first tier, as for `Cache`.
         serializer: ``"json"``, ``"msgpack"``, ``"pickle"`` (only with `secret`), or an object with `dumps` and `loads`.
@@ -48,6 +49,7 @@ class DistributedCache(Common, BlockingFront):
         isolate: whether every hit returns a value of its own.
         refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which `get_or_set` and decorated
             calls have it computed anew in the background, by one process of all; None: never.
+        max_connections: the most connections to each server, an int from 1 on; the link comes on top.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
     where ``on_unavailable="raise"`` and there is no server.

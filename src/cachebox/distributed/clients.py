@@ -65,7 +65,8 @@ def _check_class(kind: Any, module: str, names: tuple[str, ...], what: str) -> N
 def _of_cluster(client: Any, manager: Any) -> Servers:
     options = dict(getattr(manager, "connection_kwargs", None) or getattr(client, "connection_kwargs", {}))
     nodes = [*manager.startup_nodes.values(), *getattr(manager, "nodes_cache", {}).values()]
-    kinds = {options.get("connection_class"), *(getattr(node, "connection_class", None) for node in nodes)} - {None}
+    named = [options.get("connection_class"), *(getattr(node, "connection_class", None) for node in nodes)]
+    kinds = {kind for kind in named if kind is not None}
     for kind in kinds:
         _check_class(kind, "connection", CONNECTIONS, "connections")
     pool = getattr(manager, "connection_pool_class", None)

@@ -155,7 +155,8 @@ class Core:
         servers = self.topology.servers
         refusal = refusal_in(failure.error)
         if refusal is not None:
-            kind, does, said = BackendRefused, "refuses", str(failure.error)
+            kind: type[BackendUnavailable] = BackendRefused
+            does, said = "refuses", str(failure.error)
             said = said if refusal in said else refusal
         else:
             answers = type(failure.error) in (ReplyError, Unavailable)

@@ -119,7 +119,7 @@ class Health:
             leads = digest == LEAD.digest and reply[0] == 3
             if digest in WRITING or leads:
                 self.grant(WRITES)
-            if digest in STORING or leads:
+            if (digest in STORING and type(reply) is bytes) or leads:
                 self.grant(MEMORY)
 
     def _settle(self) -> None:

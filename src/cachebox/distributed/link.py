@@ -207,28 +207,25 @@ class Link:
 
     def wait_until_begun(self, deadline: float) -> Effects[None]:
         """Until the first attempt to connect is over, well or badly."""
+        if threading.current_thread() is self._thread:
+            return                              # a finalizer came there
         waiter = yield MakeWaiter()
-        with self._lock:
-            if self.has_begun:
-                return
-            self._begun.append(waiter.wake)
-        if self.start():
+        self._begun.append(waiter.wake)         # no lock: whoever is interrupted here must not hold the thread up
+        if not self.has_begun and self.start():
             yield Wait(waiter, deadline)
 
     def barrier(self, deadline: float) -> Effects[bool]:
         """Until everything written before now has been heard of. False: that cannot be known in time."""
         waiter = yield MakeWaiter()
         request = Request(waiter.wake, deadline)
-        with self._lock:
-            self._requests.append(request)
+        self._requests.append(request)
         self.start()
         self._say()
         try:
             yield Wait(waiter, deadline)
         finally:
-            with self._lock:
-                if request in self._requests:
-                    self._requests.remove(request)
+            with contextlib.suppress(ValueError):       # it was answered
+                self._requests.remove(request)
         return request.holds
 
     @property
@@ -317,11 +314,10 @@ class Link:
             self._has_begun()
 
     def _has_begun(self) -> None:
-        with self._lock:
-            self.has_begun = True
-            begun, self._begun = self._begun, []
-        for wake in begun:
-            wake()
+        self.has_begun = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._begun.pop()()
 
     def _connect_to(self, node: Node) -> None:
         deadline = time.monotonic() + self._timeout
@@ -425,8 +421,7 @@ class Link:
     def _ping(self) -> None:
         """Ask for a sign of life where it is time to, or where somebody waits for one."""
         now = time.monotonic()
-        with self._lock:
-            requests = list(self._requests)
+        requests = list(self._requests)
         for line in list(self._lines.values()):
             wanted = [request for request in requests if line not in request.asked]
             if line.sent and now > line.sent[0][0] + self._given_up_after:

@@ -72,13 +72,17 @@ class Pool:
 
     def take_place(self) -> bool:
         """Whether one more connection may be opened: then whoever asks has its place."""
+        taken = self._reserve()
+        if taken and self.on_open is not None:
+            self.on_open()
+        return taken
+
+    def _reserve(self) -> bool:
         with self._lock:
             if self.size >= self.limit:
                 return False
             self.size += 1
-        if self.on_open is not None:
-            self.on_open()
-        return True
+            return True
 
     def give_place(self) -> None:
         """A connection is gone: the first in line has its place, if anybody is."""
@@ -98,7 +102,7 @@ class Pool:
             with contextlib.suppress(IndexError):
                 turn.channel = own.pop()
                 return False
-            turn.has_place = self.take_place()
+            turn.has_place = self._reserve()
             spare = None if turn.has_place else self._pop_spare()
             if spare is not None:
                 turn.has_place = True
@@ -159,8 +163,9 @@ class Pool:
 
     def close(self, until: float = float("inf")) -> None:
         """Close the connections that nobody uses, and has not used since a monotonic time."""
-        for home, idle in [(None, self.idle), *((home, lanes.idle) for home, lanes in list(self.lanes.items()))]:
-            stack: list[Any] = idle
+        stacks: list[tuple[Any, list[Any]]] = [(None, self.idle)]
+        stacks += [(home, lanes.idle) for home, lanes in list(self.lanes.items())]
+        for home, stack in stacks:
             with contextlib.suppress(IndexError):       # others may take some meanwhile
                 while stack[0].used_at <= until:
                     channel = stack.pop(0)

@@ -32,11 +32,6 @@ MANY = 256
 """Keys with a pause, from which on those are looked for whose pause is over."""
 
 
-def _lasts(again: float | Flight, now: float) -> bool:
-    """Whether a pause, or a refresh, is not over."""
-    return again > now if isinstance(again, float) else not again.lost()
-
-
 class Refreshing:
     """Refreshes for one cache: `share` of a lifetime before its end."""
 
@@ -50,8 +45,8 @@ class Refreshing:
         """Begin anew: at first, and in the child of a fork, where the parent's threads are gone."""
         self._lock = threading.RLock()          # a signal handler or a finalizer may come back
         self._fails = False                     # what was told to the logger
-        # keys not to be refreshed before a time, or while that is under way (infinity: it has not begun)
-        self._again: dict[str, float | Flight] = {}
+        self._again: dict[str, float] = {}      # keys not to be refreshed before a time: never, while that is under way
+        self._flights: dict[str, Flight] = {}   # ... unless nobody will go on with it
 
     def consider(
         self, key: str, factory: Callable[[], Any], decide: Decides, value: Any, pttl: float | None = None
@@ -82,12 +77,17 @@ class Refreshing:
     def _begin(self, key: str) -> bool:
         now = time.monotonic()
         with self._lock:
-            if _lasts(self._again.get(key, 0.0), now):
+            if self._lasts(key, now):
                 return False
             if len(self._again) >= MANY:
-                self._again = {other: again for other, again in list(self._again.items()) if _lasts(again, now)}
+                self._again = {other: again for other, again in list(self._again.items()) if again > now}
             self._again[key] = math.inf
         return True
+
+    def _lasts(self, key: str, now: float) -> bool:
+        """Whether a pause, or a refresh, is not over."""
+        flight = self._flights.get(key)
+        return self._again.get(key, 0.0) > now and (flight is None or not flight.lost())
 
     def _end(self, key: str, pause: float) -> None:
         with self._lock:
@@ -103,7 +103,7 @@ class Refreshing:
         pause = 0.0
         counted: dict[str, int] = {}
         led.set(())                             # whoever started this does not wait for it
-        self._again[key] = flight
+        self._flights[key] = flight
         loader.flights[token] = flight          # before the lease is: whoever sees that has to find this
         try:
             if core.is_closed:
@@ -128,5 +128,7 @@ class Refreshing:
         finally:
             loader.flights.pop(token, None)
             flight.give_up()
-            self._end(key, pause)
+            if self._flights.get(key) is flight:    # else another one took over
+                del self._flights[key]
+                self._end(key, pause)
             core.tier.count(**counted)          # last: whoever sees it may have the next refresh begin

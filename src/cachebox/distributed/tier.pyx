@@ -20,7 +20,7 @@ through is a copy, and a value is stored while its `Fill` can still be voided.
 
 from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport INFINITY
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox.cache cimport Cache, hash_in
 from cachebox.expiry cimport coarse_now
@@ -495,7 +495,9 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     cdef PyObject* first
     cdef PyObject* value
     cdef Py_hash_t hashed
-    cdef uint32_t h, i
+    cdef uint64_t h
+    cdef uint32_t i
+    cdef bint compared
     if likely(
         names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed)
         and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until
@@ -504,7 +506,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
         h = mixed_in(first, hashed)
         if likely(find_at_once(first, args[0], h, &i) and is_plain_hit(first, i)):
             return take_hit(first, i)
-        value = search_and_use(first, args[0], h, i)
+        value = search_and_use(first, args[0], h, i, &compared)
         if value != NULL:
             return value
     return compiled_get(self, args, n, names)

@@ -299,7 +299,7 @@ class Topology:
                 outcomes: Any = [first[node] for node in groups]
                 first = None
             else:
-                requests = []
+                requests: list[tuple[Node, Sequence[Sequence[Any]]]] = []
                 for node, members in groups.items():
                     sent: list[Sequence[Any]] = []
                     for i in members:
@@ -375,10 +375,10 @@ class Topology:
                 loads = [[b"SCRIPT", b"LOAD", BY_DIGEST[digest].text] for digest in digests]
                 (outcome,) = yield Exchange([(node, loads)], deadline)
                 answers = outcome if type(outcome) is list else ()
-                said = next((reply for reply in answers if type(reply) is ReplyError), None)
-                if said is not None and said.code not in NOT_NOW:   # the cause; that the script is not there is none
+                refusal = next((reply for reply in answers if type(reply) is ReplyError), None)
+                if refusal is not None and refusal.code not in NOT_NOW:     # the cause why the script is not there
                     for i in [i for i in todo if commands[i][1][1] in digests]:
-                        results[i] = self._refused(node, commands[i][1], said)
+                        results[i] = self._refused(node, commands[i][1], refusal)
                         todo.remove(i)
         return results
 

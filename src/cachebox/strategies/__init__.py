@@ -18,7 +18,7 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from cachebox.strategies.async_write_behind import AsyncWriteBehind
     from cachebox.strategies.async_write_through import AsyncWriteThrough
-    from cachebox.strategies.backlog import DeadLetter
+    from cachebox.strategies.dead_letters import DeadLetter
     from cachebox.strategies.errors import QueueFull
     from cachebox.strategies.sigterm import drain_on_sigterm
     from cachebox.strategies.sqlite_store import SQLiteStore
@@ -39,7 +39,7 @@ __all__ = [
 _MODULES = {
     "AsyncWriteBehind": "async_write_behind",
     "AsyncWriteThrough": "async_write_through",
-    "DeadLetter": "backlog",
+    "DeadLetter": "dead_letters",
     "QueueFull": "errors",
     "SQLiteStore": "sqlite_store",
     "WriteBehind": "write_behind",

@@ -12,7 +12,8 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.strategies.async_write_through import AsyncWriteThrough
-from cachebox.strategies.backlog import DeadLetter
+from cachebox.strategies.backlog import Until
+from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
@@ -115,12 +116,21 @@ class AsyncWriteBehind(AsyncWriteThrough):
     async def flush(self, timeout: float | None = None) -> bool:
         """See `WriteBehind.flush`."""
         self._in_loop.attach()
-        return await asyncio.to_thread(self._behind.flush, timeout)
+        return bool(await self._wait(self._behind._backlog.flush, timeout))
 
     async def close(self, timeout: float | None = None) -> bool:
         """See `WriteBehind.close`."""
         self._in_loop.attach()
-        return await asyncio.to_thread(self._behind.close, timeout)
+        return bool(await self._wait(self._behind._backlog.close, timeout))
+
+    async def _wait(self, wait: Callable[..., Any], timeout: float | None, *arguments: Any) -> Any:
+        """Wait in a thread, which does not go on waiting when the task is cancelled."""
+        until = Until(timeout)
+        try:
+            return await asyncio.to_thread(wait, *arguments, until)
+        except BaseException:
+            self._behind._backlog.give_up(until)
+            raise
 
     @property
     def pending(self) -> int:
@@ -166,7 +176,7 @@ class AsyncWriteBehind(AsyncWriteThrough):
             except QueueFull:
                 if not self._waits:
                     raise
-            await asyncio.to_thread(backlog.wait_until_there_is_room, key)
+            await self._wait(backlog.wait_until_there_is_room, None, key)
 
     @asynccontextmanager
     async def _accepted(self) -> AsyncIterator[dict[Any, int]]:

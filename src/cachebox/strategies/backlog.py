@@ -5,24 +5,21 @@ What is here knows nothing of a cache. `WriteBehind` puts writes in, and asks wh
 
 from __future__ import annotations
 
-import atexit
-import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from inspect import iscoroutine
-from typing import Any, NamedTuple
-from weakref import WeakSet
+from typing import Any
 
 from cachebox.cache import MISSING
-from cachebox.refreshing import report
+from cachebox.strategies.dead_letters import DeadLetter, DeadLetters
 from cachebox.strategies.delivery import Delivery, pause_after
+from cachebox.strategies.draining import drain_at_exit
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import at_most_a_wait, check_seconds
 from cachebox.strategies.store import Store
-from cachebox.strategies.trouble import Trouble, tell, text_of
+from cachebox.strategies.trouble import Trouble
 from cachebox.strategies.write_queue import Write, WriteQueue
 from cachebox.threads import Thread
 
@@ -34,17 +31,6 @@ LOOKS_EVERY = 1.0
 """Seconds after which those who wait for the thread make sure that it is there."""
 
 _CLOSED = "this WriteBehind has been closed"
-
-_open: WeakSet[Backlog] = WeakSet()
-
-
-class DeadLetter(NamedTuple):
-    """A write that the store refused each time it was tried; the value of a delete is `MISSING`."""
-
-    key: Any
-    value: Any
-    error: BaseException
-
 
 class Backlog:
     """Writes on their way to a store. Safe from any thread.
@@ -73,7 +59,6 @@ class Backlog:
         self.retries = retries
         self.backoff = backoff
         self.max_backoff = max_backoff
-        self.on_dead_letter = on_dead_letter
         self._delivery = Delivery(store, self._settled)
         self._make_locks()
         self.thread: threading.Thread | None = None     # who delivers: a thread of ours, but where none is to be had
@@ -82,7 +67,7 @@ class Backlog:
         self.crowd = 0                          # who waits for room
         self.setting: dict[Any, int] = {}       # key: the newest write whose caller is not done with it
         self._unsynced: dict[int, _Accepted] = {}       # in the journal, and soon on the disk; by number there
-        self._letters: dict[Any, tuple[Write, BaseException]] = {}      # what the store refused, by key
+        self._letters = DeadLetters(on_dead_letter)
         self.closing = False
         self._ends_at: float | None = None      # once closing: when to give up
         self._forked = False
@@ -93,13 +78,12 @@ class Backlog:
         self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
         self._notes = Trouble("a journal cannot be told what the store has", "the journal is in order again")
         self._rewriting = Trouble("a journal cannot be rewritten, and grows", "the journal could be rewritten")
-        self._callback = Trouble("on_dead_letter has failed", "on_dead_letter works again")
         if journal is not None:
             now = time.monotonic()
             for number, key, value in journal.replayed:
                 queue.accept(key, value, now, number)
             journal.replayed = []
-        _open.add(self)
+        drain_at_exit(self)
         renew_in_child(self)
         if queue.pending:
             self.call_thread()
@@ -128,7 +112,7 @@ class Backlog:
         payload = b"" if journal is None else journal.encode(key, value)
         write = _Accepted(key, value, numbers)
         while not self._accept_if_there_is_room(write, payload):
-            self.wait_until_there_is_room(key)
+            self.wait_until_there_is_room(key, Until())
         self._full.end()
         if journal is not None and journal.waits_for_disk:
             self._wait_for_disk(write)
@@ -173,16 +157,16 @@ class Backlog:
         replaced = queue.pending.get(key)
         older = [] if replaced is None else [replaced.value]
         before = 0 if replaced is None else replaced.journaled
-        letter = self._letters.get(key)
+        letter = self._letters.find(key)
         now = time.monotonic()
         number = queue.accept(key, write.value, now, write.journaled).number
         self.setting[key] = write.numbers[key] = number
         if journal is not None:
             journal.drop(before)
         if letter is not None:
-            older.append(self._letters.pop(key, None))
+            older.append(self._letters.drop(key))
             if journal is not None:
-                journal.drop(letter[0].journaled)
+                journal.drop(letter.journaled)
         full = queue.fresh == queue.batch_size
         if full or max(now + queue.max_delay, self._not_before) < self._wakes_at:
             self._call_thread()
@@ -203,6 +187,7 @@ class Backlog:
                 self.queue.promised = len(self._unsynced)
                 if was_lost:
                     journal.take_back(write.journaled)
+                self._progress.notify_all()
             if isinstance(error, OSError):
                 self._full.begin(error)
             if was_lost:
@@ -215,17 +200,18 @@ class Backlog:
                 older.append(self._enqueue(first))
                 self._unsynced.pop(first.journaled, None)
                 self.queue.promised = len(self._unsynced)
+            self._progress.notify_all()
         del older
 
-    def wait_until_there_is_room(self, key: Any) -> None:
-        """Return when `accept` may be tried again."""
+    def wait_until_there_is_room(self, key: Any, until: Until) -> None:
+        """Return when `accept` may be tried again, or nobody waits any more."""
         with self._lock:
             self.crowd += 1
         try:
             while True:
                 self.call_thread()
                 with self._lock:
-                    if self.closing or self.queue.has_room_for(key):
+                    if self.closing or self.queue.has_room_for(key) or until.left() <= 0.0:
                         return
                     self._progress.wait(LOOKS_EVERY)
         finally:
@@ -248,7 +234,7 @@ class Backlog:
     def dead_letters(self) -> list[DeadLetter]:
         """What the store refused, oldest first."""
         with self._lock:
-            return [DeadLetter(write.key, write.value, error) for write, error in list(self._letters.values())]
+            return self._letters.listed()
 
     def retry_dead_letters(self) -> dict[Any, int]:
         """Accept anew what the store refused, whether there is room or not. Returns the numbers, for `done_with`."""
@@ -256,10 +242,10 @@ class Backlog:
         with self._lock:
             self.check_open()
             now = time.monotonic()
-            for key, (write, _) in list(self._letters.items()):
-                number = self.queue.accept(key, write.value, now, write.journaled).number
-                self.setting[key] = numbers[key] = number
-                del self._letters[key]
+            for write in self._letters.writes():
+                number = self.queue.accept(write.key, write.value, now, write.journaled).number
+                self.setting[write.key] = numbers[write.key] = number
+                self._letters.drop(write.key)
             self.queue.hurry(now)
         self.call_thread()
         return numbers
@@ -267,52 +253,58 @@ class Backlog:
     def discard_dead_letters(self) -> list[DeadLetter]:
         """Forget what the store refused, in the journal, too. Returns it."""
         with self._lock:
-            letters = self.dead_letters
-            writes = [write for write, _ in self._letters.values()]
-            self._letters = {}
+            letters, writes = self._letters.listed(), self._letters.writes()
+            self._letters.clear()
             trouble = self._record_as_done([write.journaled for write in writes])
         self._note(trouble)
         return letters
 
     # --- waiting for the store ----------------------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None) -> bool:
+    def flush(self, until: Until) -> bool:
         """See `WriteBehind.flush`."""
-        until = self._until(timeout, "flush")
+        self._refuse_to_wait_for_itself("flush")
         with self._lock:
             writes = self.queue.hurry(time.monotonic())
         self.call_thread()
         return self._wait_for(writes, until) and not self._letters
 
-    def close(self, timeout: float | None) -> bool:
+    def close(self, until: Until) -> bool:
         """See `WriteBehind.close`."""
-        until = self._until(timeout, "close")
-        reached = self._wait_for(self._begin_to_close(), until) and not self._letters
+        self._refuse_to_wait_for_itself("close")
+        self.begin_to_close()
+        with self._lock:
+            while self._unsynced and until.left() > 0.0:        # what is about to be accepted
+                self._progress.wait(min(until.left(), LOOKS_EVERY))
+            writes = self.queue.hurry(time.monotonic())
+            self._call_thread()
+        reached = self._wait_for(writes, until) and not self._letters
         with self._lock:
             self._ends_at = time.monotonic()    # the thread is to end, if it has not
             self._news.notify_all()
-            while self._is_served() and (until is None or time.monotonic() < until):
-                left = LOOKS_EVERY if until is None else until - time.monotonic()
-                self._progress.wait(max(0.0, min(left, LOOKS_EVERY)))
+            while self._is_served() and until.left() > 0.0:
+                self._progress.wait(min(until.left(), LOOKS_EVERY))
             if not self._is_served():
                 self._close_journal()           # else the thread does, when the store lets go of it
         return reached
 
-    def _until(self, timeout: float | None, what: str) -> float | None:
-        if timeout is not None:
-            check_seconds("timeout", timeout)
+    def _refuse_to_wait_for_itself(self, what: str) -> None:
         if self.thread is threading.current_thread():
             raise RuntimeError(f"{what} would wait for itself: it was called by the store, or by on_dead_letter")
-        return None if timeout is None else time.monotonic() + timeout
 
-    def _begin_to_close(self) -> list[Write]:
-        """Accept nothing more, and have all go out. Returns what the store lacks."""
+    def give_up(self, until: Until) -> None:
+        """Who waits until then does not wait any more."""
+        until.at = 0.0
+        with self._lock:
+            self._progress.notify_all()
+
+    def begin_to_close(self) -> None:
+        """Accept nothing more, and have all go out."""
         with self._lock:
             self.closing = True
-            writes = self.queue.hurry(time.monotonic())
+            self.queue.hurry(time.monotonic())
             self._progress.notify_all()         # those who wait for room
         self.call_thread()
-        return writes
 
     def _close_journal(self) -> None:
         if self.journal is not None:
@@ -327,7 +319,16 @@ class Backlog:
         with self._lock:
             return len(self.queue.pending) + len(self.queue.flying)
 
-    def _wait_for(self, writes: Sequence[Write], until: float | None) -> bool:
+    def drain(self, timeout: float) -> bool:
+        """See `draining`."""
+        return self.close(Until(timeout))
+
+    def undelivered(self) -> str:
+        """What the store lacks, in words."""
+        where = "they are lost" if self.journal is None else "they are in the journal"
+        return f"{self.pending + len(self.dead_letters)} writes: {where}"
+
+    def _wait_for(self, writes: Sequence[Write], until: Until) -> bool:
         """Wait until these writes are settled. Returns whether the store has them all."""
         reached = True
         for write in writes:
@@ -337,7 +338,7 @@ class Backlog:
                         write = write.into      # the newer one stands for it
                     if write.reached is not None:
                         break
-                    left = LOOKS_EVERY if until is None else until - time.monotonic()
+                    left = until.left()
                     if left <= 0.0 or (self._is_to_end() and not self._is_served()):
                         return False
                     if self._is_served():
@@ -465,7 +466,7 @@ class Backlog:
             for write, error in failed:
                 write.tries += 1
                 if retries is not None and write.tries > retries and write.key not in self.queue.pending:
-                    self._letters[write.key] = write, error
+                    self._letters.keep(write, error)
                     dead.append((write, error))
                 else:
                     if write.tries not in due:
@@ -482,7 +483,7 @@ class Backlog:
         elif not self.queue.pending:
             self._picky.end()
         for write, error in dead:
-            self._tell_of(write, error)         # before anybody who waits for it hears that it is settled
+            self._letters.tell(write, error)    # before anybody who waits for it hears that it is settled
             with self._lock:
                 self.queue.settle(write, False)
                 self._progress.notify_all()
@@ -496,7 +497,7 @@ class Backlog:
             for write in writes:
                 self.queue.settle(write, True)
                 if self._letters:               # it was told of, and interrupted before it was settled
-                    self._letters.pop(write.key, None)
+                    self._letters.drop(write.key)
             trouble = self._record_as_done([write.journaled for write in writes])
             self._progress.notify_all()
         self._note(trouble)
@@ -530,22 +531,6 @@ class Backlog:
         else:
             self._rewriting.end()
 
-    def _tell_of(self, write: Write, error: BaseException) -> None:
-        """The store will not have this one: log it, and tell the user's callback."""
-        tell(logging.ERROR, f"a write of {write.key!r} is a dead letter, the store has refused it: {text_of(error)}")
-        if self.on_dead_letter is None:
-            return
-        try:
-            result = self.on_dead_letter(write.key, write.value, error)
-            if iscoroutine(result):
-                result.close()
-                raise TypeError("on_dead_letter must be a plain function, not return a coroutine")
-        except BaseException as failure:
-            report(failure, self.on_dead_letter)
-            self._callback.begin(failure)
-        else:
-            self._callback.end()
-
     # --- the end of the process, and forks ----------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
@@ -556,11 +541,29 @@ class Backlog:
         self.queue.clear()
         self._unsynced = {}
         self.setting.clear()
-        self._letters = {}
+        self._letters.clear()
         self._forked = True
         if self.journal is not None:
             self.journal.abandon()
             self.closing = True
+
+
+class Until:
+    """When to give up waiting, which somebody else may change. Seconds from now; None: never.
+
+    Raises ValueError or TypeError where `timeout` is none.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, timeout: float | None = None) -> None:
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        self.at = float("inf") if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float:
+        """Seconds until then; less than 0 where it is over."""
+        return self.at - time.monotonic()
 
 
 class _Accepted:
@@ -573,19 +576,3 @@ class _Accepted:
         self.value = value
         self.numbers = numbers          # where its number goes
         self.journaled = 0              # its number in the journal
-
-
-def _drain_all() -> None:
-    """At the end of the process: deliver what is pending, all at the same time, each for at most its `exit_timeout`."""
-    still_open = [backlog for backlog in list(_open) if not backlog.closing]
-    began = time.monotonic()
-    for backlog in still_open:
-        backlog._begin_to_close()
-    for backlog in still_open:
-        if not backlog.close(max(began + backlog.exit_timeout - time.monotonic(), 0.0)):
-            what = "they are in the journal" if backlog.journal is not None else "they are lost"
-            n = backlog.pending + len(backlog.dead_letters)
-            tell(logging.ERROR, f"the process ends, and a store lacks {n} writes: {what}")
-
-
-atexit.register(_drain_all)

@@ -14,9 +14,12 @@ from typing import Any
 
 from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import awaited, set_in
+from cachebox.strategies.trouble import Trouble
 
 MOST_DOUBTS = 100_000
 """Keys that are doubted one by one; if there are more, the cache is to forget everything."""
+UNTOLD = "a cache could not be told of a write; until it can, what it may have is loaded from the store instead"
+TOLD = "the cache has been told of all writes"
 
 
 class Doubts:
@@ -85,6 +88,7 @@ class CacheSide:
     def __init__(self, cache: Any) -> None:
         self.cache = cache
         self.doubts = Doubts(callable(getattr(cache, "clear", None)))
+        self._trouble = Trouble(UNTOLD, TOLD)
 
     def doubted(self, key: Any) -> bool:
         """Whether the cache must not be asked for a key. Tries to put that right."""
@@ -148,9 +152,11 @@ class CacheSide:
                 self.cache.clear()
             if seen[1]:
                 self._delete_all(seen[1])
-        except Exception:
-            return                              # the doubts remain, which is the answer
+        except Exception as error:
+            self._trouble.begin(error)          # the doubts remain, which is the answer
+            return
         self.doubts.settle(seen)
+        self._trouble.end()
 
     def _told(self, keys: Iterable[Any]) -> None:
         """The cache can be reached, and knows better about these."""
@@ -171,6 +177,7 @@ class AsyncCacheSide:
     def __init__(self, cache: Any) -> None:
         self.cache = cache
         self.doubts = Doubts(callable(getattr(cache, "clear", None)))
+        self._trouble = Trouble(UNTOLD, TOLD)
 
     async def doubted(self, key: Any) -> bool:
         """Whether the cache must not be asked for a key. Tries to put that right."""
@@ -229,9 +236,11 @@ class AsyncCacheSide:
                 await awaited(self.cache.clear())
             if seen[1]:
                 await self._delete_all(seen[1])
-        except Exception:
-            return                              # the doubts remain, which is the answer
+        except Exception as error:
+            self._trouble.begin(error)          # the doubts remain, which is the answer
+            return
         self.doubts.settle(seen)
+        self._trouble.end()
 
     async def _failed(self, keys: Iterable[Any], error: BaseException) -> None:
         self.doubts.add(keys)

@@ -229,19 +229,25 @@ class Journal:
         """
         for number in numbers:
             self._live.pop(number, None)
-        with self._sync_turn:
-            surplus = self._size - _HEADER.size
-            if not self._live:
-                os.ftruncate(self._file, _HEADER.size)
-                self._size -= surplus           # a finalizer may have added a record just now
-                self._synced = _HEADER.size
-                self._undone = []
-                if self.waits_for_disk:
-                    self._sync_now()            # else what comes next might reach the disk first
-                return
+        if not self._live and self._empty():
+            return
         undone = self._undone = [*self._undone, *numbers]
         self._record_done(undone)
         self._undone = self._undone[len(undone) :]
+
+    def _empty(self) -> bool:
+        """Cut off all records. False: there is a live one by now."""
+        with self._sync_turn:
+            surplus = self._size - _HEADER.size
+            if self._live:
+                return False
+            os.ftruncate(self._file, _HEADER.size)
+            self._size -= surplus               # a finalizer may have added a record just now
+            self._synced = _HEADER.size
+            self._undone = []
+            if self.waits_for_disk:
+                self._sync_now()                # else what comes next might reach the disk first
+        return True
 
     def _record_done(self, numbers: Sequence[int]) -> None:
         self._write(_record(_DONE, 0, b"".join([number.to_bytes(8, "little") for number in numbers])))
@@ -325,7 +331,8 @@ class Journal:
         with self._sync_turn:
             if self._is_doubtful:
                 raise OSError(f"{self.path!r} could not be brought to the disk, and was not rewritten yet")
-            if self._synced < wanted <= self._size:     # else another thread's call did it, or the file has shrunk
+            # else it was closed, which syncs, or another thread's call did it, or the file has shrunk
+            if self._file >= 0 and self._synced < wanted <= self._size:
                 self._sync_now()
 
     def _sync_now(self) -> None:
@@ -382,6 +389,9 @@ class Journal:
                 file, self._file = self._file, -1
                 try:
                     os.fsync(file)
+                except BaseException:
+                    self._is_doubtful = True
+                    raise
                 finally:
                     os.close(file)
             self._wake.notify_all()

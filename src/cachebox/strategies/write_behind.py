@@ -12,8 +12,9 @@ from typing import Any
 
 from cachebox.cache import MISSING
 from cachebox.encoding import Encoding
-from cachebox.strategies.backlog import Backlog, DeadLetter
+from cachebox.strategies.backlog import Backlog, Until
 from cachebox.strategies.cache_side import CacheSide
+from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import check_choice, check_int, check_seconds
@@ -260,7 +261,7 @@ class WriteBehind:
         value of its key, what the journal replayed included. False where the time was over, or the store refused
         something.
         """
-        return self._backlog.flush(timeout)
+        return self._backlog.flush(Until(timeout))
 
     def close(self, timeout: float | None = None) -> bool:
         """Accept nothing more, and deliver what is pending. Returns what `flush` would.
@@ -271,7 +272,7 @@ class WriteBehind:
 
         Called again, it waits again.
         """
-        return self._backlog.close(timeout)
+        return self._backlog.close(Until(timeout))
 
     @property
     def dead_letters(self) -> list[DeadLetter]:

@@ -1,0 +1,76 @@
+"""Dead letters: writes that the store has refused each time they were tried."""
+
+from __future__ import annotations
+
+import logging
+from inspect import iscoroutine
+from typing import Any, NamedTuple
+
+from cachebox.refreshing import report
+from cachebox.strategies.trouble import Trouble, tell, text_of
+from cachebox.strategies.write_queue import Write
+
+
+class DeadLetter(NamedTuple):
+    """A write that the store refused each time it was tried; the value of a delete is `MISSING`."""
+
+    key: Any
+    value: Any
+    error: BaseException
+
+
+class DeadLetters:
+    """The dead letters of one `WriteBehind`, at most one a key. Its owner calls one method at a time, but for `tell`.
+
+    Args:
+        callback: called as ``callback(key, value, error)``, or None.
+    """
+
+    def __init__(self, callback: Any) -> None:
+        self.callback = callback
+        self._kept: dict[Any, tuple[Write, BaseException]] = {}
+        self._trouble = Trouble("on_dead_letter has failed", "on_dead_letter works again")
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def keep(self, write: Write, error: BaseException) -> None:
+        """The store will not have this one."""
+        self._kept[write.key] = write, error
+
+    def find(self, key: Any) -> Write | None:
+        """The write of a key."""
+        kept = self._kept.get(key)
+        return None if kept is None else kept[0]
+
+    def drop(self, key: Any) -> object:
+        """It is none any more. Returns what held it, to be let go without a lock."""
+        return self._kept.pop(key, None)
+
+    def writes(self) -> list[Write]:
+        """All of them, oldest first."""
+        return [write for write, _ in list(self._kept.values())]
+
+    def listed(self) -> list[DeadLetter]:
+        """All of them as users see them, oldest first."""
+        return [DeadLetter(write.key, write.value, error) for write, error in list(self._kept.values())]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept = {}
+
+    def tell(self, write: Write, error: BaseException) -> None:
+        """Log one, and tell the user's callback. Without a lock."""
+        tell(logging.ERROR, f"a write of {write.key!r} is a dead letter, the store has refused it: {text_of(error)}")
+        if self.callback is None:
+            return
+        try:
+            result = self.callback(write.key, write.value, error)
+            if iscoroutine(result):
+                result.close()
+                raise TypeError("on_dead_letter must be a plain function, not return a coroutine")
+        except BaseException as failure:
+            report(failure, self.callback)
+            self._trouble.begin(failure)
+        else:
+            self._trouble.end()

@@ -1,0 +1,49 @@
+"""The end of the process: what is pending is delivered, though not for ever."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+from typing import Protocol
+from weakref import WeakSet
+
+from cachebox.strategies.trouble import tell
+
+
+class Drainable(Protocol):
+    """What may have something to deliver."""
+
+    closing: bool
+    exit_timeout: float
+
+    def begin_to_close(self) -> object:
+        """Accept nothing more, and have all go out."""
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until all is delivered, for so many seconds at most. Returns whether it is."""
+
+    def undelivered(self) -> str:
+        """What was not, in words."""
+
+
+_open: WeakSet[Drainable] = WeakSet()
+
+
+def drain_at_exit(one: Drainable) -> None:
+    """Have it closed when the process ends, if somebody else knows it then and it was not closed before."""
+    _open.add(one)
+
+
+def _drain_all() -> None:
+    """All at the same time, each for at most its `exit_timeout`."""
+    still_open = [one for one in list(_open) if not one.closing]
+    began = time.monotonic()
+    for one in still_open:
+        one.begin_to_close()
+    for one in still_open:
+        if not one.drain(max(began + one.exit_timeout - time.monotonic(), 0.0)):
+            tell(logging.ERROR, f"the process ends, and a store lacks {one.undelivered()}")
+
+
+atexit.register(_drain_all)

@@ -1,0 +1,242 @@
+"""Public calls that are interrupted at any bytecode, or by the collector, by code that uses the same object.
+
+A signal handler or a finalizer may run between any two bytecodes of a call, the first one above all, and may make any call
+itself. A lock that both want would be for ever. Here a trace function stands for the signal: it makes the inner call after
+a number of bytecodes that chance has chosen, from a seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from in_threads import Started
+
+import cachebox
+from cachebox import Cache, cached
+from cachebox.strategies import WriteBehind, WriteThrough
+
+PACKAGE = str(Path(cachebox.__file__).parent)
+
+
+class Rows(dict):
+    """A store."""
+
+    load, save, delete = dict.__getitem__, dict.__setitem__, dict.__delitem__
+
+
+class Served(contextlib.ExitStack):
+    """Makes objects, and closes them in the end."""
+
+    def __init__(self, request):
+        super().__init__()
+        self.request = request
+
+    def cache(self):
+        return Cache(4, on_removal=lambda *left: None)
+
+    def expiring(self):
+        return Cache(4, default_ttl=60, refresh_ahead=0.9, loader=str)
+
+    def tagged(self):
+        cache = Cache(4, cache_exceptions=(LookupError,), exception_ttl=60)
+        cache.set("t", 1, tags="tag")
+        return cache
+
+    def through(self):
+        return WriteThrough(Cache(4), Rows())
+
+    def behind(self):
+        return self.enter_context(WriteBehind(Cache(4), Rows(), max_delay=0.001))
+
+    def journaled(self):
+        folder = self.request.getfixturevalue("tmp_path_factory").mktemp("journal")
+        return self.enter_context(WriteBehind(Cache(4), Rows(), journal=folder / "journal"))
+
+    def tiers(self):
+        server = self.request.getfixturevalue("server")
+        return self.enter_context(cachebox.DistributedCache(redis_port=server.port, timeout=20, default_ttl=60, refresh_ahead=0.9))
+
+    def function(self):
+        return cached(max_size=4, ttl=lambda result: 60)(lambda key: key)
+
+    def distributed_function(self):
+        return cached(self.tiers(), tags=lambda result, key: (key,))(lambda key: key)
+
+
+BASIC = {
+    "get": lambda c: c.get("a"), "set": lambda c: c.set("a", 1), "delete": lambda c: c.delete("a"),
+    "set_many": lambda c: c.set_many({"a": 1, "b": 2}), "delete_many": lambda c: c.delete_many(["a", "b"]),
+}
+READING = {
+    "get_many": lambda c: c.get_many(["a", "b"]), "get_or_set": lambda c: c.get_or_set("a", lambda: 1),
+    "ttl": lambda c: c.ttl("a"), "touch": lambda c: c.touch("a", 60), "increment": lambda c: c.increment("n"),
+    "in": lambda c: "a" in c, "tagged": lambda c: c.set("a", 1, tags=("tag", "other")),
+    "invalidate_tag": lambda c: c.invalidate_tag("tag"), "invalidate_prefix": lambda c: c.invalidate_prefix("a"),
+    "clear": lambda c: c.clear(), "stats": lambda c: c.stats.get_all(), "warm": lambda c: c.warm(["x", "y"], str, workers=2),
+}
+MAPPING = {
+    "compute": lambda c: c.compute("a", lambda old: 1), "popitem": lambda c: c.popitem(), "pop": lambda c: c.pop("a", None),
+    "setdefault": lambda c: c.setdefault("a", 1), "update": lambda c: c.update(a=1, b=2), "list": lambda c: list(c),
+    "len": lambda c: len(c), "resize": lambda c: c.resize(3), "purge": lambda c: c.purge_expired(), "copy": lambda c: c.copy(),
+    "where": lambda c: c.invalidate_where(lambda key, value: key == "a"), "repr": lambda c: repr(c),
+}
+FUNCTION = {
+    "call": lambda f: f("a"), "invalidate": lambda f: f.invalidate("a"), "info": lambda f: f.cache_info(),
+    "key": lambda f: f.cache_key("a"), "cache_clear": lambda f: f.cache_clear(), "parameters": lambda f: f.cache_parameters(),
+}
+CALLS = {
+    "cache": BASIC | READING | MAPPING,
+    "expiring": BASIC | READING | MAPPING,
+    "tagged": BASIC | READING | MAPPING,
+    "through": BASIC,
+    "behind": BASIC | {"flush": lambda c: c.flush(5), "pending": lambda c: c.pending},
+    "journaled": BASIC | {"flush": lambda c: c.flush(5), "pending": lambda c: c.pending},
+    "tiers": BASIC | READING | {"barrier": lambda c: c.barrier()},
+    "function": FUNCTION,
+    "distributed_function": FUNCTION,
+}
+HAS_REDIS = importlib.util.find_spec("redis") is not None
+needs_redis = pytest.mark.skipif(not HAS_REDIS, reason="redis-py is not installed")
+MADE = [pytest.param(made, marks=needs_redis) if made in ("tiers", "distributed_function") else made for made in CALLS]
+
+
+def quietly(call, thing):
+    """Make a call, which may find nothing."""
+    with contextlib.suppress(KeyError):
+        call(thing)
+
+
+def in_between(call, thing):
+    """The same in the middle of another call, which may be what keeps a server from answering in time."""
+    with contextlib.suppress(KeyError, *([cachebox.BackendUnavailable] if HAS_REDIS else [])):
+        call(thing)
+
+
+def interrupted_at(n, call, inner):
+    """Make a call, and another one in the middle of it: after n bytecodes of this package. Whether it came to that."""
+    left = [n]
+
+    def trace(frame, event, arg):
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left[0] -= 1
+                if left[0] == 0:
+                    inner()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return left[0] <= 0
+
+
+def interrupt_all(served, made, rounds, seed):
+    """Interrupt each call of a new object, at random places, by random other ones."""
+    chance = random.Random(seed)
+    calls = CALLS[made]
+    for name, call in calls.items():
+        for _ in range(rounds):
+            thing = getattr(served, made)()
+            inner = chance.choice(list(calls.values()))
+            n = int(2 ** chance.uniform(0, 11))
+            Started(interrupted_at, n, lambda: quietly(call, thing), lambda: in_between(inner, thing)).result()
+            Started(quietly, call, thing).result()      # it works on, from any thread
+            if name == "set":
+                Started(quietly, BASIC["get"], thing).result()
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_interrupted_at_any_bytecode(request, made):
+    with Served(request) as served:
+        interrupt_all(served, made, 3, made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("made", MADE)
+def test_interrupted_at_any_bytecode_for_long(request, made, seed):
+    with Served(request) as served:
+        interrupt_all(served, made, 20, f"{made}{seed}")
+
+
+def interrupt_by_collector(served, made, rounds, seed):
+    """Have the collector run all the time, and use the object whenever it does."""
+    chance = random.Random(seed)
+    calls = CALLS[made]
+    busy, callers = [], set()
+
+    def use(phase, info):
+        if not busy and threading.current_thread() in callers:      # others may be the object's own
+            busy.append(1)
+            try:
+                in_between(chance.choice(list(calls.values())), thing)
+            finally:
+                busy.clear()
+
+    def make_all():
+        callers.add(threading.current_thread())
+        gc.callbacks.append(use)
+        before = gc.get_threshold()
+        gc.set_threshold(1, 1, 1000)
+        try:
+            for call in calls.values():
+                quietly(call, thing)
+        finally:
+            gc.set_threshold(*before)
+            gc.callbacks.remove(use)
+
+    for _ in range(rounds):
+        thing = getattr(served, made)()
+        Started(make_all).result()
+        for call in calls.values():
+            Started(quietly, call, thing).result()
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_interrupted_by_the_collector(request, made):
+    with Served(request) as served:
+        interrupt_by_collector(served, made, 1, made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", MADE)
+def test_interrupted_by_the_collector_for_long(request, made):
+    with Served(request) as served:
+        interrupt_by_collector(served, made, 50, f"long {made}")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timers")
+@pytest.mark.parametrize("made", MADE)
+def test_interrupted_by_signals(request, made):
+    """Real ones, which come whenever they come, in the first calls of new objects."""
+    chance = random.Random(made)
+    calls = list(CALLS[made].values())
+    came = []
+
+    def handle(number, frame):
+        came.append(1)
+        in_between(chance.choice(calls), thing)
+
+    with Served(request) as served:
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            for _ in range(30):
+                thing = getattr(served, made)()
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 1e-3))
+                for call in chance.sample(calls, min(4, len(calls))):
+                    quietly(call, thing)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
