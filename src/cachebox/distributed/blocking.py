@@ -158,7 +158,6 @@ def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
             return new_channel(node, deadline), False
     finally:
         node.pool.step_out(turn)
-        bell.close()
     raise TimeoutError("no connection became free in time")
 
 
