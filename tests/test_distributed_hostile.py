@@ -44,6 +44,8 @@ SHAPES = {
     "a list of lists": b"*2\r\n*1\r\n:1\r\n*0\r\n",
     "a lease for ever": b"*3\r\n:2\r\n:999999999999999\r\n$1\r\nx\r\n",
     "a value of another type": b"*3\r\n:1\r\n:5\r\n:5\r\n",
+    "a value that is none": b"*3\r\n:1\r\n$4\r\njunk\r\n:5\r\n",
+    "an entry to look at": b"*1\r\n$4\r\njunk\r\n",
     "a set": b"~1\r\n+a\r\n",
     "a map": b"%1\r\n+a\r\n:1\r\n",
     "a map with a list as key": b"%1\r\n*0\r\n+a\r\n",
@@ -244,6 +246,27 @@ def test_every_answer_to_the_greeting(kind, shape, hostile):
         assert outcome(lambda: cache.set("k", 1)) in (UNAVAILABLE, None)
         hostile.greeting = GREETING
         forgive(cache)
+
+
+@pytest.mark.parametrize("shape", [name for name in SHAPES if name not in STALLING])
+@must_end
+def test_every_answer_to_whoever_asks_for_slots(shape, hostile):
+    hostile.greeting = GREETING.replace(b"%2", b"%3") + b"$4\r\nmode\r\n$7\r\ncluster\r\n"
+    hostile.answer = SHAPES[shape]
+    with make("sync", redis_port=hostile.port, timeout=PATIENT, invalidation=False) as cache:
+        assert cache.get("k", "nothing") == "nothing"
+        forgive(cache)
+        assert outcome(lambda: cache.set("k", 1)) == UNAVAILABLE
+
+
+@pytest.mark.parametrize("shape", [name for name in SHAPES if name not in STALLING])
+@must_end
+def test_every_answer_to_whoever_asks_a_sentinel(shape, hostile):
+    hostile.answer = SHAPES[shape]
+    url = f"redis+sentinel://127.0.0.1:{hostile.port}/service"
+    with make("sync", url=url, timeout=PATIENT, invalidation=False) as cache:
+        assert cache.get("k", "nothing") == "nothing"
+        assert outcome(lambda: cache.set("k", 1)) == UNAVAILABLE
 
 
 # --- the link ---------------------------------------------------------------------------------------------------------
@@ -457,6 +480,7 @@ def test_the_helper_asks_its_thread_whether_it_runs():
 
 def test_a_lease_is_renewed_after_a_renewal_that_failed(hostile, monkeypatch):
     from cachebox.distributed import leases
+    from cachebox.distributed.loading import new_flight
 
     monkeypatch.setattr(leases, "RENEWED_EVERY", 0.01)
     with make("sync", redis_port=hostile.port, timeout=1, invalidation=False) as cache:
@@ -467,7 +491,7 @@ def test_a_lease_is_renewed_after_a_renewal_that_failed(hostile, monkeypatch):
             raise MemoryError
 
         monkeypatch.setattr(held, "_send", send)
-        held.keep(b"t" * 16, [])
+        held.keep(b"t" * 16, [], new_flight())
         wait_until(lambda: len(sent) > 2)
         held.let_go(b"t" * 16)
 

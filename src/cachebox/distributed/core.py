@@ -531,7 +531,7 @@ class Core:
         write = self.tier.begin_write((key,))
         not_after = b""
         seen: tuple[bytes, bytes, bytes] = self.codec.seal(key, ()), b"", b""
-        breaks = 0
+        breaks = looks = 0
         was_sent = False
         reply: Any = None
         try:
@@ -553,11 +553,12 @@ class Core:
                     INCREMENT, key, fresh, b"%d" % int(amount), milliseconds(self.lifetime), not_after,
                     self.codec.counter_head, *seen, deadline=deadline, more=done, retries=0,
                 )
-                if type(reply) is list and time.monotonic() < deadline:
+                if type(reply) is list and time.monotonic() < deadline and looks < ATTEMPTS:
+                    looks += 1
                     seen = self._judge(key, reply[0])
                     continue
                 if type(reply) is list:
-                    reply = Failure(TimeoutError("the deadline has passed"), was_sent, False)
+                    reply = Failure(TimeoutError("the entry has always changed meanwhile"), was_sent, False)
                 if type(reply) is not Failure:
                     break
                 was_sent = was_sent or reply.was_sent

@@ -30,6 +30,7 @@ from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.keyspace import new_token
 from cachebox.distributed.leases import Leases
 from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.resp import Senseless
 from cachebox.distributed.scripts import LAND, LEAD
 from cachebox.flight import Flight
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from cachebox.distributed.refreshing import Refreshing
 
 UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
+MOST_LOOKS = 5                      # at entries that cannot be decoded, one after the other
 FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
 
 def new_flight() -> Flight:
@@ -162,6 +164,7 @@ class Loader:
         core, tier = self._core, self._core.tier
         no_good = b""                           # digest of a value that cannot be decoded
         awaited = b""                           # the token of the leader in another process
+        looks = 0                               # at entries that cannot be decoded
         missed = False
         waiter: Any = None
         until = time.monotonic() + FOREIGN_WAIT
@@ -177,15 +180,19 @@ class Loader:
                     try:
                         value = core.take_in(fill, reply[1], reply[2])
                     except Undecodable:
-                        if not no_good:
+                        if not looks:
                             tier.count(undecodable=1)
-                        no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
-                        continue
-                    if not missed:
-                        tier.count(remote_hits=1)
-                        if self.refreshing is not None:
-                            yield from self.refreshing.consider(key, factory, decide, value, reply[2])
-                    return value, missed
+                        looks += 1
+                        if looks < MOST_LOOKS:
+                            no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
+                            continue
+                        reply = Failure(Senseless("there is always another entry that cannot be decoded"), True, False)
+                    else:
+                        if not missed:
+                            tier.count(remote_hits=1)
+                            if self.refreshing is not None:
+                                yield from self.refreshing.consider(key, factory, decide, value, reply[2])
+                        return value, missed
             finally:
                 tier.end_fill(fill)
                 if waiter is not None and (type(reply) is not list or reply[0] != 2):
