@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from cachebox.distributed import scripts
 from cachebox.distributed.effects import Commands
 from cachebox.distributed.keyspace import SLOTS
-from cachebox.distributed.resp import Push, Replies, ReplyError, Senseless
+from cachebox.distributed.resp import Push, Replies, ReplyError, Senseless, are_rows
 
 Command: TypeAlias = Sequence[Any]
 Fits: TypeAlias = Callable[[Any, Command], bool]
@@ -42,13 +42,10 @@ def verify(commands: Commands, replies: list[Any], rest: Replies | None = None) 
 
     `rest`: what the connection has received beside them, which may be whole pushes only. O(number of keys and names).
     """
-    for command, reply in zip(commands, replies, strict=True):
+    for command, reply in zip(commands, replies):  # noqa: B905 - as many as were asked for
         name = command[0]
-        if type(reply) is ReplyError:
-            fits = _error(reply, command)
-        else:
-            fits = SHAPES[command[1] if name == b"EVALSHA" else name](reply, command)
-        if not fits:
+        fits = SHAPES[command[1] if name == b"EVALSHA" else name] if type(reply) is not ReplyError else _error
+        if not fits(reply, command):
             raise Senseless(f"a {type(reply).__name__} is no answer to {name.decode()}, or not such a one")
     while rest is not None and not rest.is_empty:
         if type(rest.next()) is not Push:
@@ -89,17 +86,7 @@ def _are_flags(reply: Any, n: int) -> bool:
 
 
 def _read(reply: Any, command: Command) -> bool:
-    if type(reply) is not bytes:
-        return False
-    at, size = 0, len(reply)
-    for _ in range(command[2] - 1):
-        if at + 12 > size:
-            return False
-        length, milliseconds = ROW.unpack_from(reply, at)
-        at += 12 if length == NONE else 12 + length
-        if not -1.0 <= milliseconds < 1e19:         # nor a NaN
-            return False
-    return at == size
+    return are_rows(reply, command[2] - 1)
 
 
 def _write(reply: Any, command: Command) -> bool:

@@ -9,7 +9,8 @@ Memory grows with what has arrived, never with what was announced. Time is linea
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memcpy
 
 import re
 
@@ -287,3 +288,36 @@ cdef Py_ssize_t length(char* digits, Py_ssize_t n, bint may_be_null) except? -2:
             raise Senseless("a length in a reply is not a number")
         value = value * 10 + (digits[k] - c"0")
     return value
+
+
+def are_rows(reply, Py_ssize_t n):
+    """Whether a reply is n entries as the script READ gives them. O(n).
+
+    Each is its length in 4 bytes (all ones: there is none), the milliseconds that it lives on, a double from -1 on, and
+    itself; all numbers are big-endian.
+    """
+    cdef unsigned char* start
+    cdef Py_ssize_t at = 0, size, length
+    cdef uint64_t bits
+    cdef double milliseconds
+    cdef int k
+    if type(reply) is not bytes:
+        return False
+    start = <unsigned char*>PyBytes_AS_STRING(reply)
+    size = PyBytes_GET_SIZE(reply)
+    for _ in range(n):
+        if size - at < 12:
+            return False
+        length = 0
+        for k in range(4):
+            length = length << 8 | start[at + k]
+        bits = 0
+        for k in range(4, 12):
+            bits = bits << 8 | start[at + k]
+        memcpy(&milliseconds, &bits, 8)
+        if not -1.0 <= milliseconds < 1e19:         # nor a NaN
+            return False
+        at += 12 if length == 0xFFFFFFFF else 12 + length
+        if at > size:
+            return False
+    return at == size
