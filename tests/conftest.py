@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 
 import pytest
@@ -10,6 +11,12 @@ import pytest
 from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
 
 POLICIES = ("LRU", "LFU", "FIFO", "AUTO")
+
+
+
+def named(value: object) -> str:
+    """The name of a test's parameter: without addresses, so that it is the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 class Clock:

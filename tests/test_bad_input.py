@@ -11,6 +11,7 @@ from decimal import Decimal
 import pytest
 
 from cachebox import Cache, CacheStats, EvictionPolicy, LFUCache, LRUCache
+from conftest import named
 
 NAN = float("nan")
 
@@ -296,7 +297,7 @@ BAD_AMOUNTS = [
 ]
 
 
-@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+@pytest.mark.parametrize("name", BAD_NAMES, ids=named)
 def test_an_unknown_statistic_is_a_value_error_that_lists_the_known_ones(name):
     stats = CacheStats()
     for call in (stats.get, stats.increment, stats.snapshot().get):

@@ -8,6 +8,7 @@ from enum import IntEnum
 import pytest
 
 from cachebox import MISSING, Cache
+from conftest import named
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_the_sum_is_a_plain_int(any_policy):
         assert cache.increment("c", Loud(6)) == 11 and type(cache.peek("c")) is int
 
 
-@pytest.mark.parametrize("value", [None, "1", 1.0, []], ids=repr)
+@pytest.mark.parametrize("value", [None, "1", 1.0, []], ids=named)
 def test_increment_of_what_is_no_int_is_a_type_error_and_changes_nothing(any_policy, value):
     for options in ({}, {"max_weight": 10, "weigher": lambda key, value: 1}):
         cache = Cache(policy=any_policy, **options)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cachebox import Cache, CacheStats, LRUCache
+from conftest import named
 
 # --- the constructor and what it shows ------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ def test_delete_of_an_expired_entry_is_false(any_policy, clock):
     assert (cache.stats.deletes, cache.stats.expired) == (0, 1)
 
 
-@pytest.mark.parametrize("value", [None, False, 0, "", (), float("nan"), NotImplemented, ..., KeyError, int], ids=repr)
+@pytest.mark.parametrize("value", [None, False, 0, "", (), float("nan"), NotImplemented, ..., KeyError, int], ids=named)
 def test_any_object_is_a_value_none_included(any_policy, value):
     cache = Cache(policy=any_policy)
     cache["a"] = value

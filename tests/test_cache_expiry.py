@@ -10,6 +10,7 @@ from fractions import Fraction
 import pytest
 
 from cachebox import Cache
+from conftest import named
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_increment_of_an_expired_counter_starts_at_zero(cache, clock):
 FIVE_SECONDS = [5, 5.0, datetime.timedelta(seconds=5), Decimal(5), Fraction(10, 2)]
 
 
-@pytest.mark.parametrize("five", FIVE_SECONDS, ids=repr)
+@pytest.mark.parametrize("five", FIVE_SECONDS, ids=named)
 def test_a_ttl_is_any_number_of_seconds_or_a_timedelta(cache, clock, five):
     cache.set("a", 1, ttl=five)
     cache.set_many({"b": 2}, ttl=five)
@@ -91,7 +92,7 @@ def test_a_ttl_is_any_number_of_seconds_or_a_timedelta(cache, clock, five):
     assert len(cache) == 0
 
 
-@pytest.mark.parametrize("five", FIVE_SECONDS, ids=repr)
+@pytest.mark.parametrize("five", FIVE_SECONDS, ids=named)
 def test_default_ttl_and_time_to_idle_too(any_policy, clock, five):
     for option in ("default_ttl", "time_to_idle"):
         cache = Cache(policy=any_policy, clock=clock, **{option: five})

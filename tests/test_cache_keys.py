@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from cachebox import Cache
+from conftest import named
 
 
 class SameHash:
@@ -62,7 +63,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=repr)
+@pytest.mark.parametrize("pair", PAIRS, ids=named)
 def test_keys_are_compared_as_a_dict_compares_them(any_policy, pair):
     stored, wanted = pair
     same = wanted in {stored: 1}

@@ -9,6 +9,7 @@ from collections.abc import Hashable, ItemsView, KeysView, Mapping, MutableMappi
 import pytest
 
 from cachebox import Cache
+from conftest import named
 
 
 def of(policy, **entries):
@@ -218,7 +219,7 @@ def test_membership_in_views(any_policy):
     assert ("a", 2) not in cache.items() and ("x", None) not in cache.items()
 
 
-@pytest.mark.parametrize("thing", [5, "abc", ("a",), ("a", 1, 2), None], ids=repr)
+@pytest.mark.parametrize("thing", [5, "abc", ("a",), ("a", 1, 2), None], ids=named)
 def test_what_is_no_pair_is_no_item_as_in_a_dict(any_policy, thing):
     cache = of(any_policy, a=1)
     assert thing not in {"a": 1}.items()

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 
 from cachebox import Cache
+from conftest import named
 
 
 def by_value(key, value):
@@ -151,7 +152,7 @@ def test_with_max_size_none_only_the_weight_is_bound(any_policy):
     assert (len(cache), cache.weight, cache.max_size) == (1000, 1000, None)
 
 
-@pytest.mark.parametrize("one", [1, 1.0, Fraction(2, 2), Decimal(1)], ids=repr)
+@pytest.mark.parametrize("one", [1, 1.0, Fraction(2, 2), Decimal(1)], ids=named)
 def test_weights_are_any_numbers(any_policy, one):
     cache = Cache(policy=any_policy, max_weight=one * 2, weigher=lambda key, value: one)
     cache.update(a=1, b=2, c=3)

@@ -21,6 +21,7 @@ from unittest.mock import Mock
 import pytest
 
 from cachebox import Cache, EvictionPolicy, cached, lru_cache
+from conftest import named
 from in_threads import run_all
 
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -842,7 +843,7 @@ def count_of(thing):
         {"condition": lambda result: False}, {"ttl": lambda result: 0}, {"single_flight": False}, {"lru": True},
         {"lru": True, "maxsize": 0}, {"lru": True, "maxsize": None},
     ],
-    ids=str,
+    ids=named,
 )
 def test_no_call_leaks_a_reference(options):
     thing, result = Thing(), Thing()
@@ -974,7 +975,7 @@ def test_a_cache_together_with_its_own_options_is_a_type_error(options):
         ({"cache": {}}, TypeError, "cache"),
         ({"unknown": 5}, TypeError, "unknown"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_bad_options_are_refused_by_name(options, error, named):
     with pytest.raises(error, match=named):
@@ -1016,7 +1017,7 @@ def test_each_function_decorated_by_one_decorator_has_its_own_cache():
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"cache": Cache()}, {"typed": True}, {"single_flight": False}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"cache": Cache()}, {"typed": True}, {"single_flight": False}], ids=named)
 def test_hits_and_misses_add_up_under_threads(options):
     f = cached(**options)(lambda x, y=0: (x, y))
     f.cache_clear()

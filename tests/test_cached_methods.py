@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import pytest
 
 from cachebox import Cache, cached, lru_cache
+from conftest import named
 from in_threads import run_all
 
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -985,7 +986,7 @@ STATIC_METHODS = ["inner_static", "outer_static"]
 DECORATIONS = pytest.mark.parametrize(
     "options",
     [{}, {"cache": "shared"}, {"typed": True}, {"key_func": lambda *args, **kwargs: (args, tuple(kwargs))}],
-    ids=str,
+    ids=named,
 )
 
 

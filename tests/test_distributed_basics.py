@@ -10,6 +10,8 @@ import subprocess
 
 import pytest
 
+from conftest import named
+
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 import redis
@@ -254,7 +256,7 @@ def test_bad_lifetimes_change_nothing(cache, ttl):
         ({"timeout": math.inf}, ValueError),
         ({"on_unavailable": "x"}, ValueError),
     ],
-    ids=str,
+    ids=named,
 )
 @pytest.mark.parametrize("name", ["DistributedCache", "AsyncDistributedCache"])
 def test_bad_options_are_named(options, error, name):

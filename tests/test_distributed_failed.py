@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from conftest import named
+
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from both_kinds import KINDS, make
@@ -93,7 +95,7 @@ def test_it_reaches_who_waits_in_another_process(two, error):
     assert b.get_or_set("k", lambda: "later") == "later" == a.get("k")
 
 
-@pytest.mark.parametrize("error", [local_class(), ValueError({1, 2}), ValueError((1, (2, 3)))], ids=repr)
+@pytest.mark.parametrize("error", [local_class(), ValueError({1, 2}), ValueError((1, (2, 3)))], ids=named)
 @must_end
 def test_where_it_cannot_travel_the_next_one_computes(two, error):
     computation = Computation(*two, error)
@@ -238,7 +240,7 @@ def test_it_comes_back_equal(serializer, error):
         7,
         None,
     ],
-    ids=repr,
+    ids=named,
 )
 def test_anything_else_is_no_failure(content):
     codec = Codec("json", None, "app")

@@ -16,6 +16,8 @@ import threading
 
 import pytest
 
+from conftest import named
+
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached
@@ -95,7 +97,9 @@ def test_get_starts_nothing(server):
         assert not cache._loader.refreshing._again
 
 
-@pytest.mark.parametrize("options", [{"invalidation": False}, {"isolate": True}, {"on_unavailable": "raise"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"invalidation": False}, {"isolate": True}, {"on_unavailable": "raise"}], ids=named
+)
 def test_with_other_options(server, options):
     with made(server, **options) as cache:
         cache.set("k", ["old"], SHORT)

@@ -17,7 +17,7 @@ import weakref
 import pytest
 
 from cachebox import MISSING, Cache, cached, lru_cache
-from conftest import POLICIES, Clock, PythonFIFO
+from conftest import POLICIES, Clock, PythonFIFO, named
 
 _testcapi = pytest.importorskip("_testcapi", reason="this interpreter has no _testcapi, which makes memory fail")
 if not hasattr(_testcapi, "set_nomemory"):
@@ -233,14 +233,14 @@ def test_every_method_of_a_plain_cache(name):
 
 
 @pytest.mark.parametrize("name", ["set", "set with tags", "compute", "increment", "get_or_set", "pop", "resize"])
-@pytest.mark.parametrize("policy", [PythonFIFO, *POLICIES], ids=str)
+@pytest.mark.parametrize("policy", [PythonFIFO, *POLICIES], ids=named)
 def test_what_changes_a_cache_with_everything(policy, name):
     sweep_call(policy, "all", name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("policy", [*POLICIES, PythonFIFO], ids=str)
+@pytest.mark.parametrize("policy", [*POLICIES, PythonFIFO], ids=named)
 def test_every_method_of_every_kind_of_cache(policy, kind):
     for name in CALLS:
         sweep_call(policy, kind, name)
@@ -264,7 +264,7 @@ def test_calls_of_cached_functions(decorator):
     sweep(make, lambda it: it.cache_clear(), lambda *_: None)
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, PythonFIFO], ids=str)
+@pytest.mark.parametrize("policy", [*POLICIES, PythonFIFO], ids=named)
 def test_making_a_cache(policy):
     made = []
     for options in KINDS.values():

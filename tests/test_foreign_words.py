@@ -8,6 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from cachebox import Cache, DistributedCache, cached, lru_cache
+from conftest import named
 
 
 @pytest.mark.parametrize(
@@ -148,14 +149,14 @@ def test_a_dict_with_a_method_load_is_a_store():
     assert Cache(loader=Store(a=1))["a"] == "loaded a"
 
 
-@pytest.mark.parametrize("options", [{"refresh_ahead": 0.5}, {"stale_ttl": 5}, {"early_refresh": 1.0}], ids=str)
+@pytest.mark.parametrize("options", [{"refresh_ahead": 0.5}, {"stale_ttl": 5}, {"early_refresh": 1.0}], ids=named)
 def test_a_cache_that_loads_anew_by_itself_serves_no_functions(options):
     with pytest.raises(TypeError, match="by its loader"):
         cached(Cache(default_ttl=5, loader=str, **options))(len)
     assert cached(Cache(loader=str))(len)("abc") == 3
 
 
-@pytest.mark.parametrize("options", [{"clock": lambda: 0.0}, {"max_size": 5}, {"policy": "LFU"}], ids=str)
+@pytest.mark.parametrize("options", [{"clock": lambda: 0.0}, {"max_size": 5}, {"policy": "LFU"}], ids=named)
 def test_what_the_cache_has_already_is_not_given_again(options):
     with pytest.raises(TypeError, match="cannot go together with cache"):
         cached(Cache(), **options)

@@ -14,6 +14,7 @@ import pytest
 
 from cachebox import Cache, cached
 from cachebox.naming import Identity, LocalNames, SharedNames, fingerprint, simple
+from conftest import named
 
 
 class Colour(enum.Enum):
@@ -155,7 +156,7 @@ def test_a_given_name_is_the_name():
 
 
 @pytest.mark.parametrize(
-    "options, error", [({"name": 1}, TypeError), ({"name": ""}, ValueError), ({"name": b"a"}, TypeError)], ids=str
+    "options, error", [({"name": 1}, TypeError), ({"name": ""}, ValueError), ({"name": b"a"}, TypeError)], ids=named
 )
 def test_names_that_are_none(options, error):
     with pytest.raises(error, match="name"):
@@ -311,7 +312,7 @@ def test_equal_functions_of_one_place_share_a_name(names):
     assert names.claim(Identity(factory("us"))).name != claims[0].name
 
 
-@pytest.mark.parametrize("value", [[], {}, object(), len, lambda: 1, (1, [])], ids=repr)
+@pytest.mark.parametrize("value", [[], {}, object(), len, lambda: 1, (1, [])], ids=named)
 def test_a_second_living_function_that_holds_something_else_is_refused(names, value):
     first = names.claim(Identity(factory(value)))
     with pytest.raises(ValueError, match="name="):

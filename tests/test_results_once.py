@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from cachebox import Cache, cached, lru_cache
+from conftest import named
 from in_threads import run_all, wait_until
 
 
@@ -98,7 +99,9 @@ def test_what_can_be_used_again_is_stored(make):
     assert f.cache_info()[:2] == (1, 1)
 
 
-@pytest.mark.parametrize("options", [{"ttl": 5}, {"condition": bool}, {"tags": "a"}, {"single_flight": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"ttl": 5}, {"condition": bool}, {"tags": "a"}, {"single_flight": False}], ids=named
+)
 def test_nor_is_it_whatever_the_options(options):
     f = cached(**options)(lambda x: iter([x]))
     with pytest.warns(UserWarning, match="consumed"):
@@ -187,7 +190,7 @@ def task_of(calls, x):
 
 
 @pytest.mark.parametrize("make", [doubled, Awaitable, task_of], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("options", [{}, {"typed": True}, {"cache": "shared"}, {"key_func": lambda x: x}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"typed": True}, {"cache": "shared"}, {"key_func": lambda x: x}], ids=named)
 def test_a_plain_function_that_returns_an_awaitable_is_cached_as_an_async_one(make, options):
     calls = []
     options = dict(options)

@@ -19,7 +19,7 @@ import weakref
 import pytest
 
 from cachebox import MISSING, Cache, cached
-from conftest import PythonFIFO
+from conftest import PythonFIFO, named
 from in_threads import LIMIT, Started, is_same, must_end, run_all, wait_for, wait_until
 
 
@@ -302,7 +302,7 @@ def test_a_key_that_is_being_loaded_is_not_there_yet(loader):
     assert leader.result() == "loaded"
 
 
-@pytest.mark.parametrize("policy", ["LRU", "LFU", "FIFO", "AUTO", PythonFIFO], ids=str)
+@pytest.mark.parametrize("policy", ["LRU", "LFU", "FIFO", "AUTO", PythonFIFO], ids=named)
 def test_the_bound_holds_while_more_keys_are_loaded_than_fit(policy):
     cache = Cache(max_size=2, policy=policy)
     gates = [Gate(k) for k in range(8)]
@@ -316,11 +316,11 @@ def test_the_bound_holds_while_more_keys_are_loaded_than_fit(policy):
         cache._check()
 
 
-@pytest.mark.parametrize("policy", ["LRU", PythonFIFO], ids=str)
+@pytest.mark.parametrize("policy", ["LRU", PythonFIFO], ids=named)
 @pytest.mark.parametrize(
     "options",
     [{}, {"default_ttl": 60}, {"time_to_idle": 60}, {"max_weight": 99, "weigher": lambda k, v: 1}],
-    ids=str,
+    ids=named,
 )
 def test_every_kind_of_cache(way, policy, options):
     loader = way(Cache(policy=policy, **options))
@@ -356,7 +356,7 @@ def test_the_ttl_given_to_get_or_set(clock):
 
 
 @pytest.mark.parametrize(
-    "options", [{"condition": lambda result: False}, {"ttl": lambda result: 0}, {"ttl": lambda result: -1}], ids=str
+    "options", [{"condition": lambda result: False}, {"ttl": lambda result: 0}, {"ttl": lambda result: -1}], ids=named
 )
 def test_a_result_that_is_not_stored_is_shared_all_the_same(options):
     class Way(ByFunction):

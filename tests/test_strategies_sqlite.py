@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from cachebox import Cache, WriteBehind, WriteThrough
 from cachebox.strategies import SQLiteStore, sqlite_store
 from cachebox.strategies.row_keys import row_key
+from conftest import named
 from in_threads import Started, must_end, run_all
 
 
@@ -203,7 +204,7 @@ class Odd(int):
         range(3),
         dt.time(1, tzinfo=UTC),
     ],
-    ids=repr,
+    ids=named,
 )
 @pytest.mark.parametrize("options", [{}, {"serializer": "pickle", "secret": "s"}], ids=["json", "pickle"])
 def test_a_key_of_which_that_is_not_known_is_a_type_error_both_ways(tmp_path, key, options):

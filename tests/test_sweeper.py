@@ -17,6 +17,7 @@ import weakref
 import pytest
 
 from cachebox import Cache, RemovalCause
+from conftest import named
 from in_threads import wait_until
 
 LIMIT = 60.0
@@ -108,7 +109,7 @@ def test_it_comes_sooner_for_a_nearer_deadline(give):
     assert expired.wait(LIMIT)
 
 
-@pytest.mark.parametrize("options", [{"default_ttl": 0.05}, {"time_to_idle": 0.05}], ids=str)
+@pytest.mark.parametrize("options", [{"default_ttl": 0.05}, {"time_to_idle": 0.05}], ids=named)
 @pytest.mark.parametrize(
     "store",
     [
