@@ -5,8 +5,8 @@ Guided by coverage, with atheris (``pip install atheris``), for as long as you l
     python tests/fuzz_files.py dump -max_total_time=600
 
 Without it, by seeded mutation of samples: `mutations`, which is what the tests do. A target takes bytes, and raises
-where something is read that no file of ours can have, where what cannot be read is not a ValueError that names the file,
-where that has changed something, or where a cache is unsound afterwards.
+where something is read that no file of ours can have, where what cannot be read is not a ValueError that names the
+file, where that has changed something, or where a cache is unsound afterwards.
 """
 
 from __future__ import annotations

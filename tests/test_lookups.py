@@ -313,7 +313,7 @@ MAKERS = {
     "frozenset": lambda n: frozenset({n, "a"}),
     "date": lambda n: datetime.date(2000 + n, 1, 1),
     "datetime": lambda n: datetime.datetime(2000 + n, 1, 1),
-    "datetime with a zone": lambda n: datetime.datetime(2000 + n, 1, 1, tzinfo=datetime.timezone.utc),
+    "datetime with a zone": lambda n: datetime.datetime(2000 + n, 1, 1, tzinfo=datetime.UTC),
     "datetime with a zone of Python": lambda n: datetime.datetime(2000 + n, 1, 1, tzinfo=Zone()),
     "timedelta": lambda n: datetime.timedelta(seconds=n),
     "Decimal": lambda n: decimal.Decimal(n) / 7,

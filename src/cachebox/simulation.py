@@ -148,7 +148,7 @@ def checked_policies(policies: Any) -> dict[str, Any]:
     return chosen
 
 
-def checked_weights(weights: Any) -> Callable[[Any], Any] | None:
+def checked_weights(weights: object) -> Callable[[Any], Any] | None:
     if weights is None or callable(weights):
         return weights
     if isinstance(weights, Mapping):
