@@ -191,7 +191,8 @@ cdef class Turn:
         wake = None
         acquire(&self.guard.lock)
         if self.depth == 0:
-            for wake in self.waiting:
+            for first in self.waiting:
+                wake = first
                 break
             if wake is not None:
                 del self.waiting[wake]              # not the last reference

@@ -28,7 +28,7 @@ from cachebox.callers cimport this_greenlet, this_thread
 from cachebox.lock cimport HAS_GIL, Guard, acquire, release
 from cachebox.operation cimport EXPIRED, Operation, start
 from cachebox.stats cimport MISSES
-from cachebox.store cimport DONE, NO_MEMORY, Reservation, Store, Watch, forks, reservation_of, reserve
+from cachebox.store cimport DONE, NO_MEMORY, Reservation, Store, forks, reservation_of, reserve
 from cachebox.tags cimport Label, free_labels, make_room_for_labels, new_labels, some_dropped, some_invalidated_since
 
 from cachebox.callers import LONG, PULSE, standing, waiter as new_waiter

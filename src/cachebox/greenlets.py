@@ -24,7 +24,7 @@ def waiter_in_hub(current: Any) -> GeventWaiter | EventletWaiter | None:
         if module in sys.modules:
             hub, greenlet = hub_of(sys.modules[module])
             if hub is not None and current is not greenlet and _is_driven(current, greenlet):
-                return make(hub, greenlet, current)  # type: ignore[no-any-return, operator]
+                return make(hub, greenlet, current)
     return None
 
 
@@ -92,7 +92,6 @@ class GeventWaiter(_InHub):
                 timer.stop()
                 timer.close()
         return self._woken
-
 
     def close(self) -> None:
         """Nobody waits any more."""

@@ -23,7 +23,8 @@ cdef double LONGEST = 0.2
 def keep_running(run, begun=None):
     """Call a function until it returns. Each exception goes to `sys.unraisablehook`.
 
-    `begun`: a lock to release first, for from then on nothing can end this. The function may be interrupted anywhere, and has to find its way from there when it is called again.
+    `begun`: a lock to release first, for from then on nothing can end this. The function may be interrupted anywhere, and
+    has to find its way from there when it is called again.
     """
     cdef double began
     cdef PyObject* result

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
 LIMIT = 200                         # objects that are looked at behind one attribute
-ATOMS = (str, bytes, int, float, bool, type(None), CodeType, FrameType, ModuleType, Cache)
+ATOMS: tuple[type, ...] = (str, bytes, int, float, bool, type(None), CodeType, FrameType, ModuleType, Cache)
 
 _names_of = type.__dict__["__dict__"].__get__       # whatever metaclasses make of these
 _bases_of = type.__dict__["__mro__"].__get__

@@ -23,8 +23,12 @@ OTHERS = [("#E69F00", "--", "v", 1.6), ("#56B4E9", "-.", "P", 1.6), ("#000000", 
 def plot(simulation: Simulation, path: str | PathLike[str] | None = None) -> Any:
     """The figure; written to `path`, too, if that is given."""
     try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+        from matplotlib.ticker import (  # type: ignore[import-not-found, unused-ignore]
+            FuncFormatter,
+            NullFormatter,
+            NullLocator,
+        )
     except ImportError as error:
         raise ImportError('a plot needs matplotlib: pip install "cachebox-cython[plot]"', name="matplotlib") from error
     figure = Figure(figsize=(7.2, 4.4), dpi=120, layout="constrained")

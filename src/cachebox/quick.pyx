@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    Engine, Table, candidate, decref, incref, likely, note_use, plainly_equal, try_equal, unlikely,
+    Table, candidate, decref, incref, likely, note_use, plainly_equal, try_equal, unlikely,
 )
 from cachebox.lock cimport acquire, release
 from cachebox.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, leave, start

@@ -16,7 +16,7 @@ cdef uint64_t widened(uint32_t h) noexcept nogil:
 
 
 cdef class Tap:
-    """Writes down what a cache is asked for, from now on until `close`. RuntimeError where somebody else does so already."""
+    """Writes down what a cache is asked for, from now on until `close`. RuntimeError where somebody else does already."""
 
     cdef Store store
     cdef Tape* tape

@@ -150,7 +150,8 @@ def checked_policies(policies: Any) -> dict[str, Any]:
 
 def checked_weights(weights: Any) -> Callable[[Any], Any] | None:
     if weights is None or callable(weights):
-        return weights
+        weigh: Callable[[Any], Any] | None = weights
+        return weigh
     if isinstance(weights, Mapping):
         return weights.__getitem__
     raise TypeError(f"weights must be a callable or a mapping, not {type(weights).__name__}")

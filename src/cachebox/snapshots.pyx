@@ -64,7 +64,8 @@ cdef int restore(Store store, list entries) except -1:
     start(&op)
     try:
         if store.foreign is not None:
-            store.foreign.enter(&op, store.lock)            # until the policy agrees: the sweeper may come for what is over already
+            # until the policy agrees: the sweeper may come for what is over already
+            store.foreign.enter(&op, store.lock)
         for key, value, left, end, weight, rank, names, span in entries:
             h = hashed(store, key)
             chain = new_labels(store.find_tags(names)) if names else NULL

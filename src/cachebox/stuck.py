@@ -89,9 +89,8 @@ def _is_idle_loop(frame: FrameType) -> bool:
         return False
     at: FrameType | None = frame
     while at is not None:
-        loop = at.f_locals.get("self")
+        loop: Any = at.f_locals.get("self")
         if hasattr(loop, "_scheduled") and hasattr(loop, "_selector"):
-            selector: Any = loop._selector
-            return not loop._scheduled and len(selector.get_map() or ()) <= 1
+            return not loop._scheduled and len(loop._selector.get_map() or ()) <= 1
         at = at.f_back
     return False

@@ -39,9 +39,9 @@ class _Awaited(_Wrapper[_P, _R]):
 
 class CachedFunction(_Plain[_P, _R]):
     # In this order: a class method, whose first argument is the owner, and anything else looked up on the class; a
-    # method, a class method and a static method looked up on an instance. `self` is a Callable because mypy ignores what
-    # precedes a ParamSpec in the arguments of any other class. A static method whose first argument is Any or object
-    # passes for a class method.
+    # method, a class method and a static method looked up on an instance. `self` is a Callable because mypy ignores
+    # what precedes a ParamSpec in the arguments of any other class. A static method whose first argument is Any or
+    # object passes for a class method.
     @overload
     def __get__(self: Callable[Concatenate[_C, _Q], _R], instance: None, owner: _C, /) -> BoundFunction[_Q, _R]: ...
     @overload

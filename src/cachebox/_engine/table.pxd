@@ -181,9 +181,10 @@ cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil
 
 
 cdef inline int plainly_equal(const Table* t, uint32_t i, PyObject* key, uint64_t h) noexcept nogil:
-    """Whether the key of entry i, whose half of the hash is the same, equals a key. 1: it does, 0: it does not, -1: only `==` can tell.
+    """Whether the key of entry i, whose half of the hash is the same, equals a key.
 
-    As in a dict, `==` is asked only where the hashes are the same to the last bit.
+    1: it does, 0: it does not, -1: only `==` can tell. As in a dict, `==` is asked only where the hashes are the same
+    to the last bit.
     """
     cdef int equal = plain_equal(t.entries[i].key, key)
     return 0 if equal < 0 and rest_differs(t, i, h) else equal

@@ -387,7 +387,7 @@ cdef class Engine:
         Returns the number of entries that the policy knows; raises AssertionError where something is wrong.
         """
         cdef Table* t = &self.table
-        cdef uint32_t i, slot, word, way, used = 0, indexed = 0, reserved = 0, free = 0
+        cdef uint32_t i, slot, word, way, h, used = 0, indexed = 0, reserved = 0, free = 0
         assert (t.slots == no_slots) == (t.capacity == 0), "slots that are not the table's own"
         assert t.mask + 1 == <uint32_t>1 << t.bits, f"mask {t.mask} and bits {t.bits} disagree"
         assert t.shift == max(32 - NEAR_BITS - <int>t.bits, 0), f"shift {t.shift} and bits {t.bits} disagree"
@@ -401,7 +401,8 @@ cdef class Engine:
             used += 1
             reserved += t.entries[i].value == NULL
             if is_primitive(t.entries[i].key):              # hashing others would run their code
-                assert <uint32_t>mixed(t, primitive_hash(t.entries[i].key)) == t.entries[i].hash, f"entry {i} has another hash"
+                h = <uint32_t>mixed(t, primitive_hash(t.entries[i].key))
+                assert h == t.entries[i].hash, f"entry {i} has another hash"
         assert used == t.used, f"{used} entries in use, {t.used} counted"
         for slot in range(t.mask + 1):
             word = t.slots[slot]

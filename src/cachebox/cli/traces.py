@@ -80,9 +80,9 @@ def opened(path: str) -> BinaryIO:
 
 def unpacked(at: Position) -> io.BufferedReader:
     """What is in it, gzipped or not: by how it begins, whatever its name."""
-    stream = io.BufferedReader(at, 1 << 16)
+    stream: io.BufferedReader = io.BufferedReader(at, 1 << 16)
     if stream.peek(2)[:2] == GZIP_BEGINS:
-        return io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 16)    # type: ignore[arg-type]
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 16)
     return stream
 
 

@@ -1,0 +1,1 @@
+# Nothing in it: importing it checks that this interpreter may import the package.
