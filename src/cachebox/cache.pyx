@@ -43,8 +43,8 @@ from cachebox.refreshing cimport serve
 from cachebox.snapshots cimport add_entries, add_entry, export, restore
 from cachebox.stats cimport HITS, MISSES
 from cachebox.store cimport (
-    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE, WEIGHED, Outcome,
-    Row, Store, Watch, as_float, free_rows, reserve,
+    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, ROUNDS, STALE, WEIGHED,
+    Outcome, Row, Store, Watch, as_float, free_rows, reserve,
 )
 from cachebox.tags cimport checked_tags
 from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
@@ -1091,7 +1091,7 @@ cdef class Cache(Store):
             if self.foreign is not None:
                 self.foreign.enter(&op, self.lock)
                 if self.live:
-                    i = self.find_victim(&op)
+                    i = self.find_victim(&op, ROUNDS)
                 else:
                     acquire(self.lock)
                     i = 0
@@ -1105,6 +1105,8 @@ cdef class Cache(Store):
                 outcome = self.remove(i, EXPLICIT, &op)
                 op.told = op.n                  # a policy of the user's named the victim: it knows
                 self.give_memory_back()
+            if outcome != DONE and self.foreign is not None:
+                self.foreign.behind = True      # its policy has given the key up, which stays
             release(self.lock)
             if outcome != DONE:
                 raise MemoryError("no memory left to remove an entry")

@@ -9,6 +9,10 @@ for the turn, neither would go on. So nobody waits for ever: after `PATIENCE` se
 on without the turn. Where it needs a victim it takes the oldest entry, and whoever has the turn next makes the policy agree
 with the cache (`Store.reconcile`).
 
+An operation may come in the middle of another of the same thread's that has the turn: by a key's `==` or `__hash__`, or a
+finalizer. What the outer one has changed but not told yet the inner one cannot know. So each of the two makes the policy
+agree instead of telling it what happened.
+
 Invariant: when nobody has the turn and nobody strays, the policy knows exactly the keys of the cache's live entries.
 """
 
@@ -42,7 +46,9 @@ cdef class Foreign:
         if op.in_turn or op.strays:
             return 0
         op.in_turn = self.turn.acquire(timeout=PATIENCE)
-        if not op.in_turn:
+        if op.in_turn:
+            self.turns += 1
+        else:
             acquire(lock)
             op.strays = True
             self.strays += 1
@@ -53,6 +59,7 @@ cdef class Foreign:
     cdef int exit(self, Operation* op) except -1:
         if op.in_turn:
             op.in_turn = False
+            self.turns -= 1
             self.turn.release()
         return 0
 
@@ -79,8 +86,19 @@ cdef class Foreign:
             self.depth -= 1
         return 0
 
-    cdef object victim(self):
-        """The key that the policy gives up; None: there was none, but it is behind."""
+    cdef int clear(self) except -1:
+        """Tell the policy that all entries are gone."""
+        if self.depth != 0 or self.turns > 1:
+            self.behind = True                  # the method, or the operation, around this may go on to add a key
+        self.depth += 1
+        try:
+            self.policy.clear()
+        finally:
+            self.depth -= 1
+        return 0
+
+    cdef object victim(self, bint is_last):
+        """The key that the policy gives up; None: there was none, but it is behind, and this is not the last try."""
         if self.depth != 0:
             self.behind = True
         self.depth += 1
@@ -88,7 +106,7 @@ cdef class Foreign:
             key = self.policy.evict()
         finally:
             self.depth -= 1
-        if key is None and (self.depth != 0 or not self.behind):
+        if key is None and (self.depth != 0 or is_last or not self.behind):
             raise RuntimeError(f"policy {type(self.policy).__name__}: evict() named no victim, but the cache is full")
         return key
 
@@ -120,7 +138,7 @@ def _after_fork_in_child():
         if foreign in mine:
             (<Foreign>foreign).turn.release()
         else:
-            (<Foreign>foreign).depth = 0
+            (<Foreign>foreign).depth = (<Foreign>foreign).turns = 0
             (<Foreign>foreign).turn._at_fork_reinit()
 
 

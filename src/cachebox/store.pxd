@@ -32,6 +32,9 @@ cdef enum Mode:                     # what makes an operation more than looking 
     PRECISE = 4096                  # the clock is time.monotonic, read without Python
     NEGATIVE = 2048                 # failures are remembered: a write has to forget one
 
+cdef enum:
+    ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
+
 cdef enum Outcome:                  # of a change under the lock
     DONE
     NO_MEMORY                       # nothing was changed
@@ -126,7 +129,7 @@ cdef class Store:
     ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
     cdef void lock_again(self, Operation* op) noexcept nogil
-    cdef uint32_t find_victim(self, Operation* op) except FAILED
+    cdef uint32_t find_victim(self, Operation* op, int rounds) except FAILED
     cdef Py_ssize_t purge(self, bint stale_too) except -1
     cdef Py_ssize_t size(self) except -1
     cdef int put_tagged(

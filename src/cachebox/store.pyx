@@ -52,7 +52,6 @@ cdef enum:
     FIRST_BUCKETS = 8               # of watches
     FEW_TAGS = 64                   # unused ones that are not worth looking for
     MOST_TAGS = 1 << 30
-    ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
     VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
@@ -164,9 +163,13 @@ cdef class Store:
 
     cdef int tell(self, Operation* op) except -1:
         """Tell the user's policy what it has not been told yet. Needs the turn."""
-        if self.foreign.depth != 0 or not (self.foreign.behind or self.foreign.strays):
+        cdef bint nested = self.foreign.turns > 1
+        cdef bint apart = self.foreign.behind or self.foreign.strays
+        if self.foreign.depth != 0 or not (apart or nested and (op.told < op.n or op.added != NULL)):
             return self.foreign.tell(op)
         self.reconcile()                        # which tells it of this operation, too
+        if nested:
+            self.foreign.behind = True          # and of part of the one around this, which must not tell it once more
         op.told = op.n
         xdecref(op.used)
         xdecref(op.added)
@@ -677,28 +680,32 @@ cdef class Store:
         op.victims -= 1
         if op.victims == 0:                     # whatever it does, an operation ends
             raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
-        i = self.find_victim(op)
+        i = self.find_victim(op, ROUNDS)
         op.locked = self.table.version == op.version
         outcome = self.remove(i, SIZE, op) if i != 0 else DONE      # 0: there is room by now
         if outcome != DONE:
             op.locked = False
+            self.foreign.behind = True          # the policy has given the key up, which stays
         if not op.locked:
             release(self.lock)
         if outcome != DONE:
             raise MemoryError("no memory left to remove an entry")
         return 0
 
-    cdef uint32_t find_victim(self, Operation* op) except FAILED:
-        """Have the user's policy name a victim. Returns its entry (0: there is none), and with the lock held."""
+    cdef uint32_t find_victim(self, Operation* op, int rounds) except FAILED:
+        """Have the user's policy name a victim. Returns its entry (0: there is none), and with the lock held.
+
+        Where it is behind, and names what is gone or nothing, it is asked again, in so many rounds at the most.
+        """
         cdef uint32_t i
         cdef Py_hash_t hashed
         if op.strays:
             acquire(self.lock)
             return self.engine.first()          # the oldest entry: the policy cannot be asked
         self.tell(op)                           # what has gone meanwhile it must not name
-        key = self.foreign.victim()
+        key = self.foreign.victim(rounds == 1)
         if key is None:
-            return self.find_victim(op)
+            return self.find_victim(op, rounds - 1)
         hashed = ask_hash(<PyObject*>key)
         if hashed == -1:
             error = caught()
@@ -715,13 +722,14 @@ cdef class Store:
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
-            if self.foreign.behind and self.foreign.depth == 0:     # somebody has removed it without a turn
-                return self.find_victim(op)
+            if self.foreign.behind and self.foreign.depth == 0 and rounds > 1:      # somebody has removed it meanwhile
+                return self.find_victim(op, rounds - 1)
             raise RuntimeError(
                 f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
             )
         if self.table.entries[i].key != <PyObject*>key:     # an equal one, which must not die here, under the lock
             if not can_leave(op):
+                self.foreign.behind = True
                 release(self.lock)
                 raise MemoryError("no memory left to remove an entry")
             incref(<PyObject*>key)
@@ -885,7 +893,7 @@ cdef class Store:
             release(self.lock)
             try:
                 if self.foreign is not None and not op.strays:
-                    self.foreign.policy.clear()
+                    self.foreign.clear()
             finally:
                 drop_detached(&old)
         finally:
@@ -1161,10 +1169,13 @@ cdef int tell_and_exit(Store store, Operation* op) except -1:
             if op.added != NULL:
                 store.take_back(op)
             foreign.exit(op)
-    while rounds and foreign.behind and foreign.depth == 0 and foreign.turn.acquire(False):
+    while rounds and foreign.behind and foreign.turn.acquire(False):
         rounds -= 1                             # else whoever has the turn does it, when it is over
         try:
-            store.reconcile()
+            if foreign.turns or foreign.depth:
+                rounds = 0                      # that is the operation, or the method, around this one
+            else:
+                store.reconcile()
         finally:
             foreign.turn.release()
     return 0

@@ -13,7 +13,7 @@ from cachebox._engine.ghosts cimport (
 )
 from cachebox._engine.shadow cimport (
     LARGE_MODE, LIRS_MODE, LISTS, LRU_MODE, MANY_SIZES, MODES, MOST_STEPS, PROBATION, PROTECTED, S3_MODE, SMALL_MODE,
-    WINDOW, List, Mode, check_shadow, drop_records, is_sampled, make_records, sample_shift, show, show_removal,
+    WINDOW, List, Mode, Shadow, check_shadow, drop_records, is_sampled, make_records, sample_shift, show, show_removal,
     start_shadow, window_of,
 )
 from cachebox._engine.table cimport (
@@ -150,11 +150,20 @@ cdef class AUTO(Engine):
         """Memory that goes with so many entries: ghosts, and the records of the shadow."""
         cdef uint32_t buckets = buckets_for(min(capacity, self.size) if self.bounded else capacity)
         cdef uint32_t size = max(self.size, capacity)
+        cdef uint32_t records = MANY_SIZES * (capacity >> sample_shift(size, 0)) + SPARE_RECORDS
         cdef uint32_t* words
+        cdef Shadow before
         if MANY_SIZES * capacity < self.shadow.allocated // 4:      # it has shrunk
-            drop_records(&self.shadow)
+            before = self.shadow
+            self.shadow.records = NULL
+            self.shadow.buckets = NULL
+            self.shadow.allocated = 0
             start_shadow(&self.shadow, self.size, self.mode)
-        if not make_records(&self.shadow, MANY_SIZES * (capacity >> sample_shift(size, 0)) + SPARE_RECORDS):
+            if make_records(&self.shadow, records):
+                drop_records(&before)
+            else:
+                self.shadow = before            # too large is better than none
+        elif not make_records(&self.shadow, records):
             return False
         if buckets != self.ghosts.allocated:
             words = <uint32_t*>allocate_zeroed(<size_t>buckets * BUCKET, sizeof(uint32_t))

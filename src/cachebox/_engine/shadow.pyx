@@ -498,7 +498,9 @@ cdef int check_shadow(Shadow* s) except -1:
             assert found < s.fresh, "a chain of records is a circle"
             assert s.records[at].hash & s.bucket_mask == <uint32_t>k, f"record {at} is in another's bucket"
             assert s.records[at].hash * <uint32_t>0x9E3779B1 <= s.bound, f"record {at} is not of the sample"
-            n = sum([s.records[at].place[i] < LISTS for i in range(MODES)])
+            n = 0                           # no list is made here: the collector might run, and change the cache
+            for i in range(MODES):
+                n += s.records[at].place[i] < LISTS
             assert n == s.records[at].held, f"record {at} is held {n} times, not {s.records[at].held}"
             assert (n == 0) == (s.records[at].place[0] == GONE), f"record {at} is held {n} times, and gone"
             used += n
