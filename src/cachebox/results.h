@@ -35,7 +35,7 @@ static inline int
 cb_is_consumed(PyObject *value)
 {
     PyTypeObject *type = Py_TYPE(value);
-    if (type->tp_iternext != NULL && type->tp_iternext != &_PyObject_NextNotImplemented) {
+    if (type->tp_iternext != NULL && PyIter_Check(value)) {
         return 1;
     }
     return type->tp_as_async != NULL && (type->tp_as_async->am_await != NULL || type->tp_as_async->am_anext != NULL);
