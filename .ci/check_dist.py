@@ -2,7 +2,8 @@
 """Checks that wheels and sdists hold what they should and nothing else: check_dist.py FILE ...
 
 The tree says what that is. A wheel: the Python files, stubs and `py.typed` of `src`, and a compiled module for every
-`.pyx`, without debug information. An sdist: what git tracks, but for files and folders whose names begin with a dot.
+`.pyx` and `.c`, without debug information. An sdist: what git tracks, but for files and folders whose names begin with
+a dot.
 """
 
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_AS_IS = {".py", ".pyi", ".typed"}
+SOURCES = {".pyx", ".c"}
 COMPILED = {".so", ".pyd"}
 
 
@@ -24,7 +26,7 @@ def tracked() -> set[str]:
 def check_wheel(path: Path) -> list[str]:
     sources = {Path(name).relative_to("src") for name in tracked() if name.startswith("src/")}
     expected = {source.as_posix() for source in sources if source.suffix in SHIPPED_AS_IS}
-    expected |= {source.with_suffix("").as_posix() + " (compiled)" for source in sources if source.suffix == ".pyx"}
+    expected |= {source.with_suffix("").as_posix() + " (compiled)" for source in sources if source.suffix in SOURCES}
     found, problems = set(), []
     with zipfile.ZipFile(path) as wheel:
         for name in wheel.namelist():
