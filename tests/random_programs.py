@@ -17,6 +17,7 @@ import contextlib
 import copy
 import faulthandler
 import gc
+import importlib
 import pickle
 import random
 import signal
@@ -24,17 +25,12 @@ import sys
 import threading
 import time
 
-# The imports of what the package imports when it is asked for: CPython's own locks of imports bear no signal handler that
-# imports, too.
-import cachebox.cache_info
-import cachebox.failures
-import cachebox.removal
-import cachebox.sweeper
-import cachebox.views
-import cachebox.warming
-import cachebox.workers  # noqa: F401
 from cachebox import MISSING, Cache, EvictionPolicy, cached
 from cachebox.policies import BUILT_IN
+
+# What the package imports when it is asked for: CPython's locks of imports bear no signal handler that imports, too.
+for name in ("cache_info", "failures", "removal", "stuck", "sweeper", "views", "warming", "workers"):
+    importlib.import_module(f"cachebox.{name}")
 
 BATCH = 200
 KEYS = 14
