@@ -52,7 +52,7 @@ class World:
         self.others: list[Cache] = []
         self.options = self.some_options()
         self.cache = self.new_cache()
-        loads_anew = "stale_ttl" in self.options or "refresh_ahead" in self.options     # no function may have such a cache
+        loads_anew = "stale_ttl" in self.options or "refresh_ahead" in self.options  # no function may use such a cache
         self.functions = Cache(max_size=5, policy=self.options["policy"]) if loads_anew else self.cache
         self.function = cached(cache=self.functions, ttl=self.some_ttl(), tags=("f",))(self.compute)
 

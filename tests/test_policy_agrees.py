@@ -78,12 +78,12 @@ def test_policy_agrees_after_an_operation_in_the_middle_of_an_eviction(outer, in
         key = named(policy)
         if key is victim and not happened:
             happened.append(True)
-            victim.do = lambda: INNER[inner](cache, victim)     # the cache asks for its hash, to find it
+            victim.do = lambda: INNER[inner](cache, victim)  # the cache asks for its hash, to find it
         return key
 
     happened = []
     cache.policy.evict = evict.__get__(cache.policy)
-    with contextlib.suppress(RuntimeError, KeyError):           # that it named what is not there any more
+    with contextlib.suppress(RuntimeError, KeyError):  # that it named what is not there any more
         if outer == "set":
             cache["d"] = 1
         elif outer == "popitem":
