@@ -17,6 +17,7 @@ import contextlib
 import copy
 import faulthandler
 import gc
+import importlib
 import pickle
 import random
 import signal
@@ -24,17 +25,12 @@ import sys
 import threading
 import time
 
-# The imports of what the package imports when it is asked for: CPython's own locks of imports bear no signal handler that
-# imports, too.
-import cachebox.cache_info
-import cachebox.failures
-import cachebox.removal
-import cachebox.sweeper
-import cachebox.views
-import cachebox.warming
-import cachebox.workers  # noqa: F401
 from cachebox import MISSING, Cache, EvictionPolicy, cached
 from cachebox.policies import BUILT_IN
+
+# What the package imports when it is asked for: CPython's locks of imports bear no signal handler that imports, too.
+for name in ("cache_info", "failures", "removal", "stuck", "sweeper", "views", "warming", "workers"):
+    importlib.import_module(f"cachebox.{name}")
 
 BATCH = 200
 KEYS = 14
@@ -56,7 +52,7 @@ class World:
         self.others: list[Cache] = []
         self.options = self.some_options()
         self.cache = self.new_cache()
-        loads_anew = "stale_ttl" in self.options or "refresh_ahead" in self.options     # no function may have such a cache
+        loads_anew = "stale_ttl" in self.options or "refresh_ahead" in self.options  # no function may use such a cache
         self.functions = Cache(max_size=5, policy=self.options["policy"]) if loads_anew else self.cache
         self.function = cached(cache=self.functions, ttl=self.some_ttl(), tags=("f",))(self.compute)
 

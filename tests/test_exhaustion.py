@@ -314,12 +314,15 @@ def test_what_has_failed_is_not_kept_alive():
         things = [Thing(), Thing(), Thing()]
         known = [weakref.ref(thing) for thing in things]
         _testcapi.set_nomemory(n, n + 1)
+        begun = True
         try:
             use(cache, *things)
-        except MemoryError:
-            pass
+        except MemoryError as error:
+            begun = error.__traceback__.tb_next is not None
         finally:
             _testcapi.remove_mem_hooks()
+        if not begun:                   # CPython 3.11 keeps the arguments of a call that found no memory for its frame
+            continue
         cache.delete(things[0])
         del things
         for k in range(200):            # tags that nothing has are forgotten as others come

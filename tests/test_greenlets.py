@@ -444,6 +444,12 @@ GEVENT = """
         runs.append(key)
         gevent.sleep(0.02)
         return key * 2
+    def soon():                     # what takes seconds, to be on the safe side, takes a moment
+        from cachebox import callers, flight, tasks
+        for module in (callers, flight, tasks):
+            module.PULSE = 0.05
+        for module in (callers, flight):
+            module.LONG = 0.1
 """
 
 
@@ -531,6 +537,7 @@ def test_circles_of_greenlets_end(patched):
 def test_a_leader_that_waits_for_who_asks_for_its_key(patched):
     in_gevent("""
         import greenlet
+        soon()
         cache = Cache()
         inner = lambda: gevent.spawn(cache.get_or_set, "a", lambda: 3).get()
         assert at_once(lambda: cache.get_or_set("a", inner)) == [3]

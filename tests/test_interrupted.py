@@ -21,6 +21,7 @@ import pytest
 import cachebox
 from cachebox import Cache, cached
 from cachebox.strategies import WriteBehind, WriteThrough
+from cachebox.strategies.write_queue import WriteQueue
 from in_threads import Started
 
 PACKAGE = str(Path(cachebox.__file__).parent)
@@ -245,3 +246,14 @@ def test_interrupted_by_signals(request, made):
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("before", ["nothing", "a write"])
+def test_a_write_of_a_queue_is_interrupted_by_one_of_its_key(before):
+    for n in range(1, 100):
+        queue = WriteQueue(batch_size=10, max_delay=0.0, max_queue=10)
+        if before == "a write":
+            queue.accept("a", 0, 0.0, 0)
+        interrupted_at(n, lambda: queue.accept("a", 1, 0.0, 0), lambda: queue.accept("a", 2, 0.0, 0))
+        assert list(queue.fresh.values()) == list(queue.pending.values())
+        assert [write.key for write in queue.take(1.0)] == ["a"] and not queue.fresh and not queue.pending

@@ -68,17 +68,21 @@ class WriteQueue:
         self.accepted = number = self.accepted + 1
         write = self.pending.get(key)
         if write is None:
-            write = self.fresh[number] = Write(key, value, number, now, journaled)
+            new = self.fresh[number] = Write(key, value, number, now, journaled)
             try:
-                self.pending[key] = write
+                write = self.pending.setdefault(key, new)
             except BaseException:       # comparing keys may do that
                 self.fresh.pop(number, None)
                 raise
+            if write is not new:        # a signal handler or a finalizer has just accepted one
+                self.fresh.pop(number, None)
         else:
+            new = None
+        if write is not new:
             if write.due is not None:
                 self._plan(write, now)
             self.coalesced += 1
-            write.number = number
+            write.number = max(write.number, number)
             write.journaled = journaled
             write.value = value
             write.tries = write.failed_in = 0
