@@ -288,8 +288,6 @@ def test_a_clock_that_tells_no_time_is_refused(any_policy, told, error):
 BAD_NAMES = ["hit", "", "HITS", "load", None, 5, [], b"hits", "hit_rate"]
 BAD_AMOUNTS = [
     (-1, ValueError),
-    (2**64, ValueError),
-    (10**30, ValueError),
     (1.0, TypeError),
     (True, TypeError),
     ("1", TypeError),

@@ -31,12 +31,14 @@ PATHS = {
     "cachebox.cache": ["Cache"],
     "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache", "AutoPolicy"],
     "cachebox.stats": ["CacheStats"],
+    "cachebox.recorder": ["record"],
+    "cachebox.simulation": ["simulate"],
     "cachebox.decorators": ["cached"],
     "cachebox.strategies.errors": ["QueueFull"],
     "cachebox.strategies.write_behind": ["WriteBehind"],
     "cachebox.strategies.write_through": ["WriteThrough"],
 }
-PATHS_OF_EXTRAS = {"cachebox.distributed": ["AsyncDistributedCache", "BackendUnavailable", "DistributedCache"]}
+PATHS_OF_EXTRAS = {"cachebox.distributed": ["AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache"]}
 EXTRAS = {name for names in PATHS_OF_EXTRAS.values() for name in names}
 EXPECTED = {"MISSING", "RemovalCause", "lru_cache", *(name for names in PATHS.values() for name in names), *EXTRAS}
 HAS_REDIS = find_spec("redis") is not None

@@ -193,6 +193,10 @@ cdef class Store:
                 for key in keys:
                     if key not in policy and self.holds(key):
                         policy.add(key)
+            if len(policy) > len(keys):         # it was told of some key twice
+                policy.clear()
+                for key in keys:
+                    policy.add(key)
             agrees = True
         finally:
             self.foreign.depth -= 1
