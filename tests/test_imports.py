@@ -38,7 +38,9 @@ PATHS = {
     "cachebox.strategies.write_behind": ["WriteBehind"],
     "cachebox.strategies.write_through": ["WriteThrough"],
 }
-PATHS_OF_EXTRAS = {"cachebox.distributed": ["AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache"]}
+PATHS_OF_EXTRAS = {
+    "cachebox.distributed": ["AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache"],
+}
 EXTRAS = {name for names in PATHS_OF_EXTRAS.values() for name in names}
 EXPECTED = {"MISSING", "RemovalCause", "lru_cache", *(name for names in PATHS.values() for name in names), *EXTRAS}
 HAS_REDIS = find_spec("redis") is not None
