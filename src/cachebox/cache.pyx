@@ -44,7 +44,7 @@ from cachebox.snapshots cimport add_entries, add_entry, export, restore
 from cachebox.stats cimport HITS, MISSES
 from cachebox.store cimport (
     AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, ROUNDS, STALE, WEIGHED,
-    Outcome, Row, Store, Watch, as_float, free_rows, reserve,
+    Outcome, Row, Store, Watch, as_float, free_rows, import_causes, reserve,
 )
 from cachebox.tags cimport checked_tags
 from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
@@ -237,6 +237,8 @@ cdef class Cache(Store):
         cdef int modes
         check_callables(options)
         check_loading(options)
+        if options["on_removal"] is not None:
+            import_causes()                     # an import in a callback may find itself in the middle of another
         ahead = as_float(options.get("refresh_ahead") or 0.0)
         eagerness = as_float(options.get("early_refresh") or 0.0)
         stale = lifetime_of(options.get("stale_ttl"), "stale_ttl")

@@ -204,4 +204,5 @@ cdef inline void reserve(Entry* e, Reservation* reservation) noexcept nogil:
     e.aux = forks                   # after a fork, leaders of before are not to be looked at: their threads are gone
 
 
+cdef int import_causes() except -1
 cdef double as_float(object number) except? -1.0

@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 
 from cachebox.guard import keep_running
 
@@ -46,8 +46,17 @@ class Thread(threading.Thread):
     def __init__(self, name: str, run: Callable[[], object]) -> None:
         self._begun = allocate_lock()
         self._begun.acquire()
-        super().__init__(target=keep_running, args=(run, self._begun), name=name, daemon=True)
+        super().__init__(target=keep_running, args=(self._go, self._begun), name=name, daemon=True)
+        self._function = run
+        self._starter = get_ident()
+        self._claim = allocate_lock()       # taken once: by the thread when it begins, or by who makes another instead
+        self._goes = self._is_void = False
         self._is_coming = True
+
+    def _go(self) -> None:
+        if self._goes or self._claim.acquire(False):
+            self._goes = True
+            self._function()
 
     def start(self) -> None:
         """RuntimeError where no thread is to be had, or the process is ending. Do not hold a lock meanwhile."""
@@ -61,8 +70,17 @@ class Thread(threading.Thread):
         _started.add(self)
 
     def runs(self) -> bool:
-        """Whether it has not ended: it is there, or somebody is about to start it."""
-        return self._is_coming or self.is_alive()
+        """Whether it has not ended: it is there, or another thread is about to start it.
+
+        Where the caller has interrupted the very call that was about to start it (a signal handler, a finalizer), it
+        cannot be waited for: the answer is no, and it will never begin.
+        """
+        if self._is_void:
+            return False
+        if not self._is_coming or self._starter != get_ident() or self._goes:
+            return self._is_coming or self.is_alive()
+        self._is_void = self._claim.acquire(False)
+        return not self._is_void
 
     def is_gone(self) -> bool:
         """Whether the system's thread has ended, too."""

@@ -140,10 +140,7 @@ class Link:
                 return True
             self._thread = thread = Thread("cachebox-link", self._run)
         try:
-            if self._ears is None:
-                self._ears, self._voice = socket.socketpair()
-                self._ears.setblocking(False)
-                self._voice.setblocking(False)
+            self._open_ears()
             thread.start()
         except (RuntimeError, OSError):         # too many threads or sockets, or the process is ending: later, perhaps
             return False
@@ -151,6 +148,18 @@ class Link:
             if not thread.is_alive() and self._thread is thread:
                 self._thread = None
         return True
+
+    def _open_ears(self) -> None:
+        if self._ears is None:
+            ears, voice = socket.socketpair()
+            ears.setblocking(False)
+            voice.setblocking(False)
+            with self._lock:
+                if self._ears is None:
+                    self._ears, self._voice = ears, voice
+                    return
+            ears.close()                        # somebody was faster
+            voice.close()
 
     def pause(self) -> None:
         """End the thread, and wait for that; the connections stay. Before a fork."""
