@@ -105,10 +105,24 @@ def test_asynchronous_exceptions_come_one_after_the_other_and_end_nothing(report
 
 def test_whether_it_runs_is_asked_of_the_thread():
     thread = Thread("cachebox-test", lambda: None)
-    assert thread.runs()                        # somebody is about to start it
+    answers = []
+    other = threading.Thread(target=lambda: answers.append(thread.runs()))
+    other.start()
+    other.join(60)
+    assert answers == [True]                    # somebody is about to start it
     thread.start()
     thread.join(60)
     assert not thread.runs()
+
+
+def test_one_that_the_caller_has_interrupted_the_start_of_never_begins():
+    """A signal handler cannot wait for what stands still below it: it makes a thread of its own."""
+    begun = []
+    thread = Thread("cachebox-test", lambda: begun.append(1))
+    assert not thread.runs()                    # as a handler asks, which came just before `start`
+    thread.start()
+    thread.join(60)
+    assert not begun and not thread.runs()
 
 
 def test_one_that_could_not_be_started_does_not_run(monkeypatch):
