@@ -10,13 +10,13 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cachebox import tasks
-from cachebox.flight import Flight
+from cachebox._loading import tasks
+from cachebox._loading.single_flight import Flight
+from cachebox._platform.at_fork import renew_in_child
 from cachebox.cache import MISSING
 from cachebox.strategies.cache_methods import AsyncCacheMethods
 from cachebox.strategies.cache_side import AsyncCacheSide
 from cachebox.strategies.errors import Absent
-from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.key_locks import AsyncKeyLocks
 from cachebox.strategies.store import (
     Store,

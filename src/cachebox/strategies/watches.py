@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cachebox.strategies.forks import renew_in_child
+from cachebox._platform.at_fork import renew_in_child
 
 
 class Watch:
