@@ -25,6 +25,7 @@ from cachebox._calls.signature import dress
 from cachebox._platform.awaitables import called, is_context, refuse_awaitable, warn_of_one_shot
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
 
 
@@ -121,6 +122,10 @@ class CallDecision:
     def name(self) -> str:
         return self._function._name
 
+    @property
+    def schema(self) -> Schema | None:
+        return self._function._schema
+
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return self._function._decide(value, self._args, self._kwargs)
 
@@ -149,6 +154,7 @@ class DistributedFunction:
         tags: Any = (),
         cache_exceptions: Any = (),
         exception_ttl: Any = None,
+        returns: Any = None,
     ) -> None:
         dress(self, function, is_async)
         self._cache = cache
@@ -170,6 +176,7 @@ class DistributedFunction:
 
             lives = cache.default_ttl if exception_ttl is None else exception_ttl
             self._failures = Failures(cache_exceptions, lives, cache.max_size, None)
+        self._returns = returns
         self._forgotten = 0             # how often failures were to be forgotten
         self._lock = threading.RLock()          # a signal handler or a finalizer may come back
         self._hits = self._misses = 0
@@ -185,6 +192,11 @@ class DistributedFunction:
         parts = [written(value, typed) for value in args]
         parts += [f"{name}={written(value, typed)}" for name, value in kwargs.items()]
         return f"{self._name}({','.join(parts)})"
+
+    @functools.cached_property
+    def _schema(self) -> Schema | None:
+        """The classes that its results are of. At the first call: an annotation may name what is defined later."""
+        return schema_of_function(self.__wrapped__) if self._returns is None else schema_of(self._returns)
 
     # --- calling ----------------------------------------------------------------------------------------------------
 

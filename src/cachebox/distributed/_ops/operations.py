@@ -35,6 +35,7 @@ from cachebox.distributed._wire.scripts import (
     Script,
     script_call,
 )
+from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
 
@@ -50,11 +51,12 @@ log = logging.getLogger("cachebox")
 class Packed:
     """A value of a first tier that isolates: decoded anew for every hit."""
 
-    __slots__ = ("kind", "payload")
+    __slots__ = ("kind", "payload", "schema")
 
-    def __init__(self, kind: bytes, payload: bytes) -> None:
+    def __init__(self, kind: bytes, payload: bytes, schema: Schema | None) -> None:
         self.kind = kind
         self.payload = payload
+        self.schema = schema
 
 
 class Core:
@@ -171,23 +173,25 @@ class Core:
         if type(stored) is not Packed:
             return stored
         try:
-            return self.codec.loads(stored.kind, stored.payload)
+            return self.codec.loads(stored.kind, stored.payload, stored.schema)
         except Undecodable:
             return MISSING
 
-    def read(self, fill: Fill, data: bytes, pttl: float) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
+    def read(
+        self, fill: Fill, data: bytes, pttl: float, schema: Schema | None = None
+    ) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
         """The value of an entry that was read, and how it is to be stored here. Raises `Undecodable`."""
         kind, payload, tags = self.codec.open(fill.key, data)
-        value = self.codec.loads(kind, payload)
-        stored = Packed(kind, payload) if self.isolate and type(value) not in ATOMS else value
+        value = self.codec.loads(kind, payload, schema)
+        stored = Packed(kind, payload, schema) if self.isolate and type(value) not in ATOMS else value
         lifetime = math.inf if pttl < 0 else pttl / 1000
         if self.link is None:
             lifetime = min(lifetime, self.max_staleness)
         return value, (fill, stored, lifetime, tags)
 
-    def take_in(self, fill: Fill, data: bytes, pttl: float) -> Any:
+    def take_in(self, fill: Fill, data: bytes, pttl: float, schema: Schema | None = None) -> Any:
         """The value of an entry that was read, stored in the first tier if it may be. Raises `Undecodable`."""
-        value, row = self.read(fill, data, pttl)
+        value, row = self.read(fill, data, pttl, schema)
         self.tier.store(*row)
         return value
 
@@ -209,7 +213,9 @@ class Core:
         found, _ = yield from self.lookup(key, self.deadline())
         return default if found is MISSING else found
 
-    def lookup(self, key: str, deadline: float, counts: bool = True) -> Effects[tuple[Any, bool]]:
+    def lookup(
+        self, key: str, deadline: float, counts: bool = True, schema: Schema | None = None
+    ) -> Effects[tuple[Any, bool]]:
         """The value of a key or MISSING, from wherever it may come from; and whether a server could tell."""
         tier = self.tier
         link = self.link
@@ -229,7 +235,7 @@ class Core:
                 tier.end_fill(fill, True)
                 tier.count(misses=counts)
                 return MISSING, True
-            value = self.take_in(fill, reply[ROW.size:], pttl)
+            value = self.take_in(fill, reply[ROW.size:], pttl, schema)
         except Undecodable:
             tier.end_fill(fill, True)
             tier.count(misses=counts, undecodable=counts)
@@ -425,10 +431,12 @@ class Core:
             )
         self.raise_failed(failed)
 
-    def encode_result(self, key: str, value: Any, tags: tuple[str, ...], name: str) -> tuple[bytes, bytes] | None:
+    def encode_result(
+        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None = None
+    ) -> tuple[bytes, bytes] | None:
         """What a function has computed, encoded; None: it cannot be, which is counted, and said once per function."""
         try:
-            return self.codec.encode(key, value, tags)
+            return self.codec.encode(key, value, tags, schema)
         except TypeError:
             self.tier.count(unstorable=1)
             if name not in self._reported and len(self._reported) < MOST_REPORTED:

@@ -32,6 +32,7 @@ from cachebox.distributed._wire.codec import Undecodable
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.resp import Senseless
 from cachebox.distributed._wire.scripts import LAND, LEAD
+from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
 
@@ -54,6 +55,10 @@ class Decides(Protocol):
     def name(self) -> str:
         """What the function is called that computes it."""
 
+    @property
+    def schema(self) -> Schema | None:
+        """The classes of its annotation; None: it needs none."""
+
     def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
         """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
 
@@ -63,6 +68,8 @@ class Decides(Protocol):
 
 class Decision:
     """The same whatever the value."""
+
+    schema = None
 
     def __init__(self, lifetime: float, tags: tuple[str, ...], factory: Any) -> None:
         self.lifetime = lifetime
@@ -134,7 +141,7 @@ class Loader:
         """`load` for those who do not want to wait for each other: each computes and writes."""
         core = self._core
         deadline = core.deadline()
-        value, _ = yield from core.lookup(key, deadline)
+        value, _ = yield from core.lookup(key, deadline, schema=decide.schema)
         if value is not MISSING:
             if self.refreshing is not None:
                 yield from self.refreshing.consider(key, factory, decide, value)
@@ -142,7 +149,7 @@ class Loader:
         begun = time.monotonic()
         value = yield Run(factory)
         is_stored, lifetime, tags = decide(value)
-        encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+        encoded = core.encode_result(key, value, tags, decide.name, decide.schema) if is_stored else None
         if encoded is not None:
             try:
                 yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun)
@@ -179,7 +186,7 @@ class Loader:
                 reply = yield from self.lead(key, token, no_good, awaited, deadline)
                 if type(reply) is not Failure and reply[0] == 1:
                     try:
-                        value = core.take_in(fill, reply[1], reply[2])
+                        value = core.take_in(fill, reply[1], reply[2], decide.schema)
                     except Undecodable:
                         if not looks:
                             tier.count(undecodable=1)
@@ -317,7 +324,7 @@ class Loader:
         try:
             value = yield Run(factory)
             is_stored, lifetime, tags = decide(value)
-            encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+            encoded = core.encode_result(key, value, tags, decide.name, decide.schema) if is_stored else None
         except BaseException as error:
             self.leases.let_go(token)
             if isinstance(error, Exception):
@@ -333,15 +340,14 @@ class Loader:
             yield from self.leases.give_up(token, groups, deadline)
         else:
             yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
-        flight.land(self._shared(encoded, value))
+        flight.land(self._shared(encoded, value, decide.schema))
         return value
 
-    def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any) -> Any:
+    def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any, schema: Schema | None) -> Any:
         """What those who waited get: in a cache that isolates, values of their own."""
         if not self._core.isolate or type(value) in ATOMS or encoded is None:
             return value
-        head, body = encoded
-        return Packed(head[3:4], body[32:] if head[4] & 1 else body)
+        return Packed(*self._core.codec.payload(*encoded), schema)
 
     def _land(
         self,

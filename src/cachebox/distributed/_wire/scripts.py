@@ -35,7 +35,7 @@ local function tags_end(v)              -- where the tags end; nil: they are dam
 end
 
 local function live(v)
-  if not v or not g or #v < 21 or sub(v, 6, 21) ~= g or sub(v, 1, 3) ~= '\203x\2' then return false end
+  if not v or not g or #v < 21 or sub(v, 6, 21) ~= g or sub(v, 1, 3) ~= '\203x\3' then return false end
   if math.floor(byte(v, 5) / 2) % 2 == 0 then return true end
   local at = 23
   for i = 1, byte(v, 22) or 0 do
