@@ -1,4 +1,4 @@
-"""What all caches have in common, for type checkers and for ``isinstance``: `CacheLike`, and `AsyncCacheLike` to await."""
+"""What all caches have in common, for type checkers and ``isinstance``: `CacheLike`, and `AsyncCacheLike` to await."""
 
 from __future__ import annotations
 

@@ -100,6 +100,24 @@ class DistributedCache(Common, BlockingFront):
         """
         return self._driver.run(self._core.increment(key, amount))
 
+    def add(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> bool:
+        """Store a value where there is no live entry. True where it was stored: of all processes, one wins. One round
+        trip. Arguments and errors are those of `set`. Where it raises `BackendUnavailable`, it may have been stored."""
+        return self._driver.run(self._core.add(key, value, ttl, tags))
+
+    def compute(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        """Replace a value by ``fn(value)``, as one step over all processes, and return the new one.
+
+        Args:
+            key: a str.
+            fn: called with the value, or with `MISSING` where there is none; what it returns is stored, and `MISSING`
+                deletes the entry. It runs without any lock, and again if somebody else has written the key meanwhile.
+
+        An entry that is there keeps its lifetime and its tags; a new one gets `default_ttl`. Two round trips. Raises
+        what `fn` raises, and `BackendUnavailable`, after which it may have been stored.
+        """
+        return self._driver.run(self._core.compute(key, fn))
+
     def get_or_set(
         self,
         key: str,
@@ -136,9 +154,12 @@ class DistributedCache(Common, BlockingFront):
         """The values of those keys that have one. One round trip per server for all that the first tier cannot tell."""
         return self._driver.run(self._core.get_many(keys))
 
-    def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
-        """Store many values. One round trip per server. TypeError, and nothing stored, where one cannot be encoded."""
-        self._driver.run(self._core.set_many(mapping, ttl))
+    def set_many(
+        self, mapping: Mapping[str, Any], ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()
+    ) -> None:
+        """Store many values, all with the same tags. One round trip per server. TypeError, and nothing stored, where
+        one cannot be encoded."""
+        self._driver.run(self._core.set_many(mapping, ttl, tags))
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove many keys; returns how many live entries were removed. One round trip per server."""
@@ -276,6 +297,14 @@ class AsyncDistributedCache(Common, Front):
         """Add `amount` to the int stored under `key`, on the server, and return the sum."""
         return await self._driver.run(self._core.increment(key, amount))
 
+    async def add(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> bool:
+        """Store a value where there is no live entry. True where it was stored: of all processes, one wins."""
+        return await self._driver.run(self._core.add(key, value, ttl, tags))
+
+    async def compute(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        """Replace a value by ``fn(value)``, as one step over all processes, and return the new one. `fn` is plain."""
+        return await self._driver.run(self._core.compute(key, fn))
+
     async def get_or_set(
         self,
         key: str,
@@ -306,9 +335,11 @@ class AsyncDistributedCache(Common, Front):
         """The values of those keys that have one."""
         return await self._driver.run(self._core.get_many(keys))
 
-    async def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
-        """Store many values."""
-        await self._driver.run(self._core.set_many(mapping, ttl))
+    async def set_many(
+        self, mapping: Mapping[str, Any], ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()
+    ) -> None:
+        """Store many values, all with the same tags."""
+        await self._driver.run(self._core.set_many(mapping, ttl, tags))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Remove many keys; returns how many live entries were removed."""

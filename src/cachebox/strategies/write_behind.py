@@ -314,8 +314,8 @@ class WriteBehind(CacheMethods):
         """Accept nothing more, and deliver what is pending. Returns what `flush` would.
 
         Args:
-            timeout: seconds to wait at most, or a `timedelta`; None: as long as it takes. What was not delivered by then
-                is only in the journal, if there is one.
+            timeout: seconds to wait at most, or a `timedelta`; None: as long as it takes. What was not delivered by
+                then is only in the journal, if there is one.
 
         Called again, it waits again.
         """

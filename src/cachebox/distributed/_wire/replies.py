@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cachebox.distributed._net.effects import Commands
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.keyspace import SLOTS
 from cachebox.distributed._wire.resp import Push, Replies, ReplyError, Senseless, are_rows
+
+if TYPE_CHECKING:
+    from cachebox.distributed._net.effects import Commands
 
 Command: TypeAlias = Sequence[Any]
 Fits: TypeAlias = Callable[[Any, Command], bool]
@@ -91,6 +93,14 @@ def _read(reply: Any, command: Command) -> bool:
 
 def _write(reply: Any, command: Command) -> bool:
     return _are_flags(reply, 1 + int(_arguments(command)[1]))
+
+
+def _add(reply: Any, command: Command) -> bool:
+    return reply == b"" or _are_flags(reply, 1 + int(_arguments(command)[2]))
+
+
+def _swap(reply: Any, command: Command) -> bool:
+    return type(reply) is bytes and reply in (b"0", b"10", b"11")
 
 
 def _number_of_keys(reply: Any, command: Command) -> bool:
@@ -221,6 +231,8 @@ def _is_port(number: int) -> bool:
 SHAPES: dict[bytes, Fits] = {
     scripts.READ.digest: _read,
     scripts.WRITE.digest: _write,
+    scripts.ADD.digest: _add,
+    scripts.SWAP.digest: _swap,
     scripts.DELETE.digest: _number_of_keys,
     scripts.TTL.digest: _ttl,
     scripts.TOUCH.digest: _yes_or_no,

@@ -109,6 +109,57 @@ end
 return made .. tags_made
 """
 
+# What is to happen once, however often it is sent. KEYS[3]: what remembers that it was done; ARGV[2]: not after (or
+# nothing)
+_ONCE = r"""
+if ARGV[2] ~= '' then
+  local now = call('TIME')
+  now = now[1] * 1000 + math.floor(now[2] / 1000)
+  if now > tonumber(ARGV[2]) then return redis.error_reply('LATE it is too late') end
+end
+local done = call('GET', KEYS[3])
+if done then return done end
+local function has_done(what)
+  call('SET', KEYS[3], what, 'PX', 60000)
+  return what
+end
+"""
+
+# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, then as for _WRITE of one key
+# -> nothing: there is a live one, and nothing was done; else as _WRITE
+_ADD = _ONCE + r"""
+if live(value_at(KEYS[2])) then return '' end
+local n = tonumber(ARGV[3])
+local made = generation(ARGV[1])
+local block, tags_made = tagged(4, n, ARGV[1])
+put(KEYS[2], with_tags(ARGV[4 + n], block) .. g .. block .. ARGV[5 + n], ARGV[6 + n])
+call('UNLINK', lease_of(KEYS[2]))
+return has_done(made .. tags_made)
+"""
+
+# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, digest of the entry that the caller has seen
+# (nothing: none), milliseconds for a new one, head, body (both nothing: delete it), and whether an entry that is there
+# keeps its lifetime and its tags (1)
+# -> 0: it is another by now, and nothing was done; else 1, and whether the generation was made
+_SWAP = _ONCE + r"""
+local v = value_at(KEYS[2])
+local seen = live(v) and redis.sha1hex(v) or ''
+if seen ~= ARGV[3] then return '0' end
+call('UNLINK', lease_of(KEYS[2]))
+if ARGV[5] == '' then
+  call('UNLINK', KEYS[2])
+  return has_done('10')
+end
+local made = generation(ARGV[1])
+if seen ~= '' and ARGV[7] == '1' then
+  local tags = sub(v, 22, tags_end(v))
+  call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. ARGV[6], 'KEEPTTL')
+else
+  put(KEYS[2], ARGV[5] .. g .. ARGV[6], ARGV[4])
+end
+return has_done('1' .. made)
+"""
+
 # -> how many were alive
 _DELETE = r"""
 local n = 0
@@ -132,11 +183,11 @@ if ARGV[1] == '' then call('PERSIST', KEYS[2]) else call('PEXPIRE', KEYS[2], ARG
 return 1
 """
 
-# KEYS: generation, entry, what remembers it. ARGV: fresh, amount, milliseconds for a new one, not after (or
-# nothing), head, seal of a counter with the tags that the entry has (or nothing, where there is no secret), and, of an
-# entry that the caller has looked at, the digest, and whether it is an int (1), or as good as absent (0)
+# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, amount, milliseconds for a new one, head, seal of a
+# counter with the tags that the entry has (or nothing, where there is no secret), and, of an entry that the caller has
+# looked at, the digest, and whether it is an int (1), or as good as absent (0)
 # -> whether the generation was made, and the sum; or {entry}: only the caller can tell what that is
-_INCREMENT = r"""
+_INCREMENT = _ONCE + r"""
 local function digits(s)
   local negative = sub(s, 1, 1) == '-'
   if negative then s = sub(s, 2) end
@@ -171,13 +222,6 @@ local function add(a, b)
   return text
 end
 
-if ARGV[4] ~= '' then
-  local now = call('TIME')
-  now = now[1] * 1000 + math.floor(now[2] / 1000)
-  if now > tonumber(ARGV[4]) then return redis.error_reply('LATE it is too late') end
-end
-local done = call('GET', KEYS[3])
-if done then return done end
 local made = generation(ARGV[1])
 local v, seal, sum = value_at(KEYS[2]), ARGV[6], nil
 local looked = v and ARGV[7] ~= '' and redis.sha1hex(v) == ARGV[7]
@@ -187,17 +231,16 @@ if live(v) and not (looked and ARGV[8] == '0') then
   local plain = byte(v, 5) == byte(ARGV[5], 5) and (kind == 'N' or (kind == 'I' and seal == ''))
   local known = looked or (plain and sub(v, 22, 21 + #seal) == seal)
   if not known or #number > 4300 or not string.match(number, '^%-?%d+$') then return {v} end
-  sum = add(number, ARGV[2])
+  sum = add(number, ARGV[3])
   if #sum > 4300 then return redis.error_reply('TOOLONG the sum would have too many digits') end
   local tags = sub(v, 22, at)
   call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. seal .. sum, 'KEEPTTL')
 else
-  sum = ARGV[2]
-  put(KEYS[2], ARGV[5] .. g .. seal .. sum, ARGV[3])
+  sum = ARGV[3]
+  put(KEYS[2], ARGV[5] .. g .. seal .. sum, ARGV[4])
 end
 call('UNLINK', lease_of(KEYS[2]))
-call('SET', KEYS[3], made .. sum, 'PX', 60000)
-return made .. sum
+return has_done(made .. sum)
 """
 
 # KEYS: generation, entry, lease, and how a computation failed that the caller waited for, if it did
@@ -338,6 +381,8 @@ class Script:
 
 READ = Script(_READ)
 WRITE = Script(_WRITE)
+ADD = Script(_ADD)
+SWAP = Script(_SWAP)
 DELETE = Script(_DELETE)
 TTL = Script(_TTL)
 TOUCH = Script(_TOUCH)
@@ -355,12 +400,12 @@ CLEAN = Script(_CLEAN)
 BY_DIGEST = {
     script.digest: script
     for script in (
-        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
+        READ, WRITE, ADD, SWAP, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
         INVALIDATE_TAG, CLEAN,
     )
 }
 
-STORING = frozenset(script.digest for script in (WRITE, INCREMENT, LAND_MANY))
+STORING = frozenset(script.digest for script in (WRITE, ADD, SWAP, INCREMENT, LAND_MANY))
 """Those that cannot succeed on a server that is full."""
 WRITING = STORING | {script.digest for script in (DELETE, CLEAR, INVALIDATE_TAG)}
 """Those that cannot succeed where nothing may be written."""
