@@ -47,8 +47,15 @@ class DistributedCache(Common, BlockingFront):
         on_unavailable: ``"local"``: while no server can be reached, serve what the first tier holds and compute the
             rest; ``"raise"``: raise `BackendUnavailable`. Writes raise it in both modes.
         isolate: whether every hit returns a value of its own.
+        name: what it is called in `cachebox.caches()` and in metrics, a str; None: nothing.
+        jitter: the share, from 0 to 1, by which chance shortens every lifetime at most.
+        stale_ttl: seconds, or a `timedelta`, for which an entry is kept on the server beyond its end, 49 days at most.
+            `get_or_set` and decorated calls serve it meanwhile, as long as one process of all computes a newer value in
+            the background, or cannot; for all else it has ended. None: not at all.
         refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which `get_or_set` and decorated
             calls have it computed anew in the background, by one process of all; None: never.
+        compress: ``"zlib"`` or ``"zstd"``: values of 2 KB and more are compressed where that saves a fifth; None: none
+            are. ``"zstd"`` needs Python 3.14 or the extra ``zstd``; a process without it counts a miss.
         max_connections: the most connections to each server, an int from 1 on; the link comes on top.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`

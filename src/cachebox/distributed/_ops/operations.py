@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
+from random import random
 from typing import Any
 
 from cachebox._platform.awaitables import refuse_async, refuse_awaitable
@@ -23,7 +24,7 @@ from cachebox.distributed._net.effects import Effects, Failure, Run
 from cachebox.distributed._net.servers import Unavailable, refusal_in
 from cachebox.distributed._net.topology import Topology
 from cachebox.distributed._ops.pending_invalidations import Owed
-from cachebox.distributed._wire.codec import COUNTER, LARGEST_INT, WHOLE, Codec, Undecodable
+from cachebox.distributed._wire.codec import COUNTER, LARGEST_INT, LONGEST_KEPT, WHOLE, Codec, Undecodable
 from cachebox.distributed._wire.keyspace import KeySpace, new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
@@ -41,7 +42,7 @@ from cachebox.distributed._wire.scripts import (
 )
 from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendRefused, BackendUnavailable
-from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.options import LONGEST, checked_key, checked_keys, checked_tags, milliseconds, seconds_of
 
 AT_ONCE = 1000                      # keys in one call of a script
 REAPED_EVERY = 5.0                  # seconds
@@ -96,6 +97,8 @@ class Core:
         invalidation: bool,
         is_local: bool,
         isolate: bool,
+        jitter: float = 0.0,
+        stale: float = 0.0,
     ) -> None:
         self.topology = topology
         self.codec = codec
@@ -105,6 +108,8 @@ class Core:
         self.max_staleness = max_staleness
         self.is_local = is_local
         self.isolate = isolate
+        self.jitter = jitter
+        self.kept = min(int(stale * 1000), LONGEST_KEPT)    # milliseconds that entries are kept beyond their end
         self.helper = Helper()
         self.link = Link(topology, tier, self.helper, max_staleness, timeout) if invalidation else None
         self.is_closed = False
@@ -206,7 +211,7 @@ class Core:
         kind, payload, tags = self.codec.open(fill.key, data)
         value = self.codec.loads(kind, payload, schema)
         stored = Packed(kind, payload, schema) if self.isolate and type(value) not in ATOMS else value
-        lifetime = math.inf if pttl < 0 else pttl / 1000
+        lifetime = math.inf if pttl < 0 else (pttl - self.codec.kept(data)) / 1000
         if self.link is None:
             lifetime = min(lifetime, self.max_staleness)
         return value, (fill, stored, lifetime, tags)
@@ -226,6 +231,24 @@ class Core:
             except Undecodable:
                 pass
         return None
+
+    def has_ended(self, data: bytes, pttl: float) -> bool:
+        """Whether an entry that is there is kept only to be served while a newer value is computed."""
+        kept = self.codec.kept(data)
+        return 0 <= pttl <= kept
+
+    def jittered(self, lifetime: float) -> float:
+        """A lifetime, shortened by chance if that is wanted."""
+        return lifetime * (1.0 - self.jitter * random()) if self.jitter else lifetime
+
+    def expiry(self, lifetime: float, kept: int) -> bytes:
+        """Milliseconds that the server is to have an entry, as the scripts take them."""
+        px = milliseconds(self.jittered(lifetime))
+        return b"%d" % (int(px) + kept) if kept and px else px
+
+    def kept_of(self, lifetime: float) -> int:
+        """For how many milliseconds an entry of such a lifetime is kept beyond its end."""
+        return self.kept if lifetime <= LONGEST else 0
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -253,7 +276,7 @@ class Core:
             if type(reply) is Failure:
                 return self._serve_stale(key, reply, counts), False
             size, pttl = ROW.unpack_from(reply)
-            if size == NONE:
+            if size == NONE or self.has_ended(reply[ROW.size:], pttl):
                 tier.end_fill(fill, True)
                 tier.count(misses=counts)
                 return MISSING, True
@@ -367,9 +390,11 @@ class Core:
                     at += ROW.size
                     value = MISSING
                     if size != NONE:
+                        data = reply[at:at + size]
                         try:
-                            value, row = self.read(fills[key], reply[at:at + size], pttl)
-                            rows.append(row)
+                            if not self.has_ended(data, pttl):
+                                value, row = self.read(fills[key], data, pttl)
+                                rows.append(row)
                         except Undecodable:
                             undecodable += 1        # a miss, as is what is not there
                         at += size
@@ -421,14 +446,15 @@ class Core:
 
     def _set(self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...]) -> Effects[None]:
         lifetime = self.lifetime_of(ttl)
-        encoded = {key: self.codec.encode(key, value, tags) for key, value in items.items()}
+        kept = self.kept_of(lifetime)
+        encoded = {key: self.codec.encode(key, value, tags, None, kept) for key, value in items.items()}
         return self.store(encoded, lifetime, tags, self.deadline())
 
     def store(
         self, encoded: dict[str, tuple[bytes, bytes]], lifetime: float, tags: tuple[str, ...], deadline: float
     ) -> Effects[None]:
         """Write values that are encoded already."""
-        px = milliseconds(lifetime)
+        kept = self.kept_of(lifetime)
         yield from self.begin(deadline)
         if not encoded:
             return
@@ -437,7 +463,7 @@ class Core:
         for bucket, members in groups:
             arguments: list[Any] = [new_token(), len(tags), *tags]
             for key in members:
-                arguments += (*encoded[key], px)
+                arguments += (*encoded[key], self.expiry(lifetime, kept))
             commands.append((bucket, script_call(WRITE, self.names_of(self.names, bucket, members), *arguments)))
         replies = yield from self._write(commands, groups, deadline)
         failed = []
@@ -457,10 +483,11 @@ class Core:
         """`DistributedCache.add`."""
         key, tags = checked_key(key), checked_tags(tags)
         lifetime = self.lifetime_of(ttl)
-        encoded = self.codec.encode(key, value, tags)
+        kept = self.kept_of(lifetime)
+        encoded = self.codec.encode(key, value, tags, None, kept)
         deadline = self.deadline()
         yield from self.begin(deadline)
-        arguments = (len(tags), *tags, *encoded, milliseconds(lifetime))
+        arguments = (len(tags), *tags, *encoded, self.expiry(lifetime, kept))
         write, reply = yield from self._write_once(ADD, key, arguments, deadline)
         if not reply:
             self.tier.drop_write(write)
@@ -482,11 +509,11 @@ class Core:
             reply = yield from self.call(READ, key, deadline=deadline)
             if type(reply) is Failure:
                 self.raise_failed([([key], reply)])
-            old, tags, digest, keeps = self._seen(key, reply)
+            old, tags, digest, keeps, kept = self._seen(key, reply)
             value = yield Run(partial(_plain_result, fn, old))
-            head, body = (b"", b"") if value is MISSING else self.codec.encode(key, value, tags)
+            head, body = (b"", b"") if value is MISSING else self.codec.encode(key, value, tags, None, kept)
             deadline = self.deadline()
-            arguments = (digest, milliseconds(self.lifetime), head, body, keeps)
+            arguments = (digest, self.expiry(self.lifetime, kept), head, body, keeps)
             write, reply = yield from self._write_once(SWAP, key, arguments, deadline)
             if reply != b"0":
                 pushed = (key,) if head or digest else ()
@@ -494,20 +521,22 @@ class Core:
                 return value
             self.tier.drop_write(write)         # somebody wrote it meanwhile
 
-    def _seen(self, key: str, reply: bytes) -> tuple[Any, tuple[str, ...], bytes, bytes]:
-        """What READ has found about one key: the value or MISSING, its tags, the digest of the entry, and whether a
-        new value is to keep lifetime and tags."""
-        size, _ = ROW.unpack_from(reply)
+    def _seen(self, key: str, reply: bytes) -> tuple[Any, tuple[str, ...], bytes, bytes, int]:
+        """What READ has found about one key: the value or MISSING, its tags, the digest of the entry, whether a new
+        value is to keep lifetime and tags, and for how many milliseconds that is to be kept beyond its end."""
+        size, pttl = ROW.unpack_from(reply)
+        kept = self.kept_of(self.lifetime)
         if size == NONE:
-            return MISSING, (), b"", b"0"
+            return MISSING, (), b"", b"0", kept
         data = reply[ROW.size:]
         digest = hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
         try:
-            kind, payload, tags = self.codec.open(key, data)
-            return self.codec.loads(kind, payload), tags, digest, b"1"
+            if not self.has_ended(data, pttl):
+                kind, payload, tags = self.codec.open(key, data)
+                return self.codec.loads(kind, payload), tags, digest, b"1", self.codec.kept(data)
         except Undecodable:
             self.tier.count(undecodable=1)
-            return MISSING, (), digest, b"0"
+        return MISSING, (), digest, b"0", kept
 
     def _write_once(
         self, script: Script, key: str, arguments: tuple[Any, ...], deadline: float
@@ -528,11 +557,11 @@ class Core:
         return self.lifetime if ttl is None else seconds_of(ttl, "ttl")
 
     def encode_result(
-        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None = None
+        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None, lifetime: float
     ) -> tuple[bytes, bytes] | None:
         """What a function has computed, encoded; None: it cannot be, which is counted, and said once per function."""
         try:
-            return self.codec.encode(key, value, tags, schema)
+            return self.codec.encode(key, value, tags, schema, self.kept_of(lifetime))
         except TypeError:
             self.tier.count(unstorable=1)
             if name not in self._reported and len(self._reported) < MOST_REPORTED:
@@ -606,7 +635,7 @@ class Core:
     def touch(self, key: Any, ttl: Any) -> Effects[bool]:
         """`DistributedCache.touch`."""
         key = checked_key(key)
-        px = milliseconds(self.lifetime_of(ttl))
+        px = milliseconds(self.jittered(self.lifetime_of(ttl)))
         deadline = self.deadline()
         yield from self.begin(deadline)
         groups = self.grouped([key])
@@ -634,7 +663,7 @@ class Core:
         try:
             while True:
                 reply = yield from self._once(
-                    once, INCREMENT, key, fresh, b"%d" % int(amount), milliseconds(self.lifetime),
+                    once, INCREMENT, key, fresh, b"%d" % int(amount), self.expiry(self.lifetime, 0),
                     self.codec.counter_head, *seen, deadline=deadline,
                 )
                 if type(reply) is not list:

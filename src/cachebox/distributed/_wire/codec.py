@@ -6,12 +6,13 @@ The wire format, version 3. A reader that meets another version takes the entry 
     2   1   version, 03
     3   1   kind of payload: J JSON, M msgpack, j and m the same of a tree (`typed`), P pickle, X the user's own;
             I an int in decimal, N a counter in decimal
-    4   1   flags: 1 signed, 2 tagged, 4 the payload is compressed by zlib, 8 by zstd
+    4   1   flags: 1 signed, 2 tagged, 4 the payload is compressed by zlib, 8 by zstd, 16 kept
     5   16  generation of the key's bucket when the entry was written
     21  ..  if tagged: how many tags (1 byte), then of each its length (2 bytes, big-endian), itself in UTF-8,
             and its generation (16 bytes)
-    ..  32  if signed: HMAC-SHA256 over the kind, the compression, the namespace, the key, the tags and the payload; of
-            a counter not over the payload, which the server changes
+    ..  4   if kept: the milliseconds for which it is kept beyond its end, and may be served stale
+    ..  32  if signed: HMAC-SHA256 over the kind, the flags but for the first two, the namespace, the key, the tags, the
+            milliseconds and the payload; of a counter not over the payload, which the server changes
     ..      payload
 
 Generations and tags are put in by the scripts on the server (`scripts`), which also check them. All else is made and
@@ -36,7 +37,8 @@ from cachebox.distributed._wire.typed import Reader, Schema, Unstorable, Writer
 
 MAGIC = b"\xcbx"
 VERSION = 3
-SIGNED, TAGGED = 1, 2
+SIGNED, TAGGED, KEPT = 1, 2, 16
+LONGEST_KEPT = 2**32 - 1            # milliseconds
 HEAD = 21                           # bytes up to the tags
 SIGNATURE = 32
 COUNTER, WHOLE = b"N", b"I"
@@ -211,27 +213,45 @@ class Codec:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def encode(
-        self, key: str, value: Any, tags: Sequence[str] = (), schema: Schema | None = None
+        self, key: str, value: Any, tags: Sequence[str] = (), schema: Schema | None = None, kept: int = 0
     ) -> tuple[bytes, bytes]:
         """What goes before the generation, and what goes behind the tags. TypeError: the value would not come back.
 
-        `schema`: the classes that a reader knows, who gives the same one.
+        `schema`: the classes that a reader knows, who gives the same one. `kept`: for how many milliseconds it is to be
+        kept beyond its end.
         """
         kind, payload = self._written(value, schema)
-        packed = 0
+        flags = 0
         if self._method is not None and kind != WHOLE:
             smaller = self._method.packed(payload)
             if smaller is not None:
-                packed, payload = self._packs, smaller
-        head = self._head_of(kind, packed) if packed or kind != self.kind else self._head
+                flags, payload = self._packs, smaller
+        beyond = b""
+        if kept:
+            flags |= KEPT
+            beyond = kept.to_bytes(4, "big")
+        head = self._head_of(kind, flags) if flags or kind != self.kind else self._head
         if self._secret is not None:
-            return head, self._signature(kind, packed, key, list(map(_in_utf8, tags)), payload) + payload
-        return head, payload
+            signature = self._signature(kind, flags, key, list(map(_in_utf8, tags)), beyond + payload)
+            return head, beyond + signature + payload
+        return head, beyond + payload
 
     def payload(self, head: bytes, body: bytes) -> tuple[bytes, bytes]:
         """The kind and the payload of what `encode` made."""
-        payload = body[SIGNATURE:] if head[4] & SIGNED else body
-        return head[3:4], self._unpacked(head[4], payload)
+        flags = head[4]
+        at = (4 if flags & KEPT else 0) + (SIGNATURE if flags & SIGNED else 0)
+        return head[3:4], self._unpacked(flags, body[at:])
+
+    @staticmethod
+    def kept(data: bytes) -> int:
+        """For how many milliseconds an entry is kept beyond its end. 0 where that cannot be told."""
+        if len(data) < HEAD or not data[4] & KEPT:
+            return 0
+        try:
+            at = _tags_of(data)[1] if data[4] & TAGGED else HEAD
+        except Undecodable:
+            return 0
+        return int.from_bytes(data[at:at + 4], "big")
 
     def seal(self, key: str, tags: Sequence[str]) -> bytes:
         """What says that a key is a counter, and goes before its number; nothing where there is no secret."""
@@ -269,10 +289,10 @@ class Codec:
         why = f": {error}" if str(error) else ""
         return f"a value of type {type(culprit).__name__}{inside} cannot be stored with this serializer{advice}{why}"
 
-    def _signature(self, kind: bytes, packed: int, key: str, tags: Sequence[bytes], payload: bytes) -> bytes:
+    def _signature(self, kind: bytes, flags: int, key: str, tags: Sequence[bytes], payload: bytes) -> bytes:
         assert self._secret is not None
         named = _in_utf8(key)
-        about = b"cachebox 3 %b %d %d %d %d " % (kind, packed, len(self._namespace), len(named), len(tags))
+        about = b"cachebox 3 %b %d %d %d %d " % (kind, flags, len(self._namespace), len(named), len(tags))
         parts = [about, self._namespace, named]
         for tag in tags:
             parts += (len(tag).to_bytes(2, "big"), tag)
@@ -293,17 +313,21 @@ class Codec:
         if len(data) < HEAD or data[:2] != MAGIC or data[2] != VERSION:
             raise Undecodable("not an entry of this version")
         kind, flags = data[3:4], data[4]
-        packed = flags & (ZLIB | ZSTD)
-        if kind not in self._kinds or flags & ~(SIGNED | TAGGED | ZLIB | ZSTD) or (packed and kind in (WHOLE, COUNTER)):
+        told = flags & (ZLIB | ZSTD | KEPT)
+        if kind not in self._kinds or flags & ~(SIGNED | TAGGED | told):
             raise Undecodable("written with another serializer")
         tags, at = _tags_of(data) if flags & TAGGED else ((), HEAD)
         if bool(flags & SIGNED) != (self._secret is not None):
             raise Undecodable("signed, but there is no secret here" if flags & SIGNED else "not signed")
+        beyond = b""
+        if flags & KEPT:
+            beyond = data[at:at + 4]
+            at += 4
         if not flags & SIGNED:
             payload = data[at:]
         else:
             payload = data[at + SIGNATURE:]
-            signature = self._signature(kind, packed, key, tags, b"" if kind == COUNTER else payload)
+            signature = self._signature(kind, told, key, tags, b"" if kind == COUNTER else beyond + payload)
             if not hmac.compare_digest(data[at:at + SIGNATURE], signature):
                 raise Undecodable("the signature is wrong")
         payload = self._unpacked(flags, payload)

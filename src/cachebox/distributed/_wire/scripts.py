@@ -48,6 +48,21 @@ local function live(v)
   return true
 end
 
+local function kept(v)                  -- milliseconds for which it is kept beyond its end
+  if math.floor(byte(v, 5) / 16) % 2 == 0 then return 0 end
+  local at = tags_end(v)
+  if not at or at + 4 > #v then return 0 end
+  return struct.unpack('>I4', v, at + 1)
+end
+
+local function present(key, v)          -- it is alive, and has not ended
+  if not live(v) then return false end
+  local beyond = kept(v)
+  if beyond == 0 then return true end
+  local left = call('PTTL', key)
+  return left < 0 or left > beyond
+end
+
 local function tagged(from, n, fresh)   -- the block of n tags, and which of their generations had to be made
   if n == 0 then return '', '' end
   local block, made = {string.char(n)}, {}
@@ -128,7 +143,7 @@ end
 # KEYS: generation, entry, what remembers it. ARGV: fresh, not after, then as for _WRITE of one key
 # -> nothing: there is a live one, and nothing was done; else as _WRITE
 _ADD = _ONCE + r"""
-if live(value_at(KEYS[2])) then return '' end
+if present(KEYS[2], value_at(KEYS[2])) then return '' end
 local n = tonumber(ARGV[3])
 local made = generation(ARGV[1])
 local block, tags_made = tagged(4, n, ARGV[1])
@@ -164,7 +179,7 @@ return has_done('1' .. made)
 _DELETE = r"""
 local n = 0
 for i = 2, #KEYS do
-  if live(value_at(KEYS[i])) then n = n + 1 end
+  if present(KEYS[i], value_at(KEYS[i])) then n = n + 1 end
   call('UNLINK', KEYS[i], lease_of(KEYS[i]))
 end
 return n
@@ -172,19 +187,28 @@ return n
 
 # -> milliseconds to live; -1: for ever, -2: absent
 _TTL = r"""
-if not live(value_at(KEYS[2])) then return -2 end
-return call('PTTL', KEYS[2])
+local v = value_at(KEYS[2])
+if not live(v) then return -2 end
+local left = call('PTTL', KEYS[2])
+if left < 0 then return left end
+left = left - kept(v)
+return left > 0 and left or -2
 """
 
 # ARGV: milliseconds, or nothing for ever -> 1: done
 _TOUCH = r"""
-if not live(value_at(KEYS[2])) then return 0 end
-if ARGV[1] == '' then call('PERSIST', KEYS[2]) else call('PEXPIRE', KEYS[2], ARGV[1]) end
+local v = value_at(KEYS[2])
+if not present(KEYS[2], v) then return 0 end
+if ARGV[1] == '' then
+  call('PERSIST', KEYS[2])
+else
+  call('PEXPIRE', KEYS[2], string.format('%.0f', ARGV[1] + kept(v)))
+end
 return 1
 """
 
-# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, amount, milliseconds for a new one, head, seal of a
-# counter with the tags that the entry has (or nothing, where there is no secret), and, of an entry that the caller has
+# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, amount, milliseconds for a new one, head, seal of
+# a counter with the tags that the entry has (or nothing, where there is no secret), and, of an entry that the caller has
 # looked at, the digest, and whether it is an int (1), or as good as absent (0)
 # -> whether the generation was made, and the sum; or {entry}: only the caller can tell what that is
 _INCREMENT = _ONCE + r"""
@@ -225,7 +249,7 @@ end
 local made = generation(ARGV[1])
 local v, seal, sum = value_at(KEYS[2]), ARGV[6], nil
 local looked = v and ARGV[7] ~= '' and redis.sha1hex(v) == ARGV[7]
-if live(v) and not (looked and ARGV[8] == '0') then
+if present(KEYS[2], v) and not (looked and ARGV[8] == '0') then
   local kind, at = sub(v, 4, 4), tags_end(v) or #v
   local number = sub(v, at + 1 + #seal)
   local plain = byte(v, 5) == byte(ARGV[5], 5) and (kind == 'N' or (kind == 'I' and seal == ''))
@@ -234,7 +258,9 @@ if live(v) and not (looked and ARGV[8] == '0') then
   sum = add(number, ARGV[3])
   if #sum > 4300 then return redis.error_reply('TOOLONG the sum would have too many digits') end
   local tags = sub(v, 22, at)
+  local left = kept(v) > 0 and call('PTTL', KEYS[2]) - kept(v) or -1
   call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. seal .. sum, 'KEEPTTL')
+  if left > 0 then call('PEXPIRE', KEYS[2], left) end
 else
   sum = ARGV[3]
   put(KEYS[2], ARGV[5] .. g .. seal .. sum, ARGV[4])
@@ -311,7 +337,7 @@ local out, epoch = {generation(ARGV[1])}, call('GET', base .. 'e') or ''
 for i = 2, #KEYS do
   local name = lease_of(KEYS[i])
   local lease = call('GET', name)
-  if live(value_at(KEYS[i])) then
+  if present(KEYS[i], value_at(KEYS[i])) then
     out[i] = 1
   elseif lease and sub(lease, 1, 16) == g and sub(lease, 17, 32) ~= ARGV[2] then
     out[i] = 2
@@ -323,17 +349,17 @@ end
 return table.concat(out)
 """
 
-# KEYS: generation, entries. ARGV: token, milliseconds, then for each entry head, body
+# KEYS: generation, entries. ARGV: token, then for each entry head, body, milliseconds
 # -> for each 1: stored; 0: it has lost
 _LAND_MANY = r"""
 local out = {}
 for i = 2, #KEYS do
-  local name, at = lease_of(KEYS[i]), 2 * i - 1
+  local name, at = lease_of(KEYS[i]), 3 * i - 4
   local lease = call('GET', name)
   out[i - 1] = 0
   if lease and sub(lease, 17, 32) == ARGV[1] then
     if sub(lease, 1, 16) == g then
-      put(KEYS[i], ARGV[at] .. g .. ARGV[at + 1], ARGV[2])
+      put(KEYS[i], ARGV[at] .. g .. ARGV[at + 1], ARGV[at + 2])
       out[i - 1] = 1
     end
     call('UNLINK', name)
