@@ -55,7 +55,7 @@ def same(a, b):
     if type(a) is not type(b):
         return False
     if type(a) is float:
-        return a == b and math.copysign(1, a) == math.copysign(1, b) or (a != a and b != b)
+        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (a != a and b != b)
     if type(a) is complex:
         return same(a.real, b.real) and same(a.imag, b.imag)
     if type(a) is decimal.Decimal:

@@ -251,7 +251,7 @@ local v, seal, sum = value_at(KEYS[2]), ARGV[6], nil
 local looked = v and ARGV[7] ~= '' and redis.sha1hex(v) == ARGV[7]
 if present(KEYS[2], v) and not (looked and ARGV[8] == '0') then
   local kind, at = sub(v, 4, 4), tags_end(v) or #v
-  local number = sub(v, at + 1 + #seal)
+  local number = sub(v, at + 1 + #seal + (kept(v) > 0 and 4 or 0))
   local plain = byte(v, 5) == byte(ARGV[5], 5) and (kind == 'N' or (kind == 'I' and seal == ''))
   local known = looked or (plain and sub(v, 22, 21 + #seal) == seal)
   if not known or #number > 4300 or not string.match(number, '^%-?%d+$') then return {v} end
