@@ -1,4 +1,4 @@
-"""`add` and `compute` over two tiers: one step over all threads, tasks and processes, whatever happens to connections."""
+"""`add` and `compute` over two tiers: one step over all threads, tasks and processes, whatever a connection does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import MISSING, BackendUnavailable, DistributedCache
-from in_threads import Started, run_all, wait_until
+from in_threads import Started, run_all, wait_for, wait_until
 from redis_servers import Proxy
 
 
@@ -192,7 +192,11 @@ def test_a_load_that_is_under_way_loses(kind, server):
     with make(kind, redis_port=server.port, timeout=10) as cache, DistributedCache(redis_port=server.port) as other:
         for step in (lambda: other.add("k", "added"), lambda: other.compute("k", lambda old: "computed")):
             begun, go_on = threading.Event(), threading.Event()
-            load = Started(cache.get_or_set, "k", lambda begun=begun, go_on=go_on: begun.set() or (go_on.wait(60) and 1))
+            def slow(begun=begun, go_on=go_on):
+                begun.set()
+                wait_for(go_on)
+
+            load = Started(cache.get_or_set, "k", slow)
             wait_until(begun.is_set)
             step()
             go_on.set()

@@ -1,4 +1,4 @@
-"""`stale_ttl`, `jitter`, `compress` and `name` over two tiers, and results that are of the class of their annotation."""
+"""`stale_ttl`, `jitter`, `compress` and `name` over two tiers, and results that are of their annotation's class."""
 
 from __future__ import annotations
 
@@ -125,7 +125,8 @@ def test_the_old_value_is_served_while_the_function_fails(server):
             raise OSError("down")
 
         for single_flight in (True, False):
-            function = cached(cache, ttl=100, key_func=lambda n: "k", single_flight=single_flight, name=f"f{single_flight}")(fails)
+            options = {"key_func": lambda n: "k", "single_flight": single_flight, "name": f"f{single_flight}"}
+            function = cached(cache, ttl=100, **options)(fails)
             cache.set("k", "old", 100)
             end(server, cache)
             assert function(1) == "old"

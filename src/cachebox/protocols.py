@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-_K = TypeVar("_K", contravariant=True)
-_V = TypeVar("_V")
+_K_contra = TypeVar("_K_contra", contravariant=True)
+_V_contra = TypeVar("_V_contra", contravariant=True)
 _Seconds: TypeAlias = float | timedelta
 _Tags: TypeAlias = str | Iterable[Any]
 
@@ -38,7 +38,7 @@ class StatsLike(Protocol):
 
 
 @runtime_checkable
-class CacheLike(Protocol[_K, _V]):
+class CacheLike(Protocol[_K_contra, _V_contra]):
     """What `Cache`, `DistributedCache`, `WriteThrough` and `WriteBehind` have in common.
 
     The table in ``docs/caches.md`` says what a method means where there is a server or a store.
@@ -48,42 +48,42 @@ class CacheLike(Protocol[_K, _V]):
     (True, False)
     """
 
-    def get(self, key: _K, default: Any = None) -> Any:
+    def get(self, key: _K_contra, default: Any = None) -> Any:
         """The value of `key`, or `default`."""
 
-    def set(self, key: _K, value: _V, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> None:
+    def set(self, key: _K_contra, value: _V_contra, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> None:
         """Store a value for `ttl`, and with these tags."""
 
-    def add(self, key: _K, value: _V, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> bool:
+    def add(self, key: _K_contra, value: _V_contra, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> bool:
         """Store a value where the key has none. True where it was stored."""
 
-    def delete(self, key: _K) -> bool:
+    def delete(self, key: _K_contra) -> bool:
         """Remove a key. True where it had a value."""
 
-    def get_many(self, keys: Iterable[_K]) -> dict[Any, Any]:
+    def get_many(self, keys: Iterable[_K_contra]) -> dict[Any, Any]:
         """The values of those keys that have one."""
 
-    def set_many(self, mapping: Mapping[Any, _V], ttl: _Seconds | None = None, *, tags: _Tags = ()) -> None:
+    def set_many(self, mapping: Mapping[Any, _V_contra], ttl: _Seconds | None = None, *, tags: _Tags = ()) -> None:
         """Store many values."""
 
-    def delete_many(self, keys: Iterable[_K]) -> int:
+    def delete_many(self, keys: Iterable[_K_contra]) -> int:
         """Remove many keys; returns how many had a value."""
 
     def get_or_set(
-        self, key: _K, factory: Callable[[], _V], ttl: _Seconds | None = None, *, tags: _Tags = ()
+        self, key: _K_contra, factory: Callable[[], _V_contra], ttl: _Seconds | None = None, *, tags: _Tags = ()
     ) -> Any:
         """The value of `key`; where it has none, what ``factory()`` returns, stored."""
 
-    def contains(self, key: _K) -> bool:
+    def contains(self, key: _K_contra) -> bool:
         """Whether the key has a value. Counts nothing."""
 
-    def ttl(self, key: _K) -> float | None:
+    def ttl(self, key: _K_contra) -> float | None:
         """Seconds that the cache keeps the value yet; None: for ever. KeyError where it has none."""
 
-    def touch(self, key: _K, ttl: _Seconds | None = None) -> bool:
+    def touch(self, key: _K_contra, ttl: _Seconds | None = None) -> bool:
         """Give the value in the cache a new lifetime. True where there is one."""
 
-    def increment(self, key: _K, amount: int = 1) -> int:
+    def increment(self, key: _K_contra, amount: int = 1) -> int:
         """Add to an int, which begins at 0, and return the sum."""
 
     def invalidate_tag(self, tag: Any) -> int:
@@ -104,7 +104,7 @@ class CacheLike(Protocol[_K, _V]):
 
 
 @runtime_checkable
-class AsyncCacheLike(Protocol[_K, _V]):
+class AsyncCacheLike(Protocol[_K_contra, _V_contra]):
     """What `AsyncDistributedCache`, `AsyncWriteThrough` and `AsyncWriteBehind` have in common: `CacheLike`, awaited.
 
     >>> from cachebox import AsyncWriteThrough, Cache
@@ -114,42 +114,49 @@ class AsyncCacheLike(Protocol[_K, _V]):
     True
     """
 
-    async def get(self, key: _K, default: Any = None) -> Any:
+    async def get(self, key: _K_contra, default: Any = None) -> Any:
         """The value of `key`, or `default`."""
 
-    async def set(self, key: _K, value: _V, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> None:
+    async def set(self, key: _K_contra, value: _V_contra, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> None:
         """Store a value for `ttl`, and with these tags."""
 
-    async def add(self, key: _K, value: _V, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> bool:
+    async def add(self, key: _K_contra, value: _V_contra, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> bool:
         """Store a value where the key has none. True where it was stored."""
 
-    async def delete(self, key: _K) -> bool:
+    async def delete(self, key: _K_contra) -> bool:
         """Remove a key. True where it had a value."""
 
-    async def get_many(self, keys: Iterable[_K]) -> dict[Any, Any]:
+    async def get_many(self, keys: Iterable[_K_contra]) -> dict[Any, Any]:
         """The values of those keys that have one."""
 
-    async def set_many(self, mapping: Mapping[Any, _V], ttl: _Seconds | None = None, *, tags: _Tags = ()) -> None:
+    async def set_many(
+        self, mapping: Mapping[Any, _V_contra], ttl: _Seconds | None = None, *, tags: _Tags = ()
+    ) -> None:
         """Store many values."""
 
-    async def delete_many(self, keys: Iterable[_K]) -> int:
+    async def delete_many(self, keys: Iterable[_K_contra]) -> int:
         """Remove many keys; returns how many had a value."""
 
     async def get_or_set(
-        self, key: _K, factory: Callable[[], Awaitable[_V] | _V], ttl: _Seconds | None = None, *, tags: _Tags = ()
+        self,
+        key: _K_contra,
+        factory: Callable[[], Awaitable[_V_contra] | _V_contra],
+        ttl: _Seconds | None = None,
+        *,
+        tags: _Tags = (),
     ) -> Any:
         """The value of `key`; where it has none, what the factory returns, awaited if need be, stored."""
 
-    async def contains(self, key: _K) -> bool:
+    async def contains(self, key: _K_contra) -> bool:
         """Whether the key has a value. Counts nothing."""
 
-    async def ttl(self, key: _K) -> float | None:
+    async def ttl(self, key: _K_contra) -> float | None:
         """Seconds that the cache keeps the value yet; None: for ever. KeyError where it has none."""
 
-    async def touch(self, key: _K, ttl: _Seconds | None = None) -> bool:
+    async def touch(self, key: _K_contra, ttl: _Seconds | None = None) -> bool:
         """Give the value in the cache a new lifetime. True where there is one."""
 
-    async def increment(self, key: _K, amount: int = 1) -> int:
+    async def increment(self, key: _K_contra, amount: int = 1) -> int:
         """Add to an int, which begins at 0, and return the sum."""
 
     async def invalidate_tag(self, tag: Any) -> int:

@@ -81,7 +81,8 @@ class CacheMethods:
         `load_many` if the store has that."""
         wanted = checked_keys(self.cache, keys)
         found: dict[Any, Any] = {}
-        asked, absent = [], []
+        asked: list[Any] = []
+        absent: list[Any] = []
         for key in wanted:
             value = self._pending(key)
             if value is UNKNOWN:
@@ -121,7 +122,7 @@ class CacheMethods:
         One step, as seen by all who write through this object.
         """
         check_entry(self.cache, key, value, ttl, tags)
-        added = []
+        added: list[bool] = []
 
         def change(old: Any) -> Any:
             added[:] = [old is MISSING]
@@ -261,7 +262,8 @@ class AsyncCacheMethods:
         `load_many` if the store has that."""
         wanted = checked_keys(self.cache, keys)
         found: dict[Any, Any] = {}
-        asked, absent = [], []
+        asked: list[Any] = []
+        absent: list[Any] = []
         for key in wanted:
             value = self._pending(key)
             if value is UNKNOWN:
@@ -298,7 +300,7 @@ class AsyncCacheMethods:
     async def add(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> bool:
         """`set`, where neither the store nor, if that cannot load, the cache has the key. True where it was set."""
         check_entry(self.cache, key, value, ttl, tags)
-        added = []
+        added: list[bool] = []
 
         def change(old: Any) -> Any:
             added[:] = [old is MISSING]

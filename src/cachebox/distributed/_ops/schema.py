@@ -173,7 +173,7 @@ class Record:
 
     def parts(self, value: Any) -> list[Any]:
         """The values of the fields. Raises `Unstorable` where an object has others, or lacks one."""
-        state = object.__getstate__(value)      # type: ignore[attr-defined]  # since 3.11
+        state: Any = object.__getstate__(value)
         if isinstance(state, tuple):            # of a class with slots
             state = {**(state[0] or {}), **state[1]}
         parts = []
@@ -191,7 +191,7 @@ class Record:
     def made(self, parts: list[Any]) -> Any:
         """The object of which these are the parts."""
         names = (*self.names, _CACHED_HASH) if len(parts) == len(self.names) + 1 else self.names
-        made = object.__new__(self.kind)
+        made: Any = object.__new__(self.kind)
         for name, part in zip(names, parts, strict=True):
             object.__setattr__(made, name, part)
         return made
@@ -238,7 +238,7 @@ class PydanticRecord(Record):
         *values, given, extra, private = parts
         if type(given) is not list or not {dict, type(None)}.issuperset((type(extra), type(private))):
             raise ValueError("no state of a model")
-        made = self.kind.__new__(self.kind)
+        made: Any = object.__new__(self.kind)
         object.__setattr__(made, "__dict__", dict(zip(self.names, values, strict=True)))
         for name, part in (("fields_set", set(given)), ("extra", extra), ("private", private)):
             object.__setattr__(made, f"__pydantic_{name}__", part)
@@ -271,7 +271,7 @@ def record_of(kind: Any) -> Record | None:
         return StructRecord(kind, kind.__struct_fields__)
     if kind.__new__ is not object.__new__:
         return None
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return Record(kind, [field.name for field in dataclasses.fields(kind)])
     if hasattr(kind, "__attrs_attrs__"):
         return Record(kind, [field.name for field in kind.__attrs_attrs__])

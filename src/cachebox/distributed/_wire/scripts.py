@@ -208,8 +208,8 @@ return 1
 """
 
 # KEYS: generation, entry, what remembers it. ARGV: fresh, not after, amount, milliseconds for a new one, head, seal of
-# a counter with the tags that the entry has (or nothing, where there is no secret), and, of an entry that the caller has
-# looked at, the digest, and whether it is an int (1), or as good as absent (0)
+# a counter with the tags that the entry has (or nothing, where there is no secret), and, of an entry that the caller
+# has looked at, the digest, and whether it is an int (1), or as good as absent (0)
 # -> whether the generation was made, and the sum; or {entry}: only the caller can tell what that is
 _INCREMENT = _ONCE + r"""
 local function digits(s)

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable
 from itertools import chain, islice
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from cachebox.distributed._wire.plain import MAX_DEPTH
 
@@ -212,7 +212,7 @@ def _loaded_enum(module: Any, qualname: Any) -> type[enum.Enum] | None:
     for name in qualname.split("."):
         found = space.get(name) if space is not None else None
         space = type.__dict__["__dict__"].__get__(found) if isinstance(found, type) else None
-    return found if isinstance(found, enum.EnumMeta) else None
+    return cast("type[enum.Enum]", found) if isinstance(found, enum.EnumMeta) else None
 
 
 def _enum_from(reader: Reader, module: str, qualname: str, name: str | int) -> enum.Enum:
@@ -266,7 +266,8 @@ def _time(reader: Reader, text: str, fold: int = 0, zone: Any = None) -> datetim
 
 def _dict(reader: Reader, *parts: Tree) -> dict[Any, Any]:
     parts = tuple(map(reader.value, parts))
-    return _all_different(dict(zip(parts[::2], parts[1::2], strict=True)), len(parts) // 2)
+    found: dict[Any, Any] = _all_different(dict(zip(parts[::2], parts[1::2], strict=True)), len(parts) // 2)
+    return found
 
 
 def _all_different(found: Any, n: int) -> Any:
