@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from cachebox._platform.section import Section
 
 if TYPE_CHECKING:
     from cachebox.distributed._ops.operations import Core
@@ -162,7 +163,7 @@ class DistributedStats(_Counted):
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
+        self._lock = Section()                  # a signal handler or a finalizer may come back
         self._taken_off: dict[str, int] = {}    # by `reset`; what `increment` adds is less than nothing
         self._begun = time.monotonic()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.section import Section
 
 
 class Watch:
@@ -24,7 +24,7 @@ class Watches:
 
     def __init__(self) -> None:
         self._watches: dict[Any, list[Watch]] = {}
-        self._lock = threading.RLock()          # re-entrant: comparing keys, or a collection, may run code that writes
+        self._lock = Section()                  # re-entrant: comparing keys, or a collection, may run code that writes
         renew_in_child(self)
 
     @contextmanager
@@ -56,4 +56,4 @@ class Watches:
 
     def _after_fork(self) -> None:
         """In the child of a fork: another thread of the parent may have held the lock."""
-        self._lock = threading.RLock()
+        self._lock = Section()
