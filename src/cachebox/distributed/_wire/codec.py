@@ -68,7 +68,7 @@ class Json:
 
     def __init__(self) -> None:
         try:
-            from msgspec import json as fast
+            from msgspec import json as fast  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
             return
         self._fast_encode, self._fast_decode = fast.encode, fast.decode

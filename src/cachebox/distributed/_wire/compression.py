@@ -65,9 +65,9 @@ def method_of(name: str) -> Method:
 def _zstd() -> Any:
     try:
         if sys.version_info >= (3, 14):
-            from compression import zstd
+            from compression import zstd  # type: ignore[import-not-found,unused-ignore]
         else:
-            from backports import zstd
+            from backports import zstd  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return None
     return zstd
