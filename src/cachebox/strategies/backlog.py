@@ -19,7 +19,7 @@ from cachebox.strategies.delivery import Delivery, pause_after
 from cachebox.strategies.draining import drain_at_exit
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
-from cachebox.strategies.options import at_most_a_wait, check_seconds
+from cachebox.strategies.options import at_most_a_wait, checked_seconds
 from cachebox.strategies.store import Store
 from cachebox.strategies.trouble import Trouble
 from cachebox.strategies.watches import Watch, Watches
@@ -599,11 +599,7 @@ class Until:
     __slots__ = ("at",)
 
     def __init__(self, timeout: float | timedelta | None = None) -> None:
-        if isinstance(timeout, timedelta):
-            timeout = timeout.total_seconds()
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        self.at = float("inf") if timeout is None else time.monotonic() + timeout
+        self.at = float("inf") if timeout is None else time.monotonic() + checked_seconds("timeout", timeout)
 
     def left(self) -> float:
         """Seconds until then; less than 0 where it is over."""
