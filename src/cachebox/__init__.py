@@ -13,6 +13,7 @@
 """
 
 import cachebox._platform._interpreter  # noqa: F401 (first: it says why the others could not be imported)
+from cachebox._calls.disabling import disabled
 from cachebox.cache import MISSING, Cache
 from cachebox.decorators import cached, lru_cache
 from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOCache, LFUCache, LRUCache
@@ -46,6 +47,7 @@ __all__ = [
     "WriteBehind",
     "WriteThrough",
     "cached",
+    "disabled",
     "lru_cache",
     "record",
     "simulate",

@@ -742,6 +742,28 @@ cdef class Cache(Store):
         wanted = wanted and weight <= self.bound_weight
         return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted, tags, how.began)
 
+    cdef int put_result(self, object key, uint64_t h, object value, Loading* how) except -1:
+        """Store a value as if it had been loaded."""
+        cdef Operation op
+        cdef double weight
+        cdef tuple tags = None
+        if not is_wanted(value, how):
+            return 0
+        weight = self.weigh(key, value)
+        if how.tags != NULL:
+            tags = tags_for(value, how)
+        if weight > self.bound_weight:
+            return 0
+        start(&op)
+        try:
+            if tags:
+                self.put_tagged(key, h, value, how.lifetime, weight, tags, &op)
+            else:
+                self.put(key, h, value, how.lifetime, weight, False, &op)
+        finally:
+            self.finish(&op)
+        return self.forget_failure(key)
+
     cdef object load_unwatched(self, object key, uint64_t h, Loading* how):
         """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
         cdef PyObject* found

@@ -52,6 +52,7 @@ cdef PyTypeObject* receiver_type    # the type Receiver
 cdef PyObject* KEYWORDS
 
 cdef object key_of_call(const Call* call, object receiver)
+cdef Py_hash_t (*try_hash_call)(const Call* call) noexcept      # `hash_call`; -1: an exception is set
 cdef list keys_of_hash(Cache cache, Py_hash_t hashed)
 cdef list keys_of_token(Cache cache, object token)
 

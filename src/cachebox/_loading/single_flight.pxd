@@ -86,6 +86,7 @@ cdef struct Ticket:
 
 cdef Leader new_leader(Store store)
 cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ticket)
+cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1
 cdef int land(
     Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,

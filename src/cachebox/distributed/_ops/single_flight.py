@@ -47,6 +47,11 @@ def new_flight() -> Flight:
     return Flight(*tasks.current())
 
 
+def _digest(data: bytes) -> bytes:
+    """By which a server is told of an entry that is no good."""
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
+
+
 class Decides(Protocol):
     """Says what is to become of a computed value."""
 
@@ -128,6 +133,21 @@ class Loader:
             self.flights.pop(token, None)
             flight.give_up()
 
+    def load_anew(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
+        """`load` where a value that is there does not count, nor one that somebody is computing already."""
+        deadline = self._core.deadline()
+        yield from self._core.begin(deadline)
+        token = new_token()
+        flight = new_flight()
+        acts = flights.acting()
+        self.flights[token] = flight
+        try:
+            with flight:
+                return (yield from self._load(key, factory, decide, token, flight, acts, deadline, anew=True))
+        finally:
+            self.flights.pop(token, None)
+            flight.give_up()
+
     def load_alone(
         self, key: str, factory: Callable[[], Any], decide: Decides
     ) -> Effects[tuple[Any, bool]]:
@@ -160,6 +180,7 @@ class Loader:
         flight: Flight,
         acts: bool,
         deadline: float,
+        anew: bool = False,
     ) -> Effects[tuple[Any, bool]]:
         """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
         core, tier = self._core, self._core.tier
@@ -177,6 +198,9 @@ class Loader:
             reply: Any = None
             try:
                 reply = yield from self.lead(key, token, no_good, awaited, deadline)
+                if anew and type(reply) is not Failure and reply[0] == 1:
+                    no_good = _digest(reply[1])
+                    continue
                 if type(reply) is not Failure and reply[0] == 1:
                     try:
                         value = core.take_in(fill, reply[1], reply[2])
@@ -185,7 +209,7 @@ class Loader:
                             tier.count(undecodable=1)
                         looks += 1
                         if looks < MOST_LOOKS:
-                            no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
+                            no_good = _digest(reply[1])
                             continue
                         reply = Failure(Senseless("there is always another entry that cannot be decoded"), True, False)
                     else:
@@ -198,6 +222,11 @@ class Loader:
                 tier.end_fill(fill)
                 if waiter is not None and (type(reply) is not list or reply[0] != 2):
                     tier.wait_no_more(key, waiter.wake)
+            if type(reply) is Failure and anew:
+                core.tier.count(errors=1)
+                if not core.is_local:
+                    raise core.unavailable(reply, [key])
+                return (yield Run(factory)), True
             if type(reply) is Failure:
                 return (yield from self._without_server(key, factory, reply, missed))
             if reply[0] == 4:
@@ -208,11 +237,11 @@ class Loader:
                 continue
             if not missed:
                 missed = True
-                tier.count(misses=1)
+                tier.count(misses=not anew)
             if reply[0] == 3:
                 return (yield from self.fly(key, factory, decide, token, flight, deadline)), True
             other = self.flights.get(reply[2])
-            awaited = reply[2] if other is None else b""
+            awaited = reply[2] if other is None and not anew else b""
             if other is not None:
                 if waiter is not None:
                     tier.wait_no_more(key, waiter.wake)
@@ -220,6 +249,9 @@ class Loader:
                 waits = yield from self._wait_for(other)
                 if not waits:
                     return (yield Run(factory)), True
+                if anew and not other.was_abandoned:
+                    deadline = core.deadline()
+                    continue
                 if not other.was_abandoned:
                     value = core.give(other.get())
                     return (yield Run(factory)) if value is MISSING else value, True
