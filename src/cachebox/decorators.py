@@ -80,8 +80,8 @@ def cached(
 
     Raises TypeError for a generator function, for an async function where a plain one is expected, for options that
     exclude each other, and for a call with an argument that cannot be hashed; ValueError or TypeError for a `ttl`,
-    `max_size` or `policy` that makes no sense; ValueError for names of parameters that there are not, and where a `name`
-    is taken by another living function over the same cache.
+    `max_size` or `policy` that makes no sense; ValueError for names of parameters that there are not, and where a
+    `name` is taken by another living function over the same cache.
 
     What it returns is called as the function is, and has
 

@@ -59,7 +59,9 @@ cdef class CachedFunction:
     cdef object __weakref__
 
     cdef PyObject* call_selected(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL
-    cdef PyObject* find_selected(self, const Call* call, Py_hash_t* hashed) except? NULL
+    cdef PyObject* find_selected(
+        self, const Call* call, Py_hash_t* hashed, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method
+    ) except? NULL
     cdef int explain(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except -1
     cdef object peek_call(self, tuple args, dict kwargs, bint as_method)
     cdef object refresh_call(self, tuple args, dict kwargs, bint as_method)
@@ -70,6 +72,7 @@ cdef class CachedFunction:
     cdef PyObject* call(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL
     cdef bint receives(self, PyObject** args, Py_ssize_t n, PyObject* names) except -1
     cdef bint ask_class(self, PyObject* first, uint32_t version) except -1
+    cdef PyObject* call_unreceived(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     cdef PyObject* call_received(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     cdef PyObject* passed(
         self, object value, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver,

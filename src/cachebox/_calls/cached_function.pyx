@@ -217,7 +217,7 @@ cdef class CachedFunction:
             return self.call_received(args, n, names)
         if as_method:
             if n == 0 or not takes_weak_references(args[0]):
-                return self.call_uncached(args, n, names)
+                return self.call_unreceived(args, n, names)
             call.receiver = args[0]
             call.arguments += 1
             call.n -= 1
@@ -241,18 +241,16 @@ cdef class CachedFunction:
         if unlikely(is_heaped and self.receives(args, n, names)):
             return self.call_received(args, n, names)
         if unlikely(as_method and (n == 0 or not takes_weak_references(args[0]))):
-            return self.call_uncached(args, n, names)
+            return self.call_unreceived(args, n, names)
         if not self.key_arguments.take(args, n, names, as_method, &taken):
             return vectorcall(<PyObject*>self.function, args, n, names)     # which says what is wrong with them
         try:
             self.describe(&call, taken.items, taken.n, taken.names)
             if as_method:
                 call.receiver = args[0]
-            value = self.find_selected(&call, &hashed)
+            value = self.find_selected(&call, &hashed, args, n, names, as_method)
             if value != NULL:
                 return self.hit(value)
-            if unlikely(hashed == -1):
-                self.explain(args, n, names, as_method)
             if as_method:
                 receiver = self.receiver_of(<object>args[0], False)
             if call.receiver == NULL and is_lone(self, taken.items, taken.n, taken.names):
@@ -263,8 +261,10 @@ cdef class CachedFunction:
             drop(&taken)
         return self.miss(key, hashed, args, n, names, receiver)
 
-    cdef PyObject* find_selected(self, const Call* call, Py_hash_t* hashed) except? NULL:
-        """A hit: a new reference to the value. NULL: it is a miss, or (`hashed` is -1) a key cannot be made."""
+    cdef PyObject* find_selected(
+        self, const Call* call, Py_hash_t* hashed, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method
+    ) except? NULL:
+        """A hit: a new reference to the value. NULL: it is a miss."""
         cdef PyObject* cache = <PyObject*>self._cache
         cdef uint32_t i
         cdef uint64_t h
@@ -276,8 +276,8 @@ cdef class CachedFunction:
                     return take_hit(cache, i)
                 return search_and_use(cache, call.arguments[0], h, i, &compared)
             hashed[0] = try_hash(call.arguments[0])
-            if hashed[0] == -1:
-                return NULL
+            if unlikely(hashed[0] == -1):
+                self.explain(args, n, names, as_method)
             return get_equal(cache, call.arguments[0], mixed_in(cache, hashed[0]), &compared)
         if call.token == NULL and not call.typed and knows_hash_of_call(call, hashed):
             acquire((<Cache>cache).lock)
@@ -287,8 +287,8 @@ cdef class CachedFunction:
             release((<Cache>cache).lock)
         else:
             hashed[0] = try_hash_call(call)
-            if hashed[0] == -1:
-                return NULL
+            if unlikely(hashed[0] == -1):
+                self.explain(args, n, names, as_method)
         return get_call(cache, call, mixed_in(cache, hashed[0]))
 
     cdef int explain(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except -1:
@@ -472,6 +472,12 @@ cdef class CachedFunction:
         flat, rest = (first, *keywords.values()), tuple(keywords)
         return self.call(items_of(flat), 1, <PyObject*>rest if rest else NULL, True)
 
+    cdef PyObject* call_unreceived(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+        """A call of a method without an instance in front that takes weak references."""
+        if n == 0 and names != NULL and self.receives(args, n, names):
+            return self.call_received(args, n, names)
+        return self.call_uncached(args, n, names)
+
     cdef int warn_uncached(self, object instance) except -1:
         """Say once why a method of a class that was made by a tool is not cached."""
         if not self.warned:
@@ -502,6 +508,7 @@ cdef class CachedFunction:
     cdef PyObject* call_lasting(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
         """A call on an instance that takes no weak reference, but needs none."""
         cdef Call call
+        cdef Py_hash_t hashed
         cdef PyObject* value
         cdef Py_ssize_t k, more = len(<object>names) if names != NULL else 0
         member = self.member_of(<object>args[0])
@@ -648,8 +655,10 @@ cdef class CachedFunction:
     cdef object key_of(self, tuple args, dict kwargs, bint as_method, bint known_only):
         """The key of a call. NO_KEY: `known_only`, and the instance has no results."""
         cdef Call call
-        cdef tuple flat = args + tuple(kwargs.values())
-        cdef tuple names = tuple(kwargs)
+        cdef Py_hash_t hashed
+        cdef tuple flat = args + tuple(kwargs.values()), flat_given
+        cdef tuple names = tuple(kwargs), names_given
+        cdef Py_ssize_t n_given
         receiver = None
         as_method = as_method and self.by_instance
         self.describe(&call, items_of(flat), len(args), <PyObject*>names if names else NULL)
@@ -668,7 +677,7 @@ cdef class CachedFunction:
             return self.key_of(args, kwargs, True, known_only)
         if as_method and not args:
             raise TypeError(f"{self!r} is a method: its first argument must be the instance")
-        given = args, kwargs
+        flat_given, names_given, n_given = flat, names, len(args)
         if self.key_arguments is not None:
             chosen = self.key_arguments.of(args, kwargs, as_method)
             if chosen is None:
@@ -690,9 +699,8 @@ cdef class CachedFunction:
             call.arguments += 1
             call.n -= 1
         hashed = try_hash_call(&call)
-        if hashed == -1:                        # unhashable arguments have no key
-            flat, names = given[0] + tuple(given[1].values()), tuple(given[1])
-            self.explain(items_of(flat), len(given[0]), <PyObject*>names if names else NULL, as_method)
+        if unlikely(hashed == -1):              # unhashable arguments have no key
+            self.explain(items_of(flat_given), n_given, <PyObject*>names_given if names_given else NULL, as_method)
         if not as_method and is_lone(self, call.arguments, call.n, call.names):
             return args[0]
         if receiver is not None and not known_only:
@@ -1161,10 +1169,8 @@ cdef PyObject* by_keywords(PyObject* self, PyObject** args, Py_ssize_t n, PyObje
 
 cdef PyObject* by_arguments_of_method(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     """The same for `call_simple_method`."""
-    if n == 0 and names != NULL and (<CachedFunction>self).receives(args, n, names):
-        return (<CachedFunction>self).call_received(args, n, names)
     if n == 0 or not takes_weak_references(args[0]):
-        return (<CachedFunction>self).call_uncached(args, n, names)
+        return (<CachedFunction>self).call_unreceived(args, n, names)
     return find_simple(self, args[0], args + 1, n - 1, names)
 
 
