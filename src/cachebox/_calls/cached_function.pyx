@@ -12,7 +12,8 @@ import gc
 from _weakref import ref
 from types import FunctionType, MethodType
 
-from cachebox._calls.key_arguments cimport Arguments, drop
+from cachebox._calls.key_arguments cimport FAILED, FEW, Arguments, drop, select_quickly
+from cachebox._engine.table cimport xdecref
 from cachebox.cache cimport PASSED, RETURNED, STORED, Cache, Loading, hash_of, is_awaitable, may_pass_once, passes_once
 from cachebox._calls.call_key cimport (
     Call, call_key, find_call_at_once, find_call_quickly, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
@@ -178,7 +179,8 @@ cdef class CachedFunction:
             self.vectorcall = method_call(self)
         elif key_arguments is not None:
             self.lone = ALWAYS if token is None and not typed else NEVER
-            self.vectorcall = <vectorcallfunc>call_general
+            is_quick = self.lone == ALWAYS and self.ready is None
+            self.vectorcall = <vectorcallfunc>call_selecting if is_quick else <vectorcallfunc>call_general
         elif not self.is_simple:
             self.vectorcall = <vectorcallfunc>call_general
         else:
@@ -1118,6 +1120,49 @@ cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyOb
     return call_simple(self, NULL, args, n, 2)
 
 
+cdef PyObject* call_selecting(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
+    """A function that has its cache to itself, and keys that need not have all arguments, or have more than these."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    cdef PyObject* items[FEW]
+    cdef PyObject* varied = NULL
+    cdef PyObject* value
+    cdef Call call
+    cdef Py_hash_t hashed
+    cdef uint64_t h
+    cdef uint32_t i
+    if unlikely(has_items(blocks)):
+        return call_generally(self, args, n, names)
+    n = select_quickly((<CachedFunction>self).key_arguments, args, n, names, items, &varied)
+    if unlikely(n <= 0):
+        if n == FAILED:
+            return NULL
+    elif n == 1:
+        if likely(knows_hash(items[0], &hashed)):
+            h = mixed_in(cache, hashed)
+            if likely(find_at_once(cache, items[0], h, &i) and is_plain_hit(cache, i)):
+                value = take_hit(cache, i)
+                xdecref(varied)
+                return value
+            if likely(is_equal_hit(cache, items[0], h, i)):
+                value = take_hit(cache, i)
+                xdecref(varied)
+                return value
+            release((<Cache>cache).lock)
+    else:
+        describe_simple(&call, NULL, items, n, NULL)
+        if likely(knows_hash_of_arguments(&call, 2, &hashed)):
+            h = mixed_in(cache, hashed)
+            find_call_at_once(cache, &call, 2, h, &i)
+            if likely(is_call_at(cache, &call, h, i) and is_plain_hit(cache, i)):
+                value = take_hit(cache, i)
+                xdecref(varied)
+                return value
+            release((<Cache>cache).lock)
+    xdecref(varied)
+    return call_generally(self, args, PyVectorcall_NARGS(nargsf), names)
+
+
 cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
     """A method that has its cache to itself."""
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
@@ -1313,6 +1358,7 @@ ctypedef PyObject* (*Entry)(PyObject* self, PyObject** args, size_t nargsf, PyOb
 cdef Entry any_call = <Entry>call_anyhow
 cdef Rest other_call = by_arguments
 cdef Rest call_in_doubt = <Rest>in_doubt
+cdef Rest call_generally = <Rest>call_general_
 cdef Rest call_with_keywords = <Rest>by_keywords
 cdef Rest other_method_call = <Rest>by_arguments_of_method
 cdef Search compare_lone = lone_by_comparing, search_lone = <Search>lone_by_search
@@ -1337,6 +1383,10 @@ cdef PyObject* call_general(PyObject* self, PyObject** args, size_t nargsf, PyOb
     if unlikely(has_items(blocks) and is_disabled()):
         return vectorcall(<PyObject*>(<CachedFunction>self).function, args, PyVectorcall_NARGS(nargsf), names)
     return (<CachedFunction>self).call(args, PyVectorcall_NARGS(nargsf), names, False)
+
+
+cdef PyObject* call_general_(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    return call_general(self, args, n, names)
 
 
 cdef PyObject* call_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:

@@ -28,8 +28,6 @@ cdef extern from *:
     PyObject* new_reference "Py_NewRef"(PyObject* object) noexcept
     void forget "Py_XDECREF"(PyObject* object) noexcept
     object owned "cb_owned"(PyObject* object)
-    int get_variable "PyContextVar_Get"(PyObject* variable, PyObject* default, PyObject** value) except -1
-    bint is_variable "PyContextVar_CheckExact"(PyObject* object) noexcept
     PyObject* call_plainly "PyObject_CallNoArgs"(PyObject* callable) except NULL
 
 
@@ -89,6 +87,11 @@ cdef class KeyArguments:
         self.ignored_names = frozenset(names)
         self.ignored = bytes([name in names for name in self.names])
         self.is_ignored = self.ignored
+        self.required = REQUIRED
+        self.is_quick = len(self.names) == self.by_position <= FEW and not self.vary
+        self.sources = NULL
+        if len(self.vary) == 1 and len(self.names) == self.by_position < FEW and is_variable(<PyObject*>self.vary[0]):
+            self.sources = <PyObject*>self.vary[0]
         self.ignores_first = self.by_position != 0 and self.is_ignored[0]
 
     cdef int read(self, object function, tuple ignored, bint hashes) except -1:
@@ -184,7 +187,8 @@ cdef class KeyArguments:
         for k in range(size_of(vary)):
             at = item_of(vary, k)
             if is_variable(at):
-                get_variable(at, NULL, &value)
+                if get_variable(at, &value) < 0:
+                    raise_current()
                 if value == NULL:
                     value = new_reference(UNSET_)
             else:
@@ -314,6 +318,11 @@ cdef class KeyArguments:
         if names:
             taken.names = new_reference(<PyObject*>names)
         return 1
+
+
+cdef int raise_current() except -1:
+    """Let the exception that is set take its course."""
+    return -1
 
 
 cdef void drop(Arguments* taken) noexcept:
