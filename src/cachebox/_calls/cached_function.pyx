@@ -12,12 +12,12 @@ import gc
 from _weakref import ref
 from types import FunctionType, MethodType
 
-from cachebox._calls.key_arguments cimport FAILED, FEW, Arguments, drop, select_quickly
-from cachebox._engine.table cimport xdecref
+from cachebox._calls.key_arguments cimport FAILED, FEW, Arguments, drop, get_variable, select_quickly
+from cachebox._engine.table cimport decref, xdecref
 from cachebox.cache cimport PASSED, RETURNED, STORED, Cache, Loading, hash_of, is_awaitable, may_pass_once, passes_once
 from cachebox._calls.call_key cimport (
-    Call, call_key, find_call_at_once, find_call_quickly, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
-    keys_of_token, knows_hash_of_arguments, knows_hash_of_call, likely, try_hash_call, type_of, unlikely,
+    Call, call_key, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
+    keys_of_token, knows_hash_of_arguments, knows_hash_of_call, knows_hash_of_pair, likely, try_hash_call, type_of, unlikely,
 )
 from cachebox._loading.single_flight cimport Leader, Ticket, board, crash, lead_anew, new_leader
 from cachebox._platform.lock cimport HAS_GIL, acquire, release
@@ -180,7 +180,11 @@ cdef class CachedFunction:
         elif key_arguments is not None:
             self.lone = ALWAYS if token is None and not typed else NEVER
             is_quick = self.lone == ALWAYS and self.ready is None
-            self.vectorcall = <vectorcallfunc>call_selecting if is_quick else <vectorcallfunc>call_general
+            self.vectorcall = <vectorcallfunc>call_general
+            if is_quick:
+                self.vectorcall = <vectorcallfunc>call_selecting
+                if key_arguments.takes_one and self.key_arguments.source != NULL:
+                    self.vectorcall = <vectorcallfunc>call_varying
         elif not self.is_simple:
             self.vectorcall = <vectorcallfunc>call_general
         else:
@@ -1120,6 +1124,30 @@ cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyOb
     return call_simple(self, NULL, args, n, 2)
 
 
+cdef PyObject* call_varying(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
+    """The same with one argument, where keys vary by one context variable."""
+    cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
+    cdef PyObject* varied
+    cdef PyObject* value
+    cdef Py_hash_t hashed
+    cdef uint32_t i
+    if unlikely(n != 1 or names != NULL or has_items(blocks)):
+        return select_call(self, args, n, names)
+    if unlikely(get_variable((<CachedFunction>self).key_arguments.source, &varied) < 0):
+        return NULL
+    if unlikely(varied == NULL):
+        return select_call(self, args, n, names)
+    if likely(knows_hash_of_pair(varied, args[0], &hashed)):
+        if likely(find_pair_at_once(cache, varied, args[0], mixed_in(cache, hashed), &i) and is_plain_hit(cache, i)):
+            value = take_hit(cache, i)
+            decref(varied)
+            return value
+        release((<Cache>cache).lock)
+    xdecref(varied)
+    return select_call(self, args, n, names)
+
+
 cdef PyObject* call_selecting(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
     """A function that has its cache to itself, and keys that need not have all arguments, or have more than these."""
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
@@ -1359,6 +1387,7 @@ cdef Entry any_call = <Entry>call_anyhow
 cdef Rest other_call = by_arguments
 cdef Rest call_in_doubt = <Rest>in_doubt
 cdef Rest call_generally = <Rest>call_general_
+cdef Rest select_call = <Rest>call_selecting_
 cdef Rest call_with_keywords = <Rest>by_keywords
 cdef Rest other_method_call = <Rest>by_arguments_of_method
 cdef Search compare_lone = lone_by_comparing, search_lone = <Search>lone_by_search
@@ -1383,6 +1412,10 @@ cdef PyObject* call_general(PyObject* self, PyObject** args, size_t nargsf, PyOb
     if unlikely(has_items(blocks) and is_disabled()):
         return vectorcall(<PyObject*>(<CachedFunction>self).function, args, PyVectorcall_NARGS(nargsf), names)
     return (<CachedFunction>self).call(args, PyVectorcall_NARGS(nargsf), names, False)
+
+
+cdef PyObject* call_selecting_(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
+    return call_selecting(self, args, n, names)
 
 
 cdef PyObject* call_general_(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:

@@ -34,9 +34,10 @@ cdef class KeyArguments:
     cdef readonly bint ignores_first    # ... parameter, which may be the instance
     cdef Py_ssize_t by_position     # how many parameters can be given by position
     cdef Py_ssize_t only_by_position
-    cdef PyObject* sources          # what keys vary by, if that is one context variable
+    cdef PyObject* source           # what keys vary by, if that is one context variable
     cdef PyObject* required         # stands for no default
-    cdef bint is_quick              # `select_quickly` need not look for more than `sources`
+    cdef readonly bint takes_one    # argument, by position, which belongs to the key
+    cdef bint is_quick              # `select_quickly` need not look for more than `source`
     cdef bint has_rest              # *args
     cdef bint has_more              # **kwargs
     cdef bint ignores_rest
@@ -78,8 +79,8 @@ cdef inline Py_ssize_t select_quickly(
     cdef Py_ssize_t k, at = 0
     if names != NULL or n > chosen.by_position and (chosen.normalize or chosen.ignores_rest):
         return 0
-    if chosen.sources != NULL:
-        if get_variable(chosen.sources, varied) < 0:
+    if chosen.source != NULL:
+        if get_variable(chosen.source, varied) < 0:
             return FAILED
         if varied[0] == NULL:
             return 0

@@ -89,9 +89,10 @@ cdef class KeyArguments:
         self.is_ignored = self.ignored
         self.required = REQUIRED
         self.is_quick = len(self.names) == self.by_position <= FEW and not self.vary
-        self.sources = NULL
+        self.source = NULL
         if len(self.vary) == 1 and len(self.names) == self.by_position < FEW and is_variable(<PyObject*>self.vary[0]):
-            self.sources = <PyObject*>self.vary[0]
+            self.source = <PyObject*>self.vary[0]
+        self.takes_one = not self.ignored_names and (not self.normalize or len(self.names) == 1)
         self.ignores_first = self.by_position != 0 and self.is_ignored[0]
 
     cdef int read(self, object function, tuple ignored, bint hashes) except -1:
