@@ -1,12 +1,12 @@
 """What is alive in this process: every cache, and everything that has a name, both known weakly.
 
-`register` is called by whoever makes a cache or a cached function. There is no lock: each step that others may see is one
+Whoever makes a cache or a cached function calls `register`. There is no lock: each step that others may see is one
 operation of a dict, so a signal handler, a finalizer or another thread may register something at any moment.
 """
 
 from __future__ import annotations
 
-from _weakref import ref    # weakref itself is slow to import
+from _weakref import ref  # weakref itself is slow to import
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def register(name: str | Callable[[Any], str] | None, thing: Any, *, clears: boo
     """Make something known, for as long as it lives.
 
     Args:
-        name: what `caches` calls it; or a function of it that returns the name, asked when somebody wants to know; None:
-            it has no name. Where the name is taken a number is added: ``"prices#2"``.
+        name: what `caches` calls it; or a function of it that returns the name, which is called when somebody wants to
+            know; None: it has no name. Where the name is taken a number is added: ``"prices#2"``.
         thing: a cache or a cached function; it must be possible to refer to it weakly.
         clears: whether `clear_all` calls its method `clear`.
     """
@@ -68,8 +68,8 @@ def caches() -> dict[str, Any]:
 def clear_all() -> None:
     """Clear every living cache of the process, named or not, and of two-tier caches the first tier. O(n) for n entries.
 
-    Statistics start at zero, as by `Cache.clear`. What one cache raises keeps no other from being cleared, and is raised
-    at the end. Safe from any thread.
+    Statistics start at zero, as by `Cache.clear`. An exception from one cache keeps no other from being cleared, and is
+    raised at the end. Safe from any thread.
 
     >>> from cachebox import Cache, clear_all
     >>> cache = Cache()
