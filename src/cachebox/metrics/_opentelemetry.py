@@ -23,8 +23,8 @@ def opentelemetry(meter: Any = None) -> None:
         meter: a `Meter` of OpenTelemetry; None: the one of the name ``cachebox``, of the global provider.
 
     Needs the extra ``opentelemetry``; ImportError says so. Instruments are called ``cachebox.hits`` and so on, with the
-    attributes that the labels are for Prometheus. A collection costs some microseconds for each cache, and a hit nothing.
-    Call it once for each meter.
+    attributes that the labels are for Prometheus. A collection costs some microseconds for each cache, and a hit
+    nothing. Call it once for each meter.
     """
     try:
         from opentelemetry import metrics
