@@ -91,7 +91,9 @@ for module in modules:
 setup(
     ext_modules=[
         *modules,
-        Extension("cachebox._interpreter", ["src/cachebox/_interpreter.c"], extra_compile_args=flags),
+        Extension(
+            "cachebox._platform._interpreter", ["src/cachebox/_platform/_interpreter.c"], extra_compile_args=flags
+        ),
     ],
     options={"build_ext": {"parallel": True}},      # as many compilers as there are processors
 )

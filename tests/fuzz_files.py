@@ -24,7 +24,8 @@ from fractions import Fraction
 
 def imported():
     """The modules that read, which atheris is to see into."""
-    from cachebox import dumps, encoding
+    from cachebox._files import dump as dumps
+    from cachebox._files import serializer as encoding
     from cachebox.strategies import journal, row_keys
 
     return dumps, encoding, journal, row_keys
@@ -66,7 +67,8 @@ ENDS = (math.inf, -math.inf, math.nan, 0.0, 1e300, 5e-324, 4e9, 1.7e9)
 
 def dump(data):
     """A file: raw, or a body whose head and checksum are right, or entries whose numbers fit."""
-    from cachebox import Cache, dumps
+    from cachebox import Cache
+    from cachebox._files import dump as dumps
 
     choices = Choices(data)
     kind, policy = choices.number() % 3, POLICIES[choices.number() % 4]
@@ -119,8 +121,8 @@ def use(cache):
 
 def journal(data):
     """A file: raw, or records whose checksums are right."""
+    from cachebox._files.serializer import Encoding
     from cachebox.cache import MISSING
-    from cachebox.encoding import Encoding
     from cachebox.strategies import journal as journals
 
     choices = Choices(data)
@@ -189,7 +191,7 @@ def key(data):
 
 def value(data):
     """Bytes as the serializer reads them: what comes out can be written, and comes back as it is."""
-    from cachebox.encoding import Encoding
+    from cachebox._files.serializer import Encoding
 
     encoding = Encoding()
     for read in (lambda: encoding.loads(data, 3), lambda: [0, encoding.load_value(data), []]):

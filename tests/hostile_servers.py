@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-from cachebox.distributed import scripts
+from cachebox.distributed._wire import scripts
 
 NONE = b"\xff" * 4 + bytes(8)
 GREETING = b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n"

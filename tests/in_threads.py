@@ -105,7 +105,7 @@ def must_end(test):
 
 def is_same(error, original):
     """Whether it is that exception; without the GIL a copy of it, where another thread raises the original."""
-    from cachebox.shared_errors import HAS_GIL
+    from cachebox._platform.exceptions import HAS_GIL
 
     return error is original or (not HAS_GIL and type(error) is type(original) and error.args == original.args)
 

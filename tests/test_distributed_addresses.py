@@ -16,9 +16,9 @@ import redis.asyncio
 
 from both_kinds import KINDS, make
 from cachebox import AsyncDistributedCache, DistributedCache
-from cachebox.distributed.clients import from_client
-from cachebox.distributed.servers import connect
-from cachebox.distributed.urls import from_url
+from cachebox.distributed._net.clients import from_client
+from cachebox.distributed._net.servers import connect
+from cachebox.distributed._net.urls import from_url
 from in_threads import must_end
 from redis_servers import BINARIES, Cluster, Proxy, Server, free_port
 

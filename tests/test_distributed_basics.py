@@ -450,7 +450,7 @@ def test_clear_gives_the_servers_memory_back(cache, server):
 
 
 def test_clear_tries_again_to_give_memory_back(kind, server, monkeypatch):
-    from cachebox.distributed import whole
+    from cachebox.distributed._ops import namespace as whole
 
     monkeypatch.setattr(whole, "CLEANINGS_APART", 0.05)
     with Proxy(server.port) as proxy, make(kind, redis_port=proxy.port) as cache:

@@ -15,7 +15,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache
-from cachebox.distributed.codec import Json
+from cachebox.distributed._wire.codec import Json
 from in_threads import Started, run_all, wait_for, wait_until
 from redis_servers import BINARIES, Proxy, Server
 

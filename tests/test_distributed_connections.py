@@ -13,8 +13,11 @@ import redis
 
 from both_kinds import KINDS, make
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
-from cachebox.distributed import awaiting, blocking, core, pool
-from cachebox.distributed.pool import Pool, Turn
+from cachebox.distributed._net import asyncio_driver as awaiting
+from cachebox.distributed._net import blocking_driver as blocking
+from cachebox.distributed._net import pool
+from cachebox.distributed._net.pool import Pool, Turn
+from cachebox.distributed._ops import operations as core
 from in_threads import must_end, run_all, wait_until
 from redis_servers import Cluster, Proxy, needs_server
 

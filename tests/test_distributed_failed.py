@@ -12,9 +12,10 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import DistributedCache, cached
-from cachebox.distributed import failed, leases
-from cachebox.distributed.codec import Codec
-from cachebox.distributed.keyspace import new_token
+from cachebox.distributed._ops import leases
+from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire.codec import Codec
+from cachebox.distributed._wire.keyspace import new_token
 from in_threads import LIMIT, Started, must_end, wait_for, wait_until
 from test_distributed_coherence import pair
 from test_shared_errors import Api

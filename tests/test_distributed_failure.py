@@ -12,8 +12,8 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached
-from cachebox.distributed import link
-from cachebox.distributed.awaiting import LANES, Lanes
+from cachebox.distributed._near import tracking as link
+from cachebox.distributed._net.asyncio_driver import LANES, Lanes
 from in_threads import Lag, run_all, wait_until
 from redis_servers import BINARIES, Proxy, Server, free_port
 

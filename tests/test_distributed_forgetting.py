@@ -8,7 +8,8 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache, cached
-from cachebox.distributed import link, owed
+from cachebox.distributed._near import tracking as link
+from cachebox.distributed._ops import pending_invalidations as owed
 from in_threads import must_end, wait_until
 from redis_servers import Proxy
 

@@ -12,7 +12,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache, cached
-from cachebox.distributed import link as links
+from cachebox.distributed._near import tracking as links
 from hostile_servers import GREETING, NONE, Hostile, bulk
 from in_threads import must_end, wait_until
 
@@ -389,7 +389,7 @@ def test_a_server_that_goes_on_talking_nonsense_is_asked_once_in_a_while(hostile
 @pytest.mark.parametrize("milliseconds", [-1, 0, 10**18, 2**63 - 1, -2, 2**63])
 @must_end
 def test_a_lease_without_a_sign_of_life_is_not_waited_for_for_ever(kind, milliseconds, hostile, monkeypatch):
-    from cachebox.distributed import leases
+    from cachebox.distributed._ops import leases
 
     monkeypatch.setattr(leases, "PATIENCE", 0.3)
     with make(kind, redis_port=hostile.port, timeout=1, invalidation=False) as cache:
@@ -447,7 +447,7 @@ def test_a_link_whose_thread_ended_all_the_same_is_made_anew(hostile):
 
 
 def test_the_helper_goes_on_whatever_a_task_raises(caplog, monkeypatch):
-    from cachebox.distributed.helper import Helper
+    from cachebox.distributed._net.background import Helper
 
     monkeypatch.setattr(threading, "excepthook", raising)
     helper, done = Helper(), threading.Event()
@@ -466,8 +466,8 @@ def test_the_helper_goes_on_whatever_a_task_raises(caplog, monkeypatch):
 
 
 def test_the_helper_asks_its_thread_whether_it_runs():
-    from cachebox.distributed.helper import Helper
-    from cachebox.threads import Thread
+    from cachebox._platform.thread import Thread
+    from cachebox.distributed._net.background import Helper
 
     helper, done = Helper(), threading.Event()
     helper._thread = Thread("cachebox-helper", lambda: None)
@@ -479,8 +479,8 @@ def test_the_helper_asks_its_thread_whether_it_runs():
 
 
 def test_a_lease_is_renewed_after_a_renewal_that_failed(hostile, monkeypatch):
-    from cachebox.distributed import leases
-    from cachebox.distributed.loading import new_flight
+    from cachebox.distributed._ops import leases
+    from cachebox.distributed._ops.single_flight import new_flight
 
     monkeypatch.setattr(leases, "RENEWED_EVERY", 0.01)
     with make("sync", redis_port=hostile.port, timeout=1, invalidation=False) as cache:

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from cachebox import AsyncDistributedCache, DistributedCache
-from cachebox.distributed import leases
+from cachebox.distributed._ops import leases
 from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 TESTS = str(Path(__file__).parent)
@@ -111,7 +111,8 @@ def test_exceptions_reach_the_waiters_and_are_not_cached(server, processes, thre
 LEADER = """
 import sys, time
 from cachebox import DistributedCache
-from cachebox.distributed import leases, loading
+from cachebox.distributed._ops import leases
+from cachebox.distributed._ops import single_flight as loading
 leases.LEASE_MS, leases.RENEWED_EVERY = int(sys.argv[2]), int(sys.argv[2]) / 4000
 cache = DistributedCache(redis_port=int(sys.argv[1]))
 def factory():

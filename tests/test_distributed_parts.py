@@ -14,12 +14,12 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from cachebox import BackendUnavailable
-from cachebox.distributed.breaker import Breaker
-from cachebox.distributed.calls import written
-from cachebox.distributed.codec import HEAD, Codec, Undecodable
-from cachebox.distributed.keyspace import KeySpace, Tokens, crc16, glob_escaped
+from cachebox.distributed._net.breaker import Breaker
+from cachebox.distributed._wire.codec import HEAD, Codec, Undecodable
+from cachebox.distributed._wire.keyspace import KeySpace, Tokens, crc16, glob_escaped
+from cachebox.distributed._wire.resp import INCOMPLETE, Push, Replies, ReplyError, packed
+from cachebox.distributed.functions import written
 from cachebox.distributed.options import checked_tags, milliseconds, seconds_of
-from cachebox.distributed.resp import INCOMPLETE, Push, Replies, ReplyError, packed
 
 # --- the protocol -----------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from conftest import named
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached
-from cachebox.distributed import leases, refreshing
+from cachebox.distributed._ops import leases
+from cachebox.distributed._ops import refresh as refreshing
 from in_threads import Started, run_all, wait_for, wait_until
 from test_distributed_loading import start
 
@@ -181,7 +182,7 @@ def test_what_happens_meanwhile_wins(server, how, elsewhere):
 
 
 def test_what_is_gone_before_it_begins_is_not_computed(server, monkeypatch):
-    from cachebox import workers
+    from cachebox._loading import refresh_pool as workers
 
     waiting = []
     monkeypatch.setattr(workers, "submit", lambda task: waiting.append(task) or True)
@@ -202,7 +203,7 @@ def test_what_is_gone_before_it_begins_is_not_computed(server, monkeypatch):
 
 
 def test_where_the_pool_is_full_it_is_tried_again_later(server, monkeypatch):
-    from cachebox import workers
+    from cachebox._loading import refresh_pool as workers
 
     asked = []
     monkeypatch.setattr(workers, "submit", lambda task: asked.append(task) and False)
@@ -383,7 +384,7 @@ def test_inside_a_factory_it_is_nobody_elses(server):
 
 
 def test_a_closed_cache_computes_nothing(server, monkeypatch):
-    from cachebox import workers
+    from cachebox._loading import refresh_pool as workers
 
     waiting = []
     monkeypatch.setattr(workers, "submit", lambda task: waiting.append(task) or True)
@@ -475,7 +476,7 @@ def test_processes_refresh_a_hot_key_once_each_time(server):
 LEADER = """
 import sys, time
 from cachebox import DistributedCache
-from cachebox.distributed import leases
+from cachebox.distributed._ops import leases
 leases.LEASE_MS, leases.RENEWED_EVERY = 1000, 0.25
 cache = DistributedCache(redis_port=int(sys.argv[1]), refresh_ahead=0.2, timeout=10)
 def factory():

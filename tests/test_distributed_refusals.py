@@ -13,7 +13,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import BackendRefused, BackendUnavailable, DistributedCache
-from cachebox.distributed.health import told
+from cachebox.distributed._net.health import told
 from in_threads import must_end, wait_until
 from redis_servers import Server, free_port, needs_server
 

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
-from cachebox.distributed import scripts
-from cachebox.distributed.blocking import Channel
-from cachebox.distributed.replies import SHAPES, verify
-from cachebox.distributed.resp import (
+from cachebox.distributed._net.blocking_driver import Channel
+from cachebox.distributed._wire import scripts
+from cachebox.distributed._wire.replies import SHAPES, verify
+from cachebox.distributed._wire.resp import (
     CHUNK,
     DEEPEST,
     INCOMPLETE,
@@ -23,7 +23,7 @@ from cachebox.distributed.resp import (
     ReplyError,
     Senseless,
 )
-from cachebox.distributed.scripts import script_call
+from cachebox.distributed._wire.scripts import script_call
 from hostile_servers import bulk
 
 # --- the protocol -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache
-from cachebox.distributed import link
+from cachebox.distributed._near import tracking as link
 from in_threads import must_end, wait_until
 from redis_servers import Cluster, Server, needs_server
 

@@ -17,9 +17,9 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import Cache, DistributedCache, cached
-from cachebox.distributed.alike import is_alike
-from cachebox.distributed.codec import Codec
-from cachebox.distributed.tier import Tier
+from cachebox.distributed._near.near_cache import Tier
+from cachebox.distributed._wire.codec import Codec
+from cachebox.distributed._wire.equality import is_alike
 from in_threads import Started
 
 # --- types ------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
-from cachebox.distributed import leases
-from cachebox.distributed import warming as warmings
+from cachebox.distributed._ops import leases
+from cachebox.distributed._ops import warming as warmings
 from in_threads import Started, must_end, wait_for, wait_until
 
 

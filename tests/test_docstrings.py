@@ -7,8 +7,8 @@ import pytest
 
 import cachebox
 import cachebox.cli.nearest
+from cachebox._calls.cached_function import CachedFunction
 from cachebox.cache import Cache
-from cachebox.wrappers import CachedFunction
 
 EXPORTED = [getattr(cachebox, name) for name in cachebox.__all__]
 TYPES = [thing for thing in EXPORTED if isinstance(thing, type)]

@@ -15,8 +15,9 @@ import time
 
 import pytest
 
-from cachebox import Cache, dumps
-from cachebox import warming as warmings
+from cachebox import Cache
+from cachebox._files import dump as dumps
+from cachebox._loading import warming as warmings
 from in_threads import must_end
 
 

@@ -78,7 +78,7 @@ def test_imports_are_found_in_all_their_forms(tmp_path):
         "from libc.stdint cimport uint32_t\n"
         "from cachebox._engine.table cimport (\n    Engine,\n    Table,\n)\n"
         "from cachebox import sweeper as imported, stats\n"
-        "def f():\n    from cachebox.views import CacheKeys\n"
+        "def f():\n    from cachebox._store.views import CacheKeys\n"
     )
     assert imports(path) == {
         "os",
@@ -87,9 +87,9 @@ def test_imports_are_found_in_all_their_forms(tmp_path):
         "libc.stdint",
         "cachebox._engine.table",
         "cachebox",
-        "cachebox.sweeper",
+        "cachebox._store.sweeper",
         "cachebox.stats",
-        "cachebox.views",
+        "cachebox._store.views",
     }
     assert own(path) == {"_engine", "sweeper", "stats", "views"}
 

@@ -15,7 +15,7 @@ def test_mutated_samples(name, n):
 
 def test_a_target_that_finds_something_fails(monkeypatch):
     """So that the others are worth something: faults that are put in are found."""
-    from cachebox import encoding
+    from cachebox._files import serializer as encoding
     from cachebox.strategies import row_keys
 
     for module, name, fault, target in (

@@ -445,7 +445,9 @@ GEVENT = """
         gevent.sleep(0.02)
         return key * 2
     def soon():                     # what takes seconds, to be on the safe side, takes a moment
-        from cachebox import callers, flight, tasks
+        from cachebox._platform import callers
+        from cachebox._loading import single_flight as flight
+        from cachebox._loading import tasks
         for module in (callers, flight, tasks):
             module.PULSE = 0.05
         for module in (callers, flight):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachebox import Cache, workers
+from cachebox import Cache
+from cachebox._loading import refresh_pool as workers
 
 KEYS = "abc"
 LIFETIME, SHARE, STALE = 10.0, 0.3, 5.0

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from cachebox import Cache, cached, lru_cache
-from cachebox.calls import CallKey
+from cachebox._calls.call_key import CallKey
 from conftest import POLICIES
 
 
@@ -504,7 +504,7 @@ def test_calls_of_equal_hashes_are_compared_as_often_as_functools_does():
 
 
 def test_the_secret_is_another_in_every_process():
-    code = "from cachebox.calls import CallKey; print(hash(CallKey((1, 2))))"
+    code = "from cachebox._calls.call_key import CallKey; print(hash(CallKey((1, 2))))"
     hashes = {subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout for _ in range(2)}
     assert len(hashes) == 2
 

@@ -646,7 +646,7 @@ def test_a_long_chain_of_methods_and_caches_is_freed():
 def test_private_classes_are_whole_or_refuse_to_be_made():
     program = """
 import cachebox, gc
-from cachebox.wrappers import CachedFunction, CachedMethod, BoundFunction
+from cachebox._calls.cached_function import CachedFunction, CachedMethod, BoundFunction
 from cachebox.policies import _Ordered
 for kind in (CachedFunction, CachedMethod, BoundFunction):
     try:

@@ -13,7 +13,7 @@ import textwrap
 import pytest
 
 from cachebox import Cache, cached
-from cachebox.naming import Identity, LocalNames, SharedNames, fingerprint, simple
+from cachebox._calls.naming import Identity, LocalNames, SharedNames, fingerprint, simple
 from conftest import named
 
 
@@ -356,7 +356,7 @@ def test_a_module_that_is_reloaded_keeps_its_names(tmp_path, monkeypatch):
     text = textwrap.dedent(
         """
         import functools
-        from cachebox.naming import Identity
+        from cachebox._calls.naming import Identity
         from shared_by_a_test import names
         def traced(f):
             @functools.wraps(f)

@@ -48,14 +48,16 @@ def make(request):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """What takes seconds, to be on the safe side, takes a moment here."""
-    from cachebox import callers, flight, tasks
+    from cachebox._loading import single_flight as flight
+    from cachebox._loading import tasks
+    from cachebox._platform import callers
 
     for module in (callers, flight, tasks):
         monkeypatch.setattr(module, "PULSE", 0.05)
     for module in (callers, flight):
         monkeypatch.setattr(module, "LONG", 0.1)
     if importlib.util.find_spec("redis"):
-        from cachebox.distributed import loading
+        from cachebox.distributed._ops import single_flight as loading
 
         monkeypatch.setattr(loading, "PULSE", 0.05)
 

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from cachebox import Cache, RemovalCause, workers
+from cachebox import Cache, RemovalCause
+from cachebox._loading import refresh_pool as workers
 from in_threads import Started, must_end, run_all, wait_for, wait_until
 
 
@@ -269,7 +270,8 @@ def test_the_end_of_the_process_waits_for_no_refresh(end):
     """Neither for those that run, all of them in loaders that hang, nor for those that wait for a thread."""
     program = f"""
         import sys, threading
-        from cachebox import Cache, workers
+        from cachebox import Cache
+        from cachebox._loading import refresh_pool as workers
         now, hanging = 0.0, threading.Semaphore(0)
 
         def load(key):

@@ -13,7 +13,7 @@ import zlib
 import pytest
 
 from cachebox import Cache, cached
-from cachebox.shared_errors import HAS_GIL, copied
+from cachebox._platform.exceptions import HAS_GIL, copied
 from in_threads import LIMIT, must_end, run_all
 
 

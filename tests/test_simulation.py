@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pytest
 
 from cachebox import AutoPolicy, Cache, EvictionPolicy, LRUCache, simulate
-from cachebox.advice import spread
+from cachebox._simulation.advice import spread
 from cachebox.policies import BUILT_IN
 
 

@@ -15,7 +15,7 @@ from zlib import crc32
 import pytest
 
 from cachebox import MISSING, Cache, WriteBehind
-from cachebox.encoding import Encoding
+from cachebox._files.serializer import Encoding
 from cachebox.strategies import journal as journals
 from cachebox.strategies.journal import Journal, _record
 from in_threads import must_end, wait_for, wait_until
@@ -128,7 +128,7 @@ def test_nobody_can_plant_a_file_where_the_next_one_will_be(path, monkeypatch):
     """Not even one who guesses its name: what is there already is neither followed nor written to."""
     victim = path.with_name("victim")
     victim.write_bytes(b"precious")
-    monkeypatch.setattr("cachebox.dumps.token_hex", lambda n: "guessed")
+    monkeypatch.setattr("cachebox._files.dump.token_hex", lambda n: "guessed")
     beside = path.with_name(f".{path.name}.guessed.tmp")
     beside.symlink_to(victim)
     with WriteBehind(Cache(), MemoryStore(), journal=path, max_delay=NEVER) as behind:

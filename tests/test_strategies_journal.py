@@ -14,7 +14,7 @@ import time
 import pytest
 
 from cachebox import MISSING, Cache, WriteBehind
-from cachebox.encoding import Encoding
+from cachebox._files.serializer import Encoding
 from cachebox.strategies import SQLiteStore
 from cachebox.strategies import journal as journals
 from cachebox.strategies.journal import Journal

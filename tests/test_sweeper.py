@@ -266,7 +266,7 @@ def test_there_is_no_thread_where_nothing_expires():
         cache.touch("a")
         cache.purge_expired()
         Cache(default_ttl=60)
-        print(threading.active_count(), "cachebox.sweeper" in sys.modules)
+        print(threading.active_count(), "cachebox._store.sweeper" in sys.modules)
         """
     )
     assert printed.split() == ["1", "False"]
@@ -294,7 +294,7 @@ def test_caches_with_a_clock_of_their_own_are_not_swept(clock):
         cache = Cache(default_ttl=0.01, time_to_idle=0.01, clock={clock})
         cache["a"] = 1
         cache.set("b", 1, ttl=5)
-        print(threading.active_count(), "cachebox.sweeper" in sys.modules)
+        print(threading.active_count(), "cachebox._store.sweeper" in sys.modules)
         """
     )
     assert printed.split() == ["1", "False"]
@@ -322,7 +322,7 @@ def test_it_ends_when_no_deadline_is_left_and_comes_back():
 def test_it_ends_after_the_last_cache_has_died():
     printed = run(
         """
-        from cachebox import sweeper
+        from cachebox._store import sweeper
         sweeper.LINGERS = 0.01
         cache = Cache()
         cache.set("a", 1, ttl=0.5)
@@ -338,7 +338,7 @@ def test_it_ends_after_the_last_cache_has_died():
 def test_it_sleeps_until_the_next_deadline():
     printed = run(
         """
-        from cachebox import sweeper
+        from cachebox._store import sweeper
 
         class Watched(sweeper.Bell):
             def wait(self, seconds):
@@ -363,7 +363,7 @@ def test_it_sleeps_until_the_next_deadline():
 def test_a_deadline_farther_than_a_clock_reaches_does_not_end_the_sweeping(ttl):
     printed = run(
         f"""
-        from cachebox import sweeper
+        from cachebox._store import sweeper
 
         class Watched(sweeper.Bell):
             def wait(self, seconds):
@@ -387,7 +387,7 @@ def test_what_interrupts_the_sweepers_own_steps_may_use_a_cache():
     printed = run(
         """
         def interrupt(frame, event, arg):
-            if frame.f_globals.get("__name__") == "cachebox.sweeper" and not busy and len(steps) < 300:
+            if frame.f_globals.get("__name__") == "cachebox._store.sweeper" and not busy and len(steps) < 300:
                 busy.append(1)
                 other.set(len(steps), 1, ttl=60)
                 Cache().set("a", 1, ttl=0.01)
@@ -453,7 +453,7 @@ def test_an_entry_that_expires_is_set_while_the_process_ends():
 def test_a_callback_that_never_returns_does_not_keep_the_process():
     run(
         """
-        from cachebox import sweeper
+        from cachebox._store import sweeper
         sweeper.STEPS_ASIDE = 0.05
         called = threading.Event()
         cache = Cache(on_evict=lambda key, value: called.set() or threading.Event().wait())
@@ -556,7 +556,7 @@ def test_a_fork_from_a_callback_in_the_sweepers_thread():
 def test_a_fork_does_not_wait_for_ever_for_a_callback():
     printed = run(
         """
-        from cachebox import sweeper
+        from cachebox._store import sweeper
         sweeper.STEPS_ASIDE = 0.05
         called, go_on = threading.Event(), threading.Event()
         cache = Cache(on_evict=lambda key, value: called.set() or go_on.wait())

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from cachebox import threads
-from cachebox.threads import Thread
+from cachebox._platform import thread as threads
+from cachebox._platform.thread import Thread
 from in_threads import wait_until
 
 

@@ -13,10 +13,13 @@ import time
 
 import pytest
 
-from cachebox import Cache, WriteBehind, sweeper, threads, workers
-from cachebox.guard import keep_running
+from cachebox import Cache, WriteBehind
+from cachebox._loading import refresh_pool as workers
+from cachebox._platform import thread as threads
+from cachebox._platform.guard import keep_running
+from cachebox._platform.thread import Thread
+from cachebox._store import sweeper
 from cachebox.strategies import journal as journals
-from cachebox.threads import Thread
 from in_threads import Started, must_end, wait_for, wait_until
 from stores import BulkStore, Gate, MemoryStore
 

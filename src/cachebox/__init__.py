@@ -12,7 +12,7 @@
 49
 """
 
-import cachebox._interpreter  # noqa: F401 (first: it says why the others could not be imported)
+import cachebox._platform._interpreter  # noqa: F401 (first: it says why the others could not be imported)
 from cachebox.cache import MISSING, Cache
 from cachebox.decorators import cached, lru_cache
 from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOCache, LFUCache, LRUCache
@@ -20,10 +20,10 @@ from cachebox.stats import CacheStats
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
+    from cachebox._simulation.recorder import record
+    from cachebox._simulation.simulation import simulate
     from cachebox.distributed import AsyncDistributedCache, BackendRefused, BackendUnavailable, DistributedCache
-    from cachebox.recorder import record
     from cachebox.removal import RemovalCause
-    from cachebox.simulation import simulate
     from cachebox.strategies import QueueFull, WriteBehind, WriteThrough
 
     __version__: str
@@ -74,9 +74,9 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
         elif name == "simulate":
-            from cachebox.simulation import simulate as found
+            from cachebox._simulation.simulation import simulate as found
         elif name == "record":
-            from cachebox.recorder import record as found
+            from cachebox._simulation.recorder import record as found
         elif name in ("WriteThrough", "WriteBehind", "QueueFull"):
             from cachebox import strategies
 

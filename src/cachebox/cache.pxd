@@ -3,8 +3,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport hash_of, mixed
-from cachebox.flight cimport Leader
-from cachebox.store cimport Store
+from cachebox._loading.single_flight cimport Leader
+from cachebox._store.store cimport Store
 
 
 cdef struct Loading:                # how to get a value that is missing; borrows everything
@@ -33,7 +33,7 @@ cdef enum:                          # values that can be consumed only once
     PASSED                          # ... and that has happened
 
 
-cdef extern from "results.h":
+cdef extern from "_platform/results.h":
     bint may_pass_once "cb_may_pass_once"(PyObject* value) noexcept
     bint is_awaitable "cb_is_awaitable"(PyObject* value) noexcept
 

@@ -6,11 +6,11 @@ from datetime import timedelta
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
-from cachebox.loading import Loader
+from cachebox._loading.loader import Loader
+from cachebox._loading.warming import Warmed
 from cachebox.policies import EvictionPolicy
 from cachebox.removal import RemovalCause
 from cachebox.stats import CacheStats
-from cachebox.warming import Warmed
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

@@ -19,38 +19,38 @@ from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
     UNCHANGED, Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
-from cachebox.computing cimport look_and_watch, new_watch, replace, stop_watching
-from cachebox.expiry cimport deadline, end_of
-from cachebox.flight cimport (
+from cachebox._store.compute cimport look_and_watch, new_watch, replace, stop_watching
+from cachebox._store.deadlines cimport deadline, end_of
+from cachebox._loading.single_flight cimport (
     ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land as land_flight, new_leader, still_leads,
 )
-from cachebox.foreign cimport Foreign
-from cachebox.front cimport Method, stand_in_front, stand_in_front_of_subscript
-from cachebox.invalidation cimport every_key, remove_tagged, remove_value
-from cachebox.invariants cimport check
-from cachebox.loading cimport NOTHING, Loader, load_all
-from cachebox.lock cimport acquire, release
-from cachebox.operation cimport EXPIRED, EXPLICIT, Operation, start
-from cachebox.options cimport (
+from cachebox._store.python_policy cimport Foreign
+from cachebox._platform.method_slot cimport Method, stand_in_front, stand_in_front_of_subscript
+from cachebox._store.invalidation cimport every_key, remove_tagged, remove_value
+from cachebox._store.invariants cimport check
+from cachebox._loading.loader cimport NOTHING, Loader, load_all
+from cachebox._platform.lock cimport acquire, release
+from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
+from cachebox._store.options cimport (
     bound_on_weight, check_callables, check_loading, is_monotonic, lifetime_of, seconds_given,
 )
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
-from cachebox.quick cimport (
+from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
     quick_get, quick_land, quick_lead, quick_miss, quick_set, search_and_use, take_hit,
 )
-from cachebox.refreshing cimport serve
-from cachebox.snapshots cimport add_entries, add_entry, export, restore
+from cachebox._loading.refresh cimport serve
+from cachebox._store.entries cimport add_entries, add_entry, export, restore
 from cachebox.stats cimport HITS, MISSES
-from cachebox.store cimport (
+from cachebox._store.store cimport (
     AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, ROUNDS, STALE, WEIGHED,
     Outcome, Row, Store, Watch, as_float, free_rows, import_causes, reserve,
 )
-from cachebox.tags cimport checked_tags
-from cachebox.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
+from cachebox._store.tags cimport checked_tags
+from cachebox._store.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 
-from cachebox.awaitables import is_context, refuse_async, refuse_awaitable
-from cachebox.options import refuse_unknown
+from cachebox._platform.awaitables import is_context, refuse_async, refuse_awaitable
+from cachebox._store.options import refuse_unknown
 from cachebox.policies import BUILT_IN, empty_like
 
 
@@ -66,7 +66,7 @@ cdef extern from *:
     PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
     PyObject* None_ "Py_None"
 
-cdef extern from "results.h":
+cdef extern from "_platform/results.h":
     bint is_consumed "cb_is_consumed"(PyObject* value) noexcept
     bint is_heap_type "cb_is_heap_type"(type) noexcept
     bint may_be_async "cb_may_be_async"(PyObject* callable) noexcept
@@ -1264,7 +1264,7 @@ cdef class Cache(Store):
         >>> report.loaded, report.failed, cache["a"]
         (3, 0, 'A')
         """
-        from cachebox.warming import warm
+        from cachebox._loading.warming import warm
 
         return warm(self, keys, self.loader if loader is None else Loader(loader, self.statistics), workers, progress)
 
@@ -1318,7 +1318,7 @@ cdef class Cache(Store):
         ...     cache.dump(f"{folder}/cache"), Cache().load(f"{folder}/cache")
         (2, 2)
         """
-        from cachebox.dumps import dump
+        from cachebox._files.dump import dump
 
         return dump(self, path, serializer, secret)
 
@@ -1332,7 +1332,7 @@ cdef class Cache(Store):
         Raises ValueError, which names the file, where it is damaged, cut off, or not such a file, or signed with another
         secret; then nothing was added, and nothing in it was unpickled.
         """
-        from cachebox.dumps import load
+        from cachebox._files.dump import load
 
         return load(self, path, serializer, secret)
 
@@ -1358,19 +1358,19 @@ cdef class Cache(Store):
         >>> list(cache.keys()), "a" in cache.keys()
         (['a', 'b'], True)
         """
-        from cachebox.views import CacheKeys
+        from cachebox._store.views import CacheKeys
 
         return CacheKeys(self)
 
     def values(self):
         """A view of the live values, next victim first. Each iteration runs over a snapshot, O(n), as does ``in``."""
-        from cachebox.views import CacheValues
+        from cachebox._store.views import CacheValues
 
         return CacheValues(self)
 
     def items(self):
         """A set-like view of the live pairs, next victim first. Each iteration runs over a snapshot, O(n)."""
-        from cachebox.views import CacheItems
+        from cachebox._store.views import CacheItems
 
         return CacheItems(self)
 
@@ -1595,7 +1595,7 @@ cdef object failures_for(dict options, object max_size):
     """Where a cache with these options remembers loads that failed, or None."""
     if not options.get("cache_exceptions"):
         return None
-    from cachebox.failures import Failures
+    from cachebox._loading.negative_cache import Failures
 
     ttl = options.get("exception_ttl")
     return Failures(
@@ -1706,7 +1706,7 @@ MutableMapping.register(Cache)
 
 
 # --- what the interpreter calls for the hottest methods ---------------------------------------------------------------
-# They stand in front of Cython's own; see `front.pxd`, and `quick.pxd` for what they do.
+# They stand in front of Cython's own; see `_platform/method_slot.pxd`, and `_loading/fast_path.pxd` for what they do.
 
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
     cdef Py_hash_t hashed

@@ -1,9 +1,9 @@
 """`cached` and `lru_cache`: functions that remember their results."""
 
-from cachebox.awaitables import is_marked, refuse_async
+from cachebox._calls.cached_function import CachedFunction, CachedMethod
+from cachebox._platform.awaitables import is_marked, refuse_async
+from cachebox._store.options import check_failures, refuse_unknown
 from cachebox.cache import Cache, tags_as_given
-from cachebox.options import check_failures, refuse_unknown
-from cachebox.wrappers import CachedFunction, CachedMethod
 
 _CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200   # as in inspect, which is slow to import
 
@@ -127,7 +127,7 @@ def cached(
     if typed and key_func is not None:
         raise TypeError("typed cannot go together with key_func, which makes the keys as it likes")
     if name is not None or version is not None:
-        from cachebox.naming import checked_name
+        from cachebox._calls.naming import checked_name
 
         checked_name(name)
     check_failures(cache_exceptions, exception_ttl)
@@ -167,7 +167,7 @@ def cached(
         return _like(wrapper, function, is_async)
 
     def failures_of(own):
-        from cachebox.failures import Failures
+        from cachebox._loading.negative_cache import Failures
 
         ttl = own.default_ttl if exception_ttl is None else exception_ttl
         return Failures(cache_exceptions, ttl, own.max_size, own._clock)
@@ -274,7 +274,7 @@ def _around(make, function):
 
 def _claim(function, cache, name, version):
     """The name of a function over a cache of this process."""
-    from cachebox.naming import Identity
+    from cachebox._calls.naming import Identity
 
     return _names().claim(Identity(function, name, version), cache)
 
@@ -282,7 +282,7 @@ def _claim(function, cache, name, version):
 def _names():
     global _local_names
     if _local_names is None:
-        from cachebox.naming import LocalNames
+        from cachebox._calls.naming import LocalNames
 
         names = LocalNames()
         _local_names = _local_names or names
@@ -310,7 +310,7 @@ def _with_own(own_tag, tags):
 
 def _first_name(function):
     """The name of its first parameter, if a call may have that for a keyword."""
-    from cachebox.methods import innermost
+    from cachebox._calls.methods import innermost
 
     code = getattr(innermost(function), "__code__", None)
     if getattr(code, "co_argcount", 0) > getattr(code, "co_posonlyargcount", 0) == 0:
@@ -332,7 +332,7 @@ def _scope_of(function):
 
 def is_received(wrapper, first):
     """Whether a function, called with that first argument, is a method called on it: the class tells."""
-    from cachebox.methods import innermost, is_method_of
+    from cachebox._calls.methods import innermost, is_method_of
 
     if isinstance(first, type) and _look_for_classmethod(wrapper, first):
         wrapper._become_method()
@@ -402,13 +402,13 @@ def _look_for_classmethod(wrapper, first) -> bool:
 
 
 def _coroutines():
-    from cachebox import coroutines
+    from cachebox._calls import coroutines
 
     return coroutines
 
 
 def _like(wrapper, function, is_async):
-    from cachebox.likeness import dress
+    from cachebox._calls.signature import dress
 
     dress(wrapper, function, is_async)
     return wrapper

@@ -4,9 +4,9 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable
 from datetime import timedelta
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
+from cachebox._calls.cached_function import BoundFunction, CachedFunction, _AwaitedFunction
 from cachebox.cache import Cache
 from cachebox.policies import EvictionPolicy
-from cachebox.wrappers import BoundFunction, CachedFunction, _AwaitedFunction
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine
-from cachebox.lock cimport Guard
-from cachebox.operation cimport FAILED, Operation
+from cachebox._platform.lock cimport Guard
+from cachebox._store.operation cimport FAILED, Operation
 
 
 cdef object checked_size(object max_size)

@@ -15,8 +15,8 @@ from cachebox._engine.table cimport (
     UNCERTAIN, Engine, Table, allocate, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed, note_use,
     put_value,
 )
-from cachebox.lock cimport Guard, acquire, release
-from cachebox.operation cimport FAILED, NO_CAUSE, Operation, can_leave, drop_all, find_by_comparing, leave, start
+from cachebox._platform.lock cimport Guard, acquire, release
+from cachebox._store.operation cimport FAILED, NO_CAUSE, Operation, can_leave, drop_all, find_by_comparing, leave, start
 
 
 cdef Guard taking = Guard.__new__(Guard)        # of two caches that are given one policy, one gets it

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from cachebox.lock cimport Guard
+from cachebox._platform.lock cimport Guard
 
 
 cdef enum:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cachebox.distributed import failed
-from cachebox.distributed.codec import TAGGED, Codec, Undecodable
+from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire.codec import TAGGED, Codec, Undecodable
 
 GENERATION = bytes(range(16))
 CODECS = [Codec("json", None, "app"), Codec("json", "secret", "app"), Codec("pickle", "secret", "app")]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from cachebox import Cache
-from cachebox.distributed.blocking import Channel
-from cachebox.distributed.effects import Node
-from cachebox.distributed.helper import Helper
-from cachebox.distributed.link import Line, Link
-from cachebox.distributed.resp import Senseless
-from cachebox.distributed.servers import Servers
-from cachebox.distributed.tier import Tier
-from cachebox.distributed.topology import Topology
+from cachebox.distributed._near.near_cache import Tier
+from cachebox.distributed._near.tracking import Line, Link
+from cachebox.distributed._net.background import Helper
+from cachebox.distributed._net.blocking_driver import Channel
+from cachebox.distributed._net.effects import Node
+from cachebox.distributed._net.servers import Servers
+from cachebox.distributed._net.topology import Topology
+from cachebox.distributed._wire.resp import Senseless
 
 NAMES = [
     b"cachebox:{0}v:k",

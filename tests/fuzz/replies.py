@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cachebox.distributed import scripts
-from cachebox.distributed.replies import NONE, ROW, verify
-from cachebox.distributed.resp import INCOMPLETE, Push, Replies, ReplyError, Senseless
-from cachebox.distributed.scripts import script_call
-from cachebox.distributed.servers import mode_of
+from cachebox.distributed._net.servers import mode_of
+from cachebox.distributed._wire import scripts
+from cachebox.distributed._wire.replies import NONE, ROW, verify
+from cachebox.distributed._wire.resp import INCOMPLETE, Push, Replies, ReplyError, Senseless
+from cachebox.distributed._wire.scripts import script_call
 
 KEYS = [b"g", b"a", b"b"]
 TOKEN = b"t" * 16

@@ -38,10 +38,10 @@ from cachebox import (
     cached,
     lru_cache,
 )
+from cachebox._calls.cache_info import CacheInfo
+from cachebox._calls.cached_function import BoundFunction, CachedFunction
 from cachebox.cache import Missing
-from cachebox.cache_info import CacheInfo
 from cachebox.stats import StatsSnapshot
-from cachebox.wrappers import BoundFunction, CachedFunction
 
 assert_type(cachebox.__version__, str)
 cachebox.nothing  # type: ignore[attr-defined]

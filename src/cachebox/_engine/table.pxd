@@ -26,14 +26,14 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
 
-cdef extern from "portable.h" nogil:
+cdef extern from "_platform/portable.h" nogil:
     bint likely "CB_LIKELY"(bint)
     bint unlikely "CB_UNLIKELY"(bint)
     void prefetch "CB_PREFETCH"(const void*)
     uint32_t within "cb_within"(uint32_t a, uint32_t limit, uint32_t b)
 
 
-cdef extern from "slots.h" nogil:
+cdef extern from "_engine/slots.h" nogil:
     enum:
         NEAR_BITS "CB_NEAR_BITS"
         FAR "CB_FAR"
@@ -43,7 +43,7 @@ cdef extern from "slots.h" nogil:
     uint32_t before "cb_before"(uint32_t these, uint32_t others)
 
 
-cdef extern from "portable.h" nogil:
+cdef extern from "_platform/portable.h" nogil:
     void incref "Py_INCREF"(PyObject*)
     bint may_be_in_a_cycle "PyType_IS_GC"(PyTypeObject*)
     PyTypeObject* type_of "Py_TYPE"(PyObject*)
@@ -53,7 +53,7 @@ cdef extern from "portable.h" nogil:
     void deallocate "PyMem_Free"(void*)
 
 
-cdef extern from "portable.h":
+cdef extern from "_platform/portable.h":
     void decref "Py_DECREF"(PyObject*)          # may run any code: never between two steps of a change
     void xdecref "Py_XDECREF"(PyObject*)
     Py_hash_t hash_of "cb_hash"(PyObject* key) except? -1

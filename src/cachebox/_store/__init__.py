@@ -1,0 +1,1 @@
+"""The state of one cache, changed as one under one lock: entries, order, deadlines, weights, tags."""

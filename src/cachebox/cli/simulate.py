@@ -13,7 +13,7 @@ from cachebox.cli.traces import read
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
-    from cachebox.simulation import Simulation
+    from cachebox._simulation.simulation import Simulation
 
 NAME = "simulate"
 SUMMARY = "hit ratios of other policies and sizes, on requests from a file"
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from cachebox.simulation import simulate
+    from cachebox._simulation.simulation import simulate
 
     policies = split(arguments.policy, "--policy")
     sizes = split(arguments.size, "--size")

@@ -25,8 +25,8 @@ except ImportError as _error:
         'the distributed tier needs redis-py: pip install "cachebox-cython[redis]"', name="redis"
     ) from _error
 
+from cachebox.distributed._wire.codec import Serializer
 from cachebox.distributed.caches import AsyncDistributedCache, DistributedCache
-from cachebox.distributed.codec import Serializer
 from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.stats import DistributedStats
 

@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cachebox._loading.warming import Warmed
 from cachebox.cache import MISSING
-from cachebox.distributed.awaiting import Async
-from cachebox.distributed.blocking import Blocking
-from cachebox.distributed.calls import AsyncDistributedFunction, DistributedFunction, decorated
-from cachebox.distributed.common import Common
+from cachebox.distributed._near.near_cache import BlockingFront, Front, with_own_get
+from cachebox.distributed._net.asyncio_driver import Async
+from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._ops.warming import Warming
+from cachebox.distributed.base import Common
+from cachebox.distributed.functions import AsyncDistributedFunction, DistributedFunction, decorated
 from cachebox.distributed.options import Seconds
-from cachebox.distributed.tier import BlockingFront, Front, with_own_get
-from cachebox.distributed.warming import Warming
-from cachebox.warming import Warmed
 
 if TYPE_CHECKING:
     from typing import Self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cachebox.distributed.core import Core
+    from cachebox.distributed._ops.operations import Core
 
 NAMES = (
     "local_hits",

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any
 
+from cachebox._platform.at_fork import renew_in_child
 from cachebox.cache import MISSING
 from cachebox.strategies.async_write_through import AsyncWriteThrough
 from cachebox.strategies.backlog import Until
 from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import QueueFull
-from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.write_behind import WriteBehind
 

@@ -6,11 +6,11 @@ import asyncio
 from inspect import iscoroutinefunction
 from typing import Any
 
-from cachebox import tasks
-from cachebox.flight import Flight
+from cachebox._loading import tasks
+from cachebox._loading.single_flight import Flight
+from cachebox._platform.at_fork import renew_in_child
 from cachebox.strategies.cache_side import AsyncCacheSide
 from cachebox.strategies.errors import Absent
-from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.key_locks import AsyncKeyLocks
 from cachebox.strategies.store import Store, awaited, check_cache, check_entry, check_key, checked_items, checked_keys
 

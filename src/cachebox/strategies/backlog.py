@@ -10,18 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.thread import Thread
 from cachebox.cache import MISSING
 from cachebox.strategies.dead_letters import DeadLetter, DeadLetters
 from cachebox.strategies.delivery import Delivery, pause_after
 from cachebox.strategies.draining import drain_at_exit
 from cachebox.strategies.errors import QueueFull
-from cachebox.strategies.forks import renew_in_child
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import at_most_a_wait, check_seconds
 from cachebox.strategies.store import Store
 from cachebox.strategies.trouble import Trouble
 from cachebox.strategies.write_queue import Write, WriteQueue
-from cachebox.threads import Thread
 
 LINGERS = 5.0
 """Seconds that the thread stays when there is nothing to write."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cachebox.strategies.forks import renew_in_child
+from cachebox._platform.at_fork import renew_in_child
 from cachebox.strategies.store import awaited, set_in
 from cachebox.strategies.trouble import Trouble
 

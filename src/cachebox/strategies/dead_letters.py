@@ -6,7 +6,7 @@ import logging
 from inspect import iscoroutine
 from typing import Any, NamedTuple
 
-from cachebox.refreshing import report
+from cachebox._loading.refresh import report
 from cachebox.strategies.trouble import Trouble, tell, text_of
 from cachebox.strategies.write_queue import Write
 

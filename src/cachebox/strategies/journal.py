@@ -33,12 +33,12 @@ from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from cachebox._files.dump import made_beside, sync_folder
+from cachebox._files.serializer import SIGNATURE, Encoding
+from cachebox._platform.thread import Thread
 from cachebox.cache import MISSING
-from cachebox.dumps import made_beside, sync_folder
-from cachebox.encoding import SIGNATURE, Encoding
 from cachebox.strategies.file_lock import lock_file
 from cachebox.strategies.trouble import Trouble
-from cachebox.threads import Thread
 
 MAGIC = b"\x93CacheBox\r\njrnl\x1a"
 VERSION = 1

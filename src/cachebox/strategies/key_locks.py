@@ -16,8 +16,8 @@ from threading import get_ident
 from typing import Any
 from weakref import ref
 
-from cachebox.callers import Turn
-from cachebox.strategies.forks import renew_in_child
+from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.callers import Turn
 
 
 class _Turn:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from cachebox.encoding import JSON_KEYS, Encoding
+from cachebox._files.serializer import JSON_KEYS, Encoding
 from cachebox.strategies.row_keys import row_key
 
 _MOST_AT_ONCE = 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from cachebox.refreshing import report
+from cachebox._loading.refresh import report
 
 log = logging.getLogger("cachebox")
 

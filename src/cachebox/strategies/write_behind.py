@@ -9,8 +9,8 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any
 
+from cachebox._files.serializer import Encoding
 from cachebox.cache import MISSING
-from cachebox.encoding import Encoding
 from cachebox.strategies.backlog import Backlog, Until
 from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.dead_letters import DeadLetter

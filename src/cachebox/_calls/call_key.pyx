@@ -1,0 +1,267 @@
+"""Calls as keys; `call_key.pxd` shows their shape."""
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport uint32_t, uint64_t
+
+import os
+from _weakref import ref
+
+from cachebox._engine.table cimport (
+    Table, candidate, decref, hash_of, home, incref, likely, mixed, plain_equal, rest_differs, try_equal, unlikely,
+)
+from cachebox.cache cimport Cache
+from cachebox._platform.lock cimport acquire, release
+from cachebox._loading.fast_path cimport quick_use
+
+
+cdef extern from *:
+    """
+    /* A new CallKey with room for `size` items; tuple's own constructor wants an iterable. */
+    #define cb_new_key(type, size) ((PyTypeObject *)(type))->tp_alloc((PyTypeObject *)(type), size)
+    #define cb_put_item(key, at, item) PyTuple_SET_ITEM(key, at, Py_NewRef(item))
+
+    /* What `CallKey.__eq__` says, without a call of Python's. */
+    static PyObject *
+    cb_compare_keys(PyObject *a, PyObject *b, int operation)
+    {
+        if ((operation == Py_EQ || operation == Py_NE) && Py_TYPE(a) != Py_TYPE(b)) {
+            return Py_NewRef(operation == Py_NE ? Py_True : Py_False);
+        }
+        return PyTuple_Type.tp_richcompare(a, b, operation);
+    }
+
+    #define cb_compare_quickly(type) (((PyTypeObject *)(type))->tp_richcompare = cb_compare_keys)
+    """
+    void compare_quickly "cb_compare_quickly"(object type)
+    object new_key "cb_new_key"(object type, Py_ssize_t size)
+    void put_item "cb_put_item"(object key, Py_ssize_t at, PyObject* item)
+
+
+cdef bytes random_bytes = os.urandom((PLACES + 2) * sizeof(uint64_t))
+secrets = <uint64_t*><char*>random_bytes
+
+
+cdef class _Keywords:
+    """What separates positional arguments from keywords in a key."""
+
+    def __hash__(self):
+        return KEYWORDS_HASH
+
+    def __eq__(self, other):
+        return self is other
+
+    def __repr__(self):
+        return "KEYWORDS"
+
+    def __reduce__(self):
+        return "keywords"
+
+
+keywords = _Keywords()
+KEYWORDS = <PyObject*>keywords
+
+
+class Receiver(ref):
+    """The instance whose method was called, held weakly. It stands for it in keys: equal to nothing but itself."""
+
+    __slots__ = ("address", "cache", "hashes", "id", "known", "limit")
+
+    def __hash__(self):
+        return self.address
+
+    def __eq__(self, other):
+        return self is other
+
+    def __ne__(self, other):
+        return self is not other
+
+
+class Member:
+    """The same for an instance that takes no weak reference, and lives as long as its class: held strongly."""
+
+    __slots__ = ("hashes", "instance", "limit")
+
+    def __init__(self, instance):
+        self.instance = instance
+        self.hashes = set()
+        self.limit = 64
+
+    def __call__(self):
+        return self.instance
+
+    def __reduce__(self):
+        raise TypeError(f"cannot pickle the key of a call on {self.instance!r}")
+
+
+class CallKey(tuple):
+    """The key of a call. A tuple of the same items is another key."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        return hash_key(self)
+
+    def __eq__(self, other):
+        return type(other) is CallKey and tuple.__eq__(self, other)
+
+    def __ne__(self, other):
+        return not self == other
+
+    def __repr__(self):
+        return f"CallKey{tuple.__repr__(self)}"
+
+
+compare_quickly(CallKey)
+call_key = <PyTypeObject*>CallKey
+receiver_type = <PyTypeObject*>Receiver
+
+
+cdef object hash_key(object key):
+    cdef Mix m
+    begin(&m)
+    for item in <tuple>key:
+        mix(&m, hash_of(<PyObject*>item))
+    return finish(&m, len(<tuple>key))
+
+
+cdef object key_of_call(const Call* call, object receiver):
+    """The key of a call; `receiver` is the Receiver for its instance, if it has one."""
+    cdef Py_ssize_t k, at = 0, keywords = keywords_of(call)
+    cdef object key = new_key(CallKey, length(call))
+    cdef PyObject* value
+    if call.token != NULL:
+        put_item(key, at, call.token)
+        at += 1
+    if call.receiver != NULL:
+        put_item(key, at, <PyObject*>receiver)
+        at += 1
+    for k in range(call.n):
+        put_item(key, at, <PyObject*>receiver if call.arguments[k] == call.receiver else call.arguments[k])
+        at += 1
+    if keywords:
+        put_item(key, at, KEYWORDS)
+        at += 1
+        for k in range(keywords):
+            value = call.arguments[call.n + k]
+            put_item(key, at, item_of(call.names, k))
+            put_item(key, at + 1, <PyObject*>receiver if value == call.receiver else value)
+            at += 2
+    if call.typed:
+        for k in range(call.n + keywords):
+            put_item(key, at, <PyObject*>type_of(call.arguments[k]))
+            at += 1
+    return key
+
+
+# --- finding calls ----------------------------------------------------------------------------------------------------
+
+cdef PyObject* get_call(PyObject* cache, const Call* call, uint64_t h) except? NULL:
+    """A hit: a new reference to the result of a call. NULL, and no exception: it is a miss, or not so simple.
+
+    Arguments are compared by `==` if need be, which runs without the lock.
+    """
+    cdef Table* t = (<Cache>cache).table
+    cdef PyObject* key
+    cdef PyObject* value
+    cdef uint32_t slot = home(t, h), i
+    cdef uint64_t version
+    cdef int equal
+    acquire((<Cache>cache).lock)
+    while True:
+        i = candidate(t, h, &slot)
+        if i == 0:
+            release((<Cache>cache).lock)
+            return NULL
+        if likely(t.entries[i].hash == <uint32_t>h):
+            key = t.entries[i].key
+            equal = matches(call, key)
+            if equal < 0 and not rest_differs(t, i, h):
+                version = t.version
+                incref(key)                     # and so to all of its items
+                release((<Cache>cache).lock)
+                equal = matches_by_comparing(call, key)
+                if unlikely(equal < 0):
+                    decref(key)
+                    return NULL
+                acquire((<Cache>cache).lock)
+                if unlikely(t.version != version) and not (equal and i < t.fresh and t.entries[i].key == key):
+                    release((<Cache>cache).lock)
+                    decref(key)
+                    return NULL
+                decref(key)                     # not the last one: the entry has one
+            if equal > 0:
+                break
+        slot = (slot + 1) & t.mask
+    value = quick_use(cache, i)
+    release((<Cache>cache).lock)
+    return value
+
+
+cdef int matches_by_comparing(const Call* call, PyObject* key) noexcept:
+    """`matches` where it could not tell. -1: an exception is set."""
+    cdef Py_ssize_t k, at = (call.token != NULL) + (call.receiver != NULL)
+    cdef int equal
+    for k in range(call.n):
+        equal = compares_equal(call, call.arguments[k], item_of(key, at))
+        if equal != 1:
+            return equal
+        at += 1
+    at += 1
+    for k in range(keywords_of(call)):
+        if item_of(key, at) != item_of(call.names, k):
+            equal = try_equal(item_of(key, at), item_of(call.names, k))
+            if equal != 1:
+                return equal
+        equal = compares_equal(call, call.arguments[call.n + k], item_of(key, at + 1))
+        if equal != 1:
+            return equal
+        at += 2
+    return 1
+
+
+cdef inline int compares_equal(const Call* call, PyObject* argument, PyObject* item) noexcept:
+    if argument == call.receiver or argument == item:
+        return 1                                # `matches` has looked at the receivers
+    return try_equal(item, argument)
+
+
+# --- finding keys: live entries, and those that are being loaded ------------------------------------------------------
+
+cdef list keys_of_hash(Cache cache, Py_hash_t hashed):
+    """The keys in a cache that have that hash. O(1) expected."""
+    cdef Table* t = cache.table
+    cdef uint64_t h = mixed(t, hashed)
+    cdef uint32_t slot, i
+    cdef list keys = []
+    acquire(cache.lock)
+    try:
+        slot = home(t, h)
+        while True:
+            i = candidate(t, h, &slot)
+            if i == 0:
+                break
+            if t.entries[i].hash == <uint32_t>h:
+                keys.append(<object>t.entries[i].key)
+            slot = (slot + 1) & t.mask
+    finally:
+        release(cache.lock)
+    return keys
+
+
+cdef list keys_of_token(Cache cache, object token):
+    """The keys in a cache of one function's calls. O(n)."""
+    cdef Table* t = cache.table
+    cdef PyObject* wanted = <PyObject*>token
+    cdef PyObject* key
+    cdef uint32_t i
+    cdef list keys = []
+    acquire(cache.lock)
+    try:
+        for i in range(1, t.fresh):
+            key = t.entries[i].key
+            if key != NULL and type_of(key) == call_key and size_of_tuple(key):
+                if item_of(key, 0) == wanted or plain_equal(item_of(key, 0), wanted) > 0:
+                    keys.append(<object>key)
+    finally:
+        release(cache.lock)
+    return keys

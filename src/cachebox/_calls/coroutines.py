@@ -1,0 +1,62 @@
+"""Cached `async def` functions: what happens when the value is not there.
+
+Loading follows `Cache.get_or_set`, with tasks for threads: one task leads, the others wait for it. A leader that is
+cancelled, or whose event loop has ended, hands over to a waiter. One function may serve several event loops and
+threads.
+"""
+
+from __future__ import annotations
+
+from cachebox._loading import tasks
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from typing import Any
+
+    from cachebox._calls.cached_function import CachedFunction
+
+
+async def ready(value: Any) -> Any:
+    """A value that was there."""
+    return value
+
+
+async def fly(
+    wrapper: CachedFunction[..., Any],
+    key: Hashable,
+    hashed: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    receiver: object,
+) -> Any:
+    """The value of a call that was not there at first sight."""
+    failure = wrapper._known_failure(key)
+    if failure is not None:
+        raise failure
+    alone = not wrapper._single_flight
+    lead, known = wrapper._board(key, hashed, False, alone)
+    while lead is None:
+        if type(known) is tuple:
+            return known[0]
+        alone = not await tasks.over(known)          # waiting would be for ourselves
+        if not alone and not known.was_abandoned:
+            try:
+                return known.get()
+            finally:
+                del known                       # it keeps the error, the error its traceback, and that keeps this frame
+        lead, known = wrapper._board(key, hashed, True, alone)
+    course = None
+    try:
+        course = lead.begin(*tasks.current())
+        value = await wrapper.__wrapped__(*args, **kwargs)
+        wrapper._land(lead, key, hashed, value, receiver, args, kwargs)
+    except BaseException as error:
+        wrapper._failed(lead, key, error)
+        lead.crashed(error)
+        raise
+    finally:
+        if course is not None:
+            course.leave()
+        del lead
+    return value

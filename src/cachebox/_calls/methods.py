@@ -1,0 +1,136 @@
+"""Whether a cached function is a method of what it is called with, whatever decorators are between it and the class.
+
+A function that another decorator hides in a class is called as a plain function, with the instance in front. So the
+class is asked: each of its attributes that can bind (has ``__get__``), and that is no static method, is followed to
+what it refers to: through ``__wrapped__``, closures, defaults and attributes of functions, properties, partial objects,
+and objects of decorators written as classes. Where that leads to the cached function, it is a method. No name is
+looked at, but for two things that names alone tell: a function that was written in the very body of the class is no
+decorator's, so what its closure mentions is not what it wraps; and a cached function that was written there is a
+method, unless a static method leads to it.
+
+What it cannot see: a function that was put into the class later, and that its decorator keeps elsewhere than in what
+the class refers to, such as in a global table.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from types import CodeType, FrameType, FunctionType, ModuleType
+
+from cachebox.cache import Cache
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
+LIMIT = 200                         # objects that are looked at behind one attribute
+ATOMS: tuple[type, ...] = (str, bytes, int, float, bool, type(None), CodeType, FrameType, ModuleType, Cache)
+
+_names_of = type.__dict__["__dict__"].__get__       # whatever metaclasses make of these
+_bases_of = type.__dict__["__mro__"].__get__
+
+
+def is_method_of(wrapper: Any, first: object) -> bool:
+    """Whether a cached function, called with that first argument, is a method called on it. O(size of its class)."""
+    static = False
+    instance_of = _bases_of(type(first))
+    if issubclass(type(first), type):
+        for cls in _heap_types(_bases_of(first)):
+            for attribute in list(_names_of(cls).values()):
+                if isinstance(attribute, classmethod) and leads_to(attribute.__func__, wrapper, cls):
+                    return True
+                static = static or (isinstance(attribute, staticmethod) and leads_to(attribute.__func__, wrapper, cls))
+    for cls in _heap_types(instance_of):
+        for attribute in list(_names_of(cls).values()):
+            if attribute is wrapper:
+                return True
+            if isinstance(attribute, staticmethod):
+                static = static or leads_to(attribute.__func__, wrapper, cls)
+            elif not isinstance(attribute, (classmethod, type)) and hasattr(type(attribute), "__get__"):
+                if leads_to(attribute, wrapper, cls):
+                    return True
+    if static:
+        return False
+    written = getattr(innermost(wrapper), "__qualname__", None)
+    scope = written.rpartition(".")[0] if isinstance(written, str) else ""
+    module = getattr(wrapper, "__module__", None)
+    classes = instance_of if not issubclass(type(first), type) else (*_bases_of(first), *instance_of)
+    return scope != "" and any(
+        cls.__qualname__ == scope and cls.__module__ == module for cls in _heap_types(classes)
+    )
+
+
+def innermost(function: Any) -> Any:
+    """The function at the end of a chain of ``__wrapped__``, and of static and class methods."""
+    for _ in range(LIMIT):
+        inner = getattr(function, "__func__", None) if isinstance(function, (staticmethod, classmethod)) else None
+        inner = inner or getattr(function, "__wrapped__", None)
+        if inner is None:
+            break
+        function = inner
+    return function
+
+
+def wraps_static_method(function: Any) -> bool:
+    """Whether there is a static method in the chain of ``__wrapped__``."""
+    for _ in range(LIMIT):
+        if function is None or isinstance(function, staticmethod):
+            break
+        function = getattr(function, "__wrapped__", None)
+    return function is not None
+
+
+def leads_to(start: object, wanted: object, cls: type) -> bool:
+    """Whether an attribute of a class wraps a cached function, in few steps."""
+    found = [start]
+    seen = {id(start)}
+    for at in found:
+        if at is wanted:
+            return True
+        for part in () if _is_written_in(at, cls) else _parts(at):
+            if id(part) not in seen and not isinstance(part, type) and type(part) not in ATOMS:
+                seen.add(id(part))
+                found.append(part)
+        if len(found) > LIMIT:
+            return any(part is wanted for part in found)
+    return False
+
+
+def _parts(at: Any) -> Iterator[object]:
+    """What an object may wrap."""
+    if type(at) is FunctionType:
+        yield from vars(at).values()
+        for cell in at.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:                  # a variable without a value yet
+                pass
+        yield from at.__defaults__ or ()
+        yield from (at.__kwdefaults__ or {}).values()
+    elif type(at).__module__ == "functools" and type(at).__name__ == "_lru_cache_wrapper":
+        yield at.__wrapped__                    # else its entries come first
+    elif type(at).__module__ == "cachebox._calls.cached_function":
+        yield getattr(at, "__wrapped__", None)
+    else:
+        yield from gc.get_referents(at)
+
+
+def _heap_types(types: tuple[type, ...]) -> list[type]:
+    return [cls for cls in types if cls.__flags__ & HEAP_TYPE]
+
+
+def _is_written_in(thing: Any, cls: type) -> bool:
+    """Whether it is a function that is written in the body of a class: no decorator's."""
+    if type(thing) is not FunctionType:
+        return False
+    written: str = thing.__code__.co_qualname
+    return written.rpartition(".")[0] == cls.__qualname__
+
+
+def is_lasting(instance: object) -> bool:
+    """Whether it is a member of an enumeration, which lives as long as its class."""
+    enum = sys.modules.get("enum")
+    return enum is not None and isinstance(type(instance), enum.EnumMeta)

@@ -1,0 +1,54 @@
+"""Cached functions that are written as plain ones, and return awaitables."""
+
+from __future__ import annotations
+
+from cachebox._platform.awaitables import called
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Begun:
+    """A cached function as `coroutines.fly` sees it, whose call has begun already: it has returned an awaitable."""
+
+    def __init__(self, wrapper: Any, awaitable: Any) -> None:
+        self._wrapper = wrapper
+        self._awaitable = awaitable
+        self._counted = awaitable is not None   # as a miss
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapper, name)
+
+    def _board(self, key: Any, hashed: int, counted: bool, alone: bool) -> Any:
+        return self._wrapper._board(key, hashed, counted or self._counted, alone)
+
+    def __wrapped__(self, *args: Any, **kwargs: Any) -> Any:
+        awaitable, self._awaitable = self._awaitable, None
+        return awaitable if awaitable is not None else called(self._wrapper.__wrapped__, args, kwargs)
+
+    def drop(self) -> None:
+        """Nobody needs what has begun."""
+        awaitable, self._awaitable = self._awaitable, None
+        if awaitable is not None and hasattr(awaitable, "close"):
+            awaitable.close()
+
+
+async def fly_begun(
+    wrapper: Any, awaitable: Any, key: Any, hashed: int, args: tuple[Any, ...], kwargs: dict[str, Any], receiver: Any
+) -> Any:
+    """`coroutines.fly` for a plain function that returns awaitables; None in place of the first one: call it."""
+    from cachebox._calls.coroutines import fly  # which imports asyncio
+
+    begun = Begun(wrapper, awaitable)
+    try:
+        return await fly(begun, key, hashed, args, kwargs, receiver)  # type: ignore[arg-type]
+    finally:
+        begun.drop()
+
+
+async def fly_called(
+    wrapper: Any, key: Any, hashed: int, args: tuple[Any, ...], kwargs: dict[str, Any], receiver: Any
+) -> Any:
+    """`coroutines.fly` for a plain function that has returned an awaitable before."""
+    return await fly_begun(wrapper, None, key, hashed, args, kwargs, receiver)

@@ -1,0 +1,1 @@
+"""Caches in files: dumps, and the serializers that write them."""

@@ -1,0 +1,160 @@
+"""`Cache.dump` and `Cache.load`: the entries of a cache in a file.
+
+    magic (16 bytes)   version   serializer   signed?   written at   number of entries   size of the body
+    body: for each entry, next victim first:   size   expires at   rank   [key, value, tags] as the serializer has them
+    checksum of all that, or its signature (32 bytes)
+
+Times are seconds of the wall clock. The checksum is verified before anything is decoded, so with a secret no byte is
+unpickled that was not written by who has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from math import inf, isfinite, isnan
+from secrets import token_hex
+from struct import Struct
+
+from cachebox._files.serializer import SIGNATURE, Encoding
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cachebox.cache import Cache
+
+MAGIC = b"\x93CacheBox\r\ndump\x1a"
+VERSION = 1
+_HEAD = Struct("<16sH8s?dQQ")
+_ENTRY = Struct("<IdQ")
+_MOST_USES = 1 << 63
+"""More than any entry was ever used: a larger rank is none."""
+
+
+def dump(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, secret: bytes | str | None) -> int:
+    """Write the entries of a cache to a file, which replaces an older one in one step. Returns how many."""
+    path = os.fspath(path)
+    encoding = Encoding(serializer, secret)
+    now = time.time()
+    body = bytearray()
+    n = 0
+    for key, value, left, rank, tags in cache._export():
+        data = encoding.dumps(key, value, list(tags))
+        body += _ENTRY.pack(len(data), now + left, rank)
+        body += data
+        n += 1
+    head = _HEAD.pack(MAGIC, VERSION, encoding.name.encode(), encoding.secret is not None, now, n, len(body))
+    content = head + body
+    replace(path, content + encoding.sign(content))
+    return n
+
+
+def replace(path: str, content: bytes) -> None:
+    """Give a file that content in one step: whatever happens meanwhile, it has the old one or the new one."""
+    path = os.path.abspath(path)
+    beside, written = made_beside(path, os.O_WRONLY)
+    try:
+        with open(written, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):       # it was interrupted just after it had the new name
+            os.unlink(beside)
+        raise
+    sync_folder(os.path.dirname(path))
+
+
+def made_beside(path: str, how: int) -> tuple[str, int]:
+    """Make a file beside another, for its owner alone, under a name that nobody can guess. Returns path and open file.
+
+    It follows no links, and takes no file that is there.
+    """
+    folder, name = os.path.split(path)
+    beside = os.path.join(folder, f".{name[:50]}.{token_hex(8)}.tmp")
+    flags = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return beside, os.open(beside, how | flags, 0o600)
+
+
+def sync_folder(folder: str) -> None:
+    """Have a change of names in a folder survive a power loss, where the system can do that.
+
+    OSError where the disk does not take it: the change itself stands.
+    """
+    if os.name == "nt":
+        return
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except PermissionError:                     # one may write into it, but not read it
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):    # not every file system can
+            text = f"{error.strerror}: the file is in place, but a loss of power may undo that"
+            raise OSError(error.errno, text) from error
+    finally:
+        os.close(opened)
+
+
+def load(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, secret: bytes | str | None) -> int:
+    """Add the entries of a file to a cache. Returns how many. ValueError where it is not just as `dump` wrote it."""
+    path = os.fspath(path)
+    encoding = Encoding(serializer, secret)
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        written, entries = _read(memoryview(content), encoding)
+    except ValueError as error:
+        raise ValueError(f"{path!r}: {error}; nothing was loaded") from error
+    # Nothing lives longer than it had left when it was written, even if the wall clock has been set back since.
+    now = max(time.time(), written)
+    return cache._import(
+        [
+            (key, value, inf if expires == inf else expires - now, rank, tags)
+            for key, value, expires, rank, tags in entries
+            if expires > now
+        ]
+    )
+
+
+def _read(
+    content: memoryview, encoding: Encoding
+) -> tuple[float, list[tuple[Any, Any, float, int, tuple[Any, ...]]]]:
+    """When a file was written, and what is in it: key, value, when it expires, rank and tags of each entry."""
+    if len(content) < _HEAD.size or content[: len(MAGIC)] != MAGIC:
+        raise ValueError("this is not a file that Cache.dump wrote, or only the beginning of one")
+    _, version, name, is_signed, written, n, size = _HEAD.unpack_from(content)
+    if version != VERSION:
+        raise ValueError(f"it has the format {version}, but this release reads format {VERSION}")
+    if len(content) != _HEAD.size + size + SIGNATURE:
+        raise ValueError("the file is cut off, or something was added to it")
+    if is_signed != (encoding.secret is not None):
+        raise ValueError("it is signed: give its secret" if is_signed else "it is not signed, but a secret was given")
+    if not encoding.verifies(content[:-SIGNATURE], bytes(content[-SIGNATURE:])):
+        raise ValueError("the file is damaged, or it was signed with another secret" if is_signed else "it is damaged")
+    if name.rstrip(b"\0") != encoding.name.encode():
+        written_with = name.rstrip(b"\0").decode(errors="replace")
+        raise ValueError(f"it was written with the serializer {written_with!r}, not {encoding.name!r}")
+    if not isfinite(written):
+        raise ValueError("it does not say when it was written")
+    entries: list[tuple[Any, Any, float, int, tuple[Any, ...]]] = []
+    body = content[_HEAD.size : -SIGNATURE]
+    at = 0
+    for _ in range(n):
+        if len(body) - at < _ENTRY.size:
+            raise ValueError(f"it holds {len(entries)} entries, but is to hold {n}")
+        length, expires, rank = _ENTRY.unpack_from(body, at)
+        at += _ENTRY.size
+        if length > len(body) - at or isnan(expires) or rank > _MOST_USES:
+            raise ValueError(f"the entry at byte {_HEAD.size + at - _ENTRY.size} is none")
+        key, value, tags = encoding.loads(bytes(body[at : at + length]), 3)
+        entries.append((key, value, expires, rank, encoding.checked_tags(tags)))
+        at += length
+    if at != len(body):
+        raise ValueError(f"it holds more than its {n} entries")
+    return written, entries

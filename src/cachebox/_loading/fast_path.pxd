@@ -1,0 +1,281 @@
+"""The short ways: a hit, in as few instructions as there can be.
+
+What is fastest is a function that needs no stack frame, and that is one which calls nothing, but for what it returns. So
+what takes more than a short way has (an equal key that is another object, `==` of Python's, a lifetime, a miss) is left
+to a function whose result is returned as it is: it takes over the lock, and goes on from there. It is called through a
+pointer whose type says nothing of exceptions (`Rest`, `Search`). So the compiler makes that call a jump, and does not
+take the function into the short way; an exception reaches the short way's caller just so.
+
+Objects are pointers here: what Cython takes for an object it counts references of.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from cachebox._engine.table cimport (
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup,
+    lookup_from, mixed, move_to_back, note_use, plain_equal, plainly_equal, put_value, short_equal, unlikely,
+)
+from cachebox._store.deadlines cimport ends_within
+from cachebox._loading.single_flight cimport Leader, leads
+from cachebox._platform.lock cimport acquire, release
+from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
+from cachebox._store.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Store, reserve
+
+
+cdef extern from "_platform/portable.h" nogil:
+    bint knows_hash "cb_knows_hash"(PyObject* key, Py_hash_t* hashed)
+
+
+cdef inline uint64_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
+    """A hash, as the store's table wants it."""
+    return mixed((<Store>store).table, hashed)
+
+
+ctypedef PyObject* (*Rest)(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept
+ctypedef PyObject* (*Search)(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept
+ctypedef PyObject* (*ItemRest)(PyObject* self, PyObject* key) noexcept
+ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint64_t h, uint32_t i) noexcept
+
+
+cdef inline bint find_at_once(PyObject* store, PyObject* key, uint64_t h, uint32_t* i) noexcept:
+    """Whether a key is this very object and where most are, near its home. Tells its index. Takes the lock."""
+    cdef const Table* t = (<Store>store).table
+    acquire((<Store>store).lock)
+    i[0] = candidate_nearby(t, h)
+    return i[0] <= t.mask and t.entries[i[0]].key == key        # the sentinel's key is NULL
+
+
+cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint64_t h, uint32_t* slot) noexcept:
+    """The index of a key. 0: there is none up to `slot`, where the search has to go on. Needs the lock."""
+    cdef const Table* t = (<Store>store).table
+    cdef uint32_t i
+    cdef int equal
+    slot[0] = home(t, h)
+    while True:
+        i = candidate(t, h, slot)
+        if i == 0:
+            return 0
+        if t.entries[i].key == key:
+            return i
+        if likely(t.entries[i].hash == <uint32_t>h):
+            equal = plainly_equal(t, i, key, h)
+            if equal != 0:
+                return i if equal > 0 else 0
+        slot[0] = (slot[0] + 1) & t.mask
+
+
+cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
+    """Whether a hit on entry i is `take_hit` and nothing else."""
+    return (<Store>store).table.entries[i].value != NULL and not (
+        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD)
+    )
+
+
+cdef inline bint is_equal_hit(PyObject* store, PyObject* key, uint64_t h, uint32_t i) noexcept:
+    """Whether i, which `find_at_once` told, is a plain hit after all: the key's text is the same. Calls nothing, too."""
+    cdef const Table* t = (<Store>store).table
+    return (
+        i <= t.mask and is_plain_hit(store, i) and t.entries[i].hash == <uint32_t>h       # the sentinel's value is NULL
+        and short_equal(t.entries[i].key, key)
+    )
+
+
+cdef inline PyObject* take_hit(PyObject* store, uint32_t i) noexcept:
+    """A hit on entry i: a new reference to its value. Releases the lock."""
+    cdef Table* t = (<Store>store).table
+    cdef PyObject* value = t.entries[i].value
+    cdef int64_t* counts = (<Store>store).counts
+    counts[HITS] += 1
+    incref(value)
+    if likely(t.use == MOVES_TO_BACK):
+        move_to_back(t, i)
+    elif t.use == ASKS:
+        return ask_about_hit(store, i, value)
+    release((<Store>store).lock)
+    return value
+
+
+cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept
+cdef PyObject* go_on(
+    PyObject* store, PyObject* key, uint64_t h, uint32_t slot, uint32_t i, bint* compared
+) except? NULL
+
+
+cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
+    """A hit on entry i, under the lock: a new reference to its value. NULL: it has none, or it takes more than that."""
+    cdef PyObject* value = (<Store>store).table.entries[i].value
+    cdef int64_t* counts = (<Store>store).counts
+    cdef int modes = (<Store>store).modes
+    cdef double soon = 0.0
+    if value == NULL:
+        return NULL
+    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD):
+        if modes & (IDLES | CLOCKED | FOREIGN):
+            return NULL
+        if modes & AHEAD:                       # to end so soon is as good as over: it may have to be loaded anew
+            if (<Store>store).eagerness != 0.0:
+                return NULL                     # that is a matter of chance
+            soon = (<Store>store).ahead * (<Store>store).spans[i]
+        if ends_within(&(<Store>store).expiry, i, soon, (modes & PRECISE) != 0):
+            return NULL
+    counts[HITS] += 1
+    note_use(<PyObject*>(<Store>store).engine, i)
+    incref(value)
+    return value
+
+
+cdef inline PyObject* search_and_use(
+    PyObject* store, PyObject* key, uint64_t h, uint32_t i, bint* compared
+) except? NULL:
+    """A hit where `find_at_once` told i, but it was none or not plain: a new reference to the value.
+
+    NULL, and no exception: it is a miss, or not so simple. `compared` becomes true if it is a miss for certain, which took
+    `==` to find out. Takes over the lock, and releases it.
+    """
+    cdef const Table* t = (<Store>store).table
+    cdef uint32_t slot = 0
+    cdef PyObject* value
+    if unlikely(i > t.mask or (
+        t.entries[i].key != key
+        and (t.entries[i].hash != <uint32_t>h or i == 0 or plain_equal(t.entries[i].key, key) != 1)
+    )):
+        i = find_quickly(store, key, h, &slot)
+        if i == 0:
+            if t.slots[slot] != 0:                              # else no search would find it
+                return go_on(store, key, h, slot, 0, compared)
+            release((<Store>store).lock)
+            return NULL
+    value = quick_use(store, i)
+    release((<Store>store).lock)
+    return value
+
+
+cdef inline PyObject* quick_get(PyObject* store, PyObject* key, uint64_t h) noexcept:
+    """A hit that needs no Python code: a new reference to the value. NULL: it is a miss, or not so simple."""
+    cdef uint32_t i
+    cdef PyObject* value = NULL
+    acquire((<Store>store).lock)
+    i = lookup((<Store>store).table, key, h)
+    if i != 0 and i != UNCERTAIN:
+        value = quick_use(store, i)
+    release((<Store>store).lock)
+    return value
+
+
+cdef inline PyObject* get_equal(PyObject* store, PyObject* key, uint64_t h, bint* compared) except? NULL:
+    """A hit: a new reference to the value. NULL, and no exception: see `go_on`."""
+    acquire((<Store>store).lock)
+    return go_on(store, key, h, home((<Store>store).table, h), 0, compared)
+
+
+# --- changes of a cache without modes: nothing expires, nothing is weighed, nobody listens or watches ----------------
+
+cdef inline bint quick_miss(Store self, PyObject* key, uint64_t h) noexcept:
+    """Count the miss of a key that is surely missing, in a cache without modes. False: `get_long` has to find out."""
+    cdef bint missing
+    acquire(self.lock)
+    missing = self.modes == 0 and lookup(self.table, key, h) == 0
+    if missing:
+        self.counts[MISSES] += 1
+    release(self.lock)
+    return missing
+
+
+cdef inline bint quick_set(Store self, PyObject* key, uint64_t h, PyObject* value, bint only_new) noexcept:
+    """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
+    cdef Table* t = self.table
+    cdef uint32_t slot, i
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    acquire(self.lock)
+    slot = home(t, h)
+    i = lookup_from(t, key, h, &slot) if self.modes == 0 else UNCERTAIN
+    if i == 0:
+        if self.live >= self.bound:
+            i = quick_replace(self, key, h, slot, &old_key, &old_value)
+        elif self.engine.reserve(self.bound):
+            self.live += 1
+            i = self.engine.insert(key, h)
+        else:
+            release(self.lock)
+            return False
+        put_value(t, i, value)
+        self.engine.admit(i)
+    elif i == UNCERTAIN or t.entries[i].value == NULL:
+        release(self.lock)
+        return False
+    elif only_new:
+        release(self.lock)
+        return True
+    else:
+        old_value = t.entries[i].value
+        put_value(t, i, value)
+        note_use(<PyObject*>self.engine, i)
+    self.counts[SETS] += 1
+    release(self.lock)
+    if old_value != NULL:
+        decref(old_value)
+        if old_key != NULL:
+            decref(old_key)
+    return True
+
+
+cdef inline uint32_t quick_replace(
+    Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
+) noexcept:
+    """Give the next victim's entry to another key; the victim's references become the caller's."""
+    cdef uint32_t victim = self.engine.first()
+    self.engine.forget(victim)
+    old_key[0] = self.table.entries[victim].key
+    old_value[0] = self.table.entries[victim].value
+    self.engine.replace(victim, key, h, slot)
+    self.counts[EVICTIONS] += 1
+    return victim
+
+
+cdef inline void quick_room(Store self, PyObject** key, PyObject** value) noexcept:
+    """Room for one more in a cache without modes, under the lock; the victim's references become the caller's."""
+    cdef uint32_t victim
+    if self.live < self.bound:
+        self.live += 1
+        return
+    victim = self.engine.first()
+    self.engine.forget(victim)
+    key[0] = self.table.entries[victim].key
+    value[0] = self.table.entries[victim].value
+    self.engine.release(victim)
+    self.counts[EVICTIONS] += 1
+
+
+cdef inline bint quick_lead(Store self, PyObject* key, uint64_t h, Leader leader) noexcept:
+    """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
+    acquire(self.lock)
+    if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
+        leader.place.i = self.engine.insert(key, h)
+        reserve(&self.table.entries[leader.place.i], &leader.place)
+        self.loads += 1
+        self.counts[MISSES] += 1
+    release(self.lock)
+    return leader.place.i != 0
+
+
+cdef inline bint quick_land(Store self, Leader leader, PyObject* value) noexcept:
+    """End a load for which nobody waits, in a cache without modes. False: `land` has to."""
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    acquire(self.lock)
+    if self.modes != 0 or leader.flight is not None or leader.alone is not None or not leads(self, leader):
+        release(self.lock)
+        return False
+    quick_room(self, &old_key, &old_value)
+    put_value(self.table, leader.place.i, value)
+    self.engine.admit(leader.place.i)
+    leader.place.i = 0
+    self.counts[SETS] += 1
+    self.loads -= 1
+    release(self.lock)
+    if old_key != NULL:
+        decref(old_key)
+        decref(old_value)
+    return True

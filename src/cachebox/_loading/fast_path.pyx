@@ -1,0 +1,88 @@
+"""What the short ways leave to others; see `fast_path.pxd`."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._engine.table cimport (
+    Table, candidate, decref, incref, likely, note_use, plainly_equal, try_equal, unlikely,
+)
+from cachebox._platform.lock cimport acquire, release
+from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, leave, start
+from cachebox._store.store cimport CLOCKED, FOREIGN, IDLES, Store
+
+
+cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
+    """The end of `take_hit` where the policy is to be asked."""
+    note_use(<PyObject*>(<Store>store).engine, i)
+    release((<Store>store).lock)
+    return value
+
+
+cdef PyObject* go_on(
+    PyObject* store, PyObject* key, uint64_t h, uint32_t slot, uint32_t i, bint* compared
+) except? NULL:
+    """The rest of a search for a hit, where i was found at `slot`; or 0, and the search goes on from there.
+
+    Keys are compared by `==` if need be, which runs without the lock. NULL, and no exception: there is no such key, or the
+    hit takes more than `quick_use`. `compared` becomes true if keys were compared, and there is none: it need not be done
+    again. Takes over the lock, and releases it.
+    """
+    cdef Table* t = (<Store>store).table
+    cdef PyObject* stored
+    cdef PyObject* value
+    cdef uint64_t version
+    cdef int equal
+    while i == 0:
+        i = candidate(t, h, &slot)
+        stored = t.entries[i].key
+        if stored == key:                       # the sentinel's is NULL
+            break
+        if i == 0:
+            release((<Store>store).lock)
+            return NULL
+        if likely(t.entries[i].hash == <uint32_t>h):
+            equal = plainly_equal(t, i, key, h)
+            if equal > 0:
+                break
+            if equal < 0:
+                if (<Store>store).modes & (IDLES | CLOCKED | FOREIGN):      # a hit takes more anyway
+                    release((<Store>store).lock)
+                    return NULL
+                version = t.version
+                incref(stored)
+                release((<Store>store).lock)
+                equal = try_equal(stored, key)
+                if unlikely(equal < 0):
+                    decref(stored)
+                    return NULL
+                acquire((<Store>store).lock)
+                if unlikely(not equal or t.version != version):
+                    return go_on_comparing(store, key, h, i, stored, equal, compared)
+                decref(stored)                  # not the last one: the entry has one
+                break
+        slot = (slot + 1) & t.mask
+        i = 0
+    value = quick_use(store, i)
+    release((<Store>store).lock)
+    return value
+
+
+cdef PyObject* go_on_comparing(
+    PyObject* store, PyObject* key, uint64_t h, uint32_t i, PyObject* stored, bint equal, bint* compared
+) except? NULL:
+    """`go_on` where the key of entry i differs, or somebody wrote meanwhile. Takes over the lock and the reference."""
+    cdef Operation op
+    cdef PyObject* value = NULL
+    start(&op)
+    leave(&op, NULL, stored, NO_CAUSE)
+    op.left[0].i = 0 if equal else i
+    try:
+        if not equal or i >= (<Store>store).table.fresh or (<Store>store).table.entries[i].key != stored:
+            i = find_by_comparing((<Store>store).engine, (<Store>store).lock, <object>key, h, 0, &op)
+        if i != 0:
+            value = quick_use(store, i)
+        release((<Store>store).lock)
+        compared[0] = i == 0
+    finally:
+        drop_all(&op)
+    return value

@@ -1,0 +1,196 @@
+"""Read-through; `loader.pxd` has the overview.
+
+One key is loaded as `Cache.get_or_set` does it, with the loader for a factory. Many keys go to the loader's `load_many`
+together: each of them is a flight of its own that this thread leads, so that others wait for just the keys they want.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from _collections_abc import Mapping
+from time import perf_counter_ns
+
+from cachebox._engine.table cimport hash_of, mixed
+from cachebox._loading.single_flight cimport (
+    ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land, new_leader, still_leads,
+)
+from cachebox._platform.lock cimport acquire, release
+from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
+from cachebox._store.store cimport Store
+
+from cachebox._platform.awaitables import is_async, refuse_awaitable
+
+
+cdef extern from *:
+    """
+    #define CB_TAKE_LOADED(reference) ((PyObject *)(reference))
+    """
+    object take_over "CB_TAKE_LOADED"(PyObject*)
+
+
+cdef double WEIGHT_OF_NEWEST = 0.2  # in the mean of load times
+
+cdef object nothing = object()
+NOTHING = <PyObject*>nothing
+
+
+cdef class Loader:
+
+    def __init__(self, given, CacheStats statistics not None, str name="loader"):
+        self.given = given
+        self.statistics = statistics
+        if is_source(given):
+            self.one = lookup_in(given)
+            self.many = getattr(given, "get_many", None)
+        else:
+            self.one = getattr(given, "load", None)
+            self.many = getattr(given, "load_many", None) if self.one is not None else None
+        if self.one is None:
+            self.one = given
+        if not callable(self.one):
+            raise TypeError(
+                f"{name} must be callable, a mapping or a cache, or have a method `load`, not {type(given).__name__}"
+            )
+        if self.many is not None and not callable(self.many):
+            raise TypeError(f"{name}.load_many must be callable, not {type(self.many).__name__}")
+        for function in (self.one, self.many):
+            if is_async(function):
+                raise TypeError(f"{name} must not be async: use `cached` on an async function, or an asyncio cache")
+        if is_source(given) and is_async(given.get):
+            raise TypeError(f"{name} must be a cache whose `get` is a plain method, not {type(given).__name__}")
+
+    def __call__(self, key):
+        """Load one key: its value, or NOTHING."""
+        began = perf_counter_ns()
+        try:
+            value = self.one(key)
+            if hasattr(type(value), "__await__"):
+                refuse_awaitable("loader", value)
+        except KeyError:
+            self.count(False, began)
+            return nothing
+        except:
+            self.count(False, began)
+            raise
+        self.count(True, began)
+        return value
+
+    def load_many(self, list keys):
+        """Load many keys: a dict of those there are."""
+        began = perf_counter_ns()
+        try:
+            values = self.many(keys)
+            if not hasattr(values, "keys"):
+                raise TypeError(f"load_many must return a dict, not {type(values).__name__}")
+        except KeyError:                        # of some key; which one, only asking for each of them can tell
+            self.count(False, began)
+            values = {key: self(key) for key in keys}
+            return {key: value for key, value in values.items() if value is not nothing}
+        except:
+            self.count(False, began)
+            raise
+        self.count(True, began)
+        return values
+
+    def is_nothing(self, value):
+        """Whether a value stands for "there is none"."""
+        return value is nothing
+
+    @property
+    def seconds(self):
+        """How long a load takes, lately."""
+        return self.mean
+
+    cdef int count(self, bint succeeded, object began) except -1:
+        cdef double seconds
+        cdef long long took = perf_counter_ns() - began
+        acquire(&self.statistics.guard.lock)
+        self.statistics.counts[LOAD_SUCCESS if succeeded else LOAD_FAILURE] += 1
+        self.statistics.counts[LOAD_TIME] += took
+        seconds = took / 1e9
+        self.mean = seconds if self.mean == 0.0 else self.mean + WEIGHT_OF_NEWEST * (seconds - self.mean)
+        release(&self.statistics.guard.lock)
+        return 0
+
+
+def is_source(given):
+    """Whether it is a mapping or a cache of any kind, where keys are looked up; a cache's `load` reads files."""
+    if hasattr(given, "get_or_set") and hasattr(given, "get"):
+        return True
+    return isinstance(given, Mapping) and not hasattr(given, "load")
+
+
+def lookup_in(given):
+    """What loads a key from a mapping or a cache. What it has not is missing, whatever its `__missing__` would make."""
+    get = given.get
+
+    def look(key):
+        value = get(key, nothing)
+        if value is nothing:
+            raise KeyError(key)
+        return value
+
+    return look
+
+
+cdef int load_all(Store store, Loader loader, list keys, dict found, list left) except -1:
+    """Load different keys that were missing at first sight, together. Each counts a miss.
+
+    Puts values into `found`. Keys that are still to be loaded, one by one, end up in `left`: somebody else's load of them
+    was interrupted, or to wait for it would be to wait for ourselves.
+    """
+    cdef Ticket ticket
+    cdef Leader leader
+    cdef Flight flight
+    cdef list leads = [], waits = []
+    cdef double weight
+    cdef uint64_t h
+    cdef int state
+    failure = None
+    for key in keys:
+        h = mixed(store.table, hash_of(<PyObject*>key))
+        leader = new_leader(store)              # one that is given up ends its flight
+        ticket.counted = False
+        flight = board(store, key, h, leader, &ticket)
+        if ticket.value != NULL:
+            found[key] = take_over(ticket.value)
+        elif flight is not None:
+            waits.append((key, flight))
+        else:
+            leads.append((key, leader))
+    if leads:
+        try:
+            values = loader.load_many([key for key, _ in leads])
+            for key, _ in leads:
+                if key in values:
+                    found[key] = values[key]
+        except BaseException as error:
+            for _, leader in leads:
+                crash(store, leader, error)
+            raise
+    for key, leader in leads:
+        h = mixed(store.table, hash_of(<PyObject*>key))
+        try:
+            value = found.get(key, nothing)
+            weight = store.weigh(key, value) if value is not nothing else 0.0
+            if value is nothing and store.failures is not None and store.failures.remember(key, KeyError(key)):
+                if not still_leads(store, leader):
+                    store.failures.forget(key)
+            land(
+                store, key, h, leader, value, store.lifetime, weight,
+                value is not nothing and weight <= store.bound_weight, None, 0,
+            )
+        except BaseException as error:
+            crash(store, leader, error)
+            failure = error if failure is None else failure
+    if failure is not None:
+        raise failure
+    for key, flight in waits:
+        state = flight.wait()
+        if state == FLYING or state == ABANDONED:
+            left.append(key)
+        else:
+            value = flight.outcome()
+            if value is not nothing:
+                found[key] = value
+    return 0

@@ -1,0 +1,61 @@
+"""Negative caching: failures that are remembered, so that what has just failed is not tried again at once."""
+
+from __future__ import annotations
+
+from cachebox._platform.exceptions import HAS_GIL, copied
+from cachebox._store.options import check_failures
+from cachebox.cache import Cache
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from datetime import timedelta
+
+
+class Failures:
+    """The exceptions of one cache's loads, or of one function's calls, by key.
+
+    Copies are kept, and copies raised: an exception holds its traceback, and that the arguments of all functions in it.
+    Where a class does not let itself be copied, its exception itself is; but not without the GIL, see `shared_errors`.
+    """
+
+    def __init__(
+        self,
+        kinds: tuple[type[Exception], ...] | type[Exception],
+        ttl: float | timedelta | None,
+        max_size: int | None,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        check_failures(kinds, ttl)
+        self.kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        self._kept: Cache[Hashable, Exception] = Cache(max_size, ttl, clock=clock)
+
+    def find(self, key: Hashable) -> Exception | None:
+        """What to raise for a key; None: nothing is known."""
+        error = self._kept.get(key)
+        return _copied(error) if error is not None else None
+
+    def remember(self, key: Hashable, error: BaseException) -> bool:
+        """Keep an exception, if it is one of those to keep. Returns whether it is."""
+        if not isinstance(error, self.kinds):
+            return False
+        copy = _copied(error)
+        if copy is None:
+            return False
+        self._kept.set(key, copy)
+        return True
+
+    def forget(self, key: Hashable) -> bool:
+        """The key was written or deleted. Returns whether there was a failure."""
+        return self._kept.delete(key)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+
+
+def _copied(error: Exception) -> Exception | None:
+    try:
+        return copied(error)
+    except Exception:               # whatever the class thinks of its own `args`
+        return error if HAS_GIL else None

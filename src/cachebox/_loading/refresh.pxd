@@ -1,0 +1,32 @@
+"""Refresh-ahead and serve-stale: values that are loaded anew in the background while the old ones are served.
+
+A refresh watches its key from the moment in which a reader found it due: whoever writes or deletes the key, or clears
+the cache, makes it void. At most one is under way for a key, and `Store.refreshes` has it.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._loading.single_flight cimport Flight
+from cachebox._store.operation cimport Operation
+from cachebox._store.store cimport Store, Watch
+
+
+cdef class Refresh:
+    cdef Store store
+    cdef object key
+    cdef uint64_t h
+    cdef Watch watch
+    cdef double lifetime            # what the entry had, and will have
+    cdef bint tagged                # once the entry is gone its tags are, and a new value must not go without
+    cdef uint32_t forks             # the process whose pool has it
+    cdef Flight flight              # for those who find nothing to serve; None: it has not begun
+
+    cdef bint is_void(self) noexcept
+    cdef int load(self) except -1
+    cdef int land(self, object value, double weight) except -1
+    cdef int land_nothing(self) except -1
+    cdef int end(self) except -1
+
+
+cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL

@@ -1,0 +1,258 @@
+"""Refresh-ahead and serve-stale; `refresh.pxd` has the overview."""
+
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
+from cpython.object cimport PyObject
+from libc.math cimport INFINITY, log
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._engine.table cimport decref, incref, note_use
+from cachebox._store.deadlines cimport deadline, set_deadline
+from cachebox._loading.single_flight cimport FLYING, LANDED, Flight, new_flight, wake_all
+from cachebox._loading.loader cimport NOTHING, Loader
+from cachebox._platform.lock cimport acquire, release
+from cachebox._store.operation cimport EXPLICIT, Operation, start
+from cachebox.stats cimport HITS
+from cachebox._store.store cimport AHEAD, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Store, Watch, forks
+
+cdef class Refresh:
+
+    def run(self):
+        """In a thread of the pool: load the value, and store it unless the key was changed meanwhile."""
+        try:
+            if not self.is_void():
+                self.flight = new_flight(self.store.guard)
+                self.load()
+        except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
+            report(error, self.run)
+        finally:
+            self.end()
+
+    def give_up(self):
+        """It will not run."""
+        self.end()
+
+    cdef bint is_void(self) noexcept:
+        cdef bint void
+        acquire(self.store.lock)
+        void = self.watch.i == 0 or self.watch.touched
+        release(self.store.lock)
+        return void
+
+    cdef int load(self) except -1:
+        cdef double weight
+        if self.store.loader is None:
+            return 0
+        try:
+            value = self.store.loader(self.key)
+        except Exception:
+            return 0                            # counted; the old value stays until its end, and a later get tries again
+        if <PyObject*>value == NOTHING:
+            return self.land_nothing()
+        weight = self.store.weigh(self.key, value)
+        if weight <= self.store.bound_weight:
+            self.land(value, weight)
+        return 0
+
+    cdef int land(self, object value, double weight) except -1:
+        cdef Store store = self.store
+        cdef Operation op
+        cdef Outcome outcome
+        cdef double now = store.now(self.lifetime), end
+        cdef uint32_t i
+        start(&op)
+        try:
+            while True:
+                if store.foreign is not None:
+                    store.foreign.enter(&op, store.lock)
+                store.lock_again(&op)
+                outcome = DONE
+                i = self.watch.i
+                if i != 0 and not self.watch.touched and (store.table.entries[i].value != NULL or not self.tagged):
+                    end = INFINITY
+                    if store.table.entries[i].value != NULL:
+                        end = deadline(&store.expiry, i)
+                        self.lifetime = store.spans[i]      # `touch` may have given it another
+                    if end < INFINITY:
+                        set_deadline(&store.expiry, i, INFINITY)        # it is replaced, be it expired or not
+                    outcome = store.write(i, self.key, self.h, value, self.lifetime, False, weight, now, &op)
+                    if outcome != DONE and end < INFINITY:
+                        set_deadline(&store.expiry, i, end)
+                if outcome == DONE:
+                    self.watch.close(&op)
+                release(store.lock)
+                if outcome == DONE:
+                    return 0
+                if outcome == NO_MEMORY:
+                    raise MemoryError("no memory left to store an entry")
+                store.evict_foreign(&op)
+        finally:
+            store.finish(&op)
+
+    cdef int land_nothing(self) except -1:
+        """The loader says that there is no such thing any more: the old value goes."""
+        cdef Store store = self.store
+        cdef Operation op
+        cdef uint32_t i
+        cdef Outcome outcome = DONE
+        start(&op)
+        try:
+            if store.foreign is not None:
+                store.foreign.enter(&op, store.lock)
+            acquire(store.lock)
+            i = self.watch.i
+            if i != 0 and not self.watch.touched and store.table.entries[i].value != NULL:
+                outcome = store.remove(i, EXPLICIT, &op)
+            release(store.lock)
+            if outcome != DONE:
+                raise MemoryError("no memory left to remove an entry")
+        finally:
+            store.finish(&op)
+        return 0
+
+    cdef int end(self) except -1:
+        cdef Operation op
+        cdef Flight flight = self.flight
+        start(&op)
+        acquire(self.store.lock)
+        self.watch.close(&op)
+        if flight is not None:
+            flight.state = LANDED               # those who waited look for themselves
+        release(self.store.lock)
+        if self.store.refreshes is not None:
+            self.store.refreshes.pop(self.key, None)
+        wake_all(flight)
+        return self.store.finish(&op)
+
+
+cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
+    """A new reference to a value that may be served, counted as a hit; NULL: there is none, which counts nothing.
+
+    Starts a refresh if one is due. Where there is nothing to serve, but a refresh is running, waits for that.
+    """
+    cdef bint joined = False
+    cdef PyObject* value
+    while True:
+        value = serve_at_once(store, key, h)
+        if value != NULL or joined or not store.refreshes:
+            return value
+        if not join(store.refreshes.get(key)):
+            return NULL
+        joined = True
+
+
+cdef bint join(object known) except -1:
+    """Wait for a refresh. False: it is not running, or waits for us."""
+    cdef Refresh refresh = known
+    if refresh is None or refresh.forks != forks or refresh.flight is None:
+        return False
+    return refresh.flight.wait() != FLYING
+
+
+cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
+    cdef Operation op
+    cdef double now = store.now(0.0), early = eager_seconds(store), end
+    cdef uint32_t i
+    cdef bint due = False
+    cdef PyObject* value = NULL
+    start(&op)
+    try:
+        i = store.find_to_change(key, h, &op)
+        if i != 0 and store.table.entries[i].value != NULL:
+            end = deadline(&store.expiry, i)
+            if end + store.stale > now:
+                due = is_due(store, i, now, early)
+                if end > now:
+                    store.note_hit(i, now, &op)
+                else:                           # a hit, but it prolongs nothing
+                    store.counts[HITS] += 1
+                    note_use(<PyObject*>store.engine, i)
+                    if store.modes & FOREIGN:
+                        op.used = store.table.entries[i].key
+                        incref(op.used)
+                value = store.table.entries[i].value
+                incref(value)
+        release(store.lock)
+    finally:
+        store.finish_with(&op, value)
+    if due:
+        try:
+            start_refresh(store, key, h, early)
+        except:
+            decref(value)
+            raise
+    return value
+
+
+cdef double eager_seconds(Store store) except -1.0:
+    """How long before its end an entry is loaded anew by chance, this time.
+
+    XFetch (Vattani, Chierichetti, Lowenstein: "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015): the time that
+    a load takes, times beta, times a random number with an exponential distribution.
+    """
+    cdef double seconds
+    if store.eagerness == 0.0:
+        return 0.0
+    from random import random
+
+    seconds = (<Loader>store.loader).mean if store.loader is not None else 0.0
+    return -seconds * store.eagerness * log(1.0 - <double>random())
+
+
+cdef bint is_due(Store store, uint32_t i, double now, double early) noexcept:
+    """Whether entry i, which has a value, is to be loaded anew. Under the lock."""
+    cdef double end = deadline(&store.expiry, i)
+    if end <= now:
+        return True
+    if store.modes & IDLES:
+        end = store.expiry.lifetimes[i]         # a hit has just put the other end off
+    return end < INFINITY and store.modes & AHEAD and (end - now < store.ahead * store.spans[i] or end - now <= early)
+
+
+cdef int start_refresh(Store store, object key, uint64_t h, double early) except -1:
+    """Have a due entry loaded anew, unless that is under way."""
+    cdef Refresh refresh = Refresh.__new__(Refresh), known
+    cdef Operation op
+    cdef double now
+    cdef uint32_t i
+    cdef bint opened = False
+    refresh.store = store
+    refresh.key = key
+    refresh.h = h
+    refresh.forks = forks
+    refresh.watch = Watch.__new__(Watch)
+    refresh.watch.store = store
+    refresh.watch.only_writes = True
+    while store.refreshes is not None:
+        known = store.refreshes.setdefault(key, refresh)
+        if known is refresh:
+            break
+        if known.forks == forks:
+            return 0
+        store.refreshes.pop(key, None)          # of the process that forked: it will never end here
+    start(&op)
+    try:
+        now = store.now(0.0)
+        i = store.find_to_change(key, h, &op)
+        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, early):    # still
+            refresh.lifetime = store.spans[i]
+            refresh.tagged = store.modes & TAGGED and i < store.labels.known and store.labels.chains[i] != NULL
+            opened = refresh.watch.open(i)
+        release(store.lock)
+    except:
+        refresh.end()
+        raise
+    finally:
+        store.finish(&op)
+    if opened:
+        from cachebox._loading.refresh_pool import submit
+
+        opened = submit(refresh)
+    if not opened:
+        refresh.end()
+    return 0
+
+
+def report(error, thing):
+    """Tell `sys.unraisablehook` of an exception in the background, where nobody waits for it."""
+    PyErr_SetObject(type(error), error)
+    PyErr_WriteUnraisable(thing)

@@ -1,0 +1,169 @@
+"""The threads that load values anew in the background: one pool for all caches.
+
+It has at most `MOST_THREADS` daemon threads. One starts when there is work and none is idle, and ends when it has been
+idle for a while. Nobody ever waits for them: neither the end of the process, nor a fork, beyond the moment that an idle
+thread takes to end. What waits in the queue does not grow without bound: what does not fit is not done, and a later
+`get` asks for it again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections import deque
+
+from cachebox._platform.thread import Thread
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Task(Protocol):
+        """What is to be run. It raises nothing, and can tell by itself that it is no longer wanted."""
+
+        def run(self) -> None: ...
+
+MOST_THREADS = 8
+MOST_WAITING = 10_000
+"""Refreshes in the queue."""
+LINGERS = 5.0
+"""Seconds that a thread stays when there is nothing to do."""
+STEPS_ASIDE = 1.0
+"""Seconds that a fork waits for idle threads to end."""
+
+_lock = threading.RLock()               # re-entrant: a signal handler or a finalizer may ask for a refresh
+_changed = threading.Condition(_lock)
+_queue: deque[_Task] = deque()
+_threads: dict[Thread, _Task | None] = {}   # with what each is running: so nothing is lost with a thread
+_idle: set[Thread] = set()
+_told_to_end = False
+
+
+def submit(task: _Task) -> bool:
+    """Have a refresh run in the background, soon. False: there is no room or no thread for it."""
+    with _lock:
+        if len(_queue) >= MOST_WAITING:
+            return False
+        _queue.append(task)
+        _changed.notify_all()
+    if _start_one():
+        return True
+    with _lock:
+        try:
+            _queue.remove(task)
+        except ValueError:              # a thread that has ended since has taken it
+            return True
+    return False
+
+
+def _start_one() -> bool:
+    """Start a thread if those that are idle have enough to do. Returns whether there is one."""
+    thread = None
+    try:
+        with _lock:
+            for ended in [known for known in list(_threads) if not known.runs()]:
+                _take_back(ended)
+            if _told_to_end or len(_idle) >= len(_queue) or len(_threads) >= MOST_THREADS:
+                return bool(_threads)
+            thread = Thread("cachebox-refresh", _run)
+            _threads[thread] = None
+        thread.start()
+    except BaseException as error:
+        if thread is not None:
+            _threads.pop(thread, None)
+        if not isinstance(error, (RuntimeError, MemoryError)):
+            raise
+        return bool(_threads)           # no thread to be had, or the process is ending
+    return True
+
+
+def _take_back(ended: Thread) -> None:
+    """A thread has ended, though it should not have: others do what it was doing. Needs the lock."""
+    _idle.discard(ended)
+    task = _threads.pop(ended, None)
+    if task is not None:
+        _queue.appendleft(task)
+
+
+def _run() -> None:
+    this = threading.current_thread()
+    assert isinstance(this, Thread)
+    while True:
+        with _lock:
+            if this not in _threads:
+                return                  # what it ran has forked, and this is the child
+            task = _threads[this]       # what it was running when something interrupted it
+            if task is None:
+                _wait_for_work(this)
+                if _told_to_end or not _queue:
+                    del _threads[this]
+                    _changed.notify_all()   # to a fork that waits
+                    return
+                task = _queue[0]
+                _threads[this] = task
+                del _queue[0]
+        task.run()
+        with _lock:
+            if this in _threads:
+                _threads[this] = None
+        del task                        # it holds a cache
+
+
+def _wait_for_work(this: Thread) -> None:
+    """Needs the lock, and lets it go meanwhile."""
+    give_up = time.monotonic() + LINGERS
+    try:
+        _idle.add(this)
+        while not _queue and not _told_to_end and time.monotonic() < give_up:
+            _changed.wait(give_up - time.monotonic())
+    finally:
+        _idle.discard(this)
+
+
+def _end() -> None:
+    """Have idle threads end. Those that are loading are daemons: nobody waits for them."""
+    global _told_to_end
+    with _lock:
+        _told_to_end = True
+        _changed.notify_all()
+
+
+def _step_aside() -> None:
+    """Before a fork: idle threads end, so that none of ours is there that the fork could warn of."""
+    global _told_to_end
+    with _lock:
+        _told_to_end = True
+        idle = list(_idle)
+        _changed.notify_all()
+        until = time.monotonic() + STEPS_ASIDE
+        while _idle and time.monotonic() < until:
+            _changed.wait(until - time.monotonic())
+    for thread in idle:
+        if thread not in _threads:
+            thread.join(STEPS_ASIDE)
+
+
+def _resume() -> None:
+    global _told_to_end
+    with _lock:
+        _told_to_end = False
+    if _queue:
+        _start_one()
+
+
+def _resume_in_child() -> None:
+    """The refreshes of the parent are the parent's: here they are void, as their caches can tell."""
+    global _lock, _changed, _threads, _idle, _told_to_end
+    _lock = threading.RLock()           # another thread may have held the old one
+    _changed = threading.Condition(_lock)
+    _queue.clear()
+    _threads = {}
+    _idle = set()
+    _told_to_end = False
+
+
+atexit.register(_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_step_aside, after_in_parent=_resume, after_in_child=_resume_in_child)

@@ -1,0 +1,1 @@
+"""What the compiler, the interpreter and the system give: locks, clocks, threads, forks, callers."""

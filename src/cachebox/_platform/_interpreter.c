@@ -1,0 +1,60 @@
+/* Which interpreter may import this package: the main one, once in the life of a process.
+
+   Compiled modules keep objects in static variables. Another interpreter would get objects of the first one, and so would
+   one that is initialised after the first has been finalised. Both are told so here, before any such module is imported. */
+#include <Python.h>
+
+static int finalised = 0;           /* an interpreter that had imported this has ended */
+static int known = 0;
+
+static void
+note_end(void)
+{
+    finalised = 1;
+}
+
+static int
+check(PyObject *module)
+{
+    (void)module;
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(
+            PyExc_ImportError,
+            "cachebox works in the main interpreter only, not in a subinterpreter: its compiled modules keep one state for "
+            "the whole process (for mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+        return -1;
+    }
+    if (finalised) {
+        PyErr_SetString(
+            PyExc_ImportError,
+            "cachebox cannot be imported again after the interpreter was finalised and initialised anew: its compiled "
+            "modules still have objects of before; start another process");
+        return -1;
+    }
+    if (!known) {
+        known = Py_AtExit(note_end) == 0;
+    }
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)check},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},   /* for the text above to be seen */
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "cachebox._platform._interpreter", "Importing it checks that this interpreter may import the package.", 0,
+    NULL, slots, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC
+PyInit__interpreter(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,220 @@
+"""Who calls, and how a caller waits; `callers.pxd` has the overview.
+
+A thread waits by a lock of the interpreter's own, whatever has been put into the place of `_thread.allocate_lock`. A
+greenlet that a hub switches to (gevent's, eventlet's) waits in its hub, which goes on with the others. Any other greenlet
+can only wait with its whole thread.
+"""
+
+import sys
+from _weakref import ref
+from time import monotonic
+
+from cachebox._platform.lock cimport Guard, acquire, release
+
+
+modules = sys.modules
+modules_seen = -1
+getcurrent = None
+
+LONG = 3.0
+"""Seconds after which somebody who waits asks whether those it waits for may be waiting for it."""
+PULSE = 0.5
+"""Seconds between two looks at whether those that are waited for are still there."""
+
+
+cdef object find_greenlet():
+    global modules_seen, getcurrent
+    if getcurrent is None:
+        modules_seen = count_of(modules)
+        getcurrent = getattr(modules.get("greenlet"), "getcurrent", None)
+        if getcurrent is None:
+            return None
+    try:
+        return ref(getcurrent())
+    except RuntimeError:                        # the process is ending
+        return None
+
+
+def native(name):
+    """A function of `_thread`, the interpreter's own also where gevent or eventlet has replaced it."""
+    for module, original in (("gevent.monkey", "get_original"), ("eventlet.patcher", "original")):
+        if module in modules:
+            find = getattr(modules[module], original, None)
+            if find is not None:
+                return find("_thread", name) if original == "get_original" else getattr(find("_thread"), name)
+    import _thread
+
+    return getattr(_thread, name)
+
+
+cdef object allocate_lock = native("allocate_lock")
+
+
+cdef class Waiter:
+    is_green = False
+    task = None
+
+    def __cinit__(self):
+        self.lock = allocate_lock()
+        self.lock.acquire()
+        self.unwoken = [None]
+
+    def wake(self):
+        """Wake who waits. May be called more than once, and from a signal handler or a finalizer."""
+        try:
+            self.unwoken.pop()
+        except IndexError:
+            return
+        self.lock.release()
+
+    def wait(self, seconds=None):
+        """Until it is woken: True; or the seconds are over: False."""
+        if not self.woken:
+            self.woken = self.lock.acquire(True, -1 if seconds is None else min(max(seconds, 0.0), 86400.0))
+        return self.woken
+
+    def close(self):
+        """Nobody waits any more."""
+
+
+def waiter():
+    """What the caller can wait for: with its thread, or in the hub that switches to it."""
+    if this_greenlet() is not None:
+        from cachebox._platform.greenlets import waiter_in_hub
+
+        in_hub = waiter_in_hub(getcurrent())
+        if in_hub is not None:
+            return in_hub
+    return Waiter()
+
+
+def who():
+    """The caller: the ident of its thread, and a weak reference to its greenlet or None."""
+    greenlet = this_greenlet()
+    return this_thread(), greenlet
+
+
+def standing(thread, greenlet, task=None):
+    """See `stuck`, which is rarely needed."""
+    from cachebox._platform import stuck
+
+    return stuck.standing(thread, greenlet) if task is None else stuck.standing_of_task(thread, task)
+
+
+cdef class Turn:
+
+    def __init__(self, strict=False):
+        self.strict = strict
+        self._at_fork_reinit()
+
+    def _at_fork_reinit(self):
+        self.guard = Guard()
+        self.depth = 0
+        self.greenlet = None
+        self.waiting = {}
+
+    def acquire(self, blocking=True, double timeout=-1.0):
+        """Wait for the turn, or take it once more. False: not in time, or never.
+
+        A turn that is not to be had because its owner cannot go on meanwhile (another greenlet of the same thread, or
+        somebody who waits for the caller) is taken all the same, unless it is `strict`: to be let in early is better than
+        never.
+        """
+        cdef unsigned long thread = this_thread()
+        cdef double began = monotonic(), waited, pause
+        cdef bint free
+        mine = this_greenlet()
+        bell = stands = None
+        while True:
+            acquire(&self.guard.lock)
+            owner, owners = self.greenlet, self.thread
+            free = self.depth == 0 or (owners == thread and owner is mine)
+            if free:
+                self.take(thread, mine)
+            elif bell is not None:
+                self.waiting[bell.wake] = None      # such callables are hashed by address: no Python code runs
+            release(&self.guard.lock)
+            if free:
+                return True
+            if not blocking:
+                return False
+            if bell is None:
+                bell = waiter()
+                if owners == thread and not (bell.is_green and bell.drives(owner)):
+                    return not self.strict and self.enter()
+                continue
+            waited = monotonic() - began
+            if 0.0 <= timeout <= waited:
+                self.leave_line(bell)
+                return False
+            pause = PULSE if timeout < 0.0 else min(PULSE, timeout - waited)
+            try:
+                woken = bell.wait(pause)
+            except:
+                self.leave_line(bell)
+                raise
+            if woken:
+                bell = waiter()
+            elif waited > LONG and not self.strict:
+                stood, stands = stands, standing(owners, owner)
+                if stands is not None and stands == stood:
+                    self.leave_line(bell)
+                    return self.enter()
+
+    cdef int take(self, unsigned long thread, object greenlet) except -1:
+        """Under the lock."""
+        if self.depth == 0:
+            self.thread = thread
+            self.greenlet = greenlet
+        self.depth += 1
+        return 0
+
+    cdef bint enter(self) except -1:
+        """Take the turn beside its owner, or in its place if it has given it back."""
+        cdef unsigned long thread = this_thread()
+        mine = this_greenlet()
+        acquire(&self.guard.lock)
+        owner = self.greenlet                       # so that no last reference is dropped under the lock
+        self.take(thread, mine)
+        release(&self.guard.lock)
+        return owner is not self
+
+    cdef int leave_line(self, object bell) except -1:
+        acquire(&self.guard.lock)
+        left = self.waiting.pop(bell.wake, bell)
+        release(&self.guard.lock)
+        if left is not None:                        # it has been woken: that is the next one's
+            self.wake_next()
+        return 0
+
+    cdef int wake_next(self) except -1:
+        wake = None
+        acquire(&self.guard.lock)
+        if self.depth == 0:
+            for first in self.waiting:
+                wake = first
+                break
+            if wake is not None:
+                del self.waiting[wake]              # not the last reference
+        release(&self.guard.lock)
+        if wake is not None:
+            wake()
+        return 0
+
+    def release(self):
+        cdef bint over
+        acquire(&self.guard.lock)
+        owner = self.greenlet                       # so that no last reference is dropped under the lock
+        self.depth -= 1
+        if self.depth == 0:
+            self.greenlet = None
+        over = self.depth == 0
+        release(&self.guard.lock)
+        if over and owner is not self:
+            self.wake_next()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *raised):
+        self.release()

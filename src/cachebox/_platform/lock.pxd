@@ -1,0 +1,16 @@
+"""The lock of a cache, shared by all that look at the cache's entries: the cache, its policy, its statistics.
+
+Rule: between `acquire` and `release` no Python code runs, nothing is waited for, and no reference is dropped.
+"""
+
+
+cdef extern from "_platform/lock.h" nogil:
+    ctypedef struct Lock "cb_lock":
+        pass
+    const bint HAS_GIL "CB_HAS_GIL"
+    void acquire "cb_lock_acquire"(Lock*)
+    void release "cb_lock_release"(Lock*)
+
+
+cdef class Guard:
+    cdef Lock lock

@@ -1,0 +1,1 @@
+"""What another policy or size would bring: recorded requests, replayed on the engines."""

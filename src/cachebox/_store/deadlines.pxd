@@ -1,0 +1,74 @@
+"""When entries end: a heap of deadlines in which every entry knows its place.
+
+A 4-ary heap, soonest deadline on top. `place[i]` is the heap position of entry i, so giving an entry another deadline
+or none costs O(log n) and leaves nothing behind. Entries without a deadline cost nothing here; without any, nothing is
+allocated.
+
+Invariants: a node's deadline is not before its parent's; `place[entries[p]] == p`; 0 means no place.
+"""
+
+from libc.math cimport INFINITY, nextafter
+from libc.stdint cimport uint32_t
+
+
+cdef extern from "_platform/clock.h" nogil:
+    double coarse_now "cb_now"()
+    double precise_now "cb_precise_now"()
+    const bint HAS_PRECISE_CLOCK "CB_HAS_PRECISE_CLOCK"
+
+
+cdef struct Expiry:
+    double* deadlines               # 1-based, like the places
+    uint32_t* entries
+    uint32_t* place                 # by entry
+    double* lifetimes               # by entry, only under a time to idle: the end that hits do not move
+    uint32_t n
+    uint32_t size                   # nodes allocated, the unused one at 0 included
+    uint32_t known                  # entries that `place` has room for
+
+
+cdef inline bint is_over(const Expiry* x, uint32_t i, double now) noexcept nogil:
+    """Whether entry i has ended. Call it only while x.n > 0."""
+    return i < x.known and x.place[i] != 0 and x.deadlines[x.place[i]] <= now
+
+
+cdef enum:
+    BEYOND_DOUBT = 1                # seconds. The coarse clock is a tick behind, a few if the machine has no time for it
+
+
+cdef inline bint ends_within(const Expiry* x, uint32_t i, double soon, bint precisely) noexcept nogil:
+    """Whether entry i has ended, or will in so many seconds. Call it only while x.n > 0.
+
+    The coarse clock tells as well as the precise one that an entry has a second left, in a tenth of the time.
+    """
+    cdef double end, now
+    if i >= x.known or x.place[i] == 0:
+        return False
+    end = x.deadlines[x.place[i]] - soon
+    now = coarse_now()
+    if precisely and end - now < BEYOND_DOUBT:
+        now = precise_now()
+    return end <= now
+
+
+cdef inline double deadline(const Expiry* x, uint32_t i) noexcept nogil:
+    """Where entry i ends, or infinity."""
+    if i < x.known and x.place[i] != 0:
+        return x.deadlines[x.place[i]]
+    return INFINITY
+
+
+cdef inline double end_of(double now, double lifetime) noexcept nogil:
+    """Where a lifetime that begins now ends; rounding never prolongs it."""
+    cdef double end = now + lifetime
+    return nextafter(end, now) if end - now > lifetime else end
+
+
+cdef bint make_place(Expiry* x, uint32_t capacity, bint idles) noexcept nogil   # for entries 1 .. capacity
+cdef void set_deadline(Expiry* x, uint32_t i, double when) noexcept nogil       # needs `make_place`
+cdef void drop_deadline(Expiry* x, uint32_t i) noexcept nogil
+cdef void move_deadline(Expiry* x, uint32_t i, uint32_t to) noexcept nogil    # entry i stands at `to` now
+cdef void less_place(Expiry* x, uint32_t capacity) noexcept nogil               # no entry stands beyond that any more
+cdef void forget_all(Expiry* x) noexcept nogil
+cdef uint32_t count_over(const Expiry* x, uint32_t p, double now) noexcept nogil
+cdef int check_heap(const Expiry* x) except -1

@@ -1,0 +1,201 @@
+"""What a cache holds, leaving and coming back: for copies, pickles, dumps and warm starts; see `entries.pxd`."""
+
+from cpython.object cimport PyObject
+from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._engine.table cimport hash_of, mixed, put_value
+from cachebox._store.deadlines cimport set_deadline
+from cachebox._platform.lock cimport release
+from cachebox._store.operation cimport Operation, start
+from cachebox._store.store cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, Row, Store, free_rows
+from cachebox._store.tags cimport Label, Tag, free_labels, make_room_for_labels, new_labels, some_dropped
+from cachebox._store.weights cimport add_weight
+
+
+cdef inline uint64_t hashed(Store store, object key) except? 0:
+    return mixed(store.table, hash_of(<PyObject*>key))
+
+
+cdef list export(Store store):
+    """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank, tags,
+    and the lifetime that the entry was given."""
+    cdef Row* rows
+    cdef Py_ssize_t n, k
+    cdef double now
+    cdef list entries
+    now = store.now(0.0)
+    n = store.copy_rows(&rows)
+    try:
+        entries = [
+            (
+                <object>rows[k].key, <object>rows[k].value,
+                rows[k].deadline - now, rows[k].end - now, rows[k].weight, rows[k].rank,
+                names_of(rows[k].tags), rows[k].span,
+            )
+            for k in range(n)
+        ]
+    finally:
+        free_rows(rows, n)
+    return entries
+
+
+cdef tuple names_of(PyObject** tags):
+    """Copied tags, as the user gave them."""
+    cdef list names = []
+    while tags != NULL and tags[0] != NULL:
+        names.append((<Tag>tags[0]).name)
+        tags += 1
+    return tuple(names)
+
+
+cdef int restore(Store store, list entries) except -1:
+    """Put exported entries into an empty cache that nobody else knows. A user's policy knows the keys already.
+
+    Whatever they are, the cache is sound afterwards: what does not fit is a ValueError.
+    """
+    cdef Operation op
+    cdef double now = store.now(0.0), left, end, weight, span
+    cdef uint64_t rank, highest = 1
+    cdef uint32_t i
+    cdef uint64_t h
+    cdef Label* chain = NULL
+    cdef bint ready, fitting
+    start(&op)
+    try:
+        if store.foreign is not None:
+            # until the policy agrees: the sweeper may come for what is over already
+            store.foreign.enter(&op, store.lock)
+        for key, value, left, end, weight, rank, names, span in entries:
+            h = hashed(store, key)
+            chain = new_labels(store.find_tags(names)) if names else NULL
+            highest = max(highest, rank)        # next victim first, so ranks do not fall
+            i = store.find(key, h, &op)
+            fitting = i == 0 and left == left and end == end and weight >= 0.0 and not store.is_full(1, weight, 0)
+            ready = fitting and not some_dropped(chain) and store.prepare(left < INFINITY or end < INFINITY)
+            if chain != NULL:
+                ready = ready and make_room_for_labels(&store.labels, store.table.capacity)
+            if ready:
+                i = store.engine.insert(<PyObject*>key, h)
+                put_value(store.table, i, <PyObject*>value)
+                store.engine.admit_ranked(i, highest if store.engine.ranks_rise else rank)
+                store.live += 1
+                if store.modes & WEIGHED:
+                    store.weights.of[i] = weight
+                    add_weight(&store.weights, weight)
+                store.set_end(i, now + end, now, &op)
+                if store.modes & IDLES:
+                    set_deadline(&store.expiry, i, now + left)
+                if store.modes & (AHEAD | STALE):
+                    store.spans[i] = span
+                if chain != NULL:
+                    store.give_tags(i, chain, &op)
+                    chain = NULL
+            release(store.lock)
+            if not fitting:
+                raise ValueError("a damaged state: its entries cannot be those of such a cache")
+            if not ready:
+                raise MemoryError("no memory left to restore a cache")
+        if store.foreign is not None:
+            store.reconcile()               # with what changed after they were listed and before it was pickled
+    finally:
+        free_labels(chain)
+        store.finish(&op)
+    return 0
+
+
+cdef Py_ssize_t add_entries(Store store, list entries) except -1:
+    """Add entries, next victim first, but for keys that are there. Returns how many of them are there in the end. O(n).
+
+    Where not all find room, the last ones come: adding the others would only have them evicted again, and more with them.
+    """
+    cdef list added = []
+    for entry in last_that_fit(store, entries):
+        key, value, left, weight, rank, tags = entry
+        if add_entry(store, key, value, left, weight, rank, tags):
+            added.append((key, value))
+    return sum([has_value(store, key, <PyObject*>value) for key, value in added])
+
+
+cdef list last_that_fit(Store store, list entries):
+    """Of the entries whose keys are not there, as many of the last as an empty cache has room for; with their weights."""
+    cdef list weighed = [], chosen = []
+    cdef double weight, total = 0.0
+    for key, value, left, rank, tags in entries:
+        weight = store.weigh(key, value)
+        # what is there is newer: even if it should be evicted to make room for the others
+        if weight <= store.bound_weight and not has_value(store, key, NULL):
+            weighed.append((key, value, left, weight, rank, tags))
+    for entry in reversed(weighed):
+        weight = entry[3]
+        total += weight
+        if len(chosen) == store.bound or total > store.bound_weight:
+            break
+        chosen.append(entry)
+    chosen.reverse()
+    return chosen
+
+
+cdef bint has_value(Store store, object key, PyObject* value) except -1:
+    """Whether a key has that very value, or any, if that is NULL; and is alive."""
+    cdef Operation op
+    cdef bint found
+    cdef uint32_t i
+    cdef double now = store.now(INFINITY)
+    start(&op)
+    try:
+        i = store.find(key, hashed(store, key), &op)
+        found = store.is_live(i, now) and (value == NULL or store.table.entries[i].value == value)
+        release(store.lock)
+    finally:
+        store.finish(&op)
+    return found
+
+
+cdef bint add_entry(
+    Store store, object key, object value, double left, double weight, uint64_t rank, tuple names
+) except -1:
+    """Add an entry, if its key is not there. Returns whether it was not."""
+    cdef Operation op
+    cdef Outcome outcome
+    cdef double now
+    cdef uint64_t h = hashed(store, key)
+    cdef uint32_t i
+    cdef Label* chain = NULL
+    cdef bint dropped, added = False
+    start(&op)
+    try:
+        now = store.now(left)
+        while True:
+            if names and chain == NULL:
+                chain = new_labels(store.find_tags(names))
+            i = store.find_to_change(key, h, &op)
+            dropped = some_dropped(chain)
+            outcome = DONE
+            if not dropped and not store.is_live(i, now):
+                outcome = NO_MEMORY
+                if store.prepare(True) and (
+                    chain == NULL or make_room_for_labels(&store.labels, store.table.capacity)
+                ):
+                    outcome = store.write(i, key, h, value, left, False, weight, now, &op)
+                if outcome == DONE:
+                    added = True
+                    if store.foreign is None and rank != 0:
+                        store.engine.forget(op.i)
+                        store.engine.admit_ranked(op.i, rank)
+                    if chain != NULL:
+                        store.give_tags(op.i, chain, &op)
+                        chain = NULL
+            release(store.lock)
+            if dropped:
+                free_labels(chain)
+                chain = NULL
+            elif outcome == DONE:
+                return added
+            elif outcome == NO_MEMORY:
+                raise MemoryError("no memory left to store an entry")
+            else:
+                store.evict_foreign(&op)
+    finally:
+        free_labels(chain)
+        store.finish(&op)

@@ -1,0 +1,79 @@
+"""One operation on a cache: how it finds a key, and what it leaves to do when the lock is free again.
+
+References are dropped, callbacks called and a policy written in Python told only after the lock has been released and
+every structure is whole. Until then an `Operation`, on the stack of the call, holds what left the cache.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox._engine.table cimport Engine
+from cachebox._platform.lock cimport Lock
+from cachebox._store.tags cimport Label
+
+
+cdef enum Cause:
+    SIZE
+    EXPIRED
+    EXPLICIT
+    REPLACED
+    NO_CAUSE                        # a mere reference to drop: nobody is told
+
+cdef enum:
+    FAILED = 0x7FFFFFFF             # no index: an exception is set
+
+
+cdef struct Departure:              # owns both references; the key may be NULL where nobody is told
+    PyObject* key
+    PyObject* value
+    Cause cause
+    uint32_t i                      # of a key that was noted to be compared: its entry, or 0: it has left that since
+
+
+cdef struct Operation:
+    Departure* left                 # in the order in which they left
+    uint32_t n
+    uint32_t size
+    Departure few[4]
+    Label* peeled                   # labels of what left (owned)
+    bint hurry                      # an entry ends before the sweeper's next visit
+    bint in_turn                    # the rest is for a policy written in Python: this operation has the turn
+    bint strays                     # ... or has not, though it should: see `foreign`
+    uint32_t told                   # departures that the policy has been told of
+    PyObject* used                  # the key to tell it as used (owned)
+    PyObject* added                 # the key to tell it as added (owned)
+    uint32_t i                      # ... and its entry
+    Py_ssize_t victims              # that it may still be asked for; 0: it has not been asked yet
+    uint64_t version                # of the table when there was no room
+    uint32_t wanted                 # the entry that `find_to_change` found
+    bint locked                     # the victim is out, and the cache's lock still held: nobody is to see it like that
+
+
+cdef inline void start(Operation* op) noexcept nogil:
+    op.left = op.few
+    op.n = op.told = 0
+    op.victims = 0
+    op.size = 4
+    op.hurry = op.in_turn = op.strays = op.locked = False
+    op.used = op.added = NULL
+    op.peeled = NULL
+
+
+cdef inline bint can_leave(Operation* op) noexcept nogil:
+    """Make sure that one more departure can be noted; False: no memory."""
+    return op.n < op.size or more_room(op)
+
+
+cdef inline void leave(Operation* op, PyObject* key, PyObject* value, Cause cause) noexcept nogil:
+    """Note a departure, taking over the references. Needs `can_leave`."""
+    op.left[op.n].key = key
+    op.left[op.n].value = value
+    op.left[op.n].cause = cause
+    op.n += 1
+
+
+cdef bint more_room(Operation* op) noexcept nogil
+cdef void drop_all(Operation* op) noexcept
+cdef uint32_t find_by_comparing(
+    Engine engine, Lock* lock, object key, uint64_t h, uint32_t first, Operation* op
+) except FAILED

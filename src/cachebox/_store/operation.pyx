@@ -1,0 +1,143 @@
+"""Finding a key by Python's `==`, which may do anything; and the room for what leaves."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from cachebox._engine.table cimport (
+    Engine, Table, allocate, candidate, deallocate, home, incref, plainly_equal, reallocate, rich_equal, xdecref,
+)
+from cachebox._platform.lock cimport Lock, acquire, release
+from cachebox._store.tags cimport Label, free_labels
+
+cdef enum:
+    MOST_ROUNDS = 100
+
+
+cdef bint more_room(Operation* op) noexcept nogil:
+    cdef Departure* left
+    if op.left == op.few:
+        left = <Departure*>allocate(4 * sizeof(op.few))
+        if left != NULL:
+            memcpy(left, op.few, sizeof(op.few))
+    else:
+        left = <Departure*>reallocate(op.left, 2 * op.size * sizeof(Departure))
+    if left == NULL:
+        return False
+    op.size *= 4 if op.left == op.few else 2
+    op.left = left
+    return True
+
+
+cdef void drop_all(Operation* op) noexcept:
+    """Drop what the operation still holds. Runs any code that objects run when they die."""
+    cdef uint32_t k
+    cdef Label* peeled = op.peeled
+    op.peeled = NULL
+    free_labels(peeled)
+    for k in range(op.n):
+        xdecref(op.left[k].key)
+        xdecref(op.left[k].value)
+    op.n = 0
+    if op.left != op.few:
+        deallocate(op.left)
+        op.left = op.few
+        op.size = 4
+    xdecref(op.used)
+    xdecref(op.added)
+    op.used = op.added = NULL
+
+
+cdef uint32_t find_by_comparing(
+    Engine engine, Lock* lock, object key, uint64_t h, uint32_t first, Operation* op
+) except FAILED:
+    """The index of `key` or 0, where `lookup` was uncertain. Takes and leaves the lock held; an exception releases it.
+
+    Python's `==` runs without the lock and may change everything, this cache included. Three rules make that harmless:
+
+    - All keys of the hash are noted before one is compared, and we own a reference to each of them: no other key can come
+      to have its address. Those in `op` from `first` on have been compared already.
+    - If `==` says "equal", the entry must still hold that very key; else the search starts over.
+    - What has been compared is not compared again, whatever else is written meanwhile. Keys of the same hash that came
+      after the others had been noted are the next round's.
+
+    After so many rounds, of which each found something new, the lookup is given up: `==` might go on like that for ever.
+    """
+    cdef Table* t = &engine.table
+    cdef PyObject* stored
+    cdef uint32_t i, at = op.n
+    cdef int rounds = 0, equal
+    while True:
+        i = note_candidates(t, <PyObject*>key, h, first, op)
+        if i == FAILED:
+            release(lock)
+            raise MemoryError("no memory left to look a key up")
+        if i != 0 or at == op.n:
+            return i
+        rounds += 1
+        if rounds > MOST_ROUNDS:
+            release(lock)
+            raise RuntimeError(
+                f"gave up a lookup after {MOST_ROUNDS} restarts: each time, comparing keys brought other keys of the same "
+                f"hash, or removed the one that was equal; {type(key).__name__}.__eq__ must not do that"
+            )
+        while at < op.n:
+            stored = op.left[at].value
+            i = op.left[at].i
+            at += 1
+            if not holds(t, i, stored):
+                op.left[at - 1].i = 0           # it has left, or stands elsewhere now: if so the next round compares it
+                continue
+            release(lock)
+            equal = rich_equal(stored, <PyObject*>key)
+            acquire(lock)
+            if equal:
+                if holds(t, i, stored):
+                    return i
+                op.left[at - 1].i = 0           # wherever it stands now, it is what is searched for
+                break
+
+
+cdef inline bint holds(const Table* t, uint32_t i, PyObject* key) noexcept:
+    """Whether an entry still has that key, to which somebody owns a reference."""
+    return i < t.fresh and t.entries[i].key == key
+
+
+cdef uint32_t note_candidates(Table* t, PyObject* key, uint64_t h, uint32_t first, Operation* op) noexcept:
+    """Note, with references, all keys that only `==` can tell from `key` and that were not compared. Under the lock.
+
+    Returns the key's index if there is no need for that, 0 if there is, FAILED where memory is out.
+    """
+    cdef uint32_t slot = home(t, h), i, known = op.n, expected = first
+    cdef PyObject* stored
+    cdef int equal
+    while True:
+        i = candidate(t, h, &slot)
+        stored = t.entries[i].key
+        if i == 0 or stored == key:
+            return i
+        if t.entries[i].hash == <uint32_t>h:
+            equal = plainly_equal(t, i, key, h)
+            if equal > 0:
+                return i
+            if equal < 0 and not was_noted(op, first, known, stored, &expected):
+                if not can_leave(op):
+                    return FAILED
+                incref(stored)
+                leave(op, NULL, stored, NO_CAUSE)
+                op.left[op.n - 1].i = i
+        slot = (slot + 1) & t.mask
+
+
+cdef bint was_noted(const Operation* op, uint32_t first, uint32_t end, PyObject* key, uint32_t* expected) noexcept:
+    """Whether a key has been compared. They stand in the same order at each look, so the one after the last is likely."""
+    cdef uint32_t k = expected[0], left = end - first
+    while left > 0:
+        if k == end:
+            k = first
+        if op.left[k].value == key and op.left[k].i != 0:
+            expected[0] = k + 1
+            return True
+        k += 1
+        left -= 1
+    return False

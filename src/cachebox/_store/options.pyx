@@ -1,0 +1,119 @@
+"""What the options of a cache may be: checks, and the errors that say what would be right."""
+
+from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY, nextafter
+
+from time import monotonic
+
+from cachebox._store.deadlines cimport HAS_PRECISE_CLOCK
+from cachebox._loading.loader cimport Loader
+from cachebox.stats cimport CacheStats
+from cachebox._store.store cimport as_float
+
+from cachebox._platform.awaitables import refuse_async
+
+
+cdef double lifetime_of(object ttl, str name) except -1.0:
+    """A time to live in seconds; infinity for None. Raises where it makes no sense."""
+    cdef double seconds
+    if ttl is None:
+        return INFINITY
+    given = seconds_given(ttl)
+    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+        raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
+    seconds = number_of(given, name, "a number of seconds, a timedelta or None")
+    if not seconds > 0.0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means for ever")
+    return seconds
+
+
+cdef object seconds_given(object ttl):
+    if not hasattr(type(ttl), "total_seconds"):
+        return ttl
+    try:
+        return ttl.total_seconds()
+    except Exception:
+        return ttl                              # whoever looks at it next says that it is no number
+
+
+cdef double number_of(object given, str name, str wanted) except? -1.0:
+    """What a number is as a float. TypeError, which names the argument, where its conversion fails, in whatever way."""
+    try:
+        return as_float(given)
+    except Exception as error:
+        raise TypeError(f"{name} must be {wanted}; {type(given).__name__} is none: {error}") from error
+
+
+def refuse_unknown(str what, dict unknown, tuple known, dict foreign):
+    """TypeError for arguments that there are not, which names the right ones as far as that can be told."""
+    for name in unknown:
+        right = foreign.get(name)
+        if right is None:
+            from difflib import get_close_matches
+
+            right = next(iter(get_close_matches(name, known, 1, 0.6)), None)
+        hint = f": did you mean {right!r}?" if right is not None else ""
+        raise TypeError(f"{what}() got an unexpected keyword argument {name!r}{hint}")
+
+
+cdef bint is_monotonic(object clock):
+    """Whether a clock is Python's own `time.monotonic`, which can be read without it; not what a test put in its place."""
+    return HAS_PRECISE_CLOCK and clock is monotonic and type(clock) is type(len)
+
+
+cdef int check_callables(dict options) except -1:
+    for name in ("on_evict", "on_removal", "weigher", "clock"):
+        if options[name] is not None and not callable(options[name]):
+            raise TypeError(f"{name} must be callable or None, not {type(options[name]).__name__}")
+        refuse_async(name, options[name])
+    return 0
+
+
+cdef double bound_on_weight(object max_weight, object weigher) except -1.0:
+    """The most that all entries may weigh; infinity: nothing is weighed."""
+    cdef double bound
+    if (max_weight is None) != (weigher is None):
+        given, missing = ("weigher", "max_weight") if max_weight is None else ("max_weight", "weigher")
+        raise ValueError(f"{given} needs {missing}: give both, or neither")
+    if max_weight is None:
+        return INFINITY
+    if isinstance(max_weight, bool) or not hasattr(type(max_weight), "__float__"):
+        raise TypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
+    bound = min(number_of(max_weight, "max_weight", "a number"), DBL_MAX)   # so an infinite weight never fits
+    if isinstance(max_weight, int) and max_weight < bound < DBL_MAX:
+        bound = nextafter(bound, 0.0)               # no float is that number
+    if not bound > 0:
+        raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
+    return bound
+
+
+cdef int check_loading(dict options) except -1:
+    """Check the options that have to do with loading."""
+    cdef double share
+    for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
+        if options.get(name) is not None and options.get("loader") is None:
+            raise ValueError(f"{name} needs loader: what is to load the values anew?")
+    if options.get("loader") is not None:
+        Loader(options["loader"], CacheStats())
+    for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
+        given = options.get(name)
+        if given is None:
+            continue
+        if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+            raise TypeError(f"{name} must be a number, not {type(given).__name__}")
+        share = number_of(given, name, "a number")
+        if not 0.0 < share < bound:
+            raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
+    lifetime_of(options.get("stale_ttl"), "stale_ttl")
+    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
+    return 0
+
+
+def check_failures(kinds, ttl):
+    """Check `cache_exceptions` and `exception_ttl`; TypeError or ValueError where they make no sense."""
+    lifetime_of(ttl, "exception_ttl")
+    for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise TypeError(f"cache_exceptions must be classes of exceptions, in a tuple, not {kind!r}")
+    if ttl is not None and kinds == ():
+        raise ValueError("exception_ttl needs cache_exceptions: which failures are to be remembered?")

@@ -1,0 +1,515 @@
+"""The first tier: a `Cache` in the process, what may be stored in it, and when a hit may be served.
+
+Invariants, all under `lock`:
+
+- A `Fill` is taken before its value is read from the server, and is void as soon as anything was heard about its key: a
+  push, a write of this process, a clear, a lost link, a new one. Only a live one stores.
+- A `Write` knows whether a push about its key came while it was under way. If none did, its own is still to come, and
+  the next push about the key was sent no later than that: whoever reads the key after the write returned has seen what
+  it is about, so it is ignored. Without this, every `set` would drop what the next `get` fetched. Two writes have a push
+  each only if one began after the other had returned: hence `clock`. All that holds for one link only:
+  `link` is its number.
+- A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
+  before then has been heard.
+
+Keys are str, whose comparison runs no code of users. But dropping a value may (`__del__`), and so may the collector,
+wherever something is allocated; both run in this thread, for which the lock is re-entrant. So what is looked up is not
+believed any more after an allocation or a deletion: a list is made and entered in one step (`setdefault`), what is gone
+through is a copy, and a value is stored while its `Fill` can still be voided.
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t, uint64_t
+
+from cachebox.cache cimport Cache, hash_in
+from cachebox._store.deadlines cimport coarse_now
+from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
+from cachebox._loading.fast_path cimport (
+    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, search_and_use, take_hit,
+)
+
+from threading import RLock
+from time import monotonic
+
+
+cdef extern from *:
+    """
+    #define CB_TAKE_TIER(reference) ((PyObject *)(reference))
+    """
+    object take_over "CB_TAKE_TIER"(PyObject*)
+    bint is_exact_str "PyUnicode_CheckExact"(PyObject*) noexcept
+
+
+cdef double LAG = 0.005             # seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms
+
+
+cdef class Fill:
+    """Permission to store what is about to be read."""
+    cdef readonly str key
+    cdef readonly bint live
+    cdef readonly double begun
+    cdef set tags                   # tags that were invalidated meanwhile, or None
+
+    cdef bint permits(self, tags) except -1:
+        """Whether a value with such tags may be stored."""
+        return self.live and (self.tags is None or self.tags.isdisjoint(tags))
+
+
+cdef class Write:
+    """A write of this process, under way."""
+    cdef readonly tuple keys
+    cdef set heard                  # keys about which something was heard meanwhile
+    cdef bint clears                # what it makes the server push is not counted as an invalidation: everything,
+    cdef object tag                 # or the entries with this tag, or None
+    cdef bint generation_heard
+    cdef bint tags_heard
+    cdef long link
+    cdef long begun                 # by the tier's clock
+
+
+cdef class Tier:
+    cdef readonly Cache first
+    cdef public double fresh_until  # monotonic seconds
+    cdef bint plain                 # whether a hit hands out what is stored
+    cdef readonly object lock
+    cdef dict fills                 # key: [Fill, ...]
+    cdef set writes                 # Write, under way
+    cdef dict own                   # key: when those writes of this process returned whose pushes are still to come
+    cdef long clock                 # counts the begins and the returns of writes
+    cdef set own_generations        # buckets, likewise
+    cdef set own_tags               # (bucket, tag), likewise
+    cdef dict tags                  # key: its tags, for entries that have some
+    cdef dict waiters               # key: [callable, ...]
+    cdef readonly long link         # number of the link, new with every loss and every connection
+    cdef readonly bint linked
+    cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
+    cdef readonly long long refreshes, refresh_failures, undecodable, unstorable
+
+    def __init__(self, Cache first not None, plain=True):
+        self.first = first
+        self.first.next_visit = -INFINITY       # never call the sweeper: the link sweeps
+        self.plain = plain
+        self.link = 0
+        self.renew()
+
+    def renew(self):
+        """Begin anew, empty and without a link: at first, and in the child of a fork."""
+        self.lock = RLock()
+        self.fresh_until = -INFINITY
+        self.linked = False
+        self.link += 1
+        self.fills = {}
+        self.writes = set()
+        self.own = {}
+        self.own_generations = set()
+        self.own_tags = set()
+        self.tags = {}
+        self.waiters = {}
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def begin_fill(self, str key):
+        """Take permission to store what the server is about to say about a key."""
+        with self.lock:
+            return self.add_fill(key, monotonic())
+
+    def begin_fills(self, keys):
+        """The same for many keys, in order."""
+        cdef double now = monotonic()
+        with self.lock:
+            return [self.add_fill(key, now) for key in keys]
+
+    cdef Fill add_fill(self, str key, double now):
+        cdef Fill fill = Fill.__new__(Fill)
+        fill.key = key
+        fill.live = True
+        fill.begun = now
+        (<list>self.fills.setdefault(key, [])).append(fill)
+        return fill
+
+    def store(self, Fill fill, value, double lifetime, tags=()):
+        """Store a value, if its permission is still good, for so many seconds from when that was taken."""
+        with self.lock:
+            return self.put(fill, value, lifetime, tags, monotonic() if lifetime < INFINITY else 0.0)
+
+    def store_many(self, rows):
+        """The same for many: rows of a permission, a value, its lifetime and its tags."""
+        cdef double now = monotonic()
+        with self.lock:
+            for fill, value, lifetime, tags in rows:
+                self.put(fill, value, lifetime, tags, now)
+
+    cdef bint put(self, Fill fill, object value, double lifetime, tags, double now) except -1:
+        cdef bint live
+        if lifetime < INFINITY:
+            lifetime = fill.begun + lifetime - now - LAG
+        if fill.permits(tags) and lifetime > 0:
+            if tags or self.tags:
+                self.note_tags(fill.key, tags)
+            self.first.set_long(fill.key, hash_in(self.first, fill.key), value, lifetime)
+            if not fill.permits(tags):              # voided by what ran meanwhile
+                self.first.delete(fill.key)
+        live = fill.permits(tags)
+        self.drop_fill(fill)
+        if not live:
+            self.fills_refused += 1
+        return live and lifetime > 0
+
+    cdef int note_tags(self, str key, tags) except -1:
+        """Remember which tags an entry has that is about to be stored."""
+        if not tags:
+            self.tags.pop(key, None)
+            return 0
+        if len(self.tags) > 64 and len(self.tags) > 2 * len(self.first):
+            for other in list(self.tags):
+                if other not in self.first:
+                    self.tags.pop(other, None)
+        self.tags[key] = tags
+        return 0
+
+    def end_fills(self, fills):
+        """There is nothing to store for those that are still open."""
+        with self.lock:
+            for fill in fills:
+                if (<Fill>fill).live:
+                    self.drop_fill(fill)
+
+    def end_fill(self, Fill fill, bint absent=False):
+        """There is nothing to store. `absent`: the server has no such entry, so what an older link left is wrong."""
+        with self.lock:
+            if absent and fill.live:
+                self.first.delete(fill.key)
+            self.drop_fill(fill)
+
+    cdef int drop_fill(self, Fill fill) except -1:
+        fills = self.fills.get(fill.key)
+        if fills is not None and len(<list>fills) == 1 and (<list>fills)[0] is fill:
+            del self.fills[fill.key]
+        elif fills is not None and fill in <list>fills:
+            (<list>fills).remove(fill)
+        fill.live = False
+        return 0
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def begin_write(self, tuple keys, bint clears=False, tag=None):
+        """Before a write is sent; of some keys, of everything, or of what has a tag."""
+        cdef Write write = Write.__new__(Write)
+        write.keys = keys
+        write.clears = clears
+        write.tag = tag
+        write.heard = set()
+        with self.lock:
+            self.clock += 1
+            write.begun = self.clock
+            write.link = self.link if self.linked else -1
+            self.writes.add(write)
+        return write
+
+    def end_write(self, Write write, pushed=(), generations=(), tags=()):
+        """When it is over, however: forget the keys. `pushed`, `generations`, `tags`: what the server surely pushes."""
+        with self.lock:
+            self.writes.discard(write)
+            if generations:
+                self.wipe_entries()
+            for key in write.keys:
+                self.forget(key)
+            if write.link == self.link and self.linked:
+                if not write.generation_heard:
+                    self.own_generations.update(generations)
+                if not write.tags_heard:
+                    self.own_tags.update(tags)
+                self.clock += 1
+                for key in pushed:
+                    if key in write.heard:
+                        continue
+                    returns = self.own.setdefault(key, [])
+                    if not returns or write.begun > max(returns):
+                        (<list>returns).append(self.clock)
+
+    def drop_write(self, Write write):
+        """It was never sent, so nothing has changed."""
+        with self.lock:
+            self.writes.discard(write)
+
+    def forget_keys(self, keys):
+        """Drop entries that are not to be served any more."""
+        with self.lock:
+            for key in keys:
+                self.forget(key)
+
+    def void_fills(self):
+        """Nothing that is being read may be stored."""
+        with self.lock:
+            for fills in self.fills.values():
+                for fill in <list>fills:
+                    (<Fill>fill).live = False
+            self.fills.clear()
+
+    cdef int forget(self, str key) except -1:
+        """Drop an entry, and void the permissions for it. Returns whether there was one."""
+        fills = self.fills.pop(key, None)
+        if fills is not None:
+            for fill in <list>fills:
+                (<Fill>fill).live = False
+        return self.first.delete(key)
+
+    # --- what the link says -----------------------------------------------------------------------------------------
+
+    def heard_of(self, str key):
+        """An entry was changed on the server. Where a write of this process is under way, it may be that one."""
+        cdef bint is_own = False
+        cdef long returned = -1                 # the push was sent before then; -1: unknown
+        with self.lock:
+            returns = self.own.get(key)
+            if returns is not None:
+                returned = (<list>returns).pop(0)
+                if not returns:
+                    del self.own[key]
+            for write in list(self.writes) if self.writes else ():
+                if key in (<Write>write).keys and ((<Write>write).begun < returned or returned == -1):
+                    is_own = True
+                    (<Write>write).heard.add(key)
+            if returned != -1:
+                pass
+            elif self.forget(key) and not is_own:
+                self.invalidations += 1
+        self.wake(key)
+
+    def heard_of_generation(self, bucket):
+        """A bucket was cleared."""
+        cdef bint is_own = False
+        with self.lock:
+            for write in self.writes:
+                (<Write>write).generation_heard = True
+                is_own = is_own or (<Write>write).clears
+            if bucket in self.own_generations:
+                self.own_generations.discard(bucket)
+            elif is_own:
+                self.wipe_entries()
+            else:
+                self.wipe()
+
+    def heard_of_tag(self, bucket, str tag):
+        """A tag was invalidated in a bucket."""
+        cdef bint is_own = False
+        with self.lock:
+            for write in self.writes:
+                (<Write>write).tags_heard = True
+                is_own = is_own or (<Write>write).tag == tag
+            if (bucket, tag) in self.own_tags:
+                self.own_tags.discard((bucket, tag))
+                return
+            dropped = self.drop_tag(tag)
+            if not is_own:
+                self.invalidations += dropped
+
+    def has_tag(self, str tag):
+        """How many entries of a tag there are. O(entries with tags)."""
+        with self.lock:
+            return len([key for key in self.tagged(tag) if key in self.first])
+
+    cdef list tagged(self, str tag):
+        """The keys that have a tag, and perhaps an entry. O(entries with tags)."""
+        return [key for key, tags in self.tags.items() if tag in tags]
+
+    def drop_tag(self, str tag):
+        """Drop all entries of a tag; returns how many there were. O(entries with tags)."""
+        cdef int dropped = 0
+        with self.lock:
+            for fills in list(self.fills.values()):
+                for fill in list(<list>fills):
+                    none = set()
+                    if (<Fill>fill).tags is None:
+                        (<Fill>fill).tags = none
+                    (<Fill>fill).tags.add(tag)
+            for key in self.tagged(tag):
+                self.tags.pop(key, None)
+                if self.first.delete(key):
+                    dropped += 1
+        return dropped
+
+    def wipe(self, bint heard=True):
+        """Everything may have changed. `heard`: the server said so, and what is dropped counts as invalidated."""
+        with self.lock:
+            if heard:
+                self.invalidations += len(self.first)
+            self.wipe_entries()
+            waiters = list(self.waiters)
+        for key in waiters:
+            self.wake(key)
+
+    cdef int wipe_entries(self) except -1:
+        """Drop all entries and void all permissions."""
+        for fills in self.fills.values():
+            for fill in <list>fills:
+                (<Fill>fill).live = False
+        self.fills.clear()
+        self.tags.clear()
+        self.own.clear()
+        self.first.delete_many(list(self.first))    # not `clear`, which would reset the count of hits
+        return 0
+
+    def link_is_up(self):
+        """The server tracks from now on; what was before is void."""
+        with self.lock:
+            self.link += 1
+            self.own_generations.clear()
+            self.own_tags.clear()
+            self.wipe_entries()
+            self.linked = True
+            waiters = list(self.waiters)
+        for key in waiters:
+            self.wake(key)
+
+    def link_is_lost(self):
+        """Nothing more will be heard. What is there is kept, for times when the server cannot be reached either."""
+        with self.lock:
+            self.link += 1
+            self.linked = False
+            self.fresh_until = -INFINITY
+            self.own.clear()
+            self.own_generations.clear()
+            self.own_tags.clear()
+            for fills in self.fills.values():
+                for fill in <list>fills:
+                    (<Fill>fill).live = False
+            self.fills.clear()
+            waiters = list(self.waiters)
+        for key in waiters:
+            self.wake(key)
+
+    # --- waiting for news ---------------------------------------------------------------------------------------------
+
+    def wait_for(self, str key, wake):
+        """Have `wake` called at the next news about a key or its lease."""
+        with self.lock:
+            self.waiters.setdefault(key, []).append(wake)
+
+    def wait_no_more(self, str key, wake):
+        with self.lock:
+            waiting = self.waiters.get(key)
+            if waiting is not None and wake in waiting:
+                waiting.remove(wake)
+                if not waiting:
+                    del self.waiters[key]
+
+    def wake(self, str key):
+        """There is news about a key."""
+        if self.waiters:
+            with self.lock:
+                waiting = self.waiters.pop(key, ())
+            for wake in waiting:
+                wake()
+
+    # --- counting -----------------------------------------------------------------------------------------------------
+
+    def count(
+        self, long long remote_hits=0, long long misses=0, long long stale_serves=0, long long errors=0,
+        long long fills_refused=0, long long refreshes=0, long long refresh_failures=0, long long undecodable=0,
+        long long unstorable=0,
+    ):
+        """Add to the statistics."""
+        with self.lock:
+            self.remote_hits += remote_hits
+            self.misses += misses
+            self.stale_serves += stale_serves
+            self.errors += errors
+            self.fills_refused += fills_refused
+            self.refreshes += refreshes
+            self.refresh_failures += refresh_failures
+            self.undecodable += undecodable
+            self.unstorable += unstorable
+
+    @property
+    def is_fresh(self):
+        """Whether hits may be served without asking."""
+        return coarse_now() < self.fresh_until
+
+    def sweep(self):
+        """Drop what has expired. O(1) where nothing has."""
+        self.first.purge_expired()
+
+    def _check(self):
+        """Verify what must hold while nothing is under way; AssertionError where it does not."""
+        with self.lock:
+            assert not self.fills, f"permissions left: {list(self.fills)}"
+            assert not self.writes, f"{len(self.writes)} writes left"
+            assert not self.waiters, f"waiters left for {list(self.waiters)}"
+        self.first._check()
+
+
+cdef Tier NOTHING = Tier(Cache(1))
+
+
+cdef class Front:
+    """The base of both caches: a hit in the first tier, without any Python code on its way."""
+    cdef Tier tier
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self.tier = NOTHING                     # a subclass may forget to call __init__
+
+    @property
+    def _tier(self):
+        return self.tier
+
+    @_tier.setter
+    def _tier(self, Tier tier not None):
+        self.tier = tier
+
+    def _quick(self, key, default):
+        """The value of a key that can be served at once, else `default`."""
+        cdef PyObject* value
+        if is_exact_str(<PyObject*>key) and self.tier.plain and coarse_now() < self.tier.fresh_until:
+            value = quick_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
+            if value != NULL:
+                return take_over(value)
+        return default
+
+
+cdef class BlockingFront(Front):
+
+    def get(self, key, default=None):
+        """The value of `key`, from the first tier or else from the server; `default` where neither has it.
+
+        Counts one local hit, remote hit, stale serve or miss. O(1); one round trip where the first tier cannot tell.
+        Raises TypeError for a key that is not a str; BackendUnavailable where the server cannot be reached and
+        ``on_unavailable="raise"``.
+        """
+        return self._get(key, default)
+
+
+def with_own_get(cls):
+    """Decorate a subclass of `BlockingFront`: hits are a quarter cheaper where the method is its own."""
+    adopt(cls, b"get")
+    return cls
+
+
+# --- what the interpreter calls for a get -----------------------------------------------------------------------------
+
+cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    """Stands in front of `BlockingFront.get`: a hit that can be served at once."""
+    cdef PyObject* tier = <PyObject*>(<Front>self).tier         # cast to and fro, to take no reference
+    cdef PyObject* first
+    cdef PyObject* value
+    cdef Py_hash_t hashed
+    cdef uint64_t h
+    cdef uint32_t i
+    cdef bint compared
+    if likely(
+        names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed)
+        and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until
+    ):
+        first = <PyObject*>(<Tier>tier).first
+        h = mixed_in(first, hashed)
+        if likely(find_at_once(first, args[0], h, &i) and is_plain_hit(first, i)):
+            return take_hit(first, i)
+        value = search_and_use(first, args[0], h, i, &compared)
+        if value != NULL:
+            return value
+    return compiled_get(self, args, n, names)
+
+
+cdef Method compiled_get = stand_in_front(<PyTypeObject*>BlockingFront, "get", call_get)

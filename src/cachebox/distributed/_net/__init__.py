@@ -1,0 +1,1 @@
+"""Servers and connections to them: addresses, drivers, pools, topology, circuit breakers."""

@@ -1,0 +1,405 @@
+"""Doing what the core asks for in the calling task, which lets its event loop go on."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections import deque
+from typing import Any
+
+from cachebox._loading.tasks import TaskWaiter
+from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox.distributed._net.pool import Turn, needs_sign_of_life, patience, share
+from cachebox.distributed._net.servers import FAILURES, connect_async, is_cut, is_timeout, left
+from cachebox.distributed._wire.replies import verify
+from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
+
+PING = packed_all([[b"PING"]])
+LANES = 16                          # connections of an event loop to one server
+
+
+class AsyncChannel:
+    """A connection of an event loop."""
+
+    def __init__(self, reader: Any, writer: Any) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.replies = Replies()
+        self.used_at = time.monotonic()
+        self.is_talking = False
+        self.talks = 0                  # how many there were
+        self.is_late = False
+
+    def expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The deadline has passed: give the connection up, which ends the wait for it.
+
+        But first let the loop, which may be late itself, hand over what has come before.
+        """
+        loop.call_soon(self._expire, self.talks)
+
+    def _expire(self, talk: int) -> None:
+        if self.is_talking and self.talks == talk:
+            self.is_late = True
+            self.writer.transport.abort()
+
+    async def talk(self, data: bytes, n: int) -> list[Any]:
+        """Send, and receive n replies."""
+        replies = self.replies
+        found: list[Any] = []
+        self.is_talking = True
+        self.talks += 1
+        try:
+            self.writer.write(data)
+            while not replies.collect(found, n):
+                received = await self.reader.read(CHUNK)
+                if not received:
+                    raise ConnectionResetError("the server closed the connection")
+                replies.feed(received)
+            return found
+        finally:
+            self.is_talking = False
+
+    def close(self) -> None:
+        """At once, whatever is under way; also where the event loop is closed already."""
+        try:
+            self.writer.transport.abort()
+        except RuntimeError:                        # the loop is closed: only the socket is left to close
+            self.close_socket()
+
+    def close_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """`close`, in whatever thread the loop runs, if it does."""
+        try:
+            if loop.is_running() and loop is not running_loop():
+                loop.call_soon_threadsafe(self.close)
+                return
+        except RuntimeError:                        # it has been closed since
+            pass
+        self.close()
+
+    def close_socket(self) -> None:
+        """Only the socket, without the loop, which may be closed or belong to the process that forked."""
+        transport = self.writer.transport
+        sock = getattr(transport.get_extra_info("socket"), "_sock", None)
+        if sock is not None:
+            sock.close()
+        if getattr(transport, "_sock", None) is not None:
+            transport._sock = None                  # or it would warn, when it ends, that nobody closed it
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Lanes:
+    """The connections of one event loop to a node: at most `LANES` at a time, and who wants more stands in line.
+
+    A thousand tasks at once would else make a thousand connections, which takes longer than a call may.
+    """
+
+    def __init__(self, limit: int = LANES) -> None:
+        self.idle: list[AsyncChannel] = []
+        self._free = limit
+        self._line: deque[asyncio.Future[bool]] = deque()
+
+    async def enter(self, seconds: float) -> None:
+        """Wait for a lane, in order of arrival. TimeoutError where none becomes free in time."""
+        if self._free:
+            self._free -= 1
+            return
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[bool] = loop.create_future()
+        self._line.append(mine)
+        timer = loop.call_later(seconds, self._give_up, mine)
+        try:
+            if not await mine:
+                raise TimeoutError("no connection became free in time")
+        except asyncio.CancelledError:
+            if not mine.cancelled() and mine.result():
+                self.leave()                        # it came, and nobody wants it any more
+            raise
+        finally:
+            timer.cancel()
+
+    @staticmethod
+    def _give_up(waiting: asyncio.Future[bool]) -> None:
+        if not waiting.done():
+            waiting.set_result(False)
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        while self._line:
+            first = self._line.popleft()
+            if not first.done():
+                first.set_result(True)
+                return
+        self._free += 1
+
+
+class Async:
+    """Runs the core's generators in the calling task."""
+
+    async def run(self, steps: Effects[T]) -> T:
+        """Do all that the generator asks for, and return what it returns."""
+        try:
+            effect = next(steps)
+            while True:
+                try:
+                    outcome = await self.do(effect)
+                except BaseException as error:
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(outcome)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def do(self, effect: Any) -> Any:
+        """One effect."""
+        if type(effect) is Exchange:
+            if len(effect.requests) == 1:
+                return [await exchange_async(*effect.requests[0], effect.deadline, effect.once)]
+            return await asyncio.gather(*(exchange_async(*request, effect.deadline) for request in effect.requests))
+        if type(effect) is Wait:
+            return await effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
+        if type(effect) is MakeWaiter:
+            return TaskWaiter()
+        if type(effect) is Start:
+            # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
+            asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006
+            return True
+        result = effect.function()
+        return await result if inspect.isawaitable(result) else result
+
+
+async def exchange_async(
+    node: Node, commands: Commands, deadline: float, once: bool = False
+) -> list[Any] | Failure:
+    """Send commands, and receive their replies, over one connection."""
+    loop = asyncio.get_running_loop()
+    lanes = node.lanes.get(loop)
+    if lanes is None:
+        lanes = node.lanes[loop] = Lanes(min(LANES, node.pool.limit))
+    try:
+        await lanes.enter(left(deadline))
+    except TimeoutError as error:
+        return Failure(error, False, False, is_ours=True)
+    try:
+        return await exchange_in_lane(node, commands, deadline, once)
+    finally:
+        lanes.leave()
+
+
+async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once: bool) -> list[Any] | Failure:
+    loop = asyncio.get_running_loop()
+    pool = node.pool
+    channel = second = None
+    was_sent = was_reused = is_waiting = False
+    try:
+        data = packed_all(commands)
+        now = time.monotonic()
+        channel = await idle_channel(node, loop, now, deadline, once)
+        if channel is not None:
+            was_reused = True
+        elif pool.take_place():
+            channel = await new_channel(node, deadline)
+        else:
+            is_waiting = True
+            channel, was_reused = await next_channel(node, loop, deadline)
+            is_waiting = False
+        was_sent = True
+        if once or not was_reused:
+            replies = await talk_until(channel, data, commands, deadline)
+        else:
+            second = Second(node, commands, channel, patience(channel, now, deadline, len(data)), deadline)
+            replies = await channel.talk(data, len(commands))
+            verify(commands, replies, channel.replies)
+        channel.used_at = now
+    except FAILURES as error:
+        late = is_timeout(error)
+        if channel is not None:
+            late = late or channel.is_late
+            pool.discard(channel)
+        if second is not None:
+            outcome = await second.outcome()
+            if outcome is not None:
+                return outcome
+        if late and not is_timeout(error):
+            error = TimeoutError("no answer in time")
+        is_broken = is_cut(error) or (was_sent and not late)
+        return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and late)
+    except BaseException:
+        if second is not None:
+            second.cancel()
+        if channel is not None:
+            pool.discard(channel)
+        raise
+    if second is not None:
+        second.cancel()
+    if channel.is_late or pool.is_over:
+        pool.discard(channel)
+    else:
+        pool.give_back(channel, loop)
+    return replies
+
+
+async def talk_until(channel: AsyncChannel, data: bytes, commands: Commands, deadline: float) -> list[Any]:
+    """Send commands, and receive their replies, before the deadline; else the connection is closed."""
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(left(deadline), channel.expire, loop)
+    try:
+        replies = await channel.talk(data, len(commands))
+        verify(commands, replies, channel.replies)
+        return replies
+    finally:
+        timer.cancel()
+
+
+class Second:
+    """A second question, over a new connection, when the answer over an old one takes long: it may be forgotten.
+
+    The old one goes on to be listened to, for the server may as well be slow; whichever answers first ends the other.
+    """
+
+    def __init__(self, node: Node, commands: Commands, old: AsyncChannel, begin: float, deadline: float) -> None:
+        self._node = node
+        self._commands = commands
+        self._old = old
+        self._deadline = deadline
+        self._task: asyncio.Task[list[Any]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(begin - time.monotonic(), self._start)
+
+    def _start(self) -> None:
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:                        # it was not to be begun before the end
+            self._old.expire(self._loop)
+            return
+        self._timer = self._loop.call_later(seconds, self._old.expire, self._loop)
+        self._task = asyncio.ensure_future(self._ask())
+        self._task.add_done_callback(self._over)
+
+    async def _ask(self) -> list[Any]:
+        pool = self._node.pool
+        while not pool.take_place():            # there is no place for both: the old one's is given back when it ends
+            self._old.close()
+            await asyncio.sleep(min(0.01, left(self._deadline)))
+        channel = await new_channel(self._node, self._deadline)
+        try:
+            replies = await talk_until(channel, packed_all(self._commands), self._commands, self._deadline)
+        except BaseException:
+            pool.discard(channel)
+            raise
+        pool.give_back(channel, asyncio.get_running_loop())
+        pool.close(self._old.used_at)           # the others were idle for longer
+        return replies
+
+    def _over(self, task: asyncio.Task[list[Any]]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._old.close()                   # which ends the wait for it
+
+    async def outcome(self) -> list[Any] | None:
+        """What it brought, now that the old connection has failed; None: nothing, or it was not begun."""
+        self._timer.cancel()
+        if self._task is None:
+            return None
+        try:
+            await asyncio.wait({self._task})
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        return None if self._task.cancelled() or self._task.exception() is not None else self._task.result()
+
+    def cancel(self) -> None:
+        """It is not needed."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def idle_channel(
+    node: Node, loop: asyncio.AbstractEventLoop, now: float, deadline: float, once: bool
+) -> AsyncChannel | None:
+    """A connection that no task uses, and that is believed to be alive."""
+    idle, pool = node.lanes[loop].idle, node.pool
+    while True:
+        try:
+            channel = idle.pop()
+        except IndexError:
+            return None
+        if channel.reader.at_eof():
+            pool.discard(channel)
+        elif not needs_sign_of_life(channel, now, once):
+            return channel
+        else:
+            try:
+                await talk_until(channel, PING, [[b"PING"]], share(deadline, 0.25))
+            except FAILURES:
+                pool.discard(channel)
+                pool.close(channel.used_at)     # the others were idle for longer
+            except BaseException:
+                pool.discard(channel)
+                raise
+            else:
+                channel.used_at = time.monotonic()
+                return channel
+
+
+async def new_channel(node: Node, deadline: float) -> AsyncChannel:
+    """A new connection, for which there is a place already."""
+    try:
+        return await open_async_channel(node, deadline)
+    except BaseException:
+        node.pool.give_place()
+        raise
+
+
+async def next_channel(
+    node: Node, loop: asyncio.AbstractEventLoop, deadline: float
+) -> tuple[AsyncChannel, bool]:
+    """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
+    waiter = TaskWaiter()
+    turn = Turn(loop, waiter.wake)
+    try:
+        if node.pool.line_up(turn):
+            await waiter.wait(left(deadline))
+        channel, turn.channel = turn.channel, None
+        if channel is not None:
+            return channel, True
+        if turn.has_place:
+            turn.has_place = False
+            return await new_channel(node, deadline), False
+    finally:
+        node.pool.step_out(turn)
+    raise TimeoutError("no connection became free in time")
+
+
+async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
+    """A new connection to a node."""
+    node.pool.forget_closed_loops()
+    seconds = left(deadline)
+    opening = asyncio.ensure_future(connect_async(node.servers, node.address, deadline, node.for_sentinel))
+    try:
+        if not (await asyncio.wait({opening}, timeout=seconds))[0]:
+            raise TimeoutError
+    except BaseException:                           # it may succeed even so, at the last moment
+        opening.cancel()
+        try:
+            await asyncio.wait({opening})
+        finally:
+            opening.add_done_callback(abandoned)
+        raise
+    channel = AsyncChannel(*opening.result())
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
+
+
+def abandoned(opening: asyncio.Future[Any]) -> None:
+    """Close a connection that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        AsyncChannel(*opening.result()).close()

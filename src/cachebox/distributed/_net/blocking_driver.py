@@ -1,0 +1,344 @@
+"""Doing what the core asks for in the calling thread, which waits."""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import Any
+
+from cachebox._loading.refresh import report
+from cachebox._platform.callers import waiter
+from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox.distributed._net.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
+from cachebox.distributed._net.servers import FAILURES, connect, is_cut, is_timeout, left
+from cachebox.distributed._wire.replies import verify
+from cachebox.distributed._wire.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
+
+PING = packed_all([[b"PING"]])
+GRACE = 0.02                        # seconds to collect what other servers have answered when one of them has not
+
+
+class Channel:
+    """A connection that blocks."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.replies = Replies()
+        self.used_at = time.monotonic()
+
+    def send(self, data: bytes, deadline: float) -> None:
+        self.sock.settimeout(left(deadline))
+        self.sock.sendall(data)
+
+    def receive(self, n: int, deadline: float) -> list[Any]:
+        """The next n replies."""
+        replies = self.replies
+        found: list[Any] = []
+        while not replies.collect(found, n):
+            self.sock.settimeout(left(deadline))
+            data = self.sock.recv(min(max(CHUNK, replies.missing), LARGEST_CHUNK))
+            if not data:
+                raise ConnectionResetError("the server closed the connection")
+            replies.feed(data)
+        return found
+
+    def lives(self, deadline: float) -> bool:
+        """Whether somebody is still there at the other end."""
+        try:
+            self.send(PING, deadline)
+            self.receive(1, deadline)
+        except FAILURES:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def open_channel(node: Node, deadline: float) -> Channel:
+    """A new connection to a node."""
+    channel = Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
+    if node.health.is_troubled:
+        node.health.lets_in()
+    return channel
+
+
+class Blocking:
+    """Runs the core's generators in the calling thread."""
+
+    def run(self, steps: Effects[T]) -> T:
+        """Do all that the generator asks for, and return what it returns."""
+        try:
+            effect = next(steps)
+            while True:
+                try:
+                    outcome = self.do(effect)
+                except BaseException as error:
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(outcome)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def do(self, effect: Any) -> Any:
+        """One effect."""
+        if type(effect) is Exchange:
+            if len(effect.requests) == 1:
+                return [exchange(*effect.requests[0], effect.deadline, effect.once)]
+            return exchange_with_many(effect.requests, effect.deadline)
+        if type(effect) is Wait:
+            return effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
+        if type(effect) is MakeWaiter:
+            return waiter()
+        if type(effect) is Start:
+            from cachebox._loading.refresh_pool import submit  # a pool: most need none
+
+            return submit(InBackground(effect))
+        return effect.function()
+
+
+class InBackground:
+    """Steps that a thread of the pool runs."""
+
+    def __init__(self, what: Start) -> None:
+        self._steps = what.steps
+
+    def run(self) -> None:
+        """In that thread."""
+        try:
+            Blocking().run(self._steps())
+        except BaseException as error:              # nobody waits for it, but somebody must know
+            report(error, self._steps)
+
+
+def idle_channel(node: Node, now: float, deadline: float, once: bool = False) -> Channel | None:
+    """A connection that nobody uses, and that is believed to be alive."""
+    pool = node.pool
+    while True:
+        try:
+            channel = pool.idle.pop()
+        except IndexError:
+            return None
+        if now - channel.used_at <= TRUSTED_ONCE or not needs_sign_of_life(channel, now, once):
+            return channel
+        try:
+            lives = channel.lives(share(deadline, 0.25))
+        except BaseException:
+            pool.discard(channel)
+            raise
+        if lives:
+            channel.used_at = time.monotonic()
+            return channel
+        pool.discard(channel)
+        pool.close(channel.used_at)             # the others were idle for longer
+
+
+def new_channel(node: Node, deadline: float) -> Channel:
+    """A new connection, for which there is a place already."""
+    try:
+        return open_channel(node, deadline)
+    except BaseException:
+        node.pool.give_place()
+        raise
+
+
+def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
+    """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
+    waiting = waiter()
+    turn = Turn(None, waiting.wake)
+    try:
+        if node.pool.line_up(turn):
+            waiting.wait(max(0.0, deadline - time.monotonic()))
+        channel, turn.channel = turn.channel, None
+        if channel is not None:
+            return channel, True
+        if turn.has_place:
+            turn.has_place = False
+            return new_channel(node, deadline), False
+    finally:
+        node.pool.step_out(turn)
+        waiting.close()
+    raise TimeoutError("no connection became free in time")
+
+
+def exchange(node: Node, commands: Commands, deadline: float, once: bool = False) -> list[Any] | Failure:
+    """Send commands, and receive their replies, over one connection."""
+    data = packed_all(commands)
+    channel = None
+    was_sent = was_reused = is_waiting = False
+    try:
+        until = deadline
+        now = time.monotonic()
+        channel = idle_channel(node, now, deadline, once)
+        if channel is not None:
+            was_reused = True
+            if not once:
+                until = patience(channel, now, deadline, len(data))
+        elif node.pool.take_place():
+            channel = new_channel(node, deadline)
+        else:
+            is_waiting = True
+            channel, was_reused = next_channel(node, deadline)
+            is_waiting = False
+        was_sent = True
+        channel.used_at = now
+        channel.send(data, until)
+        replies = channel.receive(len(commands), until)
+        verify(commands, replies, channel.replies)
+    except FAILURES as error:
+        if channel is not None and is_timeout(error) and until < deadline:
+            return exchange_anew(node, commands, channel, deadline)
+        if channel is not None:
+            node.pool.discard(channel)
+        return failure_of(error, was_sent, was_reused, is_waiting)
+    except BaseException:
+        if channel is not None:
+            node.pool.discard(channel)
+        raise
+    node.pool.give_back(channel)
+    return replies
+
+
+def failure_of(error: BaseException, was_sent: bool, was_reused: bool, is_waiting: bool = False) -> Failure:
+    """How an exchange went wrong."""
+    is_broken = is_cut(error) or (was_sent and not is_timeout(error))
+    return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and is_timeout(error))
+
+
+def exchange_anew(node: Node, commands: Commands, old: Channel, deadline: float) -> list[Any] | Failure:
+    """No answer came over a connection, which the network may have forgotten: ask over a new one, but go on to listen.
+
+    For the server may as well be slow, and answer the first question.
+    """
+    pool = node.pool
+    channels = [old]
+    try:
+        if not pool.take_place():
+            channels.pop().close()              # there is no place for both: the new one gets the old one's
+        new = new_channel(node, deadline)
+        channels.append(new)
+        if channels[0] is new or not readable([old.sock], 0.0):
+            new.send(packed_all(commands), deadline)
+        ready = readable([channel.sock for channel in channels], left(deadline))
+        winner = next((channel for channel in channels if channel.sock in ready), new)
+        replies = collect(winner, commands, deadline)
+    except FAILURES as error:
+        return last_look(node, commands, channels, old, failure_of(error, True, True))
+    except BaseException:
+        for channel in channels:
+            pool.discard(channel)
+        raise
+    channels.remove(winner)
+    for channel in channels:
+        pool.discard(channel)
+    if winner is new:
+        pool.close(old.used_at)                 # the others were idle for longer
+    pool.give_back(winner)
+    return replies
+
+
+def collect(channel: Channel, commands: Commands, deadline: float) -> list[Any]:
+    """The replies to commands that were sent."""
+    replies = channel.receive(len(commands), deadline)
+    verify(commands, replies, channel.replies)
+    return replies
+
+
+def last_look(
+    node: Node, commands: Commands, channels: list[Channel], old: Channel, failure: Failure
+) -> list[Any] | Failure:
+    """The new connection brought nothing: perhaps the old one has."""
+    outcome: list[Any] | Failure = failure
+    if old in channels and readable([old.sock], 0.0):
+        try:
+            outcome = collect(old, commands, time.monotonic() + GRACE)
+        except FAILURES:
+            pass
+        else:
+            channels.remove(old)
+            node.pool.give_back(old)
+    for channel in channels:
+        node.pool.discard(channel)
+    return outcome
+
+
+def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -> list[Any]:
+    """Send to all, then receive from all: the time of one round trip, however many servers there are.
+
+    Servers to which there is a connection go first, so that one which does not let us in cannot hold up the others.
+    Those to which none is free go last, when none is held any more that somebody else may wait for.
+    """
+    outcomes: list[Any] = [None] * len(requests)
+    under_way: dict[int, tuple[Channel, bool]] = {}
+    waiting = []
+    order = sorted(range(len(requests)), key=lambda i: not requests[i][0].pool.idle)
+    until = deadline
+    connecting = sum(not requests[i][0].pool.idle for i in order)
+    try:
+        for i in order:
+            node, commands = requests[i]
+            channel = None
+            was_reused = False
+            try:
+                now = time.monotonic()
+                channel = idle_channel(node, now, deadline)
+                if channel is not None:
+                    was_reused = True
+                    until = min(until, patience(channel, now, deadline, 0))
+                if channel is None and not node.pool.take_place():
+                    waiting.append(i)
+                    continue
+                if channel is None:
+                    channel = new_channel(node, share(deadline, 1 / max(1, connecting)))
+                    connecting -= 1
+                channel.used_at = now
+                channel.send(packed_all(commands), deadline)
+                under_way[i] = (channel, was_reused)
+            except FAILURES as error:
+                if channel is not None:
+                    node.pool.discard(channel)
+                outcomes[i] = failure_of(error, channel is not None, was_reused)
+        while under_way:
+            by_sock = {channel.sock: i for i, (channel, _) in under_way.items()}
+            ready = readable(list(by_sock), max(0.0, until - time.monotonic()))
+            if not ready and until < deadline:
+                until = deadline
+                for i in [i for i, (_, was_reused) in under_way.items() if was_reused]:
+                    channel, _ = under_way.pop(i)
+                    outcomes[i] = exchange_anew(*requests[i], channel, share(deadline, 1 / (1 + len(under_way))))
+                continue
+            for sock in ready or list(by_sock):
+                i = by_sock[sock]
+                node, commands = requests[i]
+                channel, was_reused = under_way.pop(i)
+                try:
+                    outcomes[i] = collect(channel, commands, max(deadline, time.monotonic() + GRACE))
+                    node.pool.give_back(channel)
+                except FAILURES as error:
+                    node.pool.discard(channel)
+                    outcomes[i] = failure_of(error, True, was_reused)
+                except BaseException:
+                    node.pool.discard(channel)
+                    raise
+    except BaseException:
+        for i, (channel, _) in under_way.items():
+            requests[i][0].pool.discard(channel)
+        raise
+    for i in waiting:
+        outcomes[i] = exchange(*requests[i], deadline)
+    return outcomes
+
+
+def readable(socks: list[Any], seconds: float) -> list[Any]:
+    """Which of the sockets have something to read, waiting until one has."""
+    for sock in socks:
+        if getattr(sock, "pending", int)():         # TLS may have read ahead
+            return [sock]
+    if not hasattr(select, "poll"):
+        return select.select(socks, [], [], seconds)[0]
+    poll = select.poll()
+    by_number = {sock.fileno(): sock for sock in socks}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(seconds * 1000)]

@@ -1,0 +1,115 @@
+"""What the core asks to be done, and the servers that it is about.
+
+The core (`core`) is made of generators. They yield one of the effects below, and get the outcome sent back. `blocking`
+and `awaiting` do what is asked for, in the calling thread or in the calling task, and differ in nothing else, which is
+why the two caches cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cachebox.distributed._net.breaker import Breaker
+from cachebox.distributed._net.health import Health
+from cachebox.distributed._net.pool import Pool
+from cachebox.distributed._net.servers import Address, Servers
+
+if TYPE_CHECKING:
+    from cachebox.distributed._net.asyncio_driver import Lanes
+    from cachebox.distributed._net.blocking_driver import Channel
+
+T = TypeVar("T")
+
+Commands = Sequence[Sequence[Any]]
+"""Commands for one server, in order; each as `resp.packed_list` takes it, with a name in bytes."""
+
+
+class Node:
+    """One server: its address, what is wrong with it, and the connections to it."""
+
+    def __init__(self, servers: Servers, address: Address, for_sentinel: bool = False) -> None:
+        self.servers = servers
+        self.address = address
+        self.for_sentinel = for_sentinel
+        self.health = Health(self)
+        self.pool = Pool(servers.max_connections)
+
+    def renew(self) -> None:
+        """In the child of a fork."""
+        self.health.renew()
+        self.pool.renew()
+
+    def close(self, for_good: bool = False) -> None:
+        """Close the connections that nobody uses; `for_good`: the others too, when they come back."""
+        self.pool.is_over = self.pool.is_over or for_good
+        self.pool.close()
+
+    @property
+    def idle(self) -> list[Channel]:
+        """The connections that no thread uses now."""
+        return self.pool.idle
+
+    @property
+    def lanes(self) -> dict[Any, Lanes]:
+        """Those of event loops."""
+        return self.pool.lanes
+
+    @property
+    def breaker(self) -> Breaker:
+        """Whether it is asked."""
+        return self.health.breaker
+
+    def __repr__(self) -> str:
+        host, port = self.address
+        return f"{host}:{port}" if port else host
+
+
+@dataclass
+class Failure:
+    """An exchange that went wrong: how, and whether the server may have done what it was told."""
+
+    error: BaseException
+    was_sent: bool
+    is_broken: bool                 # the connection, as opposed to a server that does not answer in time
+    was_reused: bool = False
+    is_ours: bool = False           # no connection became free in time, which says nothing about the server
+
+
+@dataclass
+class Exchange:
+    """Send to each node its commands, and return a list: their replies, checked by `replies.verify`, or a Failure."""
+
+    requests: list[tuple[Node, Commands]]
+    deadline: float
+    once: bool = False              # not to be sent a second time, whatever happens
+
+
+class MakeWaiter:
+    """Make what the one who runs this can wait for: its `wake` may be called by any thread. Returns it."""
+
+
+@dataclass
+class Wait:
+    """Wait until a waiter is woken, or until a monotonic time (None: without end). Returns whether it was woken."""
+
+    waiter: Any
+    until: float | None
+
+
+@dataclass
+class Run:
+    """Call a function of the user's, and return what it returns."""
+
+    function: Callable[[], Any]
+
+
+@dataclass
+class Start:
+    """Have steps run in the background: in a thread of the pool, or in a task. Returns whether they will."""
+
+    steps: Callable[[], Effects[None]]
+
+
+Effects = Generator[Any, Any, T]

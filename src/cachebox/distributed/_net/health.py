@@ -1,0 +1,133 @@
+"""What is wrong with a server: whether it is asked at all, why it did not serve, and what it has refused.
+
+Each change is told once to the logger ``cachebox``, and never a key or a value: what a server quotes of a command that
+it does not know is cut off. A refusal stands until something succeeds that it would have kept from succeeding.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from cachebox.distributed._net.breaker import CLOSED, Breaker
+from cachebox.distributed._net.servers import refusal_in
+from cachebox.distributed._wire.scripts import LEAD, STORING, WRITING
+
+log = logging.getLogger("cachebox")
+
+DOOR = "to let us in"
+MEMORY = "to store more"
+WRITES = "to be written"
+KINDS = {"OOM": MEMORY, "READONLY": WRITES, "NOREPLICAS": WRITES, "MISCONF": WRITES}
+"""What is refused, by how the refusal begins; other refusals are about one command."""
+
+
+def told(words: str) -> str:
+    """Words of a server without what differs from command to command, or quotes one.
+
+    >>> told("ERR unknown command 'EVALSHA', with args beginning with: 'a' 'key' ")
+    "ERR unknown command 'EVALSHA'"
+    """
+    return re.split(r",? with args |\.? script: |, on @user_script", words, maxsplit=1)[0]
+
+
+class Health:
+    """What is known about one server. Thread-safe; O(1).
+
+    `is_troubled` is False where all is well, so that a call can tell at a glance.
+    """
+
+    def __init__(self, name: Any) -> None:
+        self._name = name
+        self.breaker = Breaker()
+        self.renew()
+
+    def renew(self) -> None:
+        """As at the beginning; after a fork too, when another thread may have held the lock."""
+        self._lock = threading.RLock()
+        self.breaker.reset()
+        self.failure = ""                       # why the last call was not served
+        self.refusals: dict[str, str] = {}      # what was refused: in which words
+        self.is_troubled = False
+
+    @property
+    def door(self) -> str | None:
+        """Why it does not let us in, in its words."""
+        return self.refusals.get(DOOR)
+
+    @property
+    def words(self) -> str | None:
+        """What is wrong, in words; None: nothing is."""
+        return self.door or self.failure or next(iter(self.refusals.values()), None)
+
+    def has_failed(self, error: BaseException) -> None:
+        """A call was not served, or a connection not made."""
+        words = refusal_in(error)
+        if words is not None:
+            self.refuse(DOOR, words)
+        self.failure = words or str(error) or type(error).__name__
+        self.is_troubled = True
+        if self.breaker.failed() and words is None:
+            log.warning("%s does not serve, and is not asked before it does: %s", self._name, told(self.failure))
+
+    def serves(self) -> None:
+        """It did what it was asked for."""
+        self.failure = ""
+        changed = self.breaker.succeeded()
+        self._settle()
+        if changed:
+            log.info("%s serves again", self._name)
+
+    def lets_in(self) -> None:
+        """A connection was made."""
+        self.grant(DOOR)
+
+    def refused(self, command: Sequence[Any], words: str) -> None:
+        """It has refused a command."""
+        self.refuse(KINDS.get(words.partition(" ")[0]) or _name(command), words)
+
+    def refuse(self, what: str, words: str) -> None:
+        """It refuses something, in these words."""
+        with self._lock:
+            known = {told(other) for other in self.refusals.values()}
+            self.refusals = {**self.refusals, what: words}
+            self.is_troubled = True
+        if told(words) not in known:
+            log.error("%s refuses %s: %s", self._name, what, told(words))
+
+    def grant(self, what: str) -> None:
+        """It does not refuse that any more."""
+        with self._lock:
+            known = self.refusals
+            self.refusals = {other: words for other, words in known.items() if other != what}
+        self._settle()
+        if what in known:
+            log.info("%s does not refuse %s any more", self._name, what)
+
+    def has_answered(self, command: Sequence[Any], reply: Any) -> None:
+        """It has carried out a command. Only a script tells that it serves: PING is answered by one that does not."""
+        if command[0] != b"EVALSHA":
+            self.grant(_name(command))
+            return
+        digest = command[1]
+        self.serves()
+        if self.refusals:
+            self.grant(_name(command))
+            leads = digest == LEAD.digest and reply[0] == 3
+            if digest in WRITING or leads:
+                self.grant(WRITES)
+            if (digest in STORING and type(reply) is bytes) or leads:
+                self.grant(MEMORY)
+
+    def _settle(self) -> None:
+        with self._lock:
+            self.is_troubled = bool(self.refusals or self.failure or self.breaker.state != CLOSED)
+
+
+def _name(command: Sequence[Any]) -> str:
+    """What a command is called where it is refused."""
+    name = command[0].decode() if isinstance(command[0], bytes) else str(command[0])
+    return f"a script ({command[1][:8].decode()})" if name == "EVALSHA" else name

@@ -1,0 +1,240 @@
+"""Where the servers are, and how to connect to one.
+
+redis-py makes the connections: addresses, TLS, credentials, the handshake. Then its socket, or its pair of streams, is
+taken over: its clients retry ten times by default, would send an `INCR` twice, and know no deadline for a whole call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+import redis.asyncio.connection as asyncio_connections
+import redis.connection as connections
+
+from cachebox.distributed._wire.resp import ReplyError, Senseless
+
+Address = tuple[str, int]           # of a unix socket: its path, and 0
+
+SENTINEL_PORT = 26379
+# What a client's options may say about a server; its timeouts, retries, encodings and parsers are not taken over.
+KEPT = {
+    "username", "password", "credential_provider", "db", "client_name",
+    "socket_keepalive", "socket_keepalive_options", "socket_type",
+}
+# Signs of life that the systems exchange: a network that forgets quiet connections is kept awake, or is found out.
+KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}.items()
+    if hasattr(socket, name)
+}
+
+
+@dataclass
+class Servers:
+    """The address or addresses given, and what it takes to get in.
+
+    `mode` is "single", "sentinel" or "cluster", or None until a server has told.
+    """
+
+    addresses: list[Address]
+    mode: str | None = None
+    tls: bool = False
+    is_path: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    service: str = ""
+    sentinel_options: dict[str, Any] = field(default_factory=dict)
+    sentinel_tls: bool = False
+    max_connections: int = 64       # to each server
+    address_remap: Callable[[Address], Address] | None = None   # of those that a cluster names
+
+    def __repr__(self) -> str:
+        """Without credentials."""
+        named = ", ".join(host if self.is_path else f"{host}:{port}" for host, port in self.addresses)
+        return f"{self.service}@{named}" if self.service else named
+
+    def connection(self, address: Address, deadline: float, is_async: bool, for_sentinel: bool = False) -> Any:
+        """A redis-py connection that is not connected yet. One that blocks keeps to the deadline while it connects."""
+        module = asyncio_connections if is_async else connections
+        tls = self.sentinel_tls if for_sentinel else self.tls
+        options = dict(self.sentinel_options if for_sentinel else self.options)
+        if self.is_path and not for_sentinel:
+            kind: Any = module.UnixDomainSocketConnection
+            options["path"] = address[0]
+            for name in ("socket_keepalive", "socket_keepalive_options", "socket_type"):
+                options.pop(name, None)
+        else:
+            kind = module.SSLConnection if tls else module.Connection
+            options["host"], options["port"] = address
+            options.setdefault("socket_keepalive", True)
+            if not isinstance(options.get("socket_keepalive_options"), dict):
+                options["socket_keepalive_options"] = KEEPALIVE
+        known = _parameters(kind)
+        timeout = left(deadline)
+        made = (kind if is_async else _in_time(kind))(
+            **{name: value for name, value in options.items() if name in known},
+            protocol=3,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=None,
+            driver_info=None,
+        )
+        made.deadline = deadline
+        return made
+
+
+class _InTime:
+    """What makes a blocking connection of redis-py keep to one deadline: its own time-outs are for each step anew."""
+
+    deadline = math.inf
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        """Asked for before each of the addresses that a name stands for."""
+        return left(self.deadline)
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float) -> None:
+        pass                            # the deadline says it
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """Called for each answer of the handshake."""
+        self._sock.settimeout(left(self.deadline))      # type: ignore[attr-defined]
+        return super().read_response(*args, **options)  # type: ignore[misc]
+
+
+_kinds_in_time: dict[type, Any] = {}
+
+
+def _in_time(kind: type) -> Any:
+    """A class of connections that keeps to a deadline."""
+    made = _kinds_in_time.get(kind)
+    if made is None:
+        made = _kinds_in_time[kind] = type(kind.__name__, (_InTime, kind), {})
+    return made
+
+
+def _parameters(kind: type) -> set[str]:
+    return {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
+
+
+def kept(options: dict[str, Any]) -> dict[str, Any]:
+    """Of a client's options, those that are taken over."""
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not None and (name in KEPT or (name.startswith("ssl_") and name != "ssl_ocsp_expected_cert"))
+    }
+
+
+def connect(servers: Servers, address: Address, deadline: float, for_sentinel: bool = False) -> Any:
+    """A connected socket, before the deadline. Raises OSError or a redis-py error."""
+    connection = servers.connection(address, deadline, False, for_sentinel)
+    try:
+        connection.connect()
+    except BaseException as error:
+        connection.disconnect()
+        refuse_nonsense(error)
+        raise
+    taken: Any = connection._get_socket()
+    connection._sock = None             # it is ours now
+    return taken
+
+
+async def connect_async(servers: Servers, address: Address, deadline: float, for_sentinel: bool = False) -> Any:
+    """A pair of streams; whoever waits for it keeps to the deadline. Raises as `connect` does."""
+    connection = servers.connection(address, deadline, True, for_sentinel)
+    try:
+        await connection.connect()
+    except BaseException as error:
+        _abort(connection)
+        refuse_nonsense(error)
+        raise
+    taken = connection._reader, connection._writer
+    connection._reader = connection._writer = None
+    return taken
+
+
+def _abort(connection: Any) -> None:
+    """Close what a cancelled connection attempt has left, without waiting."""
+    writer = connection._writer
+    connection._reader = connection._writer = None
+    if writer is not None:
+        writer.transport.abort()
+
+
+def mode_of(greeting: Any) -> str:
+    """What kind of server answers HELLO like that: "standalone", "sentinel" or "cluster"."""
+    value = greeting.get(b"mode", b"standalone") if isinstance(greeting, dict) else b"standalone"
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+FAILURES: tuple[type[BaseException], ...] = (OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError)
+"""What connecting and talking may raise where the server, or the way to it, is at fault."""
+
+
+def refuse_nonsense(error: BaseException) -> None:
+    """Raise `Senseless` where redis-py stumbled over what the server said during the handshake."""
+    if isinstance(error, Exception) and not isinstance(error, (*FAILURES, MemoryError)):
+        raise Senseless(f"the handshake failed: {type(error).__name__}: {error}") from error
+
+
+NOT_SERVING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
+"""How an answer begins that means: later, perhaps."""
+
+
+NO_REFUSAL = NOT_SERVING | {"TRYAGAIN", "MOVED", "ASK", "NOSCRIPT", "UNKNOWN_NODE", "NOTINT", "LATE"}
+"""How answers begin that say where to go or, by our own scripts, what is there."""
+
+
+class Unavailable(Exception):
+    """A breaker is open, or no server has the bucket. `refusal`: what a server said that refuses."""
+
+    def __init__(self, message: str, refusal: str | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+def refusal_in(error: BaseException) -> str | None:
+    """The words in which a server refuses, or the TLS library for us; None: it is no refusal."""
+    if isinstance(error, (ReplyError, Unavailable)):
+        return error.refusal if isinstance(error, Unavailable) else None if error.code in NO_REFUSAL else str(error)
+    code = str(getattr(error, "status_code", None) or "")
+    words = str(error) if str(error).startswith(code) else f"{code} {error}"
+    if isinstance(error, (redis.ResponseError, redis.AuthenticationError, redis.exceptions.AuthorizationError)):
+        return None if code in NOT_SERVING else words
+    if isinstance(error, redis.ConnectionError) and "max number of clients" in words:
+        return words
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError):
+            is_cut_short = isinstance(seen, (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError))
+            return None if is_cut_short else str(seen)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def is_cut(error: BaseException) -> bool:
+    """Whether a connection broke while it was being made, but not because nobody listens or we are not let in."""
+    return type(error) is redis.ConnectionError and "connecting to" not in str(error)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether waiting for it took too long."""
+    return isinstance(error, (TimeoutError, asyncio.TimeoutError, redis.TimeoutError))
+
+
+def left(deadline: float) -> float:
+    """Seconds to a deadline; TimeoutError where none is left."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("the deadline has passed")
+    return seconds

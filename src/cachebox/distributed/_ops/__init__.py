@@ -1,0 +1,1 @@
+"""The operations over both tiers, written once as generators for both drivers."""

@@ -1,0 +1,378 @@
+"""What this process was told to forget, and could not make the servers forget yet.
+
+Nothing of it is served here meanwhile. The first tier drops it at once. Before anything is asked about a key, what is
+owed for that key is paid: its bucket is cleared, tags are invalidated, the key is deleted. Where that fails, the key is
+as good as unreachable. The rest is paid in the background, as soon as the servers can be reached.
+
+Invariant: a debt is noted before the first tier forgets, and looked for after the permission to store was taken
+(`Tier.begin_fill`). So no value of before can get in between. In each bucket one pays at a time: a second payment that
+is late would take what was written since the first. The memory is bound: who owes too much owes everything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._net.effects import Effects, Failure, MakeWaiter, Run, Wait
+from cachebox.distributed._net.health import log
+from cachebox.distributed._net.servers import Unavailable
+from cachebox.distributed._wire.keyspace import new_token
+from cachebox.distributed._wire.scripts import CLEAR, DELETE, INVALIDATE_TAG, READ, script_call
+from cachebox.distributed.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from cachebox.distributed._ops.operations import Core
+
+MOST_KEYS = 10_000
+MOST_RULES = 16
+LOOKED_EVERY = 0.005                # seconds between looks whether somebody has paid
+AGAIN = 0.5                         # seconds between tries, in the background and where a server refuses
+RULES_AFTER = 3.0                   # seconds until a rule is paid in the background: going through all names is work
+
+
+class Rule:
+    """To forget all keys that match, a prefix's or a pattern's, or whose value does.
+
+    Args:
+        name: rules of one name are one rule; what was owed last counts.
+        matches: called with a key; no code of the user's.
+        predicate: called with key and value, where those that match by their key have to match by that, too.
+        pay: the steps that have the servers forget all of it; raises `BackendUnavailable`.
+    """
+
+    def __init__(
+        self,
+        name: object,
+        matches: Callable[[str], object],
+        predicate: Callable[[str, Any], object] | None,
+        pay: Callable[[Rule], Effects[None]],
+    ) -> None:
+        self.name = name
+        self.matches = matches
+        self.predicate = predicate
+        self.pay = pay
+        self.not_before = time.monotonic() + RULES_AFTER
+        self.paid: set[str] = set()             # keys that the servers have forgotten since: what is there now is new
+        self.cleared: set[int] = set()          # buckets, likewise
+
+
+class Owed:
+    """The debts of one cache. Thread-safe."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._reset()
+        self.renew()
+
+    def renew(self) -> None:
+        """At first, and in the child of a fork, which owes what its parent did."""
+        self._lock = threading.RLock()
+        self._busy: set[int] = set()            # buckets in which somebody pays
+        self._is_planned = False
+        if self.exists:
+            self._plan()
+
+    def _reset(self) -> None:
+        self.exists = False
+        self._keys: dict[str, None] = {}
+        self._tags: dict[str, set[int] | None] = {}         # in which buckets; None: in all
+        self._clears: set[int] | None = set()               # likewise
+        self._rules: dict[object, Rule] = {}
+        self._refused: dict[int, tuple[float, Failure]] = {}    # buckets not to be tried before a time
+
+    # --- owing ------------------------------------------------------------------------------------------------------
+
+    def add_keys(self, keys: Iterable[str]) -> None:
+        """These keys are to be forgotten."""
+        with self._lock:
+            self._keys.update(dict.fromkeys(keys))
+            if len(self._keys) <= MOST_KEYS:
+                self._added()
+                return
+        self.add_all()
+
+    def add_all(self, buckets: Iterable[int] | None = None) -> None:
+        """Everything is to be forgotten, or some buckets."""
+        with self._lock:
+            if buckets is None:
+                self._reset()
+                self._clears = None
+            elif self._clears is not None:
+                self._clears.update(buckets)
+            self._added()
+        self._core.tier.wipe(False)
+
+    def add_tag(self, tag: str, buckets: Iterable[int] | None) -> None:
+        """What has a tag is to be forgotten, everywhere or in some buckets."""
+        with self._lock:
+            known = self._tags.get(tag, set())
+            self._tags[tag] = None if buckets is None or known is None else known.union(buckets)
+            if len(self._tags) <= MOST_KEYS:
+                self._added()
+                return
+        self.add_all()
+
+    def add_rule(self, rule: Rule) -> None:
+        """What matches is to be forgotten, here at once."""
+        with self._lock:
+            self._rules[rule.name] = rule
+            too_many = len(self._rules) > MOST_RULES
+            self._added()
+        tier = self._core.tier
+        if too_many:
+            self.add_all()
+        else:
+            tier.void_fills()
+            tier.forget_keys([key for key in list(tier.first) if self._is_hit(rule, key)])
+
+    def _is_hit(self, rule: Rule, key: str) -> bool:
+        if not rule.matches(key):
+            return False
+        if rule.predicate is None:
+            return True
+        try:
+            return bool(rule.predicate(key, self._core.give(self._core.tier.first.peek(key))))
+        except Exception:                       # of the user's: it is not known to stay
+            return True
+
+    def _added(self) -> None:
+        if not self.exists:
+            log.warning("the servers cannot be told what to forget: it is not served, and they are told later")
+        self.exists = True
+        self._plan()
+
+    # --- paying -----------------------------------------------------------------------------------------------------
+
+    def has_forgotten(self, keys: Iterable[str]) -> None:
+        """The servers have forgotten these keys."""
+        if self.exists:
+            with self._lock:
+                for key in keys:
+                    self._keys.pop(key, None)
+                self._settled()
+
+    def has_cleared(self, buckets: Iterable[int], are_all: bool) -> None:
+        """The servers have forgotten these buckets, which may be all."""
+        if self.exists:
+            with self._lock:
+                if are_all:
+                    self._reset()
+                    return
+                for bucket in buckets:
+                    self._strike(bucket)
+                self._settled()
+
+    def has_dropped(self, tag: str, buckets: Iterable[int]) -> None:
+        """The servers have forgotten what had a tag."""
+        if self.exists:
+            with self._lock:
+                left = self._spread(self._tags.get(tag, set())) - set(buckets)
+                self._tags[tag] = left
+                self._settled()
+
+    def has_removed(self, name: object) -> None:
+        """The servers have forgotten what a rule is about."""
+        if self.exists:
+            with self._lock:
+                self._rules.pop(name, None)
+                self._settled()
+
+    def _spread(self, buckets: set[int] | None) -> set[int]:
+        names = self._core.names
+        return set(range(len(names.buckets) if names is not None else 1)) if buckets is None else buckets
+
+    def _strike(self, bucket: int) -> None:
+        names = self._core.names
+        self._clears = self._spread(self._clears) - {bucket}
+        if names is not None:
+            self._keys = {key: None for key in self._keys if names.bucket(key) != bucket}
+        for rule in self._rules.values():
+            rule.cleared.add(bucket)
+        self._tags = {tag: self._spread(buckets) - {bucket} for tag, buckets in self._tags.items()}
+
+    def _settled(self) -> None:
+        self._tags = {tag: buckets for tag, buckets in self._tags.items() if buckets is None or buckets}
+        if not (self._keys or self._tags or self._rules or self._clears is None or self._clears):
+            self._reset()
+            log.info("the servers have forgotten what they were to forget")
+
+    def settle(self, keys: Iterable[str], deadline: float) -> Effects[dict[int, Failure]]:
+        """Pay what is owed for these keys. Returns the buckets where that was not possible, and why."""
+        names = self._core.names
+        if names is None:
+            return {}
+        groups: dict[int, list[str]] = {}
+        for key in keys:
+            groups.setdefault(names.bucket(key), []).append(key)
+        failures: dict[int, Failure] = {}
+        for bucket, members in groups.items():
+            failure = yield from self._settle_in(bucket, members, deadline)
+            if failure is not None:
+                failures[bucket] = failure
+        return failures
+
+    def _enter(self, bucket: int, deadline: float) -> Effects[bool]:
+        """Be the one who pays in a bucket. False: somebody else does, until the deadline."""
+        while True:
+            with self._lock:
+                if bucket not in self._busy:
+                    self._busy.add(bucket)
+                    return True
+            if time.monotonic() >= deadline:
+                return False
+            yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + LOOKED_EVERY))
+
+    def _settle_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
+        if not (yield from self._enter(bucket, deadline)):
+            return Failure(TimeoutError("what was to be forgotten is being forgotten"), False, False, is_ours=True)
+        try:
+            return (yield from self._pay_in(bucket, keys, deadline))
+        finally:
+            self._busy.discard(bucket)
+
+    def remove(self, rule: Rule, keys: Iterable[str], deadline: float) -> Effects[None]:
+        """Have the servers forget keys of a rule, but not what was written since."""
+        core = self._core
+        for bucket, members in core.grouped(keys):
+            if not (yield from self._enter(bucket, deadline)):
+                core.raise_failed([(members, Failure(TimeoutError("others are paying"), False, False, is_ours=True))])
+            try:
+                chosen = tuple(key for key in members if key not in rule.paid)
+                if chosen and bucket not in rule.cleared:
+                    yield from core.delete_all(chosen, deadline)
+            finally:
+                self._busy.discard(bucket)
+
+    def _pay_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
+        core, names = self._core, self._core.names
+        assert names is not None
+        with self._lock:
+            until, failure = self._refused.get(bucket, (0.0, None))
+            if failure is not None and time.monotonic() < until:
+                return failure
+            clears = bucket in self._spread(self._clears)
+            tags = [] if clears else [tag for tag, where in self._tags.items() if bucket in self._spread(where)]
+            due = dict.fromkeys(key for key in keys if key in self._keys)
+            rules = [] if clears else [rule for rule in self._rules.values() if bucket not in rule.cleared]
+        marks: list[tuple[Rule, str]] = []
+        for rule in rules:
+            for key in keys:
+                if rule.matches(key) and key not in rule.paid:
+                    if len(rule.paid) >= MOST_KEYS:
+                        return Failure(Unavailable("what was to be forgotten has not been yet"), False, False)
+                    outcome = yield from self._is_due(rule, bucket, key, deadline)
+                    if type(outcome) is Failure:
+                        return self._note(bucket, outcome)
+                    if outcome:
+                        due[key] = None
+                    marks.append((rule, key))
+        generation = names.generation(bucket)
+        commands = []
+        if clears:
+            commands.append(script_call(CLEAR, [generation], new_token()))
+        for tag in tags:
+            commands.append(script_call(INVALIDATE_TAG, [generation, names.tag(bucket, tag)], new_token()))
+        if due and not clears:
+            commands.append(script_call(DELETE, [generation, *(names.value_in(bucket, key) for key in due)]))
+        if commands:
+            replies = yield from core.topology.ask([(bucket, command) for command in commands], deadline)
+            for reply in replies:
+                if type(reply) is Failure:
+                    return self._note(bucket, reply)
+        with self._lock:
+            self._refused.pop(bucket, None)
+            if clears:
+                self._strike(bucket)
+            for tag in tags:
+                self._tags[tag] = self._spread(self._tags.get(tag, set())) - {bucket}
+            for key in due:
+                self._keys.pop(key, None)
+            for rule, key in marks:
+                rule.paid.add(key)
+            if self.exists:
+                self._settled()
+        return None
+
+    def _is_due(self, rule: Rule, bucket: int, key: str, deadline: float) -> Effects[Any]:
+        """Whether a rule wants a key of its to be deleted: True, False, or the Failure to find out."""
+        if rule.predicate is None:
+            return True
+        core, names = self._core, self._core.names
+        assert names is not None
+        command = script_call(READ, [names.generation(bucket), names.value_in(bucket, key)])
+        reply = yield from core.topology.ask_one(bucket, command, deadline)
+        if type(reply) is Failure:
+            return reply
+        entry = core.entry_in(key, reply)
+        if entry is None:
+            return True
+        return bool((yield Run(partial(rule.predicate, key, entry[0]))))
+
+    def _note(self, bucket: int, failure: Failure) -> Failure:
+        if failure.was_sent:                    # it would cost a round trip, or more, each time
+            with self._lock:
+                self._refused[bucket] = time.monotonic() + AGAIN, failure
+        return failure
+
+    # --- in the background ------------------------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        if not self._is_planned and not self._core.is_closed:
+            self._is_planned = True
+            self._core.helper.schedule(AGAIN, self._work)
+
+    def _work(self) -> None:
+        """In the helper's thread."""
+        self._is_planned = False
+        core = self._core
+        try:
+            if self.exists and not core.is_closed:
+                Blocking().run(self._pay())
+        except BackendUnavailable:
+            pass                                # the next try
+        finally:
+            if self.exists:
+                self._plan()
+
+    def _pay(self) -> Effects[None]:
+        core = self._core
+        yield from core.begin(core.deadline())
+        names = core.names
+        if names is None:
+            return
+        with self._lock:
+            keys = list(self._keys)
+            buckets = self._spread(self._clears).union(*(self._spread(where) for where in self._tags.values()))
+            rules = [rule for rule in self._rules.values() if time.monotonic() >= rule.not_before]
+        for bucket in buckets:
+            yield from self._settle_in(bucket, [], core.deadline())
+        for bucket, members in core.grouped(keys):
+            yield from self._settle_in(bucket, members, core.deadline())
+        if core.link is None and not core.topology.can_be_asked:
+            yield from self._probe()
+        for rule in rules:
+            if not core.topology.can_be_asked:  # it would count as an error each time
+                return
+            try:
+                yield from rule.pay(rule)
+            except BackendUnavailable:
+                raise
+            except Exception:                   # of the user's: it says of no value that it is to go
+                log.warning("what was to be forgotten cannot be found out, for a predicate fails", exc_info=True)
+            self.has_removed(rule.name)
+
+    def _probe(self) -> Effects[None]:
+        """Where no link finds out whether servers serve again."""
+        core, names = self._core, self._core.names
+        assert names is not None
+        for node in core.topology.masters:
+            if node.breaker.state != "closed":
+                bucket = list(core.topology.owners or ()).index(node)
+                generation = names.generation(bucket)
+                command = script_call(READ, [generation, generation])
+                yield from core.topology.ask_one(bucket, command, core.deadline())

@@ -1,0 +1,134 @@
+"""Refresh-ahead over both tiers: what will end soon is computed anew in the background, while it is still served.
+
+`get_or_set` and decorated calls bring along how a value is made and how long it lives, so they can tell that what they
+found is in the last share of its lifetime. Then they `consider` it. A refresh asks the server for the key's lease, as
+who misses the key does, but gets it although there is a value: so one process of all computes; a write, a delete or a
+clear meanwhile takes the lease away, and nothing is stored over it; and whoever misses the key waits for the refresh.
+
+Invariant: at most one refresh of a key is under way in a process (`_again`), and while another process computes, the
+server is asked once in `PAUSE` seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cachebox._loading.single_flight import Flight, led
+from cachebox.distributed._net.effects import Effects, Failure, Start
+from cachebox.distributed._net.health import log
+from cachebox.distributed._ops.operations import Core
+from cachebox.distributed._ops.single_flight import Decides, Loader, new_flight
+from cachebox.distributed._wire.keyspace import new_token
+from cachebox.distributed.options import milliseconds
+
+PAUSE = 1.0
+"""Seconds until a key is asked for again that another process computes, or of which no server could tell."""
+MANY = 256
+"""Keys with a pause, from which on those are looked for whose pause is over."""
+
+
+class Refreshing:
+    """Refreshes for one cache: `share` of a lifetime before its end."""
+
+    def __init__(self, core: Core, loader: Loader, share: float) -> None:
+        self._core = core
+        self._loader = loader
+        self._share = share
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: at first, and in the child of a fork, where the parent's threads are gone."""
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
+        self._fails = False                     # what was told to the logger
+        self._again: dict[str, float] = {}      # keys not to be refreshed before a time: never, while that is under way
+        self._flights: dict[str, Flight] = {}   # ... unless nobody will go on with it
+
+    def consider(
+        self, key: str, factory: Callable[[], Any], decide: Decides, value: Any, pttl: float | None = None
+    ) -> Effects[None]:
+        """Start a refresh of a key, the value of which was found, if it is due. O(1).
+
+        `pttl`: the milliseconds that it lives on, as the server said (negative: for ever); None: see the first tier.
+        """
+        left = self._left_here(key) if pttl is None else math.inf if pttl < 0 else pttl / 1000
+        if left == math.inf:
+            return
+        due = self._share * decide.lifetime_of(value)
+        if left < due < math.inf and self._begin(key):
+            started = yield Start(partial(self._refresh, key, factory, decide, due))
+            if not started:
+                self._end(key, PAUSE)
+
+    def _left_here(self, key: str) -> float:
+        """How long an entry of the first tier lives on; infinity where that tells nothing of the server's."""
+        if self._core.link is None:             # cut short to `max_staleness`
+            return math.inf
+        try:
+            left = self._core.tier.first.ttl(key)
+        except KeyError:
+            return math.inf
+        return math.inf if left is None else left
+
+    def _begin(self, key: str) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            if self._lasts(key, now):
+                return False
+            if len(self._again) >= MANY:
+                self._again = {other: again for other, again in list(self._again.items()) if again > now}
+            self._again[key] = math.inf
+        return True
+
+    def _lasts(self, key: str, now: float) -> bool:
+        """Whether a pause, or a refresh, is not over."""
+        flight = self._flights.get(key)
+        return self._again.get(key, 0.0) > now and (flight is None or not flight.lost())
+
+    def _end(self, key: str, pause: float) -> None:
+        with self._lock:
+            if pause:
+                self._again[key] = time.monotonic() + pause
+            else:
+                self._again.pop(key, None)
+
+    def _refresh(self, key: str, factory: Callable[[], Any], decide: Decides, due: float) -> Effects[None]:
+        """In the background: compute, unless somebody does or has done so, or the key is gone."""
+        core, loader = self._core, self._loader
+        token, flight = new_token(), new_flight()
+        pause = 0.0
+        counted: dict[str, int] = {}
+        led.set(())                             # whoever started this does not wait for it
+        self._flights[key] = flight
+        loader.flights[token] = flight          # before the lease is: whoever sees that has to find this
+        try:
+            if core.is_closed:
+                return
+            deadline = core.deadline()
+            reply = yield from loader.lead(key, token, b"", b"", deadline, milliseconds(due))
+            if type(reply) is Failure:
+                counted = {"errors": 1}
+                pause = PAUSE
+            elif reply[0] == 2:
+                pause = PAUSE
+            elif reply[0] == 3:
+                with flight:
+                    yield from loader.fly(key, factory, decide, token, flight, deadline)
+                counted = {"refreshes": 1}
+                self._fails = False
+        except Exception:                       # counted; what is there lives on, and who asks for it later tries again
+            counted = {"refresh_failures": 1}
+            if not self._fails:
+                self._fails = True
+                log.warning("a value could not be computed anew in the background", exc_info=True)
+        finally:
+            loader.flights.pop(token, None)
+            flight.give_up()
+            if self._flights.get(key) is flight:    # else another one took over
+                del self._flights[key]
+                self._end(key, pause)
+            core.tier.count(**counted)          # last: whoever sees it may have the next refresh begin

@@ -1,0 +1,411 @@
+"""One computes, the others wait: `get_or_set`, over all threads, tasks and processes.
+
+Whoever finds no value asks the server for the *lease* of the key: a name that holds a token and expires. One gets it
+and leads; it calls the factory, and stores what that returned only if it still has the lease, in one step. A write, a
+delete or a clear takes the lease away, so what was computed from before is never stored. While the factory runs the
+lease is renewed; where its process dies, it expires, and the next one leads.
+
+Who does not lead waits: in the leader's own process for its `Flight`, which also brings the exception; in others for
+news about the key (`Tier.wait_for`), after which it asks again, and is told how the leader `failed` that it waited for.
+A wait that would keep the leader from going on is not begun: the factory runs, and what it returns is not stored. All
+user code of a load is part of its flight: the factory, what decides about its value, and the serializer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cachebox._loading import single_flight as flights
+from cachebox._loading import tasks
+from cachebox._loading.single_flight import Flight
+from cachebox._platform.callers import PULSE
+from cachebox.cache import MISSING
+from cachebox.distributed._net.effects import Effects, Failure, MakeWaiter, Run, Wait
+from cachebox.distributed._ops import leases
+from cachebox.distributed._ops.leases import Leases
+from cachebox.distributed._ops.operations import ATOMS, Core, Packed
+from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire.codec import Undecodable
+from cachebox.distributed._wire.keyspace import new_token
+from cachebox.distributed._wire.resp import Senseless
+from cachebox.distributed._wire.scripts import LAND, LEAD
+from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
+
+if TYPE_CHECKING:
+    from cachebox.distributed._ops.refresh import Refreshing
+
+UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
+MOST_LOOKS = 5                      # at entries that cannot be decoded, one after the other
+FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
+
+def new_flight() -> Flight:
+    """A computation that the caller leads: a thread, a greenlet or a task."""
+    return Flight(*tasks.current())
+
+
+class Decides(Protocol):
+    """Says what is to become of a computed value."""
+
+    @property
+    def name(self) -> str:
+        """What the function is called that computes it."""
+
+    def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
+        """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
+
+    def lifetime_of(self, value: Any, /) -> float:
+        """For how many seconds it was stored, if it was."""
+
+
+class Decision:
+    """The same whatever the value."""
+
+    def __init__(self, lifetime: float, tags: tuple[str, ...], factory: Any) -> None:
+        self.lifetime = lifetime
+        self.tags = tags
+        self._factory = factory
+
+    @property
+    def name(self) -> str:
+        named = self._factory if hasattr(self._factory, "__qualname__") else type(self._factory)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
+        return True, self.lifetime, self.tags
+
+    def lifetime_of(self, value: Any) -> float:
+        return self.lifetime
+
+
+class Loader:
+    """Computes what is missing, for one cache."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.leases = Leases(core)
+        self.refreshing: Refreshing | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: at first, and in the child of a fork, where other threads' computations are gone."""
+        self.flights: dict[Any, Flight] = {}    # by token; by key for those without a server
+        self.leases.renew()
+        if self.refreshing is not None:
+            self.refreshing.renew()
+
+    def get_or_set(self, key: Any, factory: Any, ttl: Any, tags: Any) -> Effects[Any]:
+        """`DistributedCache.get_or_set`."""
+        key = checked_key(key)
+        if not callable(factory):
+            raise TypeError(f"factory must be callable, not {type(factory).__name__}")
+        lifetime = self._core.lifetime if ttl is None else seconds_of(ttl, "ttl")
+        value, _ = yield from self.load(key, factory, Decision(lifetime, checked_tags(tags), factory))
+        return value
+
+    def load(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
+        """The value of a key, computed if need be; and whether it was missing."""
+        core, tier = self._core, self._core.tier
+        deadline = core.deadline()
+        yield from core.begin(deadline)
+        if tier.is_fresh:
+            value = core.give(tier.first.get(key, MISSING))
+            if value is not MISSING:
+                if self.refreshing is not None:
+                    yield from self.refreshing.consider(key, factory, decide, value)
+                return value, False
+        token = new_token()
+        flight = new_flight()
+        acts = flights.acting()
+        self.flights[token] = flight           # before the lease is: whoever sees that has to find this
+        try:
+            with flight:
+                return (yield from self._load(key, factory, decide, token, flight, acts, deadline))
+        finally:
+            self.flights.pop(token, None)
+            flight.give_up()
+
+    def load_alone(
+        self, key: str, factory: Callable[[], Any], decide: Decides
+    ) -> Effects[tuple[Any, bool]]:
+        """`load` for those who do not want to wait for each other: each computes and writes."""
+        core = self._core
+        deadline = core.deadline()
+        value, _ = yield from core.lookup(key, deadline)
+        if value is not MISSING:
+            if self.refreshing is not None:
+                yield from self.refreshing.consider(key, factory, decide, value)
+            return value, False
+        begun = time.monotonic()
+        value = yield Run(factory)
+        is_stored, lifetime, tags = decide(value)
+        encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+        if encoded is not None:
+            try:
+                yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun)
+            except BackendUnavailable:
+                if not core.is_local:
+                    raise
+        return value, True
+
+    def _load(
+        self,
+        key: str,
+        factory: Callable[[], Any],
+        decide: Decides,
+        token: bytes,
+        flight: Flight,
+        acts: bool,
+        deadline: float,
+    ) -> Effects[tuple[Any, bool]]:
+        """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
+        core, tier = self._core, self._core.tier
+        no_good = b""                           # digest of a value that cannot be decoded
+        awaited = b""                           # the token of the leader in another process
+        looks = 0                               # at entries that cannot be decoded
+        missed = False
+        waiter: Any = None
+        until = time.monotonic() + FOREIGN_WAIT
+        patience = leases.Patience()
+        while True:
+            if waiter is not None:
+                tier.wait_for(key, waiter.wake)
+            fill = tier.begin_fill(key)
+            reply: Any = None
+            try:
+                reply = yield from self.lead(key, token, no_good, awaited, deadline)
+                if type(reply) is not Failure and reply[0] == 1:
+                    try:
+                        value = core.take_in(fill, reply[1], reply[2])
+                    except Undecodable:
+                        if not looks:
+                            tier.count(undecodable=1)
+                        looks += 1
+                        if looks < MOST_LOOKS:
+                            no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
+                            continue
+                        reply = Failure(Senseless("there is always another entry that cannot be decoded"), True, False)
+                    else:
+                        if not missed:
+                            tier.count(remote_hits=1)
+                            if self.refreshing is not None:
+                                yield from self.refreshing.consider(key, factory, decide, value, reply[2])
+                        return value, missed
+            finally:
+                tier.end_fill(fill)
+                if waiter is not None and (type(reply) is not list or reply[0] != 2):
+                    tier.wait_no_more(key, waiter.wake)
+            if type(reply) is Failure:
+                return (yield from self._without_server(key, factory, reply, missed))
+            if reply[0] == 4:
+                error = failed.decode(core.codec, key, awaited, reply[1])
+                if error is not None:
+                    raise error
+                awaited = b""
+                continue
+            if not missed:
+                missed = True
+                tier.count(misses=1)
+            if reply[0] == 3:
+                return (yield from self.fly(key, factory, decide, token, flight, deadline)), True
+            other = self.flights.get(reply[2])
+            awaited = reply[2] if other is None else b""
+            if other is not None:
+                if waiter is not None:
+                    tier.wait_no_more(key, waiter.wake)
+                    waiter = None
+                waits = yield from self._wait_for(other)
+                if not waits:
+                    return (yield Run(factory)), True
+                if not other.was_abandoned:
+                    value = core.give(other.get())
+                    return (yield Run(factory)) if value is MISSING else value, True
+                deadline = core.deadline()
+                yield from self._take_over(reply[2], deadline)
+                continue
+            if waiter is None:                  # ask once more, so that news between the two cannot be missed
+                waiter = yield MakeWaiter()
+                continue
+            seconds = patience.seconds(reply[2], reply[1])
+            if not seconds or (acts and time.monotonic() > until):
+                tier.wait_no_more(key, waiter.wake)
+                return (yield Run(factory)), True
+            if not tier.linked:
+                seconds = min(seconds, UNLINKED_WAIT)
+            if acts:
+                seconds = min(seconds, 1.0)
+            try:
+                yield Wait(waiter, time.monotonic() + seconds)
+            finally:
+                tier.wait_no_more(key, waiter.wake)
+            waiter = yield MakeWaiter()
+            deadline = core.deadline()
+
+    def _wait_for(self, other: Flight) -> Effects[bool]:
+        """Wait for a flight of this process. False: the caller has to compute for itself."""
+        waiter = yield MakeWaiter()
+        wait = flights.Wait(other, waiter)
+        try:
+            if wait.may_begin() and wait.begins():
+                while not (yield Wait(waiter, time.monotonic() + PULSE)) and not wait.is_in_vain():
+                    pass
+        finally:
+            wait.ends()
+        return other.is_over
+
+    def _take_over(self, token: bytes, deadline: float) -> Effects[None]:
+        """A flight was given up. Where its leader is not there to do so, give its lease up."""
+        self.flights.pop(token, None)
+        groups = self.leases.let_go(token)
+        if groups is not None:
+            yield from self.leases.give_up(token, groups, deadline)
+
+    def lead(
+        self, key: str, token: bytes, no_good: bytes, awaited: bytes, deadline: float, due: bytes = b""
+    ) -> Effects[Any]:
+        """Ask for the value, or else for how the leader failed that was awaited, or else for the lease.
+
+        `due`: a value that has fewer milliseconds to live is as good as none, but one that is not there is not wanted.
+        """
+        core = self._core
+        names = core.names
+        more = []
+        if names is not None:
+            bucket = names.bucket(key)
+            more = [names.lease(bucket, key), *([names.failed(bucket, awaited)] if awaited else ())]
+        write = core.tier.begin_write(())       # of the generation, if there is none
+        try:
+            reply = yield from core.call(
+                LEAD, key, new_token(), token, leases.LEASE_MS, no_good, due, deadline=deadline, more=more
+            )
+        except BaseException:                   # cancelled: the server may have given it all the same
+            core.tier.drop_write(write)
+            if names is not None:
+                self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), more[0]])])
+            raise
+        if type(reply) is not Failure and reply[0] == 3 and reply[1]:
+            core.tier.end_write(write, (), [core._bucket(key)])
+        else:
+            core.tier.drop_write(write)
+        if type(reply) is not Failure and reply[0] == 2 and reply[2] == token:
+            return [3, 0]                       # a repetition, after the first answer was lost
+        return reply
+
+    # --- leading ----------------------------------------------------------------------------------------------------
+
+    def fly(
+        self,
+        key: str,
+        factory: Callable[[], Any],
+        decide: Decides,
+        token: bytes,
+        flight: Flight,
+        deadline: float,
+    ) -> Effects[Any]:
+        """Compute, and store."""
+        core = self._core
+        names = core.names
+        assert names is not None
+        bucket = names.bucket(key)
+        lease = names.lease(bucket, key)
+        groups = [(bucket, [names.generation(bucket), lease])]
+        self.leases.keep(token, groups, flight)
+        begun = time.monotonic()
+        try:
+            value = yield Run(factory)
+            is_stored, lifetime, tags = decide(value)
+            encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+        except BaseException as error:
+            self.leases.let_go(token)
+            if isinstance(error, Exception):
+                deadline += time.monotonic() - begun
+                yield from self.leases.fail(key, token, groups, error, deadline)
+                flight.crash(error)
+            else:                               # a cancelled task cannot wait any more
+                self.leases.give_up_soon(token, groups)
+            raise
+        self.leases.let_go(token)
+        deadline += time.monotonic() - begun
+        if encoded is None:
+            yield from self.leases.give_up(token, groups, deadline)
+        else:
+            yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
+        flight.land(self._shared(encoded, value))
+        return value
+
+    def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any) -> Any:
+        """What those who waited get: in a cache that isolates, values of their own."""
+        if not self._core.isolate or type(value) in ATOMS or encoded is None:
+            return value
+        head, body = encoded
+        return Packed(head[3:4], body[32:] if head[4] & 1 else body)
+
+    def _land(
+        self,
+        key: str,
+        encoded: tuple[bytes, bytes],
+        lifetime: float,
+        tags: tuple[str, ...],
+        token: bytes,
+        lease: bytes,
+        deadline: float,
+    ) -> Effects[None]:
+        core, tier = self._core, self._core.tier
+        write = tier.begin_write((key,))
+        try:
+            reply = yield from core.call(
+                LAND, key, token, new_token(), *encoded, milliseconds(lifetime), len(tags), *tags,
+                deadline=deadline, more=[lease],
+            )
+        except BaseException:
+            tier.end_write(write)
+            raise
+        if type(reply) is Failure:
+            tier.end_write(write)
+            tier.count(errors=1)
+            if not core.is_local:
+                raise core.unavailable(reply, [key])
+        elif reply[0]:
+            bucket = core._bucket(key)
+            made = [(bucket, tag) for tag, was_made in zip(tags, reply[1], strict=True) if was_made == 49]
+            tier.end_write(write, (key,), (), made)
+        else:
+            tier.end_write(write)
+            tier.count(fills_refused=1)
+
+    # --- without a server -------------------------------------------------------------------------------------------
+
+    def _without_server(
+        self, key: str, factory: Callable[[], Any], failure: Failure, missed: bool
+    ) -> Effects[tuple[Any, bool]]:
+        """What the first tier has, or what is computed, once per process; nothing is stored."""
+        core = self._core
+        value = core._serve_stale(key, failure, counts=not missed)
+        if value is not MISSING:
+            return value, missed
+        while True:
+            flight = new_flight()
+            other = self.flights.setdefault(key, flight)
+            if other is flight:
+                break
+            if not (yield from self._wait_for(other)):
+                return (yield Run(factory)), True
+            if not other.was_abandoned:
+                return other.get(), True
+            if self.flights.get(key) is other:
+                self.flights.pop(key, None)     # its leader is not there to do so
+        try:
+            with flight:
+                value = yield Run(factory)
+            flight.land(value)
+        except Exception as error:
+            flight.crash(error)
+            raise
+        finally:
+            if self.flights.get(key) is flight:
+                self.flights.pop(key, None)
+            flight.give_up()
+        return value, True

@@ -1,0 +1,272 @@
+"""`DistributedCache.warm`: filling the server, and the first tier here, before anybody asks.
+
+Keys are dealt with in batches: one look tells which are there, which also brings them into the first tier; the leases
+of the others are taken in one step, their values loaded, and stored in one step, as far as the leases still hold. So
+a write or a delete meanwhile wins, in any process, and what another process is computing is not computed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from cachebox._loading.loader import is_source, lookup_in
+from cachebox._loading.warming import BATCH, Order, Tally, Warmed, checked, in_threads, shown
+from cachebox.distributed._net.asyncio_driver import Async
+from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._net.effects import Effects, Failure, Run
+from cachebox.distributed._ops import leases
+from cachebox.distributed._ops.leases import Group
+from cachebox.distributed._ops.operations import Core
+from cachebox.distributed._ops.single_flight import Loader, new_flight
+from cachebox.distributed._wire.keyspace import new_token
+from cachebox.distributed._wire.scripts import LAND_MANY, LEAD_MANY, script_call
+from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed.options import checked_key, milliseconds
+
+FEW = 20
+"""Keys whose values are stored together where they are loaded one by one: so many loads an interruption may cost."""
+
+
+class Source:
+    """A loader as users give it, or the values themselves."""
+
+    def __init__(self, given: Any, items: dict[str, Any] | None, may_be_async: bool) -> None:
+        self.items = items
+        self.one: Any = getattr(given, "load", None)
+        self.many = getattr(given, "load_many", None) if self.one is not None else None
+        if given is not None and is_source(given) and not inspect.iscoroutinefunction(given.get):
+            self.one, self.many = lookup_in(given), getattr(given, "get_many", None)
+        if self.one is None:
+            self.one = given
+        if given is None:
+            return
+        if not callable(self.one):
+            raise TypeError(
+                f"loader must be callable, a mapping or a cache, or have a method `load`, not {type(given).__name__}"
+            )
+        if self.many is not None and not callable(self.many):
+            raise TypeError(f"loader.load_many must be callable, not {type(self.many).__name__}")
+        if not may_be_async and any(map(inspect.iscoroutinefunction, (self.one, self.many))):
+            raise TypeError("loader must not be async: AsyncDistributedCache takes such a one")
+
+    def load(self, keys: list[str]) -> Effects[tuple[dict[str, Any], list[Exception]]]:
+        """The values of those keys that there are, and what went wrong for others."""
+        if self.items is not None:
+            return {key: self.items[key] for key in keys}, []
+        if self.many is not None:
+            try:
+                values = yield Run(partial(self.many, keys))
+                if not hasattr(values, "keys"):
+                    raise TypeError(f"load_many must return a dict, not {type(values).__name__}")
+                return {key: values[key] for key in keys if key in values}, []
+            except KeyError:
+                pass                            # of some key; which one, only asking for each of them can tell
+            except Exception as error:
+                return {}, [error]
+        found: dict[str, Any] = {}
+        errors: list[Exception] = []
+        for key in keys:
+            try:
+                found[key] = yield Run(partial(self.one, key))
+            except KeyError:
+                pass
+            except Exception as error:
+                errors.append(error)
+        return found, errors
+
+
+class Warming:
+    """One call of `warm`."""
+
+    def __init__(
+        self, core: Core, loader: Loader, keys: Any, given: Any, workers: Any, progress: Any, may_be_async: bool
+    ) -> None:
+        core.check_open()
+        self._core = core
+        self._loader = loader
+        self._progress = progress
+        self._order: Order = checked(
+            keys, given is not None, getattr(given, "load_many", None) is not None, workers, progress
+        )
+        items = self._order.items
+        wanted = [checked_key(key) for key in self._order.keys]
+        if items is not None:
+            items = dict(zip(wanted, items.values(), strict=True))
+        self._source = Source(given if items is None else None, items, may_be_async)
+        size = BATCH
+        if items is None and self._source.many is None:
+            size = max(1, min(FEW, -(-len(wanted) // self._order.workers)))
+        self._batches = [wanted[at : at + size] for at in range(0, len(wanted), size)]
+        self._left: Iterator[list[str]] = iter(self._batches)
+        self._tally = Tally(len(wanted), None)
+
+    def run_in_threads(self, driver: Blocking) -> Warmed:
+        """Do it, in so many threads as were asked for."""
+        with shown(self._progress) as self._tally.show:
+            return in_threads(lambda: driver.run(self._work_off()), self._workers, self._tally)
+
+    async def run_in_tasks(self, driver: Async) -> Warmed:
+        """Do it, in so many tasks as were asked for."""
+        with shown(self._progress) as self._tally.show:
+            tasks = [asyncio.ensure_future(driver.run(self._work_off())) for _ in range(self._workers)]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            return self._tally.result()
+
+    @property
+    def _workers(self) -> int:
+        return min(self._order.workers, len(self._batches))
+
+    def _work_off(self) -> Effects[None]:
+        while self._tally.ended_by is None:
+            with self._tally.turn:
+                batch = next(self._left, None)
+            if batch is None:
+                return
+            yield from self._do(batch)
+
+    def _do(self, batch: list[str]) -> Effects[None]:
+        """Have all keys of a batch on the server, as far as possible."""
+        core = self._core
+        keys = list(dict.fromkeys(batch))
+        there, unknown = yield from core.read_many(keys, core.deadline(), False)
+        missing = [key for key in keys if key not in there and key not in unknown]
+        loaded, errors, others = yield from self._load(missing)
+        if unknown:                             # their server is away; what others have is loaded
+            core.tier.count(errors=1)
+            errors.insert(0, core.unavailable(next(iter(unknown.values())), unknown))
+        for key in others:                      # somebody is computing it, or what is there cannot be decoded
+            try:
+                loaded += yield from self._load_other(key)
+            except Exception as error:
+                errors.append(error)
+        wanted = len(missing) + len(unknown)
+        self._tally.note(loaded, wanted - loaded, len(batch) - wanted, errors[0] if errors else None)
+
+    def _load_other(self, key: str) -> Effects[bool]:
+        """The way of `get_or_set`, which waits for others."""
+        one, items = self._source.one, self._source.items
+        try:
+            yield from self._loader.get_or_set(
+                key, (lambda: items[key]) if items is not None else partial(one, key), None, ()
+            )
+        except KeyError:
+            return False
+        return True
+
+    def _load(self, keys: list[str]) -> Effects[tuple[int, list[Exception], list[str]]]:
+        """Load and store as many of these as nobody else does. Returns how many were, what failed, and the others."""
+        core, held = self._core, self._loader.leases
+        token = new_token()
+        flight = new_flight()
+        self._loader.flights[token] = flight    # before the leases are: whoever sees one has to find this
+        groups: list[Group] = []
+        try:
+            mine, others, unreached = yield from self._lead(keys, token, groups)
+            if not mine:
+                return 0, unreached, others
+            core.tier.count(misses=len(mine))
+            held.keep(token, groups, flight)
+            with flight:
+                values, errors = yield from self._source.load(mine)
+                errors += unreached
+            encoded: dict[str, tuple[bytes, bytes]] = {}
+            for key, value in values.items():
+                try:
+                    encoded[key] = core.codec.encode(key, value, ())
+                except Exception as error:
+                    errors.append(error)
+            held.let_go(token)
+            try:
+                loaded = yield from self._land(encoded, token)
+            except BackendUnavailable as error:
+                loaded = len(encoded) - len(error.keys)
+                errors.append(error)
+            if loaded < len(mine):
+                yield from held.give_up(token, groups, core.deadline())
+            return loaded, errors, others
+        except BaseException:                   # interrupted: it cannot wait any more
+            held.give_up_soon(token, groups)
+            raise
+        finally:
+            held.let_go(token)
+            self._loader.flights.pop(token, None)
+            flight.give_up()                    # who waited looks again
+
+    def _lead(
+        self, keys: list[str], token: bytes, leased: list[Group]
+    ) -> Effects[tuple[list[str], list[str], list[Exception]]]:
+        """Ask for leases, which end up in `leased`. Returns the keys that are ours to load, those that are not, and why
+        of some nobody could tell."""
+        core, tier = self._core, self._core.tier
+        deadline = core.deadline()
+        mine: list[str] = []
+        others: list[str] = []
+        failed: list[tuple[list[str], Failure]] = []
+        groups = core.grouped(keys)
+        commands = []
+        for bucket, members in groups:
+            names = core.names_of(core.names, bucket, members)
+            commands.append((bucket, script_call(LEAD_MANY, names, new_token(), token, leases.LEASE_MS)))
+        writes = [tier.begin_write(()) for _ in groups]     # of the generations, where there are none
+        try:
+            replies = yield from core.ask(groups, commands, deadline)
+        except BaseException:                   # cancelled: the server may have given them all the same
+            for write in writes:
+                tier.drop_write(write)
+            leased += [self._leases_of(bucket, members) for bucket, members in groups if core.names is not None]
+            raise
+        for (bucket, members), reply, write in zip(groups, replies, writes, strict=True):
+            if type(reply) is Failure:
+                tier.drop_write(write)
+                failed.append((members, reply))
+                continue
+            if reply[:1] == b"1":
+                tier.end_write(write, (), [bucket])
+            else:
+                tier.drop_write(write)
+            led = [key for key, answer in zip(members, reply[1:], strict=True) if answer == 51]
+            others += [key for key, answer in zip(members, reply[1:], strict=True) if answer != 51]
+            mine += led
+            if led:
+                leased.append(self._leases_of(bucket, led))
+        if failed:
+            tier.count(errors=1)
+        return mine, others, [core.unavailable(reply, members) for members, reply in failed]
+
+    def _leases_of(self, bucket: int, keys: list[str]) -> Group:
+        names = self._core.names
+        assert names is not None
+        return bucket, [names.generation(bucket), *(names.lease(bucket, key) for key in keys)]
+
+    def _land(self, encoded: dict[str, tuple[bytes, bytes]], token: bytes) -> Effects[int]:
+        """Store what was loaded. Returns how many keys have a value then, ours or a newer one."""
+        core = self._core
+        if not encoded:
+            return 0
+        groups = core.grouped(encoded)
+        px = milliseconds(core.lifetime)
+        commands = []
+        for bucket, members in groups:
+            arguments: list[Any] = [token, px]
+            for key in members:
+                arguments += encoded[key]
+            commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
+        failed = []
+        for (_, members), reply, write in (yield from core._write(commands, groups, core.deadline())):
+            if type(reply) is Failure:
+                failed.append((members, reply))
+                continue
+            stored = [key for key, answer in zip(members, reply, strict=True) if answer == 49]
+            core.tier.end_write(write, stored)
+            core.tier.count(fills_refused=len(members) - len(stored))
+        core.raise_failed(failed)
+        return len(encoded)

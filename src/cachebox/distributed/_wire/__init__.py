@@ -1,0 +1,1 @@
+"""The bytes between the tiers: protocol, values, names of keys, scripts, shapes of replies. Opens no connection."""

@@ -1,0 +1,3 @@
+"""Types of `cachebox.distributed._wire.equality`; the documentation is in the compiled module."""
+
+def is_alike(value: object, back: object) -> bool: ...

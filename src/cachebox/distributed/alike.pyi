@@ -1,3 +1,0 @@
-"""Types of `cachebox.distributed.alike`; the documentation is in the compiled module."""
-
-def is_alike(value: object, back: object) -> bool: ...

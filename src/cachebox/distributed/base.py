@@ -1,0 +1,213 @@
+"""What the two distributed caches share: being made, telling about themselves, forks, and the end."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any
+
+from cachebox._calls.naming import SharedNames
+from cachebox._store.options import refuse_unknown
+from cachebox.cache import Cache
+from cachebox.distributed._near.near_cache import Tier
+from cachebox.distributed._net.asyncio_driver import Async
+from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._net.clients import from_client
+from cachebox.distributed._net.servers import Servers
+from cachebox.distributed._net.topology import Topology
+from cachebox.distributed._net.urls import from_url
+from cachebox.distributed._ops.namespace import Whole
+from cachebox.distributed._ops.operations import Core
+from cachebox.distributed._ops.refresh import Refreshing
+from cachebox.distributed._ops.single_flight import Loader
+from cachebox.distributed._wire.codec import Codec
+from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of, share_of
+from cachebox.distributed.stats import DistributedStats
+
+_living: weakref.WeakSet[Common] = weakref.WeakSet()
+FOREIGN_OPTIONS = {                 # what others call them
+    "host": "redis_host", "port": "redis_port", "db": "redis_db", "maxsize": "max_size", "size": "max_size",
+    "ttl": "default_ttl", "expire": "default_ttl", "prefix": "namespace", "key_prefix": "namespace", "redis": "client",
+    "redis_client": "client", "redis_url": "url", "location": "url",
+}
+
+
+class Common:
+    """A cache that is made of a core and a driver. Its subclasses have the operations."""
+
+    _driver: Blocking | Async
+    _tier: Any
+
+    def __init__(
+        self,
+        redis_host: str = "localhost",
+        redis_port: int = 6379,
+        redis_db: int = 0,
+        max_size: int | None = 1000,
+        default_ttl: Seconds | None = None,
+        *,
+        url: str | None = None,
+        client: Any = None,
+        namespace: str = "cachebox",
+        policy: Any = "LRU",
+        serializer: Any = "json",
+        secret: bytes | str | None = None,
+        invalidation: bool = True,
+        max_staleness: Seconds = 1.0,
+        timeout: Seconds = 0.5,
+        on_unavailable: str = "local",
+        isolate: bool = False,
+        refresh_ahead: float | None = None,
+        max_connections: int = 64,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            refuse_unknown(type(self).__name__, unknown, OPTIONS, FOREIGN_OPTIONS)
+        if not isinstance(redis_host, str):
+            raise TypeError(f"redis_host must be a str, not {type(redis_host).__name__}")
+        checked_int(redis_port, "redis_port", 1, 65535)
+        checked_int(redis_db, "redis_db", 0, 2**31 - 1)
+        checked_int(max_connections, "max_connections", 1, 2**31 - 1)
+        if not isinstance(namespace, str):
+            raise TypeError(f"namespace must be a str, not {type(namespace).__name__}")
+        if not namespace:
+            raise ValueError("namespace must not be empty")
+        if on_unavailable not in ("local", "raise"):
+            raise ValueError(f'on_unavailable must be "local" or "raise", not {on_unavailable!r}')
+        if url is not None and client is not None:
+            raise ValueError("url and client cannot go together: each says where the server is")
+        if url is not None or client is not None:
+            other = "url" if client is None else "client"
+            for name, given, default in (
+                ("redis_host", redis_host, "localhost"), ("redis_port", redis_port, 6379), ("redis_db", redis_db, 0)
+            ):
+                if given != default:
+                    raise ValueError(f"{name} and {other} cannot go together: each says where the server is")
+        lifetime = seconds_of(default_ttl, "default_ttl")
+        staleness = seconds_of(max_staleness, "max_staleness")
+        seconds = seconds_of(timeout, "timeout", infinite=False)
+        if max_staleness is None:
+            raise TypeError("max_staleness must be a number of seconds, not None")
+        share = share_of(refresh_ahead, "refresh_ahead")
+        first: Cache[str, Any] = Cache(max_size, policy=policy)
+        codec = Codec(serializer, secret, namespace)
+        if client is not None:
+            servers = from_client(client)
+        elif url is not None:
+            servers = from_url(url)
+        else:
+            servers = Servers([(redis_host, redis_port)], options={"db": redis_db} if redis_db else {})
+        servers.max_connections = max_connections
+        self._tier = Tier(first, not isolate)
+        self._core = Core(
+            Topology(servers, namespace),
+            codec,
+            self._tier,
+            lifetime=lifetime,
+            timeout=seconds,
+            max_staleness=staleness,
+            invalidation=bool(invalidation),
+            is_local=on_unavailable == "local",
+            isolate=bool(isolate),
+        )
+        self._loader = Loader(self._core)
+        if share is not None:
+            self._loader.refreshing = Refreshing(self._core, self._loader, share)
+        self._whole = Whole(self._core)
+        self._names = SharedNames()
+        self._stats = DistributedStats(self._core)
+        self._default_ttl = default_ttl
+        self._namespace = namespace
+        self._finalizer = weakref.finalize(self, _abandon, self._core)
+        _living.add(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        """What else the constructor does."""
+
+    @property
+    def stats(self) -> DistributedStats:
+        """The counters of both tiers: one object, always up to date."""
+        return self._stats
+
+    @property
+    def max_size(self) -> int | None:
+        """The most entries that the first tier holds; None: no bound."""
+        found: int | None = self._core.tier.first.max_size
+        return found
+
+    @property
+    def default_ttl(self) -> float | None:
+        """Seconds that an entry lives unless `set` says otherwise, as given to the constructor; None: for ever."""
+        given = self._default_ttl
+        return given if given is None or isinstance(given, (int, float)) else given.total_seconds()
+
+    @property
+    def policy(self) -> Any:
+        """The policy of the first tier: its name, or the object that was given."""
+        return self._core.tier.first.policy
+
+    @property
+    def namespace(self) -> str:
+        """What the names of all entries on the server begin with."""
+        return self._namespace
+
+    def __repr__(self) -> str:
+        state = "closed" if self._core.is_closed else f"breaker {self._core.topology.worst}"
+        return (
+            f"<{type(self).__name__} {self._namespace!r} at {self._core.topology.servers!r}, "
+            f"{len(self._core.tier.first)} entries here, {state}>"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__} cannot be pickled: it belongs to a process; make one in each")
+
+    def _check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+        """Raise what `set` would raise for these arguments, before it talks to a server."""
+        self._core.check_entry(key, value, ttl, tags)
+
+    def _check_ttl(self, ttl: Any) -> None:
+        """Raise what `set_many` would raise for that lifetime of nothing, before it talks to a server."""
+        self._core.check_open()
+        seconds_of(ttl, "ttl")
+
+    def _check_key(self, key: Any) -> None:
+        """Raise what `delete` would raise for this argument, before it talks to a server."""
+        self._core.check_open()
+        checked_key(key)
+
+    def _renew(self) -> None:
+        """In the child of a fork."""
+        self._core.renew()
+        self._loader.renew()
+
+
+OPTIONS = Common.__init__.__code__.co_varnames[1:Common.__init__.__code__.co_argcount] + tuple(
+    Common.__init__.__kwdefaults__ or ()
+)
+
+
+def _abandon(core: Core) -> None:
+    """A cache ended that nobody closed, or the process does."""
+    core.abandon()
+
+
+def _before_fork() -> None:
+    for cache in list(_living):
+        cache._core.pause()
+
+
+def _after_fork_in_parent() -> None:
+    for cache in list(_living):
+        cache._core.resume()
+
+
+def _after_fork_in_child() -> None:
+    for cache in list(_living):
+        cache._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

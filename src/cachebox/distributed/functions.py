@@ -1,0 +1,478 @@
+"""Functions that keep their results in a distributed cache: what `cached(DistributedCache(...))` makes of them.
+
+The key of a call is a str that every process and every Python version makes alike: the function's module and qualified
+name, and the arguments written out by value, with their types as far as they differ by ``==``. Nothing depends on
+`hash`, `repr` of users' objects, or addresses; what cannot be written so is a TypeError.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import functools
+import math
+import sys
+import threading
+import uuid
+from collections.abc import Awaitable, Callable
+from types import FunctionType, MethodType
+from typing import Any
+
+from cachebox._calls.cache_info import CacheInfo
+from cachebox._calls.naming import Claim, Identity, SharedNames, module_of
+from cachebox._calls.signature import dress
+from cachebox._platform.awaitables import called, is_context, refuse_awaitable, warn_of_one_shot
+from cachebox.distributed._net.asyncio_driver import Async
+from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed.options import Seconds, checked_tags, seconds_of
+
+
+def written(value: Any, typed: bool = False) -> str:
+    """A value as text: equal text means equal values. TypeError for what has no stable text. O(size of the value).
+
+    `typed`: whether values of different types that are equal get different texts.
+
+    >>> written(1), written("1"), written(1.0), written(1.0, typed=True)
+    ('1', "'1'", '1', '1.0')
+    >>> written({"b": [1, None], "a": (2.5, b"x")})
+    "{'a':(2.5,x'78'),'b':[1,None]}"
+    """
+    kind = type(value)
+    if kind is str:
+        text: str = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{text}'"
+    if kind is int:
+        return str(value)
+    if value is None or value is Ellipsis:
+        return str(value)
+    if kind is bool:
+        return str(value) if typed else str(int(value))
+    if kind is float:
+        return str(int(value)) if not typed and math.isfinite(value) and value.is_integer() else repr(value)
+    if kind is bytes:
+        return f"x'{value.hex()}'"
+    if kind is tuple:
+        return f"({','.join([written(item, typed) for item in value])})"
+    if kind is list:
+        return f"[{','.join([written(item, typed) for item in value])}]"
+    if kind in (set, frozenset):
+        name = kind.__name__ if typed else "set"
+        return f"{name}{{{','.join(sorted([written(item, typed) for item in value]))}}}"
+    if kind is dict:
+        pairs = sorted((written(key, typed), written(item, typed)) for key, item in value.items())
+        return f"{{{','.join([f'{key}:{item}' for key, item in pairs])}}}"
+    if isinstance(value, type) and _is_importable(value):
+        return f"type({module_of(value)}.{value.__qualname__})"
+    if isinstance(value, enum.Enum):
+        return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
+    if kind is complex or kind is decimal.Decimal or kind is uuid.UUID:
+        return f"{kind.__name__}({value})"
+    if kind in (datetime.date, datetime.time, datetime.datetime):
+        return f"{kind.__name__}({value.isoformat()})"
+    if kind is datetime.timedelta:
+        return f"timedelta({value.days},{value.seconds},{value.microseconds})"
+    raise TypeError(
+        f"an argument of type {kind.__name__} has no text that is the same in every process: use key_func to make keys"
+    )
+
+
+def _is_importable(kind: type) -> bool:
+    """Whether a class is what its module and name lead to: only then do they stand for it in every process."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
+
+
+class Remembered(Exception):
+    """A call has failed a moment ago, and is not made again. Users get the `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Consumed(BaseException):
+    """A call returned what can be consumed only once: it goes to its caller, and who waits makes a call of its own."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def plain(name: str, result: Any) -> Any:
+    """What a user's function returned; TypeError where somebody would have to await it."""
+    refuse_awaitable(name, result)
+    return result
+
+
+class CallDecision:
+    """What is to become of the result of one call, as `cached` was told."""
+
+    __slots__ = ("_args", "_function", "_kwargs")
+
+    def __init__(self, function: DistributedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+
+    @property
+    def name(self) -> str:
+        return self._function._name
+
+    def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
+        return self._function._decide(value, self._args, self._kwargs)
+
+    def lifetime_of(self, value: Any) -> float:
+        return self._function._lifetime_of(value)
+
+
+class DistributedFunction:
+    """A function with a distributed cache in front: called as the function is."""
+
+    __wrapped__: Callable[..., Any]
+    _driver: Any = Blocking()
+
+    def __init__(
+        self,
+        cache: Any,
+        claim: Claim,
+        function: Callable[..., Any],
+        *,
+        is_async: bool,
+        ttl: Any,
+        key_func: Callable[..., Any] | None,
+        typed: bool,
+        condition: Callable[[Any], object] | None,
+        single_flight: bool,
+        tags: Any = (),
+        cache_exceptions: Any = (),
+        exception_ttl: Any = None,
+    ) -> None:
+        dress(self, function, is_async)
+        self._cache = cache
+        self._claim = claim             # it lives as long as the function
+        self._name = claim.name.translate({ord("%"): "%25", ord("("): "%28"})
+        self._is_async = is_async
+        self._warned = False
+        self._ttl = ttl
+        self._lifetime = None if ttl is None or callable(ttl) else seconds_of(ttl, "ttl")
+        self._key_func = key_func
+        self._typed = typed
+        self._condition = condition
+        self._single_flight = single_flight
+        self._tags = tags if callable(tags) else checked_tags(tags)
+        self._own_tag = None if key_func is None else f"cachebox:{self._name}"      # of entries under any keys
+        self._failures = None           # of this process
+        if cache_exceptions:
+            from cachebox._loading.negative_cache import Failures
+
+            lives = cache.default_ttl if exception_ttl is None else exception_ttl
+            self._failures = Failures(cache_exceptions, lives, cache.max_size, None)
+        self._forgotten = 0             # how often failures were to be forgotten
+        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
+        self._hits = self._misses = 0
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def cache_key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of the call with these arguments. TypeError where one of them cannot be written stably."""
+        if self._key_func is not None:
+            key = plain("key_func", self._key_func(*args, **kwargs))
+            return str(key) if isinstance(key, str) else f"{self._name}:{written(key)}"
+        typed = self._typed
+        parts = [written(value, typed) for value in args]
+        parts += [f"{name}={written(value, typed)}" for name, value in kwargs.items()]
+        return f"{self._name}({','.join(parts)})"
+
+    # --- calling ----------------------------------------------------------------------------------------------------
+
+    def _decide(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, float, tuple[str, ...]]:
+        """Whether a result is stored, for how long, and under which tags."""
+        if self._condition is not None and not plain("condition", self._condition(value)):
+            return False, 0.0, ()
+        lifetime = self._lifetime_of(value)
+        if lifetime <= 0.0:
+            return False, 0.0, ()
+        tags = checked_tags(plain("tags", self._tags(value, *args, **kwargs))) if callable(self._tags) else self._tags
+        return True, lifetime, tags if self._own_tag is None else (*tags, self._own_tag)
+
+    def _lifetime_of(self, value: Any) -> float:
+        """For how many seconds a result is stored; 0: not at all."""
+        if self._lifetime is not None:
+            return self._lifetime
+        given = plain("ttl", self._ttl(value)) if callable(self._ttl) else None
+        if given is None:
+            lifetime: float = self._cache._core.lifetime
+            return lifetime
+        number = given.total_seconds() if isinstance(given, datetime.timedelta) else given
+        if isinstance(number, (int, float)) and number <= 0:
+            return 0.0
+        return seconds_of(given, "what ttl returned")
+
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call does, as the drivers run it."""
+        loader = self._cache._loader
+        run = functools.partial(self._run, args, kwargs)
+        if self._failures is not None:
+            run = functools.partial(self._tried, key, run)
+        load = loader.load if self._single_flight else loader.load_alone
+        return (yield from load(key, run, CallDecision(self, args, kwargs)))
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call."""
+        return self._kept(self.__wrapped__(*args, **kwargs))
+
+    def _kept(self, value: Any) -> Any:
+        """A result that can be stored. Consumed: it can be consumed only once."""
+        kind = type(value)
+        if hasattr(kind, "__await__") or hasattr(kind, "__next__") or hasattr(kind, "__anext__") or is_context(value):
+            raise Consumed(value)
+        return value
+
+    def _report(self, value: Any) -> None:
+        """Say once that results can be consumed only once."""
+        if not self._warned:
+            self._warned = True
+            warn_of_one_shot(getattr(self, "__qualname__", repr(self.__wrapped__)), value)
+
+    def _tried(self, key: str, run: Callable[[], Any]) -> Any:
+        """Make a call, unless it has failed a moment ago."""
+        forgotten = self._forgotten
+        self._raise_known(key)
+        try:
+            return run()
+        except Exception as error:
+            self._remember(key, error, forgotten)
+            raise
+
+    def _raise_known(self, key: str) -> None:
+        error = self._failures.find(key) if self._failures is not None else None
+        if error is not None:
+            raise Remembered(error)
+
+    def _remember(self, key: str, error: Exception, forgotten: int) -> None:
+        """A call has failed that began when failures had been forgotten so many times."""
+        assert self._failures is not None
+        with self._lock:
+            if forgotten == self._forgotten:
+                self._failures.remember(key, error)
+
+    def _forget_failures(self, key: str | None = None) -> None:
+        """Forget one, or all."""
+        if self._failures is not None:
+            with self._lock:
+                self._forgotten += 1
+                if key is None:
+                    self._failures.clear()
+                else:
+                    self._failures.forget(key)
+
+    def _count(self, missed: bool) -> None:
+        with self._lock:
+            if missed:
+                self._misses += 1
+            else:
+                self._hits += 1
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._is_async:
+            return AsyncCalls(self).call(args, kwargs)
+        key = self.cache_key(*args, **kwargs)
+        missed = True
+        try:
+            value, missed = self._driver.run(self._steps(key, args, kwargs))
+        except Consumed as passed:
+            value = passed.value
+            if hasattr(type(value), "__await__"):           # so it is an async function
+                self._is_async = True
+                return AsyncCalls(self, value).call(args, kwargs)
+            self._report(value)
+        except Remembered as known:
+            missed = False
+            raise known.error from None
+        finally:
+            self._count(missed)
+        return value
+
+    # --- for users --------------------------------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> Any:
+        """The cache that holds the results."""
+        return self._cache
+
+    def cache_info(self) -> CacheInfo:
+        """This function's hits and misses in this process, and the bound and size of the cache's first tier."""
+        return CacheInfo(self._hits, self._misses, self._cache.max_size, len(self._cache._core.tier.first))
+
+    def cache_parameters(self) -> dict[str, Any]:
+        """How the function is cached, as a new dict: maxsize, typed, policy and ttl."""
+        cache = self._cache
+        return {"maxsize": cache.max_size, "typed": self._typed, "policy": cache.policy, "ttl": self._ttl}
+
+    def cache_clear(self, timeout: Seconds | None = None) -> Any:
+        """Forget all of this function's results, in every process, and set its counters to zero.
+
+        Args:
+            timeout: seconds for the whole of it; None: the cache's, which is enough for about a million names.
+        """
+        if timeout is not None:
+            seconds_of(timeout, "timeout", infinite=False)
+        with self._lock:
+            self._hits = self._misses = 0
+        self._forget_failures()
+        return self._driver.run(self._forget_results(timeout))
+
+    def _forget_results(self, timeout: Seconds | None) -> Any:
+        if self._own_tag is not None:
+            yield from self._cache._whole.invalidate_tag(self._own_tag)
+        else:
+            yield from self._cache._whole.invalidate_prefix(self._name + "(", timeout)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        """Forget the result of the call with these arguments, in every process. True where there was one."""
+        key = self.cache_key(*args, **kwargs)
+        self._forget_failures(key)
+        return self._driver.run(self._cache._core.delete(key))
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else BoundDistributedFunction(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":       # not made yet
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)      # `__code__` of a function, `delay` of a task
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(type(self)), *vars(self)})
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """For whoever looks for a function: frameworks, `inspect`. `type` tells the truth."""
+        return FunctionType if isinstance(self.__wrapped__, FunctionType) else type(self)
+
+    def __reduce__(self) -> str:
+        return str(self.__wrapped__.__qualname__)
+
+    def __copy__(self) -> DistributedFunction:
+        return self
+
+    def __deepcopy__(self, memo: object) -> DistributedFunction:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<cached {getattr(self.__wrapped__, '__qualname__', self.__wrapped__)}>"
+
+
+class AsyncCalls:
+    """Calls of an ``async def`` function, or of one that has returned an awaitable."""
+
+    def __init__(self, function: DistributedFunction, begun: Awaitable[Any] | None = None) -> None:
+        self._function = function
+        self._begun = begun
+
+    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a call."""
+        function = self._function
+        missed = True
+        try:
+            key = function.cache_key(*args, **kwargs)
+            value, missed = await Async().run(self._steps(key, args, kwargs))
+        except Consumed as passed:
+            value = passed.value
+            function._report(value)
+        except Remembered as known:
+            missed = False
+            raise known.error from None
+        finally:
+            function._count(missed)
+            drop = getattr(self._begun, "close", None)
+            if drop is not None:
+                drop()                      # nobody needs what has begun
+        return value
+
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        function = self._function
+        loader = function._cache._loader
+        run = functools.partial(self._run, key, args, kwargs)
+        load = loader.load if function._single_flight else loader.load_alone
+        return (yield from load(key, run, CallDecision(function, args, kwargs)))
+
+    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call, unless it has failed a moment ago."""
+        function = self._function
+        forgotten = function._forgotten
+        function._raise_known(key)
+        begun, self._begun = self._begun, None
+        try:
+            return function._kept(await (called(function.__wrapped__, args, kwargs) if begun is None else begun))
+        except Exception as error:
+            if function._failures is not None:
+                function._remember(key, error, forgotten)
+            raise
+
+
+class AsyncDistributedFunction(DistributedFunction):
+    """The same for ``async def`` functions, of either cache: calls, `invalidate` and `cache_clear` are awaited."""
+
+    _driver: Any = Async()
+
+
+class BoundDistributedFunction:
+    """A cached method bound to its instance, which `key_func` sees as the first argument."""
+
+    def __init__(self, function: DistributedFunction, instance: Any) -> None:
+        self.__func__ = function
+        self.__self__ = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def cache_key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of this call."""
+        return self.__func__.cache_key(self.__self__, *args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Any:
+        """Forget the result of this call, in every process."""
+        return self.__func__.invalidate(self.__self__, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__func__, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(type(self)), *dir(self.__func__)})
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return MethodType
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundDistributedFunction):
+            return NotImplemented
+        return self.__self__ is other.__self__ and self.__func__ is other.__func__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__self__), id(self.__func__)))
+
+
+def decorated(
+    cache: Any,
+    names: SharedNames,
+    function: Any,
+    *,
+    is_coroutine: bool,
+    name: str | None = None,
+    version: Any = None,
+    **options: Any,
+) -> Any:
+    """A function with a cache in front."""
+    identity = Identity(function, name, version)
+    if identity.is_anonymous and cache.namespace == "cachebox":
+        raise ValueError(
+            f"{identity.function_name} has no file, so other programs may have one of that name: give cached a name=, "
+            "or the cache a namespace= of its own"
+        )
+    kind = AsyncDistributedFunction if is_coroutine else DistributedFunction
+    return kind(cache, names.claim(identity), function, is_async=is_coroutine, **options)
