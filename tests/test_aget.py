@@ -454,7 +454,7 @@ def test_a_loader_may_ask_for_its_own_key(loads):
 
         store = Deep()
         cache = Cache(loader=loads(store))
-        assert await cache.aget("a") == ["inner"] and cache["a"] == ["inner"]
+        assert await cache.aget("a") == ["inner"] and cache["a"] == "inner"      # who was later finds it written
 
     run(main())
 
@@ -514,9 +514,9 @@ def test_an_async_factory_runs_once_for_all_tasks():
             return ["made"]
 
         values = await asyncio.gather(*[cache.aget_or_set("a", make) for _ in range(20)])
-        assert runs == [1] and all(value is cache["a"] for value in values)
+        assert runs == [1] and all(value is cache.peek("a") for value in values)
         assert await cache.aget_or_set("a", make) is values[0]
-        assert (cache.stats.hits, cache.stats.misses, cache.stats.sets) == (2, 20, 1)
+        assert (cache.stats.hits, cache.stats.misses, cache.stats.sets) == (1, 20, 1)
         assert await cache.aget_or_set("b", lambda: "plain") == "plain"
 
     run(main())

@@ -261,7 +261,7 @@ def total(*things):
     ({1000, "b"}, total({1000, "b"}, 1000, "b")),
     (frozenset([1000]), total(frozenset([1000]), 1000)),
     ([[["deep"]]], total([[]], [[]], [[]], "deep")),
-    ([SHARED, SHARED, (SHARED,)], total([1, 2, 3], SHARED, (1,))),
+    ((SHARED, SHARED, (SHARED,)), total((1, 2, 3), SHARED, (1,))),
     (Point(1000, "y"), total(Point(1, 2), 1000, "y")),
     (collections.OrderedDict(k=2000), total(collections.OrderedDict(k=2000), "k", 2000)),
     (collections.defaultdict(list, k=2000), total(collections.defaultdict(list, k=2000), "k", 2000)),

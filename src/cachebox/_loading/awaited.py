@@ -15,21 +15,21 @@ from functools import partial
 from time import perf_counter_ns
 from weakref import WeakKeyDictionary
 
-from cachebox import tasks
-from cachebox.callers import PULSE
-from cachebox.flight import led
-from cachebox.loading import NOTHING_LOADED
-from cachebox.workers import submit
+from cachebox._loading import tasks
+from cachebox._loading.loader import NOTHING_LOADED
+from cachebox._loading.refresh_pool import submit
+from cachebox._loading.single_flight import Course, led
+from cachebox._platform.callers import PULSE
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    from cachebox._loading.loader import Loader
+    from cachebox._loading.refresh import Refresh
+    from cachebox._loading.single_flight import Flight, Leader
     from cachebox.cache import Cache
-    from cachebox.flight import Flight, Leader
-    from cachebox.loading import Loader
-    from cachebox.refreshing import Refresh
 
     _AnyCache: TypeAlias = Cache[Any, Any]
     _Source: TypeAlias = "_ByLoader | _ByFactory"
@@ -115,7 +115,7 @@ async def _served(cache: _AnyCache, key: Any) -> Any:
 
 
 def _start(coroutine: Any) -> asyncio.Task[None]:
-    task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+    task: asyncio.Task[None] = asyncio.Task(coroutine, loop=asyncio.get_running_loop())     # which is never an eager one
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return task
@@ -272,7 +272,7 @@ class Loads:
     def find(self, key: Any, flight: Flight) -> _Load | None:
         """The load of this loop that has that flight."""
         load = self._by_key.get(key)
-        return load if load is not None and load.leads[key].flight is flight else None
+        return load if load is not None and load.leads[key].joined is flight else None
 
     def add(self, key: Any, lead: Leader, source: _Source) -> _Load:
         """Have a key loaded, with others of this pass if that can be."""
@@ -281,8 +281,7 @@ class Loads:
             load = _Load(self, source)
             if source.together:
                 self._gathers = load
-            asyncio.get_running_loop().call_soon(load.begin)
-        load.leads[key] = lead
+        load.add(key, lead)
         self._by_key[key] = load
         return load
 
@@ -299,36 +298,34 @@ class Loads:
 
 
 class _Load:
-    """Some keys that are loaded together, by a task."""
+    """Some keys that are loaded together, by a task, which begins when the pass is over in which it was made."""
 
     def __init__(self, loads: Loads, source: _Source) -> None:
         self.leads: dict[Any, Leader] = {}
-        self.is_over = False
+        self.waiting = 0                            # requests of this loop
         self._loads = loads
         self._source = source
-        self.waiting = 0                            # requests of this loop
         self._futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
-        self._task: asyncio.Task[None] | None = None
-        self._looks = False
+        self._has_begun = self._is_over = self._looks = False
+        self._task = _start(self._run())
+        self._course = Course(self._task, tasks.current()[1])
+
+    def add(self, key: Any, lead: Leader) -> None:
+        """One more key."""
+        self.leads[key] = lead
+        lead.follow(self._course)
 
     def expect(self, key: Any) -> asyncio.Future[Any]:
         """What whoever began the load of a key waits for."""
         future = self._futures[key] = asyncio.get_running_loop().create_future()
         return future
 
-    def begin(self) -> None:
-        """At the end of the pass."""
-        self._loads.gathers_no_more(self)
-        if not self.is_over:
-            self._task = _start(self._run())
-
     async def _run(self) -> None:
+        self._has_begun = True
+        self._loads.gathers_no_more(self)
         leads = list(self.leads.items())
-        course = None
+        self._course.enter()
         try:
-            course = leads[0][1].begin(*tasks.current())
-            for _, lead in leads[1:]:
-                lead.follow(course)
             values = await self._source.load([key for key, _ in leads])
             for key, lead in leads:
                 self._land(key, lead, values)
@@ -338,8 +335,7 @@ class _Load:
             if not isinstance(error, Exception):
                 raise
         finally:
-            if course is not None:
-                course.leave()
+            self._course.leave()
             self._forget()
 
     def _land(self, key: Any, lead: Leader, values: dict[Any, Any]) -> None:
@@ -360,7 +356,8 @@ class _Load:
             _end(future, value, error)
 
     def _forget(self) -> None:
-        self.is_over = True
+        self._is_over = True
+        self._loads.gathers_no_more(self)
         self._loads.forget(self)
         self.leads.clear()
 
@@ -370,19 +367,18 @@ class _Load:
         self._end_if_unwanted()
 
     def _end_if_unwanted(self) -> None:
-        if self.is_over or self.waiting:
+        if self._is_over or self.waiting:
             return
         if any(lead.is_awaited for lead in self.leads.values()):    # by threads, or tasks of other loops
             if not self._looks:                 # which do not say that they leave
                 self._looks = True
                 asyncio.get_running_loop().call_later(PULSE, self._look_again)
-        elif self._task is not None:
-            self._task.cancel()
         else:
-            for lead in self.leads.values():
-                lead.crashed(None)
-            self._loads.gathers_no_more(self)
-            self._forget()
+            self._task.cancel()
+            if not self._has_begun:             # and never will
+                for lead in self.leads.values():
+                    lead.crashed(None)
+                self._forget()
 
     def _look_again(self) -> None:
         self._looks = False
@@ -461,7 +457,7 @@ class _Request:
                     finally:
                         del flight              # it keeps the error, the error its traceback, and that keeps this frame
                     if self._source.by_loader or value is not NOTHING_LOADED:
-                        return self._cache._handed_out(value)
+                        return value
                     # else a loader said that there is none, but this is a factory
                 self.leave()
                 self._begin(alone)

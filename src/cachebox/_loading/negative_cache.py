@@ -26,6 +26,8 @@ class Failures:
         max_size: int | None,
         clock: Callable[[], float] | None,
     ) -> None:
+        if callable(ttl):
+            raise ValueError("exception_ttl must be given where default_ttl is a function: a failure has no value to ask about")
         check_failures(kinds, ttl)
         self.kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         self._kept: Cache[Hashable, Exception] = Cache(max_size, ttl, clock=clock)

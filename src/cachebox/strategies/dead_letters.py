@@ -7,7 +7,7 @@ from inspect import iscoroutine
 from typing import Any, NamedTuple
 
 from cachebox._loading.refresh import report
-from cachebox.strategies.trouble import Trouble, tell, text_of
+from cachebox._loading.trouble import Trouble, tell, text_of
 from cachebox.strategies.write_queue import Write
 
 
