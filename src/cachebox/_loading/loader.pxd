@@ -17,3 +17,4 @@ cdef class Loader:
     cdef int count(self, bint succeeded, object began) except -1
 
 cdef int load_all(Store store, Loader loader, list keys, dict found, list left) except -1
+cdef int check_loading(dict options) except -1

@@ -5,8 +5,6 @@ from typing import Any
 
 from cachebox._loading.loader import Loader
 
-def report(error: BaseException, thing: object) -> None: ...
-
 class Refresh:
     @property
     def key(self) -> Any: ...

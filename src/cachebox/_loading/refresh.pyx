@@ -1,6 +1,5 @@
 """Refresh-ahead and serve-stale; `refresh.pxd` has the overview."""
 
-from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, log
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,6 +14,9 @@ from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
 from cachebox._store.store cimport (
     AHEAD, BY_VALUE, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Store, Watch, forks,
 )
+
+from cachebox._platform.guard import report
+
 
 cdef class Refresh:
 
@@ -297,9 +299,3 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
     if not opened:
         refresh.end()
     return 0
-
-
-def report(error, thing):
-    """Tell `sys.unraisablehook` of an exception in the background, where nobody waits for it."""
-    PyErr_SetObject(type(error), error)
-    PyErr_WriteUnraisable(thing)

@@ -1,11 +1,10 @@
 """What the options of a cache may be."""
 
-from cachebox._store.durations cimport lifetime_of, seconds_given
+from cachebox._store.durations cimport lifetime_of, number_of, seconds_given
 
 cdef bint is_monotonic(object clock)
 cdef int check_callables(dict options) except -1
 cdef double bound_on_weight(object max_weight, object weigher) except -1.0
-cdef int check_loading(dict options) except -1
 cdef object bound_on_bytes(dict options)
 cdef double jitter_of(object given) except -1.0
 cdef object copier_of(object isolate)

@@ -22,14 +22,14 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
+from cachebox._platform.section cimport Section
 from cachebox.cache cimport Cache, hash_in
-from cachebox._store.deadlines cimport coarse_now
+from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
 from cachebox._loading.fast_path cimport (
     find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, search_and_use, take_hit,
 )
 
-from threading import RLock
 from time import monotonic
 
 
@@ -72,7 +72,7 @@ cdef class Tier:
     cdef readonly Cache first
     cdef public double fresh_until  # monotonic seconds
     cdef bint plain                 # whether a hit hands out what is stored
-    cdef readonly object lock
+    cdef readonly Section lock
     cdef dict fills                 # key: [Fill, ...]
     cdef set writes                 # Write, under way
     cdef dict own                   # key: when those writes of this process returned whose pushes are still to come
@@ -95,7 +95,7 @@ cdef class Tier:
 
     def renew(self):
         """Begin anew, empty and without a link: at first, and in the child of a fork."""
-        self.lock = RLock()
+        self.lock = Section()
         self.fresh_until = -INFINITY
         self.linked = False
         self.link += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from cachebox._loading.refresh import report
+from cachebox._platform.guard import report
 
 log = logging.getLogger("cachebox")
 
