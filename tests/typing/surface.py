@@ -32,9 +32,9 @@ from cachebox import (
     CacheStats,
     DistributedCache,
     EvictionPolicy,
-    FIFOCache,
-    LFUCache,
-    LRUCache,
+    FIFOPolicy,
+    LFUPolicy,
+    LRUPolicy,
     RemovalCause,
     cached,
     disabled,
@@ -53,7 +53,7 @@ cachebox.nothing  # type: ignore[attr-defined]
 
 tenant: ContextVar[str] = ContextVar("tenant")
 cache: Cache[str, int] = Cache(max_size=2, default_ttl=timedelta(seconds=3), policy="lfu")
-unbounded: Cache[str, int] = Cache(None, 0.5, LRUCache)
+unbounded: Cache[str, int] = Cache(None, 0.5, LRUPolicy)
 mapping: MutableMapping[str, int] = cache
 
 assert_type(cache["a"], int)
@@ -149,11 +149,11 @@ Cache(on_removal=evicted)  # type: ignore[arg-type]
 
 # --- policies ---------------------------------------------------------------------------------------------------------
 
-lru = LRUCache[str](max_size=2)
+lru = LRUPolicy[str](max_size=2)
 lru.add("a")
 assert_type(lru.evict(), str | None)
-assert_type(list(LFUCache[int]()), list[int])
-assert_type(len(FIFOCache[int]()), int)
+assert_type(list(LFUPolicy[int]()), list[int])
+assert_type(len(FIFOPolicy[int]()), int)
 assert_type(lru.max_size, int | None)
 lru.add(1)  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import at_most_a_wait, check_seconds
 from cachebox.strategies.store import Store
-from cachebox.strategies.trouble import Trouble
+from cachebox._platform.trouble import Trouble
 from cachebox.strategies.write_queue import Write, WriteQueue
 
 LINGERS = 5.0

@@ -38,7 +38,7 @@ from cachebox._files.serializer import SIGNATURE, Encoding
 from cachebox._platform.thread import Thread
 from cachebox.cache import MISSING
 from cachebox.strategies.file_lock import lock_file
-from cachebox.strategies.trouble import Trouble
+from cachebox._platform.trouble import Trouble
 
 MAGIC = b"\x93CacheBox\r\njrnl\x1a"
 VERSION = 1
