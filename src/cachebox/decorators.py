@@ -40,6 +40,12 @@ def cached(
     ignore=(),
     normalize=False,
     vary=(),
+    returns=None,
+    time_to_idle=None,
+    refresh_ahead=None,
+    stale_ttl=None,
+    jitter=0.0,
+    isolate=False,
     **unknown,
 ):
     """Remember a function's results: ``@cached``, ``@cached(cache)`` or ``@cached(max_size=..., ttl=...)``.
@@ -52,7 +58,8 @@ def cached(
         key_func: called with the arguments (a method's include ``self``), returns the key: any hashable object, under
             which the cache has the result (a `DistributedCache` wants a str). Functions that share a cache and give
             equal keys share results.
-        max_size, policy, clock: those of the function's own cache, see `Cache`; not together with `cache`.
+        max_size, policy, clock, time_to_idle, jitter, isolate: those of the function's own cache, see `Cache`; not
+            together with `cache`.
         typed: whether ``f(1)`` and ``f(1.0)`` are different calls; not together with `key_func`.
         condition: a function of the result; only where it returns something true is the result stored.
         single_flight: whether concurrent calls with one missing key run the function once and share its result or its
@@ -72,6 +79,12 @@ def cached(
         ignore: names of parameters that do not belong to the key, such as ``("session",)``, however they are passed.
         normalize: whether ``f(1)``, ``f(x=1)`` and ``f(1, y=default)`` are one call.
         vary: a `ContextVar`, a callable without arguments, or several: their values belong to the key.
+        returns: the type of the results, where a `DistributedCache` is to give back that type; None: what the function's
+            annotation says.
+        refresh_ahead: the share of a result's lifetime, between 0 and 1, at its end in which a call has it computed anew in
+            the background, in its own context and with its own arguments, and returns the older one.
+        stale_ttl: how long after its end a result is still returned, given as `ttl` is, while it is computed anew in the
+            background, or the function fails. Neither of the two goes together with a `cache` that has a loader.
 
     Works on functions, ``async def`` functions, methods, and above or below `classmethod`, `staticmethod`, `property`
     and other decorators. A plain function that returns an awaitable is cached as an async one. Results that can be
@@ -115,9 +128,14 @@ def cached(
     """
 
     refuse_unknown("cached", unknown, _OPTIONS, _FOREIGN)
-    options = {"max_size": max_size, "policy": policy, "clock": clock}
+    options = {
+        "max_size": max_size, "policy": policy, "clock": clock, "time_to_idle": time_to_idle,
+        "jitter": None if jitter == 0.0 else jitter, "isolate": None if isolate is False else isolate,
+    }
     options = {option: given for option, given in options.items() if given is not None or option == "max_size"}
     options = {option: given for option, given in options.items() if not isinstance(given, _ByDefault)}
+    refreshing = {"refresh_ahead": refresh_ahead, "stale_ttl": stale_ttl}
+    refreshing = {option: given for option, given in refreshing.items() if given is not None}
     function = None
     if cache is not None and not isinstance(cache, Cache) and not hasattr(type(cache), "_decorate"):
         if not callable(cache) and not isinstance(cache, _DESCRIPTORS) and type(cache).__module__ != "functools":
@@ -131,6 +149,14 @@ def cached(
             "a cache with refresh_ahead, stale_ttl or early_refresh cannot be the cache of a function: it would load "
             "anew by its loader, not by the function"
         )
+    if refreshing:
+        from cachebox._loading.loader import check_refreshing
+
+        check_refreshing(refreshing)
+        if isinstance(cache, Cache) and cache._loader is not None:
+            raise TypeError(
+                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader: it loads its values anew"
+            )
     _check_callables(key_func=key_func, condition=condition)
     for option, given in (("key_func", key_func), ("condition", condition), ("ttl", ttl), ("tags", tags)):
         refuse_async(option, given)
@@ -160,6 +186,9 @@ def cached(
             further = {} if tags is None else {"tags": tags}
             if key_arguments is not None:
                 further["key_arguments"] = key_arguments
+            if returns is not None:
+                further["returns"] = returns
+            further.update(refreshing)
             if cache_exceptions:
                 further.update(cache_exceptions=cache_exceptions, exception_ttl=exception_ttl)
             return cache._decorate(
@@ -187,6 +216,7 @@ def cached(
             coroutines=_coroutines() if is_async else None,
             first_name=_first_name(function),
             parameters={"maxsize": own.max_size, "typed": typed, "policy": own.policy, "ttl": ttl},
+            **refreshing,
         )
         return _like(wrapper, function, is_async)
 
@@ -204,7 +234,8 @@ def cached(
 
 _OPTIONS = (
     "cache", "ttl", "key_func", "max_size", "policy", "typed", "condition", "single_flight", "tags", "cache_exceptions",
-    "exception_ttl", "clock", "name", "version", "ignore", "normalize", "vary",
+    "exception_ttl", "clock", "name", "version", "ignore", "normalize", "vary", "returns", "time_to_idle",
+    "refresh_ahead", "stale_ttl", "jitter", "isolate",
 )
 _FOREIGN = {                        # what others call them
     "key": "key_func", "make_key": "key_func", "key_builder": "key_func", "hash_func": "key_func",
@@ -212,13 +243,15 @@ _FOREIGN = {                        # what others call them
     "default_ttl": "ttl", "expire": "ttl", "expiry": "ttl", "timeout": "ttl", "seconds": "ttl",
     "time_to_live": "ttl", "timer": "clock", "prefix": "name", "namespace": "name", "eviction_policy": "policy",
     "ignored": "ignore", "exclude": "ignore", "ignore_args": "ignore", "normalise": "normalize", "vary_on": "vary",
+    "tti": "time_to_idle", "stale": "stale_ttl", "copy": "isolate", "result_type": "returns",
     "lock": "single_flight", "should_cache_fn": "condition", "unless": "condition", "exceptions": "cache_exceptions",
 }
 _DESCRIPTORS = (classmethod, staticmethod, property)
 cached.__text_signature__ = (
     "(cache=None, *, ttl=None, key_func=None, max_size=1000, policy='LRU', typed=False, condition=None, "
     "single_flight=True, tags=None, cache_exceptions=(), exception_ttl=None, clock=None, name=None, version=None, "
-    "ignore=(), normalize=False, vary=())"
+    "ignore=(), normalize=False, vary=(), returns=None, time_to_idle=None, refresh_ahead=None, stale_ttl=None, "
+    "jitter=0.0, isolate=False)"
 )
 
 

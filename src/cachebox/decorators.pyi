@@ -72,6 +72,12 @@ def cached(
     ignore: str | Iterable[str] = (),
     normalize: bool = False,
     vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+    time_to_idle: float | timedelta | None = None,
+    refresh_ahead: float | None = None,
+    stale_ttl: float | timedelta | None = None,
+    jitter: float = 0.0,
+    isolate: bool | Callable[[Any], Any] = False,
 ) -> CachedClassMethod[_S, _P, _R]: ...
 @overload
 def cached(cache: property) -> property: ...
@@ -95,6 +101,12 @@ def cached(
     ignore: str | Iterable[str] = (),
     normalize: bool = False,
     vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+    time_to_idle: float | timedelta | None = None,
+    refresh_ahead: float | None = None,
+    stale_ttl: float | timedelta | None = None,
+    jitter: float = 0.0,
+    isolate: bool | Callable[[Any], Any] = False,
 ) -> CachedFunction[_P, _R]: ...
 @overload
 def cached(
@@ -116,6 +128,12 @@ def cached(
     ignore: str | Iterable[str] = (),
     normalize: bool = False,
     vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+    time_to_idle: float | timedelta | None = None,
+    refresh_ahead: float | None = None,
+    stale_ttl: float | timedelta | None = None,
+    jitter: float = 0.0,
+    isolate: bool | Callable[[Any], Any] = False,
 ) -> _Decorator: ...
 @overload
 def cached(
@@ -134,6 +152,9 @@ def cached(
     ignore: str | Iterable[str] = (),
     normalize: bool = False,
     vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+    refresh_ahead: float | None = None,
+    stale_ttl: float | timedelta | None = None,
 ) -> _Decorator: ...
 @overload
 def cached(
@@ -152,6 +173,9 @@ def cached(
     ignore: str | Iterable[str] = (),
     normalize: bool = False,
     vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+    refresh_ahead: float | None = None,
+    stale_ttl: float | timedelta | None = None,
 ) -> _Decorator: ...
 @overload
 def cached(
@@ -170,6 +194,9 @@ def cached(
     ignore: str | Iterable[str] = (),
     normalize: bool = False,
     vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+    refresh_ahead: float | None = None,
+    stale_ttl: float | timedelta | None = None,
 ) -> _AwaitedDecorator: ...
 @overload
 def lru_cache(maxsize: Callable[_P, _R], typed: bool = False) -> CachedFunction[_P, _R]: ...

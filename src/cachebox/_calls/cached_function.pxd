@@ -44,6 +44,9 @@ cdef class CachedFunction:
     cdef object ready               # of an async function: makes a coroutine of a value that is there
     cdef object fly                 # ... and one that loads it
     cdef object fly_anew            # ... and one that does so whatever is there
+    cdef bint serves                # results while they are computed anew: the next two are not both 0
+    cdef double ahead               # the share of a result's lifetime at its end in which it is computed anew
+    cdef double stale               # the seconds for which it is served beyond its end
     cdef bint stores                # results; `lru_cache(maxsize=0)` does not
     cdef object claim               # on its name: it lives as long as the function
     cdef object own_tag             # of its entries in a shared cache, where a key_func makes the keys; or None
@@ -67,6 +70,12 @@ cdef class CachedFunction:
     cdef object refresh_call(self, tuple args, dict kwargs, bint as_method)
     cdef int set_call(self, object value, tuple args, dict kwargs, bint as_method) except -1
     cdef bint invalidate_call(self, tuple args, dict kwargs, bint as_method) except -1
+    cdef PyObject* serve(
+        self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+    ) except? NULL
+    cdef int start_refresh(
+        self, object key, uint64_t h, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+    ) except -1
     cdef object receiver_in(self, object key)
     cdef object anew(self)
     cdef PyObject* call(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL

@@ -19,13 +19,14 @@ from cachebox._calls.call_key cimport (
     Call, call_key, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
     keys_of_token, knows_hash_of_arguments, knows_hash_of_call, knows_hash_of_pair, likely, try_hash_call, type_of, unlikely,
 )
-from cachebox._loading.single_flight cimport Leader, Ticket, board, crash, lead_anew, new_leader
+from cachebox._loading.single_flight cimport FLYING, Flight, Leader, Ticket, board, crash, lead_anew, leader_by_watch, new_leader
 from cachebox._platform.lock cimport HAS_GIL, acquire, release
 from cachebox._store.options cimport lifetime_of
 from cachebox._loading.fast_path cimport (
     Rest, Search, find_at_once, find_quickly, get_equal, go_on, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_use,
     search_and_use, take_hit,
 )
+from cachebox._loading.refresh cimport Refresh, find_servable, flight_of, open_refresh
 from cachebox._store.store cimport Watch
 
 from cachebox._calls.disabling import BLOCKS, is_disabled
@@ -139,7 +140,7 @@ cdef class CachedFunction:
         self, function, Cache cache not None, *, token=None, typed=False, only_plain_alone=False, binds_weakly=True,
         is_method=False, single_flight=True, unwatched=False, first_wins=False, ttl=None, condition=None, key_func=None,
         tags=None, own_tag=None, failures=None, coroutines=None, claim=None, first_name=None, stores=True, parameters=(),
-        key_arguments=None,
+        key_arguments=None, refresh_ahead=None, stale_ttl=None,
     ):
         self.token = token
         self.typed = typed
@@ -149,6 +150,11 @@ cdef class CachedFunction:
         self.is_method = is_method and self.by_instance
         self.asks_classes = binds_weakly and self.by_instance
         self.stores = stores
+        self.ahead = refresh_ahead or 0.0
+        self.stale = lifetime_of(stale_ttl, "stale_ttl") if stale_ttl is not None else 0.0
+        self.serves = self.ahead > 0.0 or self.stale > 0.0
+        if self.serves:
+            cache.keep_due(self.ahead, self.stale)
         self.first_name = first_name
         self.claim = claim
         self.own_tag = own_tag
@@ -350,8 +356,13 @@ cdef class CachedFunction:
     ) except NULL:
         """What a call returns that had no value at first sight."""
         cdef Loading how
+        cdef PyObject* found
         if receiver is None and self.asks_classes and self.receives(args, n, names):
             return self.call_received(args, n, names)
+        if self.serves:
+            found = self.serve(key, hashed, args, n, names, receiver)
+            if found != NULL:
+                return self.hit(found)
         if self.fly is not None:
             return new_reference(self.begin(self.fly, key, hashed, args, n, names, receiver))
         self.prepare(&how)
@@ -374,6 +385,69 @@ cdef class CachedFunction:
                 remember(receiver, hashed, self._cache)
             if self.token is not None and how.missed >= 0:
                 count(&self.misses if how.missed else &self.hits)
+
+    cdef PyObject* serve(
+        self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+    ) except? NULL:
+        """A new reference to a result that may be served although it is due to be computed anew, or has ended.
+
+        Counted in the cache's statistics. NULL: there is none.
+        """
+        cdef uint64_t h = mixed_in(<PyObject*>self._cache, hashed)
+        cdef PyObject* value
+        cdef bint due, joined = False
+        cdef Flight flight
+        while True:
+            value = find_servable(self._cache, key, h, self.ahead, self.stale, 0.0, &due)
+            if value != NULL or joined or self.fly is not None:     # a coroutine waits for itself
+                break
+            flight = flight_of(self._cache, key)
+            if flight is None or flight.wait() == FLYING:
+                break
+            joined = True
+        if value == NULL:
+            return NULL
+        result = taken_over(value)
+        if due:
+            self.start_refresh(key, h, args, n, names, receiver)
+        return new_reference(self._cache.copy_of(result))
+
+    cdef int start_refresh(
+        self, object key, uint64_t h, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+    ) except -1:
+        """Have this call made anew in the background, unless that is under way."""
+        cdef Py_ssize_t k
+        cdef Refresh refresh = open_refresh(self._cache, key, h, self.ahead, 0.0, True)
+        if refresh is None:
+            return 0
+        try:
+            from cachebox._calls.refresh_call import RefreshCall
+
+            arguments = tuple([<object>args[k] for k in range(n)])
+            keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
+            started = RefreshCall(self, refresh, arguments, keywords, receiver).start(self.fly is not None)
+        except:
+            refresh.end()
+            raise
+        if not started:
+            refresh.end()
+        return 0
+
+    def _land_refreshed(self, Refresh refresh not None, value, tuple args, dict kwargs, receiver):
+        """Store the result of a call that was made anew, unless the key was written meanwhile."""
+        cdef Leader lead = leader_by_watch(self._cache, refresh.watch)
+        if lead is None:
+            return
+        lead.began = self._cache.invalidations
+        try:
+            self._land(lead, refresh.key, hash_of(<PyObject*>refresh.key), value, receiver, args, kwargs)
+        except:
+            crash(self._cache, lead, None)
+            raise
+
+    def _refreshing(self, key):
+        """What to wait for before a result is computed that is being computed anew already; or None."""
+        return flight_of(self._cache, key) if self.serves else None
 
     cdef object begin(
         self, object fly, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
@@ -598,7 +672,7 @@ cdef class CachedFunction:
             count(&self.misses if ticket.counted else &self.hits)
         lead.began = self._cache.invalidations
         if ticket.value != NULL:
-            return None, (taken_over(ticket.value),)
+            return None, (self._cache.copy_of(taken_over(ticket.value)),)
         return (None, flight) if flight is not None else (lead, None)
 
     def _land(self, Leader lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):

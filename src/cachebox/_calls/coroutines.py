@@ -34,6 +34,9 @@ async def fly(
     failure = wrapper._known_failure(key)
     if failure is not None:
         raise failure
+    refreshing = wrapper._refreshing(key)
+    if refreshing is not None:
+        await tasks.over(refreshing)
     alone = not wrapper._single_flight
     lead, known = wrapper._board(key, hashed, False, alone)
     while lead is None:

@@ -489,6 +489,18 @@ cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1
     return 0
 
 
+cdef Leader leader_by_watch(Store store, Watch watch):
+    """Somebody who has loaded a key that was watched meanwhile; None: it was written."""
+    cdef Leader leader = new_leader(store)
+    acquire(store.lock)
+    if watch.i != 0 and not watch.touched:
+        leader.alone = watch
+        leader.place.i = watch.i
+        store.loads += 1
+    release(store.lock)
+    return leader if leader.place.i != 0 else None
+
+
 cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexcept:
     """Let the leader load the key of a reserved entry, under the lock. False: no memory."""
     leader.place.i = i
