@@ -29,7 +29,7 @@ def imported_by(code: str) -> set[str]:
 
 PATHS = {
     "cachebox.cache": ["Cache"],
-    "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache", "AutoPolicy"],
+    "cachebox.policies": ["EvictionPolicy", "LRUPolicy", "LFUPolicy", "FIFOPolicy", "AutoPolicy"],
     "cachebox.stats": ["CacheStats"],
     "cachebox._simulation.recorder": ["record"],
     "cachebox._simulation.simulation": ["simulate"],
