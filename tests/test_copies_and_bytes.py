@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from cachebox import MISSING, Cache, sizeof
+from cachebox import MISSING, Cache, cached, sizeof
 from conftest import named
-from in_threads import run_all
+from in_threads import run_all, wait_until
 
 # --- copies -----------------------------------------------------------------------------------------------------------
 
@@ -138,6 +138,34 @@ def test_each_of_the_tasks_that_wait_for_one_load_gets_a_copy():
     asyncio.run(main())
 
 
+class Service:
+    pass
+
+
+@pytest.mark.parametrize("options", [{}, {"default_ttl": 60}], ids=named)
+def test_functions_over_such_a_cache_hand_out_copies(options):
+    cache = Cache(isolate=True, **options)
+    f = cached(cache)(lambda *args: [*args])
+    Service.m = cached(cache)(lambda self, x: [x])
+
+    @cached(cache)
+    async def g(x):
+        return [x]
+
+    async def h():
+        return await g(1)
+
+    service = Service()
+    for call in (lambda: f(1), lambda: f(1, 2), lambda: service.m(1), lambda: asyncio.run(h())):
+        first = call()
+        kept = list(first)
+        for _ in range(3):
+            got = call()
+            assert got == kept and got is not first
+            got.append(5)
+    assert cache.stats.misses == 4 and cache.stats.hits == 12
+
+
 def test_a_refreshed_value_is_the_caches_own(clock):
     value = [1]
     cache = Cache(default_ttl=10, loader=lambda key: value, refresh_ahead=0.5, isolate=True, clock=clock)
@@ -145,8 +173,7 @@ def test_a_refreshed_value_is_the_caches_own(clock):
     clock.now += 6
     value.append(2)
     assert cache["a"] == [1]
-    while cache.stats.refreshes == 0:
-        threading.Event().wait(0.001)
+    wait_until(lambda: cache.stats.refreshes == 1 and not cache._refreshing("a"))
     value.append(3)
     assert cache["a"] == [1, 2]
 

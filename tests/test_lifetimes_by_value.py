@@ -12,6 +12,7 @@ import pytest
 
 from cachebox import MISSING, Cache, cached
 from conftest import named
+from in_threads import wait_until
 
 
 def by_value(key, value):
@@ -163,8 +164,7 @@ def test_a_refreshed_value_gets_a_lifetime_of_its_own(clock):
     assert cache["a"] == 10
     clock.now += 11
     assert cache["a"] == 10
-    while cache.stats.refreshes == 0:
-        pass
+    wait_until(lambda: cache.stats.refreshes == 1 and not cache._refreshing("a"))
     assert cache["a"] == 40 and cache.ttl("a") == 40
 
 
@@ -212,12 +212,20 @@ def test_copies_dumps_and_refreshes_do_not_shorten_again(clock, tmp_path):
     other.load(tmp_path / "dump")
     assert left - 5 < other.ttl("a") <= left
     refreshed = Cache(default_ttl=100, jitter=0.5, stale_ttl=1000, clock=clock, loader=lambda key: clock.now)
-    for n in range(1, 30):
-        refreshed["a"]
-        while refreshed.stats.load_success < n or refreshed._refreshing("a"):
-            pass
-        assert 50 <= refreshed.ttl("a") <= 100      # never less: it is the lifetime as given that is shortened
+    refreshed["a"]
+    lifetime = refreshed.ttl("a")
+    for n in range(2, 10):
         clock.now += 101
+        refreshed["a"]
+        wait_until(lambda: refreshed.stats.load_success == n and not refreshed._refreshing("a"))
+        assert refreshed.ttl("a") == pytest.approx(lifetime)
+
+
+def test_an_entry_that_was_shortened_is_not_due_at_once(clock):
+    cache = Cache(None, default_ttl=100, jitter=1.0, refresh_ahead=0.5, clock=clock, loader=lambda key: key)
+    for key in range(100):
+        cache[key], cache[key]
+    assert cache.stats.load_success == 100
 
 
 @pytest.mark.parametrize("wrong, error", [
