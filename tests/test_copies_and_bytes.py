@@ -1,4 +1,4 @@
-"""`isolate=`: a cache that hands out copies. `max_bytes=` and `sizeof`: a cache that is bound by what it takes in memory."""
+"""`isolate=`: a cache that hands out copies. `max_bytes=` and `sizeof`: one that is bound by what it takes in memory."""
 
 from __future__ import annotations
 
@@ -186,8 +186,9 @@ def test_what_cannot_change_is_not_copied():
     cache = Cache(isolate=True)
     for value in (
         None, True, 5, 10**30, 1.5, 1j, "text", b"bytes", (), (1, ("a", frozenset([2]))), frozenset([(1, 2)]), range(3),
-        datetime.datetime.now(), datetime.date.today(), datetime.timedelta(1), datetime.timezone.utc,
-        decimal.Decimal("1.1"), fractions.Fraction(1, 3), uuid.uuid4(), Path("a"), Colour.RED, len, Cache, test_what_cannot_change_is_not_copied,
+        datetime.datetime.now(), datetime.date.today(), datetime.timedelta(1), datetime.UTC,
+        decimal.Decimal("1.1"), fractions.Fraction(1, 3), uuid.uuid4(), Path("a"), Colour.RED, len, Cache,
+        test_what_cannot_change_is_not_copied,
     ):
         cache["a"] = value
         assert cache["a"] is value and cache.get("a") is value

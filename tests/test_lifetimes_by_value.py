@@ -72,7 +72,9 @@ async def load(cache, key):
     return await cache.aget(key)
 
 
-@pytest.mark.parametrize("given, lifetime", [(None, None), (5, 5), (timedelta(minutes=1), 60), (math.inf, None)], ids=named)
+@pytest.mark.parametrize(
+    "given, lifetime", [(None, None), (5, 5), (timedelta(minutes=1), 60), (math.inf, None)], ids=named
+)
 def test_it_returns_what_a_ttl_may_be(given, lifetime, clock):
     cache = Cache(default_ttl=lambda key, value: given, clock=clock)
     cache["a"] = 1
@@ -187,7 +189,8 @@ def test_explicit_lifetimes_loads_and_touch_too(clock):
         cache.set(n, 1, ttl=100)
         cache.set(f"{n:02d}" * 50, 100)
         assert cache[f"{n:03d}"] == 3
-    for keys, ttl in (([*range(100)], 100), ([f"{n:02d}" * 50 for n in range(100)], 100), ([f"{n:03d}" for n in range(100)], 3)):
+    stored, valued, loaded = [*range(100)], [f"{n:02d}" * 50 for n in range(100)], [f"{n:03d}" for n in range(100)]
+    for keys, ttl in ((stored, 100), (valued, 100), (loaded, 3)):
         lifetimes = [cache.ttl(key) for key in keys]
         assert all(ttl / 2 <= lifetime <= ttl for lifetime in lifetimes) and len(set(lifetimes)) > 90
     for n in range(100):
@@ -229,7 +232,8 @@ def test_an_entry_that_was_shortened_is_not_due_at_once(clock):
 
 
 @pytest.mark.parametrize("wrong, error", [
-    (-0.1, ValueError), (1.1, ValueError), (math.nan, ValueError), ("0.1", TypeError), (True, TypeError), ([], TypeError),
+    (-0.1, ValueError), (1.1, ValueError), (math.nan, ValueError), ("0.1", TypeError), (True, TypeError),
+    ([], TypeError),
 ], ids=named)
 def test_jitter_is_a_share(wrong, error):
     with pytest.raises(error, match="jitter"):

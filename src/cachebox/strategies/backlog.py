@@ -12,6 +12,7 @@ from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
 from cachebox._platform.thread import Thread
+from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
 from cachebox.strategies.dead_letters import DeadLetter, DeadLetters
 from cachebox.strategies.delivery import Delivery, pause_after
@@ -20,7 +21,6 @@ from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import at_most_a_wait, check_seconds
 from cachebox.strategies.store import Store
-from cachebox._platform.trouble import Trouble
 from cachebox.strategies.write_queue import Write, WriteQueue
 
 LINGERS = 5.0
