@@ -97,7 +97,8 @@ MISSING = Missing()
 
 cdef tuple OPTIONS = (
     "max_size", "default_ttl", "policy", "on_evict", "time_to_idle", "max_weight", "weigher", "on_removal", "clock",
-    "name", "max_bytes", "jitter", "isolate", "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
+    "name", "max_bytes", "jitter", "isolate",
+    "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
 )
 cdef dict FOREIGN_OPTIONS = {       # what others call them
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size", "ttl": "default_ttl",
@@ -245,7 +246,7 @@ cdef class Cache(Store):
         been used nothing of it will: what it stored must not come into the hands of another engine.
         """
         cdef object max_size = checked_size(options["max_size"])
-        cdef bint by_value = callable(options["default_ttl"])
+        cdef bint by_value = callable(options["default_ttl"]) and not isinstance(options["default_ttl"], type)
         cdef double lifetime = BY_VALUE if by_value else lifetime_of(options["default_ttl"], "default_ttl")
         cdef double idle = lifetime_of(options["time_to_idle"], "time_to_idle")
         max_bytes = bound_on_bytes(options)
@@ -521,7 +522,7 @@ cdef class Cache(Store):
         return weight
 
     def add(self, key, value, ttl=None, *, tags=()):
-        """Store a value under a key that has none, as one step. Returns whether it did. O(1); O(log n) where entries expire.
+        """Store a value under a key that has none, in one step. Returns whether it did. O(1); O(log n) if entries expire.
 
         Arguments are those of `set`, and so is what it raises; where the key has a value, nothing is counted, and a value
         that would not fit is no mistake.
@@ -1798,11 +1799,6 @@ cdef class Cache(Store):
         return self.max_bytes_given
 
     @property
-    def name(self):
-        """What the cache was given for a name, a str or None. `caches` may have added a number to it."""
-        return self.called
-
-    @property
     def policy(self):
         """The name of a built-in policy, or the policy object that the cache was given."""
         return self.name_of_policy
@@ -1848,6 +1844,10 @@ cdef class Cache(Store):
             rows.insert(2, ("bytes" if self.measures else "weight", f"{self._held_weight:,} of {bound:,}"))
         title = type(self).__name__ if self.called is None else f"{type(self).__name__} {self.called}"
         return table(title, [(name, number, "") for name, number in rows])
+
+    @property
+    def _name(self):
+        return self.called
 
     @property
     def _held(self):
