@@ -245,7 +245,7 @@ cdef class Cache(Store):
         been used nothing of it will: what it stored must not come into the hands of another engine.
         """
         cdef object max_size = checked_size(options["max_size"])
-        cdef bint by_value = callable(options["default_ttl"])
+        cdef bint by_value = callable(options["default_ttl"]) and not isinstance(options["default_ttl"], type)
         cdef double lifetime = BY_VALUE if by_value else lifetime_of(options["default_ttl"], "default_ttl")
         cdef double idle = lifetime_of(options["time_to_idle"], "time_to_idle")
         max_bytes = bound_on_bytes(options)
@@ -1798,11 +1798,6 @@ cdef class Cache(Store):
         return self.max_bytes_given
 
     @property
-    def name(self):
-        """What the cache was given for a name, a str or None. `caches` may have added a number to it."""
-        return self.called
-
-    @property
     def policy(self):
         """The name of a built-in policy, or the policy object that the cache was given."""
         return self.name_of_policy
@@ -1848,6 +1843,10 @@ cdef class Cache(Store):
             rows.insert(2, ("bytes" if self.measures else "weight", f"{self._held_weight:,} of {bound:,}"))
         title = type(self).__name__ if self.called is None else f"{type(self).__name__} {self.called}"
         return table(title, [(name, number, "") for name, number in rows])
+
+    @property
+    def _name(self):
+        return self.called
 
     @property
     def _held(self):

@@ -232,7 +232,7 @@ class _Job:
 
     def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
-        self._call = partial(copy_context().run, function)
+        self._call: Callable[[], Any] = partial(copy_context().run, function)
         self._loop = loop
 
     def run(self) -> None:

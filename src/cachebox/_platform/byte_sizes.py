@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-UNITS = {"B": 1}
+UNITS: dict[str, int] = {"B": 1}
 UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
 UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)}
 
@@ -30,4 +30,4 @@ def _written(text: str, name: str) -> int:
     if unit is None or not f"{digits}{decimals}".isdecimal() or len(number) > 30:
         known = "B, KB, MB, GB, TB, KiB, MiB, GiB or TiB"
         raise ValueError(f'{name} must be a number with {known}, such as "256MB", not {text!r}')
-    return int(f"{digits}{decimals}") * unit // 10 ** len(decimals)
+    return int(int(f"{digits}{decimals}") * unit // 10 ** len(decimals))

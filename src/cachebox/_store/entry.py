@@ -12,10 +12,17 @@ class Entry(NamedTuple, Generic[K, V]):
     """What a cache knows of one key, at one instant."""
 
     key: K
-    """The key that is stored, which is equal to the one that was asked for."""
     value: V
     ttl: float | None
-    """Seconds that it has left to live, whichever of its ends is nearer; None: for ever."""
     weight: float
-    """What the weigher said, or the bytes under `max_bytes`; else 1."""
     tags: tuple[Any, ...]
+
+
+for _name, _text in {
+    "key": "The key that is stored, which is equal to the one that was asked for.",
+    "value": "The value.",
+    "ttl": "Seconds that it has left to live, whichever of its ends is nearer; None: for ever.",
+    "weight": "What the weigher said of it, or its bytes under `max_bytes`; else 1.",
+    "tags": "The tags that it was set with, in their order.",
+}.items():
+    getattr(Entry, _name).__doc__ = _text

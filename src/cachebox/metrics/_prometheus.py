@@ -129,11 +129,12 @@ def _write_from_now_on() -> None:
     global _writer
     if _writer is not None:
         return
-    from cachebox import sweeper
+    from cachebox._store import sweeper
 
-    _writer = _Writer()
-    _writer.write()
-    atexit.register(_writer.write)
+    writer: Any = _Writer()             # the sweeper visits it as it does caches
+    _writer = writer
+    writer.write()
+    atexit.register(writer.write)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_writer.write)       # so that the child writes only what it adds itself
-    sweeper.schedule(sweeper.know(_writer), time.monotonic() + WRITTEN_EVERY)
+        os.register_at_fork(before=writer.write)        # so that the child writes only what it adds itself
+    sweeper.schedule(sweeper.know(writer), time.monotonic() + WRITTEN_EVERY)

@@ -90,7 +90,7 @@ def readings() -> Iterator[Reading]:
             yield from _of_cache(name, thing)
         elif hasattr(type(thing), "cache_info"):
             yield from _of_function(name, thing)
-        else:
+        elif hasattr(type(thing), "stats"):
             yield from _of_two_tiers(name, thing)
 
 
@@ -104,7 +104,7 @@ def _of_function(name: str, function: Any) -> Iterator[Reading]:
     """Of a function that has its cache alone all that the cache counts; else its own hits and misses."""
     cache = function.cache
     hits, misses = function.cache_info()[:2]
-    if isinstance(cache, Cache) and cache.name is None and cache.stats.hits == hits and cache.stats.misses == misses:
+    if isinstance(cache, Cache) and cache._name is None and cache.stats.hits == hits and cache.stats.misses == misses:
         yield from _of_cache(name, cache)
     else:
         yield Reading(HITS, name, "local" if isinstance(cache, Cache) else "any", hits)
