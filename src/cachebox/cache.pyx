@@ -1875,6 +1875,10 @@ cdef class Cache(Store):
 
     # --- copies and pickles: configuration, entries, order and remaining lifetimes; the statistics start at zero ------
 
+    def close(self):
+        """Nothing has to be closed: what runs in the background serves all caches of the process. It is there because
+        other caches have it, see `CacheLike`; the cache can be used on."""
+
     def copy(self):
         """Another cache with the same configuration, entries (not copied), order and remaining lifetimes. O(n).
 

@@ -31,6 +31,8 @@ from cachebox._store.options import check_failures
 from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
+from cachebox.distributed._wire.codec import LONGEST_KEPT
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
 
 
@@ -127,6 +129,18 @@ class CallDecision:
     def name(self) -> str:
         return self._function._name
 
+    @property
+    def schema(self) -> Schema | None:
+        return self._function._schema
+
+    @property
+    def share(self) -> float | None:
+        return self._function._share
+
+    @property
+    def kept(self) -> int | None:
+        return self._function._kept_ms
+
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return self._function._decide(value, self._args, self._kwargs)
 
@@ -157,6 +171,9 @@ class DistributedFunction:
         cache_exceptions: Any = (),
         exception_ttl: Any = None,
         key_arguments: KeyArguments | None = None,
+        returns: Any = None,
+        refresh_ahead: float | None = None,
+        stale_ttl: Seconds | None = None,
     ) -> None:
         dress(self, function, is_async)
         self._cache = cache
@@ -180,6 +197,12 @@ class DistributedFunction:
             lives = cache.default_ttl if exception_ttl is None else exception_ttl
             check_failures(cache_exceptions, lives)
             self._failures = Failures(cache_exceptions, Cache(cache.max_size, lives))
+        self._returns = returns
+        self._share = refresh_ahead
+        stale = None if stale_ttl is None else seconds_of(stale_ttl, "stale_ttl", infinite=False)
+        self._kept_ms = None if stale is None else min(int(stale * 1000), LONGEST_KEPT)
+        if refresh_ahead is not None or stale is not None:
+            cache._loader.refresh_for_functions()
         self._forgotten = 0             # how often failures were to be forgotten
         self._lock = Section()
         self._hits = self._misses = 0
@@ -218,6 +241,11 @@ class DistributedFunction:
             except TypeError:
                 return TypeError(refusal(self.__wrapped__, name, value, str(error)))
         return error
+
+    @functools.cached_property
+    def _schema(self) -> Schema | None:
+        """The classes that its results are of. At the first call: an annotation may name what is defined later."""
+        return schema_of_function(self.__wrapped__) if self._returns is None else schema_of(self._returns)
 
     # --- calling ----------------------------------------------------------------------------------------------------
 
@@ -399,7 +427,7 @@ class DistributedFunction:
 
     def _peek(self, key: str) -> Any:
         core = self._cache._core
-        value, _ = yield from core.lookup(key, core.deadline(), False)
+        value, _ = yield from core.lookup(key, core.deadline(), False, self._schema)
         return value
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
@@ -430,9 +458,10 @@ class DistributedFunction:
         core = self._cache._core
         is_stored, lifetime, tags = self._decide(value, args, kwargs)
         if is_stored:
-            encoded = core.codec.encode(key, value, tags)
+            kept = core.kept_of(lifetime, self._kept_ms)
+            encoded = core.codec.encode(key, value, tags, self._schema, kept)
             self._forget_failures(key)
-            yield from core.store({key: encoded}, lifetime, tags, core.deadline())
+            yield from core.store({key: encoded}, lifetime, tags, core.deadline(), kept)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundDistributedFunction(self, instance)
