@@ -95,8 +95,8 @@ def test_control(cache, clock):
 
 def test_functions_that_share_a_cache_never_meet():
     cache = Cache()
-    one = cached_many(cache)(lambda keys: {key: "one" for key in keys})
-    other = cached_many(cache)(lambda keys: {key: "other" for key in keys})
+    one = cached_many(cache)(lambda keys: dict.fromkeys(keys, "one"))
+    other = cached_many(cache)(lambda keys: dict.fromkeys(keys, "other"))
     assert one([1]) == {1: "one"} and other([1]) == {1: "other"}
     one.cache_clear()
     assert other.peek([1]) == {1: "other"} and one.peek([1]) == {}

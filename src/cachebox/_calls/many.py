@@ -378,4 +378,4 @@ def checked_mapping(given: Any) -> Mapping[Any, Any]:
     if not hasattr(type(given), "keys") or not hasattr(type(given), "__getitem__"):
         raise TypeError(f"mapping must be a mapping of keys to results, not {type(given).__name__}")
     mapping: Mapping[Any, Any] = given
-    return mapping if hasattr(type(given), "items") else {key: given[key] for key in given.keys()}  # noqa: SIM118
+    return mapping if hasattr(type(given), "items") else {key: given[key] for key in given.keys()}

@@ -36,9 +36,9 @@ from zlib import crc32
 from cachebox._files.dump import made_beside, sync_folder
 from cachebox._files.serializer import SIGNATURE, Encoding
 from cachebox._platform.thread import Thread
+from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
 from cachebox.strategies.file_lock import lock_file
-from cachebox._platform.trouble import Trouble
 
 MAGIC = b"\x93CacheBox\r\njrnl\x1a"
 VERSION = 1
