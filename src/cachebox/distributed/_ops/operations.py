@@ -246,9 +246,9 @@ class Core:
         px = milliseconds(self.jittered(lifetime))
         return b"%d" % (int(px) + kept) if kept and px else px
 
-    def kept_of(self, lifetime: float) -> int:
-        """For how many milliseconds an entry of such a lifetime is kept beyond its end."""
-        return self.kept if lifetime <= LONGEST else 0
+    def kept_of(self, lifetime: float, kept: int | None = None) -> int:
+        """For how many milliseconds an entry of such a lifetime is kept beyond its end, unless `kept` says so."""
+        return (self.kept if kept is None else kept) if lifetime <= LONGEST else 0
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -451,10 +451,15 @@ class Core:
         return self.store(encoded, lifetime, tags, self.deadline())
 
     def store(
-        self, encoded: dict[str, tuple[bytes, bytes]], lifetime: float, tags: tuple[str, ...], deadline: float
+        self,
+        encoded: dict[str, tuple[bytes, bytes]],
+        lifetime: float,
+        tags: tuple[str, ...],
+        deadline: float,
+        kept: int | None = None,
     ) -> Effects[None]:
-        """Write values that are encoded already."""
-        kept = self.kept_of(lifetime)
+        """Write values that are encoded already, perhaps to be kept so many milliseconds beyond their end."""
+        kept = self.kept_of(lifetime, kept)
         yield from self.begin(deadline)
         if not encoded:
             return
@@ -557,11 +562,11 @@ class Core:
         return self.lifetime if ttl is None else seconds_of(ttl, "ttl")
 
     def encode_result(
-        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None, lifetime: float
+        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None, kept: int
     ) -> tuple[bytes, bytes] | None:
         """What a function has computed, encoded; None: it cannot be, which is counted, and said once per function."""
         try:
-            return self.codec.encode(key, value, tags, schema, self.kept_of(lifetime))
+            return self.codec.encode(key, value, tags, schema, kept)
         except TypeError:
             self.tier.count(unstorable=1)
             if name not in self._reported and len(self._reported) < MOST_REPORTED:

@@ -65,6 +65,14 @@ class Decides(Protocol):
     def schema(self) -> Schema | None:
         """The classes of its annotation; None: it needs none."""
 
+    @property
+    def share(self) -> float | None:
+        """The share of a lifetime at its end in which a value is computed anew; None: the cache's."""
+
+    @property
+    def kept(self) -> int | None:
+        """The milliseconds for which a value is kept beyond its end; None: the cache's."""
+
     def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
         """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
 
@@ -75,7 +83,7 @@ class Decides(Protocol):
 class Decision:
     """The same whatever the value."""
 
-    schema = None
+    schema = share = kept = None
 
     def __init__(self, lifetime: float, tags: tuple[str, ...], factory: Any) -> None:
         self.lifetime = lifetime
@@ -109,6 +117,13 @@ class Loader:
         self.leases.renew()
         if self.refreshing is not None:
             self.refreshing.renew()
+
+    def refresh_for_functions(self) -> None:
+        """Have values computed anew for functions that ask for it, where the cache itself does not."""
+        if self.refreshing is None:
+            from cachebox.distributed._ops.refresh import Refreshing  # which knows this module
+
+            self.refreshing = Refreshing(self._core, self, 0.0)
 
     def get_or_set(self, key: Any, factory: Any, ttl: Any, tags: Any) -> Effects[Any]:
         """`DistributedCache.get_or_set`."""
@@ -171,28 +186,29 @@ class Loader:
         try:
             value = yield Run(factory)
         except Exception:
-            value = yield from self._stale(key, decide.schema)
+            value = yield from self._stale(key, decide)
             if value is MISSING:
                 raise
             return value, True
         is_stored, lifetime, tags = decide(value)
-        encoded = core.encode_result(key, value, tags, decide.name, decide.schema, lifetime) if is_stored else None
+        kept = core.kept_of(lifetime, decide.kept)
+        encoded = core.encode_result(key, value, tags, decide.name, decide.schema, kept) if is_stored else None
         if encoded is not None:
             try:
-                yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun)
+                yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun, kept)
             except BackendUnavailable:
                 if not core.is_local:
                     raise
         return value, True
 
-    def _stale(self, key: str, schema: Schema | None) -> Effects[Any]:
+    def _stale(self, key: str, decide: Decides) -> Effects[Any]:
         """A value that has ended and is still kept, for who could not compute a newer one; else MISSING."""
         core = self._core
-        if core.kept:
+        if core.kept or decide.kept:
             reply = yield from core.call(READ, key, deadline=core.deadline())
             if type(reply) is not Failure and ROW.unpack_from(reply)[0] != NONE:
                 try:
-                    value = core.codec.decode(key, reply[ROW.size:], schema)
+                    value = core.codec.decode(key, reply[ROW.size:], decide.schema)
                 except Undecodable:
                     return MISSING
                 core.tier.count(stale_serves=1)
@@ -384,7 +400,8 @@ class Loader:
         try:
             value = yield Run(factory)
             is_stored, lifetime, tags = decide(value)
-            encoded = core.encode_result(key, value, tags, decide.name, decide.schema, lifetime) if is_stored else None
+            kept = core.kept_of(lifetime, decide.kept)
+            encoded = core.encode_result(key, value, tags, decide.name, decide.schema, kept) if is_stored else None
         except BaseException as error:
             self.leases.let_go(token)
             if isinstance(error, Exception):
@@ -399,7 +416,7 @@ class Loader:
         if encoded is None:
             yield from self.leases.give_up(token, groups, deadline)
         else:
-            yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
+            yield from self._land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
         flight.land(self._shared(encoded, value, decide.schema))
         return value
 
@@ -413,14 +430,13 @@ class Loader:
         self,
         key: str,
         encoded: tuple[bytes, bytes],
-        lifetime: float,
+        px: bytes,
         tags: tuple[str, ...],
         token: bytes,
         lease: bytes,
         deadline: float,
     ) -> Effects[None]:
         core, tier = self._core, self._core.tier
-        px = core.expiry(lifetime, core.kept_of(lifetime))
         write = tier.begin_write((key,))
         try:
             reply = yield from core.call(
