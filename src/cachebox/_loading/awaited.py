@@ -116,7 +116,7 @@ async def _served(cache: _AnyCache, key: Any) -> Any:
 
 def start(coroutine: Any) -> asyncio.Task[None]:
     """Run a coroutine in a task of its own, which is kept until it ends."""
-    task: asyncio.Task[None] = asyncio.Task(coroutine, loop=asyncio.get_running_loop())     # which is never an eager one
+    task: asyncio.Task[None] = asyncio.Task(coroutine, loop=asyncio.get_running_loop())     # never an eager one
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return task

@@ -80,6 +80,8 @@ class DistributedMany(CachedMany, Leading):
                 except Exception:               # names that cannot be found
                     arguments = ()
                 returns = arguments[1] if len(arguments) == 2 else None
+            if returns is not None and schema_of(returns) is not None:
+                returns = returns | str         # which `ABSENT` is
             self._schema_of_one = (None if returns is None else schema_of(returns),)
         return self._schema_of_one[0]
 
@@ -143,7 +145,8 @@ class DistributedMany(CachedMany, Leading):
         self._loader.flights[token] = flight    # before the leases are: whoever sees one has to find this
         groups: list[Group] = []
         try:
-            led, computed, unreached = yield from self.lead(list(dict.fromkeys(names[key] for key in keys)), token, groups)
+            asked = list(dict.fromkeys([names[key] for key in keys]))
+            led, computed, unreached = yield from self.lead(asked, token, groups)
             if unreached and not core.is_local:
                 raise unreached[0]
             taken = set(computed)
@@ -160,8 +163,8 @@ class DistributedMany(CachedMany, Leading):
                 decide = DecisionOfOne(self, (*prefix, key), self._schema)
                 is_stored, lifetime, tags = decide(value)
                 if is_stored and names[key] in leased:
-                    schema = None if type(value) is str else self._schema
-                    encoded = core.encode_result(names[key], value, tags, decide.name, schema, lifetime)
+                    kept = core.kept_of(lifetime, None)
+                    encoded = core.encode_result(names[key], value, tags, decide.name, self._schema, kept)
                     if encoded is not None:
                         rows[names[key]] = encoded, lifetime, tags
             held.let_go(token)
@@ -191,7 +194,7 @@ class DistributedMany(CachedMany, Leading):
             arguments: list[Any] = [token]
             for name in members:
                 encoded, lifetime, _ = together[name]
-                arguments += (*encoded, core.expiry(lifetime, core.kept_of(lifetime)))
+                arguments += (*encoded, core.expiry(lifetime, core.kept_of(lifetime, None)))
             commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
         failed = []
         if commands:
@@ -208,9 +211,11 @@ class DistributedMany(CachedMany, Leading):
         for name, (encoded, lifetime, tags) in rows.items():
             if tags and key_space is not None:
                 lease = key_space.lease(key_space.bucket(name), name)
-                yield from self._loader._land(name, encoded, lifetime, tags, token, lease, core.deadline())
+                px = core.expiry(lifetime, core.kept_of(lifetime, None))
+                yield from self._loader._land(name, encoded, px, tags, token, lease, core.deadline())
 
     def _store(self, prefix: tuple[Any, ...], values: Mapping[Any, Any]) -> Effects[None]:
+        self._one.__dict__["_schema"] = self._schema    # not that of the annotation, which speaks of the mapping
         for key, value in values.items():
             yield from self._one._store(self._one.cache_key(*prefix, key), value, (*prefix, key), {})
 
