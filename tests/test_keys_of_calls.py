@@ -66,7 +66,9 @@ def test_normalised_calls_are_one_exactly_where_they_bind_alike(function, one, o
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @settings(max_examples=40)
-@given(one=CALLS, ignored=st.sets(st.sampled_from(["a", "b", "c", "d", "more", "others", "z"])), normalize=st.booleans())
+@given(
+    one=CALLS, ignored=st.sets(st.sampled_from(["a", "b", "c", "d", "more", "others", "z"])), normalize=st.booleans()
+)
 def test_a_hit_is_what_the_key_says(function, one, ignored, normalize):
     """Calls and `cache_key` agree, whatever the options; and what is ignored makes no difference."""
     parameters = inspect.signature(function).parameters
@@ -232,7 +234,7 @@ def test_an_async_vary_is_refused():
 
 
 def test_a_signature_that_cannot_be_read():
-    with pytest.raises(TypeError, match="normalize needs the signature of .*key_func"):
+    with pytest.raises(TypeError, match=r"normalize needs the signature of .*key_func"):
         cached(normalize=True)(max)
 
 
@@ -441,5 +443,5 @@ def test_a_type_error_of_a_users_hash_passes():
                 raise TypeError("not the first time")
             return 1
 
-    with pytest.raises(TypeError, match="^not the first time$"):
+    with pytest.raises(TypeError, match=r"^not the first time$"):
         cached(lambda x: x)(Odd())

@@ -17,7 +17,7 @@ from cachebox._calls.disabling import disabled
 from cachebox._platform.registry import caches, clear_all
 from cachebox._store.sizes import sizeof
 from cachebox.cache import MISSING, Cache
-from cachebox.decorators import cached, lru_cache
+from cachebox.decorators import cached, cached_many, lru_cache
 from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 from cachebox.stats import CacheStats
 
@@ -56,6 +56,7 @@ __all__ = [
     "WriteBehind",
     "WriteThrough",
     "cached",
+    "cached_many",
     "caches",
     "clear_all",
     "disabled",

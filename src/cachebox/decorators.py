@@ -255,6 +255,106 @@ cached.__text_signature__ = (
 )
 
 
+def cached_many(
+    cache=None,
+    *,
+    ttl=None,
+    missing_ttl=None,
+    key_func=None,
+    max_size=_SIZE,
+    policy=_POLICY,
+    typed=False,
+    condition=None,
+    tags=None,
+    clock=None,
+    name=None,
+    version=None,
+    vary=(),
+    returns=None,
+    time_to_idle=None,
+    jitter=0.0,
+    isolate=False,
+    **unknown,
+):
+    """Remember the results of a function of many keys, each by itself: ``@cached_many(...)`` over ``f(keys) -> mapping``.
+
+    Args:
+        cache: a `Cache` or a `DistributedCache` to keep the results in; None: the function gets its own.
+        ttl: how long the result of a key lives: seconds, a `timedelta`, or a function of that result.
+        missing_ttl: how long it is remembered that the mapping had no result for a key, given as `ttl` is; None: not at
+            all.
+        key_func, condition, tags: as for `cached`, called for one key and its result.
+        max_size, policy, typed, clock, name, version, vary, returns, time_to_idle, jitter, isolate: as for `cached`;
+            `returns` is the type of one result.
+
+    The function is called with a list of the keys that are not cached, if there are any; it returns a mapping, which may
+    leave keys out, and of which other keys are ignored. Its caller gets a dict of the keys that have a result. Callers at
+    the same time share: each key is asked for by one of them. Works on plain and ``async def`` functions and methods.
+
+    Raises TypeError for keys that cannot be hashed, for a str in place of many, and where the function returns no
+    mapping; else as `cached` does. O(number of keys), and one call at most; over two tiers one round trip for what is
+    cached.
+
+    >>> @cached_many(ttl=60)
+    ... def squares(numbers):
+    ...     print("computing", numbers)
+    ...     return {n: n * n for n in numbers}
+    >>> squares([1, 2])
+    computing [1, 2]
+    {1: 1, 2: 4}
+    >>> squares([2, 3])
+    computing [3]
+    {2: 4, 3: 9}
+    """
+
+    refuse_unknown("cached_many", unknown, _OPTIONS_OF_MANY, {**_FOREIGN, "negative_ttl": "missing_ttl"})
+    options = {
+        "ttl": ttl, "key_func": key_func, "max_size": max_size, "policy": policy, "typed": typed, "condition": condition,
+        "tags": tags, "clock": clock, "name": name, "version": version, "vary": vary, "returns": returns,
+        "time_to_idle": time_to_idle, "jitter": jitter, "isolate": isolate,
+    }
+    function = None
+    if cache is not None and not isinstance(cache, Cache) and not hasattr(type(cache), "_decorate"):
+        function, cache = cache, None
+    if missing_ttl is not None:
+        check_missing_ttl(missing_ttl)
+    decorate_one = cached(cache, **options)
+
+    def make(function):
+        one = decorate_one(function)
+        if hasattr(type(one), "_many"):         # it is over another kind of cache, which knows how
+            return one._many(missing_ttl)
+        from cachebox._calls.many import CachedMany
+
+        return CachedMany(function, one, missing_ttl, _check_function(function))
+
+    def decorate(function):
+        return _around(make, function)
+
+    return decorate if function is None else decorate(function)
+
+
+_OPTIONS_OF_MANY = (
+    "cache", "ttl", "missing_ttl", "key_func", "max_size", "policy", "typed", "condition", "tags", "clock", "name",
+    "version", "vary", "returns", "time_to_idle", "jitter", "isolate",
+)
+cached_many.__text_signature__ = (
+    "(cache=None, *, ttl=None, missing_ttl=None, key_func=None, max_size=1000, policy='LRU', typed=False, "
+    "condition=None, tags=None, clock=None, name=None, version=None, vary=(), returns=None, time_to_idle=None, "
+    "jitter=0.0, isolate=False)"
+)
+
+
+def check_missing_ttl(given):
+    """TypeError or ValueError where it is no lifetime."""
+    from cachebox._loading.loader import check_refreshing
+
+    try:
+        check_refreshing({"stale_ttl": given})
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("stale_ttl", "missing_ttl")) from None
+
+
 def lru_cache(maxsize=128, typed=False, **unknown):
     """`functools.lru_cache` with another import line: the same arguments, attributes and semantics, faster.
 

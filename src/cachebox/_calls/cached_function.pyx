@@ -19,7 +19,7 @@ from cachebox._calls.call_key cimport (
     Call, call_key, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
     keys_of_token, knows_hash_of_arguments, knows_hash_of_call, knows_hash_of_pair, likely, try_hash_call, type_of, unlikely,
 )
-from cachebox._loading.single_flight cimport FLYING, Flight, Leader, Ticket, board, crash, lead_anew, leader_by_watch, new_leader
+from cachebox._loading.single_flight cimport FLYING, Flight, Leader, Ticket, board, crash, land, lead_anew, leader_by_watch, new_leader
 from cachebox._platform.lock cimport HAS_GIL, acquire, release
 from cachebox._store.options cimport lifetime_of
 from cachebox._loading.fast_path cimport (
@@ -699,6 +699,50 @@ cdef class CachedFunction:
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
+
+    # --- many keys: what `many.CachedMany` needs ----------------------------------------------------------------------
+
+    def _find_many(self, tuple prefix, list keys, dict found, bint anew):
+        """Put the results of calls with one argument each into `found`. Returns the others, with their keys.
+
+        `prefix`: the instance of a method, or nothing. `anew`: look for none.
+        """
+        cdef PyObject* value
+        cdef bint compared, is_lone = self.is_simple and not prefix
+        cdef list left = []
+        for key in keys:
+            made = key
+            if not is_lone or type(key) is CallKey:
+                made = self.key_of((*prefix, key), {}, len(prefix) != 0, False)
+            if not anew:
+                value = get_equal(
+                    <PyObject*>self._cache, <PyObject*>made,
+                    mixed_in(<PyObject*>self._cache, hash_of(<PyObject*>made)), &compared
+                )
+                if value != NULL:
+                    found[key] = taken_over(value)
+                    if self.token is not None:
+                        count(&self.hits)
+                    continue
+            left.append((key, made))
+        return left
+
+    def _land_absent(self, Leader lead, key, Py_hash_t hashed, value, ttl):
+        """End a load that found nothing with a value that says so, stored for `ttl` seconds; None: not at all."""
+        cdef double lifetime = lifetime_of(ttl, "missing_ttl")
+        cdef tuple tags = None if self.own_tag is None else (self.own_tag,)
+        receiver = self.receiver_in(key)
+        try:
+            land(
+                self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead, value, lifetime, 0.0, ttl is not None,
+                tags, self._cache.invalidations,
+            )
+        finally:
+            if receiver is not None:
+                remember(receiver, hashed, self._cache)
+
+    def _receiver_in(self, key):
+        return self.receiver_in(key)
 
     def _lead_anew(self, key, Py_hash_t hashed):
         """A Leader for a load, whatever value there is, and whoever is loading it."""

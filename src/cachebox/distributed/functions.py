@@ -377,6 +377,13 @@ class DistributedFunction:
                 self._count(bool(missed))
         return value
 
+    def _many(self, missing_ttl: Any) -> Any:
+        """What `cached_many` makes of the function: this one has the keys of single results."""
+        from cachebox.distributed._ops.many_calls import DistributedMany
+
+        seconds = None if missing_ttl is None else seconds_of(missing_ttl, "missing_ttl")
+        return DistributedMany(self.__wrapped__, self, missing_ttl, seconds, self._is_async)
+
     # --- for users --------------------------------------------------------------------------------------------------
 
     @property

@@ -350,7 +350,7 @@ class Core:
         return {key: found[key] for key in wanted if key in found}
 
     def read_many(
-        self, wanted: Iterable[str], deadline: float, counts: bool
+        self, wanted: Iterable[str], deadline: float, counts: bool, schema: Schema | None = None
     ) -> Effects[tuple[dict[str, Any], dict[str, Failure]]]:
         """The values of those keys that have one, and those of which nobody could tell."""
         yield from self.begin(deadline)
@@ -393,7 +393,7 @@ class Core:
                         data = reply[at:at + size]
                         try:
                             if not self.has_ended(data, pttl):
-                                value, row = self.read(fills[key], data, pttl)
+                                value, row = self.read(fills[key], data, pttl, schema)
                                 rows.append(row)
                         except Undecodable:
                             undecodable += 1        # a miss, as is what is not there
