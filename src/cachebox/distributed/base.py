@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from importlib.util import find_spec
 from typing import Any
 
 from cachebox._calls.naming import SharedNames
@@ -21,7 +22,7 @@ from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.refresh import Refreshing
 from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed._wire.codec import Codec
-from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of, share_of
+from cachebox.distributed.options import Seconds, bytes_of, checked_int, checked_key, seconds_of, share_of
 from cachebox.distributed.stats import DistributedStats
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()
@@ -59,6 +60,8 @@ class Common:
         isolate: bool = False,
         refresh_ahead: float | None = None,
         max_connections: int = 64,
+        size_limit: int | str = "1GB",
+        durability: str = "process",
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -89,18 +92,27 @@ class Common:
         if max_staleness is None:
             raise TypeError("max_staleness must be a number of seconds, not None")
         share = share_of(refresh_ahead, "refresh_ahead")
+        limit = bytes_of(size_limit, "size_limit")
+        if durability not in ("process", "machine"):
+            raise ValueError(f'durability must be "process" or "machine", not {durability!r}')
+        has_folder = isinstance(url, str) and url.lower().startswith(("file:", "memory:"))
+        if not has_folder and (size_limit, durability) != ("1GB", "process"):
+            raise ValueError("size_limit and durability are for url=\"file:///...\": a server has its own")
         first: Cache[str, Any] = Cache(max_size, policy=policy)
         codec = Codec(serializer, secret, namespace)
-        if client is not None:
-            servers = from_client(client)
-        elif url is not None:
-            servers = from_url(url)
-        else:
-            servers = Servers([(redis_host, redis_port)], options={"db": redis_db} if redis_db else {})
-        servers.max_connections = max_connections
         self._tier = Tier(first, not isolate)
+        topology: Any
+        if has_folder:
+            if not invalidation:
+                raise ValueError("invalidation=False makes no sense without a server: every hit is checked, at no cost")
+            from cachebox.distributed._embedded.directory import open_directory
+
+            topology = open_directory(str(url), namespace, limit, durability == "machine", seconds, self._tier)
+        else:
+            topology = Topology(servers_of(client, url, redis_host, redis_port, redis_db), namespace)
+            topology.servers.max_connections = max_connections
         self._core = Core(
-            Topology(servers, namespace),
+            topology,
             codec,
             self._tier,
             lifetime=lifetime,
@@ -185,6 +197,15 @@ class Common:
 OPTIONS = Common.__init__.__code__.co_varnames[1:Common.__init__.__code__.co_argcount] + tuple(
     Common.__init__.__kwdefaults__ or ()
 )
+
+
+def servers_of(client: Any, url: str | None, host: str, port: int, db: int) -> Servers:
+    """Where the servers are, as users say it. ImportError where there is nothing to talk to them with."""
+    if find_spec("redis") is None:
+        raise ImportError('a cache on a server needs redis-py: pip install "cachebox-cython[redis]"', name="redis")
+    if client is not None:
+        return from_client(client)
+    return from_url(url) if url is not None else Servers([(host, port)], options={"db": db} if db else {})
 
 
 def _abandon(core: Core) -> None:

@@ -19,6 +19,7 @@ NAMES = (
     "refresh_failures",
     "undecodable",
     "unstorable",
+    "evictions",
 )
 STATES = ("breaker", "link", "last_error")
 
@@ -104,6 +105,11 @@ class DistributedStats:
         return self._core.tier.unstorable
 
     @property
+    def evictions(self) -> int:
+        """Live entries that left the second tier for want of room, as this cache wrote; of a folder only."""
+        return self._core.tier.evictions
+
+    @property
     def breaker(self) -> str:
         """The state of the breaker."""
         return self._core.topology.worst
@@ -112,6 +118,8 @@ class DistributedStats:
     def link(self) -> str:
         """Whether changes are heard of: "up", "down", "refused" (by a server that does not track them), or "off"."""
         link = self._core.link
+        if self._core.topology.is_exact:
+            return "up"
         return "off" if link is None else link.state
 
     @property

@@ -26,11 +26,18 @@ from cachebox.cache cimport Cache, hash_in
 from cachebox._store.deadlines cimport coarse_now
 from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
 from cachebox._loading.fast_path cimport (
-    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, search_and_use, take_hit,
+    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,
 )
+from cachebox._engine.table cimport UNCERTAIN, decref, incref, lookup
+from cachebox._platform.lock cimport acquire, release
+from cachebox._store.store cimport Store
+from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
+from cachebox.distributed._embedded.page cimport Page, hash_key, load
 
 from threading import RLock
 from time import monotonic
+
+from cachebox.cache import MISSING
 
 
 cdef extern from *:
@@ -49,6 +56,9 @@ cdef class Fill:
     cdef readonly str key
     cdef readonly bint live
     cdef readonly double begun
+    cdef uint64_t hash              # where a page is followed: of the key, and the counters of key and tags
+    cdef uint64_t count
+    cdef uint64_t tag_count
     cdef set tags                   # tags that were invalidated meanwhile, or None
 
     cdef bint permits(self, tags) except -1:
@@ -72,6 +82,9 @@ cdef class Tier:
     cdef readonly Cache first
     cdef public double fresh_until  # monotonic seconds
     cdef bint plain                 # whether a hit hands out what is stored
+    cdef bint exact                 # whether it hands out the value of what is stored, which is Noted
+    cdef bint isolates
+    cdef Page page                  # whose counters tell whether what is stored is still so; or None
     cdef readonly object lock
     cdef dict fills                 # key: [Fill, ...]
     cdef set writes                 # Write, under way
@@ -84,12 +97,13 @@ cdef class Tier:
     cdef readonly long link         # number of the link, new with every loss and every connection
     cdef readonly bint linked
     cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
-    cdef readonly long long refreshes, refresh_failures, undecodable, unstorable
+    cdef readonly long long refreshes, refresh_failures, undecodable, unstorable, evictions
 
     def __init__(self, Cache first not None, plain=True):
         self.first = first
         self.first.next_visit = -INFINITY       # never call the sweeper: the link sweeps
         self.plain = plain
+        self.isolates = not plain
         self.link = 0
         self.renew()
 
@@ -107,7 +121,34 @@ cdef class Tier:
         self.tags = {}
         self.waiters = {}
 
+    def follow(self, Page page not None):
+        """Serve what is stored only while this page says that nothing has changed. What was stored before is dropped."""
+        with self.lock:
+            self.page = page
+            self.plain = False
+            self.exact = not self.isolates
+        self.wipe(False)
+
     # --- reading ------------------------------------------------------------------------------------------------------
+
+    def look(self, str key, bint counts):
+        """What is stored under a key, if it may be served where the second tier can be asked; else MISSING.
+
+        `counts`: as a hit.
+        """
+        stored = self.first.peek(key, MISSING)
+        if stored is MISSING:
+            return MISSING
+        if is_noted(<PyObject*>stored):
+            if not is_current(<PyObject*>stored):
+                with self.lock:
+                    if self.first.peek(key, MISSING) is stored and self.first.delete(key):
+                        self.invalidations += 1
+                return MISSING
+            mark(<PyObject*>stored)
+        if counts:
+            self.first.get(key)
+        return (<Noted>stored).value if is_noted(<PyObject*>stored) else stored
 
     def begin_fill(self, str key):
         """Take permission to store what the server is about to say about a key."""
@@ -125,6 +166,10 @@ cdef class Tier:
         fill.key = key
         fill.live = True
         fill.begun = now
+        if self.page is not None:
+            fill.hash = hash_key(self.page, key)
+            fill.count = load(&self.page.bucket_of(fill.hash).count)
+            fill.tag_count = load(&self.page.head.tag_count)
         (<list>self.fills.setdefault(key, [])).append(fill)
         return fill
 
@@ -144,6 +189,13 @@ cdef class Tier:
         cdef bint live
         if lifetime < INFINITY:
             lifetime = fill.begun + lifetime - now - LAG
+        if self.page is not None and fill.live:
+            noted = note(self.page, value, fill.hash, fill.count, tuple(tags))
+            if not is_current(<PyObject*>noted) or fill.count & 1 or (
+                tags and (fill.tag_count & 1 or load(&self.page.head.tag_count) != fill.tag_count)
+            ):
+                fill.live = False                   # changed since, or being changed
+            value = noted
         if fill.permits(tags) and lifetime > 0:
             if tags or self.tags:
                 self.note_tags(fill.key, tags)
@@ -308,7 +360,7 @@ cdef class Tier:
     def has_tag(self, str tag):
         """How many entries of a tag there are. O(entries with tags)."""
         with self.lock:
-            return len([key for key in self.tagged(tag) if key in self.first])
+            return len([key for key in self.tagged(tag) if self.look(key, False) is not MISSING])
 
     cdef list tagged(self, str tag):
         """The keys that have a tag, and perhaps an entry. O(entries with tags)."""
@@ -408,7 +460,7 @@ cdef class Tier:
     def count(
         self, long long remote_hits=0, long long misses=0, long long stale_serves=0, long long errors=0,
         long long fills_refused=0, long long refreshes=0, long long refresh_failures=0, long long undecodable=0,
-        long long unstorable=0,
+        long long unstorable=0, long long evictions=0,
     ):
         """Add to the statistics."""
         with self.lock:
@@ -421,6 +473,7 @@ cdef class Tier:
             self.refresh_failures += refresh_failures
             self.undecodable += undecodable
             self.unstorable += unstorable
+            self.evictions += evictions
 
     @property
     def is_fresh(self):
@@ -438,6 +491,30 @@ cdef class Tier:
             assert not self.writes, f"{len(self.writes)} writes left"
             assert not self.waiters, f"waiters left for {list(self.waiters)}"
         self.first._check()
+
+
+cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept:
+    """A hit in a first tier that follows a page: a new reference to the value. NULL: it is none, or not so simple."""
+    cdef PyObject* first = <PyObject*>(<Tier>tier).first
+    cdef PyObject* noted = NULL
+    cdef PyObject* value
+    cdef uint32_t i
+    acquire((<Store>first).lock)
+    i = lookup((<Store>first).table, key, h)
+    if i != 0 and i != UNCERTAIN:
+        noted = (<Store>first).table.entries[i].value
+        if noted != NULL and is_noted(noted) and is_current(noted) and (<Tier>tier).fresh_until == INFINITY:
+            mark(noted)
+            noted = quick_use(first, i)
+        else:
+            noted = NULL
+    release((<Store>first).lock)
+    if noted == NULL:
+        return NULL
+    value = <PyObject*>(<Noted>noted).value
+    incref(value)
+    decref(noted)
+    return value
 
 
 cdef Tier NOTHING = Tier(Cache(1))
@@ -462,7 +539,13 @@ cdef class Front:
     def _quick(self, key, default):
         """The value of a key that can be served at once, else `default`."""
         cdef PyObject* value
-        if is_exact_str(<PyObject*>key) and self.tier.plain and coarse_now() < self.tier.fresh_until:
+        if not is_exact_str(<PyObject*>key):
+            return default
+        if self.tier.exact:
+            value = exact_get(<PyObject*>self.tier, <PyObject*>key, hash_in(self.tier.first, key))
+            if value != NULL:
+                return take_over(value)
+        elif self.tier.plain and coarse_now() < self.tier.fresh_until:
             value = quick_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
@@ -507,6 +590,10 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
         if likely(find_at_once(first, args[0], h, &i) and is_plain_hit(first, i)):
             return take_hit(first, i)
         value = search_and_use(first, args[0], h, i, &compared)
+        if value != NULL:
+            return value
+    elif (<Tier>tier).exact and names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed):
+        value = exact_get(tier, args[0], mixed_in(<PyObject*>(<Tier>tier).first, hashed))
         if value != NULL:
             return value
     return compiled_get(self, args, n, names)

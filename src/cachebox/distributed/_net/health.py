@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cachebox.distributed._net.breaker import CLOSED, Breaker
-from cachebox.distributed._net.servers import refusal_in
+from cachebox.distributed._net.refusals import refusal_in
 from cachebox.distributed._wire.scripts import LEAD, STORING, WRITING
 
 log = logging.getLogger("cachebox")
