@@ -29,7 +29,16 @@ from cachebox import MISSING, Cache, EvictionPolicy, cached
 from cachebox.policies import BUILT_IN
 
 # What the package imports when it is asked for: CPython's locks of imports bear no signal handler that imports, too.
-for name in ("cache_info", "failures", "removal", "stuck", "sweeper", "views", "warming", "workers"):
+for name in (
+    "_calls.cache_info",
+    "_loading.negative_cache",
+    "_loading.refresh_pool",
+    "_loading.warming",
+    "_platform.stuck",
+    "_store.sweeper",
+    "_store.views",
+    "removal",
+):
     importlib.import_module(f"cachebox.{name}")
 
 BATCH = 200

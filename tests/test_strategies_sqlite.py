@@ -169,7 +169,8 @@ def test_keys_have_the_same_bytes_where_they_are_equal_and_only_there():
 
 simple = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 numbers = st.integers(-3, 3) | st.fractions(-2, 2, max_denominator=4) | st.decimals(-2, 2, places=1)
-keys = st.recursive(simple | numbers, lambda items: st.tuples(items, items) | st.frozensets(items, max_size=3))
+containers = {"extend": lambda items: st.tuples(items, items) | st.frozensets(items, max_size=3), "max_leaves": 12}
+keys = st.recursive(simple | numbers, **containers)
 
 
 @given(keys, keys)

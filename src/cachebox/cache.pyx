@@ -28,11 +28,11 @@ from cachebox._store.python_policy cimport Foreign
 from cachebox._platform.method_slot cimport Method, stand_in_front, stand_in_front_of_subscript
 from cachebox._store.invalidation cimport every_key, remove_tagged, remove_value
 from cachebox._store.invariants cimport check
-from cachebox._loading.loader cimport NOTHING, Loader, load_all
+from cachebox._loading.loader cimport NOTHING, Loader, check_loading, load_all
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox._store.options cimport (
-    bound_on_weight, check_callables, check_loading, is_monotonic, lifetime_of, seconds_given,
+    bound_on_weight, check_callables, is_monotonic, lifetime_of, seconds_given,
 )
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox._loading.fast_path cimport (
@@ -1598,10 +1598,8 @@ cdef object failures_for(dict options, object max_size):
     from cachebox._loading.negative_cache import Failures
 
     ttl = options.get("exception_ttl")
-    return Failures(
-        options["cache_exceptions"], seconds_given(options["default_ttl"] if ttl is None else ttl), max_size,
-        options["clock"],
-    )
+    lives = seconds_given(options["default_ttl"] if ttl is None else ttl)
+    return Failures(options["cache_exceptions"], Cache(max_size, lives, clock=options["clock"]))
 
 
 cdef EvictionPolicy policy_of(object given, object max_size):

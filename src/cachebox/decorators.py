@@ -170,7 +170,7 @@ def cached(
         from cachebox._loading.negative_cache import Failures
 
         ttl = own.default_ttl if exception_ttl is None else exception_ttl
-        return Failures(cache_exceptions, ttl, own.max_size, own._clock)
+        return Failures(cache_exceptions, Cache(own.max_size, ttl, clock=own._clock))
 
     def decorate(function):
         return _around(make, function)

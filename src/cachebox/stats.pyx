@@ -7,7 +7,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from cachebox._store.deadlines cimport coarse_now
+from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.lock cimport Guard, acquire, release
 
 cdef int64_t MOST_COUNTED = <int64_t>1 << 62      # one by one nobody will ever count from here to where an int64_t wraps

@@ -199,7 +199,7 @@ cdef inline int matches(const Call* call, PyObject* key) noexcept:
     return all_equal
 
 
-# --- the short way, for arguments that know their hashes; see `_loading/fast_path.pxd` ----------------------------------------------
+# --- the short way, for arguments that know their hashes; see `fast_path.pxd` ------
 
 cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcept nogil:
     """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token and types."""

@@ -20,3 +20,4 @@ cdef class Loader:
 cdef PyObject* NOTHING              # what stands for "there is none"
 
 cdef int load_all(Store store, Loader loader, list keys, dict found, list left) except -1
+cdef int check_loading(dict options) except -1

@@ -5,6 +5,7 @@ together: each of them is a flight of its own that this thread leads, so that ot
 """
 
 from cpython.object cimport PyObject
+from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from _collections_abc import Mapping
@@ -16,9 +17,11 @@ from cachebox._loading.single_flight cimport (
 )
 from cachebox._platform.lock cimport acquire, release
 from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
+from cachebox._store.options cimport lifetime_of, number_of
 from cachebox._store.store cimport Store
 
 from cachebox._platform.awaitables import is_async, refuse_awaitable
+from cachebox._store.options import check_failures
 
 
 cdef extern from *:
@@ -193,4 +196,26 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
             value = flight.outcome()
             if value is not nothing:
                 found[key] = value
+    return 0
+
+
+cdef int check_loading(dict options) except -1:
+    """Check the options that have to do with loading."""
+    cdef double share
+    for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
+        if options.get(name) is not None and options.get("loader") is None:
+            raise ValueError(f"{name} needs loader: what is to load the values anew?")
+    if options.get("loader") is not None:
+        Loader(options["loader"], CacheStats())
+    for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
+        given = options.get(name)
+        if given is None:
+            continue
+        if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+            raise TypeError(f"{name} must be a number, not {type(given).__name__}")
+        share = number_of(given, name, "a number")
+        if not 0.0 < share < bound:
+            raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
+    lifetime_of(options.get("stale_ttl"), "stale_ttl")
+    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
     return 0

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from cachebox._platform.exceptions import HAS_GIL, copied
-from cachebox._store.options import check_failures
-from cachebox.cache import Cache
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-    from datetime import timedelta
+    from collections.abc import Hashable
+
+    from cachebox.cache import Cache
 
 
 class Failures:
     """The exceptions of one cache's loads, or of one function's calls, by key.
 
     Copies are kept, and copies raised: an exception holds its traceback, and that the arguments of all functions in it.
-    Where a class does not let itself be copied, its exception itself is; but not without the GIL, see `shared_errors`.
+    Where a class does not let itself be copied, its exception itself is; but not without the GIL, see `exceptions`.
+
+    Args:
+        kinds: the classes of exceptions to remember.
+        kept: the cache that holds them, by key.
     """
 
-    def __init__(
-        self,
-        kinds: tuple[type[Exception], ...] | type[Exception],
-        ttl: float | timedelta | None,
-        max_size: int | None,
-        clock: Callable[[], float] | None,
-    ) -> None:
-        check_failures(kinds, ttl)
+    def __init__(self, kinds: tuple[type[Exception], ...] | type[Exception], kept: Cache[Hashable, Exception]) -> None:
         self.kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-        self._kept: Cache[Hashable, Exception] = Cache(max_size, ttl, clock=clock)
+        self._kept = kept
 
     def find(self, key: Hashable) -> Exception | None:
         """What to raise for a key; None: nothing is known."""

@@ -565,7 +565,7 @@ cdef Flight end(Store store, Leader leader, int state, object result, object tra
 
 
 cdef object one_more(object error):
-    """See `shared_errors`, which only some builds need."""
+    """See `exceptions`, which only some builds need."""
     return error if HAS_GIL else copied_if_need_be(error)
 
 

@@ -9,7 +9,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from time import sleep
 
-from cachebox._store.deadlines cimport coarse_now
+from cachebox._platform.clock cimport coarse_now
 
 cdef extern from "Python.h":
     PyObject* call "PyObject_CallFunctionObjArgs" (object function, ...)

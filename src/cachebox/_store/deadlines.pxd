@@ -11,10 +11,7 @@ from libc.math cimport INFINITY, nextafter
 from libc.stdint cimport uint32_t
 
 
-cdef extern from "_platform/clock.h" nogil:
-    double coarse_now "cb_now"()
-    double precise_now "cb_precise_now"()
-    const bint HAS_PRECISE_CLOCK "CB_HAS_PRECISE_CLOCK"
+from cachebox._platform.clock cimport coarse_now, precise_now
 
 
 cdef struct Expiry:

@@ -5,4 +5,4 @@ cdef object seconds_given(object ttl)
 cdef bint is_monotonic(object clock)
 cdef int check_callables(dict options) except -1
 cdef double bound_on_weight(object max_weight, object weigher) except -1.0
-cdef int check_loading(dict options) except -1
+cdef double number_of(object given, str name, str wanted) except? -1.0

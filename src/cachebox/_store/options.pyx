@@ -5,9 +5,7 @@ from libc.math cimport INFINITY, nextafter
 
 from time import monotonic
 
-from cachebox._store.deadlines cimport HAS_PRECISE_CLOCK
-from cachebox._loading.loader cimport Loader
-from cachebox.stats cimport CacheStats
+from cachebox._platform.clock cimport HAS_PRECISE_CLOCK
 from cachebox._store.store cimport as_float
 
 from cachebox._platform.awaitables import refuse_async
@@ -85,28 +83,6 @@ cdef double bound_on_weight(object max_weight, object weigher) except -1.0:
     if not bound > 0:
         raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
     return bound
-
-
-cdef int check_loading(dict options) except -1:
-    """Check the options that have to do with loading."""
-    cdef double share
-    for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
-        if options.get(name) is not None and options.get("loader") is None:
-            raise ValueError(f"{name} needs loader: what is to load the values anew?")
-    if options.get("loader") is not None:
-        Loader(options["loader"], CacheStats())
-    for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
-        given = options.get(name)
-        if given is None:
-            continue
-        if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-            raise TypeError(f"{name} must be a number, not {type(given).__name__}")
-        share = number_of(given, name, "a number")
-        if not 0.0 < share < bound:
-            raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
-    lifetime_of(options.get("stale_ttl"), "stale_ttl")
-    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
-    return 0
 
 
 def check_failures(kinds, ttl):

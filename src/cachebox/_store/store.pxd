@@ -8,7 +8,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport UNCERTAIN, Engine, Entry, Moves, Table, incref, lookup, note_use
-from cachebox._store.deadlines cimport Expiry, coarse_now, is_over, precise_now
+from cachebox._platform.clock cimport coarse_now, precise_now
+from cachebox._store.deadlines cimport Expiry, is_over
 from cachebox._store.python_policy cimport Foreign
 from cachebox._platform.lock cimport Guard, Lock, acquire, release
 from cachebox._store.operation cimport FAILED, Cause, Operation
@@ -185,7 +186,7 @@ cdef void free_rows(Row* rows, Py_ssize_t n) noexcept
 cdef uint32_t forks                 # between the first process and this one
 
 
-cdef struct Reservation:            # part of a `flight.Leader`
+cdef struct Reservation:            # part of a `single_flight.Leader`
     uint32_t i                      # the key's entry, reserved until the load ends; 0: nothing is loaded
     PyObject* leader                # the Leader (borrowed)
 

@@ -18,9 +18,9 @@ from cachebox._engine.table cimport (
 )
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.caught cimport ask, ask_hash, caught
+from cachebox._platform.clock cimport coarse_now, precise_now
 from cachebox._store.deadlines cimport (
-    coarse_now, count_over, deadline, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline,
-    precise_now, set_deadline,
+    count_over, deadline, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline, set_deadline,
 )
 from cachebox._platform.lock cimport Guard, acquire, release
 from cachebox._store.operation cimport (

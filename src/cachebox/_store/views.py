@@ -44,10 +44,9 @@ class CacheItems(ItemsView[object, object]):
         return iter(self._mapping._snapshot(True, True))
 
     def __contains__(self, item: Any) -> bool:
-        from cachebox.cache import MISSING
-
         if not isinstance(item, tuple) or len(item) != 2:
             return False
         key, value = item
-        found = self._mapping.peek(key, MISSING)
-        return found is not MISSING and (found is value or found == value)
+        absent = object()
+        found = self._mapping.peek(key, absent)
+        return found is not absent and (found is value or found == value)

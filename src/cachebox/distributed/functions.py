@@ -23,6 +23,8 @@ from cachebox._calls.cache_info import CacheInfo
 from cachebox._calls.naming import Claim, Identity, SharedNames, module_of
 from cachebox._calls.signature import dress
 from cachebox._platform.awaitables import called, is_context, refuse_awaitable, warn_of_one_shot
+from cachebox._store.options import check_failures
+from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
@@ -169,7 +171,8 @@ class DistributedFunction:
             from cachebox._loading.negative_cache import Failures
 
             lives = cache.default_ttl if exception_ttl is None else exception_ttl
-            self._failures = Failures(cache_exceptions, lives, cache.max_size, None)
+            check_failures(cache_exceptions, lives)
+            self._failures = Failures(cache_exceptions, Cache(cache.max_size, lives))
         self._forgotten = 0             # how often failures were to be forgotten
         self._lock = threading.RLock()          # a signal handler or a finalizer may come back
         self._hits = self._misses = 0

@@ -23,7 +23,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox.cache cimport Cache, hash_in
-from cachebox._store.deadlines cimport coarse_now
+from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
 from cachebox._loading.fast_path cimport (
     find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,

@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cachebox.distributed._net.effects import Commands
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.keyspace import SLOTS
 from cachebox.distributed._wire.resp import Push, Replies, ReplyError, Senseless, are_rows
+
+if TYPE_CHECKING:
+    from cachebox.distributed._net.effects import Commands
 
 Command: TypeAlias = Sequence[Any]
 Fits: TypeAlias = Callable[[Any, Command], bool]

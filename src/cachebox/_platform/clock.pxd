@@ -1,0 +1,7 @@
+"""The clocks: monotonic seconds, coarse ones in a tenth of the time that precise ones take."""
+
+
+cdef extern from "_platform/clock.h" nogil:
+    double coarse_now "cb_now"()
+    double precise_now "cb_precise_now"()
+    const bint HAS_PRECISE_CLOCK "CB_HAS_PRECISE_CLOCK"
