@@ -76,6 +76,11 @@ class Server:
                     raise
                 self.port = free_port()
 
+    @property
+    def at(self) -> dict[str, int]:
+        """The options of a cache that say where it is."""
+        return {"redis_port": self.port}
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [
