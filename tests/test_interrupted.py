@@ -257,3 +257,28 @@ def test_a_write_of_a_queue_is_interrupted_by_one_of_its_key(before):
         interrupted_at(n, lambda: queue.accept("a", 1, 0.0, 0), lambda: queue.accept("a", 2, 0.0, 0))
         assert list(queue.fresh.values()) == list(queue.pending.values())
         assert [write.key for write in queue.take(1.0)] == ["a"] and not queue.fresh and not queue.pending
+
+
+@needs_redis
+def test_who_is_in_a_critical_section_waits_for_no_other_thread(request):
+    """As a callback of the collector is, which runs in the middle of one: others may want the section."""
+    with Served(request) as served:
+        cache = served.tiers()
+        begun, go_on = threading.Event(), threading.Event()
+
+        def lead():
+            begun.set()
+            assert go_on.wait(60)
+            return "leader's"
+
+        leader = Started(cache.get_or_set, "led", lead)
+        assert begun.wait(60)
+
+        def interrupted():
+            with cache._tier.lock:
+                warmed = cache.warm(["x", "y", "z"], str, workers=2)
+                return warmed.loaded, cache.get_or_set("led", lambda: "own")
+
+        assert Started(interrupted).result() == (3, "own")
+        go_on.set()
+        assert leader.result() == "leader's"

@@ -16,12 +16,12 @@ import gc
 import hashlib
 import os
 import sys
-import threading
 import weakref
 from functools import partial
 from types import CodeType, FrameType, FunctionType, MethodType
 
 from cachebox._calls.methods import innermost
+from cachebox._platform.section import Section
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class LocalNames:
     """The names of functions over caches of this process: no two functions get one name."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()     # a finalizer may come back
+        self._lock = Section()
         self._used: set[str] = set()                        # those in the source are limited in number
         self._valued: dict[str, None] = {}                  # others are not: the latest ones
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
@@ -153,7 +153,7 @@ class SharedNames:
     """The names of functions over one cache that processes share."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()     # a finalizer may come back
+        self._lock = Section()
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
 
     def claim(self, identity: Identity) -> Claim:

@@ -25,6 +25,7 @@ import os
 
 from cachebox._engine.table cimport Entry, incref
 from cachebox._platform.callers cimport this_greenlet, this_thread
+from cachebox._platform.section cimport in_section
 from cachebox._platform.lock cimport HAS_GIL, Guard, acquire, release
 from cachebox._store.operation cimport EXPIRED, Operation, start
 from cachebox.stats cimport MISSES
@@ -224,6 +225,8 @@ cdef class Wait:
             self.known[self.key] = self.flight
         for course in self.courses:
             (<Course>course).awaited[self] = self.flight
+        if self.task is None and in_section():          # the leader may want what this thread has
+            return False
         return not self.flight.lost() and not self.is_circular(False)
 
     def begins(self):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cachebox._loading.single_flight import act_for, delegate, undelegate
 from cachebox._platform.callers import Turn, waiter
+from cachebox._platform.section import in_section
 from cachebox._platform.thread import Thread
 
 TYPE_CHECKING = False               # as everywhere in the package
@@ -118,7 +119,7 @@ def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Wa
 
     bell = None
     working = [None] * max(workers, 1)                  # such a list changes in one step
-    if workers <= 1:
+    if workers <= 1 or in_section():                    # the others may want what this thread has
         work()
         return tally.result()
     bell = waiter()

@@ -13,7 +13,6 @@ import enum
 import functools
 import math
 import sys
-import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from types import FunctionType, MethodType
@@ -23,6 +22,7 @@ from cachebox._calls.cache_info import CacheInfo
 from cachebox._calls.naming import Claim, Identity, SharedNames, module_of
 from cachebox._calls.signature import dress
 from cachebox._platform.awaitables import called, is_context, refuse_awaitable, warn_of_one_shot
+from cachebox._platform.section import Section
 from cachebox._store.options import check_failures
 from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
@@ -174,7 +174,7 @@ class DistributedFunction:
             check_failures(cache_exceptions, lives)
             self._failures = Failures(cache_exceptions, Cache(cache.max_size, lives))
         self._forgotten = 0             # how often failures were to be forgotten
-        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
+        self._lock = Section()
         self._hits = self._misses = 0
 
     # --- keys -------------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ or as it will, or not at all.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.section import Section
 from cachebox.strategies.store import awaited, set_in
 from cachebox.strategies.trouble import Trouble
 
@@ -33,7 +33,7 @@ class Doubts:
         self.keys: dict[Any, object] = {}       # each with a token, so that a newer doubt is told from an older one
         self.of_all: object = None              # the token of a doubt of everything
         self._most = MOST_DOUBTS if can_clear else float("inf")
-        self._lock = threading.RLock()          # re-entrant: comparing keys, or a collection, may run code that writes
+        self._lock = Section()          # re-entrant: comparing keys, or a collection, may run code that writes
         renew_in_child(self)
 
     def __bool__(self) -> bool:
@@ -73,7 +73,7 @@ class Doubts:
 
     def _after_fork(self) -> None:
         """In the child of a fork: another thread of the parent may have held the lock."""
-        self._lock = threading.RLock()
+        self._lock = Section()
 
     def remove(self, keys: Iterable[Any]) -> None:
         """The cache has been told of a later write of these."""

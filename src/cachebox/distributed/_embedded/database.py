@@ -125,7 +125,9 @@ class Database:
 
     def create(self, generation: int) -> None:
         """Make the file, which must not be there."""
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+        os.fchmod(fd, 0o600)                # whatever the umask; its log and index get the same
+        os.close(fd)
         writer = self.writer
         writer.execute("BEGIN IMMEDIATE")
         for statement in SCHEMA:

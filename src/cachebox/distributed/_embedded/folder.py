@@ -107,7 +107,7 @@ class Folder:
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise PermissionError(f"in {self.path!r} there is something that is not a file of this folder alone")
         _check_owner(self.path, found)
-        if found.st_mode & 0o077:
+        if stat.S_IMODE(found.st_mode) != 0o600:        # the umask, or somebody
             os.fchmod(fd, 0o600)
 
     def check_path(self, name: str) -> bool:

@@ -12,16 +12,16 @@ import contextlib
 import os
 import struct
 import sys
-import threading
 from typing import Any
 
+from cachebox._platform.section import Section
 from cachebox.distributed._embedded.page import PROCESSES, Page
 
 if sys.platform != "win32":
     import fcntl
 
 _known: dict[tuple[int, int], Place] = {}
-_lock = threading.RLock()
+_lock = Section()
 
 
 class Place:
@@ -119,7 +119,7 @@ def _is_locked(fd: int, number: int, length: int = 1) -> bool:
 def _forget_all() -> None:
     """In the child of a fork: it has no place yet. What it inherited keeps nothing locked."""
     global _lock
-    _lock = threading.RLock()
+    _lock = Section()
     for place in list(_known.values()):
         with contextlib.suppress(OSError):
             os.close(place.fd)

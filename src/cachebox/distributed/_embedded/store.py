@@ -15,13 +15,13 @@ import logging
 import os
 import secrets
 import sqlite3
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from zlib import crc32
 
+from cachebox._platform.section import Section
 from cachebox.distributed._embedded.database import Database, Over, is_damage, is_full
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
@@ -85,7 +85,7 @@ class Store:
         self._opened: Opened | None = None
         self._database: tuple[int, Database] | None = None
         self._has_written = False
-        self._lock = threading.RLock()
+        self._lock = Section()
         self._held: Opened | None = None        # during a fork
         self._is_torn_off = False               # likewise: somebody is reading all the time
         self.is_torn = False                    # it was forked in the middle of something: it cannot go on here
@@ -410,7 +410,7 @@ class Store:
 
     def resume_in_child(self) -> None:
         """After a fork, in the child: what it is going to use it opens itself."""
-        self._lock = threading.RLock()
+        self._lock = Section()
         opened, self._opened = self._opened, None
         self._database = self._held = None
         self.is_torn = self._is_torn_off

@@ -11,6 +11,8 @@ from libc.stdint cimport uint32_t
 
 from cachebox.distributed._embedded.page cimport Page, add32, load32, lock_file, store32, unlock_file, wait_on, wake_up
 
+from cachebox._platform.section cimport Section
+
 import os
 from _thread import get_ident
 from time import monotonic
@@ -35,11 +37,13 @@ cdef class WriterLock:
     cdef Page page
     cdef object within                          # one thread of the process at a time
     cdef object owner
+    cdef Section section                        # who is in it waits for no other thread
 
     def __init__(self, int fd, Page page not None):
         self.fd = fd
         self.page = page
         self.within = native("allocate_lock")()
+        self.section = Section()
         self.owner = None
 
     def run(self, function, double deadline):
@@ -84,7 +88,8 @@ cdef class WriterLock:
         if not self.take(deadline):
             raise Busy("another process has kept the writer lock all the time")
         try:
-            return function()
+            with self.section:
+                return function()
         finally:
             unlock_file(self.fd)
             store32(&self.page.head.wake, load32(&self.page.head.wake) + 1)

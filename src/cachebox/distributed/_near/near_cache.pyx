@@ -22,6 +22,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
+from cachebox._platform.section cimport Section
 from cachebox.cache cimport Cache, hash_in
 from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
@@ -34,7 +35,6 @@ from cachebox._store.store cimport Store
 from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
 from cachebox.distributed._embedded.page cimport Page, hash_key, load
 
-from threading import RLock
 from time import monotonic
 
 from cachebox.cache import MISSING
@@ -85,7 +85,7 @@ cdef class Tier:
     cdef bint exact                 # whether it hands out the value of what is stored, which is Noted
     cdef bint isolates
     cdef Page page                  # whose counters tell whether what is stored is still so; or None
-    cdef readonly object lock
+    cdef readonly Section lock
     cdef dict fills                 # key: [Fill, ...]
     cdef set writes                 # Write, under way
     cdef dict own                   # key: when those writes of this process returned whose pushes are still to come
@@ -109,7 +109,7 @@ cdef class Tier:
 
     def renew(self):
         """Begin anew, empty and without a link: at first, and in the child of a fork."""
-        self.lock = RLock()
+        self.lock = Section()
         self.fresh_until = -INFINITY
         self.linked = False
         self.link += 1

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from ssl import SSLWantReadError
 from typing import Any
 
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._net.background import Helper
@@ -113,7 +114,7 @@ class Link:
         """Begin anew: at first, and in the child of a fork, whose connections are its parent's."""
         self._close_sockets()
         self.has_begun = False                  # whether the first attempt is over
-        self._lock = threading.RLock()          # a signal handler may want it, too
+        self._lock = Section()
         self._begun: list[Callable[[], object]] = []
         self._requests: list[Request] = []
         self._lines = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
+
+from cachebox._platform.section import Section
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
@@ -42,7 +43,7 @@ class Breaker:
 
     def reset(self) -> None:
         """Closed, as at the beginning; after a fork too, when another thread may have held the lock."""
-        self._lock = threading.RLock()           # a signal handler or a finalizer may come back here
+        self._lock = Section()
         self.failures = 0
         self._probed_at = 0.0
         self._probing = False

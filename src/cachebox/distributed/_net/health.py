@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Sequence
 from typing import Any
 
+from cachebox._platform.section import Section
 from cachebox.distributed._net.breaker import CLOSED, Breaker
 from cachebox.distributed._net.refusals import refusal_in
 from cachebox.distributed._wire.scripts import LEAD, STORING, WRITING
@@ -47,7 +47,7 @@ class Health:
 
     def renew(self) -> None:
         """As at the beginning; after a fork too, when another thread may have held the lock."""
-        self._lock = threading.RLock()
+        self._lock = Section()
         self.breaker.reset()
         self.failure = ""                       # why the last call was not served
         self.refusals: dict[str, str] = {}      # what was refused: in which words

@@ -8,11 +8,12 @@ being opened. Who finds neither an idle one nor a place stands in line, and is h
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from cachebox._platform.section import Section
 
 if TYPE_CHECKING:
     from cachebox.distributed._net.asyncio_driver import AsyncChannel, Lanes
@@ -56,7 +57,7 @@ class Pool:
 
     def renew(self) -> None:
         """Without connections: at first, and in the child of a fork, which must not talk over its parent's."""
-        self._lock = threading.RLock()          # a signal handler or a finalizer may come back here
+        self._lock = Section()
         for channel in self.idle:
             channel.close()
         for lanes in self.lanes.values():

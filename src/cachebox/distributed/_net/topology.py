@@ -7,11 +7,11 @@ done.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cachebox._platform.section import Section
 from cachebox.distributed._net.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
 from cachebox.distributed._net.refusals import NOT_SERVING, Unavailable, refusal_in
 from cachebox.distributed._net.servers import Address, Servers, mode_of
@@ -51,11 +51,11 @@ class Topology:
             [Node(servers, address, for_sentinel=True) for address in servers.addresses]
             if servers.mode == "sentinel" else []
         )
-        self._lock = threading.RLock()
+        self._lock = Section()
 
     def renew(self) -> None:
         """In the child of a fork."""
-        self._lock = threading.RLock()
+        self._lock = Section()
         for node in self._known():
             node.renew()
 

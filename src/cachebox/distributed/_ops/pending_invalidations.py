@@ -11,12 +11,12 @@ is late would take what was written since the first. The memory is bound: who ow
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cachebox._platform.section import Section
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._net.effects import Effects, Failure, MakeWaiter, Run, Wait
 from cachebox.distributed._net.health import log
@@ -71,7 +71,7 @@ class Owed:
 
     def renew(self) -> None:
         """At first, and in the child of a fork, which owes what its parent did."""
-        self._lock = threading.RLock()
+        self._lock = Section()
         self._busy: set[int] = set()            # buckets in which somebody pays
         self._is_planned = False
         if self.exists:

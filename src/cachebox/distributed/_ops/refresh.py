@@ -12,13 +12,13 @@ server is asked once in `PAUSE` seconds.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from cachebox._loading.single_flight import Flight, led
+from cachebox._platform.section import Section
 from cachebox.distributed._net.effects import Effects, Failure, Start
 from cachebox.distributed._net.health import log
 from cachebox.distributed._ops.operations import Core
@@ -43,7 +43,7 @@ class Refreshing:
 
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork, where the parent's threads are gone."""
-        self._lock = threading.RLock()          # a signal handler or a finalizer may come back
+        self._lock = Section()
         self._fails = False                     # what was told to the logger
         self._again: dict[str, float] = {}      # keys not to be refreshed before a time: never, while that is under way
         self._flights: dict[str, Flight] = {}   # ... unless nobody will go on with it
