@@ -45,7 +45,7 @@ def kind(request):
 @pytest.fixture
 def two(server, kind):
     """Two caches that know of each other only through the server, as those of two processes do."""
-    with pair(kind, server.port) as caches:
+    with pair(kind, server) as caches:
         yield caches
 
 

@@ -107,9 +107,13 @@ class Database:
         except IndexError:
             reader = Reader()
             self._living.add(reader)        # before it is asked whether this is over: who closes waits for it
-            if self._is_over:
-                raise Over from None
-            reader.open(self.path, self._patience)
+            try:
+                if self._is_over:
+                    raise Over from None
+                reader.open(self.path, self._patience)
+            except BaseException:
+                self._living.discard(reader)
+                raise
         return reader
 
     def give_back(self, reader: Reader) -> None:

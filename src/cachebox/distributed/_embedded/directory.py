@@ -22,6 +22,7 @@ from cachebox.distributed._embedded.writer_lock import Busy
 from cachebox.distributed._net.effects import Block, Effects, Failure
 from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._wire.resp import ReplyError
+from cachebox.distributed._wire.scripts import LAND, STORING
 
 PAGE = 1000                         # keys that are looked at in one step
 SWEPT = 512                         # entries that are removed in one transaction, when nobody waits for it
@@ -79,7 +80,8 @@ class Directory:
         self.names = Names()
         self.owners = [self]
         self.masters = [self]
-        self.trouble: str | None = None
+        self.trouble: str | None = None         # what is wrong, in words, until something succeeds
+        self._is_full = False                   # ... that stores
 
     # --- as with servers --------------------------------------------------------------------------------------------
 
@@ -115,39 +117,44 @@ class Directory:
     def ask_one(self, bucket: int, command: Sequence[Any], deadline: float, retries: int = 0) -> Effects[Any]:
         """The reply to one command, or a Failure."""
         if command[0] == b"PING":
+            try:
+                self.store.opened(deadline)
+            except Exception as error:
+                return self._failed(error)
             return b"PONG"
         operation = OPERATIONS[command[1]]
         end = 3 + command[2]
         keys, arguments = command[KEYS_AT:end], command[end:]
         try:
-            return self._done(operation(self.store, keys, -math.inf, *arguments))
+            return self._done(operation(self.store, keys, -math.inf, *arguments), command[1])
         except Busy as error:
             busy = error
         except Exception as error:
             return self._failed(error)
         if time.monotonic() >= deadline:
             return self._failed(busy)
-        return (yield Block(lambda: self._wait(operation, keys, arguments, deadline)))
+        return (yield Block(lambda: self._wait(command[1], keys, arguments, deadline)))
 
-    def _wait(self, operation: Callable[..., Any], keys: Sequence[bytes], arguments: Sequence[Any], deadline: float) -> Any:
+    def _wait(self, digest: bytes, keys: Sequence[bytes], arguments: Sequence[Any], deadline: float) -> Any:
         try:
-            return self._done(operation(self.store, keys, deadline, *arguments))
+            return self._done(OPERATIONS[digest](self.store, keys, deadline, *arguments), digest)
         except Exception as error:
             return self._failed(error)
 
-    def _done(self, reply: Any) -> Any:
-        self.trouble = None
+    def _done(self, reply: Any, digest: bytes) -> Any:
+        if self.trouble is not None and (digest in STORING or digest == LAND.digest or not self._is_full):
+            self.trouble, self._is_full = None, False
         return Failure(reply, True, False) if type(reply) is ReplyError else reply
 
     def _failed(self, error: Exception) -> Failure:
         if isinstance(error, TooLarge):
             return Failure(ReplyError(f"OOM {error}"), False, False)
         if isinstance(error, DiskFull):
-            self.trouble = f"OOM {error}"
+            self.trouble, self._is_full = f"OOM {error}", True
             return Failure(ReplyError(self.trouble), False, False)
         if isinstance(error, (Busy, OSError, ValueError)):
-            self.trouble = str(error)
-            return Failure(Unavailable(self.trouble), False, False)
+            self.trouble = self.trouble if self._is_full else str(error)
+            return Failure(Unavailable(str(error)), False, False)
         raise error
 
     def ask(
@@ -212,5 +219,6 @@ def open_directory(url: str, namespace: str, limit: int, is_durable: bool, patie
         raise ValueError(f"size_limit must be at least 32 MiB ({LEAST}), not {limit}")
     is_private = url.lower().startswith("memory:")
     folder = private_folder(url, namespace) if is_private else Folder(path_of(url), namespace)
+    tier.follow(None)
     store = Store(folder, limit, is_durable, patience, tier.follow, lambda n: tier.count(evictions=n))
     return Directory(store)

@@ -19,6 +19,7 @@ from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.page import SIZE, VERSION, Page, whole_frames
 from cachebox.distributed._embedded.writer_lock import Busy, WriterLock
 
+PATIENCE = 0.2                      # seconds for which it is worth waiting for it: without, one can read all the same
 ASKED_EVERY = 0.002                 # seconds between tries to get the lock while there is no page to wait by
 
 
@@ -58,18 +59,21 @@ class Opened:
         try:
             folder.make()
             lock_fd = self._keep(folder.open("lock", os.O_CREAT))
-            _take(lock_fd, deadline)
+            is_mine = _take(lock_fd, min(deadline, time.monotonic() + PATIENCE))
             if not self._is_there("lock", lock_fd):
                 raise FileNotFoundError
             self.place = processes.enter(folder["processes"], folder.check)
             is_first = self.place.users == 1
-            self.page, page_fd = self._open_page()
+            self.page, page_fd = self._open_page(is_mine)
             self.page_fd = self._keep(page_fd)
             self.lock = WriterLock(lock_fd, self.page)
-            if is_first and self.place.is_alone(self.page):
-                self._look_over()
             self.place.take(self.page)
-            _let_go(lock_fd)
+            if is_mine and is_first and self.place.is_alone(self.page):
+                self._look_over()
+            if is_mine:
+                _let_go(lock_fd)
+            elif self.page.is_new:          # by somebody who is looking it over just now, or has died meanwhile
+                raise Busy("another process is opening it")
             return True
         except FileNotFoundError:
             self.close()
@@ -105,8 +109,8 @@ class Opened:
 
     # --- the page ---------------------------------------------------------------------------------------------------
 
-    def _open_page(self) -> tuple[Page, int]:
-        """The page, made if need be. Under the lock."""
+    def _open_page(self, may_make: bool) -> tuple[Page, int]:
+        """The page; made if need be, which takes the lock."""
         folder = self.folder
         if folder.check_path("page"):
             fd = folder.open("page")
@@ -118,6 +122,8 @@ class Opened:
                 if page.version == VERSION and page.is_whole:
                     return page, fd
             os.close(fd)
+        if not may_make:
+            raise Busy("another process has kept the writer lock all the time")
         name = f"page-{secrets.token_hex(8)}"
         fd = folder.open(name, os.O_CREAT | os.O_EXCL)
         try:
@@ -137,6 +143,7 @@ class Opened:
     def _look_over(self) -> None:
         """What is there was left by others, who have closed it or died. Under the lock."""
         page, boot = self.page, boot_id()
+        page.is_new = True
         if not page.clean:
             if page.lossy if page.boot != boot else not self._has_whole_log(page.data):
                 page.data = 0           # the machine has stopped, or somebody has cut what it was told
@@ -147,6 +154,7 @@ class Opened:
             if (name.startswith("data-") and not name.startswith(data_name(page.data))) or name.startswith("page-"):
                 with contextlib.suppress(OSError):
                     os.unlink(self.folder[name])
+        page.is_new = False
 
     def _has_whole_log(self, data: int) -> bool:
         """Whether the log of SQLite has all that was ever written to it: it believes one that has lost its end.
@@ -195,15 +203,17 @@ def _map(fd: int) -> Page:
     return Page(mmap.mmap(fd, SIZE))
 
 
-def _take(fd: int, deadline: float) -> None:
+def _take(fd: int, deadline: float) -> bool:
+    """Take the writer lock. False: another process has it all the time."""
     import fcntl
 
     while True:
         try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise Busy("another process has kept the writer lock all the time") from None
+                return False
         time.sleep(ASKED_EVERY)
 
 

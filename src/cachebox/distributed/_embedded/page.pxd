@@ -35,7 +35,7 @@ cdef struct Head:
     uint32_t clean                  # whether it was closed, and nothing was written since
     uint32_t lossy                  # whether a machine that stops may lose what was written
     uint32_t sum
-    uint32_t unused
+    uint32_t is_new                 # whether somebody looks it over, whom nobody else may come before
     # what changes all the time, under the writer lock
     uint32_t dirty                  # whether a writer is at work, or has died
     uint32_t wake                   # changes when the writer lock becomes free

@@ -14,6 +14,7 @@ class Page:
     clean: bool
     lossy: bool
     leases: bool
+    is_new: bool
     hand: int
     budget: int
 

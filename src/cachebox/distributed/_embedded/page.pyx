@@ -55,6 +55,7 @@ cdef class Page:
         memcpy(self.head.secret, found, 16)
         found = boot
         memcpy(self.head.boot, found, 16)
+        self.head.is_new = True
         self.seal()
 
     cdef uint32_t sum_of(self) except? 0:
@@ -114,6 +115,15 @@ cdef class Page:
     def lossy(self, bint value):
         self.head.lossy = value
         self.seal()
+
+    @property
+    def is_new(self):
+        """Whether whoever opens it first is not done with that."""
+        return load32(&self.head.is_new) != 0
+
+    @is_new.setter
+    def is_new(self, bint value):
+        store32(&self.head.is_new, value)
 
     def restart(self):
         """Nobody maps it: no writer is at work, and nobody waits."""

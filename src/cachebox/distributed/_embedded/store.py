@@ -91,7 +91,8 @@ class Store:
         self.is_torn = False                    # it was forked in the middle of something: it cannot go on here
         self.is_closed = False
         _living.add(self)
-        self.opened(time.monotonic() + max(patience, 5.0))
+        with contextlib.suppress(Busy):         # a later call opens it
+            self.opened(time.monotonic() + patience)
 
     def opened(self, deadline: float) -> Opened:
         """The folder as it is open here; opened if need be. Raises `Busy`, OSError, ValueError."""
@@ -117,20 +118,30 @@ class Store:
         if found is not None and found[0] == data:
             return found[1]
         if data == 0:
+            self._use(opened, found, None)
             return None
         name = data_name(data)
         is_there, *_ = [opened.folder.check_path(f"{name}{end}") for end in ("", "-wal", "-shm")]
         if not is_there:
             raise Damaged("the file with the entries is missing")
         made = data, self._new_database(opened, data)
+        return made[1] if self._use(opened, found, made) else self.database(opened)
+
+    def _use(self, opened: Opened, old: tuple[int, Database] | None, new: tuple[int, Database] | None) -> bool:
+        """Let go of a file that is none any more. False: another thread was faster. Raises `Over`.
+
+        Nobody writes to it: whoever has the writer lock uses the one that the page names.
+        """
         with self._lock:
-            if self._database is not found:     # another thread was faster
-                return self.database(opened)
-            self._database = made
-        if found is not None:
-            found[1].close_readers(0.0)
-            _leave(found[1])
-        return made[1]
+            if self._opened is not opened:
+                raise Over
+            if self._database is not old:
+                return False
+            self._database = new
+        if old is not None:
+            old[1].close_readers(0.0)
+            old[1].close_writer()
+        return True
 
     def _new_database(self, opened: Opened, data: int) -> Database:
         return Database(
@@ -244,7 +255,7 @@ class Store:
                 return result
             except sqlite3.Error as error:
                 if is_full(error) and tries < 4:
-                    self._make_way(database if tries > 1 else None)
+                    self._make_way()
                     continue
                 if is_full(error):
                     if forgets is None:
@@ -259,11 +270,11 @@ class Store:
                     raise _Gone from error
                 self._discard(opened, error)
 
-    def _make_way(self, database: Database | None) -> None:
+    def _make_way(self) -> None:
         """Something did not fit: give back the space of the log."""
-        if database is not None:
+        if self._database is not None:
             with contextlib.suppress(sqlite3.Error):
-                database.shorten_log()
+                self._database[1].shorten_log()
 
     def _count(self, evicted: int) -> None:
         if evicted:

@@ -84,6 +84,7 @@ cdef class Tier:
     cdef bint plain                 # whether a hit hands out what is stored
     cdef bint exact                 # whether it hands out the value of what is stored, which is Noted
     cdef bint isolates
+    cdef bint follows               # whether only what a page vouches for may be stored
     cdef Page page                  # whose counters tell whether what is stored is still so; or None
     cdef readonly Section lock
     cdef dict fills                 # key: [Fill, ...]
@@ -121,11 +122,12 @@ cdef class Tier:
         self.tags = {}
         self.waiters = {}
 
-    def follow(self, Page page not None):
-        """Serve what is stored only while this page says that nothing has changed. What was stored before is dropped."""
+    def follow(self, Page page):
+        """Store and serve only what this page vouches for; None: nothing, before there is one. What was stored is dropped."""
         with self.lock:
             self.page = page
             self.plain = False
+            self.follows = True
             self.exact = not self.isolates
         self.wipe(False)
 
@@ -189,7 +191,9 @@ cdef class Tier:
         cdef bint live
         if lifetime < INFINITY:
             lifetime = fill.begun + lifetime - now - LAG
-        if self.page is not None and fill.live:
+        if self.follows and self.page is None:
+            fill.live = False
+        elif self.page is not None and fill.live:
             noted = note(self.page, value, fill.hash, fill.count, tuple(tags))
             if not is_current(<PyObject*>noted) or fill.count & 1 or (
                 tags and (fill.tag_count & 1 or load(&self.page.head.tag_count) != fill.tag_count)
