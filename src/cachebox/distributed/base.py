@@ -122,6 +122,10 @@ class Common:
             is_local=on_unavailable == "local",
             isolate=bool(isolate),
         )
+        if has_folder:
+            from cachebox.distributed._ops.at_once import AtOnce
+
+            self._core.at_once = AtOnce(self._core)
         self._loader = Loader(self._core)
         if share is not None:
             self._loader.refreshing = Refreshing(self._core, self._loader, share)

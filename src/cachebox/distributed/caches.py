@@ -71,6 +71,11 @@ class DistributedCache(Common, BlockingFront):
 
     def _get(self, key: Any, default: Any) -> Any:
         """`get`, where the first tier cannot tell."""
+        at_once = self._core.at_once
+        if at_once is not None:
+            value = at_once.get(key)
+            if value is not MISSING:
+                return default if value is at_once.absent else value
         return self._driver.run(self._core.get(key, default))
 
     def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
@@ -85,7 +90,9 @@ class DistributedCache(Common, BlockingFront):
         Raises `BackendUnavailable` where the server was not reached; TypeError or ValueError, and changes nothing, for
         bad input.
         """
-        self._driver.run(self._core.set(key, value, ttl, tags))
+        at_once = self._core.at_once
+        if at_once is None or tags or not at_once.set(key, value, ttl):
+            self._driver.run(self._core.set(key, value, ttl, tags))
 
     def delete(self, key: str) -> bool:
         """Remove a key everywhere. True where a live entry was removed. One round trip."""
@@ -260,13 +267,20 @@ class AsyncDistributedCache(Common, Front):
     async def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, from the first tier or else from the server; `default` where neither has it."""
         value = self._quick(key, MISSING)
+        at_once = self._core.at_once
+        if value is MISSING and at_once is not None:
+            value = at_once.get(key)
+            if value is at_once.absent:
+                return default
         if value is not MISSING:
             return value
         return await self._driver.run(self._core.get(key, default))
 
     async def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
         """Store a value on the server, and drop the key from every first tier."""
-        await self._driver.run(self._core.set(key, value, ttl, tags))
+        at_once = self._core.at_once
+        if at_once is None or tags or not at_once.set(key, value, ttl):
+            await self._driver.run(self._core.set(key, value, ttl, tags))
 
     async def delete(self, key: str) -> bool:
         """Remove a key everywhere. True where a live entry was removed."""

@@ -15,7 +15,7 @@ from typing import Any
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.page import Page
-from cachebox.distributed._embedded.store import Execute, Store, check, new_number, now_ms, sum_of, tags_in
+from cachebox.distributed._embedded.store import PUT, Execute, Store, check, new_number, now_ms, sum_of, tags_in
 from cachebox.distributed._wire.codec import LARGEST_INT, TAGGED
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
@@ -52,16 +52,15 @@ class Transaction:
 
     def find(self, key: bytes) -> tuple[bytes, int] | None:
         """The envelope of a live entry, and its end."""
-        row = self.execute("SELECT k, g, x, b FROM e WHERE h = ?", (self.page.hash_of(key),)).fetchone()
+        row = self.execute("SELECT k, g, x, c, b FROM e WHERE h = ?", (self.page.hash_of(key),)).fetchone()
         if row is None or row[0] != key or row[1] != self.generation:
             return None
         return check(self.execute, row, self.now)
 
     def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
         """Store an envelope that is whole, and end the key's lease."""
-        data = sum_of(key, self.generation, end, envelope).to_bytes(4, "little") + envelope
-        h = self.page.hash_of(key)
-        self.execute("REPLACE INTO e VALUES(?, ?, ?, ?, ?)", (h, key, self.generation, end, data))
+        h, generation = self.page.hash_of(key), self.generation
+        self.execute(PUT, (h, key, generation, end, sum_of(key, generation, end, envelope), envelope))
         if ends_lease and self.page.leases:
             self.end_lease(h)
 
@@ -94,10 +93,6 @@ class Transaction:
             block += (len(name).to_bytes(2, "big"), name, found[0])
         return b"".join(block)
 
-    def end_of(self, px: bytes) -> int:
-        """When something ends that lives for so many milliseconds; nothing: never."""
-        return min(self.now + int(px), NEVER) if px else NEVER
-
     # --- leases -----------------------------------------------------------------------------------------------------
 
     def lease(self, key: bytes) -> tuple[bytes, int, int, int, int, int] | None:
@@ -123,6 +118,11 @@ class Transaction:
     def end_lease(self, h: int) -> None:
         """Take it away from whoever has it."""
         self.execute("DELETE FROM l WHERE h = ?", (h,))
+
+
+def end_of(px: bytes) -> int:
+    """When something ends that lives for so many milliseconds from now on; nothing: never."""
+    return min(now_ms() + int(px), NEVER) if px else NEVER
 
 
 def _cost(keys: Keys, *sizes: int) -> int:
@@ -151,7 +151,7 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
         some = keys[at:at + IN_ONE_LOOK]
         marks = ",".join("?" * len(some))
         rows = execute(
-            f"SELECT k, g, x, b FROM e WHERE h IN ({marks}) AND g = (SELECT v FROM m WHERE id = 0)",
+            f"SELECT k, g, x, c, b FROM e WHERE h IN ({marks}) AND g = (SELECT v FROM m WHERE id = 0)",
             [page.hash_of(key) for key in some],
         ).fetchall()
         wanted = set(some)
@@ -180,7 +180,7 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
         change = Transaction(execute, page)
         block = change.tagged(tags, fresh)
         for key, head, body, px in zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True):
-            change.put(key, change.envelope(head, block, body), change.end_of(px))
+            change.put(key, change.envelope(head, block, body), end_of(px))
         return b"0" * (1 + n)
 
     return store.write(keys, run, deadline, cost=_cost(keys, *map(len, rest[1::3])))
@@ -194,7 +194,7 @@ def add(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest: 
         change = Transaction(execute, page)
         if change.find(keys[0]) is not None:
             return b""
-        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
+        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
         return b"0" * (1 + n)
 
     return store.write(keys, run, deadline, cost=_cost(keys, len(body)))
@@ -212,7 +212,7 @@ def swap(store: Store, keys: Keys, deadline: float, fresh: bytes, digest: bytes,
         if not head:
             change.remove(key)
         elif found is None:
-            change.put(key, change.envelope(head, b"", body), change.end_of(px))
+            change.put(key, change.envelope(head, b"", body), end_of(px))
         else:
             change.put(key, change.envelope(head, _block(found[0]), body), found[1])
         return b"10"
@@ -237,7 +237,7 @@ def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
         change = Transaction(execute, page)
         found = change.find(key)
         if found is not None:
-            change.put(key, found[0], change.end_of(px), ends_lease=False)
+            change.put(key, found[0], end_of(px), ends_lease=False)
         return int(found is not None)
 
     return store.write(keys, run, deadline)
@@ -255,7 +255,7 @@ def increment(
         found = change.find(key)
         looked = found is not None and digest != b"" and _digest(found[0]) == digest
         if found is None or (looked and verdict == b"0"):
-            change.put(key, change.envelope(head, b"", seal + amount), change.end_of(px))
+            change.put(key, change.envelope(head, b"", seal + amount), end_of(px))
             return b"0" + amount
         data, end = found
         block = _block(data)
@@ -339,7 +339,7 @@ def land(
         if lease[1] != change.generation or (n > 0 and lease[2] != change.epoch):
             change.end_lease(page.hash_of(key))
             return [0]
-        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
+        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
         return [1, b"0" * n]
 
     return store.write((key,), run, deadline, cost=_cost((key,), len(body)))
@@ -423,7 +423,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, px: bytes
             is_mine = held is not None and held[0] == token
             stores = held is not None and is_mine and held[1] == change.generation
             if stores:
-                change.put(key, change.envelope(head, b"", body), change.end_of(px))
+                change.put(key, change.envelope(head, b"", body), end_of(px))
             elif is_mine:
                 change.end_lease(page.hash_of(key))
             answers.append(b"1" if stores else b"0")
@@ -437,6 +437,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, px: bytes
 def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
     """CLEAR: a new generation."""
     def run(execute: Execute, page: Page) -> int:
+        page.note_clear()
         execute("REPLACE INTO m VALUES(0, ?)", (new_number(),))
         return 1
 

@@ -44,6 +44,7 @@ cdef struct Head:
     uint64_t tag_count              # as a bucket's, of all tags
     uint64_t hand                   # where to go on looking for what was not used
     int64_t budget                  # bytes that may be written before somebody looks how full it is
+    uint64_t clears                 # how often the generation may have changed
 
 
 cdef class Page:

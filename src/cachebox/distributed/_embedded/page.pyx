@@ -192,6 +192,15 @@ cdef class Page:
     def leases(self, bint value):
         self.head.leases = value
 
+    @property
+    def clears(self):
+        """How often the generation may have changed."""
+        return self.head.clears
+
+    def note_clear(self):
+        """It is about to change."""
+        self.head.clears += 1
+
     # --- what was used --------------------------------------------------------------------------------------------------
 
     def mark(self, int64_t h):
