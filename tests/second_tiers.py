@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 
 import pytest
 
@@ -24,6 +25,21 @@ class Folder:
         if name.startswith("_"):
             raise AttributeError(name)
         pytest.skip(f"this is about servers: a folder has no {name}")
+
+    def set_left(self, key: str, milliseconds: int) -> None:
+        """Let an entry be there for so long from now on."""
+        from cachebox import DistributedCache
+        from cachebox.distributed._embedded.operations import Transaction
+
+        def run(execute, page):
+            change = Transaction(execute, page)
+            envelope, _ = change.find(name)
+            change.put(name, envelope, change.now + milliseconds)
+
+        name = key.encode()
+        with DistributedCache(**self.at) as cache:
+            store = cache._core.topology.store
+            store.write([name], run, time.monotonic() + 10)
 
     def close(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

@@ -16,7 +16,7 @@ from cachebox.distributed._wire import scripts
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.store import PUT, Execute, Store, check, new_number, now_ms, sum_of, tags_in
-from cachebox.distributed._wire.codec import LARGEST_INT, TAGGED
+from cachebox.distributed._wire.codec import LARGEST_INT, TAGGED, Codec
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
@@ -64,9 +64,14 @@ class Transaction:
         if ends_lease and self.page.leases:
             self.end_lease(h)
 
+    def find_present(self, key: bytes) -> tuple[bytes, int] | None:
+        """The same of one that has not ended, and is not only kept to be served stale."""
+        found = self.find(key)
+        return None if found is None or found[1] - Codec.kept(found[0]) <= self.now else found
+
     def remove(self, key: bytes) -> bool:
         """Whether a live entry was removed. Ends the key's lease."""
-        found = self.find(key) is not None
+        found = self.find_present(key) is not None
         h = self.page.hash_of(key)
         self.execute("DELETE FROM e WHERE h = ?", (h,))
         if self.page.leases:
@@ -167,7 +172,10 @@ def ttl(store: Store, keys: Keys, deadline: float) -> int:
     """TTL: milliseconds; -1: for ever, -2: absent."""
     now = now_ms()
     found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
-    return -2 if found is None else -1 if found[1] >= NEVER else found[1] - now
+    if found is None or found[1] >= NEVER:
+        return -2 if found is None else -1
+    left = found[1] - Codec.kept(found[0]) - now
+    return left if left > 0 else -2
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -186,23 +194,26 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
     return store.write(keys, run, deadline, cost=_cost(keys, *map(len, rest[1::3])))
 
 
-def add(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest: Any) -> bytes:
-    """ADD."""
+def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, n: int, *rest: Any) -> bytes:
+    """ADD. What remembers that it was done is not needed, here and below: a transaction happens once."""
     tags, (head, body, px) = rest[:n], rest[n:]
 
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page)
-        if change.find(keys[0]) is not None:
+        if change.find_present(keys[0]) is not None:
             return b""
         change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
         return b"0" * (1 + n)
 
-    return store.write(keys, run, deadline, cost=_cost(keys, len(body)))
+    return store.write(keys[:1], run, deadline, cost=_cost(keys, len(body)))
 
 
-def swap(store: Store, keys: Keys, deadline: float, fresh: bytes, digest: bytes, px: bytes, head: bytes, body: bytes) -> bytes:
+def swap(
+    store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, digest: bytes, px: bytes, head: bytes,
+    body: bytes, keeps: bytes,
+) -> bytes:
     """SWAP."""
-    (key,) = keys
+    key = keys[0]
 
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page)
@@ -211,13 +222,13 @@ def swap(store: Store, keys: Keys, deadline: float, fresh: bytes, digest: bytes,
             return b"0"
         if not head:
             change.remove(key)
-        elif found is None:
-            change.put(key, change.envelope(head, b"", body), end_of(px))
-        else:
+        elif found is not None and keeps == b"1":
             change.put(key, change.envelope(head, _block(found[0]), body), found[1])
+        else:
+            change.put(key, change.envelope(head, b"", body), end_of(px))
         return b"10"
 
-    return store.write(keys, run, deadline, cost=_cost(keys, len(body)))
+    return store.write((key,), run, deadline, cost=_cost(keys, len(body)))
 
 
 def delete(store: Store, keys: Keys, deadline: float) -> int:
@@ -235,39 +246,40 @@ def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
 
     def run(execute: Execute, page: Page) -> int:
         change = Transaction(execute, page)
-        found = change.find(key)
+        found = change.find_present(key)
         if found is not None:
-            change.put(key, found[0], end_of(px), ends_lease=False)
+            end = end_of(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
+            change.put(key, found[0], end, ends_lease=False)
         return int(found is not None)
 
     return store.write(keys, run, deadline)
 
 
 def increment(
-    store: Store, keys: Keys, deadline: float, fresh: bytes, amount: bytes, px: bytes, not_after: bytes, head: bytes,
+    store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, amount: bytes, px: bytes, head: bytes,
     seal: bytes, digest: bytes, verdict: bytes,
 ) -> Any:
-    """INCREMENT. What remembers that it was done is not needed: a transaction happens once."""
+    """INCREMENT."""
     key = keys[0]
 
     def run(execute: Execute, page: Page) -> Any:
         change = Transaction(execute, page)
-        found = change.find(key)
+        found = change.find_present(key)
         looked = found is not None and digest != b"" and _digest(found[0]) == digest
         if found is None or (looked and verdict == b"0"):
             change.put(key, change.envelope(head, b"", seal + amount), end_of(px))
             return b"0" + amount
         data, end = found
-        block = _block(data)
+        block, kept = _block(data), Codec.kept(data)
         payload = data[21 + len(block):]
-        number, kind = payload[len(seal):], data[3:4]
+        number, kind = payload[len(seal) + (4 if kept else 0):], data[3:4]
         is_plain = data[4] == head[4] and (kind == b"N" or (kind == b"I" and not seal))
         if not (looked or (is_plain and payload[:len(seal)] == seal)) or not (len(number) <= 4300 and _digits(number)):
             return [data]
         total = int(number) + int(amount)
         if not -LARGEST_INT < total < LARGEST_INT:
             return ReplyError("TOOLONG the sum would have too many digits")
-        change.put(key, change.envelope(head, block, seal + b"%d" % total), end)
+        change.put(key, change.envelope(head, block, seal + b"%d" % total), end - kept if end < NEVER else end)
         return b"0%d" % total
 
     return store.write((key,), run, deadline, cost=_cost((key,), 4400 if len(amount) > 100 else 128))
@@ -399,7 +411,7 @@ def lead_many(
         answers = [b"0"]
         for key in keys:
             held = change.lease(key)
-            if change.find(key) is not None:
+            if change.find_present(key) is not None:
                 answers.append(b"1")
             elif held is not None and held[1] == change.generation and held[0] != token and (
                 held[4] < 0 or place.lives(held[4], held[5], page)
@@ -413,12 +425,12 @@ def lead_many(
     return store.write((), run, deadline)
 
 
-def land_many(store: Store, keys: Keys, deadline: float, token: bytes, px: bytes, *rest: Any) -> bytes:
+def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: Any) -> bytes:
     """LAND_MANY."""
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page)
         answers = []
-        for key, head, body in zip(keys, rest[::2], rest[1::2], strict=True):
+        for key, head, body, px in zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True):
             held = change.lease(key)
             is_mine = held is not None and held[0] == token
             stores = held is not None and is_mine and held[1] == change.generation
@@ -429,7 +441,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, px: bytes
             answers.append(b"1" if stores else b"0")
         return b"".join(answers)
 
-    return store.write(keys, run, deadline, cost=_cost(keys, *map(len, rest[1::2])))
+    return store.write(keys, run, deadline, cost=_cost(keys, *map(len, rest[1::3])))
 
 
 # --- everything -------------------------------------------------------------------------------------------------------
@@ -460,6 +472,8 @@ OPERATIONS: dict[bytes, Callable[..., Any]] = {
     scripts.READ.digest: read,
     scripts.TTL.digest: ttl,
     scripts.WRITE.digest: write,
+    scripts.ADD.digest: add,
+    scripts.SWAP.digest: swap,
     scripts.DELETE.digest: delete,
     scripts.TOUCH.digest: touch,
     scripts.INCREMENT.digest: increment,

@@ -22,7 +22,7 @@ ABSENT = object()
 """There is no such entry; it has been counted."""
 
 cdef int64_t never = NEVER
-cdef uint8_t TAGGED = 2
+cdef uint8_t TAGGED_OR_KEPT = 2 | 16         # flags of an envelope
 
 
 def short_read(Tier tier not None, store, codec, key):
@@ -55,12 +55,14 @@ def short_read(Tier tier not None, store, codec, key):
         return MISSING
     (<list>idle).append(reader)
     if row is None:
-        tier.misses += 1
+        with tier.lock:
+            tier.misses += 1
+            tier.invalidations += tier.first.delete(key)
         return ABSENT
     name, g, e, found_sum, data = <tuple>row
     encoded = (<str>key).encode("utf-8", "surrogatepass")
     envelope = data
-    if name != encoded or len(data) < 21 or envelope[4] & TAGGED:
+    if name != encoded or len(data) < 21 or envelope[4] & TAGGED_OR_KEPT:
         return MISSING
     numbers[0], numbers[1], numbers[2] = g, e, len(name)
     if found_sum != crc32(data, crc32(name, crc32((<uint8_t*>numbers)[:24]))):
@@ -80,6 +82,7 @@ def short_read(Tier tier not None, store, codec, key):
         store8(visited, 1)
     with tier.lock:
         tier.remote_hits += 1
+        tier.invalidations += tier.first.peek(key, MISSING) is not MISSING      # and was not current
         if lifetime > 0 and not count & 1 and load(&page.bucket_of(h).count) == count and tier.page is page:
             noted = note(page, value, h, count, ())
             if tier.tags:

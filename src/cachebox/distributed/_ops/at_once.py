@@ -10,7 +10,6 @@ from typing import Any
 from cachebox.cache import MISSING
 from cachebox.distributed._embedded.operations import end_of
 from cachebox.distributed._ops.operations import Core
-from cachebox.distributed.options import milliseconds, seconds_of
 
 
 class AtOnce:
@@ -36,9 +35,11 @@ class AtOnce:
         core = self._core
         if core.is_closed or core.owed.exists or type(key) is not str or self._store.is_durable:
             return False
-        lifetime = core.lifetime if ttl is None else seconds_of(ttl, "ttl")
-        head, body = core.codec.encode(key, value)
-        if not self._store.put(key.encode("utf-8", "surrogatepass"), head, body, end_of(milliseconds(lifetime))):
+        lifetime = core.lifetime_of(ttl)
+        kept = core.kept_of(lifetime)
+        head, body = core.codec.encode(key, value, (), None, kept)
+        end = end_of(core.expiry(lifetime, kept))
+        if not self._store.put(key.encode("utf-8", "surrogatepass"), head, body, end):
             return False
         core.tier.forget_keys((key,))
         return True
