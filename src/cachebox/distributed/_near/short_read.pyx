@@ -3,13 +3,14 @@
 What is not so simple is left to the long way (`_ops`), which begins anew.
 """
 
+from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from cachebox.cache cimport hash_in
 from cachebox.distributed._embedded.noted cimport Noted, note
 from cachebox.distributed._embedded.page cimport Page, hash_key, load, load8, store8
-from cachebox.distributed._near.near_cache cimport LAG, Tier
+from cachebox.distributed._near.near_cache cimport LAG, Tier, exact_get
 
 from time import time_ns
 from zlib import crc32
@@ -17,6 +18,13 @@ from zlib import crc32
 from cachebox.cache import MISSING
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.store import FIND
+
+cdef extern from *:
+    """
+    #define CB_TAKE_READ(reference) ((PyObject *)(reference))
+    """
+    object take_over "CB_TAKE_READ"(PyObject*)
+
 
 ABSENT = object()
 """There is no such entry; it has been counted."""
@@ -26,7 +34,7 @@ cdef uint8_t TAGGED_OR_KEPT = 2 | 16         # flags of an envelope
 
 
 def short_read(Tier tier not None, store, codec, key):
-    """The value of a key, counted, and kept in the first tier; ABSENT; or MISSING: the long way has to find out."""
+    """The value of a key, from either tier, counted, and kept here; ABSENT; or MISSING: the long way has to find out."""
     cdef Page page = tier.page
     cdef uint64_t h, count
     cdef uint8_t* visited
@@ -35,12 +43,16 @@ def short_read(Tier tier not None, store, codec, key):
     cdef const uint8_t* envelope
     cdef double lifetime = INFINITY
     cdef Noted noted
+    cdef PyObject* value_here
     found = store._database
     if page is None or found is None or not tier.exact or tier.fresh_until != INFINITY or type(key) is not str:
         return MISSING
     number, database = <tuple>found
     if number != load(&page.head.data):
         return MISSING
+    value_here = exact_get(<PyObject*>tier, <PyObject*>key, hash_in(tier.first, key))
+    if value_here != NULL:
+        return take_over(value_here)
     h = hash_key(page, key)
     count = load(&page.bucket_of(h).count)
     idle = database._idle
