@@ -15,8 +15,9 @@ from typing import Any
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.page import Page
+from cachebox.distributed._embedded.room import Cost, cost_of
 from cachebox.distributed._embedded.store import PUT, Execute, Store, check, new_number, now_ms, sum_of, tags_in
-from cachebox.distributed._wire.codec import LARGEST_INT, TAGGED, Codec
+from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
@@ -130,8 +131,8 @@ def end_of(px: bytes) -> int:
     return min(now_ms() + int(px), NEVER) if px else NEVER
 
 
-def _cost(keys: Keys, *sizes: int) -> int:
-    return sum(sizes) + sum(map(len, keys)) + 64 * len(keys)
+def _cost(keys: Keys, bodies: Sequence[bytes]) -> Cost:
+    return cost_of([len(key) + len(body) + HEAD for key, body in zip(keys, bodies, strict=True)])
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -187,11 +188,14 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page)
         block = change.tagged(tags, fresh)
-        for key, head, body, px in zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True):
+        entries: Any = zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True)
+        if len(keys) > 1:               # in the order of the file, or it would write some of its pages again and again
+            entries = sorted(entries, key=lambda entry: page.hash_of(entry[0]))
+        for key, head, body, px in entries:
             change.put(key, change.envelope(head, block, body), end_of(px))
         return b"0" * (1 + n)
 
-    return store.write(keys, run, deadline, cost=_cost(keys, *map(len, rest[1::3])))
+    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
 
 
 def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, n: int, *rest: Any) -> bytes:
@@ -205,7 +209,7 @@ def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: byte
         change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
         return b"0" * (1 + n)
 
-    return store.write(keys[:1], run, deadline, cost=_cost(keys, len(body)))
+    return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,)))
 
 
 def swap(
@@ -228,7 +232,7 @@ def swap(
             change.put(key, change.envelope(head, b"", body), end_of(px))
         return b"10"
 
-    return store.write((key,), run, deadline, cost=_cost(keys, len(body)))
+    return store.write((key,), run, deadline, cost=_cost(keys[:1], (body,)))
 
 
 def delete(store: Store, keys: Keys, deadline: float) -> int:
@@ -282,7 +286,7 @@ def increment(
         change.put(key, change.envelope(head, block, seal + b"%d" % total), end - kept if end < NEVER else end)
         return b"0%d" % total
 
-    return store.write((key,), run, deadline, cost=_cost((key,), 4400 if len(amount) > 100 else 128))
+    return store.write((key,), run, deadline, cost=cost_of([len(key) + (4400 if len(amount) > 100 else 128)]))
 
 
 def _block(envelope: bytes) -> bytes:
@@ -354,7 +358,7 @@ def land(
         change.put(key, change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
         return [1, b"0" * n]
 
-    return store.write((key,), run, deadline, cost=_cost((key,), len(body)))
+    return store.write((key,), run, deadline, cost=_cost((key,), (body,)))
 
 
 def fail(
@@ -375,7 +379,7 @@ def fail(
         execute("REPLACE INTO f VALUES(?, ?, ?)", (name, change.now + milliseconds, head + token + body))
         return 1
 
-    return store.write((), run, deadline, cost=_cost((key,), len(body)))
+    return store.write((), run, deadline, cost=_cost((key,), (body,)))
 
 
 def lease(store: Store, keys: Keys, deadline: float, token: bytes, milliseconds: bytes) -> int:
@@ -441,7 +445,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: An
             answers.append(b"1" if stores else b"0")
         return b"".join(answers)
 
-    return store.write(keys, run, deadline, cost=_cost(keys, *map(len, rest[1::3])))
+    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
 
 
 # --- everything -------------------------------------------------------------------------------------------------------

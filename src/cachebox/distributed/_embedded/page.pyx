@@ -209,16 +209,13 @@ cdef class Page:
         if load8(at) == 0:
             store8(at, 1)
 
-    def unmark(self, hashes):
-        """Which of these were used since this was last asked; they count as unused from now on."""
-        cdef uint8_t* at
-        used = set()
-        for h in hashes:
-            if load8(self.visited_at(<uint64_t><int64_t>h)):
-                used.add(h)
-        for h in used:
-            store8(self.visited_at(<uint64_t><int64_t>h), 0)
-        return used
+    def unmark(self, int64_t h):
+        """Whether a key was used since this was last asked; it counts as unused from now on."""
+        cdef uint8_t* at = self.visited_at(<uint64_t>h)
+        if load8(at) == 0:
+            return False
+        store8(at, 0)
+        return True
 
     @property
     def hand(self):

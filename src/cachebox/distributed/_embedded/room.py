@@ -6,8 +6,8 @@ bytes for its bits. A write asks only when the bytes are spent that the last loo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from cachebox.distributed._embedded.database import LOG_PAGES, PAGE, Database
 from cachebox.distributed._embedded.page import SIZE, Page
@@ -22,6 +22,25 @@ class TooLarge(Exception):
     """It would need more room than one write may take."""
 
 
+class Cost(NamedTuple):
+    """What a write adds: bytes to the file, and pages to the log, if all of them are different ones."""
+
+    size: int
+    pages: int
+
+
+NOTHING = Cost(0, 0)
+
+
+def cost_of(sizes: Iterable[int]) -> Cost:
+    """The cost of entries of so many bytes each, the key included."""
+    size = pages = 0
+    for each in sizes:
+        size += each + 64
+        pages += 2 + each // PAGE
+    return Cost(size, pages)
+
+
 class Room:
     """The bound of one folder, in bytes.
 
@@ -33,57 +52,73 @@ class Room:
         self.limit = limit
         reserve = max(8 << 20, limit // 8)
         self.most_pages = (limit - reserve) // PAGE
-        self.most_at_once = reserve - SIZE - LOG_PAGES * PAGE - (1 << 18)
-        """Bytes that one transaction may write: they go into the log, beside what is there."""
+        self.most_in_log = (reserve - SIZE - (1 << 18)) // (PAGE + 24)
+        """Pages that the log may have, with its index beside it."""
 
-    def check(self, cost: int) -> None:
-        """TooLarge where one write could not be held."""
-        if cost > self.most_at_once:
-            raise TooLarge(
-                f"{cost:,} bytes are more than one write may have where size_limit is {self.limit:,} bytes: "
-                f"at most {self.most_at_once:,}"
-            )
+    def make(self, database: Database, page: Page, cost: Cost, now: int, is_pressing: bool = False) -> int:
+        """See that so much can be written. Returns how many live entries had to leave. Under the writer lock.
 
-    def make(self, database: Database, page: Page, cost: int, now: int, is_pressing: bool = False) -> int:
-        """See that so many bytes can be written. Returns how many live entries had to leave. Under the writer lock.
-
-        `is_pressing`: it did not fit, whatever was believed.
+        `is_pressing`: it did not fit, whatever was believed. Raises TooLarge where one write could not be held.
         """
-        cost += 256
-        left = page.budget - cost
+        if cost.pages > self.most_in_log - LOG_PAGES:
+            self._check(database, cost)
+            database.shorten_log()
+        left = page.budget - cost.size - 256
         if left >= 0 and not is_pressing:
             page.budget = left
             return 0
-        wanted = self.most_pages - 64 - 2 * (cost // PAGE) - self.most_pages // (16 if is_pressing else 64)
+        step = self.most_pages // (16 if is_pressing else 64)
+        wanted = self.most_pages - 64 - 2 * (cost.size // PAGE) - step
         evicted, size, passed = 0, database.size(), 0
         while size > wanted and passed < 4 * TURN:
-            gone, live, moved = self._pass(database, page, now)
+            live, moved = self._pass(database, page, now, (size - wanted) * PAGE)
             evicted += live
             passed += moved
-            size = database.size() if gone else size
+            size = database.size()
         if size > wanted and not database.writer.execute("SELECT 1 FROM e LIMIT 1").fetchall():
             database.transaction(lambda execute: execute("DELETE FROM t"))     # tags of what is gone
             size = database.size()
-        page.budget = max(0, self.most_pages - 64 - size) * PAGE // 2 - cost
+        page.budget = max(0, self.most_pages - 64 - size) * PAGE // 2 - cost.size
         return evicted
 
+    def _check(self, database: Database, cost: Cost) -> None:
+        pages = min(cost.pages, database.size() + 2 * (cost.size // PAGE) + 16)
+        if pages > self.most_in_log or cost.size > (self.most_pages // 2) * PAGE:
+            raise TooLarge(
+                f"{cost.size:,} bytes are more than one write may have where size_limit is {self.limit:,} bytes"
+            )
+
     @staticmethod
-    def _pass(database: Database, page: Page, now: int) -> tuple[int, int, int]:
-        """The hand passes some entries. Returns how many left, how many of these were alive, and how far it came."""
+    def _pass(database: Database, page: Page, now: int, needed: int) -> tuple[int, int]:
+        """The hand passes some entries, until so many bytes are free. Returns how many left that were alive, and how
+        far it came."""
         start = page.hand
         writer = database.writer
-        rows = writer.execute("SELECT h, g, x FROM e WHERE h >= ? ORDER BY h LIMIT ?", (start, STEP)).fetchall()
+        rows = writer.execute(
+            "SELECT h, g, x, length(k) + length(b) FROM e WHERE h >= ? ORDER BY h LIMIT ?", (start, STEP)
+        ).fetchall()
         ((generation,),) = writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
-        live = {h for h, g, x in rows if g == generation and x > now}
-        used = page.unmark(h for h, _, _ in rows if h in live)
-        gone = [h for h, _, _ in rows if h not in used]
+        gone, live, freed = [], 0, 0
+        end = -TURN
+        for h, g, x, size in rows:
+            lives = g == generation and x > now
+            if page.unmark(h) and lives:
+                continue
+            gone.append(h)
+            live += lives
+            freed += size + 32
+            if freed >= needed:
+                break
+        else:
+            h = rows[-1][0] if len(rows) == STEP else TURN - 1
+        if h < TURN - 1:
+            end = h + 1
         if gone:
             page.open(gone)                     # or a first tier would go on with what another finds absent
             database.transaction(lambda execute: _delete(execute, gone))
             page.close(gone)
-        end = rows[-1][0] + 1 if len(rows) == STEP and rows[-1][0] < TURN - 1 else -TURN
         page.hand = end
-        return len(gone), len(live.difference(used)), end - start if end > start else TURN - start
+        return live, end - start if end > start else TURN - start
 
 
 def _delete(execute: Callable[..., Any], hashes: list[int]) -> None:

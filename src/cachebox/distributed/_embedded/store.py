@@ -27,9 +27,10 @@ from cachebox.distributed._embedded.database import Database, Over, is_damage, i
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
 from cachebox.distributed._embedded.page import Page
-from cachebox.distributed._embedded.room import Room
+from cachebox.distributed._embedded.room import NOTHING, Cost, Room
 from cachebox.distributed._embedded.writer_lock import Busy
 
+SHORT = 1 << 16                     # bytes that the short way takes
 FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
 CLOSE_WAITS = 2.0                   # and the end for the writer lock
 TAGGED = 2                          # the flag of an envelope that has tags
@@ -200,7 +201,7 @@ class Store:
         deadline: float,
         *,
         tags: bool = False,
-        cost: int = 0,
+        cost: Cost = NOTHING,
         forgets: Any = None,
     ) -> Any:
         """What a function returns that gets `execute` and the page, in one transaction that changes these keys.
@@ -210,12 +211,11 @@ class Store:
             run: may be called again where it was undone.
             deadline: monotonic seconds; in the past: not to wait at all.
             tags: whether what has some tag may change.
-            cost: bytes that are written.
+            cost: what is written.
             forgets: what to return where all had to be forgotten instead; None: it is not about forgetting.
 
         Raises `Busy`, `DiskFull`, `TooLarge`, OSError, and what `run` raises, when nothing was changed.
         """
-        self.room.check(cost)
         for _ in range(8):
             opened = self.opened(deadline)
             try:
@@ -230,7 +230,7 @@ class Store:
         keys: Sequence[bytes] | None,
         run: Callable[[Execute, Page], Any],
         tags: bool,
-        cost: int,
+        cost: Cost,
         forgets: Any,
     ) -> Any:
         if opened.is_gone or self._opened is not opened:
@@ -246,7 +246,7 @@ class Store:
                 if page.dirty:
                     self._settle(opened)
                 database = self._database_to_write(opened)
-                if cost:
+                if cost.size:
                     self._count(self.room.make(database, page, cost, now_ms(), tries > 1))
                 page.open(hashes, tags)
                 try:
@@ -293,7 +293,7 @@ class Store:
         page, found = opened.page, self._database
         left = page.budget - len(body) - len(key) - 256
         if (
-            left < 0 or found is None or page.data != found[0] or page.dirty or page.leases or page.clean
+            left < 0 or len(body) > SHORT or found is None or page.data != found[0] or page.dirty or page.leases or page.clean
             or not self._has_written or opened.is_gone or self._opened is not opened
         ):
             return False
