@@ -34,7 +34,7 @@ FLOORS = {
     "distributed._net": "_platform _loading distributed._wire",
     "distributed._embedded": "_platform distributed._wire distributed._net",
     "distributed._near": (
-        "_platform _engine _store _loading cache distributed._wire distributed._net distributed._embedded"
+        "_platform _engine stats _store _loading cache distributed._wire distributed._net distributed._embedded"
     ),
     "distributed._ops": (
         "_platform _loading cache _calls distributed.errors distributed.options"

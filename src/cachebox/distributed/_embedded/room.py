@@ -14,7 +14,7 @@ from cachebox.distributed._embedded.page import SIZE, Page
 
 LEAST = 32 << 20
 """The smallest bound, in bytes: the page and the log take a share of it."""
-STEP = 512                          # entries that the hand passes in one transaction
+STEP = 512                          # entries that the hand passes in one transaction, at most
 TURN = 1 << 63
 
 
@@ -94,8 +94,9 @@ class Room:
         far it came."""
         start = page.hand
         writer = database.writer
+        step = max(16, min(STEP, needed // 1024))
         rows = writer.execute(
-            "SELECT h, g, x, length(k) + length(b) FROM e WHERE h >= ? ORDER BY h LIMIT ?", (start, STEP)
+            "SELECT h, g, x, length(k) + length(b) FROM e WHERE h >= ? ORDER BY h LIMIT ?", (start, step)
         ).fetchall()
         ((generation,),) = writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
         gone, live, freed = [], 0, 0
@@ -110,7 +111,7 @@ class Room:
             if freed >= needed:
                 break
         else:
-            h = rows[-1][0] if len(rows) == STEP else TURN - 1
+            h = rows[-1][0] if len(rows) == step else TURN - 1
         if h < TURN - 1:
             end = h + 1
         if gone:

@@ -29,9 +29,10 @@ from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
 from cachebox._loading.fast_path cimport (
     find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,
 )
-from cachebox._engine.table cimport UNCERTAIN, decref, incref, lookup
+from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.store cimport Store
+from cachebox.stats cimport HITS
 from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
 from cachebox.distributed._embedded.page cimport Page, hash_key, load
 
@@ -465,25 +466,34 @@ cdef class Tier:
 cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept:
     """A hit in a first tier that follows a page: a new reference to the value. NULL: it is none, or not so simple."""
     cdef PyObject* first = <PyObject*>(<Tier>tier).first
-    cdef PyObject* noted = NULL
-    cdef PyObject* value
+    cdef Table* t = (<Store>first).table
+    cdef PyObject* noted
+    cdef PyObject* value = NULL
     cdef uint32_t i
-    acquire((<Store>first).lock)
-    i = lookup((<Store>first).table, key, h)
-    if i != 0 and i != UNCERTAIN:
-        noted = (<Store>first).table.entries[i].value
-        if noted != NULL and is_noted(noted) and is_current(noted) and (<Tier>tier).fresh_until == INFINITY:
-            mark(noted)
-            noted = quick_use(first, i)
-        else:
-            noted = NULL
+    if not find_at_once(first, key, h, &i):         # it has taken the lock
+        i = lookup(t, key, h)
+    if likely(i != 0 and i != UNCERTAIN and (<Tier>tier).fresh_until == INFINITY):
+        noted = t.entries[i].value
+        if likely(noted != NULL and is_noted(noted) and is_current(noted)):
+            if likely(is_plain_hit(first, i)):
+                (<Store>first).counts[HITS] += 1
+                note_use(<PyObject*>(<Store>first).engine, i)
+            elif not ends_not(first, i):
+                noted = NULL
+            if noted != NULL:
+                mark(noted)
+                value = <PyObject*>(<Noted>noted).value
+                incref(value)
     release((<Store>first).lock)
-    if noted == NULL:
-        return NULL
-    value = <PyObject*>(<Noted>noted).value
-    incref(value)
-    decref(noted)
     return value
+
+
+cdef bint ends_not(PyObject* first, uint32_t i) noexcept:
+    """A hit on an entry that may have ended: whether it has not. Counts it."""
+    cdef PyObject* noted = quick_use(first, i)
+    if noted != NULL:
+        decref(noted)                               # the entry has another reference
+    return noted != NULL
 
 
 cdef Tier NOTHING = Tier(Cache(1))
