@@ -191,6 +191,11 @@ class Database:
         ((free,),) = self.writer.execute("PRAGMA freelist_count").fetchall()
         return int(pages) - int(free)
 
+    def generation(self) -> int:
+        """The present one."""
+        ((found,),) = self.writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
+        return int(found)
+
     def has_leases(self) -> bool:
         """Whether there is one, whoever's."""
         return bool(self.writer.execute("SELECT 1 FROM l LIMIT 1").fetchall())

@@ -16,7 +16,7 @@ from cachebox.distributed._wire import scripts
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import Cost, cost_of
-from cachebox.distributed._embedded.store import PUT, Execute, Store, check, new_number, now_ms, sum_of, tags_in
+from cachebox.distributed._embedded.store import FIND_ANY, PUT, Execute, Store, check, new_number, now_ms, sum_of, tags_in
 from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
@@ -53,15 +53,16 @@ class Transaction:
 
     def find(self, key: bytes) -> tuple[bytes, int] | None:
         """The envelope of a live entry, and its end."""
-        row = self.execute("SELECT k, g, x, c, b FROM e WHERE h = ?", (self.page.hash_of(key),)).fetchone()
+        h = self.page.hash_of(key)
+        row = self.execute(FIND_ANY, (h,)).fetchone()
         if row is None or row[0] != key or row[1] != self.generation:
             return None
-        return check(self.execute, row, self.now)
+        return check(self.execute, h, row, self.now)
 
     def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
         """Store an envelope that is whole, and end the key's lease."""
         h, generation = self.page.hash_of(key), self.generation
-        self.execute(PUT, (h, key, generation, end, sum_of(key, generation, end, envelope), envelope))
+        self.execute(PUT, (h, key, generation, end, sum_of(h, generation, end, envelope), envelope))
         if ends_lease and self.page.leases:
             self.end_lease(h)
 
@@ -162,10 +163,12 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
         ).fetchall()
         wanted = set(some)
         for entry in rows:
-            checked = check(execute, entry, now) if entry[0] in wanted else None
-            if checked is not None:
-                found[entry[0]] = row(*checked, now)
-                page.mark(page.hash_of(entry[0]))
+            if entry[0] in wanted:
+                h = page.hash_of(entry[0])
+                checked = check(execute, h, entry, now)
+                if checked is not None:
+                    found[entry[0]] = row(*checked, now)
+                    page.mark(h)
     return b"".join([found.get(key, NOTHING) for key in keys])
 
 
@@ -453,7 +456,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: An
 def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
     """CLEAR: a new generation."""
     def run(execute: Execute, page: Page) -> int:
-        page.note_clear()
+        page.generation = 0
         execute("REPLACE INTO m VALUES(0, ?)", (new_number(),))
         return 1
 

@@ -44,7 +44,7 @@ cdef struct Head:
     uint64_t tag_count              # as a bucket's, of all tags
     uint64_t hand                   # where to go on looking for what was not used
     int64_t budget                  # bytes that may be written before somebody looks how full it is
-    uint64_t clears                 # how often the generation may have changed
+    uint64_t generation             # the present one; 0: it has to be asked for
 
 
 cdef class Page:
@@ -63,6 +63,13 @@ cdef class Page:
 
     cdef inline uint8_t* visited_at(self, uint64_t h) noexcept:
         return &self.buckets[h >> (64 - BITS)].visited[(h >> (60 - BITS)) & 15]
+
+
+cdef inline uint32_t start_of(uint64_t h, uint64_t generation, uint64_t end) noexcept:
+    """Where the sum of an entry begins: it depends on all that stands beside the envelope."""
+    cdef uint64_t mixed = (h ^ generation * <uint64_t>0x9E3779B97F4A7C15) * <uint64_t>0xBF58476D1CE4E5B9 ^ end
+    mixed = mixed * <uint64_t>0x94D049BB133111EB
+    return <uint32_t>(mixed >> 32)
 
 
 cdef uint64_t hash_key(Page page, str key) except? 0

@@ -193,13 +193,13 @@ cdef class Page:
         self.head.leases = value
 
     @property
-    def clears(self):
-        """How often the generation may have changed."""
-        return self.head.clears
+    def generation(self):
+        """The present one; 0: it has to be asked for. Right for a key whose counter is even before and the same after."""
+        return load(&self.head.generation)
 
-    def note_clear(self):
-        """It is about to change."""
-        self.head.clears += 1
+    @generation.setter
+    def generation(self, uint64_t value):
+        store(&self.head.generation, value)
 
     # --- what was used --------------------------------------------------------------------------------------------------
 
@@ -269,6 +269,11 @@ cdef uint64_t hash_key(Page page, str key) except? 0:
         encoded = key.encode("utf-8", "surrogatepass")
         return page.hash_bytes(encoded, len(encoded))
     return page.hash_bytes(<const uint8_t*>data, size)
+
+
+def sum_start(int64_t h, int64_t generation, int64_t end):
+    """Where the sum of an entry begins."""
+    return start_of(<uint64_t>h, <uint64_t>generation, <uint64_t>end)
 
 
 def whole_frames(bytes log not None, size_t at):

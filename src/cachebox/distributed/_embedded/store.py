@@ -15,7 +15,6 @@ import logging
 import os
 import secrets
 import sqlite3
-import struct
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +25,7 @@ from cachebox._platform.section import Section
 from cachebox.distributed._embedded.database import Database, Over, is_damage, is_full
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
-from cachebox.distributed._embedded.page import Page
+from cachebox.distributed._embedded.page import Page, sum_start
 from cachebox.distributed._embedded.room import NOTHING, Cost, Room
 from cachebox.distributed._embedded.writer_lock import Busy
 
@@ -35,14 +34,12 @@ FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
 CLOSE_WAITS = 2.0                   # and the end for the writer lock
 TAGGED = 2                          # the flag of an envelope that has tags
 PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
+FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
 FIND = "SELECT k, g, x, c, b FROM e WHERE h = ? AND g = (SELECT v FROM m WHERE id = 0)"
 
 Execute = Callable[..., sqlite3.Cursor]
 
 log = logging.getLogger("cachebox")
-
-
-_numbers = struct.Struct("<qqq").pack
 
 
 class DiskFull(Exception):
@@ -91,7 +88,6 @@ class Store:
         self._opened: Opened | None = None
         self._database: tuple[int, Database] | None = None
         self._has_written = False
-        self._generation = 0, 0, 0              # the file, the count of clears, and the generation there was then
         self._lock = Section()
         self._held: Opened | None = None        # during a fork
         self._is_torn_off = False               # likewise: somebody is reading all the time
@@ -190,7 +186,7 @@ class Store:
         row = execute(FIND, (h,)).fetchone()
         if row is not None:
             page.mark(h)
-        return None if row is None or row[0] != key else check(execute, row, now)
+        return None if row is None or row[0] != key else check(execute, h, row, now)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -255,6 +251,8 @@ class Store:
                     if self._database is None or self._database[1].is_quiet:
                         page.close(hashes, tags)    # it was undone
                     raise
+                if page.generation == 0:
+                    page.generation = database.generation()
                 page.close(hashes, tags)
                 if page.leases and not database.has_leases():
                     page.leases = False
@@ -291,23 +289,19 @@ class Store:
 
     def _put(self, opened: Opened, key: bytes, head: bytes, body: bytes, end: int) -> bool:
         page, found = opened.page, self._database
+        generation = page.generation
         left = page.budget - len(body) - len(key) - 256
         if (
-            left < 0 or len(body) > SHORT or found is None or page.data != found[0] or page.dirty or page.leases or page.clean
+            left < 0 or generation == 0 or len(body) > SHORT or found is None or page.data != found[0] or page.dirty or page.leases or page.clean
             or not self._has_written or opened.is_gone or self._opened is not opened
         ):
             return False
         writer = found[1].writer
-        clears = page.clears
-        if self._generation[:2] != (found[0], clears):
-            ((generation,),) = writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
-            self._generation = found[0], clears, generation
-        generation = self._generation[2]
         envelope = head + generation.to_bytes(16, "big") + body
         hashes = (page.hash_of(key),)
         page.open(hashes)
         try:
-            writer.execute(PUT, (hashes[0], key, generation, end, sum_of(key, generation, end, envelope), envelope))
+            writer.execute(PUT, (hashes[0], key, generation, end, sum_of(hashes[0], generation, end, envelope), envelope))
         finally:
             if not writer.in_transaction:
                 page.close(hashes)              # done, or undone
@@ -360,7 +354,7 @@ class Store:
             database.roll_back()
             database.transaction(lambda execute: execute("REPLACE INTO m VALUES(1, ?)", (new_number(),)))
         opened.page.leases = True
-        opened.page.note_clear()
+        opened.page.generation = 0
         opened.page.close(None, True)
 
     # --- beginning anew ---------------------------------------------------------------------------------------------
@@ -384,7 +378,7 @@ class Store:
         page = opened.page
         page.open(None, True)
         data = page.data
-        page.data = 0
+        page.data = page.generation = 0
         page.leases = False
         found, self._database = self._database, None
         if found is not None:
@@ -484,10 +478,10 @@ def new_number() -> int:
     return secrets.randbits(62)
 
 
-def check(execute: Execute, row: tuple[bytes, int, int, int, bytes], now: int) -> tuple[bytes, int] | None:
+def check(execute: Execute, h: int, row: tuple[bytes, int, int, int, bytes], now: int) -> tuple[bytes, int] | None:
     """What `Store.find` returns of a row of the present generation. Raises `Damaged`."""
     key, generation, end, found_sum, envelope = row
-    if found_sum != sum_of(key, generation, end, envelope):
+    if found_sum != sum_of(h, generation, end, envelope):
         raise Damaged("an entry is not what was written")
     if end <= now:
         return None
@@ -499,9 +493,9 @@ def check(execute: Execute, row: tuple[bytes, int, int, int, bytes], now: int) -
     return envelope, end
 
 
-def sum_of(key: bytes, generation: int, end: int, envelope: bytes) -> int:
+def sum_of(h: int, generation: int, end: int, envelope: bytes) -> int:
     """What is stored beside an entry to tell whether it is what was written."""
-    return crc32(envelope, crc32(key, crc32(_numbers(generation, end, len(key)))))
+    return crc32(envelope, sum_start(h, generation, end))
 
 
 def tags_in(envelope: bytes) -> Iterable[tuple[bytes, bytes]]:
