@@ -190,6 +190,12 @@ class Common:
         return self._name
 
     @property
+    def size(self) -> int | None:
+        """Bytes that the second tier takes on the disk; None where that is a server. O(number of files)."""
+        found: int | None = self._core.topology.size
+        return found
+
+    @property
     def namespace(self) -> str:
         """What the names of all entries on the server begin with."""
         return self._namespace

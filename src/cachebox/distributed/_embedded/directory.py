@@ -83,6 +83,11 @@ class Directory:
         self.trouble: str | None = None         # what is wrong, in words, until something succeeds
         self._is_full = False                   # ... that stores
 
+    @property
+    def size(self) -> int:
+        """Bytes that all files take."""
+        return self.servers.size()
+
     # --- as with servers --------------------------------------------------------------------------------------------
 
     @property

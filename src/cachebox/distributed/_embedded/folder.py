@@ -7,6 +7,7 @@ what this program believes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -48,13 +49,15 @@ class Folder:
     Args:
         root: an absolute path; made if it is not there.
         namespace: any str.
+        name: what the folder of the namespace is called, if that is known.
     """
 
     is_private = False
 
-    def __init__(self, root: str, namespace: str) -> None:
+    def __init__(self, root: str, namespace: str, name: str = "") -> None:
         self.root = root
-        name = quote(namespace.encode("utf-8", "surrogatepass"), safe="")
+        self.namespace = namespace
+        name = name or quote(namespace.encode("utf-8", "surrogatepass"), safe="")
         name = name.replace(".", "%2E") if set(name) == {"."} else name
         if len(name) > 200:             # systems know no longer names than 255
             name = f"{name[:100]}%%{hashlib.sha256(name.encode()).hexdigest()}"
@@ -120,6 +123,14 @@ class Folder:
             raise PermissionError(f"{self[name]!r} is not a file of this folder alone")
         _check_owner(self[name], found)
         return True
+
+    def size(self) -> int:
+        """Bytes that its files take."""
+        size = 0
+        for name in self.names():
+            with contextlib.suppress(OSError):      # it is just being removed
+                size += os.lstat(self[name]).st_size
+        return size
 
     def remove(self) -> None:
         """What becomes of it when nobody uses it any more: it stays."""

@@ -43,8 +43,12 @@ class Place:
 
     def is_alone(self, page: Page) -> bool:
         """Whether no other process uses the folder."""
-        return not any(
-            number != self.number and page.incarnation(number) and _is_locked(self.fd, number)
+        return self.others(page) == 0
+
+    def others(self, page: Page) -> int:
+        """How many other processes use the folder."""
+        return sum(
+            number != self.number and page.incarnation(number) != 0 and _is_locked(self.fd, number)
             for number in range(PROCESSES)
         )
 

@@ -35,6 +35,7 @@ class Topology:
 
     is_exact = False                    # whether a first tier can see by itself what has changed
     at_once = 1000                      # keys in one call of a script
+    size = None                         # a server tells by itself
     news_apart = 0.05                   # seconds between looks where no link brings news
 
     def __init__(self, servers: Servers, namespace: str) -> None:
