@@ -227,7 +227,7 @@ class Point:
     colour: Colour = Colour.RED
 for kind in (Colour, Point):
     kind.__module__ = "test_distributed_stale"
-with DistributedCache(redis_port={port}) as cache:
+with DistributedCache(redis_port={port}, timeout=30) as cache:
     @cached(cache, name="f")
     def f(x) -> list[Point]:
         return ["computed"]
