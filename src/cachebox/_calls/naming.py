@@ -52,11 +52,14 @@ class Identity:
         function: any callable.
         name: what the user calls it, a str that is not empty; None: what it is called in the source.
         version: a simple value; ``"code"``: a fingerprint of its code; None: nothing.
+        is_being_defined: whether whoever asks is just defining it; else nothing is known of where that was done.
 
     Raises TypeError or ValueError where `name` or `version` makes no sense.
     """
 
-    def __init__(self, function: Any, name: str | None = None, version: Any = None) -> None:
+    def __init__(
+        self, function: Any, name: str | None = None, version: Any = None, is_being_defined: bool = True
+    ) -> None:
         checked_name(name)
         values = dict(_values_of(function))
         module = module_of(_named(function))
@@ -69,7 +72,7 @@ class Identity:
         code = _code_of(function)
         self.place = _place_of(code) if code is not None else None
         self.code = fingerprint(function) if code is not None else None
-        self._run = _run_of(function)
+        self._run = _run_of(function) if is_being_defined else None
         self.name = name if name is not None else self.function_name + _written_values(values)
         if version is not None:
             if version == "code" and type(version) is str:
