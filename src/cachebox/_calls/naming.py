@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LONGEST = 200                       # characters of values in a name; more are hashed
 REMEMBERED = 10_000                 # names with values whose functions have ended
+_CO_OPTIMIZED = 0x1                 # as in inspect, which is slow to import
 MOST = 50                           # functions in functions whose free variables are looked at
 
 _process = [""]                     # what no other process has
@@ -345,7 +346,9 @@ def _run_of(function: Any) -> weakref.ref[CodeType] | None:
     names = getattr(innermost(_named(function)), "__globals__", None)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals is names and frame.f_locals is names:
+        # of a function's frame `f_locals` would be a copy, which keeps its variables alive
+        is_module = not frame.f_code.co_flags & _CO_OPTIMIZED
+        if is_module and frame.f_globals is names and frame.f_locals is names:
             return weakref.ref(frame.f_code)
         frame = frame.f_back
     return None
