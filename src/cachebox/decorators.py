@@ -2,6 +2,7 @@
 
 from cachebox._calls.cached_function import CachedFunction, CachedMethod
 from cachebox._platform.awaitables import is_marked, refuse_async
+from cachebox._platform.registry import register
 from cachebox._store.options import check_failures, refuse_unknown
 from cachebox.cache import Cache, tags_as_given
 
@@ -79,12 +80,12 @@ def cached(
         ignore: names of parameters that do not belong to the key, such as ``("session",)``, however they are passed.
         normalize: whether ``f(1)``, ``f(x=1)`` and ``f(1, y=default)`` are one call.
         vary: a `ContextVar`, a callable without arguments, or several: their values belong to the key.
-        returns: the type of the results, where a `DistributedCache` is to give back that type; None: what the function's
-            annotation says.
-        refresh_ahead: the share of a result's lifetime, between 0 and 1, at its end in which a call has it computed anew in
-            the background, in its own context and with its own arguments, and returns the older one.
-        stale_ttl: how long after its end a result is still returned, given as `ttl` is, while it is computed anew in the
-            background, or the function fails. Neither of the two goes together with a `cache` that has a loader.
+        returns: the type of the results, where a `DistributedCache` is to give back that type; None: what the
+            function's annotation says.
+        refresh_ahead: the share of a result's lifetime, between 0 and 1, at its end in which a call has it computed
+            anew in the background, in its own context and with its own arguments, and returns the older one.
+        stale_ttl: how long after its end a result is still returned, given as `ttl` is, while it is computed anew in
+            the background, or the function fails. Neither of the two goes together with a `cache` that has a loader.
 
     Works on functions, ``async def`` functions, methods, and above or below `classmethod`, `staticmethod`, `property`
     and other decorators. A plain function that returns an awaitable is cached as an async one. Results that can be
@@ -127,6 +128,7 @@ def cached(
     True
     """
 
+    is_known = unknown.pop("_is_known", True)
     refuse_unknown("cached", unknown, _OPTIONS, _FOREIGN)
     options = {
         "max_size": max_size, "policy": policy, "clock": clock, "time_to_idle": time_to_idle,
@@ -155,7 +157,7 @@ def cached(
         check_refreshing(refreshing)
         if isinstance(cache, Cache) and cache._loader is not None:
             raise TypeError(
-                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader: it loads its values anew"
+                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader, which loads values anew"
             )
     _check_callables(key_func=key_func, condition=condition)
     for option, given in (("key_func", key_func), ("condition", condition), ("ttl", ttl), ("tags", tags)):
@@ -191,10 +193,11 @@ def cached(
             further.update(refreshing)
             if cache_exceptions:
                 further.update(cache_exceptions=cache_exceptions, exception_ttl=exception_ttl)
-            return cache._decorate(
+            shared = cache._decorate(
                 function, is_coroutine=is_async, ttl=ttl, key_func=make_key, typed=typed, condition=condition,
                 single_flight=single_flight, name=name, version=version, **further,
             )
+            return _known(shared, name, version) if is_known else shared
         own = Cache(**options) if cache is None else cache
         claim = None if cache is None else _claim(function, cache, name, version)
         own_tag = f"cachebox:{claim.name}" if claim is not None and key_func is not None else None
@@ -218,7 +221,8 @@ def cached(
             parameters={"maxsize": own.max_size, "typed": typed, "policy": own.policy, "ttl": ttl},
             **refreshing,
         )
-        return _like(wrapper, function, is_async)
+        _like(wrapper, function, is_async)
+        return _known(wrapper, name, version) if is_known else wrapper
 
     def failures_of(own):
         from cachebox._loading.negative_cache import Failures
@@ -276,7 +280,7 @@ def cached_many(
     isolate=False,
     **unknown,
 ):
-    """Remember the results of a function of many keys, each by itself: ``@cached_many(...)`` over ``f(keys) -> mapping``.
+    """Remember the results of a function of many keys, ``f(keys) -> mapping``, each by itself.
 
     Args:
         cache: a `Cache` or a `DistributedCache` to keep the results in; None: the function gets its own.
@@ -287,9 +291,10 @@ def cached_many(
         max_size, policy, typed, clock, name, version, vary, returns, time_to_idle, jitter, isolate: as for `cached`;
             `returns` is the type of one result.
 
-    The function is called with a list of the keys that are not cached, if there are any; it returns a mapping, which may
-    leave keys out, and of which other keys are ignored. Its caller gets a dict of the keys that have a result. Callers at
-    the same time share: each key is asked for by one of them. Works on plain and ``async def`` functions and methods.
+    The function is called with a list of the keys that are not cached, if there are any; it returns a mapping, which
+    may leave keys out, and of which other keys are ignored. Its caller gets a dict of the keys that have a result.
+    Callers at the same time share: each key is asked for by one of them. Works on plain and ``async def`` functions and
+    methods.
 
     Raises TypeError for keys that cannot be hashed, for a str in place of many, and where the function returns no
     mapping; else as `cached` does. O(number of keys), and one call at most; over two tiers one round trip for what is
@@ -309,24 +314,24 @@ def cached_many(
 
     refuse_unknown("cached_many", unknown, _OPTIONS_OF_MANY, {**_FOREIGN, "negative_ttl": "missing_ttl"})
     options = {
-        "ttl": ttl, "key_func": key_func, "max_size": max_size, "policy": policy, "typed": typed, "condition": condition,
-        "tags": tags, "clock": clock, "name": name, "version": version, "vary": vary, "returns": returns,
-        "time_to_idle": time_to_idle, "jitter": jitter, "isolate": isolate,
+        "ttl": ttl, "key_func": key_func, "max_size": max_size, "policy": policy, "typed": typed,
+        "condition": condition, "tags": tags, "clock": clock, "name": name, "version": version, "vary": vary,
+        "returns": returns, "time_to_idle": time_to_idle, "jitter": jitter, "isolate": isolate,
     }
     function = None
     if cache is not None and not isinstance(cache, Cache) and not hasattr(type(cache), "_decorate"):
         function, cache = cache, None
     if missing_ttl is not None:
         check_missing_ttl(missing_ttl)
-    decorate_one = cached(cache, **options)
+    decorate_one = cached(cache, _is_known=False, **options)
 
     def make(function):
         one = decorate_one(function)
         if hasattr(type(one), "_many"):         # it is over another kind of cache, which knows how
-            return one._many(missing_ttl)
+            return _known(one._many(missing_ttl), name, version)
         from cachebox._calls.many import CachedMany
 
-        return CachedMany(function, one, missing_ttl, _check_function(function))
+        return _known(CachedMany(function, one, missing_ttl, _check_function(function)), name, version)
 
     def decorate(function):
         return _around(make, function)
@@ -388,7 +393,7 @@ def lru_cache(maxsize=128, typed=False, **unknown):
             stores=maxsize != 0,
             parameters={"maxsize": maxsize, "typed": typed},
         )
-        return _like(wrapper, function, False)
+        return _known(_like(wrapper, function, False))
 
     if isinstance(maxsize, int):
         maxsize = max(maxsize, 0)
@@ -573,6 +578,18 @@ def _coroutines():
     from cachebox._calls import coroutines
 
     return coroutines
+
+
+def _known(wrapper, name=None, version=None):
+    """Make a cached function known to `caches`."""
+
+    def named(wrapper):
+        from cachebox._calls.naming import Identity
+
+        return Identity(wrapper.__wrapped__, name, version, False).name
+
+    register(named, wrapper)
+    return wrapper
 
 
 def _like(wrapper, function, is_async):

@@ -1,10 +1,11 @@
 """Types of `cachebox.decorators`; the documentation is in the module."""
 
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, overload
 
+from cachebox._calls.cache_info import CacheInfo
 from cachebox._calls.cached_function import BoundFunction, CachedFunction, _AwaitedFunction
 from cachebox.cache import Cache
 from cachebox.policies import EvictionPolicy
@@ -12,6 +13,9 @@ from cachebox.policies import EvictionPolicy
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _S = TypeVar("_S")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+_M = TypeVar("_M", covariant=True)
 
 _TimeToLive: TypeAlias = float | timedelta | Callable[[Any], float | timedelta | None]
 _Tags: TypeAlias = str | Iterable[Hashable] | Callable[..., str | Iterable[Hashable] | None]
@@ -198,6 +202,140 @@ def cached(
     refresh_ahead: float | None = None,
     stale_ttl: float | timedelta | None = None,
 ) -> _AwaitedDecorator: ...
+# --- functions of many keys ---
+
+class _ManyCalls(Generic[_K, _V]):
+    """What a function of many keys offers, bound to an instance or not."""
+
+    @property
+    def cache(self) -> Cache[Any, Any]: ...
+    def cache_info(self) -> CacheInfo: ...
+    def cache_parameters(self) -> dict[str, Any]: ...
+    def cache_key(self, key: _K) -> Hashable: ...
+
+class _Many(_ManyCalls[_K, _V]):
+    def __call__(self, keys: Iterable[_K]) -> dict[_K, _V]: ...
+    def peek(self, keys: Iterable[_K]) -> dict[_K, _V]: ...
+    def refresh(self, keys: Iterable[_K]) -> dict[_K, _V]: ...
+    def set(self, mapping: Mapping[_K, _V]) -> None: ...
+    def invalidate(self, keys: Iterable[_K]) -> int: ...
+    def cache_clear(self) -> None: ...
+
+class _AsyncMany(_ManyCalls[_K, _V]):
+    def __call__(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    def peek(self, keys: Iterable[_K]) -> dict[_K, _V]: ...
+    def refresh(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    def set(self, mapping: Mapping[_K, _V]) -> None: ...
+    def invalidate(self, keys: Iterable[_K]) -> int: ...
+    def cache_clear(self) -> None: ...
+
+class _AwaitedMany(_ManyCalls[_K, _V]):
+    """Over an asyncio cache, where all that concerns the cache is awaited."""
+
+    def __call__(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    def peek(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    def refresh(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    def set(self, mapping: Mapping[_K, _V]) -> Coroutine[Any, Any, None]: ...
+    def invalidate(self, keys: Iterable[_K]) -> Coroutine[Any, Any, int]: ...
+    def cache_clear(self) -> Coroutine[Any, Any, None]: ...
+
+class _ManyMethod(Generic[_M]):
+    """A method of many keys; looked up on an instance, it is bound."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[object], /) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type[object] | None = None, /) -> _M: ...
+
+class _ManyDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[[list[_K]], Coroutine[Any, Any, Mapping[_K, _V]]], /
+    ) -> _AsyncMany[_K, _V]: ...
+    @overload
+    def __call__(self, function: Callable[[list[_K]], Mapping[_K, _V]], /) -> _Many[_K, _V]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[Any, list[_K]], Coroutine[Any, Any, Mapping[_K, _V]]], /
+    ) -> _ManyMethod[_AsyncMany[_K, _V]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[Any, list[_K]], Mapping[_K, _V]], /
+    ) -> _ManyMethod[_Many[_K, _V]]: ...
+
+class _AwaitedManyDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[[list[_K]], Coroutine[Any, Any, Mapping[_K, _V]]], /
+    ) -> _AwaitedMany[_K, _V]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[Any, list[_K]], Coroutine[Any, Any, Mapping[_K, _V]]], /
+    ) -> _ManyMethod[_AwaitedMany[_K, _V]]: ...
+
+@overload
+def cached_many(
+    cache: Callable[[list[_K]], Coroutine[Any, Any, Mapping[_K, _V]]],
+) -> _AsyncMany[_K, _V]: ...
+@overload
+def cached_many(cache: Callable[[list[_K]], Mapping[_K, _V]]) -> _Many[_K, _V]: ...
+@overload
+def cached_many(
+    cache: Callable[[Any, list[_K]], Coroutine[Any, Any, Mapping[_K, _V]]],
+) -> _ManyMethod[_AsyncMany[_K, _V]]: ...
+@overload
+def cached_many(cache: Callable[[Any, list[_K]], Mapping[_K, _V]]) -> _ManyMethod[_Many[_K, _V]]: ...
+@overload
+def cached_many(
+    cache: None = None,
+    *,
+    ttl: _TimeToLive | None = None,
+    missing_ttl: float | timedelta | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    max_size: int | None = ...,
+    policy: _Policy = ...,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    tags: _Tags | None = None,
+    clock: Callable[[], float] | None = None,
+    name: str | None = None,
+    version: object = None,
+    vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+    time_to_idle: float | timedelta | None = None,
+    jitter: float = 0.0,
+    isolate: bool | Callable[[Any], Any] = False,
+) -> _ManyDecorator: ...
+@overload
+def cached_many(
+    cache: Cache[Any, Any] | _Decorates,
+    *,
+    ttl: _TimeToLive | None = None,
+    missing_ttl: float | timedelta | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    tags: _Tags | None = None,
+    name: str | None = None,
+    version: object = None,
+    vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+) -> _ManyDecorator: ...
+@overload
+def cached_many(
+    cache: _DecoratesAwaited,
+    *,
+    ttl: _TimeToLive | None = None,
+    missing_ttl: float | timedelta | None = None,
+    key_func: Callable[..., Hashable] | None = None,
+    typed: bool = False,
+    condition: Callable[[Any], object] | None = None,
+    tags: _Tags | None = None,
+    name: str | None = None,
+    version: object = None,
+    vary: _Vary | Iterable[_Vary] = (),
+    returns: object = None,
+) -> _AwaitedManyDecorator: ...
 @overload
 def lru_cache(maxsize: Callable[_P, _R], typed: bool = False) -> CachedFunction[_P, _R]: ...
 @overload
@@ -210,3 +348,4 @@ class CachedClassMethod(classmethod[_S, _P, _R]):
 
 def is_received(wrapper: Any, first: object) -> bool: ...
 def warn_of_slots(wrapper: Any, instance: object) -> None: ...
+def check_missing_ttl(given: Any) -> None: ...

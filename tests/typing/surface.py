@@ -13,6 +13,7 @@ from collections.abc import (
     Coroutine,
     Hashable,
     ItemsView,
+    Iterable,
     Iterator,
     KeysView,
     Mapping,
@@ -44,6 +45,7 @@ from cachebox import (
     WriteBehind,
     WriteThrough,
     cached,
+    cached_many,
     caches,
     clear_all,
     disabled,
@@ -370,6 +372,42 @@ service.method.invalidate("1")  # type: ignore[arg-type]
 Service.class_method("1")  # type: ignore[arg-type]
 
 
+# --- cached_many ------------------------------------------------------------------------------------------------------
+
+
+@cached_many
+def users(ids: list[int]) -> dict[int, str]: ...
+
+
+@cached_many(ttl=60, missing_ttl=timedelta(seconds=5), vary=tenant, max_size=10)
+async def users_later(ids: Iterable[int]) -> Mapping[int, str]: ...
+
+
+assert_type(users([1, 2]), dict[int, str])
+assert_type(users({1}), dict[int, str])
+assert_type(users.peek([1]), dict[int, str])
+assert_type(users.invalidate([1]), int)
+assert_type(users.cache_info(), CacheInfo)
+assert_type(users_later([1]), Coroutine[Any, Any, dict[int, str]])
+assert_type(users_later.refresh([1]), Coroutine[Any, Any, dict[int, str]])
+assert_type(users_later.peek([1]), dict[int, str])
+users.set({1: "a"})
+users(["a"])  # type: ignore[list-item]
+users.set({1: 1})  # type: ignore[dict-item]
+cached_many(cache, max_size=1)  # type: ignore[call-overload]
+
+
+class Repository:
+    """Methods of many keys."""
+
+    @cached_many(ttl=60)
+    def users(self, ids: list[int]) -> dict[int, str]: ...
+
+
+assert_type(Repository().users([1]), dict[int, str])
+assert_type(Repository().users.invalidate([1]), int)
+
+
 # --- lru_cache --------------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +510,13 @@ async def awaited(tiers: AsyncDistributedCache) -> None:
     assert_type(await over.invalidate(1), bool)
     assert_type(later_over_two_tiers.invalidate(1), bool)
     assert_type(later_over_two_tiers.peek(1), str | Missing)
+
+    @cached_many(tiers)
+    async def many(keys: list[str]) -> dict[str, int]: ...
+
+    assert_type(await many(["a"]), dict[str, int])
+    assert_type(await many.peek(["a"]), dict[str, int])
+    await many.set({"a": 1})
     assert_type(await later_over_two_tiers.refresh(1), str)
     assert_type(await over.peek(1), str | Missing)
     assert_type(await over.refresh(1), str)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Self, TypeVar, assert_type
 
-from cachebox import AsyncDistributedCache, Cache, DistributedCache, cached, disabled, keys, lru_cache
+from cachebox import AsyncDistributedCache, Cache, DistributedCache, cached, cached_many, disabled, keys, lru_cache
 from cachebox.cache import Missing
 
 T = TypeVar("T")
@@ -119,6 +119,28 @@ async def use(node: Derived) -> None:
     node.fluent(1)  # pyright: ignore[reportCallIssue]
 
 
+@cached_many(ttl=5, missing_ttl=1)
+def users(ids: list[int]) -> dict[int, str]: ...
+
+
+@cached_many
+async def users_later(ids: list[int]) -> dict[int, str]: ...
+
+
+class Repository:
+    @cached_many
+    def users(self, ids: list[int]) -> dict[int, str]: ...
+
+
+async def use_many(repository: Repository) -> None:
+    assert_type(users([1]), dict[int, str])
+    assert_type(await users_later([1]), dict[int, str])
+    assert_type(users_later.peek([1]), dict[int, str])
+    assert_type(repository.users([1]), dict[int, str])
+    assert_type(repository.users.invalidate([1]), int)
+    users(["a"])  # pyright: ignore[reportArgumentType]
+
+
 # --- over two tiers ---------------------------------------------------------------------------------------------------
 
 blocking = DistributedCache()
@@ -137,6 +159,10 @@ async def later_over_blocking(x: int) -> str: ...
 async def over_awaited(x: int) -> str: ...
 
 
+@cached_many(awaited)
+async def many_over_awaited(keys: list[str]) -> dict[str, int]: ...
+
+
 class Service:
     @cached(awaited, key_func=lambda self, x: str(x))
     async def method(self, x: int) -> str: ...
@@ -152,6 +178,8 @@ async def forget(service: Service) -> None:
     assert_type(await later_over_blocking.refresh(1), str)
     assert_type(await over_awaited.refresh(1), str)
     later_over_blocking.set("a", 1)
+    assert_type(await many_over_awaited(["a"]), dict[str, int])
+    assert_type(await many_over_awaited.peek(["a"]), dict[str, int])
     await over_awaited.set("a", 1)
     await over_awaited.set(b"", 1)  # pyright: ignore[reportArgumentType]
     over_awaited.peek(1)  # pyright: ignore[reportUnusedCoroutine]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LONGEST = 200                       # characters of values in a name; more are hashed
 REMEMBERED = 10_000                 # names with values whose functions have ended
+_CO_OPTIMIZED = 0x1                 # as in inspect, which is slow to import
 MOST = 50                           # functions in functions whose free variables are looked at
 
 _process = [""]                     # what no other process has
@@ -52,11 +53,14 @@ class Identity:
         function: any callable.
         name: what the user calls it, a str that is not empty; None: what it is called in the source.
         version: a simple value; ``"code"``: a fingerprint of its code; None: nothing.
+        is_being_defined: whether whoever asks is just defining it; else nothing is known of where that was done.
 
     Raises TypeError or ValueError where `name` or `version` makes no sense.
     """
 
-    def __init__(self, function: Any, name: str | None = None, version: Any = None) -> None:
+    def __init__(
+        self, function: Any, name: str | None = None, version: Any = None, is_being_defined: bool = True
+    ) -> None:
         checked_name(name)
         values = dict(_values_of(function))
         module = module_of(_named(function))
@@ -69,7 +73,7 @@ class Identity:
         code = _code_of(function)
         self.place = _place_of(code) if code is not None else None
         self.code = fingerprint(function) if code is not None else None
-        self._run = _run_of(function)
+        self._run = _run_of(function) if is_being_defined else None
         self.name = name if name is not None else self.function_name + _written_values(values)
         if version is not None:
             if version == "code" and type(version) is str:
@@ -342,7 +346,9 @@ def _run_of(function: Any) -> weakref.ref[CodeType] | None:
     names = getattr(innermost(_named(function)), "__globals__", None)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals is names and frame.f_locals is names:
+        # of a function's frame `f_locals` would be a copy, which keeps its variables alive
+        is_module = not frame.f_code.co_flags & _CO_OPTIMIZED
+        if is_module and frame.f_globals is names and frame.f_locals is names:
             return weakref.ref(frame.f_code)
         frame = frame.f_back
     return None
