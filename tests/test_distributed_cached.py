@@ -447,7 +447,7 @@ def test_the_examples_of_the_documentation(server, capsys):
         namespace,
     )
     assert asyncio.run(namespace["main"]()).errors == 0
-    assert len(printing) == 3
+    assert len(printing) == 5
     for code in printing:
         exec(code, {})
         assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\) +# (.*)", code) != []

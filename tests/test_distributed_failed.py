@@ -25,6 +25,7 @@ ERRORS = [
     KeyError("k"),
     FileNotFoundError(2, "no such file", "name"),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"),
+    ValueError((1, (2, 3)), {4}),
     Api(404, reason="gone"),
 ]
 
@@ -84,9 +85,6 @@ def test_it_reaches_who_waits_in_another_process(two, error):
     computation = Computation(a, b, error)
     raised, waiter = computation.end()
     assert raised is error
-    if isinstance(error, UnicodeDecodeError):       # JSON has no bytes
-        assert waiter.value == "b" and computation.calls == ["a", "b"]
-        return
     assert computation.calls == ["a"]
     arrived = waiter.error
     assert type(arrived) is type(error) and arrived is not error
@@ -96,7 +94,7 @@ def test_it_reaches_who_waits_in_another_process(two, error):
     assert b.get_or_set("k", lambda: "later") == "later" == a.get("k")
 
 
-@pytest.mark.parametrize("error", [local_class(), ValueError({1, 2}), ValueError((1, (2, 3)))], ids=named)
+@pytest.mark.parametrize("error", [local_class(), ValueError({1, len}), ValueError(object())], ids=named)
 @must_end
 def test_where_it_cannot_travel_the_next_one_computes(two, error):
     computation = Computation(*two, error)
@@ -212,9 +210,6 @@ def test_it_comes_back_equal(serializer, error):
     codec = Codec(serializer, "secret", "app")
     token = new_token()
     encoded = failed.encode(codec, "k", token, error)
-    if isinstance(error, UnicodeDecodeError) and serializer == "json":
-        assert encoded is None
-        return
     arrived = failed.decode(codec, "k", token, encoded[0] + token + encoded[1])
     assert type(arrived) is type(error) and repr(arrived) == repr(error) and arrived.__dict__ == error.__dict__
 

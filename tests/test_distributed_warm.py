@@ -76,7 +76,7 @@ def test_none_is_a_value_and_a_key_error_says_that_there_is_none(cache, other):
 
 def test_items_are_stored_unless_they_are_there(cache, other):
     other.set("a", 1)
-    report = cache.warm({"a": 2, "b": 3, "bad": {4}})
+    report = cache.warm({"a": 2, "b": 3, "bad": {len}})
     assert (report.loaded, report.failed, report.skipped) == (1, 1, 1)
     assert isinstance(report.first_error, TypeError) and other.get_many(["a", "b", "bad"]) == {"a": 1, "b": 3}
     assert cache.warm({}) == (0, 0, 0, 0, None) and cache.warm([], str) == (0, 0, 0, 0, None)

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(not SOURCES.is_dir(), reason="the sources are no
 FLOORS = {
     "_platform": "",
     "removal": "",
+    "protocols": "",
     "_engine": "",                  # and of `_platform` one header of C
     "stats": "_platform",
     "_store": "_platform _engine stats removal",
@@ -33,7 +34,7 @@ FLOORS = {
     "distributed._net": "_platform _loading distributed._wire",
     "distributed._near": "_platform _loading cache distributed._wire distributed._net",
     "distributed._ops": (
-        "_platform _loading cache distributed.errors distributed.options"
+        "_platform _loading cache _calls distributed.errors distributed.options"
         " distributed._wire distributed._net distributed._near"
     ),
     "distributed": (
@@ -135,7 +136,7 @@ def test_every_file_is_on_a_floor_and_only_public_modules_are_at_the_top():
         *(f"cache.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"stats.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"policies.{end}" for end in ("pxd", "pyi", "pyx")),
-        *("decorators.py", "decorators.pyi", "removal.py", "py.typed"),
+        *("decorators.py", "decorators.pyi", "protocols.py", "removal.py", "py.typed"),
         *("cli", "distributed", "strategies"),
     }
     for path in files():

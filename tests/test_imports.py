@@ -35,6 +35,9 @@ PATHS = {
     "cachebox._simulation.simulation": ["simulate"],
     "cachebox.decorators": ["cached"],
     "cachebox.strategies.errors": ["QueueFull"],
+    "cachebox.protocols": ["AsyncCacheLike", "CacheLike"],
+    "cachebox.strategies.async_write_behind": ["AsyncWriteBehind"],
+    "cachebox.strategies.async_write_through": ["AsyncWriteThrough"],
     "cachebox.strategies.write_behind": ["WriteBehind"],
     "cachebox.strategies.write_through": ["WriteThrough"],
 }

@@ -23,18 +23,23 @@ if TYPE_CHECKING:
     from cachebox._simulation.recorder import record
     from cachebox._simulation.simulation import simulate
     from cachebox.distributed import AsyncDistributedCache, BackendRefused, BackendUnavailable, DistributedCache
+    from cachebox.protocols import AsyncCacheLike, CacheLike
     from cachebox.removal import RemovalCause
-    from cachebox.strategies import QueueFull, WriteBehind, WriteThrough
+    from cachebox.strategies import AsyncWriteBehind, AsyncWriteThrough, QueueFull, WriteBehind, WriteThrough
 
     __version__: str
 
 __all__ = [
     "MISSING",
+    "AsyncCacheLike",
     "AsyncDistributedCache",
+    "AsyncWriteBehind",
+    "AsyncWriteThrough",
     "AutoPolicy",
     "BackendRefused",
     "BackendUnavailable",
     "Cache",
+    "CacheLike",
     "CacheStats",
     "DistributedCache",
     "EvictionPolicy",
@@ -77,7 +82,11 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
             from cachebox._simulation.simulation import simulate as found
         elif name == "record":
             from cachebox._simulation.recorder import record as found
-        elif name in ("WriteThrough", "WriteBehind", "QueueFull"):
+        elif name in ("CacheLike", "AsyncCacheLike"):
+            from cachebox import protocols
+
+            found = getattr(protocols, name)
+        elif name in ("WriteThrough", "WriteBehind", "AsyncWriteThrough", "AsyncWriteBehind", "QueueFull"):
             from cachebox import strategies
 
             found = getattr(strategies, name)

@@ -25,9 +25,13 @@ from typing import Any, assert_type
 import cachebox
 from cachebox import (
     MISSING,
+    AsyncCacheLike,
     AsyncDistributedCache,
+    AsyncWriteBehind,
+    AsyncWriteThrough,
     BackendUnavailable,
     Cache,
+    CacheLike,
     CacheStats,
     DistributedCache,
     EvictionPolicy,
@@ -35,6 +39,8 @@ from cachebox import (
     LFUCache,
     LRUCache,
     RemovalCause,
+    WriteBehind,
+    WriteThrough,
     cached,
     lru_cache,
 )
@@ -341,6 +347,45 @@ assert_type(tiers.warm({"a": 1}, progress=True).first_error, Exception | None)
 tiers.set("a", 1, ttl=timedelta(seconds=1), tags=["b"])
 tiers.set(1, 1)  # type: ignore[arg-type]
 tiers.set("a", 1, "b")  # type: ignore[arg-type]
+assert_type(tiers.add("a", 1, 5, tags="b"), bool)
+assert_type((tiers.stats.snapshot() - tiers.stats.snapshot()).misses, int)
+tiers.stats.increment("misses", 2)
+
+# --- what all caches have in common -----------------------------------------------------------------------------------
+
+
+class Rows(dict[str, int]):
+    def load(self, key: str) -> int: ...
+    def save(self, key: str, value: int) -> None: ...
+    def delete(self, key: str) -> None: ...
+
+
+def common(cache: CacheLike[str, int]) -> None:
+    assert_type(cache.add("a", 1, timedelta(1), tags=["t"]), bool)
+    assert_type(cache.increment("a"), int)
+    assert_type(cache.contains("a"), bool)
+    assert_type(cache.stats.hit_rate(), float)
+    cache.set(1, 1)  # type: ignore[arg-type]
+    cache.set("a", "1")  # type: ignore[arg-type]
+
+
+async def common_awaited(cache: AsyncCacheLike[str, int]) -> None:
+    assert_type(await cache.add("a", 1), bool)
+    assert_type(await cache.increment("a"), int)
+    assert_type(await cache.get_many(["a"]), dict[Any, Any])
+
+
+common(Cache[str, int]())
+common(tiers)
+common(WriteThrough(Cache(), Rows()))
+common(WriteBehind(Cache(), Rows()))
+common({})  # type: ignore[arg-type]
+common(Cache[int, int]())  # type: ignore[arg-type]
+later_tiers = AsyncDistributedCache()
+common(later_tiers)  # type: ignore[arg-type]
+one_of_both: list[AsyncCacheLike[str, int]] = [
+    later_tiers, AsyncWriteThrough(Cache(), Rows()), AsyncWriteBehind(Cache(), Rows())
+]
 
 
 @cached(tiers, ttl=60)

@@ -21,7 +21,7 @@ from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.refresh import Refreshing
 from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed._wire.codec import Codec
-from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of, share_of
+from cachebox.distributed.options import Seconds, at_most_one, checked_int, checked_key, seconds_of, share_of
 from cachebox.distributed.stats import DistributedStats
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()
@@ -57,7 +57,11 @@ class Common:
         timeout: Seconds = 0.5,
         on_unavailable: str = "local",
         isolate: bool = False,
+        name: str | None = None,
+        jitter: float = 0.0,
+        stale_ttl: Seconds | None = None,
         refresh_ahead: float | None = None,
+        compress: str | None = None,
         max_connections: int = 64,
         **unknown: Any,
     ) -> None:
@@ -89,8 +93,14 @@ class Common:
         if max_staleness is None:
             raise TypeError("max_staleness must be a number of seconds, not None")
         share = share_of(refresh_ahead, "refresh_ahead")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str or None, not {type(name).__name__}")
+        if name == "":
+            raise ValueError("name must not be empty")
+        shortens = at_most_one(jitter, "jitter")
+        stale = 0.0 if stale_ttl is None else seconds_of(stale_ttl, "stale_ttl", infinite=False)
         first: Cache[str, Any] = Cache(max_size, policy=policy)
-        codec = Codec(serializer, secret, namespace)
+        codec = Codec(serializer, secret, namespace, compress)
         if client is not None:
             servers = from_client(client)
         elif url is not None:
@@ -109,15 +119,18 @@ class Common:
             invalidation=bool(invalidation),
             is_local=on_unavailable == "local",
             isolate=bool(isolate),
+            jitter=shortens,
+            stale=stale,
         )
         self._loader = Loader(self._core)
-        if share is not None:
-            self._loader.refreshing = Refreshing(self._core, self._loader, share)
+        if share is not None or stale:
+            self._loader.refreshing = Refreshing(self._core, self._loader, share or 0.0)
         self._whole = Whole(self._core)
         self._names = SharedNames()
         self._stats = DistributedStats(self._core)
         self._default_ttl = default_ttl
         self._namespace = namespace
+        self._name = name
         self._finalizer = weakref.finalize(self, _abandon, self._core)
         _living.add(self)
         self._begin()
@@ -146,6 +159,11 @@ class Common:
     def policy(self) -> Any:
         """The policy of the first tier: its name, or the object that was given."""
         return self._core.tier.first.policy
+
+    @property
+    def name(self) -> str | None:
+        """What it is called, as given to the constructor."""
+        return self._name
 
     @property
     def namespace(self) -> str:

@@ -47,8 +47,15 @@ class DistributedCache(Common, BlockingFront):
         on_unavailable: ``"local"``: while no server can be reached, serve what the first tier holds and compute the
             rest; ``"raise"``: raise `BackendUnavailable`. Writes raise it in both modes.
         isolate: whether every hit returns a value of its own.
+        name: what it is called in `cachebox.caches()` and in metrics, a str; None: nothing.
+        jitter: the share, from 0 to 1, by which chance shortens every lifetime at most.
+        stale_ttl: seconds, or a `timedelta`, for which an entry is kept on the server beyond its end, 49 days at most.
+            `get_or_set` and decorated calls serve it meanwhile, as long as one process of all computes a newer value in
+            the background, or cannot; for all else it has ended. None: not at all.
         refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which `get_or_set` and decorated
             calls have it computed anew in the background, by one process of all; None: never.
+        compress: ``"zlib"`` or ``"zstd"``: values of 2 KB and more are compressed where that saves a fifth; None: none
+            are. ``"zstd"`` needs Python 3.14 or the extra ``zstd``; a process without it counts a miss.
         max_connections: the most connections to each server, an int from 1 on; the link comes on top.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
@@ -100,6 +107,24 @@ class DistributedCache(Common, BlockingFront):
         """
         return self._driver.run(self._core.increment(key, amount))
 
+    def add(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> bool:
+        """Store a value where there is no live entry. True where it was stored: of all processes, one wins. One round
+        trip. Arguments and errors are those of `set`. Where it raises `BackendUnavailable`, it may have been stored."""
+        return self._driver.run(self._core.add(key, value, ttl, tags))
+
+    def compute(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        """Replace a value by ``fn(value)``, as one step over all processes, and return the new one.
+
+        Args:
+            key: a str.
+            fn: called with the value, or with `MISSING` where there is none; what it returns is stored, and `MISSING`
+                deletes the entry. It runs without any lock, and again if somebody else has written the key meanwhile.
+
+        An entry that is there keeps its lifetime and its tags; a new one gets `default_ttl`. Two round trips. Raises
+        what `fn` raises, and `BackendUnavailable`, after which it may have been stored.
+        """
+        return self._driver.run(self._core.compute(key, fn))
+
     def get_or_set(
         self,
         key: str,
@@ -136,9 +161,12 @@ class DistributedCache(Common, BlockingFront):
         """The values of those keys that have one. One round trip per server for all that the first tier cannot tell."""
         return self._driver.run(self._core.get_many(keys))
 
-    def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
-        """Store many values. One round trip per server. TypeError, and nothing stored, where one cannot be encoded."""
-        self._driver.run(self._core.set_many(mapping, ttl))
+    def set_many(
+        self, mapping: Mapping[str, Any], ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()
+    ) -> None:
+        """Store many values, all with the same tags. One round trip per server. TypeError, and nothing stored, where
+        one cannot be encoded."""
+        self._driver.run(self._core.set_many(mapping, ttl, tags))
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove many keys; returns how many live entries were removed. One round trip per server."""
@@ -276,6 +304,14 @@ class AsyncDistributedCache(Common, Front):
         """Add `amount` to the int stored under `key`, on the server, and return the sum."""
         return await self._driver.run(self._core.increment(key, amount))
 
+    async def add(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> bool:
+        """Store a value where there is no live entry. True where it was stored: of all processes, one wins."""
+        return await self._driver.run(self._core.add(key, value, ttl, tags))
+
+    async def compute(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        """Replace a value by ``fn(value)``, as one step over all processes, and return the new one. `fn` is plain."""
+        return await self._driver.run(self._core.compute(key, fn))
+
     async def get_or_set(
         self,
         key: str,
@@ -306,9 +342,11 @@ class AsyncDistributedCache(Common, Front):
         """The values of those keys that have one."""
         return await self._driver.run(self._core.get_many(keys))
 
-    async def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
-        """Store many values."""
-        await self._driver.run(self._core.set_many(mapping, ttl))
+    async def set_many(
+        self, mapping: Mapping[str, Any], ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()
+    ) -> None:
+        """Store many values, all with the same tags."""
+        await self._driver.run(self._core.set_many(mapping, ttl, tags))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Remove many keys; returns how many live entries were removed."""

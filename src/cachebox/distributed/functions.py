@@ -27,6 +27,7 @@ from cachebox._store.options import check_failures
 from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
 
 
@@ -123,6 +124,10 @@ class CallDecision:
     def name(self) -> str:
         return self._function._name
 
+    @property
+    def schema(self) -> Schema | None:
+        return self._function._schema
+
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return self._function._decide(value, self._args, self._kwargs)
 
@@ -151,6 +156,7 @@ class DistributedFunction:
         tags: Any = (),
         cache_exceptions: Any = (),
         exception_ttl: Any = None,
+        returns: Any = None,
     ) -> None:
         dress(self, function, is_async)
         self._cache = cache
@@ -173,6 +179,7 @@ class DistributedFunction:
             lives = cache.default_ttl if exception_ttl is None else exception_ttl
             check_failures(cache_exceptions, lives)
             self._failures = Failures(cache_exceptions, Cache(cache.max_size, lives))
+        self._returns = returns
         self._forgotten = 0             # how often failures were to be forgotten
         self._lock = Section()
         self._hits = self._misses = 0
@@ -188,6 +195,11 @@ class DistributedFunction:
         parts = [written(value, typed) for value in args]
         parts += [f"{name}={written(value, typed)}" for name, value in kwargs.items()]
         return f"{self._name}({','.join(parts)})"
+
+    @functools.cached_property
+    def _schema(self) -> Schema | None:
+        """The classes that its results are of. At the first call: an annotation may name what is defined later."""
+        return schema_of_function(self.__wrapped__) if self._returns is None else schema_of(self._returns)
 
     # --- calling ----------------------------------------------------------------------------------------------------
 

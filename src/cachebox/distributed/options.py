@@ -57,6 +57,20 @@ def share_of(given: Any, name: str) -> float | None:
     return share
 
 
+def at_most_one(given: Any, name: str) -> float:
+    """A number from 0 to 1. ValueError or TypeError where it is none.
+
+    >>> at_most_one(1, "jitter")
+    1.0
+    """
+    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+        raise TypeError(f"{name} must be a number from 0 to 1, not {type(given).__name__}")
+    number = number_of(given, name, "a number from 0 to 1")
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name} must be a number from 0 to 1, not {given!r}")
+    return number
+
+
 def milliseconds(seconds: float) -> bytes:
     """A lifetime as the scripts take it: nothing for ever.
 

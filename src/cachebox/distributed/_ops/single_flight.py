@@ -30,10 +30,12 @@ from cachebox.distributed._ops.operations import ATOMS, Core, Packed
 from cachebox.distributed._wire import error_codec as failed
 from cachebox.distributed._wire.codec import Undecodable
 from cachebox.distributed._wire.keyspace import new_token
+from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import Senseless
-from cachebox.distributed._wire.scripts import LAND, LEAD
+from cachebox.distributed._wire.scripts import LAND, LEAD, READ
+from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendUnavailable
-from cachebox.distributed.options import checked_key, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.options import checked_key, checked_tags, seconds_of
 
 if TYPE_CHECKING:
     from cachebox.distributed._ops.refresh import Refreshing
@@ -54,6 +56,10 @@ class Decides(Protocol):
     def name(self) -> str:
         """What the function is called that computes it."""
 
+    @property
+    def schema(self) -> Schema | None:
+        """The classes of its annotation; None: it needs none."""
+
     def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
         """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
 
@@ -63,6 +69,8 @@ class Decides(Protocol):
 
 class Decision:
     """The same whatever the value."""
+
+    schema = None
 
     def __init__(self, lifetime: float, tags: tuple[str, ...], factory: Any) -> None:
         self.lifetime = lifetime
@@ -134,15 +142,21 @@ class Loader:
         """`load` for those who do not want to wait for each other: each computes and writes."""
         core = self._core
         deadline = core.deadline()
-        value, _ = yield from core.lookup(key, deadline)
+        value, _ = yield from core.lookup(key, deadline, schema=decide.schema)
         if value is not MISSING:
             if self.refreshing is not None:
                 yield from self.refreshing.consider(key, factory, decide, value)
             return value, False
         begun = time.monotonic()
-        value = yield Run(factory)
+        try:
+            value = yield Run(factory)
+        except Exception:
+            value = yield from self._stale(key, decide.schema)
+            if value is MISSING:
+                raise
+            return value, True
         is_stored, lifetime, tags = decide(value)
-        encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+        encoded = core.encode_result(key, value, tags, decide.name, decide.schema, lifetime) if is_stored else None
         if encoded is not None:
             try:
                 yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun)
@@ -150,6 +164,20 @@ class Loader:
                 if not core.is_local:
                     raise
         return value, True
+
+    def _stale(self, key: str, schema: Schema | None) -> Effects[Any]:
+        """A value that has ended and is still kept, for who could not compute a newer one; else MISSING."""
+        core = self._core
+        if core.kept:
+            reply = yield from core.call(READ, key, deadline=core.deadline())
+            if type(reply) is not Failure and ROW.unpack_from(reply)[0] != NONE:
+                try:
+                    value = core.codec.decode(key, reply[ROW.size:], schema)
+                except Undecodable:
+                    return MISSING
+                core.tier.count(stale_serves=1)
+                return value
+        return MISSING
 
     def _load(
         self,
@@ -178,8 +206,12 @@ class Loader:
             try:
                 reply = yield from self.lead(key, token, no_good, awaited, deadline)
                 if type(reply) is not Failure and reply[0] == 1:
+                    has_ended = core.has_ended(reply[1], reply[2])
                     try:
-                        value = core.take_in(fill, reply[1], reply[2])
+                        if has_ended:
+                            value = core.codec.decode(key, reply[1], decide.schema)
+                        else:
+                            value = core.take_in(fill, reply[1], reply[2], decide.schema)
                     except Undecodable:
                         if not looks:
                             tier.count(undecodable=1)
@@ -189,10 +221,13 @@ class Loader:
                             continue
                         reply = Failure(Senseless("there is always another entry that cannot be decoded"), True, False)
                     else:
-                        if not missed:
+                        if has_ended:
+                            tier.count(stale_serves=not missed)
+                        elif not missed:
                             tier.count(remote_hits=1)
-                            if self.refreshing is not None:
-                                yield from self.refreshing.consider(key, factory, decide, value, reply[2])
+                        if self.refreshing is not None and (has_ended or not missed):
+                            kept = core.codec.kept(reply[1])
+                            yield from self.refreshing.consider(key, factory, decide, value, reply[2], kept)
                         return value, missed
             finally:
                 tier.end_fill(fill)
@@ -317,7 +352,7 @@ class Loader:
         try:
             value = yield Run(factory)
             is_stored, lifetime, tags = decide(value)
-            encoded = core.encode_result(key, value, tags, decide.name) if is_stored else None
+            encoded = core.encode_result(key, value, tags, decide.name, decide.schema, lifetime) if is_stored else None
         except BaseException as error:
             self.leases.let_go(token)
             if isinstance(error, Exception):
@@ -333,15 +368,14 @@ class Loader:
             yield from self.leases.give_up(token, groups, deadline)
         else:
             yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
-        flight.land(self._shared(encoded, value))
+        flight.land(self._shared(encoded, value, decide.schema))
         return value
 
-    def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any) -> Any:
+    def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any, schema: Schema | None) -> Any:
         """What those who waited get: in a cache that isolates, values of their own."""
         if not self._core.isolate or type(value) in ATOMS or encoded is None:
             return value
-        head, body = encoded
-        return Packed(head[3:4], body[32:] if head[4] & 1 else body)
+        return Packed(*self._core.codec.payload(*encoded), schema)
 
     def _land(
         self,
@@ -354,10 +388,11 @@ class Loader:
         deadline: float,
     ) -> Effects[None]:
         core, tier = self._core, self._core.tier
+        px = core.expiry(lifetime, core.kept_of(lifetime))
         write = tier.begin_write((key,))
         try:
             reply = yield from core.call(
-                LAND, key, token, new_token(), *encoded, milliseconds(lifetime), len(tags), *tags,
+                LAND, key, token, new_token(), *encoded, px, len(tags), *tags,
                 deadline=deadline, more=[lease],
             )
         except BaseException:

@@ -25,7 +25,7 @@ from cachebox.distributed._ops.single_flight import Loader, new_flight
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.scripts import LAND_MANY, LEAD_MANY, script_call
 from cachebox.distributed.errors import BackendUnavailable
-from cachebox.distributed.options import checked_key, milliseconds
+from cachebox.distributed.options import checked_key
 
 FEW = 20
 """Keys whose values are stored together where they are loaded one by one: so many loads an interruption may cost."""
@@ -181,7 +181,7 @@ class Warming:
             encoded: dict[str, tuple[bytes, bytes]] = {}
             for key, value in values.items():
                 try:
-                    encoded[key] = core.codec.encode(key, value, ())
+                    encoded[key] = core.codec.encode(key, value, (), None, core.kept_of(core.lifetime))
                 except Exception as error:
                     errors.append(error)
             held.let_go(token)
@@ -253,12 +253,12 @@ class Warming:
         if not encoded:
             return 0
         groups = core.grouped(encoded)
-        px = milliseconds(core.lifetime)
+        kept = core.kept_of(core.lifetime)
         commands = []
         for bucket, members in groups:
-            arguments: list[Any] = [token, px]
+            arguments: list[Any] = [token]
             for key in members:
-                arguments += encoded[key]
+                arguments += (*encoded[key], core.expiry(core.lifetime, kept))
             commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
         failed = []
         for (_, members), reply, write in (yield from core._write(commands, groups, core.deadline())):
