@@ -170,7 +170,7 @@ CALLS = {
     "stats": lambda cache: cache.stats.snapshot(),
     "report": lambda cache: cache.stats.report(),
     "count": lambda cache: cache.stats.increment("hits", 2**62),
-    "warm": lambda cache: cache._add("new", 1),
+    "warm": lambda cache: cache.add("new", 1),
 }
 WHOLE_OR_NOT = {name for name in CALLS if name not in ("resize", "clear", "purge_expired")}
 

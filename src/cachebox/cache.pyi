@@ -1,13 +1,15 @@
 """Types of `cachebox.cache`; the documentation is in the compiled module."""
 
 import enum
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
 from cachebox._loading.loader import Loader
+from cachebox._loading.single_flight import Flight, Leader
 from cachebox._loading.warming import Warmed
+from cachebox._store.entry import Entry
 from cachebox.policies import EvictionPolicy
 from cachebox.removal import RemovalCause
 from cachebox.stats import CacheStats
@@ -31,6 +33,26 @@ class _Store(Protocol[_K_contra, _V_co]):
 
     def load(self, key: _K_contra, /) -> _V_co: ...
 
+class _AsyncStore(Protocol[_K_contra, _V_co]):
+    """The same for coroutines."""
+
+    def load(self, key: _K_contra, /) -> Awaitable[_V_co]: ...
+
+class _Lookup(Protocol[_K_contra]):
+    """A cache of another kind."""
+
+    def get(self, key: _K_contra, default: Any = None, /) -> Any: ...
+    def get_or_set(self, key: _K_contra, factory: Callable[[], Any], /) -> Any: ...
+
+_Loader: TypeAlias = (
+    Callable[[_K], _V]
+    | Callable[[_K], Awaitable[_V]]
+    | _Store[_K, _V]
+    | _AsyncStore[_K, _V]
+    | Mapping[_K, _V]
+    | _Lookup[_K]
+)
+
 class Missing(enum.Enum):
     """The type of `MISSING`. An enum for type checkers only, so that ``is MISSING`` tells it from values."""
 
@@ -43,7 +65,7 @@ class Cache(MutableMapping[_K, _V]):
     def __init__(
         self,
         max_size: int | None = 1000,
-        default_ttl: _Seconds | None = None,
+        default_ttl: _Seconds | Callable[[_K, _V], _Seconds | None] | None = None,
         policy: _Policy[_K] = "LRU",
         on_evict: Callable[[_K, _V], object] | None = None,
         *,
@@ -52,7 +74,11 @@ class Cache(MutableMapping[_K, _V]):
         weigher: Callable[[_K, _V], float] | None = None,
         on_removal: Callable[[_K, _V, RemovalCause], object] | None = None,
         clock: Callable[[], float] | None = None,
-        loader: Callable[[_K], _V] | _Store[_K, _V] | None = None,
+        name: str | None = None,
+        max_bytes: int | str | None = None,
+        jitter: float = 0.0,
+        isolate: bool | Callable[[_V], _V] = False,
+        loader: _Loader[_K, _V] | None = None,
         refresh_ahead: float | None = None,
         stale_ttl: _Seconds | None = None,
         cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
@@ -91,15 +117,56 @@ class Cache(MutableMapping[_K, _V]):
         self, key: _K, value: _V, ttl: _Seconds | None = None, *, tags: str | Iterable[Hashable] = ()
     ) -> None: ...
     def delete(self, key: _K) -> bool: ...
-    def get_or_set(self, key: _K, factory: Callable[[], _V], ttl: _Seconds | None = None) -> _V: ...
+    def add(
+        self, key: _K, value: _V, ttl: _Seconds | None = None, *, tags: str | Iterable[Hashable] = ()
+    ) -> bool: ...
+    def entry(self, key: _K) -> Entry[_K, _V] | None: ...
+    def contains(self, key: object) -> bool: ...
+    def get_or_set(
+        self,
+        key: _K,
+        factory: Callable[[], _V],
+        ttl: _Seconds | None = None,
+        *,
+        tags: str | Iterable[Hashable] = (),
+    ) -> _V: ...
     def compute(self, key: _K, fn: Callable[[_V | Missing], _V | Missing]) -> _V | Missing: ...
     def increment(self: _TakesInts[_K], key: _K, amount: int = 1) -> int: ...
     def ttl(self, key: _K) -> float | None: ...
     def touch(self, key: _K, ttl: _Seconds | None = None) -> bool: ...
 
+    # for coroutines
+    @overload
+    def aget(self, key: _K, default: None = None) -> Coroutine[Any, Any, _V | None]: ...
+    @overload
+    def aget(self, key: _K, default: _V) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def aget(self, key: _K, default: _T) -> Coroutine[Any, Any, _V | _T]: ...
+    def aget_many(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...
+    @overload
+    def aget_or_set(
+        self,
+        key: _K,
+        factory: Callable[[], Awaitable[_V]],
+        ttl: _Seconds | None = None,
+        *,
+        tags: str | Iterable[Hashable] = (),
+    ) -> Coroutine[Any, Any, _V]: ...
+    @overload
+    def aget_or_set(
+        self,
+        key: _K,
+        factory: Callable[[], _V],
+        ttl: _Seconds | None = None,
+        *,
+        tags: str | Iterable[Hashable] = (),
+    ) -> Coroutine[Any, Any, _V]: ...
+
     # many keys; `update`, `keys`, `values` and `items` are those of MutableMapping
     def get_many(self, keys: Iterable[_K]) -> dict[_K, _V]: ...
-    def set_many(self, mapping: Mapping[_K, _V], ttl: _Seconds | None = None) -> None: ...
+    def set_many(
+        self, mapping: Mapping[_K, _V], ttl: _Seconds | None = None, *, tags: str | Iterable[Hashable] = ()
+    ) -> None: ...
     def delete_many(self, keys: Iterable[_K]) -> int: ...
 
     # the whole cache
@@ -118,7 +185,7 @@ class Cache(MutableMapping[_K, _V]):
     def warm(
         self,
         keys: Mapping[_K, _V] | Iterable[_K],
-        loader: Callable[[_K], _V] | _Store[_K, _V] | None = None,
+        loader: Callable[[_K], _V] | _Store[_K, _V] | Mapping[_K, _V] | _Lookup[_K] | None = None,
         *,
         workers: int | None = None,
         progress: Callable[[int, int], object] | bool | None = None,
@@ -137,7 +204,9 @@ class Cache(MutableMapping[_K, _V]):
     @property
     def max_size(self) -> int | None: ...
     @property
-    def default_ttl(self) -> float | None: ...
+    def default_ttl(self) -> float | Callable[[_K, _V], _Seconds | None] | None: ...
+    @property
+    def max_bytes(self) -> int | None: ...
     @property
     def policy(self) -> str | EvictionPolicy[_K]: ...
     @property
@@ -150,7 +219,27 @@ class Cache(MutableMapping[_K, _V]):
     def _check_ttl(self, ttl: object) -> None: ...
     def _load_one(self, key: _K, loader: Loader | None) -> bool: ...
     def _load_many(self, keys: list[_K], loader: Loader | None) -> int: ...
-    def _add(self, key: _K, value: _V) -> bool: ...
+    def _repr_html_(self) -> str: ...
+    def _find(self, key: _K) -> Any: ...
+    def _serve(self, key: _K) -> Any: ...
+    def _refreshing(self, key: _K) -> Flight | None: ...
+    def _known_failure(self, key: _K) -> Exception | None: ...
+    def _count_miss(self) -> None: ...
+    def _begin_load(self, key: _K, counted: bool, alone: bool) -> tuple[Leader | None, Any]: ...
+    def _land_loaded(self, leader: Leader, key: _K, value: object) -> None: ...
+    def _land_made(self, leader: Leader, key: _K, value: object, lifetime: float, tags: tuple[Any, ...]) -> None: ...
+    def _fail_load(self, leader: Leader, key: _K, error: BaseException) -> None: ...
+    def _keep_loads(self, make: Callable[[], Any]) -> Any: ...
+    @property
+    def _loader(self) -> Any: ...
+    @property
+    def _refreshes(self) -> bool: ...
+    @property
+    def _name(self) -> str | None: ...
+    @property
+    def _held(self) -> int: ...
+    @property
+    def _held_weight(self) -> float: ...
     def _export(self) -> list[tuple[_K, _V, float, int, tuple[Any, ...]]]: ...
     def _import(self, entries: list[Any]) -> int: ...
     @property

@@ -34,20 +34,25 @@ from cachebox import (
     CacheLike,
     CacheStats,
     DistributedCache,
+    Entry,
     EvictionPolicy,
-    FIFOCache,
-    LFUCache,
-    LRUCache,
+    FIFOPolicy,
+    LFUPolicy,
+    LRUPolicy,
     RemovalCause,
     WriteBehind,
     WriteThrough,
     cached,
+    caches,
+    clear_all,
     lru_cache,
+    sizeof,
 )
 from cachebox._calls.cache_info import CacheInfo
 from cachebox._calls.cached_function import BoundFunction, CachedFunction
 from cachebox.cache import Missing
 from cachebox.stats import StatsSnapshot
+from cachebox.testing import ManualClock
 
 assert_type(cachebox.__version__, str)
 cachebox.nothing  # type: ignore[attr-defined]
@@ -55,7 +60,7 @@ cachebox.nothing  # type: ignore[attr-defined]
 # --- Cache ------------------------------------------------------------------------------------------------------------
 
 cache: Cache[str, int] = Cache(max_size=2, default_ttl=timedelta(seconds=3), policy="lfu")
-unbounded: Cache[str, int] = Cache(None, 0.5, LRUCache)
+unbounded: Cache[str, int] = Cache(None, 0.5, LRUPolicy)
 mapping: MutableMapping[str, int] = cache
 
 assert_type(cache["a"], int)
@@ -85,7 +90,38 @@ assert_type(iter(cache), Iterator[str])
 assert_type(cache.copy(), Cache[str, int])
 assert_type(cache.stats, CacheStats)
 assert_type(cache.max_size, int | None)
-assert_type(cache.default_ttl, float | None)
+assert_type(cache.default_ttl, float | Callable[[str, int], float | timedelta | None] | None)
+assert_type(cache.max_bytes, int | None)
+assert_type(cache.add("a", 1, ttl=5, tags="t"), bool)
+assert_type(cache.entry("a"), Entry[str, int] | None)
+assert_type(cache.contains("a"), bool)
+assert_type(cache.get_or_set("a", lambda: 1, tags=["t"]), int)
+assert_type(caches(), dict[str, Any])
+assert_type(sizeof(cache), int)
+clear_all()
+clock = ManualClock()
+clock.advance(timedelta(seconds=1))
+by_value: Cache[str, int] = Cache(
+    default_ttl=lambda key, value: value, jitter=0.1, isolate=True, max_bytes="1MB", name="c", clock=clock
+)
+
+
+async def use_coroutines() -> None:
+    async def load(key: str) -> int:
+        return len(key)
+
+    async def make() -> int:
+        return 1
+
+    cache: Cache[str, int] = Cache(loader=load)
+    assert_type(await cache.aget("a"), int | None)
+    assert_type(await cache.aget("a", 5), int)
+    assert_type(await cache.aget("a", "none"), int | str)
+    assert_type(await cache.aget_many(["a"]), dict[str, int])
+    assert_type(await cache.aget_or_set("a", make, 5, tags="t"), int)
+    assert_type(await cache.aget_or_set("a", lambda: 1), int)
+
+
 assert_type(cache.policy, str | EvictionPolicy[str])
 assert_type(cache.weight, float)
 assert_type("a" in cache, bool)
@@ -151,11 +187,11 @@ Cache(on_removal=evicted)  # type: ignore[arg-type]
 
 # --- policies ---------------------------------------------------------------------------------------------------------
 
-lru = LRUCache[str](max_size=2)
+lru = LRUPolicy[str](max_size=2)
 lru.add("a")
 assert_type(lru.evict(), str | None)
-assert_type(list(LFUCache[int]()), list[int])
-assert_type(len(FIFOCache[int]()), int)
+assert_type(list(LFUPolicy[int]()), list[int])
+assert_type(len(FIFOPolicy[int]()), int)
 assert_type(lru.max_size, int | None)
 lru.add(1)  # type: ignore[arg-type]
 

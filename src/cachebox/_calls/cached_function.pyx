@@ -472,7 +472,7 @@ cdef class CachedFunction:
             count(&self.misses if ticket.counted else &self.hits)
         lead.began = self._cache.invalidations
         if ticket.value != NULL:
-            return None, (taken_over(ticket.value),)
+            return None, (self._cache.copy_of(taken_over(ticket.value)),)
         return (None, flight) if flight is not None else (lead, None)
 
     def _land(self, Leader lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):

@@ -14,7 +14,7 @@ from cachebox._store.store cimport Store, Watch
 
 cdef class Refresh:
     cdef Store store
-    cdef object key
+    cdef readonly object key
     cdef uint64_t h
     cdef Watch watch
     cdef double lifetime            # what the entry had, and will have
@@ -23,10 +23,11 @@ cdef class Refresh:
     cdef Flight flight              # for those who find nothing to serve; None: it has not begun
 
     cdef bint is_void(self) noexcept
-    cdef int load(self) except -1
     cdef int land(self, object value, double weight) except -1
     cdef int land_nothing(self) except -1
-    cdef int end(self) except -1
+    cdef int count(self, int counter) except -1
 
 
 cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL
+cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL
+cdef object flight_of(Store store, object key)

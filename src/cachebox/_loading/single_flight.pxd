@@ -27,6 +27,7 @@ cdef class Flight:
     cdef object result              # ... or the error
     cdef object traceback           # the error's, as the leader raised it
     cdef dict waiters               # what wakes those who wait: callables, in order
+    cdef object copier              # of a cache that isolates: each of those who wait gets a copy
 
     cdef int wait(self) except -1
     cdef bint stands_still(self, Course course)
@@ -83,6 +84,8 @@ cdef struct Ticket:
     PyObject* value                 # what the key has after all: a new reference
     bint counted                    # the caller's miss has been counted
 
+
+cdef PyObject* NOTHING              # what stands for "there is none": what a loader says
 
 cdef Leader new_leader(Store store)
 cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ticket)

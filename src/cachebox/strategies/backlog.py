@@ -14,6 +14,7 @@ from typing import Any
 from cachebox._platform.at_fork import renew_in_child
 from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
+from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
 from cachebox.strategies.dead_letters import DeadLetter, DeadLetters
 from cachebox.strategies.delivery import Delivery, pause_after
@@ -22,7 +23,6 @@ from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import at_most_a_wait, checked_seconds
 from cachebox.strategies.store import Store
-from cachebox.strategies.trouble import Trouble
 from cachebox.strategies.watches import Watch, Watches
 from cachebox.strategies.write_queue import Write, WriteQueue
 

@@ -37,9 +37,9 @@ from cachebox._files.dump import made_beside, sync_folder
 from cachebox._files.serializer import SIGNATURE, Encoding
 from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
+from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
 from cachebox.strategies.file_lock import lock_file
-from cachebox.strategies.trouble import Trouble
 
 MAGIC = b"\x93CacheBox\r\njrnl\x1a"
 VERSION = 1
