@@ -1,4 +1,4 @@
-"""`isolate=` hands out copies; `max_bytes=` and `sizeof` bound a cache by what it takes in memory."""
+"""`isolate=`: a cache that hands out copies. `max_bytes=` and `sizeof`: one bound by what it takes in memory."""
 
 from __future__ import annotations
 

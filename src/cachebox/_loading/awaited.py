@@ -95,7 +95,7 @@ def start_refresh(refresh: Refresh) -> bool:
     """Load a value anew in a task. False: no event loop runs here, so a later call has to."""
     if asyncio._get_running_loop() is None:
         return False
-    _start(_refresh(refresh))
+    start(_refresh(refresh))
     return True
 
 
@@ -119,7 +119,8 @@ async def _served(cache: _AnyCache, key: Any) -> Any:
     return value
 
 
-def _start(coroutine: Any) -> asyncio.Task[None]:
+def start(coroutine: Any) -> asyncio.Task[None]:
+    """Run a coroutine in a task of its own, which is kept until it ends."""
     task: asyncio.Task[None] = asyncio.Task(coroutine, loop=asyncio.get_running_loop())     # never an eager one
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
@@ -314,7 +315,7 @@ class _Load:
         self._source = source
         self.futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
         self._has_begun = self._is_over = self._looks = False
-        self._task = _start(self._run())
+        self._task = start(self._run())
         self._course = Course(self._task, tasks.current()[1])
 
     def add(self, key: Any, lead: Leader) -> None:
