@@ -665,7 +665,6 @@ class Core:
         once, fresh = Once(), new_token()
         write = self.tier.begin_write((key,))
         seen: tuple[bytes, bytes, bytes] = self.codec.seal(key, ()), b"", b""
-        looks = 0
         reply: Any = None
         try:
             while True:
@@ -675,10 +674,9 @@ class Core:
                 )
                 if type(reply) is not list:
                     break
-                if time.monotonic() >= deadline or looks == ATTEMPTS:
+                if time.monotonic() >= deadline:
                     reply = Failure(TimeoutError("the entry has always changed meanwhile"), once.was_sent, False)
                     break
-                looks += 1
                 seen = self._judge(key, reply[0])
         except BaseException:
             self.tier.end_write(write)
