@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
 from cachebox._calls.naming import SharedNames
@@ -239,8 +239,11 @@ OPTIONS = Common.__init__.__code__.co_varnames[1:Common.__init__.__code__.co_arg
 
 def servers_of(client: Any, url: str | None, host: str, port: int, db: int) -> Servers:
     """Where the servers are, as users say it. ImportError where there is nothing to talk to them with."""
-    if find_spec("redis") is None:
-        raise ImportError('a cache on a server needs redis-py: pip install "cachebox-cython[redis]"', name="redis")
+    try:
+        import_module("redis.connection")       # now, for later it would take of a call's time
+    except ImportError as error:
+        text = 'a cache on a server needs redis-py: pip install "cachebox-cython[redis]"'
+        raise ImportError(text, name="redis") from error
     if client is not None:
         return from_client(client)
     return from_url(url) if url is not None else Servers([(host, port)], options={"db": db} if db else {})
