@@ -371,8 +371,8 @@ class _Load:
         self._end_if_unwanted()
 
     def _end_if_unwanted(self) -> None:
-        if self._is_over or self.waiting:
-            return
+        if self._is_over or self.waiting or asyncio._get_running_loop() is not self._task.get_loop():
+            return                              # the collector may close who waited, in any thread
         if any(lead.is_awaited for lead in self.leads.values()):    # by threads, or tasks of other loops
             if not self._looks:                 # which do not say that they leave
                 self._looks = True
