@@ -24,7 +24,9 @@ def of_script(args) -> bytes:
         scripts.READ.digest: lambda: bulk(NONE * keys),
         scripts.WRITE.digest: lambda: bulk(b"0" * (1 + int(rest[1]))),
         scripts.TTL.digest: lambda: b":-2\r\n",
-        scripts.INCREMENT.digest: lambda: bulk(b"0" + rest[1]),
+        scripts.INCREMENT.digest: lambda: bulk(b"0" + rest[2]),
+        scripts.ADD.digest: lambda: bulk(b"0" * (1 + int(rest[2]))),
+        scripts.SWAP.digest: lambda: bulk(b"10"),
         scripts.LEAD.digest: lambda: b"*2\r\n:3\r\n:0\r\n",
         scripts.LAND.digest: lambda: b"*2\r\n:1\r\n" + bulk(b"0" * int(rest[5])),
         scripts.LEAD_MANY.digest: lambda: bulk(b"0" + b"3" * keys),
@@ -107,6 +109,8 @@ class Hostile:
             self.links[-1].sendall(data)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)       # wakes the thread that accepts
         self._listener.close()
         for connection in self._connections:
             with contextlib.suppress(OSError):

@@ -90,9 +90,21 @@ def test_operations(kind, cluster):
         assert b.invalidate_prefix("a:") == 20
 
 
+def test_add_and_compute(kind, cluster):
+    ports = [server.port for server in cluster.servers]
+    with make(kind, redis_port=ports[0], timeout=10) as a, make(kind, redis_port=ports[1], timeout=10) as b:
+        for n in range(20):
+            assert a.add(f"k{n}", n, tags="t") and not b.add(f"k{n}", 0)
+            assert b.compute(f"k{n}", lambda old: old + 1) == n + 1
+            a.barrier()
+            assert a.get(f"k{n}") == n + 1
+        a.invalidate_tag("t")
+        assert b.get_many([f"k{n}" for n in range(20)]) == {}
+
+
 @pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_coherence(kind, cluster, n):
-    with pair(kind, cluster.servers[0].port, cluster.servers[2].port) as (a, b):
+    with pair(kind, cluster.servers[0], cluster.servers[2]) as (a, b):
         trials(a, b, n)
 
 
@@ -232,7 +244,7 @@ def test_moved_slots_are_followed(kind, rearranged):
 
 
 def test_a_failed_computation_reaches_who_waits(kind, cluster):
-    with pair(kind, cluster.servers[0].port, cluster.servers[1].port) as (a, b):
+    with pair(kind, cluster.servers[0], cluster.servers[1]) as (a, b):
         for key in KEYS[:5]:
             computation = Computation(a, b, ValueError(key), key)
             _, waiter = computation.end()

@@ -17,6 +17,7 @@ from cachebox.distributed._wire import error_codec as failed
 from cachebox.distributed._wire.codec import Codec
 from cachebox.distributed._wire.keyspace import new_token
 from in_threads import LIMIT, Started, must_end, wait_for, wait_until
+from second_tiers import server  # noqa: F401
 from test_distributed_coherence import pair
 from test_shared_errors import Api
 
@@ -25,6 +26,7 @@ ERRORS = [
     KeyError("k"),
     FileNotFoundError(2, "no such file", "name"),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"),
+    ValueError((1, (2, 3)), {4}),
     Api(404, reason="gone"),
 ]
 
@@ -44,7 +46,7 @@ def kind(request):
 @pytest.fixture
 def two(server, kind):
     """Two caches that know of each other only through the server, as those of two processes do."""
-    with pair(kind, server.port) as caches:
+    with pair(kind, server) as caches:
         yield caches
 
 
@@ -84,9 +86,6 @@ def test_it_reaches_who_waits_in_another_process(two, error):
     computation = Computation(a, b, error)
     raised, waiter = computation.end()
     assert raised is error
-    if isinstance(error, UnicodeDecodeError):       # JSON has no bytes
-        assert waiter.value == "b" and computation.calls == ["a", "b"]
-        return
     assert computation.calls == ["a"]
     arrived = waiter.error
     assert type(arrived) is type(error) and arrived is not error
@@ -96,7 +95,7 @@ def test_it_reaches_who_waits_in_another_process(two, error):
     assert b.get_or_set("k", lambda: "later") == "later" == a.get("k")
 
 
-@pytest.mark.parametrize("error", [local_class(), ValueError({1, 2}), ValueError((1, (2, 3)))], ids=named)
+@pytest.mark.parametrize("error", [local_class(), ValueError({1, len}), ValueError(object())], ids=named)
 @must_end
 def test_where_it_cannot_travel_the_next_one_computes(two, error):
     computation = Computation(*two, error)
@@ -119,7 +118,7 @@ def test_who_comes_later_computes(two):
 def test_a_write_meanwhile_wins(two, server):
     a, b = two
     computation = Computation(a, b, ValueError("boom"))
-    with DistributedCache(redis_port=server.port) as third:
+    with DistributedCache(**server.at) as third:
         third.set("k", "written")
     assert computation.waiter.result() == "written"
     raised, _ = computation.end()
@@ -131,7 +130,7 @@ def test_a_write_meanwhile_wins(two, server):
 def test_a_computation_that_lost_its_lease_tells_nobody(two, server, how):
     a, b = two
     computation = Computation(a, b, ValueError("boom"))
-    with DistributedCache(redis_port=server.port) as third:
+    with DistributedCache(**server.at) as third:
         third.delete("k") if how == "delete" else third.clear()
     raised, waiter = computation.end()
     assert str(raised) == "boom" and waiter.value == "b" and computation.calls == ["a", "b"]
@@ -175,7 +174,7 @@ def test_without_a_link_it_is_asked_for(server):
 
 @must_end
 def test_cached_functions_share_it(server):
-    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         begun, go_on = threading.Event(), threading.Event()
         calls = []
 
@@ -212,9 +211,6 @@ def test_it_comes_back_equal(serializer, error):
     codec = Codec(serializer, "secret", "app")
     token = new_token()
     encoded = failed.encode(codec, "k", token, error)
-    if isinstance(error, UnicodeDecodeError) and serializer == "json":
-        assert encoded is None
-        return
     arrived = failed.decode(codec, "k", token, encoded[0] + token + encoded[1])
     assert type(arrived) is type(error) and repr(arrived) == repr(error) and arrived.__dict__ == error.__dict__
 

@@ -19,8 +19,8 @@ from both_kinds import KINDS, make
 from cachebox import Cache, DistributedCache, cached
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._wire.codec import Codec
-from cachebox.distributed._wire.equality import is_alike
 from in_threads import Started
+from second_tiers import server  # noqa: F401
 
 # --- types ------------------------------------------------------------------------------------------------------------
 
@@ -54,15 +54,11 @@ class Flags(enum.IntFlag):
 
 
 EQUAL_BUT_NOT_ALIKE = [
-    State.OPEN,
-    [State.OPEN],
-    {"a": {"b": State.OPEN}},
-    Name.EU,
     Text("x"),
     {Text("k"): 1},
     Numbers([1]),
     Frac(1.5),
-    Flags.A,
+    Point(1),
     collections.Counter("aab"),
     collections.OrderedDict(a=1),
     collections.defaultdict(list, a=1),
@@ -82,46 +78,13 @@ def test_what_would_come_back_as_another_type_is_refused(serializer, value):
 def test_the_error_names_the_part_and_a_serializer_that_can():
     codec = Codec("json", None, "app")
     for value, named in [
-        ([1, State.OPEN], r"of type State in a value of type list .*\(serializer=\"pickle\" can\)"),
-        ({"a": b"x"}, r"of type bytes in a value of type dict .*\(serializer=\"msgpack\" can\)"),
+        ([1, Point(1)], r"of type Point in a value of type list .*\(serializer=\"pickle\" can\)"),
+        ({"a": Text("x")}, r"of type Text in a value of type dict .*\(serializer=\"pickle\" can\)"),
         (collections.Counter("a"), r"of type Counter cannot .*\(serializer=\"pickle\" can\)"),
-        ([lambda: 1], r"of type function in a value of type list cannot be stored with this serializer: "),
+        ([lambda: 1], r"of type function in a value of type list cannot be stored with this serializer$"),
     ]:
         with pytest.raises(TypeError, match=named):
             codec.encode("k", value, ())
-
-
-@pytest.mark.parametrize(
-    "a", [1, True, 1.0, "1", b"1", None, [1], (1,), {"a": 1}, [True], {"a": [1.0]}, [], {}, 0, -0.0, ""]
-)
-@pytest.mark.parametrize(
-    "b", [1, True, 1.0, "1", b"1", None, [1], (1,), {"a": 1}, [True], {"a": [1.0]}, [], {}, 0, -0.0, ""]
-)
-def test_alike_means_equal_and_of_the_same_types(a, b):
-    assert is_alike(a, b) == (repr(a) == repr(b))
-
-
-def test_alike_does_not_run_away():
-    deep = []
-    for _ in range(100_000):
-        deep = [deep]
-    other = []
-    for _ in range(100_000):
-        other = [other]
-    for _ in range(2):
-        with pytest.raises(RecursionError):
-            is_alike(deep, other)
-    assert not is_alike(math.nan, math.nan)
-
-    class Shrinking:
-        def __eq__(self, other):
-            values.clear()
-            return True
-
-        __hash__ = None
-
-    values = [Shrinking(), 1, 2]
-    assert is_alike(values, [values[0], 1, 2]) is False or values == []
 
 
 @dataclasses.dataclass(eq=False)
@@ -156,14 +119,14 @@ class Bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pickle_and_own_serializers_are_trusted(kind, server):
-    with make(kind, redis_port=server.port, serializer="pickle", secret="s") as cache:
+    with make(kind, **server.at, serializer="pickle", secret="s") as cache:
         for value in [Handle(7), Array(), math.nan, {"a": Array()}, State.OPEN, collections.Counter("aab"), object()]:
             cache.set("k", value)
             found = cache.get("k")
             assert type(found) is type(value)
         cache.set("k", State.OPEN)
         assert cache.get("k") is State.OPEN
-    with make(kind, redis_port=server.port, serializer=Bytes(), namespace="own") as cache:
+    with make(kind, **server.at, serializer=Bytes(), namespace="own") as cache:
         cache.set("k", Array(b"abc"))
         assert cache.get("k").data == b"abc"
 
@@ -190,25 +153,25 @@ def results(kind, cache, **options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("single_flight", [True, False])
 def test_what_cannot_be_stored_is_returned_all_the_same(kind, single_flight, server, caplog):
-    with make(kind, redis_port=server.port) as cache:
+    with make(kind, **server.at) as cache:
         function = results(kind, cache, single_flight=single_flight)
         results.runs = 0
         with caplog.at_level(logging.WARNING, "cachebox"):
-            for value in [State.OPEN, {1, 2}, math.nan, Array(), object(), len]:
+            for value in [Handle(1), {1, len}, [Array()], Array(), object(), len]:
                 results.value = value
                 assert function(1) is value and function(1) is value
         assert results.runs == 12 and cache.stats.unstorable == 12
         said = [record.getMessage() for record in caplog.records]
         assert len(said) == 1 and "unstorable_here" in said[0]  # once per function
-        assert cache.get_or_set("k", lambda: {1}) == {1}
-        assert cache.get_or_set("k", lambda: {1: 2}, tags="t") == {1: 2}
+        assert cache.get_or_set("k", lambda: {len}) == {len}
+        assert cache.get_or_set("k", lambda: {1: len}, tags="t") == {1: len}
         assert cache.stats.unstorable == 14 and "k" not in cache
         results.value = 5
         assert function(1) == 5 and function(1) == 5 and results.runs == 13
-        with pytest.raises(TypeError, match="State"):
-            cache.set("k", State.OPEN)
+        with pytest.raises(TypeError, match="Handle"):
+            cache.set("k", Handle(1))
         with pytest.raises(TypeError):
-            cache.set_many({"a": 1, "k": {1}})
+            cache.set_many({"a": 1, "k": {len}})
         assert "a" not in cache
         assert not [name for name in server.client().keys() if b"}l:" in name]  # no lease is left behind
 
@@ -216,13 +179,13 @@ def test_what_cannot_be_stored_is_returned_all_the_same(kind, single_flight, ser
 def test_whoever_waits_for_what_cannot_be_stored_gets_it(server):
     import threading
 
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         begun, go_on = threading.Event(), threading.Event()
 
         def slow():
             begun.set()
             go_on.wait(60)
-            return {1, 2}
+            return {1, len}
 
         leader = Started(lambda: cache.get_or_set("k", slow))
         assert begun.wait(60)
@@ -230,9 +193,9 @@ def test_whoever_waits_for_what_cannot_be_stored_gets_it(server):
         while not any(flight for flight in list(cache._loader.flights.values())):
             pass
         go_on.set()
-        assert leader.result() == {1, 2}
+        assert leader.result() == {1, len}
         try:
-            assert waiter.result() == {1, 2}
+            assert waiter.result() == {1, len}
         except pytest.fail.Exception:
             pass  # it came too late, and computed for itself
 
@@ -250,7 +213,7 @@ class Forgetful:
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_serializer_that_cannot_read_is_a_miss(kind, isolate, server):
-    with make(kind, redis_port=server.port, serializer=Forgetful(), isolate=isolate) as cache:
+    with make(kind, **server.at, serializer=Forgetful(), isolate=isolate) as cache:
         cache.set("k", "x")
         assert cache.get("k", "nothing") == "nothing"
         assert cache.get_many(["k"]) == {}
@@ -269,7 +232,7 @@ def names_of(server, namespace="cachebox"):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tags_cannot_be_stripped_added_or_changed(kind, server):
     client = server.client()
-    with make(kind, redis_port=server.port, secret="s") as cache:
+    with make(kind, **server.at, secret="s") as cache:
         for key, tags in [("plain", ()), ("one", "a"), ("two", ["a", "b"]), ("int", "a")]:
             cache.set(key, 7 if key == "int" else ["value"], tags=tags)
             assert cache.get(key) in (["value"], 7)
@@ -307,7 +270,7 @@ def test_tags_cannot_be_stripped_added_or_changed(kind, server):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_key_becomes_a_counter_that_was_not_one(kind, server):
     client = server.client()
-    with make(kind, redis_port=server.port, secret="s") as cache:
+    with make(kind, **server.at, secret="s") as cache:
         cache.set("admin", {"admin": False})
         cache.increment("hits", 3)
         cache.set("int", 5)
@@ -315,11 +278,11 @@ def test_no_key_becomes_a_counter_that_was_not_one(kind, server):
         counter, signed_int = client.get(names["hits"]), client.get(names["int"])
         generation = counter[5:21]
         for data in [
-            b"\xcbx\2N\0" + generation + b"1",  # as counters were before
-            b"\xcbx\2N\1" + generation + bytes(32) + b"1",
+            b"\xcbx\3N\0" + generation + b"1",  # as counters were before
+            b"\xcbx\3N\1" + generation + bytes(32) + b"1",
             counter,  # moved from another key
             signed_int,
-            b"\xcbx\2I\1" + counter[5:],  # a counter said to be an int
+            b"\xcbx\3I\1" + counter[5:],  # a counter said to be an int
         ]:
             client.set(names["admin"], data)
             cache.barrier()
@@ -335,15 +298,15 @@ def test_no_key_becomes_a_counter_that_was_not_one(kind, server):
 BAD_ENTRIES = {
     "not ours": lambda g: b"junk",
     "another version": lambda g: b"\xcbx\1I\0" + g + b"5",
-    "another serializer": lambda g: b"\xcbx\2M\0" + g + b"\5",
-    "damaged JSON": lambda g: b"\xcbx\2J\0" + g + b"{",
-    "an int that is none": lambda g: b"\xcbx\2I\0" + g + b"5x",
-    "an int of very many digits": lambda g: b"\xcbx\2N\0" + g + b"9" * 5000,
-    "an empty counter": lambda g: b"\xcbx\2N\0" + g,
-    "signed by nobody": lambda g: b"\xcbx\2I\1" + g + bytes(32) + b"5",
-    "a tag that is no text": lambda g: b"\xcbx\2I\2" + g + b"\1\0\1\xff" + g + b"5",
-    "another generation": lambda g: b"\xcbx\2I\0" + bytes(16) + b"5",
-    "cut off": lambda g: b"\xcbx\2I\2" + g + b"\5",
+    "another serializer": lambda g: b"\xcbx\3M\0" + g + b"\5",
+    "damaged JSON": lambda g: b"\xcbx\3J\0" + g + b"{",
+    "an int that is none": lambda g: b"\xcbx\3I\0" + g + b"5x",
+    "an int of very many digits": lambda g: b"\xcbx\3N\0" + g + b"9" * 5000,
+    "an empty counter": lambda g: b"\xcbx\3N\0" + g,
+    "signed by nobody": lambda g: b"\xcbx\3I\1" + g + bytes(32) + b"5",
+    "a tag that is no text": lambda g: b"\xcbx\3I\2" + g + b"\1\0\1\xff" + g + b"5",
+    "another generation": lambda g: b"\xcbx\3I\0" + bytes(16) + b"5",
+    "cut off": lambda g: b"\xcbx\3I\2" + g + b"\5",
 }
 
 
@@ -351,7 +314,7 @@ BAD_ENTRIES = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_decoded_is_absent_for_increment(kind, secret, server):
     client = server.client()
-    with make(kind, redis_port=server.port, secret=secret) as cache:
+    with make(kind, **server.at, secret=secret) as cache:
         cache.set("k", 5)
         name = names_of(server)["k"]
         generation = client.get(name)[5:21]
@@ -373,8 +336,8 @@ def test_what_cannot_be_decoded_is_absent_for_increment(kind, secret, server):
 @pytest.mark.parametrize("kind", KINDS)
 def test_increment_keeps_tags_and_lifetimes_under_a_secret(kind, secret, server):
     with (
-        make(kind, redis_port=server.port, secret=secret) as cache,
-        make(kind, redis_port=server.port, secret=secret) as other,
+        make(kind, **server.at, secret=secret) as cache,
+        make(kind, **server.at, secret=secret) as other,
     ):
         cache.set("k", 5, 1000, tags=["a", "ü"])
         assert cache.increment("k", 2) == 7
@@ -401,14 +364,14 @@ def test_increment_keeps_tags_and_lifetimes_under_a_secret(kind, secret, server)
 def test_increments_of_a_signed_int_add_up_over_threads(server):
     from in_threads import run_all
 
-    with DistributedCache(redis_port=server.port, secret="s", timeout=20) as cache:
+    with DistributedCache(**server.at, secret="s", timeout=20) as cache:
         cache.set("k", 100, tags="t")
         run_all(*[lambda: [cache.increment("k") for _ in range(20)] for _ in range(4)])
         assert cache.get("k") == 180
 
 
 def test_a_tag_has_at_most_65535_bytes(server):
-    with DistributedCache(redis_port=server.port, secret="s") as cache:
+    with DistributedCache(**server.at, secret="s") as cache:
         longest = "ü" * 32767 + "x"
         cache.set("k", 1, tags=longest)
         assert cache.get("k") == 1

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(not SOURCES.is_dir(), reason="the sources are no
 FLOORS = {
     "_platform": "",
     "removal": "",
+    "protocols": "",
     "_engine": "",                  # and of `_platform` one header of C
     "stats": "_platform",
     "_store": "_platform _engine stats removal",
@@ -25,20 +26,24 @@ FLOORS = {
     "cache": "_platform _engine stats _store _loading policies _files",
     "_simulation": "_platform _engine _store policies cache",
     "_calls": "_platform _engine _store _loading cache",
+    "keys": "_calls",
     "decorators": "_platform _store _loading cache _calls",
     "strategies": "_platform _loading _files cache",
     "distributed.errors": "",
     "distributed.options": "",
     "distributed._wire": "_platform",
     "distributed._net": "_platform _loading distributed._wire",
-    "distributed._near": "_platform _loading cache distributed._wire distributed._net",
+    "distributed._embedded": "_platform distributed._wire distributed._net",
+    "distributed._near": (
+        "_platform _engine stats _store _loading cache distributed._wire distributed._net distributed._embedded"
+    ),
     "distributed._ops": (
-        "_platform _loading cache distributed.errors distributed.options"
-        " distributed._wire distributed._net distributed._near"
+        "_platform _loading cache _calls distributed.errors distributed.options"
+        " distributed._wire distributed._net distributed._embedded distributed._near"
     ),
     "distributed": (
         "_platform _store _loading cache _calls distributed.errors distributed.options"
-        " distributed._wire distributed._net distributed._near distributed._ops"
+        " distributed._wire distributed._net distributed._embedded distributed._near distributed._ops"
     ),
     "metrics": "_platform _store cache",
     "testing": "",
@@ -137,7 +142,7 @@ def test_every_file_is_on_a_floor_and_only_public_modules_are_at_the_top():
         *(f"cache.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"stats.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"policies.{end}" for end in ("pxd", "pyi", "pyx")),
-        *("decorators.py", "decorators.pyi", "removal.py", "py.typed"),
+        *("decorators.py", "decorators.pyi", "keys.py", "protocols.py", "removal.py", "py.typed"),
         *("cli", "distributed", "metrics", "strategies", "testing"),
     }
     for path in files():

@@ -13,10 +13,11 @@
 """
 
 import cachebox._platform._interpreter  # noqa: F401 (first: it says why the others could not be imported)
+from cachebox._calls.disabling import disabled
 from cachebox._platform.registry import caches, clear_all
 from cachebox._store.sizes import sizeof
 from cachebox.cache import MISSING, Cache
-from cachebox.decorators import cached, lru_cache
+from cachebox.decorators import cached, cached_many, lru_cache
 from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 from cachebox.stats import CacheStats
 
@@ -26,18 +27,23 @@ if TYPE_CHECKING:
     from cachebox._simulation.simulation import simulate
     from cachebox._store.entry import Entry
     from cachebox.distributed import AsyncDistributedCache, BackendRefused, BackendUnavailable, DistributedCache
+    from cachebox.protocols import AsyncCacheLike, CacheLike
     from cachebox.removal import RemovalCause
-    from cachebox.strategies import QueueFull, WriteBehind, WriteThrough
+    from cachebox.strategies import AsyncWriteBehind, AsyncWriteThrough, QueueFull, WriteBehind, WriteThrough
 
     __version__: str
 
 __all__ = [
     "MISSING",
+    "AsyncCacheLike",
     "AsyncDistributedCache",
+    "AsyncWriteBehind",
+    "AsyncWriteThrough",
     "AutoPolicy",
     "BackendRefused",
     "BackendUnavailable",
     "Cache",
+    "CacheLike",
     "CacheStats",
     "DistributedCache",
     "Entry",
@@ -50,34 +56,23 @@ __all__ = [
     "WriteBehind",
     "WriteThrough",
     "cached",
+    "cached_many",
     "caches",
     "clear_all",
+    "disabled",
     "lru_cache",
     "record",
     "simulate",
     "sizeof",
 ]
 
-_NEED_REDIS = ("AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache")
+_DISTRIBUTED = ("AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache")
 
 
 if not TYPE_CHECKING:               # type checkers are to know the names above, and no others
-    _every_name = __all__
-    del __all__                     # found by `__getattr__` instead, for it depends on what is installed
-
-    def _names() -> list[str]:
-        """What can be imported from here: all, or without redis-py all but the distributed tier.
-
-        So ``from cachebox import *`` and ``help(cachebox)`` work without it, too.
-        """
-        from importlib.util import find_spec
-
-        return [name for name in _every_name if name not in _NEED_REDIS or find_spec("redis") is not None]
 
     def __getattr__(name: str) -> object:
         """What is imported when it is first asked for, to keep ``import cachebox`` light."""
-        if name == "__all__":
-            return _names()
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
         elif name == "Entry":
@@ -86,12 +81,16 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
             from cachebox._simulation.simulation import simulate as found
         elif name == "record":
             from cachebox._simulation.recorder import record as found
-        elif name in ("WriteThrough", "WriteBehind", "QueueFull"):
+        elif name in ("CacheLike", "AsyncCacheLike"):
+            from cachebox import protocols
+
+            found = getattr(protocols, name)
+        elif name in ("WriteThrough", "WriteBehind", "AsyncWriteThrough", "AsyncWriteBehind", "QueueFull"):
             from cachebox import strategies
 
             found = getattr(strategies, name)
-        elif name in _NEED_REDIS:
-            from cachebox import distributed  # needs redis-py, and says so where it is missing
+        elif name in _DISTRIBUTED:
+            from cachebox import distributed
 
             found = getattr(distributed, name)
         elif name == "__version__":
@@ -104,7 +103,7 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
         return found
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_names(), "__all__", "__version__"})
+        return sorted({*globals(), *__all__, "__version__"})
 
 
 del TYPE_CHECKING

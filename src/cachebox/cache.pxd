@@ -77,6 +77,8 @@ cdef class Cache(Store):
     cdef int count_hit(self) except -1
     cdef int count_miss(self) except -1
     cdef object land_or_crash(self, object key, uint64_t h, Leader leader, PyObject* value, Loading* how)
+    cdef int keep_due(self, double ahead, double stale) except -1
+    cdef int put_result(self, object key, uint64_t h, object value, Loading* how) except -1
     cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1
     cdef object add_int(self, object key, object amount)
     cdef int set_all(self, list items, double lifetime, tuple tags) except -1

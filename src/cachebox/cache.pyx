@@ -443,7 +443,9 @@ cdef class Cache(Store):
                 incref(value)
             elif counts:
                 self.counts[MISSES] += 1
-                if i != 0 and self.table.entries[i].value != NULL:
+                if i != 0 and self.table.entries[i].value != NULL and not (
+                    self.modes & STALE and deadline(&self.expiry, i) + self.stale > now     # a function may serve it
+                ):
                     self.remove(i, EXPIRED, &op)
             release(self.lock)
         finally:
@@ -1020,6 +1022,62 @@ cdef class Cache(Store):
             self.remember(key, leader, KeyError(key), <object>how.failures)
         wanted = wanted and weight <= self.bound_weight
         return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted, tags, how.began)
+
+    cdef int keep_due(self, double ahead, double stale) except -1:
+        """Keep what functions need that serve results while they are computed anew.
+
+        `ahead`: the share of lifetimes in which that may begin. `stale`: the seconds for which they want results beyond
+        their end; nobody else sees these.
+        """
+        cdef uint32_t i, known
+        cdef int modes = self.modes
+        cdef bint prepared
+        if self.refreshes is None:
+            made = {}
+            acquire(self.lock)
+            if self.refreshes is None:
+                self.refreshes = made
+            release(self.lock)
+        acquire(self.lock)
+        modes = self.modes
+        known = self.spans_known
+        self.modes |= (AHEAD if ahead > 0.0 else 0) | (STALE if stale > 0.0 else 0)
+        prepared = self.prepare(False)
+        if prepared:
+            for i in range(known, self.spans_known):
+                self.spans[i] = 0.0             # of an entry that is there already: it is not due before its end
+            self.ahead = max(self.ahead, ahead)
+            self.stale = max(self.stale, min(stale, DBL_MAX / 4))
+        else:
+            self.modes = modes
+        release(self.lock)
+        if not prepared:
+            raise MemoryError("no memory left for the lifetimes of entries")
+        return 0
+
+    cdef int put_result(self, object key, uint64_t h, object value, Loading* how) except -1:
+        """Store a value as if it had been loaded."""
+        cdef Operation op
+        cdef double weight
+        cdef tuple tags = None
+        if not is_wanted(value, how):
+            return 0
+        if how.tags != NULL:
+            tags = tags_for(value, how)
+        value = self.copy_of(value)
+        how.lifetime = self.lifetime_for(how.lifetime, key, value)
+        weight = self.weigh(key, value)
+        if weight > self.bound_weight:
+            return 0
+        start(&op)
+        try:
+            if tags:
+                self.put_tagged(key, h, value, how.lifetime, weight, tags, &op)
+            else:
+                self.put(key, h, value, how.lifetime, weight, False, &op)
+        finally:
+            self.finish(&op)
+        return self.forget_failure(key)
 
     cdef object load_unwatched(self, object key, uint64_t h, Loading* how):
         """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
@@ -1818,6 +1876,10 @@ cdef class Cache(Store):
 
     # --- copies and pickles: configuration, entries, order and remaining lifetimes; the statistics start at zero ------
 
+    def close(self):
+        """Nothing has to be closed: what runs in the background serves all caches of the process. It is there because
+        other caches have it, see `CacheLike`; the cache can be used on."""
+
     def copy(self):
         """Another cache with the same configuration, entries (not copied), order and remaining lifetimes. O(n).
 
@@ -1870,7 +1932,7 @@ cdef class Cache(Store):
                 "jitter": self.jitter,
                 "isolate": self.isolate_given,
                 "loader": (<Loader>self.loader).given if self.loader is not None else None,
-                "refresh_ahead": self.ahead or None,
+                "refresh_ahead": self.ahead or None if self.loader is not None else None,
                 "stale_ttl": self.stale_ttl_given,
                 "cache_exceptions": self.failures.kinds if self.failures is not None else (),
                 "exception_ttl": self.exception_ttl_given,
@@ -1900,7 +1962,7 @@ cdef class Cache(Store):
     @property
     def _refreshes(self):
         """Whether its loader would be asked for entries that are there."""
-        return (self.modes & (AHEAD | STALE)) != 0
+        return self.loader is not None and (self.modes & (AHEAD | STALE)) != 0
 
     @property
     def _clock(self):

@@ -19,15 +19,20 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, assert_type
 
 import cachebox
 from cachebox import (
     MISSING,
+    AsyncCacheLike,
     AsyncDistributedCache,
+    AsyncWriteBehind,
+    AsyncWriteThrough,
     BackendUnavailable,
     Cache,
+    CacheLike,
     CacheStats,
     DistributedCache,
     Entry,
@@ -36,9 +41,13 @@ from cachebox import (
     LFUPolicy,
     LRUPolicy,
     RemovalCause,
+    WriteBehind,
+    WriteThrough,
     cached,
     caches,
     clear_all,
+    disabled,
+    keys,
     lru_cache,
     sizeof,
 )
@@ -53,6 +62,7 @@ cachebox.nothing  # type: ignore[attr-defined]
 
 # --- Cache ------------------------------------------------------------------------------------------------------------
 
+tenant: ContextVar[str] = ContextVar("tenant")
 cache: Cache[str, int] = Cache(max_size=2, default_ttl=timedelta(seconds=3), policy="lfu")
 unbounded: Cache[str, int] = Cache(None, 0.5, LRUPolicy)
 mapping: MutableMapping[str, int] = cache
@@ -249,6 +259,18 @@ def shared(x: int) -> int: ...
 async def later(x: int) -> str: ...
 
 
+@cached(ignore="session", normalize=True, vary=(tenant, lambda: 1))
+def chosen(x: int, session: object = None) -> str: ...
+
+
+@cached(key_func=keys.combine("chosen", keys.array, path=keys.file, ignore="y"))
+def by_file(x: object, path: str, y: int) -> str: ...
+
+
+with disabled():
+    assert_type(chosen(1, session=2), str)
+cached(ignore=1)  # type: ignore[call-overload]
+cached(vary="tenant")  # type: ignore[arg-type]
 assert_type(plain(1, base="a"), str)
 assert_type(with_options(1), list[int])
 assert_type(shared(1), int)
@@ -261,6 +283,13 @@ assert_type(plain.cache_key(1, base="a"), Hashable)
 assert_type(plain.invalidate(1), bool)
 assert_type(plain.__wrapped__(1), str)
 assert_type(plain.__name__, str)
+assert_type(plain.peek(1), str | Missing)
+assert_type(plain.refresh(1, base=""), str)
+plain.set("a", 1, base="")
+plain.set("a", "1")  # type: ignore[arg-type]
+assert_type(later.peek(1), str | Missing)
+assert_type(later.refresh(1), Coroutine[Any, Any, str])
+later.set("a", 1)
 plain.cache_clear()
 as_callable: Callable[[int], str] = plain
 inline = cached(len, max_size=3)
@@ -315,6 +344,11 @@ bound: BoundFunction[[int], str] = service.method
 assert_type(service.method(1), str)
 assert_type(service.method.invalidate(1), bool)
 assert_type(service.method.cache_key(1), Hashable)
+assert_type(service.method.peek(1), str | Missing)
+assert_type(service.method.refresh(1), str)
+service.method.set("a", 1)
+assert_type(service.coroutine.peek(1), str | Missing)
+assert_type(Service.class_method.peek(1), str | Missing)
 assert_type(service.method.cache_info(), CacheInfo)
 assert_type(Service.method(service, 1), str)
 assert_type(Service.method.invalidate(service, 1), bool)
@@ -377,6 +411,45 @@ assert_type(tiers.warm({"a": 1}, progress=True).first_error, Exception | None)
 tiers.set("a", 1, ttl=timedelta(seconds=1), tags=["b"])
 tiers.set(1, 1)  # type: ignore[arg-type]
 tiers.set("a", 1, "b")  # type: ignore[arg-type]
+assert_type(tiers.add("a", 1, 5, tags="b"), bool)
+assert_type((tiers.stats.snapshot() - tiers.stats.snapshot()).misses, int)
+tiers.stats.increment("misses", 2)
+
+# --- what all caches have in common -----------------------------------------------------------------------------------
+
+
+class Rows(dict[str, int]):
+    def load(self, key: str) -> int: ...
+    def save(self, key: str, value: int) -> None: ...
+    def delete(self, key: str) -> None: ...
+
+
+def common(cache: CacheLike[str, int]) -> None:
+    assert_type(cache.add("a", 1, timedelta(1), tags=["t"]), bool)
+    assert_type(cache.increment("a"), int)
+    assert_type(cache.contains("a"), bool)
+    assert_type(cache.stats.hit_rate(), float)
+    cache.set(1, 1)  # type: ignore[arg-type]
+    cache.set("a", "1")  # type: ignore[arg-type]
+
+
+async def common_awaited(cache: AsyncCacheLike[str, int]) -> None:
+    assert_type(await cache.add("a", 1), bool)
+    assert_type(await cache.increment("a"), int)
+    assert_type(await cache.get_many(["a"]), dict[Any, Any])
+
+
+common(Cache[str, int]())
+common(tiers)
+common(WriteThrough(Cache(), Rows()))
+common(WriteBehind(Cache(), Rows()))
+common({})  # type: ignore[arg-type]
+common(Cache[int, int]())  # type: ignore[arg-type]
+later_tiers = AsyncDistributedCache()
+common(later_tiers)  # type: ignore[arg-type]
+one_of_both: list[AsyncCacheLike[str, int]] = [
+    later_tiers, AsyncWriteThrough(Cache(), Rows()), AsyncWriteBehind(Cache(), Rows())
+]
 
 
 @cached(tiers, ttl=60)
@@ -397,7 +470,13 @@ async def awaited(tiers: AsyncDistributedCache) -> None:
     async def over(x: int) -> str: ...
 
     assert_type(await over.invalidate(1), bool)
-    assert_type(await later_over_two_tiers.invalidate(1), bool)
+    assert_type(later_over_two_tiers.invalidate(1), bool)
+    assert_type(later_over_two_tiers.peek(1), str | Missing)
+    assert_type(await later_over_two_tiers.refresh(1), str)
+    assert_type(await over.peek(1), str | Missing)
+    assert_type(await over.refresh(1), str)
+    await over.set("a", 1)
+    await over.set(1, 1)  # type: ignore[arg-type]
     assert_type(await over(1), str)
     await over.cache_clear()
     assert_type(await tiers.delete("a"), bool)

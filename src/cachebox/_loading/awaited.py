@@ -91,10 +91,15 @@ async def get_or_set(
 
 def start_refresh(refresh: Refresh) -> bool:
     """Load a value anew in a task. False: no event loop runs here, so a later call has to."""
+    return run_in_task(refresh, partial(_refresh, refresh))
+
+
+def run_in_task(refresh: Refresh, make: Callable[[], Any]) -> bool:
+    """Have a refresh done by a task, which runs the coroutine that ``make()`` returns. False: no event loop runs."""
     loop = asyncio._get_running_loop()
     if loop is None:
         return False
-    refresh.hand_to(_start(_refresh(refresh)), partial(tasks.goes_on, ref(loop)))
+    refresh.hand_to(start(make()), partial(tasks.goes_on, ref(loop)))
     return True
 
 
@@ -118,7 +123,7 @@ async def _served(cache: _AnyCache, key: Any) -> Any:
     return value
 
 
-def _start(coroutine: Any) -> asyncio.Task[None]:
+def start(coroutine: Any) -> asyncio.Task[None]:
     """A task, never an eager one. Whoever starts it keeps it: an event loop refers to its tasks weakly."""
     return asyncio.Task(coroutine, loop=asyncio.get_running_loop())
 
@@ -311,7 +316,7 @@ class _Load:
         self._source = source
         self._futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
         self._has_begun = self._is_over = self._looks = False
-        self._task = _start(self._run())
+        self._task = start(self._run())
         self._course = Course(self._task, tasks.current()[1])
 
     def add(self, key: Any, lead: Leader) -> None:

@@ -223,12 +223,19 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
 
 cdef int check_loading(dict options) except -1:
     """Check the options that have to do with loading."""
-    cdef double share
     for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
         if options.get(name) is not None and options.get("loader") is None:
             raise ValueError(f"{name} needs loader: what is to load the values anew?")
     if options.get("loader") is not None:
         Loader(options["loader"], CacheStats())
+    check_refreshing(options)
+    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
+    return 0
+
+
+def check_refreshing(options):
+    """Check `refresh_ahead`, `stale_ttl` and `early_refresh`; TypeError or ValueError where they make no sense."""
+    cdef double share
     for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
         given = options.get(name)
         if given is None:
@@ -239,5 +246,3 @@ cdef int check_loading(dict options) except -1:
         if not 0.0 < share < bound:
             raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
     lifetime_of(options.get("stale_ttl"), "stale_ttl")
-    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
-    return 0

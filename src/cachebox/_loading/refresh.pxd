@@ -20,6 +20,7 @@ cdef class Refresh:
     cdef double lifetime            # what the entry had, and will have
     cdef bint tagged                # once the entry is gone its tags are, and a new value must not go without
     cdef uint32_t forks             # the process whose pool has it
+    cdef bint by_call               # a decorated call does it, not the cache's loader
     cdef Flight flight              # for those who find nothing to serve; None: it has not begun
     cdef object task                # that loads, for an event loop knows its tasks only weakly; None: a thread does
     cdef object goes_on             # says whether its event loop runs
@@ -32,4 +33,8 @@ cdef class Refresh:
 
 cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL
 cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL
+cdef PyObject* find_servable(
+    Store store, object key, uint64_t h, double ahead, double stale, double early, bint* due
+) except? NULL
+cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, double early, bint by_call)
 cdef object flight_of(Store store, object key)

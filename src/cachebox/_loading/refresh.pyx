@@ -43,7 +43,7 @@ cdef class Refresh:
     def begin(self):
         """Whether the value is still to be loaded anew."""
         cdef Flight flight
-        if self.is_void() or self.store.loader is None:
+        if self.is_void() or (self.store.loader is None and not self.by_call):
             return False
         flight = new_flight(self.store.guard)
         if self.task is not None:
@@ -65,6 +65,11 @@ cdef class Refresh:
                 self.lifetime = self.store.lifetime_for(BY_VALUE, self.key, value)
             if weight <= self.store.bound_weight:
                 self.land(value, weight)
+        self.store.note_success("refresh")
+
+    def succeeded(self):
+        """A call was made anew, and its result is where it belongs."""
+        self.count(REFRESHES)
         self.store.note_success("refresh")
 
     def failed(self, error):
@@ -205,18 +210,34 @@ cdef bint join(object known) except -1:
 
 
 cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
-    cdef Operation op
-    cdef double now = store.now(0.0), early = eager_seconds(store), end
-    cdef uint32_t i
+    cdef double early = eager_seconds(store)
     cdef bint due = False
+    cdef PyObject* value = find_servable(store, key, h, store.ahead, store.stale, early, &due)
+    if due:
+        try:
+            start_refresh(store, key, h, early)
+        except:
+            decref(value)
+            raise
+    return value
+
+
+cdef PyObject* find_servable(
+    Store store, object key, uint64_t h, double ahead, double stale, double early, bint* due
+) except? NULL:
+    """The same without starting a refresh. Tells whether one is due."""
+    cdef Operation op
+    cdef double now = store.now(0.0), end
+    cdef uint32_t i
     cdef PyObject* value = NULL
+    due[0] = False
     start(&op)
     try:
         i = store.find_to_change(key, h, &op)
         if i != 0 and store.table.entries[i].value != NULL:
             end = deadline(&store.expiry, i)
-            if end + store.stale > now:
-                due = is_due(store, i, now, early)
+            if end + stale > now:
+                due[0] = is_due(store, i, now, ahead, early)
                 if end > now:
                     store.note_hit(i, now, &op)
                 else:                           # a hit, but it prolongs nothing
@@ -231,12 +252,6 @@ cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
         release(store.lock)
     finally:
         store.finish_with(&op, value)
-    if due:
-        try:
-            start_refresh(store, key, h, early)
-        except:
-            decref(value)
-            raise
     return value
 
 
@@ -255,18 +270,31 @@ cdef double eager_seconds(Store store) except -1.0:
     return -seconds * store.eagerness * log(1.0 - <double>random())
 
 
-cdef bint is_due(Store store, uint32_t i, double now, double early) noexcept:
+cdef bint is_due(Store store, uint32_t i, double now, double ahead, double early) noexcept:
     """Whether entry i, which has a value, is to be loaded anew. Under the lock."""
     cdef double end = deadline(&store.expiry, i)
     if end <= now:
         return True
     if store.modes & IDLES:
         end = store.expiry.lifetimes[i]         # a hit has just put the other end off
-    return end < INFINITY and store.modes & AHEAD and (end - now < store.ahead * store.spans[i] or end - now <= early)
+    return end < INFINITY and store.modes & AHEAD and (end - now < ahead * store.spans[i] or end - now <= early)
 
 
 cdef int start_refresh(Store store, object key, uint64_t h, double early) except -1:
     """Have a due entry loaded anew, unless that is under way."""
+    cdef Refresh refresh = open_refresh(store, key, h, store.ahead, early, False)
+    if refresh is not None:
+        if (<Loader>store.loader).is_async:
+            from cachebox._loading.awaited import start_refresh as submit
+        else:
+            from cachebox._loading.refresh_pool import submit
+        if not submit(refresh):
+            refresh.end()
+    return 0
+
+
+cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, double early, bint by_call):
+    """A refresh of a due entry, which has to be begun or ended; None: one is under way, or the entry is not due."""
     cdef Refresh refresh = Refresh.__new__(Refresh), known
     cdef Operation op
     cdef double now
@@ -276,6 +304,7 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
     refresh.key = key
     refresh.h = h
     refresh.forks = forks
+    refresh.by_call = by_call
     refresh.watch = Watch.__new__(Watch)
     refresh.watch.store = store
     refresh.watch.only_writes = True
@@ -284,13 +313,13 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
         if known is refresh:
             break
         if known.forks == forks and (known.goes_on is None or known.goes_on()):
-            return 0
+            return None
         store.refreshes.pop(key, None)          # of the process that forked, or of a loop that has ended: it never ends
     start(&op)
     try:
         now = store.now(0.0)
         i = store.find_to_change(key, h, &op)
-        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, early):    # still
+        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, ahead, early):     # still
             refresh.lifetime = store.spans[i]
             refresh.tagged = store.modes & TAGGED and i < store.labels.known and store.labels.chains[i] != NULL
             opened = refresh.watch.open(i)
@@ -300,12 +329,7 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
         raise
     finally:
         store.finish(&op)
-    if opened:
-        if (<Loader>store.loader).is_async:
-            from cachebox._loading.awaited import start_refresh as submit
-        else:
-            from cachebox._loading.refresh_pool import submit
-        opened = submit(refresh)
     if not opened:
         refresh.end()
-    return 0
+        return None
+    return refresh

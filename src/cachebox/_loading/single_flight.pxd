@@ -89,6 +89,8 @@ cdef PyObject* NOTHING              # what stands for "there is none": what a lo
 
 cdef Leader new_leader(Store store)
 cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ticket)
+cdef Leader leader_by_watch(Store store, Watch watch)
+cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1
 cdef int land(
     Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,

@@ -458,6 +458,49 @@ cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ti
         flight.copier = store.copier
 
 
+cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1:
+    """Let a leader load a key whatever value it has, and whoever is loading it: what those get is not stored.
+
+    The value stays until the new one lands, and whoever writes the key meanwhile wins.
+    """
+    cdef Operation op
+    cdef uint32_t i
+    cdef bint opened
+    cdef Watch watch = Watch.__new__(Watch)
+    watch.store = store
+    watch.only_writes = True
+    start(&op)
+    try:
+        i = store.find_to_change(key, h, &op)
+        if i != 0:
+            store.touch_watches(i, False)
+            if store.table.entries[i].value != NULL:
+                leader.alone = watch
+            else:
+                reserve(&store.table.entries[i], NULL)
+        elif store.prepare(False):
+            i = store.engine.insert(<PyObject*>key, h)
+        opened = i != 0 and take_off(store, i, leader, &op)
+        release(store.lock)
+        if not opened:
+            raise MemoryError("no memory left to load an entry")
+    finally:
+        store.finish(&op)
+    return 0
+
+
+cdef Leader leader_by_watch(Store store, Watch watch):
+    """Somebody who has loaded a key that was watched meanwhile; None: it was written."""
+    cdef Leader leader = new_leader(store)
+    acquire(store.lock)
+    if watch.i != 0 and not watch.touched:
+        leader.alone = watch
+        leader.place.i = watch.i
+        store.loads += 1
+    release(store.lock)
+    return leader if leader.place.i != 0 else None
+
+
 cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexcept:
     """Let the leader load the key of a reserved entry, under the lock. False: no memory."""
     leader.place.i = i
@@ -465,7 +508,8 @@ cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexce
         reserve(&store.table.entries[i], &leader.place)
     elif not leader.alone.open(i):
         leader.place.i = 0
-        store.drop_reserved(i, op)
+        if store.table.entries[i].value == NULL:
+            store.drop_reserved(i, op)
         return False
     store.loads += 1
     return True

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 @with_own_get
 class DistributedCache(Common, BlockingFront):
-    """A cache in two tiers: a `Cache` in the process, and Redis or Valkey behind it, shared by many processes.
+    """A cache in two tiers: a `Cache` in the process, and Redis, Valkey or a folder behind it, shared by many processes.
 
     Args:
         redis_host, redis_port, redis_db: where the server is, unless `url` or `client` says so.
         max_size: the most entries of the first tier, an int from 1 on; None: no bound.
         default_ttl: how long an entry lives unless `set` says otherwise: seconds or a `timedelta`; None: for ever.
         url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+sentinel://host[,host]/service``. A server that
-            belongs to a cluster is asked for the others.
+            belongs to a cluster is asked for the others. Or ``file:///directory``, without a server: a folder that the
+            processes of one machine share; or ``memory://``: a private one.
         client: a ready client of redis-py or valkey-py itself, of which the address and credentials are used; it stays
             open.
         namespace: what the names on the server begin with; caches with the same one share their entries.
@@ -47,9 +48,20 @@ class DistributedCache(Common, BlockingFront):
         on_unavailable: ``"local"``: while no server can be reached, serve what the first tier holds and compute the
             rest; ``"raise"``: raise `BackendUnavailable`. Writes raise it in both modes.
         isolate: whether every hit returns a value of its own.
+        name: what it is called in `cachebox.caches()` and in metrics, a str; None: nothing.
+        jitter: the share, from 0 to 1, by which chance shortens every lifetime at most.
+        stale_ttl: seconds, or a `timedelta`, for which an entry is kept on the server beyond its end, 49 days at most.
+            `get_or_set` and decorated calls serve it meanwhile, as long as one process of all computes a newer value in
+            the background, or cannot; for all else it has ended. None: not at all.
         refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which `get_or_set` and decorated
             calls have it computed anew in the background, by one process of all; None: never.
+        compress: ``"zlib"`` or ``"zstd"``: values of 2 KB and more are compressed where that saves a fifth; None: none
+            are. ``"zstd"`` needs Python 3.14 or the extra ``zstd``; a process without it counts a miss.
         max_connections: the most connections to each server, an int from 1 on; the link comes on top.
+        size_limit: of a folder, the most bytes that it takes on the disk, an int or a text such as ``"500MB"``; 32 MiB
+            at least.
+        durability: of a folder, ``"process"``: what was written survives the process; ``"machine"``: a power cut, too,
+            for which each write waits.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
     where ``on_unavailable="raise"`` and there is no server.
@@ -71,6 +83,11 @@ class DistributedCache(Common, BlockingFront):
 
     def _get(self, key: Any, default: Any) -> Any:
         """`get`, where the first tier cannot tell."""
+        at_once = self._core.at_once
+        if at_once is not None:
+            value = at_once.get(key)
+            if value is not MISSING:
+                return default if value is at_once.absent else value
         return self._driver.run(self._core.get(key, default))
 
     def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
@@ -85,7 +102,9 @@ class DistributedCache(Common, BlockingFront):
         Raises `BackendUnavailable` where the server was not reached; TypeError or ValueError, and changes nothing, for
         bad input.
         """
-        self._driver.run(self._core.set(key, value, ttl, tags))
+        at_once = self._core.at_once
+        if at_once is None or tags or not at_once.set(key, value, ttl):
+            self._driver.run(self._core.set(key, value, ttl, tags))
 
     def delete(self, key: str) -> bool:
         """Remove a key everywhere. True where a live entry was removed. One round trip."""
@@ -99,6 +118,24 @@ class DistributedCache(Common, BlockingFront):
         once when this returns, and at most once when it raises. TypeError where `amount` or the value is not an int.
         """
         return self._driver.run(self._core.increment(key, amount))
+
+    def add(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> bool:
+        """Store a value where there is no live entry. True where it was stored: of all processes, one wins. One round
+        trip. Arguments and errors are those of `set`. Where it raises `BackendUnavailable`, it may have been stored."""
+        return self._driver.run(self._core.add(key, value, ttl, tags))
+
+    def compute(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        """Replace a value by ``fn(value)``, as one step over all processes, and return the new one.
+
+        Args:
+            key: a str.
+            fn: called with the value, or with `MISSING` where there is none; what it returns is stored, and `MISSING`
+                deletes the entry. It runs without any lock, and again if somebody else has written the key meanwhile.
+
+        An entry that is there keeps its lifetime and its tags; a new one gets `default_ttl`. Two round trips. Raises
+        what `fn` raises, and `BackendUnavailable`, after which it may have been stored.
+        """
+        return self._driver.run(self._core.compute(key, fn))
 
     def get_or_set(
         self,
@@ -136,9 +173,12 @@ class DistributedCache(Common, BlockingFront):
         """The values of those keys that have one. One round trip per server for all that the first tier cannot tell."""
         return self._driver.run(self._core.get_many(keys))
 
-    def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
-        """Store many values. One round trip per server. TypeError, and nothing stored, where one cannot be encoded."""
-        self._driver.run(self._core.set_many(mapping, ttl))
+    def set_many(
+        self, mapping: Mapping[str, Any], ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()
+    ) -> None:
+        """Store many values, all with the same tags. One round trip per server. TypeError, and nothing stored, where
+        one cannot be encoded."""
+        self._driver.run(self._core.set_many(mapping, ttl, tags))
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove many keys; returns how many live entries were removed. One round trip per server."""
@@ -260,13 +300,20 @@ class AsyncDistributedCache(Common, Front):
     async def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, from the first tier or else from the server; `default` where neither has it."""
         value = self._quick(key, MISSING)
+        at_once = self._core.at_once
+        if value is MISSING and at_once is not None:
+            value = at_once.get(key)
+            if value is at_once.absent:
+                return default
         if value is not MISSING:
             return value
         return await self._driver.run(self._core.get(key, default))
 
     async def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
         """Store a value on the server, and drop the key from every first tier."""
-        await self._driver.run(self._core.set(key, value, ttl, tags))
+        at_once = self._core.at_once
+        if at_once is None or tags or not at_once.set(key, value, ttl):
+            await self._driver.run(self._core.set(key, value, ttl, tags))
 
     async def delete(self, key: str) -> bool:
         """Remove a key everywhere. True where a live entry was removed."""
@@ -275,6 +322,14 @@ class AsyncDistributedCache(Common, Front):
     async def increment(self, key: str, amount: int = 1) -> int:
         """Add `amount` to the int stored under `key`, on the server, and return the sum."""
         return await self._driver.run(self._core.increment(key, amount))
+
+    async def add(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> bool:
+        """Store a value where there is no live entry. True where it was stored: of all processes, one wins."""
+        return await self._driver.run(self._core.add(key, value, ttl, tags))
+
+    async def compute(self, key: str, fn: Callable[[Any], Any]) -> Any:
+        """Replace a value by ``fn(value)``, as one step over all processes, and return the new one. `fn` is plain."""
+        return await self._driver.run(self._core.compute(key, fn))
 
     async def get_or_set(
         self,
@@ -306,9 +361,11 @@ class AsyncDistributedCache(Common, Front):
         """The values of those keys that have one."""
         return await self._driver.run(self._core.get_many(keys))
 
-    async def set_many(self, mapping: Mapping[str, Any], ttl: Seconds | None = None) -> None:
-        """Store many values."""
-        await self._driver.run(self._core.set_many(mapping, ttl))
+    async def set_many(
+        self, mapping: Mapping[str, Any], ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()
+    ) -> None:
+        """Store many values, all with the same tags."""
+        await self._driver.run(self._core.set_many(mapping, ttl, tags))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Remove many keys; returns how many live entries were removed."""

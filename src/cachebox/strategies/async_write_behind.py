@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -14,9 +15,11 @@ from cachebox._platform.at_fork import renew_in_child
 from cachebox.cache import MISSING
 from cachebox.strategies.async_write_through import AsyncWriteThrough
 from cachebox.strategies.backlog import Until
+from cachebox.strategies.cache_methods import UNKNOWN
 from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.watches import Watch
 from cachebox.strategies.write_behind import WriteBehind
 
 LOOKS_EVERY = 1.0
@@ -46,15 +49,22 @@ class AsyncWriteBehind(AsyncWriteThrough):
         self._in_loop = _StoreInLoop(self._store)
         self._behind = WriteBehind(cache, self._in_loop, on_full="raise", **options)
         self._side.doubts = self._behind._side.doubts   # of what the journal replayed
+        self._watches = self._behind._watches
 
     async def get(self, key: Any, default: Any = None) -> Any:
         """The newest value that was accepted, from the queue or the cache, else from the store; else `default`."""
-        write = self._behind._queue.find(key)
-        if write is not None:
-            return default if write.value is MISSING else write.value
+        value = self._pending(key)
+        if value is not UNKNOWN:
+            return default if value is MISSING else value
         if key in self._behind._backlog.setting:        # in the store by now perhaps, but not yet in the cache
             return await self._get_past(key, default)
         return await super().get(key, default)
+
+    def _pending(self, key: Any) -> Any:
+        return self._behind._pending(key)
+
+    async def _is_late(self, key: Any) -> bool:
+        return key in self._behind._backlog.setting or await self._side.doubted(key)
 
     async def _ask_store(self, key: Any) -> Any:
         write = self._behind._queue.find(key)   # it may have been accepted, and evicted, since `get` looked
@@ -89,9 +99,9 @@ class AsyncWriteBehind(AsyncWriteThrough):
             await self._accept(key, MISSING, numbers)
             return await self._side.delete(key) or had
 
-    async def set_many(self, mapping: Any, ttl: Any = None) -> None:
+    async def set_many(self, mapping: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
-        items = checked_items(self.cache, mapping, ttl)
+        items = checked_items(self.cache, mapping, ttl, tags)
         for key, value in items.items():
             self._behind._check_value(key, value)
         self._behind._backlog.check_open()
@@ -103,7 +113,7 @@ class AsyncWriteBehind(AsyncWriteThrough):
             except BaseException as error:      # those that there was room for are accepted
                 failure = error
             if numbers:
-                await self._side.set_many({key: items[key] for key in numbers}, ttl)
+                await self._side.set_many({key: items[key] for key in numbers}, ttl, tags)
         if failure is not None:
             raise failure
 
@@ -113,17 +123,39 @@ class AsyncWriteBehind(AsyncWriteThrough):
         self._behind._backlog.check_open()
         return sum([await self.delete(key) for key in doomed])
 
-    async def flush(self, timeout: float | None = None) -> bool:
+    async def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Any]) -> None:
+        while True:
+            if self._slow:
+                await asyncio.to_thread(self._behind._backlog.wait_until_settled_in, key)
+            with self._watches.over((key,)) as watch:
+                value = change(await self._newest(key))
+                if value is MISSING:
+                    return
+                async with self._accepted() as numbers:
+                    await self._accept(key, value, numbers, watch)
+                    if numbers:
+                        await tell(value)
+                        return
+
+    async def _save_unless_written(self, watch: Watch, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+        check_entry(self.cache, key, value, ttl, tags)
+        self._behind._check_value(key, value)
+        async with self._accepted() as numbers:
+            await self._accept(key, value, numbers, watch)
+            if numbers:
+                await self._side.set(key, value, ttl, tags)
+
+    async def flush(self, timeout: float | timedelta | None = None) -> bool:
         """See `WriteBehind.flush`."""
         self._in_loop.attach()
         return bool(await self._wait(self._behind._backlog.flush, timeout))
 
-    async def close(self, timeout: float | None = None) -> bool:
+    async def close(self, timeout: float | timedelta | None = None) -> bool:
         """See `WriteBehind.close`."""
         self._in_loop.attach()
         return bool(await self._wait(self._behind._backlog.close, timeout))
 
-    async def _wait(self, wait: Callable[..., Any], timeout: float | None, *arguments: Any) -> Any:
+    async def _wait(self, wait: Callable[..., Any], timeout: float | timedelta | None, *arguments: Any) -> Any:
         """Wait in a thread, which does not go on waiting when the task is cancelled."""
         until = Until(timeout)
         try:
@@ -164,15 +196,15 @@ class AsyncWriteBehind(AsyncWriteThrough):
         """See `WriteBehind.discard_dead_letters`."""
         return self._behind.discard_dead_letters()
 
-    async def _accept(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
+    async def _accept(self, key: Any, value: Any, numbers: dict[Any, int], watch: Watch | None = None) -> None:
         self._in_loop.attach()
         self._loads.pop(key, None)              # what is being loaded is older
         backlog = self._behind._backlog
         while True:
             try:
                 if not self._slow:
-                    return backlog.accept(key, value, numbers)
-                return await _to_the_end(backlog.accept, key, value, numbers)       # it waits for the disk
+                    return backlog.accept(key, value, numbers, watch)
+                return await _to_the_end(backlog.accept, key, value, numbers, watch)    # it waits for the disk
             except QueueFull:
                 if not self._waits:
                     raise

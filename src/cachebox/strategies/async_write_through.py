@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from cachebox._loading import tasks
 from cachebox._loading.single_flight import Flight
 from cachebox._platform.at_fork import renew_in_child
+from cachebox.cache import MISSING
+from cachebox.strategies.cache_methods import AsyncCacheMethods
 from cachebox.strategies.cache_side import AsyncCacheSide
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.key_locks import AsyncKeyLocks
-from cachebox.strategies.store import Store, awaited, check_cache, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.store import (
+    Store,
+    awaited,
+    check_cache,
+    check_entry,
+    check_key,
+    check_lifetime,
+    checked_items,
+    checked_keys,
+)
+from cachebox.strategies.watches import Watch, Watches
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
-class AsyncWriteThrough:
+class AsyncWriteThrough(AsyncCacheMethods):
     """`WriteThrough` with methods to await, for one event loop.
 
     Args:
@@ -33,7 +52,9 @@ class AsyncWriteThrough:
         self._side = AsyncCacheSide(cache)
         self._cache_loads = self._store.load is not None and iscoroutinefunction(cache.get_or_set)
         self._locks = AsyncKeyLocks()
+        self._watches = Watches()
         self._loads: dict[Any, Flight] = {}
+        self._makes: dict[Any, Flight] = {}                 # those of `get_or_set`
         self._tasks: set[asyncio.Task[None]] = set()        # those that load: the event loop keeps them weakly
         renew_in_child(self)
 
@@ -52,7 +73,7 @@ class AsyncWriteThrough:
         while True:
             load = self._loads.get(key)
             if load is None or load.lost():
-                load = self._begin_to_load(key)
+                load = self._begin(self._loads, key, self._load)
             if not await tasks.over(load):      # it would wait for itself
                 return await self._get_past(key, default)
             if not load.was_abandoned:
@@ -86,10 +107,10 @@ class AsyncWriteThrough:
         """What a load gives; KeyError where there is none."""
         return await awaited(self._store.load(key))
 
-    def _begin_to_load(self, key: Any) -> Flight:
+    def _begin(self, flights: dict[Any, Flight], key: Any, work: Callable[[Any, Flight], Any]) -> Flight:
         """Load in a task of its own: who is cancelled does not take the others along."""
-        load = self._loads[key] = Flight()
-        task = asyncio.ensure_future(self._load(key, load))
+        load = flights[key] = Flight()
+        task = asyncio.ensure_future(work(key, load))
         load.hand_to(task, tasks.current()[1])
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -116,6 +137,7 @@ class AsyncWriteThrough:
         """Save a value in the store, then set it in the cache."""
         check_entry(self.cache, key, value, ttl, tags)
         async with self._locks.hold((key,)):
+            self._watches.note((key,))
             await awaited(self._store.save(key, value))
             self._loads.pop(key, None)          # what is being loaded is older
             await self._side.set(key, value, ttl, tags)
@@ -125,6 +147,7 @@ class AsyncWriteThrough:
         check_key(self.cache, key)
         delete = self._store.delete
         async with self._locks.hold((key,)):
+            self._watches.note((key,))
             try:
                 had = await awaited(delete(key))
             except KeyError:
@@ -132,19 +155,20 @@ class AsyncWriteThrough:
             self._loads.pop(key, None)
             return await self._side.delete(key) or had is True
 
-    async def set_many(self, mapping: Any, ttl: Any = None) -> None:
+    async def set_many(self, mapping: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """Save every item in the store, by one `save_many` if it has that, then set them in the cache."""
-        items = checked_items(self.cache, mapping, ttl)
+        items = checked_items(self.cache, mapping, ttl, tags)
         if self._store.save_many is None:
             for key, value in items.items():
-                await self.set(key, value, ttl)
+                await self.set(key, value, ttl, tags=tags)
             return
         if items:
             async with self._locks.hold(items):
+                self._watches.note(items)
                 await awaited(self._store.save_many(dict(items)))
                 for key in items:
                     self._loads.pop(key, None)
-                await self._side.set_many(items, ttl)
+                await self._side.set_many(items, ttl, tags)
 
     async def delete_many(self, keys: Any) -> int:
         """Delete keys from the store, by one `delete_many` if it has that, then from the cache. Returns how many of
@@ -156,11 +180,77 @@ class AsyncWriteThrough:
         if not doomed:
             return 0
         async with self._locks.hold(doomed):
+            self._watches.note(doomed)
             await awaited(delete_many(list(doomed)))
             for key in doomed:
                 self._loads.pop(key, None)
             return await self._side.delete_many(doomed)
 
+    async def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Any]) -> None:
+        async with self._locks.hold((key,)):
+            value = change(await self._newest(key))
+            if value is not MISSING:
+                self._watches.note((key,))
+                await awaited(self._store.save(key, value))
+                self._loads.pop(key, None)      # what is being loaded is older
+                await tell(value)
+
+    async def get_or_set(self, key: Any, factory: Callable[[], Any], ttl: Any = None, *, tags: Any = ()) -> Any:
+        """The value of a key, from the cache or the store; where neither has it, what the factory returns, awaited if
+        need be, written to the store and then in the cache. See `WriteThrough.get_or_set`."""
+        check_key(self.cache, key)
+        check_lifetime(self.cache, ttl)
+        if not callable(factory):
+            raise TypeError(f"factory must be callable, not {type(factory).__name__}")
+        while True:
+            value = await self.get(key, MISSING)
+            if value is not MISSING:
+                return value
+            make = self._makes.get(key)
+            if make is None or make.lost():
+                make = self._begin(self._makes, key, partial(self._make, factory, ttl, tags))
+            if not await tasks.over(make):      # it would wait for itself
+                return await awaited(factory())
+            if not make.was_abandoned:
+                return make.get()
+
+    async def _make(self, factory: Callable[[], Any], ttl: Any, tags: Any, key: Any, make: Flight) -> None:
+        """Call the factory, and write what it makes, unless somebody has written the key meanwhile."""
+        try:
+            with make, self._watches.over((key,)) as watch:
+                value = await self.get(key, MISSING)        # written since the caller looked
+                if value is MISSING:
+                    value = await awaited(factory())
+                    await self._save_unless_written(watch, key, value, ttl, tags)
+            make.land(value)
+        except Exception as error:
+            make.crash(error)
+        finally:
+            if self._makes.get(key) is make:
+                del self._makes[key]
+            make.give_up()
+
+    async def _save_unless_written(self, watch: Watch, key: Any, value: Any, ttl: Any, tags: Any) -> None:
+        async with self._locks.hold((key,)):
+            if not watch.was_written:
+                self._watches.note((key,), watch)
+                await awaited(self._store.save(key, value))
+                self._loads.pop(key, None)
+                await self._side.set(key, value, ttl, tags)
+
+    async def close(self, timeout: float | timedelta | None = None) -> bool:
+        """True: nothing is ever pending. The cache stays open, for it is whose it was."""
+        return True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
     def _after_fork(self) -> None:
         """In the child of a fork: nobody loads for us in the parent's event loop."""
         self._loads = {}
+        self._makes = {}

@@ -8,9 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
@@ -19,8 +21,9 @@ from cachebox.strategies.delivery import Delivery, pause_after
 from cachebox.strategies.draining import drain_at_exit
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
-from cachebox.strategies.options import at_most_a_wait, check_seconds
+from cachebox.strategies.options import at_most_a_wait, checked_seconds
 from cachebox.strategies.store import Store
+from cachebox.strategies.watches import Watch, Watches
 from cachebox.strategies.write_queue import Write, WriteQueue
 
 LINGERS = 5.0
@@ -66,6 +69,7 @@ class Backlog:
         self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when it is called
         self._not_before = 0.0                  # when the store, which seems to be down, is to be asked again
         self.crowd = 0                          # who waits for room
+        self.watches = Watches()                # of those who read a key to write it
         self.setting: dict[Any, int] = {}       # key: the newest write whose caller is not done with it
         self._unsynced: dict[int, _Accepted] = {}       # in the journal, and soon on the disk; by number there
         self._letters = DeadLetters(on_dead_letter)
@@ -92,7 +96,7 @@ class Backlog:
     def _make_locks(self) -> None:
         # It guards all the rest, the queue and the journal. Re-entrant: comparing keys, a signal handler or a
         # finalizer may write in the middle of a write.
-        self._lock = threading.RLock()
+        self._lock = Section()
         self._news = threading.Condition(self._lock)        # for the thread: there is something to do
         self._progress = threading.Condition(self._lock)    # for all others: a write was settled, or the thread ended
 
@@ -103,16 +107,19 @@ class Backlog:
         if self.closing:
             raise RuntimeError(_CLOSED)
 
-    def accept(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
+    def accept(self, key: Any, value: Any, numbers: dict[Any, int], watch: Watch | None = None) -> None:
         """Put a write into the journal and into the queue, and its number, for `done_with`, into `numbers`.
 
+        `watch`: where that says that the key was written meanwhile, nothing is accepted, and `numbers` stays empty.
         RuntimeError after `close`, `QueueFull` where there is no room and none is waited for, TypeError where the
         journal cannot hold it, OSError where it cannot be written; then nothing has changed.
         """
         journal = self.journal
         payload = b"" if journal is None else journal.encode(key, value)
         write = None if journal is None or not journal.waits_for_disk else _Accepted(key, value, numbers)
-        while not self._accept_if_there_is_room(key, value, numbers, payload, write):
+        while not self._accept_if_there_is_room(key, value, numbers, payload, write, watch):
+            if watch is not None and watch.was_written:
+                return
             self.wait_until_there_is_room(key, Until())
         if journal is not None:
             if self._full.is_on:
@@ -125,7 +132,13 @@ class Backlog:
             self._start_thread()
 
     def _accept_if_there_is_room(
-        self, key: Any, value: Any, numbers: dict[Any, int], payload: bytes, write: _Accepted | None
+        self,
+        key: Any,
+        value: Any,
+        numbers: dict[Any, int],
+        payload: bytes,
+        write: _Accepted | None,
+        watch: Watch | None,
     ) -> bool:
         journal = self.journal
         older = None
@@ -134,6 +147,9 @@ class Backlog:
                 if self.closing or not self.queue.has_room_for(key):
                     self._refuse_to_wait_for_room()
                     return False
+                if watch is not None and watch.was_written:
+                    return False
+                self.watches.note((key,), watch)
                 if journal is None:
                     older = self._enqueue(key, value, numbers, 0)       # dropped without the lock: its __del__ may run
                     return True
@@ -219,6 +235,12 @@ class Backlog:
                 self.queue.promised = len(self._unsynced)
             self._progress.notify_all()
         del older
+
+    def wait_until_settled_in(self, key: Any) -> None:
+        """Return when no write of a key is on its way to the disk: until then it is recorded, but not accepted."""
+        with self._lock:
+            while any(write.key == key for write in list(self._unsynced.values())):
+                self._progress.wait(LOOKS_EVERY)
 
     def wait_until_there_is_room(self, key: Any, until: Until) -> None:
         """Return when `accept` may be tried again, or nobody waits any more."""
@@ -570,17 +592,15 @@ class Backlog:
 
 
 class Until:
-    """When to give up waiting, which somebody else may change. Seconds from now; None: never.
+    """When to give up waiting, which somebody else may change. Seconds from now, or a timedelta; None: never.
 
     Raises ValueError or TypeError where `timeout` is none.
     """
 
     __slots__ = ("at",)
 
-    def __init__(self, timeout: float | None = None) -> None:
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        self.at = float("inf") if timeout is None else time.monotonic() + timeout
+    def __init__(self, timeout: float | timedelta | None = None) -> None:
+        self.at = float("inf") if timeout is None else time.monotonic() + checked_seconds("timeout", timeout)
 
     def left(self) -> float:
         """Seconds until then; less than 0 where it is over."""

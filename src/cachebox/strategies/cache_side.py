@@ -14,7 +14,7 @@ from typing import Any
 from cachebox._platform.at_fork import renew_in_child
 from cachebox._platform.section import Section
 from cachebox._platform.trouble import Trouble
-from cachebox.strategies.store import awaited, set_in
+from cachebox.strategies.store import awaited, contained, with_tags
 
 MOST_DOUBTS = 100_000
 """Keys that are doubted one by one; if there are more, the cache is to forget everything."""
@@ -100,20 +100,39 @@ class CacheSide:
     def set(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
         """Set a value in the cache, or at least have it forget an older one."""
         try:
-            set_in(self.cache, key, value, ttl, tags)
+            self.cache.set(key, value, ttl, **with_tags(tags))
         except BaseException:
             self.forget((key,))
             raise
         self._told((key,))
 
-    def set_many(self, items: Mapping[Any, Any], ttl: Any) -> None:
+    def increment(self, key: Any, amount: int, sum_: int) -> None:
+        """Have the cache hold a sum, with lifetime and tags as they are where it holds what was added to."""
+        is_done = False
+        try:
+            if not (self.doubts and key in self.doubts) and contained(self.cache, key):
+                is_done = self.cache.increment(key, amount) == sum_
+        except TypeError:                       # it holds something that is no int
+            pass
+        except BaseException:
+            self.forget((key,))
+            raise
+        if not is_done:
+            self.set(key, sum_, None, ())
+
+    def fill(self, items: Mapping[Any, Any]) -> None:
+        """Put what was loaded into the cache, but where that has something. What fails is loaded again."""
+        if items and hasattr(self.cache, "warm"):
+            self.cache.warm(items)
+
+    def set_many(self, items: Mapping[Any, Any], ttl: Any, tags: Any) -> None:
         """`set` for many, in one go where the cache can do that."""
         try:
             if hasattr(self.cache, "set_many"):
-                self.cache.set_many(items, ttl)
+                self.cache.set_many(items, ttl, **with_tags(tags))
             else:
                 for key, value in items.items():
-                    self.cache.set(key, value, ttl)
+                    self.cache.set(key, value, ttl, **with_tags(tags))
         except BaseException:
             self.forget(items)
             raise
@@ -189,20 +208,44 @@ class AsyncCacheSide:
     async def set(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
         """Set a value in the cache, or at least have it forget an older one."""
         try:
-            await awaited(set_in(self.cache, key, value, ttl, tags))
+            await awaited(self.cache.set(key, value, ttl, **with_tags(tags)))
         except BaseException as error:
             await self._failed((key,), error)
             raise
         await self._told((key,))
 
-    async def set_many(self, items: Mapping[Any, Any], ttl: Any) -> None:
+    async def increment(self, key: Any, amount: int, sum_: int) -> None:
+        """Have the cache hold a sum, with lifetime and tags as they are where it holds what was added to."""
+        is_done = False
+        try:
+            if not (self.doubts and key in self.doubts) and await awaited(contained(self.cache, key)):
+                is_done = await awaited(self.cache.increment(key, amount)) == sum_
+        except TypeError:                       # it holds something that is no int
+            pass
+        except BaseException as error:
+            await self._failed((key,), error)
+            raise
+        if not is_done:
+            await self.set(key, sum_, None, ())
+
+    async def fill(self, items: Mapping[Any, Any]) -> None:
+        """Put what was loaded into the cache, but where that has something. What fails is loaded again."""
+        if items and hasattr(self.cache, "warm"):
+            await awaited(self.cache.warm(items))
+
+    async def forget(self, keys: Iterable[Any]) -> None:
+        """Have the cache forget keys, now or before they are asked for again."""
+        self.doubts.add(keys)
+        await self.settle()
+
+    async def set_many(self, items: Mapping[Any, Any], ttl: Any, tags: Any) -> None:
         """`set` for many, in one go where the cache can do that."""
         try:
             if hasattr(self.cache, "set_many"):
-                await awaited(self.cache.set_many(items, ttl))
+                await awaited(self.cache.set_many(items, ttl, **with_tags(tags)))
             else:
                 for key, value in items.items():
-                    await awaited(self.cache.set(key, value, ttl))
+                    await awaited(self.cache.set(key, value, ttl, **with_tags(tags)))
         except BaseException as error:
             await self._failed(items, error)
             raise

@@ -31,6 +31,7 @@ class Store:
             raise TypeError("store has coroutine functions for methods: use the strategy whose name begins with Async")
         self.given = given
         self.load = methods["load"]
+        self.load_many = methods["load_many"]
         self.save = methods["save"]
         self.save_many = methods["save_many"]
         self._delete = methods["delete"]
@@ -51,17 +52,15 @@ class Store:
         return self._delete_many
 
 
-def checked_items(cache: Any, mapping: Any, ttl: Any) -> dict[Any, Any]:
+def checked_items(cache: Any, mapping: Any, ttl: Any, tags: Any) -> dict[Any, Any]:
     """What `set_many` was given, checked as `cache.set` would."""
     if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
         raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
     items = dict(mapping.items())
     for key, value in items.items():
-        check_entry(cache, key, value, ttl, ())
+        check_entry(cache, key, value, ttl, tags)
     if not items:
-        check = getattr(cache, "_check_ttl", None)
-        if check is not None:
-            check(ttl)
+        check_lifetime(cache, ttl)
     return items
 
 
@@ -89,6 +88,13 @@ def check_entry(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> None:
         hash(key)
 
 
+def check_lifetime(cache: Any, ttl: Any) -> None:
+    """Raise what `cache.set` would raise because of a lifetime."""
+    check = getattr(cache, "_check_ttl", None)
+    if check is not None:
+        check(ttl)
+
+
 def check_key(cache: Any, key: Any) -> Any:
     """Raise what `cache.delete` would raise because of its argument, before anything is changed."""
     check = getattr(cache, "_check_key", None)
@@ -99,11 +105,15 @@ def check_key(cache: Any, key: Any) -> Any:
     return key
 
 
-def set_in(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> Any:
-    """`cache.set`, with tags only where there are some: not every cache has them."""
-    if tags:
-        return cache.set(key, value, ttl, tags=tags)
-    return cache.set(key, value, ttl)
+def with_tags(tags: Any) -> dict[str, Any]:
+    """Tags as a keyword argument, where there are some: not every cache has them."""
+    return {"tags": tags} if tags else {}
+
+
+def contained(cache: Any, key: Any) -> Any:
+    """Whether a cache has a key, or what is to be awaited for that."""
+    contains = getattr(cache, "contains", None)
+    return key in cache if contains is None else contains(key)
 
 
 async def awaited(result: Any) -> Any:

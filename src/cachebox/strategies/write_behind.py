@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from inspect import iscoroutinefunction
 from types import TracebackType
@@ -12,16 +13,18 @@ from typing import Any
 from cachebox._files.serializer import Encoding
 from cachebox.cache import MISSING
 from cachebox.strategies.backlog import Backlog, Until
+from cachebox.strategies.cache_methods import UNKNOWN, CacheMethods
 from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
-from cachebox.strategies.options import check_choice, check_int, check_seconds
+from cachebox.strategies.options import check_choice, check_int, checked_seconds
 from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.watches import Watch
 from cachebox.strategies.write_queue import WriteQueue
 
 
-class WriteBehind:
+class WriteBehind(CacheMethods):
     """A cache in front of a store that gets every write a little later, from a thread in the background.
 
     Args:
@@ -88,15 +91,15 @@ class WriteBehind:
         store: Any,
         *,
         batch_size: int = 100,
-        max_delay: float = 0.1,
+        max_delay: float | timedelta = 0.1,
         max_queue: int = 10_000,
         on_full: str = "block",
         retries: int | None = None,
-        backoff: float = 0.1,
-        max_backoff: float = 30.0,
+        backoff: float | timedelta = 0.1,
+        max_backoff: float | timedelta = 30.0,
         on_dead_letter: Any = None,
         journal: str | os.PathLike[str] | None = None,
-        exit_timeout: float = 10.0,
+        exit_timeout: float | timedelta = 10.0,
         serializer: Any = "json",
         secret: bytes | str | None = None,
         durability: str = "process",
@@ -105,10 +108,10 @@ class WriteBehind:
             check_int(name, given, least)
         if retries is not None:
             check_int("retries", retries, 0)
-        for name, number in (("max_delay", max_delay), ("exit_timeout", exit_timeout)):
-            check_seconds(name, number)
-        for name, number in (("backoff", backoff), ("max_backoff", max_backoff)):
-            check_seconds(name, number, finite=True)
+        max_delay = checked_seconds("max_delay", max_delay)
+        exit_timeout = checked_seconds("exit_timeout", exit_timeout)
+        backoff = checked_seconds("backoff", backoff, finite=True)
+        max_backoff = checked_seconds("max_backoff", max_backoff, finite=True)
         check_choice("on_full", on_full, ("block", "raise"))
         check_choice("durability", durability, ("process", "power"))
         if on_dead_letter is not None and not callable(on_dead_letter):
@@ -137,6 +140,7 @@ class WriteBehind:
             exit_timeout=exit_timeout,
         )
         self._queue = self._backlog.queue
+        self._watches = self._backlog.watches
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -145,18 +149,24 @@ class WriteBehind:
 
         One load per key at a time, as in `Cache.get_or_set`. Raises what the store raises, but for KeyError.
         """
-        write = self._queue.find(key)
-        if write is not None:
-            value = write.value
+        value = self._pending(key)
+        if value is not UNKNOWN:
             return default if value is MISSING else value
-        # a write that is on its way into the cache may be in the store by now, and no longer in the queue
-        is_late = key in self._backlog.setting or self._side.doubted(key)
+        is_late = self._is_late(key)
         if self._store.load is None:
             return default if is_late else self.cache.get(key, default)
         try:
             return self._load(key) if is_late else self.cache.get_or_set(key, partial(self._load, key))
         except Absent:
             return default
+
+    def _pending(self, key: Any) -> Any:
+        write = self._queue.find(key)
+        return UNKNOWN if write is None else write.value
+
+    def _is_late(self, key: Any) -> bool:
+        # a write that is on its way into the cache may be in the store by now, and no longer in the queue
+        return key in self._backlog.setting or self._side.doubted(key)
 
     def _load(self, key: Any) -> Any:
         write = self._queue.find(key)           # it may have been accepted, and evicted, since `get` looked
@@ -211,9 +221,9 @@ class WriteBehind:
             raise
         return had
 
-    def set_many(self, mapping: Any, ttl: Any = None) -> None:
+    def set_many(self, mapping: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """`set` for every item of a mapping, after all of them have been checked."""
-        items = checked_items(self.cache, mapping, ttl)
+        items = checked_items(self.cache, mapping, ttl, tags)
         for key, value in items.items():
             self._check_value(key, value)
         self._backlog.check_open()
@@ -226,7 +236,7 @@ class WriteBehind:
             except BaseException as error:      # those that there was room for are accepted
                 failure = error
             if numbers:
-                self._side.set_many({key: items[key] for key in numbers}, ttl)
+                self._side.set_many({key: items[key] for key in numbers}, ttl, tags)
             self._made(numbers)
         except BaseException:
             self._failed(numbers)
@@ -239,6 +249,32 @@ class WriteBehind:
         doomed = checked_keys(self.cache, keys)
         self._backlog.check_open()
         return sum([self.delete(key) for key in doomed])
+
+    def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], None]) -> None:
+        while True:
+            self._backlog.wait_until_settled_in(key)
+            with self._watches.over((key,)) as watch:
+                value = change(self._newest(key))
+                if value is MISSING:
+                    return
+                numbers: dict[Any, int] = {}
+                try:
+                    self._backlog.accept(key, value, numbers, watch)
+                    if numbers:
+                        tell(value)
+                        self._made(numbers)
+                        return
+                except BaseException:
+                    self._failed(numbers)
+                    raise
+
+    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> None:
+        if value is MISSING:
+            raise TypeError("value must not be MISSING, which stands for a delete: use delete")
+        numbers: dict[Any, int] = {}
+        self._backlog.accept(key, value, numbers, watch)
+        if numbers:
+            self._backlog.done_with(numbers)    # the cache gets it from the caller
 
     def _check_value(self, key: Any, value: Any) -> None:
         """TypeError where a value cannot be accepted."""
@@ -262,11 +298,11 @@ class WriteBehind:
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
-    def flush(self, timeout: float | None = None) -> bool:
+    def flush(self, timeout: float | timedelta | None = None) -> bool:
         """Deliver what is pending, without waiting for more to go with it.
 
         Args:
-            timeout: seconds to wait at most; None: as long as it takes.
+            timeout: seconds to wait at most, or a `timedelta`; None: as long as it takes.
 
         Returns True only where everything that was accepted before the call has reached the store, be it as a later
         value of its key, what the journal replayed included. False where the time was over, or the store refused
@@ -274,12 +310,12 @@ class WriteBehind:
         """
         return self._backlog.flush(Until(timeout))
 
-    def close(self, timeout: float | None = None) -> bool:
+    def close(self, timeout: float | timedelta | None = None) -> bool:
         """Accept nothing more, and deliver what is pending. Returns what `flush` would.
 
         Args:
-            timeout: seconds to wait at most; None: as long as it takes. What was not delivered by then is only in the
-                journal, if there is one.
+            timeout: seconds to wait at most, or a `timedelta`; None: as long as it takes. What was not delivered by
+                then is only in the journal, if there is one.
 
         Called again, it waits again.
         """

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
+from cachebox.cache import MISSING
+from cachebox.strategies.cache_methods import CacheMethods
 from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.key_locks import KeyLocks
 from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.watches import Watch, Watches
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
-class WriteThrough:
+class WriteThrough(CacheMethods):
     """A cache in front of a store, which every write reaches first.
 
     Args:
@@ -39,6 +49,8 @@ class WriteThrough:
     >>> cache.set("b", 2)
     >>> rows["b"], cache.get("a"), cache.get("c", "nothing")
     (2, 1, 'nothing')
+    >>> cache.add("a", 5), cache.increment("b"), rows["b"]
+    (False, 3, 3)
     """
 
     def __init__(self, cache: Any, store: Any) -> None:
@@ -47,6 +59,7 @@ class WriteThrough:
         self._store = Store(store, "sync")
         self._side = CacheSide(cache)
         self._locks = KeyLocks()
+        self._watches = Watches()
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value of a key, loaded from the store if the cache has none; where the store has none, `default`.
@@ -55,22 +68,24 @@ class WriteThrough:
         """
         if self._store.load is None:
             return self.cache.get(key, default)
-
-        def load() -> Any:
-            try:
-                return self._store.load(key)
-            except KeyError as error:
-                raise Absent(key) from error
-
         try:
-            return load() if self._side.doubted(key) else self.cache.get_or_set(key, load)
+            if self._side.doubted(key):
+                return self._load(key)
+            return self.cache.get_or_set(key, partial(self._load, key))
         except Absent:
             return default
+
+    def _load(self, key: Any) -> Any:
+        try:
+            return self._store.load(key)
+        except KeyError as error:
+            raise Absent(key) from error
 
     def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """Save a value in the store, then set it in the cache. Arguments are those of `Cache.set`."""
         check_entry(self.cache, key, value, ttl, tags)
         with self._locks.hold((key,)):
+            self._watches.note((key,))
             self._store.save(key, value)
             self._side.set(key, value, ttl, tags)
 
@@ -82,27 +97,29 @@ class WriteThrough:
         check_key(self.cache, key)
         delete = self._store.delete
         with self._locks.hold((key,)):
+            self._watches.note((key,))
             try:
                 had = delete(key)
             except KeyError:
                 had = False
             return self._side.delete(key) or had is True
 
-    def set_many(self, mapping: Any, ttl: Any = None) -> None:
+    def set_many(self, mapping: Any, ttl: Any = None, *, tags: Any = ()) -> None:
         """Save every item in the store, by one `save_many` if it has that, then set them in the cache.
 
         Without `save_many` it is `set` for one after the other; where one fails, those before it are done.
         """
-        items = checked_items(self.cache, mapping, ttl)
+        items = checked_items(self.cache, mapping, ttl, tags)
         if self._store.save_many is None:
             for key, value in items.items():
-                self.set(key, value, ttl)
+                self.set(key, value, ttl, tags=tags)
             return
         if not items:
             return
         with self._locks.hold(items):
+            self._watches.note(items)
             self._store.save_many(dict(items))
-            self._side.set_many(items, ttl)
+            self._side.set_many(items, ttl, tags)
 
     def delete_many(self, keys: Any) -> int:
         """Delete keys from the store, by one `delete_many` if it has that, then from the cache. Returns how many
@@ -114,5 +131,32 @@ class WriteThrough:
         if not doomed:
             return 0
         with self._locks.hold(doomed):
+            self._watches.note(doomed)
             delete_many(list(doomed))
             return self._side.delete_many(doomed)
+
+    def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], None]) -> None:
+        with self._locks.hold((key,)):
+            value = change(self._newest(key))
+            if value is not MISSING:
+                self._watches.note((key,))
+                self._store.save(key, value)
+                tell(value)
+
+    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> None:
+        with self._locks.hold((key,)):
+            if not watch.was_written:
+                self._watches.note((key,), watch)
+                self._store.save(key, value)
+
+    def close(self, timeout: float | timedelta | None = None) -> bool:
+        """True: nothing is ever pending. The cache stays open, for it is whose it was."""
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -11,34 +11,39 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
+from random import random
 from typing import Any
 
+from cachebox._platform.awaitables import refuse_async, refuse_awaitable
 from cachebox.cache import MISSING
-from cachebox.distributed._near.near_cache import Fill, Tier
+from cachebox.distributed._near.near_cache import Fill, Tier, Write
 from cachebox.distributed._near.tracking import Link
 from cachebox.distributed._net.background import Helper
-from cachebox.distributed._net.effects import Effects, Failure
-from cachebox.distributed._net.servers import Unavailable, refusal_in
+from cachebox.distributed._net.effects import Effects, Failure, Run
+from cachebox.distributed._net.refusals import Unavailable, refusal_in
 from cachebox.distributed._net.topology import Topology
 from cachebox.distributed._ops.pending_invalidations import Owed
-from cachebox.distributed._wire.codec import COUNTER, LARGEST_INT, WHOLE, Codec, Undecodable
+from cachebox.distributed._wire.codec import COUNTER, LARGEST_INT, LONGEST_KEPT, WHOLE, Codec, Undecodable
 from cachebox.distributed._wire.keyspace import KeySpace, new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
 from cachebox.distributed._wire.scripts import (
+    ADD,
     DELETE,
     INCREMENT,
     READ,
+    SWAP,
     TOUCH,
     TTL,
     WRITE,
     Script,
     script_call,
 )
+from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendRefused, BackendUnavailable
-from cachebox.distributed.options import checked_key, checked_keys, checked_tags, milliseconds, seconds_of
+from cachebox.distributed.options import LONGEST, checked_key, checked_keys, checked_tags, milliseconds, seconds_of
 
-AT_ONCE = 1000                      # keys in one call of a script
 REAPED_EVERY = 5.0                  # seconds
 ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
 ATOMS = (str, int, float, bool, bytes, type(None))
@@ -50,11 +55,30 @@ log = logging.getLogger("cachebox")
 class Packed:
     """A value of a first tier that isolates: decoded anew for every hit."""
 
-    __slots__ = ("kind", "payload")
+    __slots__ = ("kind", "payload", "schema")
 
-    def __init__(self, kind: bytes, payload: bytes) -> None:
+    def __init__(self, kind: bytes, payload: bytes, schema: Schema | None) -> None:
         self.kind = kind
         self.payload = payload
+        self.schema = schema
+
+
+class Once:
+    """A write that is to be carried out once: how it has gone so far."""
+
+    __slots__ = ("breaks", "token", "was_sent")
+
+    def __init__(self) -> None:
+        self.token = new_token()
+        self.breaks = 0
+        self.was_sent = False
+
+
+def _plain_result(fn: Any, old: Any) -> Any:
+    """What a user's function makes of a value; TypeError where somebody would have to await it."""
+    value = fn(old)
+    refuse_awaitable("fn", value)
+    return value
 
 
 class Core:
@@ -72,6 +96,8 @@ class Core:
         invalidation: bool,
         is_local: bool,
         isolate: bool,
+        jitter: float = 0.0,
+        stale: float = 0.0,
     ) -> None:
         self.topology = topology
         self.codec = codec
@@ -81,9 +107,14 @@ class Core:
         self.max_staleness = max_staleness
         self.is_local = is_local
         self.isolate = isolate
+        self.jitter = jitter
+        self.kept = min(int(stale * 1000), LONGEST_KEPT)    # milliseconds that entries are kept beyond their end
         self.helper = Helper()
-        self.link = Link(topology, tier, self.helper, max_staleness, timeout) if invalidation else None
+        self.link = None
+        if invalidation and not topology.is_exact:
+            self.link = Link(topology, tier, self.helper, max_staleness, timeout)
         self.is_closed = False
+        self.at_once: Any = None                # the short ways, if there are some
         self._reported: set[str] = set()
         self.owed = Owed(self)
         self._reaps = False
@@ -171,23 +202,25 @@ class Core:
         if type(stored) is not Packed:
             return stored
         try:
-            return self.codec.loads(stored.kind, stored.payload)
+            return self.codec.loads(stored.kind, stored.payload, stored.schema)
         except Undecodable:
             return MISSING
 
-    def read(self, fill: Fill, data: bytes, pttl: float) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
+    def read(
+        self, fill: Fill, data: bytes, pttl: float, schema: Schema | None = None
+    ) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
         """The value of an entry that was read, and how it is to be stored here. Raises `Undecodable`."""
         kind, payload, tags = self.codec.open(fill.key, data)
-        value = self.codec.loads(kind, payload)
-        stored = Packed(kind, payload) if self.isolate and type(value) not in ATOMS else value
-        lifetime = math.inf if pttl < 0 else pttl / 1000
-        if self.link is None:
+        value = self.codec.loads(kind, payload, schema)
+        stored = Packed(kind, payload, schema) if self.isolate and type(value) not in ATOMS else value
+        lifetime = math.inf if pttl < 0 else (pttl - self.codec.kept(data)) / 1000
+        if self.link is None and not self.topology.is_exact:
             lifetime = min(lifetime, self.max_staleness)
         return value, (fill, stored, lifetime, tags)
 
-    def take_in(self, fill: Fill, data: bytes, pttl: float) -> Any:
+    def take_in(self, fill: Fill, data: bytes, pttl: float, schema: Schema | None = None) -> Any:
         """The value of an entry that was read, stored in the first tier if it may be. Raises `Undecodable`."""
-        value, row = self.read(fill, data, pttl)
+        value, row = self.read(fill, data, pttl, schema)
         self.tier.store(*row)
         return value
 
@@ -201,6 +234,24 @@ class Core:
                 pass
         return None
 
+    def has_ended(self, data: bytes, pttl: float) -> bool:
+        """Whether an entry that is there is kept only to be served while a newer value is computed."""
+        kept = self.codec.kept(data)
+        return 0 <= pttl <= kept
+
+    def jittered(self, lifetime: float) -> float:
+        """A lifetime, shortened by chance if that is wanted."""
+        return lifetime * (1.0 - self.jitter * random()) if self.jitter else lifetime
+
+    def expiry(self, lifetime: float, kept: int) -> bytes:
+        """Milliseconds that the server is to have an entry, as the scripts take them."""
+        px = milliseconds(self.jittered(lifetime))
+        return b"%d" % (int(px) + kept) if kept and px else px
+
+    def kept_of(self, lifetime: float, kept: int | None = None) -> int:
+        """For how many milliseconds an entry of such a lifetime is kept beyond its end, unless `kept` says so."""
+        return (self.kept if kept is None else kept) if lifetime <= LONGEST else 0
+
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, key: Any, default: Any) -> Effects[Any]:
@@ -209,14 +260,16 @@ class Core:
         found, _ = yield from self.lookup(key, self.deadline())
         return default if found is MISSING else found
 
-    def lookup(self, key: str, deadline: float, counts: bool = True) -> Effects[tuple[Any, bool]]:
+    def lookup(
+        self, key: str, deadline: float, counts: bool = True, schema: Schema | None = None
+    ) -> Effects[tuple[Any, bool]]:
         """The value of a key or MISSING, from wherever it may come from; and whether a server could tell."""
         tier = self.tier
         link = self.link
         if self.is_closed or self.topology.owners is None or (link is not None and not link.has_begun):
             yield from self.begin(deadline)
         if tier.is_fresh:
-            value = self.give(tier.first.get(key, MISSING) if counts else tier.first.peek(key, MISSING))
+            value = self.give(tier.look(key, counts))
             if value is not MISSING:
                 return value, True
         fill = tier.begin_fill(key)
@@ -225,11 +278,11 @@ class Core:
             if type(reply) is Failure:
                 return self._serve_stale(key, reply, counts), False
             size, pttl = ROW.unpack_from(reply)
-            if size == NONE:
+            if size == NONE or self.has_ended(reply[ROW.size:], pttl):
                 tier.end_fill(fill, True)
                 tier.count(misses=counts)
                 return MISSING, True
-            value = self.take_in(fill, reply[ROW.size:], pttl)
+            value = self.take_in(fill, reply[ROW.size:], pttl, schema)
         except Undecodable:
             tier.end_fill(fill, True)
             tier.count(misses=counts, undecodable=counts)
@@ -246,7 +299,7 @@ class Core:
         if not self.is_local:
             self.tier.count(errors=1)
             raise self.unavailable(failure, [key])
-        value = self.give(self.tier.first.peek(key, MISSING))
+        value = self.give(self.tier.look(key, False))
         if value is MISSING:
             self.tier.count(errors=1, misses=counts)
             return MISSING
@@ -258,7 +311,7 @@ class Core:
         key = checked_key(key)
         deadline = self.deadline()
         yield from self.begin(deadline)
-        if self.tier.is_fresh and key in self.tier.first:
+        if self.tier.is_fresh and self.tier.look(key, False) is not MISSING:
             return True
         reply = yield from self.call(TTL, key, deadline=deadline)
         if type(reply) is Failure:
@@ -273,7 +326,7 @@ class Core:
         reply = yield from self.call(TTL, key, deadline=deadline)
         if type(reply) is Failure:
             self.tier.count(errors=1)
-            if self.is_local and key in self.tier.first:
+            if self.is_local and self.tier.look(key, False) is not MISSING:
                 return self.tier.first.ttl(key)
             raise self.unavailable(reply, [key])
         if reply == -2:
@@ -289,7 +342,7 @@ class Core:
         if failed:
             if self.is_local:
                 for key in failed:
-                    value = self.give(self.tier.first.peek(key, MISSING))
+                    value = self.give(self.tier.look(key, False))
                     if value is not MISSING:
                         stale += 1
                         found[key] = value
@@ -299,7 +352,7 @@ class Core:
         return {key: found[key] for key in wanted if key in found}
 
     def read_many(
-        self, wanted: Iterable[str], deadline: float, counts: bool
+        self, wanted: Iterable[str], deadline: float, counts: bool, schema: Schema | None = None
     ) -> Effects[tuple[dict[str, Any], dict[str, Failure]]]:
         """The values of those keys that have one, and those of which nobody could tell."""
         yield from self.begin(deadline)
@@ -308,9 +361,8 @@ class Core:
         failed: dict[str, Failure] = {}
         absent: list[str] = []
         if tier.is_fresh:
-            get = tier.first.get if counts else tier.first.peek
             for key in wanted:
-                value = self.give(get(key, MISSING))
+                value = self.give(tier.look(key, counts))
                 if value is MISSING:
                     absent.append(key)
                 else:
@@ -339,9 +391,11 @@ class Core:
                     at += ROW.size
                     value = MISSING
                     if size != NONE:
+                        data = reply[at:at + size]
                         try:
-                            value, row = self.read(fills[key], reply[at:at + size], pttl)
-                            rows.append(row)
+                            if not self.has_ended(data, pttl):
+                                value, row = self.read(fills[key], data, pttl, schema)
+                                rows.append(row)
                         except Undecodable:
                             undecodable += 1        # a miss, as is what is not there
                         at += size
@@ -363,14 +417,15 @@ class Core:
         names = self.topology.names
         if names is None or not names.clustered:
             keys = list(keys)
-            return [(0, keys[at:at + AT_ONCE]) for at in range(0, len(keys), AT_ONCE)]
+            at_once = self.topology.at_once
+            return [(0, keys[at:at + at_once]) for at in range(0, len(keys), at_once)]
         groups: dict[int, list[str]] = {}
         for key in keys:
             groups.setdefault(names.bucket(key), []).append(key)
         return [
-            (bucket, members[at:at + AT_ONCE])
+            (bucket, members[at:at + self.topology.at_once])
             for bucket, members in groups.items()
-            for at in range(0, len(members), AT_ONCE)
+            for at in range(0, len(members), self.topology.at_once)
         ]
 
     @staticmethod
@@ -385,22 +440,28 @@ class Core:
         """`DistributedCache.set`."""
         return self._set({checked_key(key): value}, ttl, checked_tags(tags))
 
-    def set_many(self, mapping: Any, ttl: Any) -> Effects[None]:
+    def set_many(self, mapping: Any, ttl: Any, tags: Any) -> Effects[None]:
         """`DistributedCache.set_many`."""
         if not isinstance(mapping, Mapping):
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
-        return self._set({checked_key(key): value for key, value in mapping.items()}, ttl, ())
+        return self._set({checked_key(key): value for key, value in mapping.items()}, ttl, checked_tags(tags))
 
     def _set(self, items: dict[str, Any], ttl: Any, tags: tuple[str, ...]) -> Effects[None]:
-        lifetime = self.lifetime if ttl is None else seconds_of(ttl, "ttl")
-        encoded = {key: self.codec.encode(key, value, tags) for key, value in items.items()}
+        lifetime = self.lifetime_of(ttl)
+        kept = self.kept_of(lifetime)
+        encoded = {key: self.codec.encode(key, value, tags, None, kept) for key, value in items.items()}
         return self.store(encoded, lifetime, tags, self.deadline())
 
     def store(
-        self, encoded: dict[str, tuple[bytes, bytes]], lifetime: float, tags: tuple[str, ...], deadline: float
+        self,
+        encoded: dict[str, tuple[bytes, bytes]],
+        lifetime: float,
+        tags: tuple[str, ...],
+        deadline: float,
+        kept: int | None = None,
     ) -> Effects[None]:
-        """Write values that are encoded already."""
-        px = milliseconds(lifetime)
+        """Write values that are encoded already, perhaps to be kept so many milliseconds beyond their end."""
+        kept = self.kept_of(lifetime, kept)
         yield from self.begin(deadline)
         if not encoded:
             return
@@ -409,7 +470,7 @@ class Core:
         for bucket, members in groups:
             arguments: list[Any] = [new_token(), len(tags), *tags]
             for key in members:
-                arguments += (*encoded[key], px)
+                arguments += (*encoded[key], self.expiry(lifetime, kept))
             commands.append((bucket, script_call(WRITE, self.names_of(self.names, bucket, members), *arguments)))
         replies = yield from self._write(commands, groups, deadline)
         failed = []
@@ -425,10 +486,89 @@ class Core:
             )
         self.raise_failed(failed)
 
-    def encode_result(self, key: str, value: Any, tags: tuple[str, ...], name: str) -> tuple[bytes, bytes] | None:
+    def add(self, key: Any, value: Any, ttl: Any, tags: Any) -> Effects[bool]:
+        """`DistributedCache.add`."""
+        key, tags = checked_key(key), checked_tags(tags)
+        lifetime = self.lifetime_of(ttl)
+        kept = self.kept_of(lifetime)
+        encoded = self.codec.encode(key, value, tags, None, kept)
+        deadline = self.deadline()
+        yield from self.begin(deadline)
+        arguments = (len(tags), *tags, *encoded, self.expiry(lifetime, kept))
+        write, reply = yield from self._write_once(ADD, key, arguments, deadline)
+        if not reply:
+            self.tier.drop_write(write)
+            return False
+        bucket = self._bucket(key)
+        made = [(bucket, tag) for tag, was_made in zip(tags, reply[1:], strict=True) if was_made == 49]
+        self.tier.end_write(write, (key,), [bucket] if reply[:1] == b"1" else (), made)
+        return True
+
+    def compute(self, key: Any, fn: Any) -> Effects[Any]:
+        """`DistributedCache.compute`: read, call, and write if the entry is still the one that was read."""
+        key = checked_key(key)
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__}")
+        refuse_async("fn", fn)
+        deadline = self.deadline()
+        yield from self.begin(deadline)
+        while True:
+            reply = yield from self.call(READ, key, deadline=deadline)
+            if type(reply) is Failure:
+                self.raise_failed([([key], reply)])
+            old, tags, digest, keeps, kept = self._seen(key, reply)
+            value = yield Run(partial(_plain_result, fn, old))
+            head, body = (b"", b"") if value is MISSING else self.codec.encode(key, value, tags, None, kept)
+            deadline = self.deadline()
+            arguments = (digest, self.expiry(self.lifetime, kept), head, body, keeps)
+            write, reply = yield from self._write_once(SWAP, key, arguments, deadline)
+            if reply != b"0":
+                pushed = (key,) if head or digest else ()
+                self.tier.end_write(write, pushed, [self._bucket(key)] if reply[1:] == b"1" else ())
+                return value
+            self.tier.drop_write(write)         # somebody wrote it meanwhile
+
+    def _seen(self, key: str, reply: bytes) -> tuple[Any, tuple[str, ...], bytes, bytes, int]:
+        """What READ has found about one key: the value or MISSING, its tags, the digest of the entry, whether a new
+        value is to keep lifetime and tags, and for how many milliseconds that is to be kept beyond its end."""
+        size, pttl = ROW.unpack_from(reply)
+        kept = self.kept_of(self.lifetime)
+        if size == NONE:
+            return MISSING, (), b"", b"0", kept
+        data = reply[ROW.size:]
+        digest = hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
+        try:
+            if not self.has_ended(data, pttl):
+                kind, payload, tags = self.codec.open(key, data)
+                return self.codec.loads(kind, payload), tags, digest, b"1", self.codec.kept(data)
+        except Undecodable:
+            self.tier.count(undecodable=1)
+        return MISSING, (), digest, b"0", kept
+
+    def _write_once(
+        self, script: Script, key: str, arguments: tuple[Any, ...], deadline: float
+    ) -> Effects[tuple[Write, Any]]:
+        """The write of one key by a script that is carried out once, and its reply. Raises where it failed."""
+        once = Once()
+        write = self.tier.begin_write((key,))
+        try:
+            reply = yield from self._once(once, script, key, new_token(), *arguments, deadline=deadline)
+        except BaseException:
+            self.tier.end_write(write)
+            raise
+        self._end_once(once, key, write, reply)
+        return write, reply
+
+    def lifetime_of(self, ttl: Any) -> float:
+        """A lifetime that was given for an entry, in seconds."""
+        return self.lifetime if ttl is None else seconds_of(ttl, "ttl")
+
+    def encode_result(
+        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None, kept: int
+    ) -> tuple[bytes, bytes] | None:
         """What a function has computed, encoded; None: it cannot be, which is counted, and said once per function."""
         try:
-            return self.codec.encode(key, value, tags)
+            return self.codec.encode(key, value, tags, schema, kept)
         except TypeError:
             self.tier.count(unstorable=1)
             if name not in self._reported and len(self._reported) < MOST_REPORTED:
@@ -502,7 +642,7 @@ class Core:
     def touch(self, key: Any, ttl: Any) -> Effects[bool]:
         """`DistributedCache.touch`."""
         key = checked_key(key)
-        px = milliseconds(self.lifetime if ttl is None else seconds_of(ttl, "ttl"))
+        px = milliseconds(self.jittered(self.lifetime_of(ttl)))
         deadline = self.deadline()
         yield from self.begin(deadline)
         groups = self.grouped([key])
@@ -514,11 +654,7 @@ class Core:
         return bool(reply)
 
     def increment(self, key: Any, amount: Any) -> Effects[int]:
-        """`DistributedCache.increment`.
-
-        The token makes it safe to send it again after a broken connection. A repetition is refused by the server
-        when it comes late: a server that was stalled may have forgotten the token by the time it reads it.
-        """
+        """`DistributedCache.increment`."""
         key = checked_key(key)
         if not isinstance(amount, int):
             raise TypeError(f"amount must be an int, not {type(amount).__name__}")
@@ -526,58 +662,74 @@ class Core:
             raise ValueError("amount must have at most 4300 digits")
         deadline = self.deadline()
         yield from self.begin(deadline)
-        token = new_token()
-        fresh = new_token()
+        once, fresh = Once(), new_token()
         write = self.tier.begin_write((key,))
-        not_after = b""
         seen: tuple[bytes, bytes, bytes] = self.codec.seal(key, ()), b"", b""
-        breaks = looks = 0
-        was_sent = False
+        looks = 0
         reply: Any = None
         try:
             while True:
-                names = self.topology.names
-                bucket = self._bucket(key)
-                if breaks:
-                    now = yield from self.topology.ask_one(bucket, [b"TIME"], deadline, 0)
-                    if type(now) is Failure:
-                        if now.is_broken and time.monotonic() < deadline and breaks < ATTEMPTS:
-                            breaks += 1
-                            self.topology.close_idle()
-                            continue
-                        break
-                    left = deadline - time.monotonic()
-                    not_after = b"%d" % (int(now[0]) * 1000 + int(now[1]) // 1000 + max(1, int(left * 1000)))
-                done = [names.done(bucket, token)] if names is not None else []
-                reply = yield from self.call(
-                    INCREMENT, key, fresh, b"%d" % int(amount), milliseconds(self.lifetime), not_after,
-                    self.codec.counter_head, *seen, deadline=deadline, more=done, retries=0,
+                reply = yield from self._once(
+                    once, INCREMENT, key, fresh, b"%d" % int(amount), self.expiry(self.lifetime, 0),
+                    self.codec.counter_head, *seen, deadline=deadline,
                 )
-                if type(reply) is list and time.monotonic() < deadline and looks < ATTEMPTS:
-                    looks += 1
-                    seen = self._judge(key, reply[0])
-                    continue
-                if type(reply) is list:
-                    reply = Failure(TimeoutError("the entry has always changed meanwhile"), was_sent, False)
-                if type(reply) is not Failure:
+                if type(reply) is not list:
                     break
-                was_sent = was_sent or reply.was_sent
-                if not (reply.is_broken or self.topology.is_suspect) or time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or looks == ATTEMPTS:
+                    reply = Failure(TimeoutError("the entry has always changed meanwhile"), once.was_sent, False)
                     break
-                if reply.is_broken:
-                    self.topology.close_idle()
-                breaks += 1
-                if breaks == ATTEMPTS:
-                    self.topology.has_failed(bucket)
-                    break
+                looks += 1
+                seen = self._judge(key, reply[0])
         except BaseException:
             self.tier.end_write(write)
             raise
-        if type(reply) is Failure:
-            self.tier.end_write(write) if was_sent else self.tier.drop_write(write)
-            self.raise_failed([([key], reply)])
-        self.tier.end_write(write, (key,), [bucket] if reply[:1] == b"1" else ())
+        self._end_once(once, key, write, reply)
+        self.tier.end_write(write, (key,), [self._bucket(key)] if reply[:1] == b"1" else ())
         return int(reply[1:])
+
+    def _once(
+        self, once: Once, script: Script, key: str, fresh: bytes, *arguments: Any, deadline: float
+    ) -> Effects[Any]:
+        """The reply of a script that is to be carried out once, however often its connection breaks; or a Failure.
+
+        The token makes it safe to send it again after a broken connection. A repetition is refused by the server
+        when it comes late: a server that was stalled may have forgotten the token by the time it reads it.
+        """
+        while True:
+            names = self.topology.names
+            bucket = self._bucket(key)
+            not_after = b""
+            if once.breaks:
+                now = yield from self.topology.ask_one(bucket, [b"TIME"], deadline, 0)
+                if type(now) is Failure:
+                    if now.is_broken and time.monotonic() < deadline and once.breaks < ATTEMPTS:
+                        once.breaks += 1
+                        self.topology.close_idle()
+                        continue
+                    return now
+                left = deadline - time.monotonic()
+                not_after = b"%d" % (int(now[0]) * 1000 + int(now[1]) // 1000 + max(1, int(left * 1000)))
+            done = [names.done(bucket, once.token)] if names is not None else []
+            reply = yield from self.call(
+                script, key, fresh, not_after, *arguments, deadline=deadline, more=done, retries=0
+            )
+            if type(reply) is not Failure:
+                return reply
+            once.was_sent = once.was_sent or reply.was_sent
+            if not (reply.is_broken or self.topology.is_suspect) or time.monotonic() >= deadline:
+                return reply
+            if reply.is_broken:
+                self.topology.close_idle()
+            once.breaks += 1
+            if once.breaks == ATTEMPTS:
+                self.topology.has_failed(bucket)
+                return reply
+
+    def _end_once(self, once: Once, key: str, write: Write, reply: Any) -> None:
+        """End a write that has failed, if it has, and raise."""
+        if type(reply) is Failure:
+            self.tier.end_write(write) if once.was_sent else self.tier.drop_write(write)
+            self.raise_failed([([key], reply)])
 
     def _judge(self, key: str, data: bytes) -> tuple[bytes, bytes, bytes]:
         """What is to be said about an entry that the server found where it was to add: the seal that it gets, its
@@ -629,6 +781,8 @@ class Core:
         seconds = self.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
         deadline = time.monotonic() + seconds
         yield from self.begin(deadline)
+        if self.topology.is_exact:
+            return
         if self.link is not None:
             hopeless = timeout is None and self.link.state != "up" and self.topology.worst == "open"
             if hopeless or not (yield from self.link.barrier(deadline)):

@@ -24,7 +24,6 @@ from cachebox.distributed._net.health import log
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.single_flight import Decides, Loader, new_flight
 from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed.options import milliseconds
 
 PAUSE = 1.0
 """Seconds until a key is asked for again that another process computes, or of which no server could tell."""
@@ -49,24 +48,35 @@ class Refreshing:
         self._flights: dict[str, Flight] = {}   # ... unless nobody will go on with it
 
     def consider(
-        self, key: str, factory: Callable[[], Any], decide: Decides, value: Any, pttl: float | None = None
+        self,
+        key: str,
+        factory: Callable[[], Any],
+        decide: Decides,
+        value: Any,
+        pttl: float | None = None,
+        kept: int | None = None,
     ) -> Effects[None]:
         """Start a refresh of a key, the value of which was found, if it is due. O(1).
 
-        `pttl`: the milliseconds that it lives on, as the server said (negative: for ever); None: see the first tier.
+        `pttl`: the milliseconds that the server has it yet, as that said (negative: for ever), the last `kept` of them
+        beyond its end; None: see the first tier.
         """
-        left = self._left_here(key) if pttl is None else math.inf if pttl < 0 else pttl / 1000
+        if kept is None:
+            kept = self._core.kept if decide.kept is None else decide.kept
+        share = self._share if decide.share is None else decide.share
+        left = self._left_here(key) if pttl is None else math.inf if pttl < 0 else (pttl - kept) / 1000
         if left == math.inf:
             return
-        due = self._share * decide.lifetime_of(value)
-        if left < due < math.inf and self._begin(key):
-            started = yield Start(partial(self._refresh, key, factory, decide, due))
+        due = share * decide.lifetime_of(value) if share else 0.0
+        if (left <= 0.0 or left < due < math.inf) and self._begin(key):
+            before = kept + (max(1, int(due * 1000)) if due < math.inf else 1)
+            started = yield Start(partial(self._refresh, key, factory, decide, before))
             if not started:
                 self._end(key, PAUSE)
 
     def _left_here(self, key: str) -> float:
         """How long an entry of the first tier lives on; infinity where that tells nothing of the server's."""
-        if self._core.link is None:             # cut short to `max_staleness`
+        if self._core.link is None and not self._core.topology.is_exact:             # cut short to `max_staleness`
             return math.inf
         try:
             left = self._core.tier.first.ttl(key)
@@ -96,8 +106,9 @@ class Refreshing:
             else:
                 self._again.pop(key, None)
 
-    def _refresh(self, key: str, factory: Callable[[], Any], decide: Decides, due: float) -> Effects[None]:
-        """In the background: compute, unless somebody does or has done so, or the key is gone."""
+    def _refresh(self, key: str, factory: Callable[[], Any], decide: Decides, before: int) -> Effects[None]:
+        """In the background: compute, unless somebody does or has done so, or the key is gone. `before`: the
+        milliseconds before which the server is to have it no longer, if it is to be computed anew."""
         core, loader = self._core, self._loader
         token, flight = new_token(), new_flight()
         pause = 0.0
@@ -109,7 +120,7 @@ class Refreshing:
             if core.is_closed:
                 return
             deadline = core.deadline()
-            reply = yield from loader.lead(key, token, b"", b"", deadline, milliseconds(due))
+            reply = yield from loader.lead(key, token, b"", b"", deadline, b"%d" % before)
             if type(reply) is Failure:
                 counted = {"errors": 1}
                 pause = PAUSE

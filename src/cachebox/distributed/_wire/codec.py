@@ -1,23 +1,25 @@
 """Values as bytes, and back: what is stored on the server.
 
-The wire format, version 2. A reader that meets another version takes the entry for absent::
+The wire format, version 3. A reader that meets another version takes the entry for absent::
 
     0   2   magic, CB 78
-    2   1   version, 02
-    3   1   kind of payload: J JSON, M msgpack, P pickle, X the user's own; I an int in decimal, N a counter in decimal
-    4   1   flags: 1 signed, 2 tagged
+    2   1   version, 03
+    3   1   kind of payload: J JSON, M msgpack, j and m the same of a tree (`typed`), P pickle, X the user's own;
+            I an int in decimal, N a counter in decimal
+    4   1   flags: 1 signed, 2 tagged, 4 the payload is compressed by zlib, 8 by zstd, 16 kept
     5   16  generation of the key's bucket when the entry was written
     21  ..  if tagged: how many tags (1 byte), then of each its length (2 bytes, big-endian), itself in UTF-8,
             and its generation (16 bytes)
-    ..  32  if signed: HMAC-SHA256 over the kind, the namespace, the key, the tags and the payload; of a counter not
-            over the payload, which the server changes
+    ..  4   if kept: the milliseconds for which it is kept beyond its end, and may be served stale
+    ..  32  if signed: HMAC-SHA256 over the kind, the flags but for the first two, the namespace, the key, the tags, the
+            milliseconds and the payload; of a counter not over the payload, which the server changes
     ..      payload
 
 Generations and tags are put in by the scripts on the server (`scripts`), which also check them. All else is made and
 checked here. Invariant: no code of a serializer sees bytes whose kind is not its own, or whose signature is wrong.
 
-JSON and msgpack take many a value for another: what they give back is compared, types included. Pickle and a
-serializer of the user's own are trusted.
+JSON and msgpack take many a value for another. So what goes to them is plain (`plain`), or else a tree that stands for
+it (`typed`). Pickle and a serializer of the user's own are trusted.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from cachebox.distributed._wire.equality import is_alike
+from cachebox.distributed._wire import compression
+from cachebox.distributed._wire.compression import ZLIB, ZSTD
+from cachebox.distributed._wire.plain import is_plain
+from cachebox.distributed._wire.typed import Reader, Schema, Unstorable, Writer
 
 MAGIC = b"\xcbx"
-VERSION = 2
-SIGNED, TAGGED = 1, 2
-GENERATION_AT = 5
+VERSION = 3
+SIGNED, TAGGED, KEPT = 1, 2, 16
+LONGEST_KEPT = 2**32 - 1            # milliseconds
 HEAD = 21                           # bytes up to the tags
 SIGNATURE = 32
 COUNTER, WHOLE = b"N", b"I"
@@ -56,27 +61,49 @@ class Serializer(Protocol):
 
 
 class Json:
-    """The standard library's JSON."""
+    """JSON: that of msgspec where it is installed, else, and for what that does not take, the standard library's."""
 
-    kind = b"J"
+    kind, typed_kind = b"J", b"j"
+    is_binary = False
+
+    def __init__(self) -> None:
+        try:
+            from msgspec import json as fast  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            return
+        self._fast_encode, self._fast_decode = fast.encode, fast.decode
+
+    _fast_encode: Callable[[Any], bytes] | None = None
+    _fast_decode: Callable[[bytes], Any] | None = None
 
     def dumps(self, value: Any) -> bytes:
-        """Compact JSON in UTF-8. Raises as `json.dumps` does; NaN and infinities have no JSON."""
+        """Compact JSON in UTF-8 of a value that is plain."""
+        if self._fast_encode is not None:
+            try:
+                return self._fast_encode(value)
+            except Exception:                   # a lone surrogate
+                pass
         return _encode(value).encode("utf-8", "surrogatepass")
 
     def loads(self, data: bytes) -> Any:
         """The value of a JSON document."""
+        if self._fast_decode is not None:
+            try:
+                return self._fast_decode(data)
+            except Exception:                   # likewise, or none of ours
+                pass
         return _decode(data.decode("utf-8", "surrogatepass"))
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
 _decode = json.JSONDecoder().decode
 
 
 class Msgpack:
     """msgpack (https://msgpack.org): compact, and it knows bytes."""
 
-    kind = b"M"
+    kind, typed_kind = b"M", b"m"
+    is_binary = True
 
     def __init__(self) -> None:
         try:
@@ -86,19 +113,24 @@ class Msgpack:
         self._packb, self._unpackb = msgpack.packb, msgpack.unpackb
 
     def dumps(self, value: Any) -> bytes:
-        """msgpack bytes."""
-        data: bytes = self._packb(value, use_bin_type=True)
+        """msgpack bytes of a value that is plain."""
+        data: bytes = self._packb(value, use_bin_type=True, unicode_errors="surrogatepass")
         return data
 
     def loads(self, data: bytes) -> Any:
         """The value of msgpack bytes."""
-        return self._unpackb(data, raw=False, strict_map_key=False)
+        return self._unpackb(data, raw=False, unicode_errors="surrogatepass", ext_hook=_no_extension)
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ValueError("no value here has a type of msgpack's extensions")
 
 
 class Pickle:
     """The standard library's pickle, which runs code: only ever of bytes with a valid signature."""
 
-    kind = b"P"
+    kind = typed_kind = b"P"
+    is_binary = True
 
     def __init__(self) -> None:
         import pickle
@@ -124,6 +156,7 @@ class Codec:
         serializer: a name, or an object with `dumps` and `loads`.
         secret: bytes or str to sign values with, or None.
         namespace: what signatures are bound to, beside the key.
+        compress: ``"zlib"``, ``"zstd"`` or None; whatever it is, what was compressed is read as far as can be.
 
     Thread-safe as far as the serializer is.
 
@@ -133,7 +166,9 @@ class Codec:
     [1, 2]
     """
 
-    def __init__(self, serializer: Any, secret: bytes | str | None, namespace: str) -> None:
+    def __init__(
+        self, serializer: Any, secret: bytes | str | None, namespace: str, compress: str | None = None
+    ) -> None:
         if isinstance(serializer, str):
             if serializer not in NAMED:
                 raise ValueError(
@@ -153,45 +188,92 @@ class Codec:
                 raise TypeError(f"secret must be bytes, a str or None, not {type(secret).__name__}")
             if not secret:
                 raise ValueError("secret must not be empty")
+        if compress is not None and not (isinstance(compress, str) and compress in compression.FLAGS):
+            kind = ValueError if isinstance(compress, str) else TypeError
+            raise kind(f"compress must be 'zlib', 'zstd' or None, not {compress!r}")
         self.serializer = serializer
-        self.kind: bytes = getattr(serializer, "kind", b"X") if type(serializer) in _OWN else b"X"
+        own = serializer if type(serializer) in _OWN else None
+        self.kind: bytes = own.kind if own is not None else b"X"
+        self._typed_kind: bytes = own.typed_kind if own is not None else b"X"
+        self._is_trusted = self.kind in _TRUSTED
+        self._is_binary = own is not None and own.is_binary
+        self._kinds = frozenset((self.kind, self._typed_kind, WHOLE, COUNTER))
+        self._method = None if compress is None else compression.method_of(compress)
+        self._packs = 0 if compress is None else compression.FLAGS[compress]
         self._secret = secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret and bytes(secret)
         self._namespace = namespace.encode("utf-8", "surrogatepass")
-        flags = SIGNED if secret is not None else 0
-        self._whole_head = MAGIC + bytes([VERSION]) + WHOLE + bytes([flags])
-        self.counter_head = MAGIC + bytes([VERSION]) + COUNTER + bytes([flags])
-        self._head = MAGIC + bytes([VERSION]) + self.kind + bytes([flags])
+        self._flags = SIGNED if secret is not None else 0
+        self.counter_head = self._head_of(COUNTER, 0)
+        self._head = self._head_of(self.kind, 0)
         self._plain_start = self._head if secret is None else None
+
+    def _head_of(self, kind: bytes, packed: int) -> bytes:
+        return MAGIC + bytes([VERSION]) + kind + bytes([self._flags | packed])
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def encode(self, key: str, value: Any, tags: Sequence[str] = ()) -> tuple[bytes, bytes]:
-        """What goes before the generation, and what goes behind the tags. TypeError: the value would not come back."""
-        if type(value) is int and -LARGEST_INT < value < LARGEST_INT:
-            head, payload = self._whole_head, b"%d" % value
-        else:
-            head, payload = self._head, self._payload(value)
+    def encode(
+        self, key: str, value: Any, tags: Sequence[str] = (), schema: Schema | None = None, kept: int = 0
+    ) -> tuple[bytes, bytes]:
+        """What goes before the generation, and what goes behind the tags. TypeError: the value would not come back.
+
+        `schema`: the classes that a reader knows, who gives the same one. `kept`: for how many milliseconds it is to be
+        kept beyond its end.
+        """
+        kind, payload = self._written(value, schema)
+        flags = 0
+        if self._method is not None and kind != WHOLE:
+            smaller = self._method.packed(payload)
+            if smaller is not None:
+                flags, payload = self._packs, smaller
+        beyond = b""
+        if kept:
+            flags |= KEPT
+            beyond = kept.to_bytes(4, "big")
+        head = self._head_of(kind, flags) if flags or kind != self.kind else self._head
         if self._secret is not None:
-            return head, self._signature(head[3:4], key, list(map(_in_utf8, tags)), payload) + payload
-        return head, payload
+            signature = self._signature(kind, flags, key, list(map(_in_utf8, tags)), beyond + payload)
+            return head, beyond + signature + payload
+        return head, beyond + payload
+
+    def payload(self, head: bytes, body: bytes) -> tuple[bytes, bytes]:
+        """The kind and the payload of what `encode` made."""
+        flags = head[4]
+        at = (4 if flags & KEPT else 0) + (SIGNATURE if flags & SIGNED else 0)
+        return head[3:4], self._unpacked(flags, body[at:])
+
+    @staticmethod
+    def kept(data: bytes) -> int:
+        """For how many milliseconds an entry is kept beyond its end. 0 where that cannot be told."""
+        if len(data) < HEAD or not data[4] & KEPT:
+            return 0
+        try:
+            at = _tags_of(data)[1] if data[4] & TAGGED else HEAD
+        except Undecodable:
+            return 0
+        return int.from_bytes(data[at:at + 4], "big")
 
     def seal(self, key: str, tags: Sequence[str]) -> bytes:
         """What says that a key is a counter, and goes before its number; nothing where there is no secret."""
-        return b"" if self._secret is None else self._signature(COUNTER, key, list(map(_in_utf8, tags)), b"")
+        return b"" if self._secret is None else self._signature(COUNTER, 0, key, list(map(_in_utf8, tags)), b"")
 
-    def _payload(self, value: Any) -> bytes:
+    def _written(self, value: Any, schema: Schema | None) -> tuple[bytes, bytes]:
+        """The kind and the payload of a value."""
         try:
-            data = self._dumped(value)
-            if self.kind in _TRUSTED or is_alike(value, self.serializer.loads(data)):
-                return data
+            if type(value) is int and -LARGEST_INT < value < LARGEST_INT and (schema is None or self._is_trusted):
+                return WHOLE, b"%d" % value
+            if self._is_trusted or (schema is None and is_plain(value, self._is_binary)):
+                return self.kind, self._dumped(value)
+            return self._typed_kind, self._dumped(Writer(self._is_binary, schema).whole(value))
         except MemoryError:
             raise
         except Exception as error:
-            raise TypeError(f"{self._refused(value)}: {error}") from error
-        raise TypeError(f"{self._refused(value)}: it would not come back equal and of the same type")
+            raise TypeError(self._refused(value, error)) from error
 
     def _dumped(self, value: Any) -> bytes:
         data = self.serializer.dumps(value)
+        if type(data) is bytes:
+            return data
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(
                 f"dumps of the serializer must return bytes, but it made {type(data).__name__} of a value of type "
@@ -199,26 +281,18 @@ class Codec:
             )
         return bytes(data)
 
-    def _refused(self, value: Any) -> str:
-        if self.kind in _TRUSTED:
-            return f"a value of type {type(value).__name__} cannot be stored with this serializer"
-        culprit = _culprit(value, self._comes_back)
+    def _refused(self, value: Any, error: Exception) -> str:
+        """The text of the error for a value that cannot be stored, which names the part that cannot."""
+        culprit = error.culprit if isinstance(error, Unstorable) else value
         inside = "" if culprit is value else f" in a value of type {type(value).__name__}"
-        return (
-            f"a value of type {type(culprit).__name__}{inside} cannot be stored with this serializer"
-            f"{_advice(value, self.kind)}"
-        )
+        advice = "" if self._is_trusted else _advice(value)
+        why = f": {error}" if str(error) else ""
+        return f"a value of type {type(culprit).__name__}{inside} cannot be stored with this serializer{advice}{why}"
 
-    def _comes_back(self, value: Any) -> bool:
-        try:
-            return is_alike(value, self.serializer.loads(self._dumped(value)))
-        except Exception:
-            return False            # which is the answer: it does not
-
-    def _signature(self, kind: bytes, key: str, tags: Sequence[bytes], payload: bytes) -> bytes:
+    def _signature(self, kind: bytes, flags: int, key: str, tags: Sequence[bytes], payload: bytes) -> bytes:
         assert self._secret is not None
         named = _in_utf8(key)
-        about = b"cachebox 2 %b %d %d %d " % (kind, len(self._namespace), len(named), len(tags))
+        about = b"cachebox 3 %b %d %d %d %d " % (kind, flags, len(self._namespace), len(named), len(tags))
         parts = [about, self._namespace, named]
         for tag in tags:
             parts += (len(tag).to_bytes(2, "big"), tag)
@@ -227,10 +301,10 @@ class Codec:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def decode(self, key: str, data: bytes) -> Any:
+    def decode(self, key: str, data: bytes, schema: Schema | None = None) -> Any:
         """The value of an envelope. Raises `Undecodable` for anything that this cache would not have written."""
         kind, payload, _ = self.open(key, data)
-        return self.loads(kind, payload)
+        return self.loads(kind, payload, schema)
 
     def open(self, key: str, data: bytes) -> tuple[bytes, bytes, tuple[str, ...]]:
         """The kind of an envelope, its payload, and its tags, checked, but not decoded. Raises `Undecodable`."""
@@ -239,29 +313,51 @@ class Codec:
         if len(data) < HEAD or data[:2] != MAGIC or data[2] != VERSION:
             raise Undecodable("not an entry of this version")
         kind, flags = data[3:4], data[4]
-        if kind not in (self.kind, WHOLE, COUNTER) or flags & ~(SIGNED | TAGGED):
+        told = flags & (ZLIB | ZSTD | KEPT)
+        if kind not in self._kinds or flags & ~(SIGNED | TAGGED | told):
             raise Undecodable("written with another serializer")
         tags, at = _tags_of(data) if flags & TAGGED else ((), HEAD)
         if bool(flags & SIGNED) != (self._secret is not None):
             raise Undecodable("signed, but there is no secret here" if flags & SIGNED else "not signed")
+        beyond = b""
+        if flags & KEPT:
+            beyond = data[at:at + 4]
+            at += 4
         if not flags & SIGNED:
             payload = data[at:]
         else:
             payload = data[at + SIGNATURE:]
-            signature = self._signature(kind, key, tags, b"" if kind == COUNTER else payload)
+            signature = self._signature(kind, told, key, tags, b"" if kind == COUNTER else beyond + payload)
             if not hmac.compare_digest(data[at:at + SIGNATURE], signature):
                 raise Undecodable("the signature is wrong")
+        payload = self._unpacked(flags, payload)
         try:
             return kind, payload, tuple([tag.decode("utf-8", "surrogatepass") for tag in tags])
         except UnicodeDecodeError as error:
             raise Undecodable("a tag is no text") from error
 
-    def loads(self, kind: bytes, payload: bytes) -> Any:
-        """The value of a payload. Raises `Undecodable`."""
+    def _unpacked(self, flags: int, payload: bytes) -> bytes:
+        """A payload as the serializer has it. Raises `Undecodable`."""
+        if not flags & (ZLIB | ZSTD):
+            return payload
         try:
-            if kind in (WHOLE, COUNTER):
-                return _decimal(payload)
-            return self.serializer.loads(payload)
+            if flags & ZLIB and flags & ZSTD:
+                raise ValueError("compressed in two ways")
+            return compression.method_of("zlib" if flags & ZLIB else "zstd").unpacked(payload)
+        except Exception as error:              # ImportError: this process does not have it
+            raise Undecodable(str(error)) from error
+
+    def loads(self, kind: bytes, payload: bytes, schema: Schema | None = None) -> Any:
+        """The value of a payload. Raises `Undecodable`, also where it was written with another schema, or none."""
+        try:
+            if self._is_trusted or schema is None:
+                if kind == self.kind:
+                    return self.serializer.loads(payload)
+                if kind in (WHOLE, COUNTER):
+                    return _decimal(payload)
+            elif kind != self._typed_kind:
+                raise ValueError("written for no annotation")
+            return Reader(schema).whole(self.serializer.loads(payload))
         except Exception as error:
             raise Undecodable(str(error)) from error
 
@@ -294,35 +390,10 @@ def _in_utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _advice(value: Any, kind: bytes) -> str:
+def _advice(value: Any) -> str:
     """Which other serializer takes a value that this one does not."""
-    for name, make in (("msgpack", Msgpack), ("pickle", Pickle)):
-        try:
-            other = make()
-            data = other.dumps(value)
-            if other.kind != kind and (other.kind in _TRUSTED or is_alike(value, other.loads(data))):
-                return f' (serializer="{name}" can)'
-        except Exception:           # not installed, or it does not take it either
-            continue
-    return ""
-
-
-def _culprit(value: Any, comes_back: Callable[[Any], bool]) -> Any:
-    """The innermost part of a value that does not come back by itself, to be named in an error."""
-    seen: set[int] = set()
-    while id(value) not in seen:
-        seen.add(id(value))
-        parts: list[Any] = []
-        if type(value) is dict:
-            if not all(comes_back({key: None}) for key in value):
-                return next(key for key in value if not comes_back({key: None}))
-            parts = list(value.values())
-        elif type(value) is list or (type(value) is tuple and comes_back(())):
-            parts = list(value)
-        for part in parts:
-            if not comes_back(part):
-                value = part
-                break
-        else:
-            return value
-    return value
+    try:
+        Pickle().dumps(value)
+    except Exception:                           # it does not take it either
+        return ""
+    return ' (serializer="pickle" can)'

@@ -95,6 +95,14 @@ def _write(reply: Any, command: Command) -> bool:
     return _are_flags(reply, 1 + int(_arguments(command)[1]))
 
 
+def _add(reply: Any, command: Command) -> bool:
+    return reply == b"" or _are_flags(reply, 1 + int(_arguments(command)[2]))
+
+
+def _swap(reply: Any, command: Command) -> bool:
+    return type(reply) is bytes and reply in (b"0", b"10", b"11")
+
+
 def _number_of_keys(reply: Any, command: Command) -> bool:
     return _is_count(reply, _keys(command))
 
@@ -223,6 +231,8 @@ def _is_port(number: int) -> bool:
 SHAPES: dict[bytes, Fits] = {
     scripts.READ.digest: _read,
     scripts.WRITE.digest: _write,
+    scripts.ADD.digest: _add,
+    scripts.SWAP.digest: _swap,
     scripts.DELETE.digest: _number_of_keys,
     scripts.TTL.digest: _ttl,
     scripts.TOUCH.digest: _yes_or_no,

@@ -35,7 +35,7 @@ local function tags_end(v)              -- where the tags end; nil: they are dam
 end
 
 local function live(v)
-  if not v or not g or #v < 21 or sub(v, 6, 21) ~= g or sub(v, 1, 3) ~= '\203x\2' then return false end
+  if not v or not g or #v < 21 or sub(v, 6, 21) ~= g or sub(v, 1, 3) ~= '\203x\3' then return false end
   if math.floor(byte(v, 5) / 2) % 2 == 0 then return true end
   local at = 23
   for i = 1, byte(v, 22) or 0 do
@@ -46,6 +46,21 @@ local function live(v)
     at = at + 18 + size
   end
   return true
+end
+
+local function kept(v)                  -- milliseconds for which it is kept beyond its end
+  if math.floor(byte(v, 5) / 16) % 2 == 0 then return 0 end
+  local at = tags_end(v)
+  if not at or at + 4 > #v then return 0 end
+  return struct.unpack('>I4', v, at + 1)
+end
+
+local function present(key, v)          -- it is alive, and has not ended
+  if not live(v) then return false end
+  local beyond = kept(v)
+  if beyond == 0 then return true end
+  local left = call('PTTL', key)
+  return left < 0 or left > beyond
 end
 
 local function tagged(from, n, fresh)   -- the block of n tags, and which of their generations had to be made
@@ -109,11 +124,62 @@ end
 return made .. tags_made
 """
 
+# What is to happen once, however often it is sent. KEYS[3]: what remembers that it was done; ARGV[2]: not after (or
+# nothing)
+_ONCE = r"""
+if ARGV[2] ~= '' then
+  local now = call('TIME')
+  now = now[1] * 1000 + math.floor(now[2] / 1000)
+  if now > tonumber(ARGV[2]) then return redis.error_reply('LATE it is too late') end
+end
+local done = call('GET', KEYS[3])
+if done then return done end
+local function has_done(what)
+  call('SET', KEYS[3], what, 'PX', 60000)
+  return what
+end
+"""
+
+# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, then as for _WRITE of one key
+# -> nothing: there is a live one, and nothing was done; else as _WRITE
+_ADD = _ONCE + r"""
+if present(KEYS[2], value_at(KEYS[2])) then return '' end
+local n = tonumber(ARGV[3])
+local made = generation(ARGV[1])
+local block, tags_made = tagged(4, n, ARGV[1])
+put(KEYS[2], with_tags(ARGV[4 + n], block) .. g .. block .. ARGV[5 + n], ARGV[6 + n])
+call('UNLINK', lease_of(KEYS[2]))
+return has_done(made .. tags_made)
+"""
+
+# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, digest of the entry that the caller has seen
+# (nothing: none), milliseconds for a new one, head, body (both nothing: delete it), and whether an entry that is there
+# keeps its lifetime and its tags (1)
+# -> 0: it is another by now, and nothing was done; else 1, and whether the generation was made
+_SWAP = _ONCE + r"""
+local v = value_at(KEYS[2])
+local seen = live(v) and redis.sha1hex(v) or ''
+if seen ~= ARGV[3] then return '0' end
+call('UNLINK', lease_of(KEYS[2]))
+if ARGV[5] == '' then
+  call('UNLINK', KEYS[2])
+  return has_done('10')
+end
+local made = generation(ARGV[1])
+if seen ~= '' and ARGV[7] == '1' then
+  local tags = sub(v, 22, tags_end(v))
+  call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. ARGV[6], 'KEEPTTL')
+else
+  put(KEYS[2], ARGV[5] .. g .. ARGV[6], ARGV[4])
+end
+return has_done('1' .. made)
+"""
+
 # -> how many were alive
 _DELETE = r"""
 local n = 0
 for i = 2, #KEYS do
-  if live(value_at(KEYS[i])) then n = n + 1 end
+  if present(KEYS[i], value_at(KEYS[i])) then n = n + 1 end
   call('UNLINK', KEYS[i], lease_of(KEYS[i]))
 end
 return n
@@ -121,22 +187,31 @@ return n
 
 # -> milliseconds to live; -1: for ever, -2: absent
 _TTL = r"""
-if not live(value_at(KEYS[2])) then return -2 end
-return call('PTTL', KEYS[2])
+local v = value_at(KEYS[2])
+if not live(v) then return -2 end
+local left = call('PTTL', KEYS[2])
+if left < 0 then return left end
+left = left - kept(v)
+return left > 0 and left or -2
 """
 
 # ARGV: milliseconds, or nothing for ever -> 1: done
 _TOUCH = r"""
-if not live(value_at(KEYS[2])) then return 0 end
-if ARGV[1] == '' then call('PERSIST', KEYS[2]) else call('PEXPIRE', KEYS[2], ARGV[1]) end
+local v = value_at(KEYS[2])
+if not present(KEYS[2], v) then return 0 end
+if ARGV[1] == '' then
+  call('PERSIST', KEYS[2])
+else
+  call('PEXPIRE', KEYS[2], string.format('%.0f', ARGV[1] + kept(v)))
+end
 return 1
 """
 
-# KEYS: generation, entry, what remembers it. ARGV: fresh, amount, milliseconds for a new one, not after (or
-# nothing), head, seal of a counter with the tags that the entry has (or nothing, where there is no secret), and, of an
-# entry that the caller has looked at, the digest, and whether it is an int (1), or as good as absent (0)
+# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, amount, milliseconds for a new one, head, seal of
+# a counter with the tags that the entry has (or nothing, where there is no secret), and, of an entry that the caller
+# has looked at, the digest, and whether it is an int (1), or as good as absent (0)
 # -> whether the generation was made, and the sum; or {entry}: only the caller can tell what that is
-_INCREMENT = r"""
+_INCREMENT = _ONCE + r"""
 local function digits(s)
   local negative = sub(s, 1, 1) == '-'
   if negative then s = sub(s, 2) end
@@ -171,33 +246,27 @@ local function add(a, b)
   return text
 end
 
-if ARGV[4] ~= '' then
-  local now = call('TIME')
-  now = now[1] * 1000 + math.floor(now[2] / 1000)
-  if now > tonumber(ARGV[4]) then return redis.error_reply('LATE it is too late') end
-end
-local done = call('GET', KEYS[3])
-if done then return done end
 local made = generation(ARGV[1])
 local v, seal, sum = value_at(KEYS[2]), ARGV[6], nil
 local looked = v and ARGV[7] ~= '' and redis.sha1hex(v) == ARGV[7]
-if live(v) and not (looked and ARGV[8] == '0') then
+if present(KEYS[2], v) and not (looked and ARGV[8] == '0') then
   local kind, at = sub(v, 4, 4), tags_end(v) or #v
-  local number = sub(v, at + 1 + #seal)
+  local number = sub(v, at + 1 + #seal + (kept(v) > 0 and 4 or 0))
   local plain = byte(v, 5) == byte(ARGV[5], 5) and (kind == 'N' or (kind == 'I' and seal == ''))
   local known = looked or (plain and sub(v, 22, 21 + #seal) == seal)
   if not known or #number > 4300 or not string.match(number, '^%-?%d+$') then return {v} end
-  sum = add(number, ARGV[2])
+  sum = add(number, ARGV[3])
   if #sum > 4300 then return redis.error_reply('TOOLONG the sum would have too many digits') end
   local tags = sub(v, 22, at)
+  local left = kept(v) > 0 and call('PTTL', KEYS[2]) - kept(v) or -1
   call('SET', KEYS[2], with_tags(ARGV[5], tags) .. g .. tags .. seal .. sum, 'KEEPTTL')
+  if left > 0 then call('PEXPIRE', KEYS[2], left) end
 else
-  sum = ARGV[2]
-  put(KEYS[2], ARGV[5] .. g .. seal .. sum, ARGV[3])
+  sum = ARGV[3]
+  put(KEYS[2], ARGV[5] .. g .. seal .. sum, ARGV[4])
 end
 call('UNLINK', lease_of(KEYS[2]))
-call('SET', KEYS[3], made .. sum, 'PX', 60000)
-return made .. sum
+return has_done(made .. sum)
 """
 
 # KEYS: generation, entry, lease, and how a computation failed that the caller waited for, if it did
@@ -268,7 +337,7 @@ local out, epoch = {generation(ARGV[1])}, call('GET', base .. 'e') or ''
 for i = 2, #KEYS do
   local name = lease_of(KEYS[i])
   local lease = call('GET', name)
-  if live(value_at(KEYS[i])) then
+  if present(KEYS[i], value_at(KEYS[i])) then
     out[i] = 1
   elseif lease and sub(lease, 1, 16) == g and sub(lease, 17, 32) ~= ARGV[2] then
     out[i] = 2
@@ -280,17 +349,17 @@ end
 return table.concat(out)
 """
 
-# KEYS: generation, entries. ARGV: token, milliseconds, then for each entry head, body
+# KEYS: generation, entries. ARGV: token, then for each entry head, body, milliseconds
 # -> for each 1: stored; 0: it has lost
 _LAND_MANY = r"""
 local out = {}
 for i = 2, #KEYS do
-  local name, at = lease_of(KEYS[i]), 2 * i - 1
+  local name, at = lease_of(KEYS[i]), 3 * i - 4
   local lease = call('GET', name)
   out[i - 1] = 0
   if lease and sub(lease, 17, 32) == ARGV[1] then
     if sub(lease, 1, 16) == g then
-      put(KEYS[i], ARGV[at] .. g .. ARGV[at + 1], ARGV[2])
+      put(KEYS[i], ARGV[at] .. g .. ARGV[at + 1], ARGV[at + 2])
       out[i - 1] = 1
     end
     call('UNLINK', name)
@@ -338,6 +407,8 @@ class Script:
 
 READ = Script(_READ)
 WRITE = Script(_WRITE)
+ADD = Script(_ADD)
+SWAP = Script(_SWAP)
 DELETE = Script(_DELETE)
 TTL = Script(_TTL)
 TOUCH = Script(_TOUCH)
@@ -355,12 +426,12 @@ CLEAN = Script(_CLEAN)
 BY_DIGEST = {
     script.digest: script
     for script in (
-        READ, WRITE, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
+        READ, WRITE, ADD, SWAP, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
         INVALIDATE_TAG, CLEAN,
     )
 }
 
-STORING = frozenset(script.digest for script in (WRITE, INCREMENT, LAND_MANY))
+STORING = frozenset(script.digest for script in (WRITE, ADD, SWAP, INCREMENT, LAND_MANY))
 """Those that cannot succeed on a server that is full."""
 WRITING = STORING | {script.digest for script in (DELETE, CLEAR, INVALIDATE_TAG)}
 """Those that cannot succeed where nothing may be written."""

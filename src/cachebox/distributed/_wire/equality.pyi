@@ -1,3 +1,0 @@
-"""Types of `cachebox.distributed._wire.equality`; the documentation is in the compiled module."""
-
-def is_alike(value: object, back: object) -> bool: ...

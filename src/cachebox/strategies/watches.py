@@ -1,0 +1,59 @@
+"""Keys that somebody reads in order to write them, or to fill a cache: was one written meanwhile?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.section import Section
+
+
+class Watch:
+    """Whether a key was written since the watch began."""
+
+    __slots__ = ("was_written",)
+
+    def __init__(self) -> None:
+        self.was_written = False
+
+
+class Watches:
+    """The watches of keys. Whoever writes a key says so by `note` before the store is told. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._watches: dict[Any, list[Watch]] = {}
+        self._lock = Section()                  # re-entrant: comparing keys, or a collection, may run code that writes
+        renew_in_child(self)
+
+    @contextmanager
+    def over(self, keys: Iterable[Any]) -> Iterator[Watch]:
+        """Watch keys, all of them by one watch."""
+        keys = list(keys)
+        watch = Watch()
+        try:
+            with self._lock:
+                for key in keys:
+                    self._watches.setdefault(key, []).append(watch)
+            yield watch
+        finally:
+            with self._lock:
+                for key in keys:
+                    watching = self._watches.get(key, [])
+                    if watch in watching:
+                        watching.remove(watch)
+                    if not watching:
+                        self._watches.pop(key, None)
+
+    def note(self, keys: Iterable[Any], by: Watch | None = None) -> None:
+        """These keys are being written; `by`: the watch of the one who writes, if it has one. O(1) a key."""
+        if self._watches:
+            with self._lock:
+                for key in keys:
+                    for watch in self._watches.get(key, ()):
+                        watch.was_written = watch.was_written or watch is not by
+
+    def _after_fork(self) -> None:
+        """In the child of a fork: another thread of the parent may have held the lock."""
+        self._lock = Section()
