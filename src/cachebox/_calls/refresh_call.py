@@ -46,14 +46,9 @@ class RefreshCall:
         """Have it run in a task, or in a thread of the pool. False: there is none, so a later call has to try again."""
         if not is_async:
             return submit(self)
-        import asyncio
+        from cachebox._loading.awaited import run_in_task
 
-        if asyncio._get_running_loop() is None:
-            return False
-        from cachebox._loading.awaited import start
-
-        start(self._run_in_task())
-        return True
+        return run_in_task(self._refresh, self._run_in_task)
 
     def run(self) -> None:
         """In a thread of the pool: make the call, and store its result unless the key was written meanwhile."""
@@ -79,11 +74,9 @@ class RefreshCall:
                 self._succeeded(value)
 
     async def _run_in_task(self) -> None:
-        from cachebox._loading import tasks
-
         led.set(())
         try:
-            if self._refresh.begin(*tasks.current()):
+            if self._refresh.begin():
                 value = await called(self._wrapper.__wrapped__, self._args, self._kwargs)
                 self._succeeded(value)
         except Exception as error:
