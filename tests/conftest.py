@@ -7,8 +7,13 @@ import re
 import sys
 
 import pytest
+from hypothesis import settings
 
 from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
+
+# The same examples every time, however slow the machine is at the moment.
+settings.register_profile("deterministic", deadline=None, derandomize=True)
+settings.load_profile("deterministic")
 
 POLICIES = ("LRU", "LFU", "FIFO", "AUTO")
 
