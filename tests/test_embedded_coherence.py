@@ -59,7 +59,7 @@ class Trial:
         writers = [self.start("write", number, 2) for number in range(2)]
         readers = [self.start("read", number, self.reads) for number in range(2)]
         try:
-            deadline = time.monotonic() + max(LIMIT, self.reads / 1000)
+            deadline = time.monotonic() + LIMIT + self.reads / 100 + 5 * kills
             while any(reader.poll() is None for reader in readers) or self.kills < kills:
                 assert time.monotonic() < deadline, "the readers do not come to an end"
                 time.sleep(self.dice.uniform(0.0, 0.1))

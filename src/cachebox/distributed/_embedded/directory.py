@@ -1,8 +1,8 @@
 """A folder in the place of servers: it has what `topology.Topology` has, and answers the same calls.
 
-Everything is in one bucket, and always where it was. Nothing has to be heard of: whether what a first tier holds is still
-so, it sees by itself (`Tier.follow`). An operation is tried at once; if it would have to wait for another writer, that
-is asked for as an effect, so that an event loop goes on.
+Everything is in one bucket, and always where it was. Nothing has to be heard of: whether what a first tier holds is
+still so, it sees by itself (`Tier.follow`). An operation is tried at once; if it would have to wait for another writer,
+that is asked for as an effect, so that an event loop goes on.
 """
 
 from __future__ import annotations
@@ -179,9 +179,8 @@ class Directory:
 
         def look(execute: Any, page: Any) -> Any:
             start = int(cursor or b"0") if cursor != b"0" else -(1 << 63)
-            rows = execute(
-                "SELECT h, k FROM e WHERE h >= ? AND g = (SELECT v FROM m WHERE id = 0) ORDER BY h LIMIT ?", (start, PAGE)
-            ).fetchall()
+            wanted = "h >= ? AND g = (SELECT v FROM m WHERE id = 0)"
+            rows = execute(f"SELECT h, k FROM e WHERE {wanted} ORDER BY h LIMIT ?", (start, PAGE)).fetchall()
             keys = [key for _, key in rows if key.startswith(data)]
             if cursor == b"0" and "l" in letter:
                 keys += [key for (key,) in execute("SELECT k FROM l").fetchall() if key.startswith(data)]
