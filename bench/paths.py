@@ -82,6 +82,21 @@ def _call() -> Callable[[Sequence[Any]], float]:
     return compile_loop("f(key)", f=f)
 
 
+def _selected(shape: str, call: str = "f(key)", **options: Any) -> Callable[[Sequence[Any]], float]:
+    """Hits of a function of that many parameters, with options about its keys."""
+    from contextvars import ContextVar
+
+    from cachebox import cached
+
+    if "vary" in options:
+        options["vary"] = tenant = ContextVar("tenant")
+        tenant.set("a tenant")
+    f = cached(max_size=1000, **options)(eval(f"lambda {shape}: None"))
+    loop = compile_loop(call, f=f)
+    loop(_keys())
+    return loop
+
+
 def _method() -> Callable[[Sequence[Any]], float]:
     from cachebox import cached
 
@@ -107,6 +122,10 @@ PATHS: dict[str, Callable[[], Callable[[Sequence[Any]], float]]] = {
     "get or set, AUTO, half hits": _mixed_auto,
     "@cached, one argument, hit": _call,
     "@cached, method, hit": _method,
+    "@cached, ignore, hit": lambda: _selected("key, session", "f(key, 1)", ignore="session"),
+    "@cached, vary, hit": lambda: _selected("key", vary=True),
+    "@cached, version, hit": lambda: _selected("key", version=2),
+    "@cached, normalize, hit": lambda: _selected("key, other=1", normalize=True),
 }
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 
 POLICIES = ("LRU", "LFU", "FIFO", "AUTO")
 
@@ -152,5 +152,5 @@ def check_everything():
     """Verify the invariants of every cache and policy that is alive when a test ends."""
     yield
     for found in gc.get_objects():
-        if isinstance(found, (Cache, LRUCache, LFUCache, FIFOCache, AutoPolicy)):
+        if isinstance(found, (Cache, LRUPolicy, LFUPolicy, FIFOPolicy, AutoPolicy)):
             found._check()

@@ -199,6 +199,22 @@ class Model:
         self.write(key, default, self.lifetime, weight)
         return default
 
+    def add(self, key, value, ttl=None):
+        if self.live(key) is not None:
+            return False
+        self.write(key, value, self.lifetime_of(ttl), self.checked_weight(key, value))
+        return True
+
+    def contains(self, key):
+        return key in self
+
+    def entry(self, key):
+        entry = self.live(key)
+        if entry is None:
+            return None
+        left = None if entry.deadline == math.inf else entry.deadline - self.clock()
+        return (entry.key, entry.value, left, entry.weight if self.is_weighed else 1, ())
+
     def get_or_set(self, key, factory, ttl=None):
         entry = self.live(key)
         if entry is not None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cachebox import Cache, CacheStats, LRUCache
+from cachebox import Cache, CacheStats, LRUPolicy
 from conftest import named
 
 # --- the constructor and what it shows ------------------------------------------------------------------------------
@@ -48,9 +48,15 @@ SIGNATURES = {
     "clear": "",
     "peek": "key, default=None",
     "get_many": "keys",
-    "set_many": "mapping, ttl=None",
+    "set_many": "mapping, ttl=None, *, tags=()",
     "delete_many": "keys",
-    "get_or_set": "key, factory, ttl=None",
+    "get_or_set": "key, factory, ttl=None, *, tags=()",
+    "add": "key, value, ttl=None, *, tags=()",
+    "entry": "key",
+    "contains": "key",
+    "aget": "key, default=None",
+    "aget_many": "keys",
+    "aget_or_set": "key, factory, ttl=None, *, tags=()",
     "increment": "key, amount=1",
     "compute": "key, fn",
     "ttl": "key",
@@ -428,7 +434,7 @@ def test_resize_drops_the_expired_before_any_live_entry(any_policy, clock):
 
 
 def test_the_policy_object_learns_of_the_new_bound():
-    order = LRUCache(5)
+    order = LRUPolicy(5)
     cache = Cache(max_size=5, policy=order)
     cache.resize(2)
     assert order.max_size == 2

@@ -377,7 +377,8 @@ def test_a_journal_that_waits_for_the_disk_loses_no_increment(tmp_path, store):
 def test_timeouts_are_numbers_or_timedeltas(store):
     from datetime import timedelta
 
-    strategy = WriteBehind(Cache(), store)
+    short = timedelta(milliseconds=1)
+    strategy = WriteBehind(Cache(), store, max_delay=short, backoff=short, max_backoff=short, exit_timeout=short)
     strategy.set("b", 1)
     assert strategy.flush(timedelta(minutes=1)) and strategy.flush(60)
     assert strategy.close(timedelta(minutes=1)) and store.values["b"] == 1

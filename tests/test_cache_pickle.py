@@ -11,7 +11,7 @@ import time
 import pytest
 
 import cachebox
-from cachebox import MISSING, Cache, LFUCache
+from cachebox import MISSING, Cache, LFUPolicy
 from conftest import PythonFIFO
 
 NOW = [1000.0]
@@ -72,7 +72,7 @@ class RecencyInPython(PythonFIFO):
         self.order[key] = self.order.pop(key)
 
 
-class Twofold(LFUCache):
+class Twofold(LFUPolicy):
     """A subclass of a built-in policy that counts its calls."""
 
     calls = 0
@@ -301,7 +301,7 @@ def test_a_policy_written_in_python_travels_with_its_state(clone, order):
 
 
 def test_a_copy_of_a_cache_with_an_instance_of_a_built_in_policy_has_one_of_its_own(clone):
-    order = LFUCache(3)
+    order = LFUPolicy(3)
     cache = Cache(3, policy=order)
     cache.update(a=1, b=2)
     cloned = clone(cache)

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from cachebox import MISSING, AutoPolicy, Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox import MISSING, AutoPolicy, Cache, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 
-BUILT_IN = {"LRU": LRUCache, "LFU": LFUCache, "FIFO": FIFOCache, "AUTO": AutoPolicy}
+BUILT_IN = {"LRU": LRUPolicy, "LFU": LFUPolicy, "FIFO": FIFOPolicy, "AUTO": AutoPolicy}
 
 
 class Recording(EvictionPolicy):
@@ -117,10 +117,10 @@ def test_a_built_in_instance_must_be_empty(policy):
 
 
 def test_the_bound_of_the_cache_holds_not_that_of_the_instance():
-    class Custom(LRUCache):
+    class Custom(LRUPolicy):
         pass
 
-    for kind in (LRUCache, LFUCache, FIFOCache, AutoPolicy, Custom, Recording):
+    for kind in (LRUPolicy, LFUPolicy, FIFOPolicy, AutoPolicy, Custom, Recording):
         for bound in (1, 100, None):
             order = kind(bound)
             cache = Cache(3, policy=order)

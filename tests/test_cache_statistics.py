@@ -8,6 +8,7 @@ from cachebox import MISSING, Cache
 
 COUNTERS = (
     "hits", "misses", "sets", "deletes", "evictions", "expired", "load_success", "load_failure", "load_time",
+    "stale_serves", "refreshes", "refresh_failures", "negative_hits",
 )
 
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,11 @@ async def opened(kind, **options):
             yield cache
 
 
+async def awaited(kind, result):
+    """What concerns an asyncio cache is awaited."""
+    return await result if kind == "async" else result
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_async_functions(kind, server):
     async def main():
@@ -338,9 +344,9 @@ def test_async_functions(kind, server):
             assert await asyncio.gather(*(f(1) for _ in range(20))) == [[1]] * 20
             assert await f(1) == [1]
             assert calls == [1]
-            assert await f.invalidate(1) is True
+            assert await awaited(kind, f.invalidate(1)) is True
             assert await f(1) == [1] and calls == [1, 1]
-            await f.cache_clear()
+            await awaited(kind, f.cache_clear())
             assert await f(1) == [1] and calls == [1, 1, 1]
             assert f.cache_info()[:2] == (0, 1)
             assert len(getattr(cache._core.topology.masters[0], "lanes", "1")) == 1     # a folder has no connections
@@ -371,7 +377,7 @@ def test_async_functions_of_a_blocking_cache_do_not_block(server):
                 return x
 
             assert await f(1) == 1
-            await f.invalidate(1)
+            f.invalidate(1)
             server.stall()
             try:
                 waiting = asyncio.ensure_future(f(1))
@@ -522,10 +528,205 @@ def test_async_functions_remember_failures_too(kind, server):
             await asyncio.gather(*[fail() for _ in range(5)])
             await fail()
             assert calls == [1]
-            await fetch.invalidate(1)
+            await awaited(kind, fetch.invalidate(1))
             await fail()
-            await fetch.cache_clear()
+            await awaited(kind, fetch.cache_clear())
             await fail()
             assert calls == [1, 1, 1]
 
     asyncio.run(main())
+
+
+# --- control of one call ----------------------------------------------------------------------------------------------
+
+
+def test_peek_refresh_and_set(cache, server):
+    calls = []
+
+    def lives(result):
+        return 60 if result != "never" else 0
+
+    @cached(cache, ttl=lives, condition=lambda result: result != "bad", tags="all")
+    def f(x, y=0):
+        calls.append(x)
+        return [x, len(calls)]
+
+    with DistributedCache(redis_port=server.port) as elsewhere:
+        assert f.peek(1) is cachebox.MISSING and calls == []
+        assert f.refresh(1) == [1, 1] == f(1) == f.peek(1)
+        assert elsewhere.get(f.cache_key(1)) == [1, 1]
+        assert f.refresh(1) == [1, 2] == f(1)
+        cache.barrier(), elsewhere.barrier()
+        assert elsewhere.get(f.cache_key(1)) == [1, 2]
+        f.set("given", 1)
+        elsewhere.barrier()
+        assert f.peek(1) == f(1) == "given" == elsewhere.get(f.cache_key(1)) and calls == [1, 1]
+        for unwanted in ("bad", "never"):
+            f.set(unwanted, 1)
+            assert f(1) == "given"
+        assert 0 < elsewhere.ttl(f.cache_key(1)) <= 60
+        with pytest.raises(TypeError, match="object"):
+            f.set(object(), 1)
+        assert cache.invalidate_tag("all") == 1 and f.peek(1) is cachebox.MISSING
+        info = f.cache_info()
+        stats = cache.stats.misses
+        f.peek(5), f.refresh(5), f.set(6, 6)
+        assert f.cache_info()[:2] == info[:2] and cache.stats.misses == stats
+
+
+def test_a_write_during_a_refresh_wins_over_two_tiers(cache):
+    @cached(cache)
+    def f():
+        write()
+        return "computed"
+
+    write = int
+    assert f() == "computed"
+    write = lambda: f.set("given")  # noqa: E731
+    assert f.refresh() == "computed" and f.peek() == "given"
+    write = f.invalidate
+    assert f.refresh() == "computed" and f.peek() is cachebox.MISSING
+
+
+def test_a_failing_refresh_changes_nothing_over_two_tiers(cache):
+    fails = []
+
+    @cached(cache, cache_exceptions=OSError, exception_ttl=60)
+    def f():
+        if fails:
+            raise OSError("down")
+        return "up"
+
+    assert f() == "up"
+    fails.append(1)
+    with pytest.raises(OSError):
+        f.refresh()
+    assert f() == "up"
+    f.invalidate()
+    with pytest.raises(OSError):
+        f()
+    fails.clear()
+    with pytest.raises(OSError):
+        f()
+    assert f.refresh() == "up" == f()
+
+
+def test_a_refresh_waits_for_who_computes_and_computes_again(cache, server):
+    with DistributedCache(redis_port=server.port) as elsewhere:
+        began, go_on = threading.Event(), threading.Event()
+
+        def slow():
+            began.set()
+            go_on.wait(60)
+            return "old"
+
+        f = cached(cache, name="slow")(lambda: "new")
+        older = threading.Thread(target=elsewhere.get_or_set, args=(f.cache_key(), slow))
+        older.start()
+        began.wait(60)
+        results = []
+        refresh = threading.Thread(target=lambda: results.append(f.refresh()))
+        refresh.start()
+        go_on.set()
+        refresh.join(60), older.join(60)
+        assert results == ["new"] and f() == "new"
+        elsewhere.barrier()
+        assert elsewhere.get(f.cache_key()) == "new"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_control_of_async_functions(kind, server):
+    async def main():
+        async with opened(kind, redis_port=server.port) as cache:
+            calls = []
+
+            @cached(cache)
+            async def f(x):
+                calls.append(x)
+                return [x, len(calls)]
+
+            assert await awaited(kind, f.peek(1)) is cachebox.MISSING
+            assert await f.refresh(1) == [1, 1] == await f(1)
+            assert await f.refresh(1) == [1, 2] == await awaited(kind, f.peek(1))
+            await awaited(kind, f.set("given", 1))
+            assert await f(1) == "given" and calls == [1, 1]
+            assert await awaited(kind, f.invalidate(1)) is True
+            with cachebox.disabled():
+                assert await f(1) == [1, 3] and await f(1) == [1, 4]
+            assert await awaited(kind, f.peek(1)) is cachebox.MISSING
+
+    asyncio.run(main())
+
+
+def test_methods_have_control_too(cache):
+    class Service:
+        @cached(cache, ignore="self")
+        def method(self, x):
+            return [x]
+
+    one, other = Service(), Service()
+    assert one.method.refresh(1) == [1] == other.method.peek(1)
+    other.method.set("given", 1)
+    assert one.method(1) == "given" and one.method.invalidate(1) and other.method.peek(1) is cachebox.MISSING
+
+
+def test_disabled_over_two_tiers(cache):
+    calls = []
+
+    @cached(cache)
+    def f(x):
+        calls.append(x)
+        return len(calls)
+
+    assert f(1) == f(1) == 1
+    info, stats = f.cache_info(), cache.stats.local_hits
+    with cachebox.disabled():
+        assert f(1) == 2 and f(1) == 3 and f.refresh(1) == 4
+        assert f.peek(1) == 1
+    assert f.cache_info() == info and cache.stats.local_hits == stats
+    assert f(1) == 1
+
+
+def test_without_a_server_a_refresh_only_computes():
+    with DistributedCache(redis_port=free_port()) as cache:
+        f = cached(cache)(lambda: "computed")
+        assert f.refresh() == "computed" and f.peek() is cachebox.MISSING
+    with DistributedCache(redis_port=free_port()) as cache:
+        f = cached(cache)(lambda: "computed")
+        with pytest.raises(cachebox.BackendUnavailable):
+            f.set("given")
+
+
+# --- keys of calls ----------------------------------------------------------------------------------------------------
+
+
+def test_ignore_normalize_and_vary(cache):
+    from contextvars import ContextVar
+
+    tenant = ContextVar("tenant")
+    calls = []
+
+    @cached(cache, ignore="session", normalize=True, vary=tenant)
+    def f(x, session=None, *, y=[1]):  # noqa: B006
+        calls.append(x)
+        return len(calls)
+
+    assert f(1, object()) == f(x=1) == f(1, y=[1]) == 1
+    assert f(1, y=[2]) == 2
+    token = tenant.set("a")
+    assert f(1) == 3 == f(1) == f.peek(1)
+    assert f.cache_key(1).startswith(f"{f._name}('a';")
+    tenant.reset(token)
+    assert f(1) == 1 and f.invalidate(x=1) is True
+    with pytest.raises(TypeError, match="missing"):
+        f()
+
+
+def test_an_argument_without_a_stable_text_is_named(cache):
+    @cached(cache)
+    def f(x, session=None):
+        return x
+
+    for call in (lambda: f(1, object()), lambda: f(1, session=object())):
+        with pytest.raises(TypeError, match=r"argument session, of type object.*key_func.*ignore=\('session',\).*pass"):
+            call()

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from both_kinds import KINDS, make
-from cachebox import MISSING, DistributedCache, cached
+from cachebox import MISSING, DistributedCache, cached, caches
 from cachebox.distributed._wire.codec import Codec, Undecodable
 from in_threads import Started, wait_for, wait_until
 from second_tiers import BOTH
@@ -341,3 +341,71 @@ def test_what_is_kept_is_signed():
     for forged in (data[:21] + b"\0\0\0\1" + data[25:], data[:4] + b"\1" + data[5:21] + data[25:]):
         with pytest.raises(Undecodable):
             codec.decode("k", forged)
+
+
+def test_a_function_may_ask_for_it_where_the_cache_does_not(server):
+    with DistributedCache(redis_port=server.port, timeout=10) as cache:
+        results = iter(["old", "new", OSError("down")])
+
+        @cached(cache, ttl=100, name="f", stale_ttl=STALE)
+        def f():
+            result = next(results)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        assert f() == "old" and 90 < cache.ttl("f()") <= 100
+        end(server, cache, key="f()")
+        assert f() == "old"
+        wait_until(lambda: cache.stats.refreshes == 1)
+        assert f() == "new" and cache.stats.stale_serves == 1 and 90 < cache.ttl("f()") <= 100
+        end(server, cache, key="f()")
+        assert f() == "new"  # and its function fails
+        wait_until(lambda: cache.stats.refresh_failures == 1)
+        f.set("set")
+        end(server, cache, key="f()")
+        results = iter(["again"])
+        assert f() == "set"
+        wait_until(lambda: f.peek() == "again")
+
+        @cached(cache, ttl=1000, name="g", refresh_ahead=0.2)
+        def g():
+            return "new"
+
+        cache.set("g()", "old", 20)
+        assert g() == "old"
+        wait_until(lambda: cache.stats.refreshes == 3)
+        assert g() == "new"
+        cache.set("k", 1, 20)
+        assert cache.get_or_set("k", unwanted, 1000) == 1  # the cache itself does not refresh
+
+
+def test_all_that_a_function_has_knows_its_annotation(kind, server):
+    with make(kind, redis_port=server.port) as cache, make(kind, redis_port=server.port) as other:
+
+        def decorated(one):
+            if kind == "sync":
+                return cached(one, name="f")(plain), lambda result: result
+            return cached(one.cache, name="f", returns=list[Point])(later), one.loop.run_until_complete
+
+        def plain(x) -> list[Point]:
+            return [Point(x)]
+
+        async def later(x):
+            return [Point(x)]
+
+        (f, run), (there, run_there) = decorated(cache), decorated(other)
+        assert run(f.peek(1)) is MISSING
+        run(f.set([Point(5)], 1))
+        other.barrier()
+        assert run_there(there.peek(1)) == [Point(5)] == run_there(there(1)) == run(f(1))
+        assert run(f.refresh(1)) == [Point(1)]
+        other.barrier()
+        assert run_there(there(1)) == [Point(1)]
+
+
+def test_a_named_cache_is_known_by_its_name():
+    with DistributedCache(redis_port=1, name="prices of the shop") as cache:
+        assert caches()["prices of the shop"] is cache
+    with DistributedCache(redis_port=1) as cache:
+        assert cache not in caches().values()

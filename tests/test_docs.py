@@ -14,7 +14,7 @@ import pkgutil
 import pytest
 
 import cachebox
-from cachebox import AutoPolicy, Cache, CacheStats, EvictionPolicy, FIFOCache, LFUCache, LRUCache, RemovalCause
+from cachebox import AutoPolicy, Cache, CacheStats, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy, RemovalCause
 from cachebox.stats import StatsSnapshot
 
 MODULES = sorted(["cachebox", *(found.name for found in pkgutil.walk_packages(cachebox.__path__, "cachebox."))])
@@ -71,7 +71,7 @@ def test_a_wrong_example_would_be_noticed():
     assert runner.failures == 1
 
 
-PUBLIC = [Cache, CacheStats, StatsSnapshot, EvictionPolicy, LRUCache, LFUCache, FIFOCache, AutoPolicy, RemovalCause]
+PUBLIC = [Cache, CacheStats, StatsSnapshot, EvictionPolicy, LRUPolicy, LFUPolicy, FIFOPolicy, AutoPolicy, RemovalCause]
 
 
 @pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)

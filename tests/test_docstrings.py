@@ -70,7 +70,7 @@ def test_most_of_what_takes_arguments_has_an_example():
     assert len([name for name in methods if has_examples(PUBLIC[name])]) >= 0.8 * len(methods)
 
 
-@pytest.mark.parametrize("name", [*names(is_compiled_method), "Cache", "CacheStats", "EvictionPolicy", "LRUCache"])
+@pytest.mark.parametrize("name", [*names(is_compiled_method), "Cache", "CacheStats", "EvictionPolicy", "LRUPolicy"])
 def test_shows_its_signature(name):
     assert inspect.signature(PUBLIC[name])
 
@@ -85,8 +85,8 @@ def test_the_signature_of_the_constructor_is_true():
         Cache(*defaults.values())               # those behind the star are keywords only
     assert list(defaults)[:4] == ["max_size", "default_ttl", "policy", "on_evict"]
     assert [name for name, parameter in signature.parameters.items() if parameter.kind == parameter.KEYWORD_ONLY] == [
-        "time_to_idle", "max_weight", "weigher", "on_removal", "clock", "loader", "refresh_ahead", "stale_ttl",
-        "cache_exceptions", "exception_ttl", "early_refresh",
+        "time_to_idle", "max_weight", "weigher", "on_removal", "clock", "name", "max_bytes", "jitter", "isolate",
+        "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
     ]
 
 

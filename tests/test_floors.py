@@ -26,6 +26,7 @@ FLOORS = {
     "cache": "_platform _engine stats _store _loading policies _files",
     "_simulation": "_platform _engine _store policies cache",
     "_calls": "_platform _engine _store _loading cache",
+    "keys": "_calls",
     "decorators": "_platform _store _loading cache _calls",
     "strategies": "_platform _loading _files cache",
     "distributed.errors": "",
@@ -44,6 +45,8 @@ FLOORS = {
         "_platform _store _loading cache _calls distributed.errors distributed.options"
         " distributed._wire distributed._net distributed._embedded distributed._near distributed._ops"
     ),
+    "metrics": "_platform _store cache",
+    "testing": "",
     "cli": "_simulation",
 }
 # A cached function asks, at its first call, what `decorators` has to say about the class that it is called on.
@@ -139,8 +142,8 @@ def test_every_file_is_on_a_floor_and_only_public_modules_are_at_the_top():
         *(f"cache.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"stats.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"policies.{end}" for end in ("pxd", "pyi", "pyx")),
-        *("decorators.py", "decorators.pyi", "protocols.py", "removal.py", "py.typed"),
-        *("cli", "distributed", "strategies"),
+        *("decorators.py", "decorators.pyi", "keys.py", "protocols.py", "removal.py", "py.typed"),
+        *("cli", "distributed", "metrics", "strategies", "testing"),
     }
     for path in files():
         floor = floor_of(".".join(path.relative_to(SOURCES).with_suffix("").parts))
@@ -164,7 +167,10 @@ def test_only_distributed_imports_redis():
             assert not {name for name in imports(path) if name.partition(".")[0] in ("redis", "valkey")}, path
 
 
-WITH_EXTRAS = {"warming.py": {"rich"}, "plots.py": {"matplotlib"}, "greenlets.py": {"eventlet", "gevent"}}
+WITH_EXTRAS = {
+    "warming.py": {"rich"}, "plots.py": {"matplotlib"}, "greenlets.py": {"eventlet", "gevent"}, "plugin.py": {"pytest"},
+    "_prometheus.py": {"prometheus_client"}, "_opentelemetry.py": {"opentelemetry"},
+}
 
 
 def test_the_core_depends_on_nothing_but_the_standard_library():

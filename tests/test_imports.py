@@ -28,8 +28,11 @@ def imported_by(code: str) -> set[str]:
 
 
 PATHS = {
+    "cachebox._platform.registry": ["caches", "clear_all"],
+    "cachebox._store.entry": ["Entry"],
+    "cachebox._store.sizes": ["sizeof"],
     "cachebox.cache": ["Cache"],
-    "cachebox.policies": ["EvictionPolicy", "LRUCache", "LFUCache", "FIFOCache", "AutoPolicy"],
+    "cachebox.policies": ["EvictionPolicy", "LRUPolicy", "LFUPolicy", "FIFOPolicy", "AutoPolicy"],
     "cachebox.stats": ["CacheStats"],
     "cachebox._simulation.recorder": ["record"],
     "cachebox._simulation.simulation": ["simulate"],
@@ -131,7 +134,8 @@ def test_the_core_has_no_dependency_and_the_extras_have_their_names():
 
     about = metadata("cachebox-cython")
     assert all("extra ==" in needed for needed in about.get_all("Requires-Dist"))
-    assert set(about.get_all("Provides-Extra")) >= {"redis", "msgpack", "cli", "metrics", "test", "bench", "docs"}
+    extras = {"redis", "msgpack", "msgspec", "zstd", "cli", "prometheus", "opentelemetry", "test", "bench", "docs"}
+    assert set(about.get_all("Provides-Extra")) >= extras
     assert about["Requires-Python"] == ">=3.11"
 
 

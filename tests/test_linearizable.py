@@ -24,7 +24,7 @@ CALLS = 8
 ROUNDS = 5
 METHODS = (
     *("get", "get", "set", "set", "delete", "pop", "setdefault", "increment", "compute", "peek", "popitem", "items"),
-    *("__contains__", "__getitem__", "__delitem__", "__len__"),
+    *("__contains__", "__getitem__", "__delitem__", "__len__", "add", "entry"),
 )
 
 
@@ -73,6 +73,8 @@ def outcome(target, call):
         result = getattr(target, call.method)(*call.arguments)
     except KeyError:
         return KeyError
+    if call.method == "entry" and result is not None:
+        return tuple(result)
     return list(result) if call.method == "items" else result
 
 
@@ -89,7 +91,7 @@ def some_calls(draw, keys, thread):
     for number in range(thread * CALLS, (thread + 1) * CALLS):
         key = draw.choice(keys)
         method = draw.choice(METHODS)
-        if method in ("set", "setdefault"):
+        if method in ("set", "setdefault", "add"):
             yield Call(number, method, (key, draw.randrange(10**6)))
         elif method == "compute":
             yield Call(number, method, (key, draw.choice([deepened, deleted])))

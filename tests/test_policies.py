@@ -10,9 +10,9 @@ import weakref
 
 import pytest
 
-from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 
-CLASSES = [LRUCache, LFUCache, FIFOCache, AutoPolicy]
+CLASSES = [LRUPolicy, LFUPolicy, FIFOPolicy, AutoPolicy]
 
 
 @pytest.fixture(params=CLASSES, ids=lambda kind: kind.__name__)
@@ -20,7 +20,7 @@ def kind(request):
     return request.param
 
 
-class Labelled(LFUCache):
+class Labelled(LFUPolicy):
     """A subclass with a constructor and attributes of its own."""
 
     def __init__(self, label, max_size=None):
@@ -139,13 +139,13 @@ def test_keys_are_compared_as_a_dict_compares_them(kind):
 
 
 def test_lru_order():
-    order = filled(LRUCache, "a", "b", "c")
+    order = filled(LRUPolicy, "a", "b", "c")
     order.access("a")
     assert list(order) == ["b", "c", "a"]
 
 
 def test_lfu_order_adding_is_a_use():
-    order = filled(LFUCache, "a", "b", "c")
+    order = filled(LFUPolicy, "a", "b", "c")
     for key in "aab":
         order.access(key)
     assert list(order) == ["c", "b", "a"]
@@ -155,7 +155,7 @@ def test_lfu_order_adding_is_a_use():
 
 
 def test_fifo_order():
-    order = filled(FIFOCache, "a", "b", "c")
+    order = filled(FIFOPolicy, "a", "b", "c")
     order.access("a")
     order.add("a")
     assert list(order) == ["a", "b", "c"]
@@ -278,7 +278,7 @@ def test_policies_are_weakly_referenceable_and_collectable(kind):
 
 def test_what_the_built_in_policies_share_is_no_policy():
     with pytest.raises(TypeError):
-        LRUCache.__mro__[1](5)
+        LRUPolicy.__mro__[1](5)
 
 
 def test_a_subclass_of_the_base_class_need_not_call_its_init():

@@ -338,12 +338,12 @@ def test_bad_options_are_refused_by_name(options, error, words):
         Cache(**options)
 
 
-def test_an_async_loader_is_refused():
+def test_an_async_loader_has_to_be_awaited():
     async def load(key):
         return key
 
-    with pytest.raises(TypeError, match="async"):
-        Cache(loader=load)
+    with pytest.raises(TypeError, match=r"async.*aget"):
+        Cache(loader=load).get("a")
 
 
 def test_a_copy_loads_too(clock):

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from cachebox import AutoPolicy, Cache, EvictionPolicy, LRUCache, simulate
+from cachebox import AutoPolicy, Cache, EvictionPolicy, LRUPolicy, simulate
 from cachebox._simulation.advice import spread
 from cachebox.policies import BUILT_IN
 
@@ -108,7 +108,7 @@ def test_sizes_are_counts_or_per_cents_of_the_keys():
 
 
 def test_policies_are_names_in_any_case_or_classes():
-    found = simulate(keys(600), [" auto", "Lru", LRUCache, MostRecent, "OPT"], [20])
+    found = simulate(keys(600), [" auto", "Lru", LRUPolicy, MostRecent, "OPT"], [20])
     assert found.policies == ["AUTO", "LRU", "MostRecent"]
     assert found.hit_ratios["MostRecent", 20] == on_a_cache(keys(600), MostRecent, 20)
 

@@ -159,12 +159,23 @@ def look(pair, name, key):
         "get": lambda it: it.get(fresh(key), "nothing"),
         "c[key]": lambda it: it[fresh(key)],
         "in": lambda it: fresh(key) in it,
+        "contains": lambda it: it.contains(fresh(key)),
+        "entry": lambda it: described(it, key),
         "delete": lambda it: it.delete(fresh(key)),
         "del": lambda it: it.__delitem__(fresh(key)),
         "pop": lambda it: it.pop(fresh(key)),
         "pop with default": lambda it: it.pop(fresh(key), "nothing"),
     }
     pair.both(calls[name])
+
+
+def described(it, key):
+    found = it.entry(fresh(key))
+    return None if found is None else tuple(found)
+
+
+def add(pair, key, value, ttl):
+    pair.both(lambda it: it.add(fresh(key), value, ttl), lambda it: it.add(key, value, seconds(ttl)))
 
 
 def store(pair, key, value, ttl):
@@ -262,9 +273,10 @@ def go_on_with_a_copy(pair):
 
 
 OPERATIONS = [
-    (look, ["get", "get", "c[key]", "in", "delete", "del", "pop", "pop with default"], KEYS),
+    (look, ["get", "get", "c[key]", "in", "contains", "entry", "delete", "del", "pop", "pop with default"], KEYS),
     (look, ["get"], KEYS),
     (store, KEYS, VALUES, TTLS),
+    (add, KEYS, VALUES, TTLS),
     (store_by_item, KEYS, VALUES),
     (setdefault, KEYS, VALUES),
     (touch, KEYS, TTLS),

@@ -15,6 +15,7 @@ from cachebox.stats import StatsSnapshot
 
 COUNTERS = (
     "hits", "misses", "sets", "deletes", "evictions", "expired", "load_success", "load_failure", "load_time",
+    "stale_serves", "refreshes", "refresh_failures", "negative_hits",
 )
 
 
@@ -28,7 +29,7 @@ def stats():
 
 def test_all_counters_start_at_zero():
     stats = CacheStats()
-    assert [getattr(stats, name) for name in COUNTERS] == [0] * 9
+    assert [getattr(stats, name) for name in COUNTERS] == [0] * 13
 
 
 def test_counters_are_attributes_and_come_by_name(stats):
@@ -46,7 +47,8 @@ def test_attributes_cannot_be_assigned(stats):
 def test_get_all_is_a_new_dict_of_all_counters(stats):
     counted = stats.get_all()
     assert counted == {"hits": 1, "misses": 2, "sets": 3, "deletes": 4, "evictions": 5, "expired": 6, "load_success": 7,
-                       "load_failure": 8, "load_time": 9.0}
+                       "load_failure": 8, "load_time": 9.0, "stale_serves": 10, "refreshes": 11,
+                       "refresh_failures": 12, "negative_hits": 13}
     assert list(counted) == list(COUNTERS)
     counted.clear()
     assert stats.get_all() != counted
@@ -126,7 +128,7 @@ def test_a_snapshot_does_not_change_any_more(stats):
     snapshot = stats.snapshot()
     stats.increment("hits")
     stats.reset()
-    assert snapshot.get_all() == dict(zip(COUNTERS, range(1, 10), strict=True))
+    assert snapshot.get_all() == dict(zip(COUNTERS, range(1, 14), strict=True))
 
 
 def test_a_snapshot_reads_like_statistics(stats):

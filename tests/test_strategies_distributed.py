@@ -95,6 +95,43 @@ def test_both_sides_have_every_write(server, kind):
 
 
 @every_kind
+def test_what_reads_in_order_to_write_agrees_on_both_sides(server, kind):
+    store = BulkStore(a=1)
+    with Here(kind, server.port, store) as here, DistributedCache(redis_port=server.port) as other:
+        assert here.add("a", 2) is False and here.add("b", [2], 60, tags="t") is True
+        assert here.increment("a", 4) == 5 and here.increment("n") == 1
+        assert here.get_or_set("m", lambda: {"made": 1}, 60, tags="t") == {"made": 1}
+        assert here.get_many(["a", "b", "m", "n", "x"]) == {"a": 5, "b": [2], "m": {"made": 1}, "n": 1}
+        assert here.contains("a") and not here.contains("x") and 0 < here.ttl("b") <= 60 and here.touch("b", 100)
+        here.settle()
+        assert store.values == {"a": 5, "b": [2], "m": {"made": 1}, "n": 1}
+        other.barrier()
+        assert other.get_many(["a", "b", "m", "n"]) == store.values
+        other.increment("n", 10)        # past the strategy: the store wins
+        assert here.increment("n") == 2 and here.get("n") == 2
+        other.barrier()
+        assert other.get("n") == 2 and here.invalidate_prefix("b") == 1 and here.get("b") == [2]
+        assert here.stats is here.cache.stats
+
+
+@every_kind
+@must_end
+def test_a_sum_that_the_cache_could_not_be_told_is_not_served_from_it(own, kind):
+    store = BulkStore(a=1)
+    with Here(kind, own.port, store, timeout=TIMEOUT) as here:
+        assert here.get("a") == 1 and here.contains("a")
+        own.stall()
+        with pytest.raises(BackendUnavailable):
+            here.increment("a")
+        with pytest.raises(BackendUnavailable):
+            here.add("b", 1)
+        here.settle()
+        assert store.values == {"a": 2, "b": 1} and here.get("a") == 2 and here.get_many(["a", "b"]) == {"a": 2, "b": 1}
+        own.go_on()
+        wait_until(lambda: here.get("a") == 2 and not here._side.doubts, "the cache to hear of it")
+
+
+@every_kind
 def test_bad_input_reaches_neither_side(server, kind):
     store = BulkStore(a=1)
     with Here(kind, server.port, store) as here:

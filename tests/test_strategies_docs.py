@@ -1,4 +1,4 @@
-"""The worked examples in docs/strategies.md and docs/store.md print what their comments say."""
+"""The worked examples in docs/ print what their comments say: strategies, store, seeing, testing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROMISE = re.compile(r"^ *print\(.*\) +# (.*)$", re.MULTILINE)
 
 EXAMPLES = [
     pytest.param(example, id=f"{name}-{n}")
-    for name in ("caches", "strategies", "store")
+    for name in ("caches", "keys", "seeing", "testing", "strategies", "store")
     for n, example in enumerate(BLOCK.findall((DOCS / f"{name}.md").read_text(encoding="utf-8")), 1)
 ]
 
@@ -25,11 +25,13 @@ def test_there_is_one_for_each_strategy_and_a_store():
     for section in ("Look-aside", "Read-through", "Refresh-ahead", "Write-through", "Write-behind", "asyncio"):
         part = text.partition(f"\n## {section}")[2].partition("\n## ")[0]
         assert BLOCK.search(part), section
-    assert len(EXAMPLES) == 14
+    assert len(EXAMPLES) >= 18
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example(example, tmp_path):
+    if "prometheus" in example:
+        pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: the example needs it")
     if "sqlalchemy" in example:
         pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: the example of a store needs it")
     promised = PROMISE.findall(example)
@@ -47,6 +49,6 @@ def test_the_example_of_a_store_is_short():
 
 
 def test_links_lead_somewhere():
-    for name in ("caches.md", "strategies.md", "store.md"):
+    for name in ("caches.md", "keys.md", "seeing.md", "testing.md", "strategies.md", "store.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", (DOCS / name).read_text(encoding="utf-8")):
             assert (DOCS / target).exists(), target

@@ -431,6 +431,26 @@ def test_annotated_results_come_back_as_what_they_are(function, value):
         assert back == value and repr(back) == repr(value) and type(back) is type(value)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="aliases that name themselves came with Python 3.12")
+def test_aliases_are_looked_into_once():
+    space = {"Point": Point}
+    exec("type Nested = Point | list[Nested]\ndef f() -> Nested: ...", space)
+    schema = schema_of_function(space["f"])
+    value = [POINT, [POINT]]
+    assert through(Codec("json", None, "app"), value, schema) == value
+
+
+def test_an_annotation_that_raises_says_nothing():
+    class Hostile(type):
+        __hash__ = None
+
+    def f() -> Hostile("Kind", (), {}): ...
+
+    assert schema_of_function(f) is None
+    new = typing.NewType("new", Point)
+    assert through(Codec("json", None, "app"), POINT, schema_of(dict[str, new])) == POINT
+
+
 @pytest.mark.parametrize("function", [f_plain, f_unresolved, f_nothing, len, print])
 def test_other_annotations_need_no_schema(function):
     assert schema_of_function(function) is None

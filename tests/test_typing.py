@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cachebox import Cache, EvictionPolicy, LRUCache
+from cachebox import Cache, EvictionPolicy, LRUPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +39,7 @@ def test_pyright_agrees():
     run("basedpyright", "--level", "error")
 
 
-@pytest.mark.parametrize("base", [Cache[str, int], EvictionPolicy[str], LRUCache[str]])
+@pytest.mark.parametrize("base", [Cache[str, int], EvictionPolicy[str], LRUPolicy[str]])
 def test_generic_bases_work_at_run_time(base):
     class Derived(base):
         pass

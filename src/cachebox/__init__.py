@@ -13,15 +13,19 @@
 """
 
 import cachebox._platform._interpreter  # noqa: F401 (first: it says why the others could not be imported)
+from cachebox._calls.disabling import disabled
+from cachebox._platform.registry import caches, clear_all
+from cachebox._store.sizes import sizeof
 from cachebox.cache import MISSING, Cache
-from cachebox.decorators import cached, lru_cache
-from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOCache, LFUCache, LRUCache
+from cachebox.decorators import cached, cached_many, lru_cache
+from cachebox.policies import AutoPolicy, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 from cachebox.stats import CacheStats
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from cachebox._simulation.recorder import record
     from cachebox._simulation.simulation import simulate
+    from cachebox._store.entry import Entry
     from cachebox.distributed import AsyncDistributedCache, BackendRefused, BackendUnavailable, DistributedCache
     from cachebox.protocols import AsyncCacheLike, CacheLike
     from cachebox.removal import RemovalCause
@@ -42,18 +46,24 @@ __all__ = [
     "CacheLike",
     "CacheStats",
     "DistributedCache",
+    "Entry",
     "EvictionPolicy",
-    "FIFOCache",
-    "LFUCache",
-    "LRUCache",
+    "FIFOPolicy",
+    "LFUPolicy",
+    "LRUPolicy",
     "QueueFull",
     "RemovalCause",
     "WriteBehind",
     "WriteThrough",
     "cached",
+    "cached_many",
+    "caches",
+    "clear_all",
+    "disabled",
     "lru_cache",
     "record",
     "simulate",
+    "sizeof",
 ]
 
 _DISTRIBUTED = ("AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache")
@@ -65,6 +75,8 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
         """What is imported when it is first asked for, to keep ``import cachebox`` light."""
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
+        elif name == "Entry":
+            from cachebox._store.entry import Entry as found
         elif name == "simulate":
             from cachebox._simulation.simulation import simulate as found
         elif name == "record":

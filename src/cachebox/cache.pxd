@@ -46,6 +46,9 @@ cdef class Cache(Store):
     cdef object default_ttl_given
     cdef object time_to_idle_given
     cdef object max_weight_given
+    cdef object max_bytes_given
+    cdef object isolate_given
+    cdef object loads_by_loop       # where coroutines load what is missing; None: they never did
     cdef object stale_ttl_given
     cdef object exception_ttl_given
     cdef bint ready                 # __init__ or __setstate__ has run
@@ -56,6 +59,10 @@ cdef class Cache(Store):
     cdef int remember(self, object key, Leader leader, object error, object failures) except -1
     cdef int forget_failure(self, object key) except -1
     cdef PyObject* get_long(self, object key, uint64_t h) except? NULL
+    cdef PyObject* find_and_use(self, object key, uint64_t h, bint counts) except? NULL
+    cdef PyObject* own_copy(self, PyObject* value) except? NULL
+    cdef int touch_value(self, object key, double lifetime, PyObject* value) except -2
+    cdef list snapshot(self, bint keys, bint values)
     cdef int set_long(self, object key, uint64_t h, object value, double lifetime) except -1
     cdef int set_tagged(self, object key, uint64_t h, object value, double lifetime, tuple tags) except -1
     cdef int set_weighed(
@@ -70,9 +77,11 @@ cdef class Cache(Store):
     cdef int count_hit(self) except -1
     cdef int count_miss(self) except -1
     cdef object land_or_crash(self, object key, uint64_t h, Leader leader, PyObject* value, Loading* how)
+    cdef int keep_due(self, double ahead, double stale) except -1
+    cdef int put_result(self, object key, uint64_t h, object value, Loading* how) except -1
     cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1
-    cdef object add(self, object key, object amount)
-    cdef int set_all(self, list items, double lifetime) except -1
+    cdef object add_int(self, object key, object amount)
+    cdef int set_all(self, list items, double lifetime, tuple tags) except -1
 
 
 cdef inline uint64_t hash_in(Cache self, object key) except? 0:

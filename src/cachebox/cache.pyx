@@ -20,7 +20,8 @@ from cachebox._engine.table cimport (
     UNCHANGED, Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
 )
 from cachebox._store.compute cimport look_and_watch, new_watch, replace, stop_watching
-from cachebox._store.deadlines cimport deadline, end_of
+from cachebox._store.deadlines cimport deadline
+from cachebox._store.durations cimport as_float, lifetime_of, seconds_given
 from cachebox._loading.single_flight cimport (
     ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land as land_flight, new_leader, still_leads,
 )
@@ -32,24 +33,25 @@ from cachebox._loading.loader cimport NOTHING, Loader, check_loading, load_all
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox._store.options cimport (
-    bound_on_weight, check_callables, is_monotonic, lifetime_of, seconds_given,
+    bound_on_bytes, bound_on_weight, check_callables, checked_name, copier_of, is_monotonic, jitter_of,
 )
 from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
     quick_get, quick_land, quick_lead, quick_miss, quick_set, search_and_use, take_hit,
 )
-from cachebox._loading.refresh cimport serve
-from cachebox._store.entries cimport add_entries, add_entry, export, restore
-from cachebox.stats cimport HITS, MISSES
+from cachebox._loading.refresh cimport flight_of, serve, serve_at_once
+from cachebox._store.entries cimport add_entries, add_entry, describe, export, restore
+from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS
 from cachebox._store.store cimport (
-    AHEAD, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, ROUNDS, STALE, WEIGHED,
-    Outcome, Row, Store, Watch, as_float, free_rows, import_causes, reserve,
+    AHEAD, BY_VALUE, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, ISOLATED, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, ROUNDS,
+    STALE, WEIGHED, Outcome, Row, Store, Watch, free_rows, import_causes, reserve,
 )
 from cachebox._store.tags cimport checked_tags
 from cachebox._store.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 
-from cachebox._platform.awaitables import is_context, refuse_async, refuse_awaitable
+from cachebox._platform.awaitables import is_context, ready, refuse_async, refuse_awaitable
+from cachebox._platform.registry import register
 from cachebox._store.options import refuse_unknown
 from cachebox.policies import BUILT_IN, empty_like
 
@@ -95,6 +97,7 @@ MISSING = Missing()
 
 cdef tuple OPTIONS = (
     "max_size", "default_ttl", "policy", "on_evict", "time_to_idle", "max_weight", "weigher", "on_removal", "clock",
+    "name", "max_bytes", "jitter", "isolate",
     "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
 )
 cdef dict FOREIGN_OPTIONS = {       # what others call them
@@ -102,10 +105,12 @@ cdef dict FOREIGN_OPTIONS = {       # what others call them
     "timeout": "default_ttl", "expire": "default_ttl", "expiry": "default_ttl", "time_to_live": "default_ttl",
     "tti": "time_to_idle", "getsizeof": "weigher", "sizeof": "weigher", "timer": "clock", "callback": "on_removal",
     "on_delete": "on_removal", "listener": "on_removal", "load": "loader", "missing": "loader", "stale": "stale_ttl",
-    "eviction_policy": "policy",
+    "eviction_policy": "policy", "max_memory": "max_bytes", "size_limit": "max_bytes", "copy": "isolate",
 }
 
 cdef object NO_DEFAULT = object()
+cdef object SIZE_BY_DEFAULT = 1000 + int()      # told from what was given by its address, where other defaults depend on it
+cdef object for_coroutines = None               # the module `awaited`, once there was something to load
 cdef tuple ENDS = ("default_ttl", "time_to_idle", "stale_ttl", "exception_ttl")      # options that are kept as seconds
 cdef tuple no_tags = ()             # the default, told from what was given by its address
 
@@ -114,8 +119,9 @@ cdef tuple no_tags = ()             # the default, told from what was given by i
 @cython.collection_type("mapping")  # `match` asks the type for it, not the abstract class
 cdef class Cache(Store):
     """Cache(max_size=1000, default_ttl=None, policy='LRU', on_evict=None, *, time_to_idle=None,
-      max_weight=None, weigher=None, on_removal=None, clock=None, loader=None, refresh_ahead=None, stale_ttl=None,
-      cache_exceptions=(), exception_ttl=None, early_refresh=None)
+      max_weight=None, weigher=None, on_removal=None, clock=None, name=None, max_bytes=None, jitter=0.0,
+      isolate=False, loader=None, refresh_ahead=None, stale_ttl=None, cache_exceptions=(), exception_ttl=None,
+      early_refresh=None)
 --
 
     A thread-safe in-memory cache with a bound, lifetimes, statistics and callbacks; a `MutableMapping`.
@@ -123,7 +129,7 @@ cdef class Cache(Store):
     Args:
         max_size: the most entries it holds, at every instant: an int from 1 on; None: no bound.
         default_ttl: how long an entry lives unless `set` says otherwise: seconds (a number greater than 0) or a
-            `timedelta`; None or `math.inf`: for ever.
+            `timedelta`; None or `math.inf`: for ever; or a function ``(key, value)`` that returns one of these.
         policy: which entry leaves a full cache: ``"LRU"``, ``"LFU"``, ``"FIFO"`` in any case, an `EvictionPolicy` class
             or an instance of one.
         on_evict: called as ``on_evict(key, value)`` for every entry that is evicted, expires, is deleted or replaced,
@@ -136,9 +142,17 @@ cdef class Cache(Store):
         clock: called without arguments, returns the time in seconds, for tests. A cache with a clock of its own is not
             swept in the background. The default one is monotonic, and may lag by 4 ms; where that is too much,
             `time.monotonic` is exact, and costs a hit more only in the last second of the entry that it finds.
-        loader: what loads a missing key for `get`, ``cache[key]`` and `get_many`: a callable of the key, or a store with
-            a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict. A KeyError says that there is
-            none. Nothing else loads.
+        name: what `caches` and metrics call it: a str; None: they do not show it.
+        max_bytes: the most that keys and values may take in memory together, as `sizeof` measures them when they are
+            stored: an int or a text such as ``"256MB"`` (10⁶ bytes each) or ``"1GiB"`` (2³⁰). Not together with
+            `max_weight`; `max_size` is None then unless it is given.
+        jitter: the share of every lifetime, from 0 to 1, by which it is shortened at random at the most, so that what was
+            stored at one time does not expire at one time.
+        isolate: True: lookups hand out deep copies, and the cache keeps one of what was stored, so nobody can change what
+            it holds; values that cannot change are not copied. A function of the value copies in its own way.
+        loader: what loads a missing key for `get`, ``cache[key]`` and `get_many`: a callable of the key, a store with
+            a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict, another cache, or a mapping. A
+            KeyError says that there is none. Nothing else loads. An async one loads for `aget` and `aget_many`.
         refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which a lookup has it loaded anew in
             the background; needs `loader`.
         stale_ttl: how long after its end an entry is still served by lookups, given as `default_ttl` is, while it is
@@ -179,7 +193,7 @@ cdef class Cache(Store):
 
     def __init__(
         self,
-        max_size=1000,
+        max_size=SIZE_BY_DEFAULT,
         default_ttl=None,
         policy="LRU",
         on_evict=None,
@@ -189,6 +203,10 @@ cdef class Cache(Store):
         weigher=None,
         on_removal=None,
         clock=None,
+        name=None,
+        max_bytes=None,
+        jitter=0.0,
+        isolate=False,
         loader=None,
         refresh_ahead=None,
         stale_ttl=None,
@@ -200,7 +218,7 @@ cdef class Cache(Store):
         if unknown:
             refuse_unknown("Cache", unknown, OPTIONS, FOREIGN_OPTIONS)
         self.configure({
-            "max_size": max_size,
+            "max_size": None if max_size is SIZE_BY_DEFAULT and max_bytes is not None else max_size,
             "default_ttl": default_ttl,
             "policy": policy,
             "on_evict": on_evict,
@@ -209,6 +227,10 @@ cdef class Cache(Store):
             "weigher": weigher,
             "on_removal": on_removal,
             "clock": clock,
+            "name": name,
+            "max_bytes": max_bytes,
+            "jitter": jitter,
+            "isolate": isolate,
             "loader": loader,
             "refresh_ahead": refresh_ahead,
             "stale_ttl": stale_ttl,
@@ -224,9 +246,12 @@ cdef class Cache(Store):
         been used nothing of it will: what it stored must not come into the hands of another engine.
         """
         cdef object max_size = checked_size(options["max_size"])
-        cdef double lifetime = lifetime_of(options["default_ttl"], "default_ttl")
+        cdef bint by_value = callable(options["default_ttl"]) and not isinstance(options["default_ttl"], type)
+        cdef double lifetime = BY_VALUE if by_value else lifetime_of(options["default_ttl"], "default_ttl")
         cdef double idle = lifetime_of(options["time_to_idle"], "time_to_idle")
+        max_bytes = bound_on_bytes(options)
         cdef double bound_weight = bound_on_weight(options["max_weight"], options["weigher"])
+        cdef double jitter = jitter_of(options.get("jitter"))
         cdef double ahead, eagerness, stale
         cdef Loader loader = None
         cdef Weights weights
@@ -237,6 +262,10 @@ cdef class Cache(Store):
         cdef int modes
         check_callables(options)
         check_loading(options)
+        called = checked_name(options.get("name"))
+        copier = copier_of(options.get("isolate"))
+        if max_bytes is not None:
+            bound_weight = max_bytes
         if options["on_removal"] is not None:
             import_causes()                     # an import in a callback may find itself in the middle of another
         ahead = as_float(options.get("refresh_ahead") or 0.0)
@@ -274,6 +303,7 @@ cdef class Cache(Store):
                 | (AHEAD if ahead > 0.0 or eagerness > 0.0 else 0)
                 | (STALE if stale < INFINITY or ends["stale_ttl"] is not None else 0)
                 | (NEGATIVE if failures is not None else 0)
+                | (ISOLATED if copier is not None else 0)
             )
             refreshes = {} if loader is not None else None
             acquire(self.lock)
@@ -286,10 +316,18 @@ cdef class Cache(Store):
                 self.unbounded = max_size is None
                 self.engine.expect(self.bound)
                 self.lifetime = lifetime
+                self.ttl_of = options["default_ttl"] if by_value else None
+                self.jitter = jitter
+                self.dice = self.table.seed ^ <size_t><PyObject*>self
                 self.idle = idle
                 self.bound_weight = bound_weight
                 self.weights = weights
+                self.measures = max_bytes is not None
+                self.max_bytes_given = max_bytes
                 self.weigher = options["weigher"]
+                self.called = called
+                self.copier = copier
+                self.isolate_given = options.get("isolate", False)
                 self.clock = options["clock"]
                 self.on_evict = options["on_evict"]
                 self.on_removal = options["on_removal"]
@@ -317,6 +355,7 @@ cdef class Cache(Store):
             if given:
                 policy.give_back()
             raise
+        register(called, self, clears=True)
         return 0
 
     # --- one key ----------------------------------------------------------------------------------------------------
@@ -360,7 +399,12 @@ cdef class Cache(Store):
         if self.modes & (AHEAD | STALE):
             value = serve(self, key, h)
             if value != NULL:
-                return value
+                return self.own_copy(value)
+        if (<Loader>self.loader).is_async:
+            value = self.find_and_use(key, h, False)
+            if value == NULL:
+                (<Loader>self.loader).refuse_to_wait("aget")
+            return self.own_copy(value)
         by_loader(&how, self.loader, &argument, self)
         loaded = self.fetch(key, h, &how)
         value = <PyObject*>loaded
@@ -369,14 +413,26 @@ cdef class Cache(Store):
         incref(value)
         return value
 
+    cdef PyObject* own_copy(self, PyObject* value) except? NULL:
+        """What a lookup hands out of a value whose reference it takes over; NULL stays that."""
+        if value == NULL or not self.modes & ISOLATED:
+            return value
+        copied = self.copy_of(take_over(value))
+        incref(<PyObject*>copied)
+        return <PyObject*>copied
+
     cdef PyObject* get_long(self, object key, uint64_t h) except? NULL:
         """A new reference to the key's value, or NULL: the long way, for a miss too."""
+        if self.loader is not None:
+            return self.get_through(key, h)
+        return self.own_copy(self.find_and_use(key, h, True))
+
+    cdef PyObject* find_and_use(self, object key, uint64_t h, bint counts) except? NULL:
+        """A hit: a new reference to the stored value. NULL: a miss, which is counted if that is wanted."""
         cdef Operation op
         cdef double now
         cdef uint32_t i
         cdef PyObject* value = NULL
-        if self.loader is not None:
-            return self.get_through(key, h)
         start(&op)
         try:
             now = self.now(INFINITY)
@@ -385,9 +441,11 @@ cdef class Cache(Store):
                 self.note_hit(i, now, &op)
                 value = self.table.entries[i].value
                 incref(value)
-            else:
+            elif counts:
                 self.counts[MISSES] += 1
-                if i != 0 and self.table.entries[i].value != NULL:
+                if i != 0 and self.table.entries[i].value != NULL and not (
+                    self.modes & STALE and deadline(&self.expiry, i) + self.stale > now     # a function may serve it
+                ):
                     self.remove(i, EXPIRED, &op)
             release(self.lock)
         finally:
@@ -424,6 +482,8 @@ cdef class Cache(Store):
             self.set_long(key, h, value, self.lifetime)
 
     cdef int set_long(self, object key, uint64_t h, object value, double lifetime) except -1:
+        value = self.copy_of(value)
+        lifetime = self.lifetime_for(lifetime, key, value)
         return self.set_weighed(key, h, value, lifetime, self.weigh_checked(key, value), False)
 
     cdef int set_weighed(
@@ -442,6 +502,8 @@ cdef class Cache(Store):
         cdef double weight
         if not tags:
             return self.set_long(key, h, value, lifetime)
+        value = self.copy_of(value)
+        lifetime = self.lifetime_for(lifetime, key, value)
         weight = self.weigh_checked(key, value)
         start(&op)
         try:
@@ -453,9 +515,60 @@ cdef class Cache(Store):
     cdef double weigh_checked(self, object key, object value) except -1.0:
         """The weight of an entry that has to fit."""
         cdef double weight = self.weigh(key, value)
+        if weight > self.bound_weight and self.measures:
+            raise ValueError(f"key and value take {weight:.0f} bytes, more than max_bytes={self.max_bytes_given}")
         if weight > self.bound_weight:
             raise ValueError(f"weigher gives this entry {weight:g}, more than max_weight={self.max_weight_given}")
         return weight
+
+    def add(self, key, value, ttl=None, *, tags=()):
+        """Store a value under a key that has none, in one step. Returns whether it did. O(1); O(log n) if entries expire.
+
+        Arguments are those of `set`, and so is what it raises; where the key has a value, nothing is counted, and a value
+        that would not fit is no mistake.
+
+        >>> cache = Cache()
+        >>> cache.add("a", 1), cache.add("a", 2), cache["a"]
+        (True, False, 1)
+        """
+        cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
+        cdef tuple names = checked_tags(tags) if tags is not no_tags else ()
+        cdef bint added
+        if key in self:
+            return False
+        value = self.copy_of(value)
+        lifetime = self.lifetime_for(lifetime, key, value)
+        added = add_entry(self, key, value, lifetime, self.weigh_checked(key, value), 0, names, False)
+        if added:
+            self.forget_failure(key)
+        return added
+
+    def entry(self, key):
+        """What the cache knows of a key: an `Entry` with `key`, `value`, `ttl`, `weight`, `tags`; None: there is none.
+
+        Neither counts a hit or a miss nor tells the policy. `ttl` is what is left, in seconds; None: for ever. O(1).
+
+        >>> cache = Cache()
+        >>> cache.set("a", 1, tags="t")
+        >>> cache.entry("a")
+        Entry(key='a', value=1, ttl=None, weight=1, tags=('t',))
+        """
+        from cachebox._store.entry import Entry
+
+        found = describe(self, key, hash_in(self, key))
+        if found is None:
+            return None
+        stored, value, left, weight, names = found
+        return Entry(stored, self.copy_of(value), left, weight, names)
+
+    def contains(self, key):
+        """Whether a key has a live value, as ``key in cache`` tells; counts nothing. O(1).
+
+        >>> cache = Cache()
+        >>> cache.contains("a")
+        False
+        """
+        return key in self
 
     def delete(self, key):
         """Remove a key. True where a live entry was removed. O(1); O(log n) where entries expire.
@@ -544,7 +657,7 @@ cdef class Cache(Store):
         >>> cache.peek("a"), cache.stats.hits
         (1, 0)
         """
-        cdef PyObject* value = self.look(key)
+        cdef PyObject* value = self.own_copy(self.look(key))
         return default if value == NULL else take_over(value)
 
     cdef PyObject* look(self, object key) except? NULL:
@@ -586,52 +699,59 @@ cdef class Cache(Store):
     cdef object setdefault_long(self, object key, uint64_t h, object default):
         cdef Operation op
         cdef Outcome outcome = DONE
-        cdef double weight = 0.0, now
+        cdef double weight = 0.0, now, lifetime = self.lifetime
         cdef bint counted = False, weighed = True
         cdef uint32_t i
         cdef PyObject* found
-        value = default
-        if self.modes & WEIGHED:
+        value = kept = default
+        if self.modes & (WEIGHED | ISOLATED) or lifetime == BY_VALUE:
             found = self.look(key)              # where there is a value, the default need not fit
             weighed = found == NULL
             xdecref(found)
-            weight = self.weigh_checked(key, default) if weighed else 0.0
+            if weighed:
+                kept = self.copy_of(default)
+                lifetime = self.lifetime_for(lifetime, key, kept)
+                weight = self.weigh_checked(key, kept)
         start(&op)
         try:
-            now = self.now(self.lifetime)
+            now = self.now(lifetime)
             while True:
                 i = self.find_to_change(key, h, &op)
                 if self.is_live(i, now):
                     if not counted:
                         self.note_hit(i, now, &op)
                     value = <object>self.table.entries[i].value
+                    kept = None
                     outcome = DONE
                 elif not weighed:               # there was a value a moment ago
                     release(self.lock)
+                    value = NO_DEFAULT
                     break
                 else:
                     if not counted:
                         self.counts[MISSES] += 1
                         counted = True
-                    outcome = self.write(i, key, h, default, self.lifetime, False, weight, now, &op)
+                    outcome = self.write(i, key, h, kept, lifetime, False, weight, now, &op)
                 release(self.lock)
                 if outcome == DONE:
                     self.forget_failure(key)
-                    return value
+                    break
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to store an entry")
                 self.evict_foreign(&op)
         finally:
             self.finish(&op)
-        return self.setdefault_long(key, h, default)
+        if value is NO_DEFAULT:
+            return self.setdefault_long(key, h, default)
+        return value if value is default else self.copy_of(value)
 
-    def get_or_set(self, key, factory, ttl=None):
+    def get_or_set(self, key, factory, ttl=None, *, tags=()):
         """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`. O(1) and the factory.
 
         Args:
             key: any hashable object.
             factory: a callable without arguments. It runs without any lock, and may use the cache.
-            ttl: as for `set`.
+            ttl, tags: as for `set`.
 
         Of all threads that miss the key at the same time one runs its factory, and the others wait and get the same
         value or the same exception (without the GIL a copy of it; with an exception nothing is stored). Each of them
@@ -653,15 +773,171 @@ cdef class Cache(Store):
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
         if may_be_async(<PyObject*>factory):
-            refuse_async("factory", factory)
+            refuse_async("factory", factory, "aget_or_set")
         lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
+        names = checked_tags(tags) if tags is not no_tags else no_tags
         value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
         no_arguments(&how, factory, lifetime)
+        if names:
+            how.tags = <PyObject*>names
         if self.failures is not None:
             how.failures = <PyObject*>self.failures
         return self.fetch(key, h, &how)
+
+    # --- for coroutines: they are made at once, and what is there is found at once --------------------------------------
+
+    def aget(self, key, default=None):
+        """`get` for coroutines: ``await cache.aget(key)``. O(1), and the load.
+
+        A loader may be async. Tasks, of several event loops too, and threads that miss a key at one time load it once. Keys
+        missed in one pass of the event loop go to one call of `load_many`, if the loader has that: at most 1,000. A plain
+        loader is called in a thread. A load is cancelled with the last of those who wait for it.
+
+        >>> import asyncio
+        >>> async def load(key):
+        ...     return key.upper()
+        >>> async def main():
+        ...     cache = Cache(loader=load)
+        ...     return await cache.aget("a"), cache.get("a")
+        >>> asyncio.run(main())
+        ('A', 'A')
+        """
+        cdef uint64_t h = hash_in(self, key)
+        cdef bint compared = False
+        cdef PyObject* value = get_equal(<PyObject*>self, <PyObject*>key, h, &compared)
+        if value == NULL:
+            if self.loader is not None:
+                return loads_for_coroutines().get(self, key, default)
+            value = find_missing(<PyObject*>self, <PyObject*>key, h, compared)
+            if value == NULL:
+                return ready(default)
+        return ready(take_over(value))
+
+    def aget_many(self, keys):
+        """`get_many` for coroutines: ``await cache.aget_many(keys)`` is a new dict of those that are there. O(len(keys)).
+
+        Those that are missing are loaded as by `aget`, together with what other tasks miss in the same pass.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     return await Cache(loader=str).aget_many([1, 2])
+        >>> asyncio.run(main())
+        {1: '1', 2: '2'}
+        """
+        if self.loader is None:
+            return ready(self.get_many(keys))
+        wanted = listed(keys, "keys", "an iterable of keys")
+        for key in wanted:
+            hash_of(<PyObject*>key)
+        return loads_for_coroutines().get_many(self, wanted)
+
+    def aget_or_set(self, key, factory, ttl=None, *, tags=()):
+        """`get_or_set` for coroutines: ``await cache.aget_or_set(key, factory)``. O(1), and the factory.
+
+        Args:
+            key: any hashable object.
+            factory: a callable without arguments, async or not; a plain one is called in the event loop.
+            ttl, tags: as for `set`.
+
+        Of all tasks and threads that miss the key at one time one runs its factory, in a task that is cancelled with the
+        last of those who wait for it. All else is as for `get_or_set`.
+
+        >>> import asyncio
+        >>> async def answer():
+        ...     return 42
+        >>> async def main():
+        ...     return await Cache().aget_or_set("answer", answer)
+        >>> asyncio.run(main())
+        42
+        """
+        cdef uint64_t h = hash_in(self, key)
+        cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
+        cdef tuple names = checked_tags(tags) if tags is not no_tags else ()
+        cdef PyObject* value
+        if not callable(factory):
+            raise TypeError(f"factory must be callable, not {type(factory).__name__}")
+        value = quick_get(<PyObject*>self, <PyObject*>key, h)
+        if value != NULL:
+            return ready(take_over(value))
+        return loads_for_coroutines().get_or_set(self, key, factory, lifetime, names)
+
+    @property
+    def _loader(self):
+        return self.loader
+
+    def _find(self, key):
+        """A hit, or what stands for nothing, which counts nothing."""
+        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, hash_in(self, key))
+        return take_over(value) if value != NULL else <object>NOTHING
+
+    def _serve(self, key):
+        """What may be served although it is to be loaded anew, or has expired; or what stands for nothing."""
+        cdef PyObject* value = self.own_copy(serve_at_once(self, key, hash_in(self, key)))
+        return take_over(value) if value != NULL else <object>NOTHING
+
+    def _refreshing(self, key):
+        """What those wait for who find nothing to serve while a key is loaded anew; None: it is not."""
+        return flight_of(self, key)
+
+    def _known_failure(self, key):
+        """What to raise for a key whose load failed lately, or None."""
+        error = self.failures.find(key) if self.failures is not None else None
+        if error is not None:
+            self.count_hit()
+        return error
+
+    def _count_miss(self):
+        self.count_miss()
+
+    def _begin_load(self, key, bint counted, bint alone):
+        """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
+        cdef Ticket ticket
+        cdef Leader leader = new_leader(self)
+        cdef Flight flight
+        ticket.counted = counted
+        if alone:
+            leader.alone = new_watch(self)
+        flight = board(self, key, hash_in(self, key), leader, &ticket)
+        leader.began = self.invalidations
+        if ticket.value != NULL:
+            return None, (self.copy_of(take_over(ticket.value)),)
+        return (None, flight) if flight is not None else (leader, None)
+
+    def _land_loaded(self, Leader leader not None, key, value):
+        """End a load by the loader."""
+        cdef Loading how
+        by_loader(&how, self.loader, NULL, self)
+        how.began = leader.began
+        self.land(leader, key, hash_in(self, key), value, &how)
+
+    def _land_made(self, Leader leader not None, key, value, double lifetime, tuple tags):
+        """End a load by a function."""
+        cdef Loading how
+        no_arguments(&how, None, lifetime)
+        if is_awaitable(<PyObject*>value):
+            refuse_awaitable("what factory", value)
+        if tags:
+            how.tags = <PyObject*>tags
+        how.began = leader.began
+        self.land(leader, key, hash_in(self, key), value, &how)
+
+    def _fail_load(self, Leader leader not None, key, error):
+        """End a load by an exception."""
+        if self.failures is not None:
+            self.remember(key, leader, error, self.failures)
+        crash(self, leader, error)
+
+    def _keep_loads(self, make):
+        """What keeps the loads of event loops, made by ``make()`` at the first use."""
+        if self.loads_by_loop is None:
+            made = make()
+            acquire(self.lock)
+            if self.loads_by_loop is None:
+                self.loads_by_loop = made
+            release(self.lock)
+        return self.loads_by_loop
 
     cdef object fetch(self, object key, uint64_t h, Loading* how):
         """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
@@ -693,7 +969,7 @@ cdef class Cache(Store):
                 flight = board(self, key, h, leader, &ticket)
                 how.missed = ticket.counted
                 if ticket.value != NULL:
-                    return take_over(ticket.value)
+                    return self.copy_of(take_over(ticket.value))
                 if flight is None:
                     break
                 state = flight.wait()
@@ -735,12 +1011,73 @@ cdef class Cache(Store):
     cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1:
         """End a load with the value that it got."""
         cdef bint wanted = is_wanted(value, how)
-        cdef double weight = self.weigh(key, value) if wanted else 0.0
+        cdef double weight = 0.0
         cdef tuple tags = tags_for(value, how) if wanted and how.tags != NULL else None
+        if <PyObject*>value != NOTHING:
+            value = self.copy_of(value)         # what the leader gets it may change before those who wait have theirs
+        if wanted:
+            how.lifetime = self.lifetime_for(how.lifetime, key, value)
+            weight = self.weigh(key, value)
         if how.failures != NULL and <PyObject*>value == NOTHING:
             self.remember(key, leader, KeyError(key), <object>how.failures)
         wanted = wanted and weight <= self.bound_weight
         return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted, tags, how.began)
+
+    cdef int keep_due(self, double ahead, double stale) except -1:
+        """Keep what functions need that serve results while they are computed anew.
+
+        `ahead`: the share of lifetimes in which that may begin. `stale`: the seconds for which they want results beyond
+        their end; nobody else sees these.
+        """
+        cdef uint32_t i, known
+        cdef int modes = self.modes
+        cdef bint prepared
+        if self.refreshes is None:
+            made = {}
+            acquire(self.lock)
+            if self.refreshes is None:
+                self.refreshes = made
+            release(self.lock)
+        acquire(self.lock)
+        modes = self.modes
+        known = self.spans_known
+        self.modes |= (AHEAD if ahead > 0.0 else 0) | (STALE if stale > 0.0 else 0)
+        prepared = self.prepare(False)
+        if prepared:
+            for i in range(known, self.spans_known):
+                self.spans[i] = 0.0             # of an entry that is there already: it is not due before its end
+            self.ahead = max(self.ahead, ahead)
+            self.stale = max(self.stale, min(stale, DBL_MAX / 4))
+        else:
+            self.modes = modes
+        release(self.lock)
+        if not prepared:
+            raise MemoryError("no memory left for the lifetimes of entries")
+        return 0
+
+    cdef int put_result(self, object key, uint64_t h, object value, Loading* how) except -1:
+        """Store a value as if it had been loaded."""
+        cdef Operation op
+        cdef double weight
+        cdef tuple tags = None
+        if not is_wanted(value, how):
+            return 0
+        if how.tags != NULL:
+            tags = tags_for(value, how)
+        value = self.copy_of(value)
+        how.lifetime = self.lifetime_for(how.lifetime, key, value)
+        weight = self.weigh(key, value)
+        if weight > self.bound_weight:
+            return 0
+        start(&op)
+        try:
+            if tags:
+                self.put_tagged(key, h, value, how.lifetime, weight, tags, &op)
+            else:
+                self.put(key, h, value, how.lifetime, weight, False, &op)
+        finally:
+            self.finish(&op)
+        return self.forget_failure(key)
 
     cdef object load_unwatched(self, object key, uint64_t h, Loading* how):
         """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
@@ -757,9 +1094,10 @@ cdef class Cache(Store):
         return value
 
     cdef int count_hit(self) except -1:
-        """A hit of something that is not in the table."""
+        """A hit of a failure that is remembered."""
         acquire(self.lock)
         self.counts[HITS] += 1
+        self.counts[NEGATIVE_HITS] += 1
         release(self.lock)
         return 0
 
@@ -791,7 +1129,7 @@ cdef class Cache(Store):
         """
         cdef uint64_t h = hash_in(self, key)
         cdef Watch watch
-        cdef double weight
+        cdef double weight, lifetime
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {type(fn).__name__}")
         if may_be_async(<PyObject*>fn):
@@ -800,13 +1138,18 @@ cdef class Cache(Store):
         watch.ignores_own = True
         while True:
             old = look_and_watch(self, key, h, watch, MISSING)
+            lifetime = self.lifetime
+            weight = 0.0
             try:
-                new = plain_result("fn", fn(old))
-                weight = self.weigh_checked(key, new) if new is not MISSING else 0.0
+                new = kept = plain_result("fn", fn(self.copy_of(old) if old is not MISSING else old))
+                if new is not MISSING:
+                    kept = self.copy_of(new)
+                    lifetime = self.lifetime_for(lifetime, key, kept)
+                    weight = self.weigh_checked(key, kept)
             except:
                 stop_watching(self, watch)
                 raise
-            if replace(self, key, h, watch, old, new, weight, MISSING):
+            if replace(self, key, h, watch, old, kept, lifetime, weight, MISSING):
                 return new
 
     def increment(self, key, amount=1):
@@ -821,8 +1164,8 @@ cdef class Cache(Store):
         """
         if not isinstance(amount, int):
             raise TypeError(f"amount must be an int, not {type(amount).__name__}")
-        if not self.modes & WEIGHED:
-            return self.add(key, amount)
+        if not self.modes & WEIGHED and self.lifetime != BY_VALUE:
+            return self.add_int(key, amount)
 
         def weighed(old):
             if not isinstance(old, int) and old is not MISSING:
@@ -831,7 +1174,7 @@ cdef class Cache(Store):
 
         return self.compute(key, weighed)
 
-    cdef object add(self, object key, object amount):
+    cdef object add_int(self, object key, object amount):
         """`increment` where no weigher has to be asked: ints are added under the lock, which runs no Python code."""
         cdef Operation op
         cdef Outcome outcome
@@ -905,26 +1248,44 @@ cdef class Cache(Store):
         >>> cache.touch("a", ttl=60), 10 < cache.ttl("a") <= 60
         (True, True)
         """
-        cdef Operation op
         cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
+        cdef PyObject* value = NULL
+        cdef int touched = -1
+        while touched < 0:
+            if lifetime == BY_VALUE:
+                value = self.look(key)
+                if value == NULL:
+                    return False
+                held = take_over(value)
+                touched = self.touch_value(key, self.lifetime_for(lifetime, key, held), value)
+            else:
+                touched = self.touch_value(key, lifetime, NULL)
+        return touched != 0
+
+    cdef int touch_value(self, object key, double lifetime, PyObject* value) except -2:
+        """`touch`, if the key has that very value, or any, if that is NULL; -1: it has another. 0: it has none."""
+        cdef Operation op
         cdef double now
         cdef uint32_t i
         cdef bint prepared = True
+        cdef int touched
         start(&op)
         try:
             now = self.now(lifetime)
             i = self.find_to_change(key, hash_in(self, key), &op)
-            found = self.is_live(i, now)
-            if found:
+            touched = self.is_live(i, now)
+            if touched and value != NULL and self.table.entries[i].value != value:
+                touched = -1
+            elif touched:
                 prepared = self.prepare(lifetime < INFINITY)
                 if prepared:
-                    self.set_end(i, end_of(now, lifetime), now, &op)
+                    self.set_lifetime(i, lifetime, now, &op)
             release(self.lock)
             if not prepared:
                 raise MemoryError("no memory left for a deadline")
         finally:
             self.finish(&op)
-        return found
+        return touched
 
     # --- many keys: all input is checked first, then it is one operation after the other ------------------------------
 
@@ -989,8 +1350,8 @@ cdef class Cache(Store):
                     found[key] = take_over(value)
         return {key: found[key] for key in keys if key in found} if together else found
 
-    def set_many(self, mapping, ttl=None):
-        """Set every item of a mapping, with one `ttl` for all. O(len(mapping)).
+    def set_many(self, mapping, ttl=None, *, tags=()):
+        """Set every item of a mapping, with one `ttl` and the same tags for all. O(len(mapping)).
 
         Raises as `set` does, for any of the items, before the first is stored.
 
@@ -1001,7 +1362,8 @@ cdef class Cache(Store):
         """
         if not hasattr(mapping, "items"):
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}: use update for pairs")
-        self.set_all(list(mapping.items()), self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
+        cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
+        self.set_all(list(mapping.items()), lifetime, checked_tags(tags) if tags is not no_tags else ())
 
     def delete_many(self, keys):
         """Delete each of `keys` (an iterable). Returns how many live entries that removed. O(len(keys)).
@@ -1039,18 +1401,25 @@ cdef class Cache(Store):
         else:
             items = [pair_of(item) for item in listed(other, "other", "a mapping or an iterable of pairs")]
         items.extend(more.items())
-        self.set_all(items, self.lifetime)
+        self.set_all(items, self.lifetime, ())
 
-    cdef int set_all(self, list items, double lifetime) except -1:
+    cdef int set_all(self, list items, double lifetime, tuple tags) except -1:
         """Store all of them, as one operation: callbacks run when the last one is there."""
         cdef Operation op
-        cdef list weighed = []
+        cdef list checked = []
+        cdef uint64_t h
         for key, value in items:
-            weighed.append((hash_of(<PyObject*>key), self.weigh_checked(key, value)))
+            hashed = hash_of(<PyObject*>key)
+            value = self.copy_of(value)
+            checked.append((key, hashed, value, self.lifetime_for(lifetime, key, value), self.weigh_checked(key, value)))
         start(&op)
         try:
-            for (key, value), (hashed, weight) in zip(items, weighed):
-                self.put(key, mixed(self.table, hashed), value, lifetime, weight, False, &op)
+            for key, hashed, value, lifetime, weight in checked:
+                h = mixed(self.table, hashed)
+                if tags:
+                    self.put_tagged(key, h, value, lifetime, weight, tags, &op)
+                else:
+                    self.put(key, h, value, lifetime, weight, False, &op)
                 self.forget_failure(key)
                 if op.in_turn:
                     failure = self.settle(&op)
@@ -1237,7 +1606,10 @@ cdef class Cache(Store):
         """
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
-        cdef list doomed = [pair for pair in self._snapshot(True, True) if predicate(*pair)]
+        cdef list doomed = [
+            (key, value) for key, value in self.snapshot(True, True)
+            if plain_result("predicate", predicate(key, self.copy_of(value)))
+        ]
         cdef Py_ssize_t n = 0
         for key, value in doomed:
             n += remove_value(self, key, <PyObject*>value)
@@ -1266,7 +1638,10 @@ cdef class Cache(Store):
         """
         from cachebox._loading.warming import warm
 
-        return warm(self, keys, self.loader if loader is None else Loader(loader, self.statistics), workers, progress)
+        source = self.loader if loader is None else Loader(loader, self.statistics)
+        if source is not None and not isinstance(keys, Mapping):
+            (<Loader>source).refuse_to_wait("aget_many")
+        return warm(self, keys, source, workers, progress)
 
     def _check_entry(self, key, value, ttl, tags):
         """Raise what `set` would raise for these arguments."""
@@ -1295,10 +1670,6 @@ cdef class Cache(Store):
         cdef list left = []
         load_all(self, loader, keys, found, left)
         return len(found) + sum([self._load_one(key, loader) for key in left])
-
-    def _add(self, key, value):
-        """Store a value under a key that is missing. Returns whether it was."""
-        return add_entry(self, key, value, self.lifetime, self.weigh_checked(key, value), 0, ())
 
     def dump(self, path, *, serializer="json", secret=None):
         """Write all entries to a file: keys, values, tags, order, and when they expire. Returns how many. O(n).
@@ -1376,6 +1747,13 @@ cdef class Cache(Store):
 
     def _snapshot(self, bint keys, bint values):
         """The live keys, values or pairs as a list, next victim first. O(n)."""
+        cdef list found = self.snapshot(keys, values)
+        if not values or not self.modes & ISOLATED:
+            return found
+        return [(key, self.copy_of(value)) for key, value in found] if keys else [self.copy_of(value) for value in found]
+
+    cdef list snapshot(self, bint keys, bint values):
+        """The same, with the very values that are stored."""
         cdef Row* rows
         cdef Py_ssize_t n, k
         cdef list copied
@@ -1395,7 +1773,7 @@ cdef class Cache(Store):
     def __eq__(self, other):
         if not isinstance(other, Mapping):
             return NotImplemented
-        return dict(self._snapshot(True, True)) == dict(other.items())
+        return dict(self.snapshot(True, True)) == dict(other.items())
 
     __hash__ = None
     __reversed__ = None                         # else `reversed` would take the cache for a sequence
@@ -1412,8 +1790,13 @@ cdef class Cache(Store):
 
     @property
     def default_ttl(self):
-        """Seconds that an entry lives unless `set` says otherwise, as given to the constructor; None: for ever."""
+        """Seconds that an entry lives unless `set` says otherwise, or the function that tells; None: for ever."""
         return self.default_ttl_given
+
+    @property
+    def max_bytes(self):
+        """The most bytes that keys and values may take together, an int; None: they are not measured."""
+        return self.max_bytes_given
 
     @property
     def policy(self):
@@ -1442,6 +1825,40 @@ cdef class Cache(Store):
         rate = self.statistics.hit_rate()
         return f"<{type(self).__name__} {policy}, {bound}, {self.live} entries, hit rate {rate:.1%}>"
 
+    def _repr_html_(self):
+        """What the cache is and did, as a table, for notebooks; never its contents."""
+        from cachebox._platform.notebook import table
+
+        counts = self.statistics.snapshot()
+        rows = [
+            ("policy", self.name_of_policy if isinstance(self.name_of_policy, str) else type(self.name_of_policy).__name__),
+            ("entries", f"{self.live:,}" + ("" if self.max_size is None else f" of {self.max_size:,}")),
+            ("hit rate", f"{counts.hit_rate():.1%}"),
+            ("hits", f"{counts.hits:,}"),
+            ("misses", f"{counts.misses:,}"),
+            ("evictions", f"{counts.evictions:,}"),
+            ("expired", f"{counts.expired:,}"),
+        ]
+        if self.modes & WEIGHED:
+            bound = self.max_bytes_given if self.measures else self.max_weight_given
+            rows.insert(2, ("bytes" if self.measures else "weight", f"{self._held_weight:,} of {bound:,}"))
+        title = type(self).__name__ if self.called is None else f"{type(self).__name__} {self.called}"
+        return table(title, [(name, number, "") for name, number in rows])
+
+    @property
+    def _name(self):
+        return self.called
+
+    @property
+    def _held(self):
+        """How many entries it holds, those included that have expired and have not been removed yet."""
+        return self.live
+
+    @property
+    def _held_weight(self):
+        """What they weigh."""
+        return total_weight(&self.weights, self.lock) if self.modes & WEIGHED else self.live
+
     @classmethod
     def __class_getitem__(cls, parameters):
         from types import GenericAlias
@@ -1458,6 +1875,10 @@ cdef class Cache(Store):
         return size + self.weights.known * sizeof(double) + self.spans_known * sizeof(double)
 
     # --- copies and pickles: configuration, entries, order and remaining lifetimes; the statistics start at zero ------
+
+    def close(self):
+        """Nothing has to be closed: what runs in the background serves all caches of the process. It is there because
+        other caches have it, see `CacheLike`; the cache can be used on."""
 
     def copy(self):
         """Another cache with the same configuration, entries (not copied), order and remaining lifetimes. O(n).
@@ -1506,8 +1927,12 @@ cdef class Cache(Store):
                 "weigher": self.weigher,
                 "on_removal": self.on_removal,
                 "clock": self.clock,
+                "name": self.called,
+                "max_bytes": self.max_bytes_given,
+                "jitter": self.jitter,
+                "isolate": self.isolate_given,
                 "loader": (<Loader>self.loader).given if self.loader is not None else None,
-                "refresh_ahead": self.ahead or None,
+                "refresh_ahead": self.ahead or None if self.loader is not None else None,
                 "stale_ttl": self.stale_ttl_given,
                 "cache_exceptions": self.failures.kinds if self.failures is not None else (),
                 "exception_ttl": self.exception_ttl_given,
@@ -1537,7 +1962,7 @@ cdef class Cache(Store):
     @property
     def _refreshes(self):
         """Whether its loader would be asked for entries that are there."""
-        return (self.modes & (AHEAD | STALE)) != 0
+        return self.loader is not None and (self.modes & (AHEAD | STALE)) != 0
 
     @property
     def _clock(self):
@@ -1550,6 +1975,16 @@ cdef class Cache(Store):
     def _check(self):
         """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
         check(self)
+
+
+cdef object loads_for_coroutines():
+    """The module that loads for coroutines, which imports asyncio."""
+    global for_coroutines
+    if for_coroutines is None:
+        from cachebox._loading import awaited
+
+        for_coroutines = awaited
+    return for_coroutines
 
 
 cdef bint passes_once(object value) except -1:
@@ -1598,6 +2033,8 @@ cdef object failures_for(dict options, object max_size):
     from cachebox._loading.negative_cache import Failures
 
     ttl = options.get("exception_ttl")
+    if ttl is None and callable(options["default_ttl"]):
+        raise ValueError("exception_ttl must be given where default_ttl is a function: a failure has no value")
     lives = seconds_given(options["default_ttl"] if ttl is None else ttl)
     return Failures(options["cache_exceptions"], Cache(max_size, lives, clock=options["clock"]))
 

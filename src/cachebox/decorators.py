@@ -37,6 +37,15 @@ def cached(
     clock=None,
     name=None,
     version=None,
+    ignore=(),
+    normalize=False,
+    vary=(),
+    returns=None,
+    time_to_idle=None,
+    refresh_ahead=None,
+    stale_ttl=None,
+    jitter=0.0,
+    isolate=False,
     **unknown,
 ):
     """Remember a function's results: ``@cached``, ``@cached(cache)`` or ``@cached(max_size=..., ttl=...)``.
@@ -49,7 +58,8 @@ def cached(
         key_func: called with the arguments (a method's include ``self``), returns the key: any hashable object, under
             which the cache has the result (a `DistributedCache` wants a str). Functions that share a cache and give
             equal keys share results.
-        max_size, policy, clock: those of the function's own cache, see `Cache`; not together with `cache`.
+        max_size, policy, clock, time_to_idle, jitter, isolate: those of the function's own cache, see `Cache`; not
+            together with `cache`.
         typed: whether ``f(1)`` and ``f(1.0)`` are different calls; not together with `key_func`.
         condition: a function of the result; only where it returns something true is the result stored.
         single_flight: whether concurrent calls with one missing key run the function once and share its result or its
@@ -66,28 +76,41 @@ def cached(
             that a factory makes for different values never meet.
         version: belongs to the name: results of another version are not found. ``"code"`` takes a fingerprint of the
             function's code.
+        ignore: names of parameters that do not belong to the key, such as ``("session",)``, however they are passed.
+        normalize: whether ``f(1)``, ``f(x=1)`` and ``f(1, y=default)`` are one call.
+        vary: a `ContextVar`, a callable without arguments, or several: their values belong to the key.
+        returns: the type of the results, where a `DistributedCache` is to give back that type; None: what the function's
+            annotation says.
+        refresh_ahead: the share of a result's lifetime, between 0 and 1, at its end in which a call has it computed anew in
+            the background, in its own context and with its own arguments, and returns the older one.
+        stale_ttl: how long after its end a result is still returned, given as `ttl` is, while it is computed anew in the
+            background, or the function fails. Neither of the two goes together with a `cache` that has a loader.
 
     Works on functions, ``async def`` functions, methods, and above or below `classmethod`, `staticmethod`, `property`
     and other decorators. A plain function that returns an awaitable is cached as an async one. Results that can be
     consumed only once (iterators, context managers of contextlib) are returned and not stored; a UserWarning says so
     once.
 
-    Raises TypeError for a generator function, for an async function where a plain one is expected, and for options that
-    exclude each other; ValueError or TypeError for a `ttl`, `max_size` or `policy` that makes no sense; ValueError
-    where a `name` is taken by another living function over the same cache.
+    Raises TypeError for a generator function, for an async function where a plain one is expected, for options that
+    exclude each other, and for a call with an argument that cannot be hashed; ValueError or TypeError for a `ttl`,
+    `max_size` or `policy` that makes no sense; ValueError for names of parameters that there are not, and where a
+    `name` is taken by another living function over the same cache.
 
     What it returns is called as the function is, and has
 
     - ``cache``, the `Cache` behind it, and ``__wrapped__``, the function;
     - ``cache_info()``, ``cache_parameters()`` and ``cache_clear()``, as functools has them;
     - ``invalidate(...)``, which forgets the result of the call with these arguments and tells whether there was one;
-    - ``cache_key(...)``, the key of that call. On an instance, as in ``a.m.invalidate(x)``, neither takes self.
+    - ``peek(...)``, the result of that call, or `MISSING`; ``refresh(...)``, which makes it now and stores its result;
+      ``set(value, ...)``, which stores `value` as its result;
+    - ``cache_key(...)``, the key of that call. On an instance, as in ``a.m.invalidate(x)``, none of these takes self.
 
     Exceptions are not cached; None is. Keys are values, compared by ``==``; ``f(1)`` and ``f(x=1)`` are different
-    calls, and unhashable arguments are a TypeError, unless `key_func` makes other keys. A hit hands out the very object
-    that was stored. A method's results belong to the instance: they do not keep it alive, go when it goes, and no other
-    instance gets them; an instance that takes no weak references is computed every time. A result that is the instance
-    is not stored; one that refers to it, such as a list with the instance in it, keeps it as long as it is stored.
+    calls unless `normalize` is given, and unhashable arguments are a TypeError, unless `key_func` makes other keys. A
+    hit hands out the very object that was stored. A method's results belong to the instance: they do not keep it alive,
+    go when it goes, and no other instance gets them; an instance that takes no weak references is computed every time.
+    A result that is the instance is not stored; one that refers to it, such as a list with the instance in it, keeps it
+    as long as it is stored.
 
     All of it is safe from any thread and any event loop. A hit takes time O(1) in the number of results.
 
@@ -105,9 +128,14 @@ def cached(
     """
 
     refuse_unknown("cached", unknown, _OPTIONS, _FOREIGN)
-    options = {"max_size": max_size, "policy": policy, "clock": clock}
+    options = {
+        "max_size": max_size, "policy": policy, "clock": clock, "time_to_idle": time_to_idle,
+        "jitter": None if jitter == 0.0 else jitter, "isolate": None if isolate is False else isolate,
+    }
     options = {option: given for option, given in options.items() if given is not None or option == "max_size"}
     options = {option: given for option, given in options.items() if not isinstance(given, _ByDefault)}
+    refreshing = {"refresh_ahead": refresh_ahead, "stale_ttl": stale_ttl}
+    refreshing = {option: given for option, given in refreshing.items() if given is not None}
     function = None
     if cache is not None and not isinstance(cache, Cache) and not hasattr(type(cache), "_decorate"):
         if not callable(cache) and not isinstance(cache, _DESCRIPTORS) and type(cache).__module__ != "functools":
@@ -121,11 +149,26 @@ def cached(
             "a cache with refresh_ahead, stale_ttl or early_refresh cannot be the cache of a function: it would load "
             "anew by its loader, not by the function"
         )
+    if refreshing:
+        from cachebox._loading.loader import check_refreshing
+
+        check_refreshing(refreshing)
+        if isinstance(cache, Cache) and cache._loader is not None:
+            raise TypeError(
+                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader: it loads its values anew"
+            )
     _check_callables(key_func=key_func, condition=condition)
     for option, given in (("key_func", key_func), ("condition", condition), ("ttl", ttl), ("tags", tags)):
         refuse_async(option, given)
-    if typed and key_func is not None:
-        raise TypeError("typed cannot go together with key_func, which makes the keys as it likes")
+    selects = {"typed": typed, "ignore": ignore, "normalize": normalize, "vary": vary}
+    for option, given in selects.items():
+        if key_func is not None and given is not False and given != ():
+            raise TypeError(f"{option} cannot go together with key_func, which makes the keys as it likes")
+    selects.pop("typed")
+    if ignore != () or vary != ():
+        from cachebox._calls.key_arguments import checked_names, checked_vary
+
+        selects["ignore"], selects["vary"] = checked_names(ignore), checked_vary(vary)
     if name is not None or version is not None:
         from cachebox._calls.naming import checked_name
 
@@ -136,18 +179,27 @@ def cached(
 
     def make(function):
         is_async = _check_function(function)
-        if cache is not None and not isinstance(cache, Cache):      # one of another kind, which knows how to be used
+        make_key = key_func.bound_to(function) if hasattr(type(key_func), "bound_to") else key_func
+        is_shared = cache is not None and not isinstance(cache, Cache)
+        key_arguments = _key_arguments(function, selects, not is_shared)
+        if is_shared:                           # it knows how to be used
             further = {} if tags is None else {"tags": tags}
+            if key_arguments is not None:
+                further["key_arguments"] = key_arguments
+            if returns is not None:
+                further["returns"] = returns
+            further.update(refreshing)
             if cache_exceptions:
                 further.update(cache_exceptions=cache_exceptions, exception_ttl=exception_ttl)
             return cache._decorate(
-                function, is_coroutine=is_async, ttl=ttl, key_func=key_func, typed=typed, condition=condition,
+                function, is_coroutine=is_async, ttl=ttl, key_func=make_key, typed=typed, condition=condition,
                 single_flight=single_flight, name=name, version=version, **further,
             )
         own = Cache(**options) if cache is None else cache
         claim = None if cache is None else _claim(function, cache, name, version)
         own_tag = f"cachebox:{claim.name}" if claim is not None and key_func is not None else None
-        wrapper = (CachedMethod if key_func is None and _is_called_as_method(function) else CachedFunction)(
+        by_instance = key_func is None and (key_arguments is None or not key_arguments.ignores_first)
+        wrapper = (CachedMethod if by_instance and _is_called_as_method(function) else CachedFunction)(
             function,
             own,
             token=None if claim is None else claim.name,
@@ -156,13 +208,15 @@ def cached(
             single_flight=single_flight,
             ttl=ttl,
             condition=condition,
-            key_func=key_func,
+            key_func=make_key,
+            key_arguments=key_arguments,
             tags=_with_own(own_tag, None if tags is None else tags_as_given(tags)),
             own_tag=own_tag,
             failures=failures_of(own) if cache_exceptions else None,
             coroutines=_coroutines() if is_async else None,
             first_name=_first_name(function),
             parameters={"maxsize": own.max_size, "typed": typed, "policy": own.policy, "ttl": ttl},
+            **refreshing,
         )
         return _like(wrapper, function, is_async)
 
@@ -180,20 +234,125 @@ def cached(
 
 _OPTIONS = (
     "cache", "ttl", "key_func", "max_size", "policy", "typed", "condition", "single_flight", "tags", "cache_exceptions",
-    "exception_ttl", "clock", "name", "version",
+    "exception_ttl", "clock", "name", "version", "ignore", "normalize", "vary", "returns", "time_to_idle",
+    "refresh_ahead", "stale_ttl", "jitter", "isolate",
 )
 _FOREIGN = {                        # what others call them
     "key": "key_func", "make_key": "key_func", "key_builder": "key_func", "hash_func": "key_func",
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size",
     "default_ttl": "ttl", "expire": "ttl", "expiry": "ttl", "timeout": "ttl", "seconds": "ttl",
     "time_to_live": "ttl", "timer": "clock", "prefix": "name", "namespace": "name", "eviction_policy": "policy",
+    "ignored": "ignore", "exclude": "ignore", "ignore_args": "ignore", "normalise": "normalize", "vary_on": "vary",
+    "tti": "time_to_idle", "stale": "stale_ttl", "copy": "isolate", "result_type": "returns",
     "lock": "single_flight", "should_cache_fn": "condition", "unless": "condition", "exceptions": "cache_exceptions",
 }
 _DESCRIPTORS = (classmethod, staticmethod, property)
 cached.__text_signature__ = (
     "(cache=None, *, ttl=None, key_func=None, max_size=1000, policy='LRU', typed=False, condition=None, "
-    "single_flight=True, tags=None, cache_exceptions=(), exception_ttl=None, clock=None, name=None, version=None)"
+    "single_flight=True, tags=None, cache_exceptions=(), exception_ttl=None, clock=None, name=None, version=None, "
+    "ignore=(), normalize=False, vary=(), returns=None, time_to_idle=None, refresh_ahead=None, stale_ttl=None, "
+    "jitter=0.0, isolate=False)"
 )
+
+
+def cached_many(
+    cache=None,
+    *,
+    ttl=None,
+    missing_ttl=None,
+    key_func=None,
+    max_size=_SIZE,
+    policy=_POLICY,
+    typed=False,
+    condition=None,
+    tags=None,
+    clock=None,
+    name=None,
+    version=None,
+    vary=(),
+    returns=None,
+    time_to_idle=None,
+    jitter=0.0,
+    isolate=False,
+    **unknown,
+):
+    """Remember the results of a function of many keys, each by itself: ``@cached_many(...)`` over ``f(keys) -> mapping``.
+
+    Args:
+        cache: a `Cache` or a `DistributedCache` to keep the results in; None: the function gets its own.
+        ttl: how long the result of a key lives: seconds, a `timedelta`, or a function of that result.
+        missing_ttl: how long it is remembered that the mapping had no result for a key, given as `ttl` is; None: not at
+            all.
+        key_func, condition, tags: as for `cached`, called for one key and its result.
+        max_size, policy, typed, clock, name, version, vary, returns, time_to_idle, jitter, isolate: as for `cached`;
+            `returns` is the type of one result.
+
+    The function is called with a list of the keys that are not cached, if there are any; it returns a mapping, which may
+    leave keys out, and of which other keys are ignored. Its caller gets a dict of the keys that have a result. Callers at
+    the same time share: each key is asked for by one of them. Works on plain and ``async def`` functions and methods.
+
+    Raises TypeError for keys that cannot be hashed, for a str in place of many, and where the function returns no
+    mapping; else as `cached` does. O(number of keys), and one call at most; over two tiers one round trip for what is
+    cached.
+
+    >>> @cached_many(ttl=60)
+    ... def squares(numbers):
+    ...     print("computing", numbers)
+    ...     return {n: n * n for n in numbers}
+    >>> squares([1, 2])
+    computing [1, 2]
+    {1: 1, 2: 4}
+    >>> squares([2, 3])
+    computing [3]
+    {2: 4, 3: 9}
+    """
+
+    refuse_unknown("cached_many", unknown, _OPTIONS_OF_MANY, {**_FOREIGN, "negative_ttl": "missing_ttl"})
+    options = {
+        "ttl": ttl, "key_func": key_func, "max_size": max_size, "policy": policy, "typed": typed, "condition": condition,
+        "tags": tags, "clock": clock, "name": name, "version": version, "vary": vary, "returns": returns,
+        "time_to_idle": time_to_idle, "jitter": jitter, "isolate": isolate,
+    }
+    function = None
+    if cache is not None and not isinstance(cache, Cache) and not hasattr(type(cache), "_decorate"):
+        function, cache = cache, None
+    if missing_ttl is not None:
+        check_missing_ttl(missing_ttl)
+    decorate_one = cached(cache, **options)
+
+    def make(function):
+        one = decorate_one(function)
+        if hasattr(type(one), "_many"):         # it is over another kind of cache, which knows how
+            return one._many(missing_ttl)
+        from cachebox._calls.many import CachedMany
+
+        return CachedMany(function, one, missing_ttl, _check_function(function))
+
+    def decorate(function):
+        return _around(make, function)
+
+    return decorate if function is None else decorate(function)
+
+
+_OPTIONS_OF_MANY = (
+    "cache", "ttl", "missing_ttl", "key_func", "max_size", "policy", "typed", "condition", "tags", "clock", "name",
+    "version", "vary", "returns", "time_to_idle", "jitter", "isolate",
+)
+cached_many.__text_signature__ = (
+    "(cache=None, *, ttl=None, missing_ttl=None, key_func=None, max_size=1000, policy='LRU', typed=False, "
+    "condition=None, tags=None, clock=None, name=None, version=None, vary=(), returns=None, time_to_idle=None, "
+    "jitter=0.0, isolate=False)"
+)
+
+
+def check_missing_ttl(given):
+    """TypeError or ValueError where it is no lifetime."""
+    from cachebox._loading.loader import check_refreshing
+
+    try:
+        check_refreshing({"stale_ttl": given})
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("stale_ttl", "missing_ttl")) from None
 
 
 def lru_cache(maxsize=128, typed=False, **unknown):
@@ -242,6 +401,15 @@ def lru_cache(maxsize=128, typed=False, **unknown):
 
 
 lru_cache.__text_signature__ = "(maxsize=128, typed=False)"
+
+
+def _key_arguments(function, selects, hashes):
+    """Which arguments of a function belong to its keys; None: all of them, as they are."""
+    if not any(selects.values()):
+        return None
+    from cachebox._calls.key_arguments import KeyArguments
+
+    return KeyArguments(function, hashes=hashes, **selects)
 
 
 class CachedClassMethod(classmethod):

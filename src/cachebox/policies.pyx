@@ -432,8 +432,8 @@ cdef object lent(policy):
     return RuntimeError(f"this {type(policy).__name__} serves a cache: change it through the cache")
 
 
-cdef class LRUCache(_Ordered):
-    """LRUCache(max_size=None)
+cdef class LRUPolicy(_Ordered):
+    """LRUPolicy(max_size=None)
 --
 
     Least recently used first: the key that was added or accessed longest ago is the next victim.
@@ -442,10 +442,10 @@ cdef class LRUCache(_Ordered):
         max_size: the most keys it orders when used on its own (an int from 1 on); None: no bound.
 
     Every operation is O(1): a doubly linked list. Safe from any thread. On its own it is an ordered set, without
-    values; as the policy of a cache, ``Cache(policy="LRU")`` or ``policy=LRUCache``, it can be looked at, but changed
+    values; as the policy of a cache, ``Cache(policy="LRU")`` or ``policy=LRUPolicy``, it can be looked at, but changed
     only through the cache (else RuntimeError).
 
-    >>> policy = LRUCache(max_size=2)
+    >>> policy = LRUPolicy(max_size=2)
     >>> policy.add("a"); policy.add("b"); policy.access("a")
     >>> list(policy), policy.evict()
     (['b', 'a'], 'b')
@@ -455,17 +455,17 @@ cdef class LRUCache(_Ordered):
         self.engine = LRU.__new__(LRU)
 
 
-cdef class LFUCache(_Ordered):
-    """LFUCache(max_size=None)
+cdef class LFUPolicy(_Ordered):
+    """LFUPolicy(max_size=None)
 --
 
     Least frequently used first; among equals, the least recently used.
 
     Adding is a use, and so is every access; uses are never forgotten, so what was popular long ago stays. For the rest,
-    see `LRUCache`. Every operation is O(1): a chain of lists, one for each number of uses (K. Shah, A. Mitra and
+    see `LRUPolicy`. Every operation is O(1): a chain of lists, one for each number of uses (K. Shah, A. Mitra and
     D. Matani, "An O(1) algorithm for implementing the LFU cache eviction scheme", 2010).
 
-    >>> policy = LFUCache(max_size=3)
+    >>> policy = LFUPolicy(max_size=3)
     >>> policy.add("a"); policy.add("b"); policy.add("c"); policy.access("a"); policy.access("b")
     >>> list(policy)
     ['c', 'a', 'b']
@@ -475,16 +475,16 @@ cdef class LFUCache(_Ordered):
         self.engine = LFU.__new__(LFU)
 
 
-cdef class FIFOCache(_Ordered):
-    """FIFOCache(max_size=None)
+cdef class FIFOPolicy(_Ordered):
+    """FIFOPolicy(max_size=None)
 --
 
     First in, first out: the key added longest ago is the next victim, however often it was accessed.
 
-    A key that was removed and comes back goes to the end. For the rest, see `LRUCache`. Every operation is O(1), `add`
+    A key that was removed and comes back goes to the end. For the rest, see `LRUPolicy`. Every operation is O(1), `add`
     amortised: a ring buffer.
 
-    >>> policy = FIFOCache(max_size=2)
+    >>> policy = FIFOPolicy(max_size=2)
     >>> policy.add("a"); policy.add("b"); policy.access("a")
     >>> policy.evict()
     'a'
@@ -501,13 +501,13 @@ cdef class AutoPolicy(_Ordered):
     Adapts to what is asked for: the behaviour that has lately served best says who leaves.
 
     Args:
-        max_size: as for `LRUCache`.
+        max_size: as for `LRUPolicy`.
         seed: what is left to chance: an int; policies of one seed that are told the same do the same. None: a seed that
             is the process's own, so that nobody can choose keys to mislead it.
 
     Five behaviours (LRU, LIRS, S3-FIFO, W-TinyLFU with a small and with a large window) work on the same lists of keys. A
     shadow, which simulates all five on a small sample of the keys, tells which one is to be followed. It remembers
-    keys that left by their hashes alone. For the rest, see `LRUCache`. Every operation is O(1), and takes no more than
+    keys that left by their hashes alone. For the rest, see `LRUPolicy`. Every operation is O(1), and takes no more than
     some hundred steps. About 13 bytes more for each entry than LRU.
 
     >>> policy = AutoPolicy(max_size=100, seed=1)
@@ -601,7 +601,9 @@ cdef object checked_size(object max_size):
     return size
 
 
-BUILT_IN = {"LRU": LRUCache, "LFU": LFUCache, "FIFO": FIFOCache, "AUTO": AutoPolicy}
+LRUCache, LFUCache, FIFOCache = LRUPolicy, LFUPolicy, FIFOPolicy       # what they were called at first
+
+BUILT_IN = {"LRU": LRUPolicy, "LFU": LFUPolicy, "FIFO": FIFOPolicy, "AUTO": AutoPolicy}
 
 
 cdef int clear_cycles(PyObject* self) noexcept:

@@ -13,6 +13,10 @@ cdef enum:
     LOAD_SUCCESS
     LOAD_FAILURE
     LOAD_TIME                       # nanoseconds
+    STALE_SERVES
+    REFRESHES
+    REFRESH_FAILURES
+    NEGATIVE_HITS
     COUNTERS                        # how many there are
 
 
@@ -29,6 +33,7 @@ cdef class CacheStats:
 
     cdef object count(self, int i)
     cdef tuple all_counts(self)
+    cdef tuple rows(self)
     cdef int add(self, int i, object amount) except -1
 
     @staticmethod

@@ -16,6 +16,7 @@ cdef object NANOSECONDS = 1_000_000_000     # in a second
 
 cdef tuple NAMES = (
     "hits", "misses", "sets", "deletes", "evictions", "expired", "load_success", "load_failure", "load_time",
+    "stale_serves", "refreshes", "refresh_failures", "negative_hits",
 )
 
 
@@ -86,6 +87,22 @@ cdef class StatsSnapshot:
     @property
     def load_time(self):
         return shown(self.counts[LOAD_TIME], LOAD_TIME)
+
+    @property
+    def stale_serves(self):
+        return self.counts[STALE_SERVES]
+
+    @property
+    def refreshes(self):
+        return self.counts[REFRESHES]
+
+    @property
+    def refresh_failures(self):
+        return self.counts[REFRESH_FAILURES]
+
+    @property
+    def negative_hits(self):
+        return self.counts[NEGATIVE_HITS]
 
     def get(self, name):
         """The counter of that name; an unknown one is a ValueError. O(1)."""
@@ -240,6 +257,26 @@ cdef class CacheStats:
         """Seconds that all calls of the loader took together, a float."""
         return shown(self.count(LOAD_TIME), LOAD_TIME)
 
+    @property
+    def stale_serves(self):
+        """Hits that were served a value that had expired, while it was loaded anew or could not be."""
+        return self.count(STALE_SERVES)
+
+    @property
+    def refreshes(self):
+        """Values loaded anew in the background."""
+        return self.count(REFRESHES)
+
+    @property
+    def refresh_failures(self):
+        """Loads in the background that failed: the old value stays until its end."""
+        return self.count(REFRESH_FAILURES)
+
+    @property
+    def negative_hits(self):
+        """Hits that were answered by a failure that is remembered."""
+        return self.count(NEGATIVE_HITS)
+
     def get(self, name):
         """The counter of that name, an int (`load_time`: a float); an unknown one is a ValueError that lists the known.
 
@@ -254,7 +291,8 @@ cdef class CacheStats:
 
         >>> CacheStats().get_all()              # doctest: +NORMALIZE_WHITESPACE
         {'hits': 0, 'misses': 0, 'sets': 0, 'deletes': 0, 'evictions': 0, 'expired': 0,
-         'load_success': 0, 'load_failure': 0, 'load_time': 0.0}
+         'load_success': 0, 'load_failure': 0, 'load_time': 0.0,
+         'stale_serves': 0, 'refreshes': 0, 'refresh_failures': 0, 'negative_hits': 0}
         """
         return self.snapshot().get_all()
 
@@ -333,34 +371,51 @@ cdef class CacheStats:
         >>> stats.increment("misses")
         >>> print(stats.report())       # doctest: +ELLIPSIS
         Cache statistics
-          hits         2,999   100.0% of 3,000 lookups
-          misses           1
-          sets             0
-          deletes          0
-          evictions        0   removed to keep the bound
-          expired          0   removed because their time was over
-          load_success     0
-          load_failure     0
-          load_time    0.000   seconds
-          uptime       ... s
+          hits              2,999   100.0% of 3,000 lookups
+          misses                1
+          sets                  0
+          deletes               0
+          evictions             0   removed to keep the bound
+          expired               0   removed because their time was over
+          load_success          0
+          load_failure          0
+          load_time         0.000   seconds
+          stale_serves          0   hits on values that had expired
+          refreshes             0   values loaded anew in the background
+          refresh_failures      0
+          negative_hits         0   hits on failures that are remembered
+          uptime            ... s
         """
+        rows, uptime = self.rows()
+        width = max([len(count) for _, count, _ in rows])
+        lines = [f"  {name:<16} {count:>{width}}   {remark}".rstrip() for name, count, remark in rows]
+        return "\n".join(["Cache statistics", *lines, f"  {'uptime':<16} {uptime}"])
+
+    cdef tuple rows(self):
+        """What a person wants to read, in rows of a name, a number and a remark; and the uptime."""
         now = self.snapshot()
         lookups = now.hits + now.misses
+        remarks = {
+            "hits": f"{now.hit_rate():.1%} of {lookups:,} lookups" if lookups else "no lookups yet",
+            "evictions": "removed to keep the bound",
+            "expired": "removed because their time was over",
+            "load_time": "seconds",
+            "stale_serves": "hits on values that had expired",
+            "refreshes": "values loaded anew in the background",
+            "negative_hits": "hits on failures that are remembered",
+        }
         rows = [
-            ("hits", now.hits, f"{now.hit_rate():.1%} of {lookups:,} lookups" if lookups else "no lookups yet"),
-            ("misses", now.misses, ""),
-            ("sets", now.sets, ""),
-            ("deletes", now.deletes, ""),
-            ("evictions", now.evictions, "removed to keep the bound"),
-            ("expired", now.expired, "removed because their time was over"),
-            ("load_success", now.load_success, ""),
-            ("load_failure", now.load_failure, ""),
-            ("load_time", now.load_time, "seconds"),
+            (name, f"{count:,.3f}" if name == "load_time" else f"{count:,}", remarks.get(name, ""))
+            for name, count in now.get_all().items()
         ]
-        rows = [(name, f"{count:,.3f}" if name == "load_time" else f"{count:,}", remark) for name, count, remark in rows]
-        width = max(len(count) for _, count, _ in rows)
-        lines = [f"  {name:<12} {count:>{width}}   {remark}".rstrip() for name, count, remark in rows]
-        return "\n".join(["Cache statistics", *lines, f"  {'uptime':<12} {spoken(now.uptime)}"])
+        return rows, spoken(now.uptime)
+
+    def _repr_html_(self):
+        """The counters as a table, for notebooks."""
+        from cachebox._platform.notebook import table
+
+        rows, uptime = self.rows()
+        return table("Cache statistics", [*rows, ("uptime", uptime, "")])
 
     def __repr__(self):
         counts = ", ".join(f"{name}={count}" for name, count in self.get_all().items())

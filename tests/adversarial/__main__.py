@@ -15,7 +15,7 @@ import sys
 
 from hostile import POLICIES, ignore_unraisable
 
-from cachebox import AutoPolicy, Cache, FIFOCache, LFUCache, LRUCache
+from cachebox import AutoPolicy, Cache, FIFOPolicy, LFUPolicy, LRUPolicy
 
 
 def run(scenario, policy):
@@ -28,7 +28,7 @@ def run(scenario, policy):
     gc.set_threshold(700)
     gc.collect()
     for found in gc.get_objects():
-        if isinstance(found, (LRUCache, LFUCache, FIFOCache, AutoPolicy)) or (
+        if isinstance(found, (LRUPolicy, LFUPolicy, FIFOPolicy, AutoPolicy)) or (
             isinstance(found, Cache) and type(found.policy) is str
         ):
             found._check()      # some scenarios tear a policy that is written in Python

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from decimal import Decimal
+from http import HTTPStatus
+from uuid import UUID
+
 from cachebox.distributed._wire import error_codec as failed
 from cachebox.distributed._wire.codec import TAGGED, Codec, Undecodable
 
 GENERATION = bytes(range(16))
-CODECS = [Codec("json", None, "app"), Codec("json", "secret", "app"), Codec("pickle", "secret", "app")]
+CODECS = [
+    Codec("json", None, "app", "zlib"),
+    Codec("json", "secret", "app", "zlib"),
+    Codec("pickle", "secret", "app"),
+]
 try:
     CODECS.append(Codec("msgpack", None, "app"))
 except ImportError:
@@ -17,6 +26,10 @@ VALUES = [
     (12, ("a", "ü")),
     (-(10**30), ()),
     ({}, ("t" * 300,)),
+    ((1, {2: b"x"}, frozenset([Decimal("1.5"), UUID(int=5)])), ()),
+    ([datetime.fromisoformat("2024-05-06T07:08:09.000010+02:00"), timedelta(1), 1j, 10**30, float("inf")], ("t",)),
+    (["compressed"] * 500, ("a",)),
+    ({"status": HTTPStatus.OK}, ()),
 ]
 
 

@@ -19,6 +19,7 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -34,28 +35,36 @@ from cachebox import (
     CacheLike,
     CacheStats,
     DistributedCache,
+    Entry,
     EvictionPolicy,
-    FIFOCache,
-    LFUCache,
-    LRUCache,
+    FIFOPolicy,
+    LFUPolicy,
+    LRUPolicy,
     RemovalCause,
     WriteBehind,
     WriteThrough,
     cached,
+    caches,
+    clear_all,
+    disabled,
+    keys,
     lru_cache,
+    sizeof,
 )
 from cachebox._calls.cache_info import CacheInfo
 from cachebox._calls.cached_function import BoundFunction, CachedFunction
 from cachebox.cache import Missing
 from cachebox.stats import StatsSnapshot
+from cachebox.testing import ManualClock
 
 assert_type(cachebox.__version__, str)
 cachebox.nothing  # type: ignore[attr-defined]
 
 # --- Cache ------------------------------------------------------------------------------------------------------------
 
+tenant: ContextVar[str] = ContextVar("tenant")
 cache: Cache[str, int] = Cache(max_size=2, default_ttl=timedelta(seconds=3), policy="lfu")
-unbounded: Cache[str, int] = Cache(None, 0.5, LRUCache)
+unbounded: Cache[str, int] = Cache(None, 0.5, LRUPolicy)
 mapping: MutableMapping[str, int] = cache
 
 assert_type(cache["a"], int)
@@ -85,7 +94,38 @@ assert_type(iter(cache), Iterator[str])
 assert_type(cache.copy(), Cache[str, int])
 assert_type(cache.stats, CacheStats)
 assert_type(cache.max_size, int | None)
-assert_type(cache.default_ttl, float | None)
+assert_type(cache.default_ttl, float | Callable[[str, int], float | timedelta | None] | None)
+assert_type(cache.max_bytes, int | None)
+assert_type(cache.add("a", 1, ttl=5, tags="t"), bool)
+assert_type(cache.entry("a"), Entry[str, int] | None)
+assert_type(cache.contains("a"), bool)
+assert_type(cache.get_or_set("a", lambda: 1, tags=["t"]), int)
+assert_type(caches(), dict[str, Any])
+assert_type(sizeof(cache), int)
+clear_all()
+clock = ManualClock()
+clock.advance(timedelta(seconds=1))
+by_value: Cache[str, int] = Cache(
+    default_ttl=lambda key, value: value, jitter=0.1, isolate=True, max_bytes="1MB", name="c", clock=clock
+)
+
+
+async def use_coroutines() -> None:
+    async def load(key: str) -> int:
+        return len(key)
+
+    async def make() -> int:
+        return 1
+
+    cache: Cache[str, int] = Cache(loader=load)
+    assert_type(await cache.aget("a"), int | None)
+    assert_type(await cache.aget("a", 5), int)
+    assert_type(await cache.aget("a", "none"), int | str)
+    assert_type(await cache.aget_many(["a"]), dict[str, int])
+    assert_type(await cache.aget_or_set("a", make, 5, tags="t"), int)
+    assert_type(await cache.aget_or_set("a", lambda: 1), int)
+
+
 assert_type(cache.policy, str | EvictionPolicy[str])
 assert_type(cache.weight, float)
 assert_type("a" in cache, bool)
@@ -151,11 +191,11 @@ Cache(on_removal=evicted)  # type: ignore[arg-type]
 
 # --- policies ---------------------------------------------------------------------------------------------------------
 
-lru = LRUCache[str](max_size=2)
+lru = LRUPolicy[str](max_size=2)
 lru.add("a")
 assert_type(lru.evict(), str | None)
-assert_type(list(LFUCache[int]()), list[int])
-assert_type(len(FIFOCache[int]()), int)
+assert_type(list(LFUPolicy[int]()), list[int])
+assert_type(len(FIFOPolicy[int]()), int)
 assert_type(lru.max_size, int | None)
 lru.add(1)  # type: ignore[arg-type]
 
@@ -219,6 +259,18 @@ def shared(x: int) -> int: ...
 async def later(x: int) -> str: ...
 
 
+@cached(ignore="session", normalize=True, vary=(tenant, lambda: 1))
+def chosen(x: int, session: object = None) -> str: ...
+
+
+@cached(key_func=keys.combine("chosen", keys.array, path=keys.file, ignore="y"))
+def by_file(x: object, path: str, y: int) -> str: ...
+
+
+with disabled():
+    assert_type(chosen(1, session=2), str)
+cached(ignore=1)  # type: ignore[call-overload]
+cached(vary="tenant")  # type: ignore[arg-type]
 assert_type(plain(1, base="a"), str)
 assert_type(with_options(1), list[int])
 assert_type(shared(1), int)
@@ -231,6 +283,13 @@ assert_type(plain.cache_key(1, base="a"), Hashable)
 assert_type(plain.invalidate(1), bool)
 assert_type(plain.__wrapped__(1), str)
 assert_type(plain.__name__, str)
+assert_type(plain.peek(1), str | Missing)
+assert_type(plain.refresh(1, base=""), str)
+plain.set("a", 1, base="")
+plain.set("a", "1")  # type: ignore[arg-type]
+assert_type(later.peek(1), str | Missing)
+assert_type(later.refresh(1), Coroutine[Any, Any, str])
+later.set("a", 1)
 plain.cache_clear()
 as_callable: Callable[[int], str] = plain
 inline = cached(len, max_size=3)
@@ -285,6 +344,11 @@ bound: BoundFunction[[int], str] = service.method
 assert_type(service.method(1), str)
 assert_type(service.method.invalidate(1), bool)
 assert_type(service.method.cache_key(1), Hashable)
+assert_type(service.method.peek(1), str | Missing)
+assert_type(service.method.refresh(1), str)
+service.method.set("a", 1)
+assert_type(service.coroutine.peek(1), str | Missing)
+assert_type(Service.class_method.peek(1), str | Missing)
 assert_type(service.method.cache_info(), CacheInfo)
 assert_type(Service.method(service, 1), str)
 assert_type(Service.method.invalidate(service, 1), bool)
@@ -406,7 +470,13 @@ async def awaited(tiers: AsyncDistributedCache) -> None:
     async def over(x: int) -> str: ...
 
     assert_type(await over.invalidate(1), bool)
-    assert_type(await later_over_two_tiers.invalidate(1), bool)
+    assert_type(later_over_two_tiers.invalidate(1), bool)
+    assert_type(later_over_two_tiers.peek(1), str | Missing)
+    assert_type(await later_over_two_tiers.refresh(1), str)
+    assert_type(await over.peek(1), str | Missing)
+    assert_type(await over.refresh(1), str)
+    await over.set("a", 1)
+    await over.set(1, 1)  # type: ignore[arg-type]
     assert_type(await over(1), str)
     await over.cache_clear()
     assert_type(await tiers.delete("a"), bool)

@@ -5,11 +5,14 @@ Each ``pyright: ignore`` asserts that the line is refused, and why: one that is 
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Self, TypeVar, assert_type
 
-from cachebox import AsyncDistributedCache, Cache, DistributedCache, cached, lru_cache
+from cachebox import AsyncDistributedCache, Cache, DistributedCache, cached, disabled, keys, lru_cache
+from cachebox.cache import Missing
 
 T = TypeVar("T")
+tenant = ContextVar[str]("tenant")
 
 
 @cached
@@ -24,6 +27,15 @@ def shared(x: int) -> int: ...
 async def later(x: int) -> str: ...
 
 
+@cached(ignore=("session",), normalize=True, vary=(tenant, lambda: 1))
+def chosen(x: int, session: object = None) -> str: ...
+
+
+@cached(key_func=keys.combine("chosen", keys.array, path=keys.file))
+def by_file(x: object, path: str) -> str: ...
+
+
+assert_type(chosen(1, session=2), str)
 assert_type(plain(1, y=""), str)
 assert_type(plain.invalidate(1), bool)
 assert_type(shared(1), int)
@@ -93,6 +105,17 @@ async def use(node: Derived) -> None:
     assert_type(node.value, int)
     assert_type(await later(1), str)
     assert_type(node.generic.invalidate(1), bool)
+    assert_type(plain.peek(1, y=""), str | Missing)
+    assert_type(plain.refresh(1), str)
+    assert_type(later.peek(1), str | Missing)
+    assert_type(await later.refresh(1), str)
+    plain.set("a", 1)
+    later.set("a", 1)
+    later.set(1, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    plain.peek("1")  # pyright: ignore[reportArgumentType]
+    assert_type(node.fluent_later.peek(), Derived | Missing)
+    with disabled():
+        pass
     node.fluent(1)  # pyright: ignore[reportCallIssue]
 
 
@@ -121,7 +144,19 @@ class Service:
 
 async def forget(service: Service) -> None:
     assert_type(over_blocking.invalidate(1), bool)
-    assert_type(await later_over_blocking.invalidate(1), bool)
+    assert_type(later_over_blocking.invalidate(1), bool)
+    assert_type(over_blocking.peek(1), str | Missing)
+    assert_type(later_over_blocking.peek(1), str | Missing)
+    assert_type(await over_awaited.peek(1), str | Missing)
+    assert_type(over_blocking.refresh(1), str)
+    assert_type(await later_over_blocking.refresh(1), str)
+    assert_type(await over_awaited.refresh(1), str)
+    later_over_blocking.set("a", 1)
+    await over_awaited.set("a", 1)
+    await over_awaited.set(b"", 1)  # pyright: ignore[reportArgumentType]
+    over_awaited.peek(1)  # pyright: ignore[reportUnusedCoroutine]
+    assert_type(await service.method.peek(1), str | Missing)
+    assert_type(await service.method.refresh(1), str)
     assert_type(await over_awaited.invalidate(1), bool)
     assert_type(await over_awaited(1), str)
     assert_type(await service.method(1), str)

@@ -52,6 +52,7 @@ cdef PyTypeObject* receiver_type    # the type Receiver
 cdef PyObject* KEYWORDS
 
 cdef object key_of_call(const Call* call, object receiver)
+cdef Py_hash_t (*try_hash_call)(const Call* call) noexcept      # `hash_call`; -1: an exception is set
 cdef list keys_of_hash(Cache cache, Py_hash_t hashed)
 cdef list keys_of_token(Cache cache, object token)
 
@@ -287,6 +288,36 @@ cdef inline bint find_call_at_once(
     acquire((<Cache>cache).lock)
     i[0] = candidate_nearby(t, h)
     return 0 < i[0] <= t.mask and t.entries[i[0]].hash == <uint32_t>h and is_same(call, least, t.entries[i[0]].key)
+
+
+cdef inline bint knows_hash_of_pair(PyObject* first, PyObject* second, Py_hash_t* hashed) noexcept nogil:
+    """`knows_hash_of_arguments` for a call with these two."""
+    cdef Mix m
+    cdef Py_hash_t known, other
+    if unlikely(not knows_hash(first, &known) or not knows_hash(second, &other)):
+        return False
+    begin(&m)
+    mix(&m, known)
+    mix(&m, other)
+    hashed[0] = finish(&m, 2)
+    return True
+
+
+cdef inline bint find_pair_at_once(
+    PyObject* cache, PyObject* first, PyObject* second, uint64_t h, uint32_t* i
+) noexcept:
+    """`find_call_at_once` for a call with these two, of which the second may be another object of the same text."""
+    cdef const Table* t = (<Cache>cache).table
+    cdef PyObject* key
+    acquire((<Cache>cache).lock)
+    i[0] = candidate_nearby(t, h)
+    if not 0 < i[0] <= t.mask or t.entries[i[0]].hash != <uint32_t>h:
+        return False
+    key = t.entries[i[0]].key
+    return (
+        type_of(key) == call_key and size_of_tuple(key) == 2 and item_of(key, 0) == first
+        and (item_of(key, 1) == second or short_equal(item_of(key, 1), second))
+    )
 
 
 cdef inline bint is_call_at(PyObject* cache, const Call* call, uint64_t h, uint32_t i) noexcept:

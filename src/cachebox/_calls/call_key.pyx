@@ -116,6 +116,14 @@ call_key = <PyTypeObject*>CallKey
 receiver_type = <PyTypeObject*>Receiver
 
 
+cdef Py_hash_t hash_described(const Call* call) except? -1:
+    return hash_call(call)
+
+
+ctypedef Py_hash_t (*TryHashCall)(const Call* call) noexcept
+try_hash_call = <TryHashCall>hash_described
+
+
 cdef object hash_key(object key):
     cdef Mix m
     begin(&m)

@@ -34,6 +34,9 @@ async def fly(
     failure = wrapper._known_failure(key)
     if failure is not None:
         raise failure
+    refreshing = wrapper._refreshing(key)
+    if refreshing is not None:
+        await tasks.over(refreshing)
     alone = not wrapper._single_flight
     lead, known = wrapper._board(key, hashed, False, alone)
     while lead is None:
@@ -46,10 +49,37 @@ async def fly(
             finally:
                 del known                       # it keeps the error, the error its traceback, and that keeps this frame
         lead, known = wrapper._board(key, hashed, True, alone)
+    return await _lead(wrapper, lead, wrapper.__wrapped__, key, hashed, args, kwargs, receiver)
+
+
+async def fly_anew(
+    wrapper: CachedFunction[..., Any],
+    key: Hashable,
+    hashed: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    receiver: object,
+) -> Any:
+    """The value of a call that is made whatever is there."""
+    lead = wrapper._lead_anew(key, hashed)
+    return await _lead(wrapper, lead, wrapper._function_anew(), key, hashed, args, kwargs, receiver)
+
+
+async def _lead(
+    wrapper: CachedFunction[..., Any],
+    lead: Any,
+    function: Any,
+    key: Hashable,
+    hashed: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    receiver: object,
+) -> Any:
+    """Make a call, and land with its result."""
     course = None
     try:
         course = lead.begin(*tasks.current())
-        value = await wrapper.__wrapped__(*args, **kwargs)
+        value = await function(*args, **kwargs)
         wrapper._land(lead, key, hashed, value, receiver, args, kwargs)
     except BaseException as error:
         wrapper._failed(lead, key, error)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from _functools import partial  # type: ignore[import-not-found]  # functools itself is slow to import
+
 from cachebox._platform.awaitables import called
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from typing import Any
+
+
+def _called(function: Any, *args: Any, **kwargs: Any) -> Any:
+    return called(function, args, kwargs)
 
 
 class Begun:
@@ -27,6 +33,9 @@ class Begun:
         awaitable, self._awaitable = self._awaitable, None
         return awaitable if awaitable is not None else called(self._wrapper.__wrapped__, args, kwargs)
 
+    def _function_anew(self) -> Any:
+        return self.__wrapped__ if self._awaitable is not None else partial(_called, self._wrapper._function_anew())
+
     def drop(self) -> None:
         """Nobody needs what has begun."""
         awaitable, self._awaitable = self._awaitable, None
@@ -35,14 +44,25 @@ class Begun:
 
 
 async def fly_begun(
-    wrapper: Any, awaitable: Any, key: Any, hashed: int, args: tuple[Any, ...], kwargs: dict[str, Any], receiver: Any
+    wrapper: Any,
+    awaitable: Any,
+    key: Any,
+    hashed: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    receiver: Any,
+    anew: bool = False,
 ) -> Any:
-    """`coroutines.fly` for a plain function that returns awaitables; None in place of the first one: call it."""
-    from cachebox._calls.coroutines import fly  # which imports asyncio
+    """`coroutines.fly` for a plain function that returns awaitables; None in place of the first one: call it.
 
-    begun = Begun(wrapper, awaitable)
+    `anew`: `coroutines.fly_anew`.
+    """
+    from cachebox._calls import coroutines  # which imports asyncio
+
+    fly = coroutines.fly_anew if anew else coroutines.fly
+    begun: Any = Begun(wrapper, awaitable)
     try:
-        return await fly(begun, key, hashed, args, kwargs, receiver)  # type: ignore[arg-type]
+        return await fly(begun, key, hashed, args, kwargs, receiver)
     finally:
         begun.drop()
 
@@ -52,3 +72,10 @@ async def fly_called(
 ) -> Any:
     """`coroutines.fly` for a plain function that has returned an awaitable before."""
     return await fly_begun(wrapper, None, key, hashed, args, kwargs, receiver)
+
+
+async def fly_anew_called(
+    wrapper: Any, key: Any, hashed: int, args: tuple[Any, ...], kwargs: dict[str, Any], receiver: Any
+) -> Any:
+    """`coroutines.fly_anew` for a plain function that has returned an awaitable before."""
+    return await fly_begun(wrapper, None, key, hashed, args, kwargs, receiver, True)

@@ -20,7 +20,7 @@ from cachebox._store.deadlines cimport ends_within
 from cachebox._loading.single_flight cimport Leader, leads
 from cachebox._platform.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
-from cachebox._store.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, PRECISE, Store, reserve
+from cachebox._store.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, ISOLATED, PRECISE, Store, reserve
 
 
 cdef extern from "_platform/portable.h" nogil:
@@ -68,7 +68,7 @@ cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint64_t h, ui
 cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
     """Whether a hit on entry i is `take_hit` and nothing else."""
     return (<Store>store).table.entries[i].value != NULL and not (
-        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD)
+        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD | ISOLATED)
     )
 
 
@@ -110,8 +110,8 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
     cdef double soon = 0.0
     if value == NULL:
         return NULL
-    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD):
-        if modes & (IDLES | CLOCKED | FOREIGN):
+    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD | ISOLATED):
+        if modes & (IDLES | CLOCKED | FOREIGN | ISOLATED):
             return NULL
         if modes & AHEAD:                       # to end so soon is as good as over: it may have to be loaded anew
             if (<Store>store).eagerness != 0.0:

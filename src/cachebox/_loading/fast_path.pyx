@@ -8,7 +8,7 @@ from cachebox._engine.table cimport (
 )
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, leave, start
-from cachebox._store.store cimport CLOCKED, FOREIGN, IDLES, Store
+from cachebox._store.store cimport CLOCKED, FOREIGN, IDLES, ISOLATED, Store
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
@@ -45,7 +45,7 @@ cdef PyObject* go_on(
             if equal > 0:
                 break
             if equal < 0:
-                if (<Store>store).modes & (IDLES | CLOCKED | FOREIGN):      # a hit takes more anyway
+                if (<Store>store).modes & (IDLES | CLOCKED | FOREIGN | ISOLATED):       # a hit takes more anyway
                     release((<Store>store).lock)
                     return NULL
                 version = t.version

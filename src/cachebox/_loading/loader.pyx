@@ -17,10 +17,10 @@ from cachebox._loading.single_flight cimport (
 )
 from cachebox._platform.lock cimport acquire, release
 from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
-from cachebox._store.options cimport lifetime_of, number_of
+from cachebox._store.durations cimport lifetime_of, number_of
 from cachebox._store.store cimport Store
 
-from cachebox._platform.awaitables import is_async, refuse_awaitable
+from cachebox._platform.awaitables import is_async, lookup_to_await, refuse_awaitable
 from cachebox._store.options import check_failures
 
 
@@ -30,11 +30,15 @@ cdef extern from *:
     """
     object take_over "CB_TAKE_LOADED"(PyObject*)
 
+cdef extern from "_platform/results.h":
+    bint is_awaitable "cb_is_awaitable"(PyObject* value) noexcept
+
 
 cdef double WEIGHT_OF_NEWEST = 0.2  # in the mean of load times
 
-cdef object nothing = object()
-NOTHING = <PyObject*>nothing
+cdef object nothing = <object>NOTHING
+NOTHING_LOADED = nothing
+"""What stands for "there is none"."""
 
 
 cdef class Loader:
@@ -56,19 +60,15 @@ cdef class Loader:
             )
         if self.many is not None and not callable(self.many):
             raise TypeError(f"{name}.load_many must be callable, not {type(self.many).__name__}")
-        for function in (self.one, self.many):
-            if is_async(function):
-                raise TypeError(f"{name} must not be async: use `cached` on an async function, or an asyncio cache")
-        if is_source(given) and is_async(given.get):
-            raise TypeError(f"{name} must be a cache whose `get` is a plain method, not {type(given).__name__}")
+        self.is_async = is_async(self.one) or is_async(self.many)
 
     def __call__(self, key):
         """Load one key: its value, or NOTHING."""
+        self.refuse_to_wait("aget")
         began = perf_counter_ns()
         try:
             value = self.one(key)
-            if hasattr(type(value), "__await__"):
-                refuse_awaitable("loader", value)
+            self.refuse_awaitable(value)
         except KeyError:
             self.count(False, began)
             return nothing
@@ -80,9 +80,11 @@ cdef class Loader:
 
     def load_many(self, list keys):
         """Load many keys: a dict of those there are."""
+        self.refuse_to_wait("aget_many")
         began = perf_counter_ns()
         try:
             values = self.many(keys)
+            self.refuse_awaitable(values)
             if not hasattr(values, "keys"):
                 raise TypeError(f"load_many must return a dict, not {type(values).__name__}")
         except KeyError:                        # of some key; which one, only asking for each of them can tell
@@ -94,6 +96,20 @@ cdef class Loader:
             raise
         self.count(True, began)
         return values
+
+    def refuse_to_wait(self, instead):
+        """TypeError where the loader is async, and who calls is not."""
+        if self.is_async:
+            raise TypeError(f"the loader is async, so what is missing has to be awaited: await cache.{instead}(...)")
+
+    def refuse_awaitable(self, value):
+        """TypeError where what a plain loader returned would have to be awaited."""
+        if is_awaitable(<PyObject*>value):
+            refuse_awaitable("loader", value)
+
+    def note(self, bint succeeded, began):
+        """Count a call of the loader that began then (`perf_counter_ns`)."""
+        self.count(succeeded, began)
 
     def is_nothing(self, value):
         """Whether a value stands for "there is none"."""
@@ -133,7 +149,7 @@ def lookup_in(given):
             raise KeyError(key)
         return value
 
-    return look
+    return lookup_to_await(get, nothing) if is_async(get) else look
 
 
 cdef int load_all(Store store, Loader loader, list keys, dict found, list left) except -1:
@@ -146,9 +162,10 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
     cdef Leader leader
     cdef Flight flight
     cdef list leads = [], waits = []
-    cdef double weight
+    cdef double weight, lifetime
     cdef uint64_t h
     cdef int state
+    loader.refuse_to_wait("aget_many")
     failure = None
     for key in keys:
         h = mixed(store.table, hash_of(<PyObject*>key))
@@ -156,7 +173,7 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
         ticket.counted = False
         flight = board(store, key, h, leader, &ticket)
         if ticket.value != NULL:
-            found[key] = take_over(ticket.value)
+            found[key] = store.copy_of(take_over(ticket.value))
         elif flight is not None:
             waits.append((key, flight))
         else:
@@ -175,12 +192,17 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
         h = mixed(store.table, hash_of(<PyObject*>key))
         try:
             value = found.get(key, nothing)
-            weight = store.weigh(key, value) if value is not nothing else 0.0
+            weight = 0.0
+            lifetime = store.lifetime
+            if value is not nothing:
+                value = store.copy_of(value)
+                weight = store.weigh(key, value)
+                lifetime = store.lifetime_for(lifetime, key, value)
             if value is nothing and store.failures is not None and store.failures.remember(key, KeyError(key)):
                 if not still_leads(store, leader):
                     store.failures.forget(key)
             land(
-                store, key, h, leader, value, store.lifetime, weight,
+                store, key, h, leader, value, lifetime, weight,
                 value is not nothing and weight <= store.bound_weight, None, 0,
             )
         except BaseException as error:
@@ -201,12 +223,19 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
 
 cdef int check_loading(dict options) except -1:
     """Check the options that have to do with loading."""
-    cdef double share
     for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
         if options.get(name) is not None and options.get("loader") is None:
             raise ValueError(f"{name} needs loader: what is to load the values anew?")
     if options.get("loader") is not None:
         Loader(options["loader"], CacheStats())
+    check_refreshing(options)
+    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
+    return 0
+
+
+def check_refreshing(options):
+    """Check `refresh_ahead`, `stale_ttl` and `early_refresh`; TypeError or ValueError where they make no sense."""
+    cdef double share
     for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
         given = options.get(name)
         if given is None:
@@ -217,5 +246,3 @@ cdef int check_loading(dict options) except -1:
         if not 0.0 < share < bound:
             raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
     lifetime_of(options.get("stale_ttl"), "stale_ttl")
-    check_failures(options.get("cache_exceptions", ()), options.get("exception_ttl"))
-    return 0

@@ -14,19 +14,25 @@ from cachebox._store.store cimport Store, Watch
 
 cdef class Refresh:
     cdef Store store
-    cdef object key
+    cdef readonly object key
     cdef uint64_t h
     cdef Watch watch
     cdef double lifetime            # what the entry had, and will have
     cdef bint tagged                # once the entry is gone its tags are, and a new value must not go without
     cdef uint32_t forks             # the process whose pool has it
+    cdef bint by_call               # a decorated call does it, not the cache's loader
     cdef Flight flight              # for those who find nothing to serve; None: it has not begun
 
     cdef bint is_void(self) noexcept
-    cdef int load(self) except -1
     cdef int land(self, object value, double weight) except -1
     cdef int land_nothing(self) except -1
-    cdef int end(self) except -1
+    cdef int count(self, int counter) except -1
 
 
 cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL
+cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL
+cdef PyObject* find_servable(
+    Store store, object key, uint64_t h, double ahead, double stale, double early, bint* due
+) except? NULL
+cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, double early, bint by_call)
+cdef object flight_of(Store store, object key)

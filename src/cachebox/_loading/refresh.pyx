@@ -1,31 +1,80 @@
 """Refresh-ahead and serve-stale; `refresh.pxd` has the overview."""
 
-from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, log
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport decref, incref, note_use
-from cachebox._store.deadlines cimport deadline, set_deadline
-from cachebox._loading.single_flight cimport FLYING, LANDED, Flight, new_flight, wake_all
+from cachebox._store.deadlines cimport deadline, end_of, set_deadline
+from cachebox._loading.single_flight cimport FLYING, LANDED, Course, Flight, new_flight, wake_all
 from cachebox._loading.loader cimport NOTHING, Loader
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPLICIT, Operation, start
-from cachebox.stats cimport HITS
-from cachebox._store.store cimport AHEAD, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Store, Watch, forks
+from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
+from cachebox._store.store cimport (
+    AHEAD, BY_VALUE, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Store, Watch, forks,
+)
+
+from cachebox._platform.guard import report
+
 
 cdef class Refresh:
 
     def run(self):
         """In a thread of the pool: load the value, and store it unless the key was changed meanwhile."""
         try:
-            if not self.is_void():
-                self.flight = new_flight(self.store.guard)
-                self.load()
+            if self.begin():
+                try:
+                    value = self.store.loader(self.key)
+                except Exception as error:
+                    self.failed(error)
+                else:
+                    self.loaded(value)
         except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
             report(error, self.run)
         finally:
             self.end()
+
+    def begin(self, task=None, goes_on=None):
+        """Whether the value is still to be loaded anew. A task does it, if one is given, of a loop that goes on."""
+        cdef Flight flight
+        if self.is_void() or (self.store.loader is None and not self.by_call):
+            return False
+        flight = new_flight(self.store.guard)
+        if task is not None:
+            flight.course = Course(task, goes_on)
+            flight.__enter__()
+        self.flight = flight
+        return True
+
+    def loaded(self, value):
+        """Store a value, or let the old one go where there is none any more."""
+        cdef double weight
+        self.count(REFRESHES)
+        if <PyObject*>value == NOTHING:
+            self.land_nothing()
+        else:
+            value = self.store.copy_of(value)
+            weight = self.store.weigh(self.key, value)
+            if self.store.lifetime == BY_VALUE:
+                self.lifetime = self.store.lifetime_for(BY_VALUE, self.key, value)
+            if weight <= self.store.bound_weight:
+                self.land(value, weight)
+        self.store.note_success("refresh")
+
+    def succeeded(self):
+        """A call was made anew, and its result is where it belongs."""
+        self.count(REFRESHES)
+        self.store.note_success("refresh")
+
+    def failed(self, error):
+        """The old value stays until its end, and a later `get` tries again."""
+        self.count(REFRESH_FAILURES)
+        self.store.note_failure("refresh", error)
+
+    @property
+    def loader(self):
+        return self.store.loader
 
     def give_up(self):
         """It will not run."""
@@ -38,19 +87,10 @@ cdef class Refresh:
         release(self.store.lock)
         return void
 
-    cdef int load(self) except -1:
-        cdef double weight
-        if self.store.loader is None:
-            return 0
-        try:
-            value = self.store.loader(self.key)
-        except Exception:
-            return 0                            # counted; the old value stays until its end, and a later get tries again
-        if <PyObject*>value == NOTHING:
-            return self.land_nothing()
-        weight = self.store.weigh(self.key, value)
-        if weight <= self.store.bound_weight:
-            self.land(value, weight)
+    cdef int count(self, int counter) except -1:
+        acquire(self.store.lock)
+        self.store.counts[counter] += 1
+        release(self.store.lock)
         return 0
 
     cdef int land(self, object value, double weight) except -1:
@@ -71,12 +111,15 @@ cdef class Refresh:
                     end = INFINITY
                     if store.table.entries[i].value != NULL:
                         end = deadline(&store.expiry, i)
-                        self.lifetime = store.spans[i]      # `touch` may have given it another
+                        if store.lifetime != BY_VALUE:
+                            self.lifetime = store.spans[i]  # `touch` may have given it another
                     if end < INFINITY:
                         set_deadline(&store.expiry, i, INFINITY)        # it is replaced, be it expired or not
                     outcome = store.write(i, self.key, self.h, value, self.lifetime, False, weight, now, &op)
                     if outcome != DONE and end < INFINITY:
                         set_deadline(&store.expiry, i, end)
+                    elif outcome == DONE and store.jitter != 0.0 and store.lifetime != BY_VALUE:
+                        store.set_end(op.i, end_of(now, self.lifetime), now, &op)   # it has been shortened once
                 if outcome == DONE:
                     self.watch.close(&op)
                 release(store.lock)
@@ -109,19 +152,23 @@ cdef class Refresh:
             store.finish(&op)
         return 0
 
-    cdef int end(self) except -1:
+    def end(self):
+        """It is over: those who waited look for themselves."""
         cdef Operation op
         cdef Flight flight = self.flight
         start(&op)
         acquire(self.store.lock)
         self.watch.close(&op)
         if flight is not None:
-            flight.state = LANDED               # those who waited look for themselves
+            flight.state = LANDED
         release(self.store.lock)
         if self.store.refreshes is not None:
             self.store.refreshes.pop(self.key, None)
+        if flight is not None and flight.course is not None:
+            flight.course.over = True
+            flight.__exit__()
         wake_all(flight)
-        return self.store.finish(&op)
+        self.store.finish(&op)
 
 
 cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
@@ -133,11 +180,17 @@ cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
     cdef PyObject* value
     while True:
         value = serve_at_once(store, key, h)
-        if value != NULL or joined or not store.refreshes:
+        if value != NULL or joined or not store.refreshes or (<Loader>store.loader).is_async:
             return value
         if not join(store.refreshes.get(key)):
             return NULL
         joined = True
+
+
+cdef object flight_of(Store store, object key):
+    """What those wait for who find nothing to serve while a value is loaded anew; None: it is not."""
+    cdef Refresh refresh = store.refreshes.get(key) if store.refreshes else None
+    return refresh.flight if refresh is not None and refresh.forks == forks else None
 
 
 cdef bint join(object known) except -1:
@@ -149,22 +202,39 @@ cdef bint join(object known) except -1:
 
 
 cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
-    cdef Operation op
-    cdef double now = store.now(0.0), early = eager_seconds(store), end
-    cdef uint32_t i
+    cdef double early = eager_seconds(store)
     cdef bint due = False
+    cdef PyObject* value = find_servable(store, key, h, store.ahead, store.stale, early, &due)
+    if due:
+        try:
+            start_refresh(store, key, h, early)
+        except:
+            decref(value)
+            raise
+    return value
+
+
+cdef PyObject* find_servable(
+    Store store, object key, uint64_t h, double ahead, double stale, double early, bint* due
+) except? NULL:
+    """The same without starting a refresh. Tells whether one is due."""
+    cdef Operation op
+    cdef double now = store.now(0.0), end
+    cdef uint32_t i
     cdef PyObject* value = NULL
+    due[0] = False
     start(&op)
     try:
         i = store.find_to_change(key, h, &op)
         if i != 0 and store.table.entries[i].value != NULL:
             end = deadline(&store.expiry, i)
-            if end + store.stale > now:
-                due = is_due(store, i, now, early)
+            if end + stale > now:
+                due[0] = is_due(store, i, now, ahead, early)
                 if end > now:
                     store.note_hit(i, now, &op)
                 else:                           # a hit, but it prolongs nothing
                     store.counts[HITS] += 1
+                    store.counts[STALE_SERVES] += 1
                     note_use(<PyObject*>store.engine, i)
                     if store.modes & FOREIGN:
                         op.used = store.table.entries[i].key
@@ -174,12 +244,6 @@ cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
         release(store.lock)
     finally:
         store.finish_with(&op, value)
-    if due:
-        try:
-            start_refresh(store, key, h, early)
-        except:
-            decref(value)
-            raise
     return value
 
 
@@ -198,18 +262,31 @@ cdef double eager_seconds(Store store) except -1.0:
     return -seconds * store.eagerness * log(1.0 - <double>random())
 
 
-cdef bint is_due(Store store, uint32_t i, double now, double early) noexcept:
+cdef bint is_due(Store store, uint32_t i, double now, double ahead, double early) noexcept:
     """Whether entry i, which has a value, is to be loaded anew. Under the lock."""
     cdef double end = deadline(&store.expiry, i)
     if end <= now:
         return True
     if store.modes & IDLES:
         end = store.expiry.lifetimes[i]         # a hit has just put the other end off
-    return end < INFINITY and store.modes & AHEAD and (end - now < store.ahead * store.spans[i] or end - now <= early)
+    return end < INFINITY and store.modes & AHEAD and (end - now < ahead * store.spans[i] or end - now <= early)
 
 
 cdef int start_refresh(Store store, object key, uint64_t h, double early) except -1:
     """Have a due entry loaded anew, unless that is under way."""
+    cdef Refresh refresh = open_refresh(store, key, h, store.ahead, early, False)
+    if refresh is not None:
+        if (<Loader>store.loader).is_async:
+            from cachebox._loading.awaited import start_refresh as submit
+        else:
+            from cachebox._loading.refresh_pool import submit
+        if not submit(refresh):
+            refresh.end()
+    return 0
+
+
+cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, double early, bint by_call):
+    """A refresh of a due entry, which has to be begun or ended; None: one is under way, or the entry is not due."""
     cdef Refresh refresh = Refresh.__new__(Refresh), known
     cdef Operation op
     cdef double now
@@ -219,6 +296,7 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
     refresh.key = key
     refresh.h = h
     refresh.forks = forks
+    refresh.by_call = by_call
     refresh.watch = Watch.__new__(Watch)
     refresh.watch.store = store
     refresh.watch.only_writes = True
@@ -226,14 +304,14 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
         known = store.refreshes.setdefault(key, refresh)
         if known is refresh:
             break
-        if known.forks == forks:
-            return 0
-        store.refreshes.pop(key, None)          # of the process that forked: it will never end here
+        if known.forks == forks and (known.flight is None or not known.flight.lost()):
+            return None
+        store.refreshes.pop(key, None)          # it will never end here: of the process that forked, or of a lost loop
     start(&op)
     try:
         now = store.now(0.0)
         i = store.find_to_change(key, h, &op)
-        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, early):    # still
+        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, ahead, early):     # still
             refresh.lifetime = store.spans[i]
             refresh.tagged = store.modes & TAGGED and i < store.labels.known and store.labels.chains[i] != NULL
             opened = refresh.watch.open(i)
@@ -243,16 +321,7 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
         raise
     finally:
         store.finish(&op)
-    if opened:
-        from cachebox._loading.refresh_pool import submit
-
-        opened = submit(refresh)
     if not opened:
         refresh.end()
-    return 0
-
-
-def report(error, thing):
-    """Tell `sys.unraisablehook` of an exception in the background, where nobody waits for it."""
-    PyErr_SetObject(type(error), error)
-    PyErr_WriteUnraisable(thing)
+        return None
+    return refresh

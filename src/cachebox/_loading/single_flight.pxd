@@ -27,6 +27,7 @@ cdef class Flight:
     cdef object result              # ... or the error
     cdef object traceback           # the error's, as the leader raised it
     cdef dict waiters               # what wakes those who wait: callables, in order
+    cdef object copier              # of a cache that isolates: each of those who wait gets a copy
 
     cdef int wait(self) except -1
     cdef bint stands_still(self, Course course)
@@ -84,8 +85,12 @@ cdef struct Ticket:
     bint counted                    # the caller's miss has been counted
 
 
+cdef PyObject* NOTHING              # what stands for "there is none": what a loader says
+
 cdef Leader new_leader(Store store)
 cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ticket)
+cdef Leader leader_by_watch(Store store, Watch watch)
+cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1
 cdef int land(
     Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,

@@ -39,6 +39,9 @@ if not HAS_GIL:
     from cachebox._platform.exceptions import one_more as copied_if_need_be
 
 
+cdef object nothing = object()
+NOTHING = <PyObject*>nothing
+
 cdef dict waiting = {}              # thread ident: the flight that the whole thread waits for
 cdef dict waiting_in_hubs = {}      # address of a weak reference to a greenlet: the flight that it waits for
 cdef dict delegations = {}          # courses of threads that wait until others have acted for them
@@ -84,7 +87,7 @@ cdef class Flight:
     cdef object outcome(self):
         if self.state == CRASHED:
             raise one_more(self.result).with_traceback(self.traceback)  # the leader's: waiters must not lengthen it
-        return self.result
+        return self.result if self.copier is None or self.result is nothing else self.copier(self.result)
 
     cdef bint stands_still(self, Course course):
         """Whether its leader waits until others have acted for a course."""
@@ -156,6 +159,10 @@ cdef class Course:
         self.task = ref(task) if task is not None else None
         self.goes_on = goes_on
         self.awaited = {}
+
+    def enter(self):
+        """What runs in this context acts for it, until it leaves."""
+        self.before = led.set(with_course(led.get(), self))
 
     def leave(self):
         """The code that acts for it is over."""
@@ -342,18 +349,36 @@ cdef class Leader:
     def begin(self, task, goes_on):
         """A coroutine leads, of an asyncio task or of none. Its course is part of the context until `course.leave()`."""
         course = Course(task, goes_on)
+        self.follow(course)
+        course.enter()
+        return course
+
+    def follow(self, Course course not None):
+        """A coroutine leads that leads others, too."""
         acquire(self.store.lock)
         self.course = course                    # not shared before it is whole
         flight = self.flight
         if flight is not None:
             flight.course = course
         release(self.store.lock)
-        course.before = led.set(with_course(led.get(), course))
-        return course
 
     def crashed(self, error):
         """The load failed."""
         crash(self.store, self, error)
+
+    @property
+    def joined(self):
+        """What others wait for, or did; None: nobody ever has."""
+        acquire(self.store.lock)
+        flight = self.flight
+        release(self.store.lock)
+        return flight
+
+    @property
+    def is_awaited(self):
+        """Whether somebody waits for its flight just now."""
+        cdef Flight flight = self.joined
+        return flight is not None and len(flight.waiters) != 0
 
 
 cdef Leader new_leader(Store store):
@@ -430,6 +455,50 @@ cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ti
         flight = Flight.__new__(Flight)         # not under the lock: making an object may run the collector
         flight.guard = store.guard
         flight.waiters = {}
+        flight.copier = store.copier
+
+
+cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1:
+    """Let a leader load a key whatever value it has, and whoever is loading it: what those get is not stored.
+
+    The value stays until the new one lands, and whoever writes the key meanwhile wins.
+    """
+    cdef Operation op
+    cdef uint32_t i
+    cdef bint opened
+    cdef Watch watch = Watch.__new__(Watch)
+    watch.store = store
+    watch.only_writes = True
+    start(&op)
+    try:
+        i = store.find_to_change(key, h, &op)
+        if i != 0:
+            store.touch_watches(i, False)
+            if store.table.entries[i].value != NULL:
+                leader.alone = watch
+            else:
+                reserve(&store.table.entries[i], NULL)
+        elif store.prepare(False):
+            i = store.engine.insert(<PyObject*>key, h)
+        opened = i != 0 and take_off(store, i, leader, &op)
+        release(store.lock)
+        if not opened:
+            raise MemoryError("no memory left to load an entry")
+    finally:
+        store.finish(&op)
+    return 0
+
+
+cdef Leader leader_by_watch(Store store, Watch watch):
+    """Somebody who has loaded a key that was watched meanwhile; None: it was written."""
+    cdef Leader leader = new_leader(store)
+    acquire(store.lock)
+    if watch.i != 0 and not watch.touched:
+        leader.alone = watch
+        leader.place.i = watch.i
+        store.loads += 1
+    release(store.lock)
+    return leader if leader.place.i != 0 else None
 
 
 cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexcept:
@@ -439,7 +508,8 @@ cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexce
         reserve(&store.table.entries[i], &leader.place)
     elif not leader.alone.open(i):
         leader.place.i = 0
-        store.drop_reserved(i, op)
+        if store.table.entries[i].value == NULL:
+            store.drop_reserved(i, op)
         return False
     store.loads += 1
     return True

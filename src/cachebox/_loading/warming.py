@@ -204,7 +204,7 @@ class _Job:
 
     def store(self, item: tuple[Any, Any]) -> None:
         try:
-            stored = self.cache._add(*item)
+            stored = self.cache.add(*item)
         except Exception as error:
             return self.note(failed=1, error=error)
         self.note(loaded=stored, skipped=not stored)

@@ -34,10 +34,13 @@ def is_marked(function: Any) -> bool:
     return is_coroutine_function is not None and bool(is_coroutine_function(function))
 
 
-def refuse_async(name: str, function: Any) -> None:
-    """TypeError where the callable that was given under that name is async."""
+def refuse_async(name: str, function: Any, instead: str = "") -> None:
+    """TypeError where the callable that was given under that name is async; it names the method to use instead."""
     if callable(function) and is_async(function):
-        raise TypeError(f"{name} must be a plain function, not an async one: nobody would await what it returns")
+        way_out = f"; use {instead} for an async one" if instead else ""
+        raise TypeError(
+            f"{name} must be a plain function, not an async one: nobody would await what it returns{way_out}"
+        )
 
 
 def refuse_awaitable(name: str, result: Any) -> None:
@@ -68,6 +71,23 @@ def warn_of_one_shot(name: str, value: Any) -> None:
         UserWarning,
         stacklevel=2,
     )
+
+
+async def ready(value: Any) -> Any:
+    """A value that is there already."""
+    return value
+
+
+def lookup_to_await(get: Any, nothing: object) -> Any:
+    """A coroutine function that looks keys up by another one; KeyError where that returns what stands for nothing."""
+
+    async def look(key: Any) -> Any:
+        value = await get(key, nothing)
+        if value is nothing:
+            raise KeyError(key)
+        return value
+
+    return look
 
 
 async def called(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

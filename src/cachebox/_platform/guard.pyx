@@ -4,7 +4,7 @@ An asynchronous exception comes between two steps of Python code, in an `except`
 gaps: so nothing gets past this loop.
 """
 
-from cpython.exc cimport PyErr_Clear, PyErr_WriteUnraisable
+from cpython.exc cimport PyErr_Clear, PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from time import sleep
@@ -44,3 +44,9 @@ def keep_running(run, begun=None):
         Py_XDECREF(result)
         PyErr_Clear()
         failures = min(failures + 1, len(PAUSES) - 1)
+
+
+def report(error, thing):
+    """Tell `sys.unraisablehook` of an exception in the background, where nobody waits for it."""
+    PyErr_SetObject(type(error), error)
+    PyErr_WriteUnraisable(thing)

@@ -13,5 +13,6 @@ cdef Watch new_watch(Store store)
 cdef object look_and_watch(Store store, object key, uint64_t h, Watch watch, object missing)
 cdef int stop_watching(Store store, Watch watch) except -1
 cdef bint replace(
-    Store store, object key, uint64_t h, Watch watch, object old, object new, double weight, object missing
+    Store store, object key, uint64_t h, Watch watch, object old, object new, double lifetime, double weight,
+    object missing,
 ) except -1

@@ -53,7 +53,8 @@ cdef int stop_watching(Store store, Watch watch) except -1:
 
 
 cdef bint replace(
-    Store store, object key, uint64_t h, Watch watch, object old, object new, double weight, object missing
+    Store store, object key, uint64_t h, Watch watch, object old, object new, double lifetime, double weight,
+    object missing,
 ) except -1:
     """Commit what `compute` computed; False: the key was written meanwhile, so nothing was."""
     cdef Operation op
@@ -63,7 +64,7 @@ cdef bint replace(
     cdef bint is_held
     start(&op)
     try:
-        now = store.now(store.lifetime)
+        now = store.now(lifetime)
         while True:
             outcome = DONE
             if store.foreign is not None:
@@ -91,7 +92,7 @@ cdef bint replace(
                     store.give_memory_back()
             else:
                 changed = True
-                outcome = store.write(i, key, h, new, store.lifetime, True, weight, now, &op)
+                outcome = store.write(i, key, h, new, lifetime, True, weight, now, &op)
             if outcome == DONE:
                 watch.close(&op)
             release(store.lock)

@@ -4,13 +4,13 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport hash_of, mixed, put_value
-from cachebox._store.deadlines cimport set_deadline
+from cachebox._engine.table cimport allocate, hash_of, mixed, put_value
+from cachebox._store.deadlines cimport end_of, set_deadline
 from cachebox._platform.lock cimport release
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.store cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, Row, Store, free_rows
 from cachebox._store.tags cimport Label, Tag, free_labels, make_room_for_labels, new_labels, some_dropped
-from cachebox._store.weights cimport add_weight
+from cachebox._store.weights cimport add_weight, sum_of_weights
 
 
 cdef inline uint64_t hashed(Store store, object key) except? 0:
@@ -38,6 +38,36 @@ cdef list export(Store store):
     finally:
         free_rows(rows, n)
     return entries
+
+
+cdef object describe(Store store, object key, uint64_t h):
+    """A live entry: its key, value, seconds to live or None, weight, and tags. None: there is none."""
+    cdef Operation op
+    cdef double now
+    cdef uint32_t i
+    cdef Row* row = <Row*>allocate(sizeof(Row))
+    cdef bint found = False, failed = False
+    if row == NULL:
+        raise MemoryError("no memory left to copy an entry")
+    start(&op)
+    try:
+        now = store.now(INFINITY)
+        i = store.find(key, h, &op)
+        found = store.is_live(i, now)
+        if found:
+            store.copy_row(i, row, &failed)
+        release(store.lock)
+        if failed:
+            raise MemoryError("no memory left to copy tags")
+        if not found:
+            return None
+        return (
+            <object>row.key, <object>row.value, row.deadline - now if row.deadline < INFINITY else None,
+            sum_of_weights([row.weight]) if store.modes & WEIGHED else 1, names_of(row.tags),
+        )
+    finally:
+        free_rows(row, found)
+        store.finish(&op)
 
 
 cdef tuple names_of(PyObject** tags):
@@ -112,7 +142,7 @@ cdef Py_ssize_t add_entries(Store store, list entries) except -1:
     cdef list added = []
     for entry in last_that_fit(store, entries):
         key, value, left, weight, rank, tags = entry
-        if add_entry(store, key, value, left, weight, rank, tags):
+        if add_entry(store, key, value, left, weight, rank, tags, True):
             added.append((key, value))
     return sum([has_value(store, key, <PyObject*>value) for key, value in added])
 
@@ -153,9 +183,9 @@ cdef bint has_value(Store store, object key, PyObject* value) except -1:
 
 
 cdef bint add_entry(
-    Store store, object key, object value, double left, double weight, uint64_t rank, tuple names
+    Store store, object key, object value, double left, double weight, uint64_t rank, tuple names, bint exactly
 ) except -1:
-    """Add an entry, if its key is not there. Returns whether it was not."""
+    """Add an entry, if its key is not there. Returns whether it was not. `exactly`: it lives no shorter for a jitter."""
     cdef Operation op
     cdef Outcome outcome
     cdef double now
@@ -174,12 +204,14 @@ cdef bint add_entry(
             outcome = DONE
             if not dropped and not store.is_live(i, now):
                 outcome = NO_MEMORY
-                if store.prepare(True) and (
+                if store.prepare(left < INFINITY) and (
                     chain == NULL or make_room_for_labels(&store.labels, store.table.capacity)
                 ):
                     outcome = store.write(i, key, h, value, left, False, weight, now, &op)
                 if outcome == DONE:
                     added = True
+                    if exactly and store.jitter != 0.0:
+                        store.set_end(op.i, end_of(now, left), now, &op)
                     if store.foreign is None and rank != 0:
                         store.engine.forget(op.i)
                         store.engine.admit_ranked(op.i, rank)

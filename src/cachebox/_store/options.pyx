@@ -6,40 +6,9 @@ from libc.math cimport INFINITY, nextafter
 from time import monotonic
 
 from cachebox._platform.clock cimport HAS_PRECISE_CLOCK
-from cachebox._store.store cimport as_float
+from cachebox._store.durations cimport lifetime_of, number_of
 
 from cachebox._platform.awaitables import refuse_async
-
-
-cdef double lifetime_of(object ttl, str name) except -1.0:
-    """A time to live in seconds; infinity for None. Raises where it makes no sense."""
-    cdef double seconds
-    if ttl is None:
-        return INFINITY
-    given = seconds_given(ttl)
-    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-        raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
-    seconds = number_of(given, name, "a number of seconds, a timedelta or None")
-    if not seconds > 0.0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means for ever")
-    return seconds
-
-
-cdef object seconds_given(object ttl):
-    if not hasattr(type(ttl), "total_seconds"):
-        return ttl
-    try:
-        return ttl.total_seconds()
-    except Exception:
-        return ttl                              # whoever looks at it next says that it is no number
-
-
-cdef double number_of(object given, str name, str wanted) except? -1.0:
-    """What a number is as a float. TypeError, which names the argument, where its conversion fails, in whatever way."""
-    try:
-        return as_float(given)
-    except Exception as error:
-        raise TypeError(f"{name} must be {wanted}; {type(given).__name__} is none: {error}") from error
 
 
 def refuse_unknown(str what, dict unknown, tuple known, dict foreign):
@@ -64,6 +33,7 @@ cdef int check_callables(dict options) except -1:
         if options[name] is not None and not callable(options[name]):
             raise TypeError(f"{name} must be callable or None, not {type(options[name]).__name__}")
         refuse_async(name, options[name])
+    refuse_async("default_ttl", options["default_ttl"])
     return 0
 
 
@@ -83,6 +53,55 @@ cdef double bound_on_weight(object max_weight, object weigher) except -1.0:
     if not bound > 0:
         raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
     return bound
+
+
+cdef object bound_on_bytes(dict options):
+    """The most bytes that keys and values may take, an int; None: they are not measured."""
+    given = options.get("max_bytes")
+    if given is None:
+        return None
+    for other in ("max_weight", "weigher"):
+        if options.get(other) is not None:
+            raise TypeError(f"max_bytes and {other} cannot go together: max_bytes weighs entries by what they take")
+    from cachebox._platform.byte_sizes import bytes_of
+
+    return bytes_of(given, "max_bytes")
+
+
+cdef double jitter_of(object given) except -1.0:
+    """The share by which lifetimes may be shortened."""
+    cdef double share
+    if given is None:
+        return 0.0
+    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+        raise TypeError(f"jitter must be a number from 0 to 1, not {type(given).__name__}")
+    share = number_of(given, "jitter", "a number from 0 to 1")
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"jitter must be from 0 to 1, not {given!r}")
+    return share
+
+
+cdef object copier_of(object isolate):
+    """What copies values; None: nothing does."""
+    if isolate is None or isolate is False:
+        return None
+    if isolate is True:
+        from cachebox._store.isolation import copied
+
+        return copied
+    if not callable(isolate):
+        raise TypeError(f"isolate must be True, False or a function that copies a value, not {type(isolate).__name__}")
+    refuse_async("isolate", isolate)
+    return isolate
+
+
+cdef str checked_name(object name):
+    """What a cache is called."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a str or None, not {type(name).__name__}")
+    if name == "":
+        raise ValueError("name must not be empty")
+    return None if name is None else str(name)
 
 
 def check_failures(kinds, ttl):

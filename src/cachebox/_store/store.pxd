@@ -30,8 +30,11 @@ cdef enum Mode:                     # what makes an operation more than looking 
     AHEAD = 256                     # a hit may be the time to load the entry anew
     STALE = 512                     # what has expired is kept for a while, and served while it is loaded anew
     TAGGED = 1024                   # some entry has tags
-    PRECISE = 4096                  # the clock is time.monotonic, read without Python
     NEGATIVE = 2048                 # failures are remembered: a write has to forget one
+    PRECISE = 4096                  # the clock is time.monotonic, read without Python
+    ISOLATED = 8192                 # values are copied on their way in and out
+
+cdef double BY_VALUE                # a lifetime that `default_ttl` tells, when it knows the value: no lifetime is negative
 
 cdef enum:
     ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
@@ -79,12 +82,16 @@ cdef class Store:
     cdef Py_ssize_t live            # entries that have a value
     cdef Py_ssize_t bound           # the most of them
     cdef Expiry expiry
-    cdef double lifetime            # seconds that an entry lives unless told otherwise; infinity: for ever
+    cdef double lifetime            # seconds that an entry lives unless told otherwise; infinity: for ever; or BY_VALUE
+    cdef object ttl_of              # the function that tells then, or None
+    cdef double jitter              # the share by which a lifetime may be shortened
+    cdef uint64_t dice              # ... at random
     cdef double idle                # seconds that it lives without a hit; likewise
     cdef double latest              # the latest time that the user's clock told
     cdef double next_visit          # when the sweeper comes; infinity: it does not know this cache
     cdef double bound_weight        # infinity: entries weigh nothing
     cdef Weights weights
+    cdef bint measures              # entries weigh what they take in memory
     cdef PyObject** watches         # a hash table of the open watches, by entry
     cdef uint32_t watch_mask
     cdef uint32_t watch_count
@@ -106,16 +113,21 @@ cdef class Store:
     cdef Guard guard
     cdef object clock
     cdef object weigher
+    cdef object copier              # what copies values, if ISOLATED
     cdef object on_evict
     cdef object on_removal
     cdef Foreign foreign            # the user's policy, or None
     cdef object known               # the sweeper's weak reference, or None
+    cdef str called                 # what the user calls it, or None
+    cdef dict troubles              # of which the log has been told: what fails: a Trouble; None: there never were any
     cdef object __weakref__
 
     # without the lock
     cdef int begin(self, Engine engine) except -1
     cdef double now(self, double lifetime) except? -1.0
     cdef double weigh(self, object key, object value) except -1.0
+    cdef double lifetime_for(self, double lifetime, object key, object value) except -1.0
+    cdef object copy_of(self, object value)
     cdef int finish(self, Operation* op) except -1
     cdef int know_writer(self) except -1
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
@@ -124,6 +136,9 @@ cdef class Store:
     cdef int tell(self, Operation* op) except -1
     cdef int reconcile(self) except -1
     cdef bint holds(self, object key) except -1
+    cdef object judge(self, str what, object callback, object error)
+    cdef int note_failure(self, str what, object error) except -1
+    cdef int note_success(self, str what) except -1
     cdef object notify(self, PyObject* key, PyObject* value, Cause cause)
     cdef int put(
         self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
@@ -162,6 +177,7 @@ cdef class Store:
         self, uint32_t i, object key, uint64_t h, object value,
         double lifetime, bint keeps_end, double weight, double now, Operation* op,
     ) noexcept
+    cdef void set_lifetime(self, uint32_t i, double lifetime, double now, Operation* op) noexcept nogil
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil
     cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil
     cdef void give_memory_back(self) noexcept
@@ -206,4 +222,3 @@ cdef inline void reserve(Entry* e, Reservation* reservation) noexcept nogil:
 
 
 cdef int import_causes() except -1
-cdef double as_float(object number) except? -1.0

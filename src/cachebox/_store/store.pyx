@@ -32,6 +32,8 @@ from cachebox._store.tags cimport (
     Label, Tag, copy_tags, free_labels, less_room_for_labels, make_room_for_labels, move_labels, new_labels, peel, peel_all,
     some_dropped, stick,
 )
+from cachebox._store.durations cimport as_float, lifetime_of
+from cachebox._store.sizes cimport size_of_pair
 from cachebox._store.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
@@ -54,10 +56,13 @@ cdef enum:
     MOST_TAGS = 1 << 30
     VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
 
+cdef double BY_VALUE = -1.0
+cdef double BITS_53 = 9007199254740992.0
 cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
 cdef double VISITS_APART = 0.25     # seconds that an entry may be overdue before the sweeper has to hurry
 
 cdef uint32_t forks = 0
+cdef uint64_t process = os.getpid()         # whose lifetimes are not shortened as those of its siblings are
 
 cdef tuple causes = ()              # RemovalCause, in the order of Cause, once a callback has needed it
 cdef object sweeper = None          # the module, once an entry has had a deadline
@@ -122,6 +127,8 @@ cdef class Store:
     cdef double weigh(self, object key, object value) except -1.0:
         """What the entry would weigh."""
         cdef double weight
+        if self.measures:
+            return size_of_pair(key, value)
         if not self.modes & WEIGHED or self.weigher is None:
             return 0.0
         given = self.weigher(key, value)
@@ -131,6 +138,22 @@ cdef class Store:
         if not weight >= 0.0:
             raise ValueError(f"weigher must return a weight of 0 or more, not {weight}")
         return weight
+
+    cdef double lifetime_for(self, double lifetime, object key, object value) except -1.0:
+        """The lifetime of an entry: the one that is given, unless the value has to tell."""
+        if lifetime != BY_VALUE or self.ttl_of is None:
+            return lifetime
+        given = self.ttl_of(key, value)
+        refuse_awaitable("default_ttl", given)
+        return lifetime_of(given, "what default_ttl returns")
+
+    cdef object copy_of(self, object value):
+        """What a caller may have of a value, or the cache of what it is given."""
+        if not self.modes & ISOLATED or self.copier is None:
+            return value
+        copied = self.copier(value)
+        refuse_awaitable("isolate", copied) if copied is not value else None
+        return copied
 
     # --- the end of an operation: all that may run Python code ------------------------------------------------------
 
@@ -235,17 +258,57 @@ cdef class Store:
         if on_evict is not None:
             told = plain(ask(<PyObject*>on_evict, key, value, NULL), "on_evict")
             xdecref(told)
-            if told == NULL:
-                interruption = passed_on(caught(), on_evict)
+            interruption = self.judge("on_evict", on_evict, caught() if told == NULL else None)
         if on_removal is not None:
             told = NULL
             if causes or (<int (*)() noexcept>import_causes)() != -1:
                 told = plain(ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL), "on_removal")
             xdecref(told)
-            if told == NULL:
-                later = passed_on(caught(), on_removal)
-                interruption = later if interruption is None else interruption
+            later = self.judge("on_removal", on_removal, caught() if told == NULL else None)
+            interruption = later if interruption is None else interruption
         return interruption
+
+    cdef object judge(self, str what, object callback, object error):
+        """What is to become of an exception that a callback raised, if it did: these two pass through, others do not."""
+        if error is None:
+            self.note_success(what)
+            return None
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return error
+        PyErr_SetObject(type(error), error)
+        PyErr_WriteUnraisable(callback)
+        self.note_failure(what, error)
+        return None
+
+    cdef int note_failure(self, str what, object error) except -1:
+        """Have the log told that something fails, unless it is known. Never raises."""
+        cdef dict made
+        try:
+            trouble = self.troubles.get(what) if self.troubles is not None else None
+            if trouble is None:
+                called = f"cache {self.called!r}" if self.called is not None else "a cache without a name"
+                made = {}
+                trouble = make_trouble(called, what)
+                acquire(self.lock)
+                if self.troubles is None:
+                    self.troubles = made
+                release(self.lock)
+                trouble = self.troubles.setdefault(what, trouble)
+            trouble.begin(error)
+        except Exception:
+            pass
+        return 0
+
+    cdef int note_success(self, str what) except -1:
+        """What was done does not fail, or not any more. Never raises."""
+        if self.troubles is not None:
+            try:
+                trouble = self.troubles.get(what)
+                if trouble is not None:
+                    trouble.end()
+            except Exception:
+                pass
+        return 0
 
     cdef int take_back(self, Operation* op) except -1:
         """Undo an insertion that the user's policy refused by raising."""
@@ -446,7 +509,7 @@ cdef class Store:
                 add_weight(&self.weights, weight)
                 self.weights.of[i] = weight
         if not (live and keeps_end):
-            self.set_end(i, end_of(now, lifetime), now, op)
+            self.set_lifetime(i, lifetime, now, op)
         elif self.modes & IDLES:
             span = self.spans[i] if self.modes & (AHEAD | STALE) else 0.0
             self.set_end(i, self.expiry.lifetimes[i], now, op)
@@ -462,6 +525,19 @@ cdef class Store:
                 op.added = self.table.entries[i].key
         self.counts[SETS] += 1
         return DONE
+
+    cdef void set_lifetime(self, uint32_t i, double lifetime, double now, Operation* op) noexcept nogil:
+        """Let entry i end after that time, or somewhat earlier if there is a jitter. Needs `prepare`."""
+        cdef uint64_t chance
+        if self.jitter == 0.0 or lifetime == INFINITY:
+            self.set_end(i, end_of(now, lifetime), now, op)
+            return
+        self.dice += <uint64_t>0x9E3779B97F4A7C15           # splitmix64 (G. Steele and others, 2014)
+        chance = self.dice ^ process
+        chance = (chance ^ (chance >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+        chance = (chance ^ (chance >> 27)) * <uint64_t>0x94D049BB133111EB
+        chance ^= chance >> 31
+        self.set_end(i, end_of(now, lifetime * (1.0 - self.jitter * (chance >> 11) / BITS_53)), now, op)
 
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil:
         """Let entry i end then, or earlier if nobody asks for it. Needs `prepare`."""
@@ -1141,15 +1217,6 @@ cdef double as_number(object told, str teller) except? -1.0:
         raise TypeError(f"{teller} must return a number; {type(told).__name__} is none: {error}") from error
 
 
-cdef double as_float(object number) except? -1.0:
-    """`float`, but what is too large for one is infinite."""
-    try:
-        return float(number)
-    except OverflowError:
-        pass
-    return INFINITY if number > 0 else -INFINITY
-
-
 ctypedef int (*Quietly)(Store) noexcept
 ctypedef int (*Telling)(Store, Operation*) noexcept
 
@@ -1185,15 +1252,6 @@ cdef int tell_and_exit(Store store, Operation* op) except -1:
     return 0
 
 
-cdef object passed_on(object error, object callback):
-    """What is to become of an exception that a callback raised: these two pass through, the others are reported."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        return error
-    PyErr_SetObject(type(error), error)
-    PyErr_WriteUnraisable(callback)
-    return None
-
-
 cdef object as_exhaustion(object error):
     """The sweeper could not be called: what says so, where the reason is that there is no memory for a lock."""
     return MemoryError("no memory left to have the entry swept") if isinstance(error, RuntimeError) else error
@@ -1221,6 +1279,20 @@ cdef int import_causes() except -1:
         importing.release()
     causes = IN_ORDER                           # the module keeps it: whoever comes second sets the same object
     return 0
+
+
+cdef object make_trouble(str called, str what):
+    """What tells the log that something of a cache fails, and that it is well again."""
+    importing.acquire()
+    try:
+        from cachebox._platform.trouble import Trouble
+    finally:
+        importing.release()
+    if what == "refresh":
+        begins, ends = "values are not loaded anew in the background, which fails", "values are loaded anew again"
+    else:
+        begins, ends = f"{what} fails", f"{what} works again"
+    return Trouble(f"{called}: {begins}", f"{called}: {ends}", traceback=True)
 
 
 cdef int import_sweeper() except -1:
@@ -1309,7 +1381,7 @@ cdef int clear_cycles(PyObject* self) noexcept:
     store.forget_entries()
     store.modes &= ~LISTENED
     store.close_watches(None)
-    store.on_evict = store.on_removal = store.weigher = store.clock = None
+    store.on_evict = store.on_removal = store.weigher = store.clock = store.ttl_of = store.copier = None
     store.loader = store.failures = store.refreshes = None
     free_labels(off)
     drop_detached(&old)
@@ -1352,8 +1424,9 @@ def _after_fork_in_parent():
 
 
 def _after_fork_in_child():
-    global forks
+    global forks, process
     forks += 1
+    process = os.getpid()
     if fork_waited:
         importing.release()
     else:

@@ -4,6 +4,8 @@ That is Redis or Valkey, which needs redis-py (``pip install "cachebox-cython[re
 which needs nothing. It is imported only when asked for. The modules, from below::
 
     resp       the protocol as bytes                    codec      values as bytes, the wire format
+    plain      what JSON gives back as it was           typed      values of other types, as trees
+    compression   of payloads                           schema     the classes of a function's annotation
     keyspace   names on the server                      scripts    what the server does in one step
     servers    how to get in                            urls, clients   where they are, as users say it
     breaker    when to stop calling                     health     what is wrong with a server

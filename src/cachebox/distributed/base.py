@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from cachebox._calls.naming import SharedNames
+from cachebox._platform.registry import register
 from cachebox._store.options import refuse_unknown
 from cachebox.cache import Cache
 from cachebox.distributed._near.near_cache import Tier
@@ -157,6 +158,7 @@ class Common:
         self._name = name
         self._finalizer = weakref.finalize(self, _abandon, self._core)
         _living.add(self)
+        register(name, self)
         self._begin()
 
     def _begin(self) -> None:

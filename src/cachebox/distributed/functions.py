@@ -11,6 +11,7 @@ import datetime
 import decimal
 import enum
 import functools
+import inspect
 import math
 import sys
 import uuid
@@ -19,8 +20,11 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from cachebox._calls.cache_info import CacheInfo
+from cachebox._calls.disabling import BLOCKS, is_disabled
+from cachebox._calls.key_arguments import UNSET, KeyArguments
 from cachebox._calls.naming import Claim, Identity, SharedNames, module_of
 from cachebox._calls.signature import dress
+from cachebox._calls.unhashable import named, refusal
 from cachebox._platform.awaitables import called, is_context, refuse_awaitable, warn_of_one_shot
 from cachebox._platform.section import Section
 from cachebox._store.options import check_failures
@@ -28,6 +32,7 @@ from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
+from cachebox.distributed._wire.codec import LONGEST_KEPT
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
 
 
@@ -47,7 +52,7 @@ def written(value: Any, typed: bool = False) -> str:
         return f"'{text}'"
     if kind is int:
         return str(value)
-    if value is None or value is Ellipsis:
+    if value is None or value is Ellipsis or value is UNSET:
         return str(value)
     if kind is bool:
         return str(value) if typed else str(int(value))
@@ -128,6 +133,14 @@ class CallDecision:
     def schema(self) -> Schema | None:
         return self._function._schema
 
+    @property
+    def share(self) -> float | None:
+        return self._function._share
+
+    @property
+    def kept(self) -> int | None:
+        return self._function._kept_ms
+
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         return self._function._decide(value, self._args, self._kwargs)
 
@@ -139,7 +152,8 @@ class DistributedFunction:
     """A function with a distributed cache in front: called as the function is."""
 
     __wrapped__: Callable[..., Any]
-    _driver: Any = Blocking()
+    _is_cached_function = True
+    _driver: Any = Blocking()           # the cache's; calls of an async function are tasks over either kind of cache
 
     def __init__(
         self,
@@ -156,7 +170,10 @@ class DistributedFunction:
         tags: Any = (),
         cache_exceptions: Any = (),
         exception_ttl: Any = None,
+        key_arguments: KeyArguments | None = None,
         returns: Any = None,
+        refresh_ahead: float | None = None,
+        stale_ttl: Seconds | None = None,
     ) -> None:
         dress(self, function, is_async)
         self._cache = cache
@@ -167,6 +184,7 @@ class DistributedFunction:
         self._ttl = ttl
         self._lifetime = None if ttl is None or callable(ttl) else seconds_of(ttl, "ttl")
         self._key_func = key_func
+        self._key_arguments = key_arguments
         self._typed = typed
         self._condition = condition
         self._single_flight = single_flight
@@ -180,6 +198,11 @@ class DistributedFunction:
             check_failures(cache_exceptions, lives)
             self._failures = Failures(cache_exceptions, Cache(cache.max_size, lives))
         self._returns = returns
+        self._share = refresh_ahead
+        stale = None if stale_ttl is None else seconds_of(stale_ttl, "stale_ttl", infinite=False)
+        self._kept_ms = None if stale is None else min(int(stale * 1000), LONGEST_KEPT)
+        if refresh_ahead is not None or stale is not None:
+            cache._loader.refresh_for_functions()
         self._forgotten = 0             # how often failures were to be forgotten
         self._lock = Section()
         self._hits = self._misses = 0
@@ -192,9 +215,32 @@ class DistributedFunction:
             key = plain("key_func", self._key_func(*args, **kwargs))
             return str(key) if isinstance(key, str) else f"{self._name}:{written(key)}"
         typed = self._typed
-        parts = [written(value, typed) for value in args]
-        parts += [f"{name}={written(value, typed)}" for name, value in kwargs.items()]
-        return f"{self._name}({','.join(parts)})"
+        varied: tuple[Any, ...] = ()
+        positional, keywords = args, kwargs
+        if self._key_arguments is not None:
+            chosen = self._key_arguments.of(args, kwargs)
+            if chosen is None:
+                inspect.signature(self.__wrapped__).bind(*args, **kwargs)   # raises, and says what is wrong with them
+                raise TypeError(f"{self!r} does not take these arguments")
+            varied, positional, keywords = chosen
+        try:
+            parts = [written(value, typed) for value in positional]
+            parts += [f"{name}={written(value, typed)}" for name, value in keywords.items()]
+        except TypeError as error:
+            raise self._explained(args, kwargs, error) from error
+        variant = f"{','.join([written(value, typed) for value in varied])};" if varied else ""
+        return f"{self._name}({variant}{','.join(parts)})"
+
+    def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: TypeError) -> TypeError:
+        """The TypeError for an argument that cannot be written, with its name and what to do."""
+        ignored = self._key_arguments.ignored_names if self._key_arguments is not None else ()
+        for name, value in named(self.__wrapped__, args, kwargs):
+            try:
+                if name.lstrip("*") not in ignored:
+                    written(value, self._typed)
+            except TypeError:
+                return TypeError(refusal(self.__wrapped__, name, value, str(error)))
+        return error
 
     @functools.cached_property
     def _schema(self) -> Schema | None:
@@ -226,18 +272,30 @@ class DistributedFunction:
             return 0.0
         return seconds_of(given, "what ttl returned")
 
-    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a call does, as the drivers run it."""
-        loader = self._cache._loader
-        run = functools.partial(self._run, args, kwargs)
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
+        """What a call does, as the drivers run it. `anew`: whatever is there."""
+        run = functools.partial(self._run, self._function(anew), args, kwargs)
         if self._failures is not None:
             run = functools.partial(self._tried, key, run)
-        load = loader.load if self._single_flight else loader.load_alone
-        return (yield from load(key, run, CallDecision(self, args, kwargs)))
+        return (yield from self._loaded(key, run, CallDecision(self, args, kwargs), anew))
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _loaded(self, key: str, run: Callable[[], Any], decide: CallDecision, anew: bool) -> Any:
+        loader = self._cache._loader
+        if anew:
+            return (yield from loader.load_anew(key, run, decide))
+        return (yield from (loader.load if self._single_flight else loader.load_alone)(key, run, decide))
+
+    def _function(self, anew: bool) -> Callable[..., Any]:
+        """What computes a result; where that is a cached function, `anew` has it refreshed."""
+        function: Any = self.__wrapped__
+        if anew and hasattr(type(function), "_is_cached_function"):
+            refresh: Callable[..., Any] = function.refresh
+            return refresh
+        return self.__wrapped__
+
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make a call."""
-        return self._kept(self.__wrapped__(*args, **kwargs))
+        return self._kept(function(*args, **kwargs))
 
     def _kept(self, value: Any) -> Any:
         """A result that can be stored. Consumed: it can be consumed only once."""
@@ -292,24 +350,39 @@ class DistributedFunction:
                 self._hits += 1
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if BLOCKS and is_disabled():
+            return self.__wrapped__(*args, **kwargs)
         if self._is_async:
             return AsyncCalls(self).call(args, kwargs)
+        return self._call(args, kwargs, False)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
         key = self.cache_key(*args, **kwargs)
-        missed = True
+        missed: bool | None = None if anew else True
         try:
-            value, missed = self._driver.run(self._steps(key, args, kwargs))
+            if anew:
+                self._forget_failures(key)
+            value, missed = self._driver.run(self._steps(key, args, kwargs, anew))
         except Consumed as passed:
             value = passed.value
             if hasattr(type(value), "__await__"):           # so it is an async function
                 self._is_async = True
-                return AsyncCalls(self, value).call(args, kwargs)
+                return AsyncCalls(self, value).call(args, kwargs, anew)
             self._report(value)
         except Remembered as known:
             missed = False
             raise known.error from None
         finally:
-            self._count(missed)
+            if not anew:
+                self._count(bool(missed))
         return value
+
+    def _many(self, missing_ttl: Any) -> Any:
+        """What `cached_many` makes of the function: this one has the keys of single results."""
+        from cachebox.distributed._ops.many_calls import DistributedMany
+
+        seconds = None if missing_ttl is None else seconds_of(missing_ttl, "missing_ttl")
+        return DistributedMany(self.__wrapped__, self, missing_ttl, seconds, self._is_async)
 
     # --- for users --------------------------------------------------------------------------------------------------
 
@@ -352,6 +425,51 @@ class DistributedFunction:
         self._forget_failures(key)
         return self._driver.run(self._cache._core.delete(key))
 
+    def peek(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of the call with these arguments, or `MISSING` where none is cached. Counts nothing.
+
+        Makes no call. One round trip where the first tier does not have it.
+        """
+        return self._driver.run(self._peek(self.cache_key(*args, **kwargs)))
+
+    def _peek(self, key: str) -> Any:
+        core = self._cache._core
+        value, _ = yield from core.lookup(key, core.deadline(), False, self._schema)
+        return value
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call with these arguments now, store its result for every process, and return it. Counts nothing.
+
+        It waits for whoever is computing that result, in any process, and computes it once more. A write or delete of
+        the result meanwhile wins, and an exception changes nothing. To be awaited where the function is.
+        """
+        if BLOCKS and is_disabled():
+            return self._function(True)(*args, **kwargs)
+        return AsyncCalls(self).call(args, kwargs, True) if self._is_async else self._call(args, kwargs, True)
+
+    def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Store `value` as the result of the call with these arguments, as if it had been computed. One round trip.
+
+        `condition`, `ttl` and `tags` apply. TypeError for a value that the serializer cannot give back; raises
+        `BackendUnavailable` where the server was not reached.
+        """
+        plain("value", value)
+        try:
+            self._kept(value)
+        except Consumed:
+            self._report(value)
+            return self._driver.run(_nothing())
+        return self._driver.run(self._store(self.cache_key(*args, **kwargs), value, args, kwargs))
+
+    def _store(self, key: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        core = self._cache._core
+        is_stored, lifetime, tags = self._decide(value, args, kwargs)
+        if is_stored:
+            kept = core.kept_of(lifetime, self._kept_ms)
+            encoded = core.codec.encode(key, value, tags, self._schema, kept)
+            self._forget_failures(key)
+            yield from core.store({key: encoded}, lifetime, tags, core.deadline(), kept)
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundDistributedFunction(self, instance)
 
@@ -388,13 +506,15 @@ class AsyncCalls:
         self._function = function
         self._begun = begun
 
-    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The value of a call."""
+    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Any:
+        """The value of a call. `anew`: whatever is there."""
         function = self._function
         missed = True
         try:
             key = function.cache_key(*args, **kwargs)
-            value, missed = await Async().run(self._steps(key, args, kwargs))
+            if anew:
+                function._forget_failures(key)
+            value, missed = await Async().run(self._steps(key, args, kwargs, anew))
         except Consumed as passed:
             value = passed.value
             function._report(value)
@@ -402,27 +522,25 @@ class AsyncCalls:
             missed = False
             raise known.error from None
         finally:
-            function._count(missed)
+            if not anew:
+                function._count(missed)
             drop = getattr(self._begun, "close", None)
             if drop is not None:
                 drop()                      # nobody needs what has begun
         return value
 
-    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        function = self._function
-        loader = function._cache._loader
-        run = functools.partial(self._run, key, args, kwargs)
-        load = loader.load if function._single_flight else loader.load_alone
-        return (yield from load(key, run, CallDecision(function, args, kwargs)))
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
+        run = functools.partial(self._run, key, args, kwargs, anew)
+        return (yield from self._function._loaded(key, run, CallDecision(self._function, args, kwargs), anew))
 
-    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
         """Make a call, unless it has failed a moment ago."""
         function = self._function
         forgotten = function._forgotten
         function._raise_known(key)
         begun, self._begun = self._begun, None
         try:
-            return function._kept(await (called(function.__wrapped__, args, kwargs) if begun is None else begun))
+            return function._kept(await (called(function._function(anew), args, kwargs) if begun is None else begun))
         except Exception as error:
             if function._failures is not None:
                 function._remember(key, error, forgotten)
@@ -430,7 +548,7 @@ class AsyncCalls:
 
 
 class AsyncDistributedFunction(DistributedFunction):
-    """The same for ``async def`` functions, of either cache: calls, `invalidate` and `cache_clear` are awaited."""
+    """The same over an asyncio cache: `invalidate`, `peek`, `set` and `cache_clear` are awaited, too."""
 
     _driver: Any = Async()
 
@@ -453,6 +571,18 @@ class BoundDistributedFunction:
         """Forget the result of this call, in every process."""
         return self.__func__.invalidate(self.__self__, *args, **kwargs)
 
+    def peek(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of this call, or `MISSING`."""
+        return self.__func__.peek(self.__self__, *args, **kwargs)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        """Make this call now, and store its result."""
+        return self.__func__.refresh(self.__self__, *args, **kwargs)
+
+    def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Store a value as the result of this call."""
+        return self.__func__.set(value, self.__self__, *args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__func__, name)
 
@@ -472,6 +602,11 @@ class BoundDistributedFunction:
         return hash((id(self.__self__), id(self.__func__)))
 
 
+def _nothing() -> Any:
+    """Steps that do nothing."""
+    yield from ()
+
+
 def decorated(
     cache: Any,
     names: SharedNames,
@@ -489,5 +624,5 @@ def decorated(
             f"{identity.function_name} has no file, so other programs may have one of that name: give cached a name=, "
             "or the cache a namespace= of its own"
         )
-    kind = AsyncDistributedFunction if is_coroutine else DistributedFunction
+    kind = DistributedFunction if isinstance(cache._driver, Blocking) else AsyncDistributedFunction
     return kind(cache, names.claim(identity), function, is_async=is_coroutine, **options)

@@ -12,16 +12,17 @@ from datetime import timedelta
 from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
+from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
 from cachebox.strategies.dead_letters import DeadLetter, DeadLetters
 from cachebox.strategies.delivery import Delivery, pause_after
 from cachebox.strategies.draining import drain_at_exit
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
-from cachebox.strategies.options import at_most_a_wait, check_seconds
+from cachebox.strategies.options import at_most_a_wait, checked_seconds
 from cachebox.strategies.store import Store
-from cachebox.strategies.trouble import Trouble
 from cachebox.strategies.watches import Watch, Watches
 from cachebox.strategies.write_queue import Write, WriteQueue
 
@@ -95,7 +96,7 @@ class Backlog:
     def _make_locks(self) -> None:
         # It guards all the rest, the queue and the journal. Re-entrant: comparing keys, a signal handler or a
         # finalizer may write in the middle of a write.
-        self._lock = threading.RLock()
+        self._lock = Section()
         self._news = threading.Condition(self._lock)        # for the thread: there is something to do
         self._progress = threading.Condition(self._lock)    # for all others: a write was settled, or the thread ended
 
@@ -599,11 +600,7 @@ class Until:
     __slots__ = ("at",)
 
     def __init__(self, timeout: float | timedelta | None = None) -> None:
-        if isinstance(timeout, timedelta):
-            timeout = timeout.total_seconds()
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        self.at = float("inf") if timeout is None else time.monotonic() + timeout
+        self.at = float("inf") if timeout is None else time.monotonic() + checked_seconds("timeout", timeout)
 
     def left(self) -> float:
         """Seconds until then; less than 0 where it is over."""

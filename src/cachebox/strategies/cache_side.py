@@ -13,8 +13,8 @@ from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
 from cachebox._platform.section import Section
+from cachebox._platform.trouble import Trouble
 from cachebox.strategies.store import awaited, contained, with_tags
-from cachebox.strategies.trouble import Trouble
 
 MOST_DOUBTS = 100_000
 """Keys that are doubted one by one; if there are more, the cache is to forget everything."""

@@ -6,8 +6,8 @@ import logging
 from inspect import iscoroutine
 from typing import Any, NamedTuple
 
-from cachebox._loading.refresh import report
-from cachebox.strategies.trouble import Trouble, tell, text_of
+from cachebox._platform.guard import report
+from cachebox._platform.trouble import Trouble, tell, text_of
 from cachebox.strategies.write_queue import Write
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Protocol
 from weakref import WeakSet
 
-from cachebox.strategies.trouble import tell
+from cachebox._platform.trouble import tell
 
 
 class Drainable(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 
@@ -14,12 +15,19 @@ def check_int(name: str, given: Any, least: int) -> None:
         raise ValueError(f"{name} must be {least} or more, not {given}")
 
 
-def check_seconds(name: str, given: Any, finite: bool = False) -> None:
-    """TypeError or ValueError unless it is a number of seconds from 0 on, perhaps infinity."""
+def checked_seconds(name: str, given: Any, finite: bool = False) -> float:
+    """A number of seconds from 0 on, perhaps infinity, or a timedelta, as a number. TypeError or ValueError otherwise.
+
+    >>> checked_seconds("timeout", timedelta(minutes=1))
+    60.0
+    """
+    if isinstance(given, timedelta):
+        given = given.total_seconds()
     if not isinstance(given, (int, float)) or isinstance(given, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(given).__name__}")
     if not given >= 0 or (finite and given == float("inf")):
         raise ValueError(f"{name} must be 0 or more seconds, not {given!r}")
+    return given
 
 
 def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
-from cachebox.strategies.options import check_choice, check_int, check_seconds
+from cachebox.strategies.options import check_choice, check_int, checked_seconds
 from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.watches import Watch
 from cachebox.strategies.write_queue import WriteQueue
@@ -91,15 +91,15 @@ class WriteBehind(CacheMethods):
         store: Any,
         *,
         batch_size: int = 100,
-        max_delay: float = 0.1,
+        max_delay: float | timedelta = 0.1,
         max_queue: int = 10_000,
         on_full: str = "block",
         retries: int | None = None,
-        backoff: float = 0.1,
-        max_backoff: float = 30.0,
+        backoff: float | timedelta = 0.1,
+        max_backoff: float | timedelta = 30.0,
         on_dead_letter: Any = None,
         journal: str | os.PathLike[str] | None = None,
-        exit_timeout: float = 10.0,
+        exit_timeout: float | timedelta = 10.0,
         serializer: Any = "json",
         secret: bytes | str | None = None,
         durability: str = "process",
@@ -108,10 +108,10 @@ class WriteBehind(CacheMethods):
             check_int(name, given, least)
         if retries is not None:
             check_int("retries", retries, 0)
-        for name, number in (("max_delay", max_delay), ("exit_timeout", exit_timeout)):
-            check_seconds(name, number)
-        for name, number in (("backoff", backoff), ("max_backoff", max_backoff)):
-            check_seconds(name, number, finite=True)
+        max_delay = checked_seconds("max_delay", max_delay)
+        exit_timeout = checked_seconds("exit_timeout", exit_timeout)
+        backoff = checked_seconds("backoff", backoff, finite=True)
+        max_backoff = checked_seconds("max_backoff", max_backoff, finite=True)
         check_choice("on_full", on_full, ("block", "raise"))
         check_choice("durability", durability, ("process", "power"))
         if on_dead_letter is not None and not callable(on_dead_letter):

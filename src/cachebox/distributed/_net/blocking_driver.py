@@ -6,8 +6,8 @@ import select
 import time
 from typing import Any
 
-from cachebox._loading.refresh import report
 from cachebox._platform.callers import waiter
+from cachebox._platform.guard import report
 from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed._net.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left

@@ -248,9 +248,9 @@ class Core:
         px = milliseconds(self.jittered(lifetime))
         return b"%d" % (int(px) + kept) if kept and px else px
 
-    def kept_of(self, lifetime: float) -> int:
-        """For how many milliseconds an entry of such a lifetime is kept beyond its end."""
-        return self.kept if lifetime <= LONGEST else 0
+    def kept_of(self, lifetime: float, kept: int | None = None) -> int:
+        """For how many milliseconds an entry of such a lifetime is kept beyond its end, unless `kept` says so."""
+        return (self.kept if kept is None else kept) if lifetime <= LONGEST else 0
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -352,7 +352,7 @@ class Core:
         return {key: found[key] for key in wanted if key in found}
 
     def read_many(
-        self, wanted: Iterable[str], deadline: float, counts: bool
+        self, wanted: Iterable[str], deadline: float, counts: bool, schema: Schema | None = None
     ) -> Effects[tuple[dict[str, Any], dict[str, Failure]]]:
         """The values of those keys that have one, and those of which nobody could tell."""
         yield from self.begin(deadline)
@@ -394,7 +394,7 @@ class Core:
                         data = reply[at:at + size]
                         try:
                             if not self.has_ended(data, pttl):
-                                value, row = self.read(fills[key], data, pttl)
+                                value, row = self.read(fills[key], data, pttl, schema)
                                 rows.append(row)
                         except Undecodable:
                             undecodable += 1        # a miss, as is what is not there
@@ -453,10 +453,15 @@ class Core:
         return self.store(encoded, lifetime, tags, self.deadline())
 
     def store(
-        self, encoded: dict[str, tuple[bytes, bytes]], lifetime: float, tags: tuple[str, ...], deadline: float
+        self,
+        encoded: dict[str, tuple[bytes, bytes]],
+        lifetime: float,
+        tags: tuple[str, ...],
+        deadline: float,
+        kept: int | None = None,
     ) -> Effects[None]:
-        """Write values that are encoded already."""
-        kept = self.kept_of(lifetime)
+        """Write values that are encoded already, perhaps to be kept so many milliseconds beyond their end."""
+        kept = self.kept_of(lifetime, kept)
         yield from self.begin(deadline)
         if not encoded:
             return
@@ -559,11 +564,11 @@ class Core:
         return self.lifetime if ttl is None else seconds_of(ttl, "ttl")
 
     def encode_result(
-        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None, lifetime: float
+        self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None, kept: int
     ) -> tuple[bytes, bytes] | None:
         """What a function has computed, encoded; None: it cannot be, which is counted, and said once per function."""
         try:
-            return self.codec.encode(key, value, tags, schema, self.kept_of(lifetime))
+            return self.codec.encode(key, value, tags, schema, kept)
         except TypeError:
             self.tier.count(unstorable=1)
             if name not in self._reported and len(self._reported) < MOST_REPORTED:

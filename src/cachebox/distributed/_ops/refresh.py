@@ -61,11 +61,13 @@ class Refreshing:
         `pttl`: the milliseconds that the server has it yet, as that said (negative: for ever), the last `kept` of them
         beyond its end; None: see the first tier.
         """
-        kept = self._core.kept if kept is None else kept
+        if kept is None:
+            kept = self._core.kept if decide.kept is None else decide.kept
+        share = self._share if decide.share is None else decide.share
         left = self._left_here(key) if pttl is None else math.inf if pttl < 0 else (pttl - kept) / 1000
         if left == math.inf:
             return
-        due = self._share * decide.lifetime_of(value) if self._share else 0.0
+        due = share * decide.lifetime_of(value) if share else 0.0
         if (left <= 0.0 or left < due < math.inf) and self._begin(key):
             before = kept + (max(1, int(due * 1000)) if due < math.inf else 1)
             started = yield Start(partial(self._refresh, key, factory, decide, before))

@@ -49,6 +49,7 @@ class Schema:
         self._records: list[Record] = []
         self._numbers: dict[type, int] = {}
         self._said: dict[Any, str] = {}         # of each class that has fields: what they are
+        self._within: list[int] = []            # the aliases that are being looked into
         self._says = self._text(annotation)
         about = "\n".join([self._says, *self._said.values()])
         self.fingerprint = hashlib.sha256(about.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -90,11 +91,15 @@ class Schema:
         if isinstance(hint, type):
             self._note(hint)
             return _called(hint)
+        name = str(getattr(hint, "__name__", None) or type(hint).__name__)
         for attribute in ("__value__", "__supertype__", "__bound__"):   # of `type X = ...`, NewType, TypeVar
             inner = getattr(hint, attribute, None)
-            if inner is not None:
-                return f"{getattr(hint, '__name__', '')}:{self._text(inner)}"
-        return str(getattr(hint, "__name__", None) or type(hint).__name__)
+            if inner is not None and id(hint) not in self._within:      # an alias may lead back to itself
+                self._within.append(id(hint))
+                name = f"{name}:{self._text(inner)}"
+                self._within.pop()
+                break
+        return name
 
     def _literal(self, value: Any) -> str:
         if isinstance(value, enum.Enum):
@@ -137,9 +142,9 @@ def schema_of_function(function: Any) -> Schema | None:
         function = getattr(type(function), "__call__", None)  # noqa: B004 - it may be of a kind that has none
     try:
         hints = typing.get_type_hints(function, include_extras=True)
+        return schema_of(hints["return"]) if "return" in hints else None
     except Exception:                           # whatever falls out of evaluating it
         return None
-    return schema_of(hints["return"]) if "return" in hints else None
 
 
 def _called(kind: type) -> str:

@@ -48,6 +48,11 @@ def new_flight() -> Flight:
     return Flight(*tasks.current())
 
 
+def _digest(data: bytes) -> bytes:
+    """By which a server is told of an entry that is no good."""
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
+
+
 class Decides(Protocol):
     """Says what is to become of a computed value."""
 
@@ -59,6 +64,14 @@ class Decides(Protocol):
     def schema(self) -> Schema | None:
         """The classes of its annotation; None: it needs none."""
 
+    @property
+    def share(self) -> float | None:
+        """The share of a lifetime at its end in which a value is computed anew; None: the cache's."""
+
+    @property
+    def kept(self) -> int | None:
+        """The milliseconds for which a value is kept beyond its end; None: the cache's."""
+
     def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
         """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
 
@@ -69,7 +82,7 @@ class Decides(Protocol):
 class Decision:
     """The same whatever the value."""
 
-    schema = None
+    schema = share = kept = None
 
     def __init__(self, lifetime: float, tags: tuple[str, ...], factory: Any) -> None:
         self.lifetime = lifetime
@@ -104,6 +117,13 @@ class Loader:
         if self.refreshing is not None:
             self.refreshing.renew()
 
+    def refresh_for_functions(self) -> None:
+        """Have values computed anew for functions that ask for it, where the cache itself does not."""
+        if self.refreshing is None:
+            from cachebox.distributed._ops.refresh import Refreshing  # which knows this module
+
+            self.refreshing = Refreshing(self._core, self, 0.0)
+
     def get_or_set(self, key: Any, factory: Any, ttl: Any, tags: Any) -> Effects[Any]:
         """`DistributedCache.get_or_set`."""
         key = checked_key(key)
@@ -135,6 +155,21 @@ class Loader:
             self.flights.pop(token, None)
             flight.give_up()
 
+    def load_anew(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
+        """`load` where a value that is there does not count, nor one that somebody is computing already."""
+        deadline = self._core.deadline()
+        yield from self._core.begin(deadline)
+        token = new_token()
+        flight = new_flight()
+        acts = flights.acting()
+        self.flights[token] = flight
+        try:
+            with flight:
+                return (yield from self._load(key, factory, decide, token, flight, acts, deadline, anew=True))
+        finally:
+            self.flights.pop(token, None)
+            flight.give_up()
+
     def load_alone(
         self, key: str, factory: Callable[[], Any], decide: Decides
     ) -> Effects[tuple[Any, bool]]:
@@ -150,28 +185,29 @@ class Loader:
         try:
             value = yield Run(factory)
         except Exception:
-            value = yield from self._stale(key, decide.schema)
+            value = yield from self._stale(key, decide)
             if value is MISSING:
                 raise
             return value, True
         is_stored, lifetime, tags = decide(value)
-        encoded = core.encode_result(key, value, tags, decide.name, decide.schema, lifetime) if is_stored else None
+        kept = core.kept_of(lifetime, decide.kept)
+        encoded = core.encode_result(key, value, tags, decide.name, decide.schema, kept) if is_stored else None
         if encoded is not None:
             try:
-                yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun)
+                yield from core.store({key: encoded}, lifetime, tags, deadline + time.monotonic() - begun, kept)
             except BackendUnavailable:
                 if not core.is_local:
                     raise
         return value, True
 
-    def _stale(self, key: str, schema: Schema | None) -> Effects[Any]:
+    def _stale(self, key: str, decide: Decides) -> Effects[Any]:
         """A value that has ended and is still kept, for who could not compute a newer one; else MISSING."""
         core = self._core
-        if core.kept:
+        if core.kept or decide.kept:
             reply = yield from core.call(READ, key, deadline=core.deadline())
             if type(reply) is not Failure and ROW.unpack_from(reply)[0] != NONE:
                 try:
-                    value = core.codec.decode(key, reply[ROW.size:], schema)
+                    value = core.codec.decode(key, reply[ROW.size:], decide.schema)
                 except Undecodable:
                     return MISSING
                 core.tier.count(stale_serves=1)
@@ -187,6 +223,7 @@ class Loader:
         flight: Flight,
         acts: bool,
         deadline: float,
+        anew: bool = False,
     ) -> Effects[tuple[Any, bool]]:
         """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
         core, tier = self._core, self._core.tier
@@ -204,6 +241,9 @@ class Loader:
             reply: Any = None
             try:
                 reply = yield from self.lead(key, token, no_good, awaited, deadline)
+                if anew and type(reply) is not Failure and reply[0] == 1:
+                    no_good = _digest(reply[1])
+                    continue
                 if type(reply) is not Failure and reply[0] == 1:
                     has_ended = core.has_ended(reply[1], reply[2])
                     try:
@@ -216,7 +256,7 @@ class Loader:
                             tier.count(undecodable=1)
                         looks += 1
                         if looks < MOST_LOOKS:
-                            no_good = hashlib.sha1(reply[1], usedforsecurity=False).hexdigest().encode()
+                            no_good = _digest(reply[1])
                             continue
                         reply = Failure(Senseless("there is always another entry that cannot be decoded"), True, False)
                     else:
@@ -232,6 +272,11 @@ class Loader:
                 tier.end_fill(fill)
                 if waiter is not None and (type(reply) is not list or reply[0] != 2):
                     tier.wait_no_more(key, waiter.wake)
+            if type(reply) is Failure and anew:
+                core.tier.count(errors=1)
+                if not core.is_local:
+                    raise core.unavailable(reply, [key])
+                return (yield Run(factory)), True
             if type(reply) is Failure:
                 return (yield from self._without_server(key, factory, reply, missed))
             if reply[0] == 4:
@@ -242,11 +287,11 @@ class Loader:
                 continue
             if not missed:
                 missed = True
-                tier.count(misses=1)
+                tier.count(misses=not anew)
             if reply[0] == 3:
                 return (yield from self.fly(key, factory, decide, token, flight, deadline)), True
             other = self.flights.get(reply[2])
-            awaited = reply[2] if other is None else b""
+            awaited = reply[2] if other is None and not anew else b""
             if other is not None:
                 if waiter is not None:
                     tier.wait_no_more(key, waiter.wake)
@@ -254,6 +299,9 @@ class Loader:
                 waits = yield from self._wait_for(other)
                 if not waits:
                     return (yield Run(factory)), True
+                if anew and not other.was_abandoned:
+                    deadline = core.deadline()
+                    continue
                 if not other.was_abandoned:
                     value = core.give(other.get())
                     return (yield Run(factory)) if value is MISSING else value, True
@@ -351,7 +399,8 @@ class Loader:
         try:
             value = yield Run(factory)
             is_stored, lifetime, tags = decide(value)
-            encoded = core.encode_result(key, value, tags, decide.name, decide.schema, lifetime) if is_stored else None
+            kept = core.kept_of(lifetime, decide.kept)
+            encoded = core.encode_result(key, value, tags, decide.name, decide.schema, kept) if is_stored else None
         except BaseException as error:
             self.leases.let_go(token)
             if isinstance(error, Exception):
@@ -366,7 +415,7 @@ class Loader:
         if encoded is None:
             yield from self.leases.give_up(token, groups, deadline)
         else:
-            yield from self._land(key, encoded, lifetime, tags, token, lease, deadline)
+            yield from self._land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
         flight.land(self._shared(encoded, value, decide.schema))
         return value
 
@@ -380,14 +429,13 @@ class Loader:
         self,
         key: str,
         encoded: tuple[bytes, bytes],
-        lifetime: float,
+        px: bytes,
         tags: tuple[str, ...],
         token: bytes,
         lease: bytes,
         deadline: float,
     ) -> Effects[None]:
         core, tier = self._core, self._core.tier
-        px = core.expiry(lifetime, core.kept_of(lifetime))
         write = tier.begin_write((key,))
         try:
             reply = yield from core.call(

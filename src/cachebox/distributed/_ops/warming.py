@@ -18,12 +18,12 @@ from cachebox._loading.warming import BATCH, Order, Tally, Warmed, checked, in_t
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._net.effects import Effects, Failure, Run
-from cachebox.distributed._ops import leases
+from cachebox.distributed._ops.leading import Leading
 from cachebox.distributed._ops.leases import Group
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.single_flight import Loader, new_flight
 from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed._wire.scripts import LAND_MANY, LEAD_MANY, script_call
+from cachebox.distributed._wire.scripts import LAND_MANY, script_call
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.options import checked_key
 
@@ -79,7 +79,7 @@ class Source:
         return found, errors
 
 
-class Warming:
+class Warming(Leading):
     """One call of `warm`."""
 
     def __init__(
@@ -170,7 +170,7 @@ class Warming:
         self._loader.flights[token] = flight    # before the leases are: whoever sees one has to find this
         groups: list[Group] = []
         try:
-            mine, others, unreached = yield from self._lead(keys, token, groups)
+            mine, others, unreached = yield from self.lead(keys, token, groups)
             if not mine:
                 return 0, unreached, others
             core.tier.count(misses=len(mine))
@@ -200,52 +200,6 @@ class Warming:
             held.let_go(token)
             self._loader.flights.pop(token, None)
             flight.give_up()                    # who waited looks again
-
-    def _lead(
-        self, keys: list[str], token: bytes, leased: list[Group]
-    ) -> Effects[tuple[list[str], list[str], list[Exception]]]:
-        """Ask for leases, which end up in `leased`. Returns the keys that are ours to load, those that are not, and why
-        of some nobody could tell."""
-        core, tier = self._core, self._core.tier
-        deadline = core.deadline()
-        mine: list[str] = []
-        others: list[str] = []
-        failed: list[tuple[list[str], Failure]] = []
-        groups = core.grouped(keys)
-        commands = []
-        for bucket, members in groups:
-            names = core.names_of(core.names, bucket, members)
-            commands.append((bucket, script_call(LEAD_MANY, names, new_token(), token, leases.LEASE_MS)))
-        writes = [tier.begin_write(()) for _ in groups]     # of the generations, where there are none
-        try:
-            replies = yield from core.ask(groups, commands, deadline)
-        except BaseException:                   # cancelled: the server may have given them all the same
-            for write in writes:
-                tier.drop_write(write)
-            leased += [self._leases_of(bucket, members) for bucket, members in groups if core.names is not None]
-            raise
-        for (bucket, members), reply, write in zip(groups, replies, writes, strict=True):
-            if type(reply) is Failure:
-                tier.drop_write(write)
-                failed.append((members, reply))
-                continue
-            if reply[:1] == b"1":
-                tier.end_write(write, (), [bucket])
-            else:
-                tier.drop_write(write)
-            led = [key for key, answer in zip(members, reply[1:], strict=True) if answer == 51]
-            others += [key for key, answer in zip(members, reply[1:], strict=True) if answer != 51]
-            mine += led
-            if led:
-                leased.append(self._leases_of(bucket, led))
-        if failed:
-            tier.count(errors=1)
-        return mine, others, [core.unavailable(reply, members) for members, reply in failed]
-
-    def _leases_of(self, bucket: int, keys: list[str]) -> Group:
-        names = self._core.names
-        assert names is not None
-        return bucket, [names.generation(bucket), *(names.lease(bucket, key) for key in keys)]
 
     def _land(self, encoded: dict[str, tuple[bytes, bytes]], token: bytes) -> Effects[int]:
         """Store what was loaded. Returns how many keys have a value then, ours or a newer one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from cachebox._loading.refresh import report
+from cachebox._platform.guard import report
 
 log = logging.getLogger("cachebox")
 
@@ -15,18 +15,20 @@ class Trouble:
     Args:
         begins: what is logged when it goes wrong; the exception's type and text are added.
         ends: what is logged when it is well again.
+        traceback: whether the traceback of the exception is logged, too.
     """
 
-    def __init__(self, begins: str, ends: str) -> None:
+    def __init__(self, begins: str, ends: str, traceback: bool = False) -> None:
         self.is_on = False
         self._begins = begins
         self._ends = ends
+        self._traceback = traceback
 
     def begin(self, error: BaseException) -> None:
         """It has gone wrong, perhaps once more."""
         if not self.is_on:
             self.is_on = True
-            tell(logging.WARNING, f"{self._begins}: {text_of(error)}")
+            tell(logging.WARNING, f"{self._begins}: {text_of(error)}", error if self._traceback else None)
 
     def end(self) -> None:
         """It is well, perhaps as before."""
@@ -35,10 +37,10 @@ class Trouble:
             tell(logging.WARNING, self._ends)
 
 
-def tell(level: int, message: str) -> None:
-    """Log a message. What a handler raises is reported, and goes no further."""
+def tell(level: int, message: str, error: BaseException | None = None) -> None:
+    """Log a message, with the traceback of an error if there is one. What a handler raises is reported, and no more."""
     try:
-        log.log(level, "%s", message)
+        log.log(level, "%s", message, exc_info=error)
     except Exception as failure:
         report(failure, log)
 

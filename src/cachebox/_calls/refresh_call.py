@@ -1,0 +1,99 @@
+"""A cached call that is made anew in the background, while its older result is served."""
+
+from __future__ import annotations
+
+from _contextvars import copy_context
+
+from cachebox._loading.refresh_pool import submit
+from cachebox._loading.single_flight import led
+from cachebox._platform.awaitables import called
+from cachebox._platform.guard import report
+
+TYPE_CHECKING = False               # typing's own is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cachebox._calls.cached_function import CachedFunction
+    from cachebox._loading.refresh import Refresh
+
+
+class RefreshCall:
+    """One call, with the arguments and in the context of the call that found its result due.
+
+    Args:
+        wrapper: the cached function.
+        refresh: the refresh of the result's key, which is opened and not begun.
+        args, kwargs: those of the call, the ignored ones included.
+        receiver: what stands for the instance of a method in the key, or None.
+    """
+
+    def __init__(
+        self,
+        wrapper: CachedFunction[..., Any],
+        refresh: Refresh,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        receiver: object,
+    ) -> None:
+        self._wrapper = wrapper
+        self._refresh = refresh
+        self._args = args
+        self._kwargs = kwargs
+        self._receiver = receiver
+        self._context = copy_context()
+
+    def start(self, is_async: bool) -> bool:
+        """Have it run in a task, or in a thread of the pool. False: there is none, so a later call has to try again."""
+        if not is_async:
+            return submit(self)
+        import asyncio
+
+        if asyncio._get_running_loop() is None:
+            return False
+        from cachebox._loading.awaited import start
+
+        start(self._run_in_task())
+        return True
+
+    def run(self) -> None:
+        """In a thread of the pool: make the call, and store its result unless the key was written meanwhile."""
+        try:
+            self._context.run(self._run)
+        except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
+            report(error, self.run)
+        finally:
+            self._refresh.end()
+
+    def give_up(self) -> None:
+        """It will not run."""
+        self._refresh.end()
+
+    def _run(self) -> None:
+        led.set(())                             # whoever started this does not wait for it
+        if self._refresh.begin():
+            try:
+                value = self._wrapper.__wrapped__(*self._args, **self._kwargs)
+            except Exception as error:
+                self._refresh.failed(error)
+            else:
+                self._succeeded(value)
+
+    async def _run_in_task(self) -> None:
+        from cachebox._loading import tasks
+
+        led.set(())
+        try:
+            if self._refresh.begin(*tasks.current()):
+                value = await called(self._wrapper.__wrapped__, self._args, self._kwargs)
+                self._succeeded(value)
+        except Exception as error:
+            self._refresh.failed(error)
+        finally:
+            self._refresh.end()
+
+    def _succeeded(self, value: Any) -> None:
+        if hasattr(type(value), "__await__"):   # a plain function that is async after all: a later call finds out
+            getattr(value, "close", int)()
+            return
+        self._wrapper._land_refreshed(self._refresh, value, self._args, self._kwargs, self._receiver)
+        self._refresh.succeeded()

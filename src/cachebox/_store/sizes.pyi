@@ -1,0 +1,3 @@
+"""Types of `cachebox._store.sizes`, as far as it is public."""
+
+def sizeof(thing: object, /) -> int: ...

@@ -1,0 +1,75 @@
+"""The exporter for OpenTelemetry: instruments that are read when somebody collects."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cachebox.metrics._readings import METRICS, Metric, Reading, readings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+ONE_ROUND = 1.0
+"""Seconds within which the callbacks of one collection have all run."""
+
+
+def opentelemetry(meter: Any = None) -> None:
+    """Have all named caches and cached functions observed by OpenTelemetry, those of later too.
+
+    Args:
+        meter: a `Meter` of OpenTelemetry; None: the one of the name ``cachebox``, of the global provider.
+
+    Needs the extra ``opentelemetry``; ImportError says so. Instruments are called ``cachebox.hits`` and so on, with the
+    attributes that the labels are for Prometheus. A collection costs some microseconds for each cache, and a hit
+    nothing. Call it once for each meter.
+    """
+    try:
+        from opentelemetry import metrics
+    except ImportError as error:
+        raise ImportError(
+            'opentelemetry needs opentelemetry-api: pip install "cachebox-cython[opentelemetry]"'
+        ) from error
+    if meter is None:
+        meter = metrics.get_meter("cachebox")
+    round_of = _Round()
+    for metric in METRICS:
+        make = meter.create_observable_counter if metric.counts else meter.create_observable_gauge
+        make(
+            f"cachebox.{metric.name}",
+            callbacks=[partial(_observe, round_of, metric)],
+            unit="s" if metric.unit == "seconds" else "",
+            description=metric.help,
+        )
+
+
+class _Round:
+    """The readings of one collection, which asks for one metric after the other: all are read once."""
+
+    def __init__(self) -> None:
+        self._left: dict[Metric, list[Reading]] = {}
+        self._read_at = 0.0
+
+    def take(self, metric: Metric) -> list[Reading]:
+        """What a metric stands at. Whoever asks for it again begins another round."""
+        found = self._left.pop(metric, None)
+        if found is None or time.monotonic() - self._read_at > ONE_ROUND:
+            self._read_at = time.monotonic()
+            left: dict[Metric, list[Reading]] = {each: [] for each in METRICS}
+            for reading in readings():
+                left[reading.metric].append(reading)
+            found = left.pop(metric)
+            self._left = left
+        return found
+
+
+def _observe(round_of: _Round, metric: Metric, options: Any) -> Iterator[Any]:
+    from opentelemetry.metrics import Observation
+
+    for _, cache, label, value in round_of.take(metric):
+        attributes = {"cache": cache}
+        if metric.label:
+            attributes[metric.label] = label
+        yield Observation(value, attributes)
