@@ -95,8 +95,17 @@ class Directory:
         """There is no breaker: it is always closed."""
         return "closed"
 
+    def pause(self) -> None:
+        """Before a fork."""
+        self.store.pause()
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        self.store.resume()
+
     def renew(self) -> None:
-        """In the child of a fork, where `Store` sees to itself."""
+        """In the child of a fork."""
+        self.store.renew()
 
     def reap(self) -> bool:
         """There are no connections that the network could forget."""

@@ -16,7 +16,6 @@ import os
 import secrets
 import sqlite3
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -56,7 +55,6 @@ class _Gone(Exception):
     """Somebody has removed the folder."""
 
 
-_living: weakref.WeakSet[Store] = weakref.WeakSet()
 _left: list[Database] = []              # see `_leave`
 
 
@@ -95,7 +93,6 @@ class Store:
         self._is_torn_off = False               # likewise: somebody is reading all the time
         self.is_torn = False                    # it was forked in the middle of something: it cannot go on here
         self.is_closed = False
-        _living.add(self)
         with contextlib.suppress(Busy):         # a later call opens it
             self.opened(time.monotonic() + patience)
 
@@ -434,8 +431,8 @@ class Store:
 
     # --- forks ------------------------------------------------------------------------------------------------------
 
-    def prepare_fork(self) -> None:
-        """Have nothing of SQLite's open: it must not be carried over."""
+    def pause(self) -> None:
+        """Before a fork: have nothing of SQLite's open, for it must not be carried over."""
         self._held = None
         opened = self._opened
         if opened is None:
@@ -462,7 +459,7 @@ class Store:
         if held is not None:
             held.lock.resume()
 
-    def resume_in_child(self) -> None:
+    def renew(self) -> None:
         """After a fork, in the child: what it is going to use it opens itself."""
         self._lock = Section()
         opened, self._opened = self._opened, None
@@ -520,22 +517,3 @@ def _remove(folder: Folder, data: int) -> None:
 def _leave(database: Database) -> None:
     """Leave what cannot be closed as it is, for good: closing it would write without the writer lock."""
     _left.append(database)
-
-
-def _prepare_fork() -> None:
-    for store in list(_living):
-        store.prepare_fork()
-
-
-def _resume() -> None:
-    for store in list(_living):
-        store.resume()
-
-
-def _resume_in_child() -> None:
-    for store in list(_living):
-        store.resume_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_prepare_fork, after_in_parent=_resume, after_in_child=_resume_in_child)
