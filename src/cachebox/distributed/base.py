@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from cachebox._calls.naming import SharedNames
+from cachebox._platform.byte_sizes import bytes_of
 from cachebox._platform.registry import register
 from cachebox._store.options import refuse_unknown
 from cachebox.cache import Cache
@@ -23,15 +24,7 @@ from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.refresh import Refreshing
 from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed._wire.codec import Codec
-from cachebox.distributed.options import (
-    Seconds,
-    at_most_one,
-    bytes_of,
-    checked_int,
-    checked_key,
-    seconds_of,
-    share_of,
-)
+from cachebox.distributed.options import Seconds, at_most_one, checked_int, checked_key, seconds_of, share_of
 from cachebox.distributed.stats import DistributedStats
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()

@@ -812,9 +812,11 @@ class Core:
         self.helper.pause()
         if self.link is not None:
             self.link.pause()
+        self.topology.pause()
 
     def resume(self) -> None:
         """After it, in the parent."""
+        self.topology.resume()
         self.helper.resume()
         if self.link is not None:
             self.link.resume()
