@@ -189,7 +189,7 @@ cdef class CachedFunction:
             self.vectorcall = <vectorcallfunc>call_general
             if is_quick:
                 self.vectorcall = <vectorcallfunc>call_selecting
-                if key_arguments.takes_one and self.key_arguments.source != NULL:
+                if self.key_arguments.takes_one and self.key_arguments.source != NULL:
                     self.vectorcall = <vectorcallfunc>call_varying
         elif not self.is_simple:
             self.vectorcall = <vectorcallfunc>call_general
