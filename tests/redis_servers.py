@@ -76,6 +76,17 @@ class Server:
                     raise
                 self.port = free_port()
 
+    @property
+    def at(self) -> dict[str, int]:
+        """The options of a cache that say where it is."""
+        return {"redis_port": self.port}
+
+    def set_left(self, key: str, milliseconds: int) -> None:
+        """Let an entry be there for so long from now on."""
+        with self.client() as client:
+            [name] = [name for name in client.keys() if name.endswith(b"v:" + key.encode())]
+            assert client.pexpire(name, milliseconds)
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [

@@ -1,4 +1,4 @@
-"""`isolate=`: a cache that hands out copies. `max_bytes=` and `sizeof`: a cache that is bound by what it takes in memory."""
+"""`isolate=`: a cache that hands out copies. `max_bytes=` and `sizeof`: one bound by what it takes in memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from cachebox import MISSING, Cache, sizeof
+from cachebox import MISSING, Cache, cached, sizeof
 from conftest import named
-from in_threads import run_all
+from in_threads import run_all, wait_until
 
 # --- copies -----------------------------------------------------------------------------------------------------------
 
@@ -138,6 +138,34 @@ def test_each_of_the_tasks_that_wait_for_one_load_gets_a_copy():
     asyncio.run(main())
 
 
+class Service:
+    pass
+
+
+@pytest.mark.parametrize("options", [{}, {"default_ttl": 60}], ids=named)
+def test_functions_over_such_a_cache_hand_out_copies(options):
+    cache = Cache(isolate=True, **options)
+    f = cached(cache)(lambda *args: [*args])
+    Service.m = cached(cache)(lambda self, x: [x])
+
+    @cached(cache)
+    async def g(x):
+        return [x]
+
+    async def h():
+        return await g(1)
+
+    service = Service()
+    for call in (lambda: f(1), lambda: f(1, 2), lambda: service.m(1), lambda: asyncio.run(h())):
+        first = call()
+        kept = list(first)
+        for _ in range(3):
+            got = call()
+            assert got == kept and got is not first
+            got.append(5)
+    assert cache.stats.misses == 4 and cache.stats.hits == 12
+
+
 def test_a_refreshed_value_is_the_caches_own(clock):
     value = [1]
     cache = Cache(default_ttl=10, loader=lambda key: value, refresh_ahead=0.5, isolate=True, clock=clock)
@@ -145,8 +173,7 @@ def test_a_refreshed_value_is_the_caches_own(clock):
     clock.now += 6
     value.append(2)
     assert cache["a"] == [1]
-    while cache.stats.refreshes == 0:
-        threading.Event().wait(0.001)
+    wait_until(lambda: cache.stats.refreshes == 1 and not cache._refreshing("a"))
     value.append(3)
     assert cache["a"] == [1, 2]
 
@@ -159,8 +186,9 @@ def test_what_cannot_change_is_not_copied():
     cache = Cache(isolate=True)
     for value in (
         None, True, 5, 10**30, 1.5, 1j, "text", b"bytes", (), (1, ("a", frozenset([2]))), frozenset([(1, 2)]), range(3),
-        datetime.datetime.now(), datetime.date.today(), datetime.timedelta(1), datetime.timezone.utc,
-        decimal.Decimal("1.1"), fractions.Fraction(1, 3), uuid.uuid4(), Path("a"), Colour.RED, len, Cache, test_what_cannot_change_is_not_copied,
+        datetime.datetime.now(), datetime.date.today(), datetime.timedelta(1), datetime.UTC,
+        decimal.Decimal("1.1"), fractions.Fraction(1, 3), uuid.uuid4(), Path("a"), Colour.RED, len, Cache,
+        test_what_cannot_change_is_not_copied,
     ):
         cache["a"] = value
         assert cache["a"] is value and cache.get("a") is value

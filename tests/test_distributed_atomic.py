@@ -13,6 +13,7 @@ from both_kinds import KINDS, make
 from cachebox import MISSING, BackendUnavailable, DistributedCache
 from in_threads import Started, run_all, wait_for, wait_until
 from redis_servers import Proxy
+from second_tiers import server  # noqa: F401
 
 
 @pytest.fixture(params=KINDS)
@@ -22,14 +23,14 @@ def kind(request):
 
 @pytest.fixture(params=[None, "secret"])
 def cache(request, kind, server):
-    with make(kind, redis_port=server.port, secret=request.param, timeout=10) as made:
+    with make(kind, **server.at, secret=request.param, timeout=10) as made:
         yield made
 
 
 @pytest.fixture
 def other(cache, kind, server):
     secret = "secret" if cache._core.codec._secret else None
-    with make(kind, redis_port=server.port, secret=secret, timeout=10) as made:
+    with make(kind, **server.at, secret=secret, timeout=10) as made:
         yield made
 
 
@@ -157,7 +158,7 @@ def test_over_processes(server):
         for n in range(2)
     ]
     assert sum(int(program.communicate(timeout=120)[0]) for program in programs) == 20
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         assert cache.get("n") == 40
 
 
@@ -166,7 +167,7 @@ def test_a_lost_answer_does_not_make_it_happen_twice(kind, step, server):
     with (
         Proxy(server.port) as proxy,
         make(kind, redis_port=proxy.port, timeout=20) as cache,
-        make(kind, redis_port=server.port) as other,
+        make(kind, **server.at) as other,
     ):
         cache.set("n", 5)
         cache.get("n"), cache.get("k"), cache.add("warm", 1)
@@ -189,7 +190,7 @@ def test_a_lost_answer_does_not_make_it_happen_twice(kind, step, server):
 def test_a_load_that_is_under_way_loses(kind, server):
     import threading
 
-    with make(kind, redis_port=server.port, timeout=10) as cache, DistributedCache(redis_port=server.port) as other:
+    with make(kind, **server.at, timeout=10) as cache, DistributedCache(**server.at) as other:
         for step in (lambda: other.add("k", "added"), lambda: other.compute("k", lambda old: "computed")):
             begun, go_on = threading.Event(), threading.Event()
             def slow(begun=begun, go_on=go_on):

@@ -21,6 +21,7 @@ from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache
 from in_threads import run_all, wait_until
 from redis_servers import BINARIES, Proxy, Server, free_port
+from second_tiers import server  # noqa: F401
 
 
 @pytest.fixture(params=KINDS)
@@ -30,14 +31,14 @@ def kind(request):
 
 @pytest.fixture
 def cache(kind, server):
-    with make(kind, redis_port=server.port) as cache:
+    with make(kind, **server.at) as cache:
         yield cache
 
 
 @pytest.fixture
 def other(kind, server):
     """The same namespace, seen from elsewhere."""
-    with make(kind, redis_port=server.port) as cache:
+    with make(kind, **server.at) as cache:
         yield cache
 
 
@@ -128,7 +129,7 @@ def test_entries_expire(cache, other):
 
 
 def test_the_default_ttl(kind, server):
-    with make(kind, redis_port=server.port, default_ttl=30) as cache:
+    with make(kind, **server.at, default_ttl=30) as cache:
         cache.set("a", 1)
         cache.increment("n")
         cache.set("b", 1, ttl=math.inf)
@@ -379,8 +380,8 @@ def test_tls(kind, tmp_path):
 def test_every_server_that_is_here(kind, name):
     with (
         Server(binary=BINARIES[name]) as server,
-        make(kind, redis_port=server.port) as a,
-        make(kind, redis_port=server.port) as b,
+        make(kind, **server.at) as a,
+        make(kind, **server.at) as b,
     ):
         a.set("k", 1, tags="t")
         assert b.get("k") == b.get("k") == 1
@@ -398,7 +399,7 @@ def test_every_server_that_is_here(kind, name):
 
 
 def test_isolated_hits_are_values_of_their_own(kind, server):
-    with make(kind, redis_port=server.port, isolate=True) as cache:
+    with make(kind, **server.at, isolate=True) as cache:
         cache.set("k", {"a": [1]})
         cache.set("n", 5)
         for _ in range(3):
@@ -412,7 +413,7 @@ def test_isolated_hits_are_values_of_their_own(kind, server):
 
 
 def test_without_isolation_a_hit_is_the_stored_object(kind, server):
-    with make(kind, redis_port=server.port) as cache:
+    with make(kind, **server.at) as cache:
         cache.set("k", [1])
         cache.get("k")
         assert cache.get("k") is cache.get("k")
@@ -424,7 +425,7 @@ def test_without_isolation_a_hit_is_the_stored_object(kind, server):
 def test_clear_leaves_other_names_alone(kind, server):
     client = server.client()
     names = ["app", "app:sub", "app*", "a[p]p", "ap", "app:{0}v", "*", "?pp"]
-    caches = [make(kind, redis_port=server.port, namespace=name) for name in names]
+    caches = [make(kind, **server.at, namespace=name) for name in names]
     try:
         client.mset({"foreign": 1, "app": 2, "app:x": 3, "app:{0}x:y": 4})
         for name in names:
@@ -499,7 +500,7 @@ def test_tags(cache, other):
 
 
 def test_an_invalidated_tag_wins_over_a_computation(cache, server):
-    with DistributedCache(redis_port=server.port) as other:
+    with DistributedCache(**server.at) as other:
         computes_across_an_invalidated_tag(cache, other)
 
 
@@ -580,6 +581,7 @@ def test_statistics_add_up(cache, other):
     for i in range(7):
         other.set(f"k{i}", -i)
     cache.barrier()
+    assert all(f"k{i}" in cache for i in range(7))      # which counts nothing
     assert stats.invalidations == 7
     assert (stats.stale_serves, stats.fills_refused, stats.errors, stats.breaker) == (0, 0, 0, "closed")
     cache.get_or_set("k9", int)
@@ -625,7 +627,7 @@ def test_own_writes_do_not_spoil_what_is_read_after_them(cache):
 
 
 def test_statistics_are_exact_under_threads(server):
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         cache.set_many({str(i): i for i in range(50)})
 
         def work():

@@ -23,11 +23,12 @@ from both_kinds import KINDS
 from cachebox import AsyncDistributedCache, DistributedCache, cached
 from in_threads import wait_until
 from redis_servers import free_port
+from second_tiers import server  # noqa: F401
 
 
 @pytest.fixture
 def cache(server):
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         yield cache
 
 
@@ -117,7 +118,7 @@ def test_two_caches_of_one_function_share_its_results(server):
         computed.append(x)
         return x
 
-    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         fa, fb = cached(a)(f), cached(b)(f)
         assert (fa(1), fb(1), fa(1), computed) == (1, 1, 1, [1])
         assert fa.cache_key(1) == fb.cache_key(1)
@@ -329,7 +330,7 @@ async def awaited(kind, result):
 @pytest.mark.parametrize("kind", KINDS)
 def test_async_functions(kind, server):
     async def main():
-        async with opened(kind, redis_port=server.port) as cache:
+        async with opened(kind, **server.at) as cache:
             calls = []
 
             @cached(cache, ttl=60)
@@ -347,7 +348,7 @@ def test_async_functions(kind, server):
             await awaited(kind, f.cache_clear())
             assert await f(1) == [1] and calls == [1, 1, 1]
             assert f.cache_info()[:2] == (0, 1)
-            assert len(cache._core.topology.masters[0].lanes) == 1
+            assert len(getattr(cache._core.topology.masters[0], "lanes", "1")) == 1     # a folder has no connections
 
             @cached(cache)
             async def fail():
@@ -368,7 +369,7 @@ def test_async_functions_of_a_blocking_cache_do_not_block(server):
     """While the server does not answer, the event loop goes on."""
 
     async def main():
-        with DistributedCache(redis_port=server.port, timeout=0.3) as cache:
+        with DistributedCache(**server.at, timeout=0.3) as cache:
 
             @cached(cache)
             async def f(x):
@@ -485,7 +486,7 @@ def test_failures_are_remembered_where_that_is_asked_for(cache, server):
     with pytest.raises(NotFound):
         find(1)
     assert calls.count(1) == 3
-    with DistributedCache(redis_port=server.port) as other:
+    with DistributedCache(**server.at) as other:
         other.set(find.cache_key(1), "found")   # a value wins, whoever wrote it
     cache.barrier()
     assert find(1) == "found"
@@ -511,7 +512,7 @@ def test_async_functions_remember_failures_too(kind, server):
     calls = []
 
     async def main():
-        async with opened(kind, redis_port=server.port) as cache:
+        async with opened(kind, **server.at) as cache:
 
             @cached(cache, cache_exceptions=NotFound, exception_ttl=60)
             async def fetch(x):

@@ -104,7 +104,7 @@ def test_add_and_compute(kind, cluster):
 
 @pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_coherence(kind, cluster, n):
-    with pair(kind, cluster.servers[0].port, cluster.servers[2].port) as (a, b):
+    with pair(kind, cluster.servers[0], cluster.servers[2]) as (a, b):
         trials(a, b, n)
 
 
@@ -244,7 +244,7 @@ def test_moved_slots_are_followed(kind, rearranged):
 
 
 def test_a_failed_computation_reaches_who_waits(kind, cluster):
-    with pair(kind, cluster.servers[0].port, cluster.servers[1].port) as (a, b):
+    with pair(kind, cluster.servers[0], cluster.servers[1]) as (a, b):
         for key in KEYS[:5]:
             computation = Computation(a, b, ValueError(key), key)
             _, waiter = computation.end()

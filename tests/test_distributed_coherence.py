@@ -18,13 +18,15 @@ from cachebox import BackendUnavailable, DistributedCache
 from cachebox.distributed._wire.codec import Json
 from in_threads import Started, run_all, wait_for, wait_until
 from redis_servers import BINARIES, Proxy, Server
+from second_tiers import server  # noqa: F401
 
 
 @contextlib.contextmanager
-def pair(kind, port, other_port=None):
+def pair(kind, server, other_server=None):
     """Two caches that have patience: on a busy machine a late answer must not read as a missing value."""
     patience = {"timeout": 10.0, "on_unavailable": "raise"}
-    with make(kind, redis_port=port, **patience) as a, make(kind, redis_port=other_port or port, **patience) as b:
+    other_server = other_server or server
+    with make(kind, **server.at, **patience) as a, make(kind, **other_server.at, **patience) as b:
         yield a, b
 
 
@@ -65,7 +67,7 @@ def trials(a, b, n, seed=1):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_barrier_nothing_older_is_read(kind, server):
-    with pair(kind, server.port) as (a, b):
+    with pair(kind, server) as (a, b):
         trials(a, b, 500)
         assert a.stats.local_hits + b.stats.local_hits > 250
 
@@ -103,7 +105,7 @@ def test_with_threads_in_the_server_too(kind, n):
     if not BINARIES:
         pytest.skip("no server here")
     with Server("--io-threads", "2", "--io-threads-do-reads", "yes") as server, server.client() as client:
-        with pair(kind, server.port) as (a, b), crowd(server):
+        with pair(kind, server) as (a, b), crowd(server):
             for seed in range(50):              # until its threads have taken part: it is slow to wake them
                 trials(a, b, n, seed)
                 if client.info("stats")["io_threaded_reads_processed"]:
@@ -114,12 +116,12 @@ def test_with_threads_in_the_server_too(kind, n):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hundred_thousand_trials(kind, server):
-    with pair(kind, server.port) as (a, b):
+    with pair(kind, server) as (a, b):
         trials(a, b, 100_000)
 
 
 def test_a_write_is_heard_of_without_a_barrier(server):
-    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         a.set("k", 1)
         assert b.get("k") == 1
         a.set("k", 2)
@@ -128,7 +130,7 @@ def test_a_write_is_heard_of_without_a_barrier(server):
 
 
 def test_readers_and_writers_in_many_threads_end_with_the_last_value(server):
-    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         stop = threading.Event()
         newest = [0]
 
@@ -188,8 +190,8 @@ DISTURBANCES = {
 def test_a_fill_that_was_overtaken_stores_nothing(server, disturbance, many):
     serializer = Pausing()
     with (
-        DistributedCache(redis_port=server.port, serializer=serializer) as here,
-        DistributedCache(redis_port=server.port, serializer=Pausing()) as other,
+        DistributedCache(**server.at, serializer=serializer) as here,
+        DistributedCache(**server.at, serializer=Pausing()) as other,
     ):
         other.set("k", "old", tags="red")
         here.barrier()
@@ -226,7 +228,7 @@ def test_a_fill_that_a_reconnect_overtook_stores_nothing(server):
 
 @pytest.mark.parametrize("disturbance", [name for name in DISTURBANCES if name not in ("RENAME", "expiry", "a tag")])
 def test_a_computation_that_was_overtaken_stores_nothing(server, disturbance):
-    with DistributedCache(redis_port=server.port) as here, DistributedCache(redis_port=server.port) as other:
+    with DistributedCache(**server.at) as here, DistributedCache(**server.at) as other:
 
         def factory():
             DISTURBANCES[disturbance](here, other, server)
@@ -254,7 +256,7 @@ def test_the_first_tier_is_empty_after_a_lost_link(server):
 
 
 def test_a_killed_link_comes_back(server):
-    with DistributedCache(redis_port=server.port) as here, DistributedCache(redis_port=server.port) as other:
+    with DistributedCache(**server.at) as here, DistributedCache(**server.at) as other:
         for i in range(3):
             here.set("k", i)
             here.get("k")
@@ -271,7 +273,7 @@ def test_a_silent_link_stops_hits_at_max_staleness(kind, server):
     with (
         Proxy(server.port) as proxy,
         make(kind, redis_port=proxy.port, max_staleness=0.3) as here,
-        DistributedCache(redis_port=server.port) as other,
+        DistributedCache(**server.at) as other,
     ):
         here.set("k", "old")
         assert here.get("k") == here.get("k") == "old"
@@ -293,7 +295,7 @@ def test_a_silent_link_stops_hits_at_max_staleness(kind, server):
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB", "DEL", "EXPIRE", "RENAME", "SET"])
 def test_what_others_do_to_the_server_reaches_the_first_tier(server, command):
-    with DistributedCache(redis_port=server.port) as here:
+    with DistributedCache(**server.at) as here:
         here.set("k", 1)
         assert here.get("k") == here.get("k") == 1
         client, name = server.client(), "cachebox:{0}v:k"
@@ -313,7 +315,7 @@ def test_evictions_reach_the_first_tier():
     if not BINARIES:
         pytest.skip("no server here")
     with Server("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-random") as server:
-        with DistributedCache(redis_port=server.port, max_size=None) as here:
+        with DistributedCache(**server.at, max_size=None) as here:
             for at in range(0, 3000, 50):
                 some = {f"k{i}": "x" * 1200 for i in range(at, at + 50)}
                 here.set_many(some)
@@ -326,7 +328,7 @@ def test_evictions_reach_the_first_tier():
 
 
 def test_a_first_tier_entry_never_outlives_the_servers(server):
-    with DistributedCache(redis_port=server.port) as here:
+    with DistributedCache(**server.at) as here:
         here.set("k", 1, ttl=0.3)
         here.set("long", 1, ttl=100)
         server.client().pexpire("cachebox:{0}v:k", 250)
@@ -344,7 +346,7 @@ def test_a_first_tier_entry_never_outlives_the_servers(server):
 def test_without_invalidation_hits_stop_at_max_staleness(server):
     with (
         DistributedCache(redis_port=server.port, invalidation=False, max_staleness=0.2) as here,
-        DistributedCache(redis_port=server.port) as other,
+        DistributedCache(**server.at) as other,
     ):
         other.set("k", "old")
         assert here.get("k") == here.get("k") == "old"
@@ -370,7 +372,7 @@ def test_a_barrier_that_cannot_hold_raises(server):
 
 
 def test_the_work_of_the_link_stays_flat_under_many_invalidations(server):
-    with DistributedCache(redis_port=server.port) as here:
+    with DistributedCache(**server.at) as here:
         here.set("k", 1)
         here.get("k")
         with server.client() as client:

@@ -17,6 +17,7 @@ from cachebox.distributed._wire import error_codec as failed
 from cachebox.distributed._wire.codec import Codec
 from cachebox.distributed._wire.keyspace import new_token
 from in_threads import LIMIT, Started, must_end, wait_for, wait_until
+from second_tiers import server  # noqa: F401
 from test_distributed_coherence import pair
 from test_shared_errors import Api
 
@@ -45,7 +46,7 @@ def kind(request):
 @pytest.fixture
 def two(server, kind):
     """Two caches that know of each other only through the server, as those of two processes do."""
-    with pair(kind, server.port) as caches:
+    with pair(kind, server) as caches:
         yield caches
 
 
@@ -117,7 +118,7 @@ def test_who_comes_later_computes(two):
 def test_a_write_meanwhile_wins(two, server):
     a, b = two
     computation = Computation(a, b, ValueError("boom"))
-    with DistributedCache(redis_port=server.port) as third:
+    with DistributedCache(**server.at) as third:
         third.set("k", "written")
     assert computation.waiter.result() == "written"
     raised, _ = computation.end()
@@ -129,7 +130,7 @@ def test_a_write_meanwhile_wins(two, server):
 def test_a_computation_that_lost_its_lease_tells_nobody(two, server, how):
     a, b = two
     computation = Computation(a, b, ValueError("boom"))
-    with DistributedCache(redis_port=server.port) as third:
+    with DistributedCache(**server.at) as third:
         third.delete("k") if how == "delete" else third.clear()
     raised, waiter = computation.end()
     assert str(raised) == "boom" and waiter.value == "b" and computation.calls == ["a", "b"]
@@ -173,7 +174,7 @@ def test_without_a_link_it_is_asked_for(server):
 
 @must_end
 def test_cached_functions_share_it(server):
-    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         begun, go_on = threading.Event(), threading.Event()
         calls = []
 

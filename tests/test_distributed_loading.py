@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 from cachebox import AsyncDistributedCache, DistributedCache
 from cachebox.distributed._ops import leases
 from in_threads import Started, must_end, run_all, wait_for, wait_until
+from second_tiers import server  # noqa: F401
 
 TESTS = str(Path(__file__).parent)
 
@@ -103,18 +105,18 @@ def test_exceptions_reach_the_waiters_and_are_not_cached(server, processes, thre
     for output in run_workers(server, processes, threads, "fails"):
         assert output == f"{['boom'] * threads}\n"
     assert server.client().get("computed") == b"1"
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         assert "cold" not in cache
         assert cache.get_or_set("cold", lambda: 1) == 1
 
 
 LEADER = """
-import sys, time
+import json, sys, time
 from cachebox import DistributedCache
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops import single_flight as loading
 leases.LEASE_MS, leases.RENEWED_EVERY = int(sys.argv[2]), int(sys.argv[2]) / 4000
-cache = DistributedCache(redis_port=int(sys.argv[1]))
+cache = DistributedCache(**json.loads(sys.argv[1]))
 def factory():
     print("leads", flush=True)
     time.sleep(1000)
@@ -125,11 +127,11 @@ cache.get_or_set("k", factory)
 @pytest.mark.parametrize("lease", [1000, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_dead_leader_is_replaced(server, lease):
     lease = lease or leases.LEASE_MS
-    leader = start(LEADER, server.port, lease)
+    leader = start(LEADER, json.dumps(server.at), lease)
     assert leader.stdout.readline() == "leads\n"
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         waiter = Started(lambda: cache.get_or_set("k", lambda: "second"))
-        wait_until(lambda: cache._tier.linked and cache.stats.misses == 1)
+        wait_until(lambda: cache.stats.link == "up" and cache.stats.misses == 1)
         leader.send_signal(signal.SIGKILL)
         leader.wait(10)
         begun = time.monotonic()
@@ -143,7 +145,7 @@ def test_a_dead_leader_is_replaced(server, lease):
 def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):
     monkeypatch.setattr(leases, "LEASE_MS", 400)
     monkeypatch.setattr(leases, "RENEWED_EVERY", 0.1)
-    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         begun, go_on = threading.Event(), threading.Event()
 
         def slow():
@@ -161,7 +163,7 @@ def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):
 
 
 def test_waiters_elsewhere_wake_at_once(server):
-    with DistributedCache(redis_port=server.port) as a, DistributedCache(redis_port=server.port) as b:
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         begun, go_on = threading.Event(), threading.Event()
 
         def slow():
@@ -183,14 +185,14 @@ def test_waiters_elsewhere_wake_at_once(server):
 
 @must_end
 def test_coming_back_for_the_same_key_runs_the_factory_again(server):
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         assert cache.get_or_set("k", lambda: cache.get_or_set("k", lambda: "inner") + "!") == "inner!"
         assert cache.get("k") == "inner!"
 
 
 @must_end
 def test_a_circle_of_threads_does_not_hang(server):
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         both = threading.Barrier(2)
 
         def load(mine, others):
@@ -206,7 +208,7 @@ def test_a_circle_of_threads_does_not_hang(server):
 
 def test_tasks_share_one_computation(server):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port) as cache:
+        async with AsyncDistributedCache(**server.at) as cache:
             computed = 0
 
             async def factory():
@@ -232,7 +234,7 @@ def test_tasks_share_one_computation(server):
 
 def test_a_cancelled_leader_hands_over(server):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port) as cache:
+        async with AsyncDistributedCache(**server.at) as cache:
             begun = asyncio.Event()
 
             async def never():
@@ -263,7 +265,7 @@ def test_whoever_is_cancelled_leaves_no_lease(call, server, n, monkeypatch):
     monkeypatch.setattr(leases, "LEASE_MS", 60_000)
 
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port, timeout=10.0) as cache:
+        async with AsyncDistributedCache(**server.at, timeout=10.0) as cache:
             await cache.barrier()
 
             async def never(*key):
@@ -283,7 +285,7 @@ def test_whoever_is_cancelled_leaves_no_lease(call, server, n, monkeypatch):
 @pytest.mark.parametrize("n", range(0, 40, 3))
 def test_cancellation_anywhere_leaves_the_cache_usable(server, n):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port) as cache:
+        async with AsyncDistributedCache(**server.at) as cache:
 
             async def work():
                 await cache.set("k", 1)
@@ -313,7 +315,7 @@ def test_cancellation_anywhere_leaves_the_cache_usable(server, n):
 def test_without_single_flight_each_computes(server):
     from cachebox import cached
 
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         both = threading.Barrier(2)
 
         @cached(cache, single_flight=False)
@@ -326,7 +328,7 @@ def test_without_single_flight_each_computes(server):
 
 
 def test_an_isolated_waiter_gets_a_value_of_its_own(server):
-    with DistributedCache(redis_port=server.port, isolate=True) as cache:
+    with DistributedCache(**server.at, isolate=True) as cache:
         begun, go_on = threading.Event(), threading.Event()
 
         def slow():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import gc
+import json
 import os
 import signal
 import sys
@@ -24,13 +25,14 @@ from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops import refresh as refreshing
 from in_threads import Started, run_all, wait_for, wait_until
+from second_tiers import server  # noqa: F401
 from test_distributed_loading import start
 
 SHORT, LONG = 20, 1000
 
 
 def made(server, timeout=10, **options):
-    return DistributedCache(redis_port=server.port, refresh_ahead=0.2, timeout=timeout, **options)
+    return DistributedCache(**server.at, refresh_ahead=0.2, timeout=timeout, **options)
 
 
 def refreshes(*caches):
@@ -85,7 +87,7 @@ def test_what_is_not_due_stays(server):
             assert cache.get_or_set("for ever", unwanted) == 2
             assert cache.get_or_set("long", unwanted, float("inf")) == 1
         assert cache.get("long") == 1
-    with DistributedCache(redis_port=server.port) as cache:  # without the option
+    with DistributedCache(**server.at) as cache:  # without the option
         cache.set("k", 1, SHORT)
         assert cache.get_or_set("k", unwanted, LONG) == cache.get_or_set("k", unwanted, LONG) == 1
 
@@ -102,6 +104,8 @@ def test_get_starts_nothing(server):
     "options", [{"invalidation": False}, {"isolate": True}, {"on_unavailable": "raise"}], ids=named
 )
 def test_with_other_options(server, options):
+    if "invalidation" in options:
+        assert server.port              # a folder needs none to be told
     with made(server, **options) as cache:
         cache.set("k", ["old"], SHORT)
         assert cache.get_or_set("k", lambda: ["new"], LONG) == ["old"]
@@ -298,7 +302,7 @@ def test_decorated_functions(server):
 
 def test_tasks(server):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port, refresh_ahead=0.2, timeout=10) as cache:
+        async with AsyncDistributedCache(**server.at, refresh_ahead=0.2, timeout=10) as cache:
             begun, go_on = asyncio.Event(), asyncio.Event()
 
             async def slow():
@@ -344,7 +348,7 @@ async def begin_without_end(cache):
 
 def test_a_loop_that_ends_takes_its_refreshes_along(server, recwarn):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port, refresh_ahead=0.2, timeout=10) as cache:
+        async with AsyncDistributedCache(**server.at, refresh_ahead=0.2, timeout=10) as cache:
             await begin_without_end(cache)
 
     asyncio.run(main())
@@ -355,7 +359,7 @@ def test_a_loop_that_ends_takes_its_refreshes_along(server, recwarn):
 
 def test_a_loop_that_is_left_does_not_keep_the_lease(server, caplog):
     loop = asyncio.new_event_loop()
-    cache = AsyncDistributedCache(redis_port=server.port, refresh_ahead=0.2, timeout=10)
+    cache = AsyncDistributedCache(**server.at, refresh_ahead=0.2, timeout=10)
 
     loop.run_until_complete(begin_without_end(cache))
     assert cache._loader.leases._kept
@@ -474,11 +478,11 @@ def test_processes_refresh_a_hot_key_once_each_time(server):
 
 
 LEADER = """
-import sys, time
+import json, sys, time
 from cachebox import DistributedCache
 from cachebox.distributed._ops import leases
 leases.LEASE_MS, leases.RENEWED_EVERY = 1000, 0.25
-cache = DistributedCache(redis_port=int(sys.argv[1]), refresh_ahead=0.2, timeout=10)
+cache = DistributedCache(**json.loads(sys.argv[1]), refresh_ahead=0.2, timeout=10)
 def factory():
     print("leads", flush=True)
     time.sleep(1000)
@@ -490,7 +494,7 @@ time.sleep(1000)
 def test_a_process_that_dies_meanwhile_is_replaced(server):
     with made(server) as cache:
         cache.set("k", "old", SHORT)
-        leader = start(LEADER, server.port)
+        leader = start(LEADER, json.dumps(server.at))
         assert leader.stdout.readline() == "leads\n"
         leader.send_signal(signal.SIGKILL)
         leader.wait(10)

@@ -15,9 +15,10 @@ import pytest
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
 from both_kinds import KINDS, make
-from cachebox import MISSING, DistributedCache, cached
+from cachebox import MISSING, DistributedCache, cached, caches
 from cachebox.distributed._wire.codec import Codec, Undecodable
 from in_threads import Started, wait_for, wait_until
+from second_tiers import server  # noqa: F401
 
 STALE = 1000                        # seconds
 
@@ -29,15 +30,13 @@ def kind(request):
 
 @pytest.fixture(params=[None, "secret"])
 def cache(request, kind, server):
-    with make(kind, redis_port=server.port, stale_ttl=STALE, timeout=10, secret=request.param) as made:
+    with make(kind, **server.at, stale_ttl=STALE, timeout=10, secret=request.param) as made:
         yield made
 
 
 def end(server, *caches, key="k"):
     """Let the lifetime of an entry be over, which is kept for a while yet."""
-    client = server.client()
-    [name] = [name for name in client.keys() if name.endswith(b"v:" + key.encode())]
-    assert client.pexpire(name, 1000 * STALE - 1000)
+    server.set_left(key, 1000 * STALE - 1000)
     for cache in caches:
         cache.barrier()
 
@@ -83,7 +82,7 @@ def test_what_has_ended_is_absent_for_all_but_those_who_compute(cache, server):
 
 def test_the_old_value_is_served_while_one_process_computes(cache, kind, server):
     secret = "secret" if cache._core.codec._secret else None
-    with make(kind, redis_port=server.port, stale_ttl=STALE, timeout=10, secret=secret) as other:
+    with make(kind, **server.at, stale_ttl=STALE, timeout=10, secret=secret) as other:
         cache.set("k", "old", 100)
         end(server, cache, other)
         begun, go_on = threading.Event(), threading.Event()
@@ -117,7 +116,7 @@ async def settled(condition):
 
 
 def test_the_old_value_is_served_while_the_function_fails(server):
-    with DistributedCache(redis_port=server.port, stale_ttl=datetime.timedelta(seconds=STALE), timeout=10) as cache:
+    with DistributedCache(**server.at, stale_ttl=datetime.timedelta(seconds=STALE), timeout=10) as cache:
         runs = []
 
         def fails(*args):
@@ -160,7 +159,7 @@ def test_stale_ttl_must_be_seconds(wrong):
 
 
 def test_jitter_only_ever_shortens(kind, server):
-    with make(kind, redis_port=server.port, jitter=0.5) as cache:
+    with make(kind, **server.at, jitter=0.5) as cache:
         cache.set_many(dict.fromkeys(map(str, range(50)), 1), 1000)
         cache.warm({f"w{n}": n for n in range(5)})
         for n in range(50):
@@ -177,8 +176,8 @@ def test_jitter_only_ever_shortens(kind, server):
 
 def test_values_are_compressed_on_the_server(kind, server):
     with (
-        make(kind, redis_port=server.port, compress="zlib", isolate=True) as cache,
-        make(kind, redis_port=server.port) as other,
+        make(kind, **server.at, compress="zlib", isolate=True) as cache,
+        make(kind, **server.at) as other,
     ):
         value = {"rows": [{"name": "the same", "n": n} for n in range(500)]}
         cache.set("k", value)
@@ -228,7 +227,7 @@ class Point:
     colour: Colour = Colour.RED
 for kind in (Colour, Point):
     kind.__module__ = "test_distributed_stale"
-with DistributedCache(redis_port={port}) as cache:
+with DistributedCache(redis_port={port}, timeout=30) as cache:
     @cached(cache, name="f")
     def f(x) -> list[Point]:
         return ["computed"]
@@ -239,8 +238,8 @@ with DistributedCache(redis_port={port}) as cache:
 @pytest.mark.parametrize("isolate", [False, True])
 def test_annotated_functions_give_back_their_class(kind, isolate, server):
     with (
-        make(kind, redis_port=server.port, isolate=isolate) as cache,
-        make(kind, redis_port=server.port, isolate=isolate) as other,
+        make(kind, **server.at, isolate=isolate) as cache,
+        make(kind, **server.at, isolate=isolate) as other,
     ):
         runs = []
 
@@ -275,7 +274,7 @@ def test_annotated_functions_give_back_their_class(kind, isolate, server):
 
 
 def test_who_waits_in_a_cache_that_isolates_gets_objects_too(server):
-    with DistributedCache(redis_port=server.port, isolate=True, timeout=10) as cache:
+    with DistributedCache(**server.at, isolate=True, timeout=10) as cache:
         begun, go_on = threading.Event(), threading.Event()
 
         @cached(cache, name="f")
@@ -293,7 +292,7 @@ def test_who_waits_in_a_cache_that_isolates_gets_objects_too(server):
 
 
 def test_statistics_have_the_methods_of_those_of_a_cache(kind, server):
-    with make(kind, redis_port=server.port) as cache:
+    with make(kind, **server.at) as cache:
         cache.get("a")
         before = cache.stats.snapshot()
         cache.set("a", 1), cache.get("a"), cache.get("a"), cache.get("b")
@@ -321,8 +320,8 @@ def test_statistics_have_the_methods_of_those_of_a_cache(kind, server):
 
 def test_kept_entries_of_another_configuration_are_understood(server):
     with (
-        DistributedCache(redis_port=server.port, stale_ttl=STALE) as cache,
-        DistributedCache(redis_port=server.port) as plain,
+        DistributedCache(**server.at, stale_ttl=STALE) as cache,
+        DistributedCache(**server.at) as plain,
     ):
         cache.set("k", 5, 100)
         assert plain.get("k") == 5 and 90 < plain.ttl("k") <= 100
@@ -340,3 +339,71 @@ def test_what_is_kept_is_signed():
     for forged in (data[:21] + b"\0\0\0\1" + data[25:], data[:4] + b"\1" + data[5:21] + data[25:]):
         with pytest.raises(Undecodable):
             codec.decode("k", forged)
+
+
+def test_a_function_may_ask_for_it_where_the_cache_does_not(server):
+    with DistributedCache(redis_port=server.port, timeout=10) as cache:
+        results = iter(["old", "new", OSError("down")])
+
+        @cached(cache, ttl=100, name="f", stale_ttl=STALE)
+        def f():
+            result = next(results)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        assert f() == "old" and 90 < cache.ttl("f()") <= 100
+        end(server, cache, key="f()")
+        assert f() == "old"
+        wait_until(lambda: cache.stats.refreshes == 1)
+        assert f() == "new" and cache.stats.stale_serves == 1 and 90 < cache.ttl("f()") <= 100
+        end(server, cache, key="f()")
+        assert f() == "new"  # and its function fails
+        wait_until(lambda: cache.stats.refresh_failures == 1)
+        f.set("set")
+        end(server, cache, key="f()")
+        results = iter(["again"])
+        assert f() == "set"
+        wait_until(lambda: f.peek() == "again")
+
+        @cached(cache, ttl=1000, name="g", refresh_ahead=0.2)
+        def g():
+            return "new"
+
+        cache.set("g()", "old", 20)
+        assert g() == "old"
+        wait_until(lambda: cache.stats.refreshes == 3)
+        assert g() == "new"
+        cache.set("k", 1, 20)
+        assert cache.get_or_set("k", unwanted, 1000) == 1  # the cache itself does not refresh
+
+
+def test_all_that_a_function_has_knows_its_annotation(kind, server):
+    with make(kind, redis_port=server.port) as cache, make(kind, redis_port=server.port) as other:
+
+        def decorated(one):
+            if kind == "sync":
+                return cached(one, name="f")(plain), lambda result: result
+            return cached(one.cache, name="f", returns=list[Point])(later), one.loop.run_until_complete
+
+        def plain(x) -> list[Point]:
+            return [Point(x)]
+
+        async def later(x):
+            return [Point(x)]
+
+        (f, run), (there, run_there) = decorated(cache), decorated(other)
+        assert run(f.peek(1)) is MISSING
+        run(f.set([Point(5)], 1))
+        other.barrier()
+        assert run_there(there.peek(1)) == [Point(5)] == run_there(there(1)) == run(f(1))
+        assert run(f.refresh(1)) == [Point(1)]
+        other.barrier()
+        assert run_there(there(1)) == [Point(1)]
+
+
+def test_a_named_cache_is_known_by_its_name():
+    with DistributedCache(redis_port=1, name="prices of the shop") as cache:
+        assert caches()["prices of the shop"] is cache
+    with DistributedCache(redis_port=1) as cache:
+        assert cache not in caches().values()

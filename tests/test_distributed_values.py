@@ -20,6 +20,7 @@ from cachebox import Cache, DistributedCache, cached
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._wire.codec import Codec
 from in_threads import Started
+from second_tiers import server  # noqa: F401
 
 # --- types ------------------------------------------------------------------------------------------------------------
 
@@ -118,14 +119,14 @@ class Bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pickle_and_own_serializers_are_trusted(kind, server):
-    with make(kind, redis_port=server.port, serializer="pickle", secret="s") as cache:
+    with make(kind, **server.at, serializer="pickle", secret="s") as cache:
         for value in [Handle(7), Array(), math.nan, {"a": Array()}, State.OPEN, collections.Counter("aab"), object()]:
             cache.set("k", value)
             found = cache.get("k")
             assert type(found) is type(value)
         cache.set("k", State.OPEN)
         assert cache.get("k") is State.OPEN
-    with make(kind, redis_port=server.port, serializer=Bytes(), namespace="own") as cache:
+    with make(kind, **server.at, serializer=Bytes(), namespace="own") as cache:
         cache.set("k", Array(b"abc"))
         assert cache.get("k").data == b"abc"
 
@@ -152,7 +153,7 @@ def results(kind, cache, **options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("single_flight", [True, False])
 def test_what_cannot_be_stored_is_returned_all_the_same(kind, single_flight, server, caplog):
-    with make(kind, redis_port=server.port) as cache:
+    with make(kind, **server.at) as cache:
         function = results(kind, cache, single_flight=single_flight)
         results.runs = 0
         with caplog.at_level(logging.WARNING, "cachebox"):
@@ -178,7 +179,7 @@ def test_what_cannot_be_stored_is_returned_all_the_same(kind, single_flight, ser
 def test_whoever_waits_for_what_cannot_be_stored_gets_it(server):
     import threading
 
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         begun, go_on = threading.Event(), threading.Event()
 
         def slow():
@@ -212,7 +213,7 @@ class Forgetful:
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_serializer_that_cannot_read_is_a_miss(kind, isolate, server):
-    with make(kind, redis_port=server.port, serializer=Forgetful(), isolate=isolate) as cache:
+    with make(kind, **server.at, serializer=Forgetful(), isolate=isolate) as cache:
         cache.set("k", "x")
         assert cache.get("k", "nothing") == "nothing"
         assert cache.get_many(["k"]) == {}
@@ -231,7 +232,7 @@ def names_of(server, namespace="cachebox"):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tags_cannot_be_stripped_added_or_changed(kind, server):
     client = server.client()
-    with make(kind, redis_port=server.port, secret="s") as cache:
+    with make(kind, **server.at, secret="s") as cache:
         for key, tags in [("plain", ()), ("one", "a"), ("two", ["a", "b"]), ("int", "a")]:
             cache.set(key, 7 if key == "int" else ["value"], tags=tags)
             assert cache.get(key) in (["value"], 7)
@@ -269,7 +270,7 @@ def test_tags_cannot_be_stripped_added_or_changed(kind, server):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_key_becomes_a_counter_that_was_not_one(kind, server):
     client = server.client()
-    with make(kind, redis_port=server.port, secret="s") as cache:
+    with make(kind, **server.at, secret="s") as cache:
         cache.set("admin", {"admin": False})
         cache.increment("hits", 3)
         cache.set("int", 5)
@@ -313,7 +314,7 @@ BAD_ENTRIES = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_decoded_is_absent_for_increment(kind, secret, server):
     client = server.client()
-    with make(kind, redis_port=server.port, secret=secret) as cache:
+    with make(kind, **server.at, secret=secret) as cache:
         cache.set("k", 5)
         name = names_of(server)["k"]
         generation = client.get(name)[5:21]
@@ -335,8 +336,8 @@ def test_what_cannot_be_decoded_is_absent_for_increment(kind, secret, server):
 @pytest.mark.parametrize("kind", KINDS)
 def test_increment_keeps_tags_and_lifetimes_under_a_secret(kind, secret, server):
     with (
-        make(kind, redis_port=server.port, secret=secret) as cache,
-        make(kind, redis_port=server.port, secret=secret) as other,
+        make(kind, **server.at, secret=secret) as cache,
+        make(kind, **server.at, secret=secret) as other,
     ):
         cache.set("k", 5, 1000, tags=["a", "ü"])
         assert cache.increment("k", 2) == 7
@@ -363,14 +364,14 @@ def test_increment_keeps_tags_and_lifetimes_under_a_secret(kind, secret, server)
 def test_increments_of_a_signed_int_add_up_over_threads(server):
     from in_threads import run_all
 
-    with DistributedCache(redis_port=server.port, secret="s", timeout=20) as cache:
+    with DistributedCache(**server.at, secret="s", timeout=20) as cache:
         cache.set("k", 100, tags="t")
         run_all(*[lambda: [cache.increment("k") for _ in range(20)] for _ in range(4)])
         assert cache.get("k") == 180
 
 
 def test_a_tag_has_at_most_65535_bytes(server):
-    with DistributedCache(redis_port=server.port, secret="s") as cache:
+    with DistributedCache(**server.at, secret="s") as cache:
         longest = "ü" * 32767 + "x"
         cache.set("k", 1, tags=longest)
         assert cache.get("k") == 1

@@ -15,6 +15,7 @@ from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops import warming as warmings
 from in_threads import Started, must_end, wait_for, wait_until
+from second_tiers import server  # noqa: F401
 
 
 @pytest.fixture(params=KINDS)
@@ -24,13 +25,13 @@ def kind(request):
 
 @pytest.fixture
 def cache(server, kind):
-    with make(kind, redis_port=server.port, default_ttl=100, timeout=10.0) as cache:
+    with make(kind, **server.at, default_ttl=100, timeout=10.0) as cache:
         yield cache
 
 
 @pytest.fixture
 def other(server):
-    with DistributedCache(redis_port=server.port, timeout=10.0) as cache:
+    with DistributedCache(**server.at, timeout=10.0) as cache:
         yield cache
 
 
@@ -170,9 +171,9 @@ def test_a_write_while_it_loads_wins(cache, other, write):
 
 
 def test_what_cannot_be_decoded_is_replaced(server, kind):
-    with DistributedCache(redis_port=server.port, secret="theirs") as other:
+    with DistributedCache(**server.at, secret="theirs") as other:
         other.set_many({"a": 1, "b": 2})
-    with make(kind, redis_port=server.port, secret="ours") as cache:
+    with make(kind, **server.at, secret="ours") as cache:
         assert cache.warm(["a"], str).loaded == 1 and cache.warm({"b": "mine"}).loaded == 1
         assert cache.get_many("ab") == {"a": "a", "b": "mine"}
 
@@ -207,7 +208,7 @@ def test_others_wait_for_what_it_loads(server, other, monkeypatch):
         wait_for(go_on)
         return "warm"
 
-    with DistributedCache(redis_port=server.port, timeout=10.0) as cache:
+    with DistributedCache(**server.at, timeout=10.0) as cache:
         warming = Started(cache.warm, ["a"], load)
         wait_for(begun)
         here = Started(cache.get_or_set, "a", lambda: "here")
@@ -227,7 +228,7 @@ def test_a_failed_load_lets_the_next_one_lead(server, other):
         wait_for(go_on)
         raise OSError
 
-    with DistributedCache(redis_port=server.port, timeout=10.0) as cache:
+    with DistributedCache(**server.at, timeout=10.0) as cache:
         warming = Started(cache.warm, ["a"], load)
         wait_for(begun)
         here = Started(cache.get_or_set, "a", lambda: "next")
@@ -239,7 +240,7 @@ def test_a_failed_load_lets_the_next_one_lead(server, other):
 
 @must_end
 def test_a_loader_may_ask_the_cache_for_the_key_that_it_loads(server):
-    with DistributedCache(redis_port=server.port, timeout=10.0) as cache:
+    with DistributedCache(**server.at, timeout=10.0) as cache:
         assert cache.warm(["a"], lambda key: cache.get_or_set(key, lambda: "inner") + "!").loaded == 1
         assert cache.get("a") == "inner!"
         assert cache.warm(["b"], lambda key: cache.warm([key], str) and key).loaded == 1 and cache.get("b") == "b"
@@ -253,7 +254,7 @@ def test_without_a_server_keys_fail_and_nothing_is_loaded(kind):
 
 
 def test_a_closed_cache_refuses(server, kind):
-    with make(kind, redis_port=server.port) as cache:
+    with make(kind, **server.at) as cache:
         pass
     if kind == "sync":
         with pytest.raises(RuntimeError, match="closed"):
@@ -263,7 +264,7 @@ def test_a_closed_cache_refuses(server, kind):
 @must_end
 def test_a_cancelled_warm_up_gives_its_leases_back(server, other):
     async def main():
-        async with AsyncDistributedCache(redis_port=server.port, timeout=10.0) as cache:
+        async with AsyncDistributedCache(**server.at, timeout=10.0) as cache:
             entered = asyncio.Event()
 
             async def load(key):

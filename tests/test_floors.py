@@ -32,14 +32,17 @@ FLOORS = {
     "distributed.options": "",
     "distributed._wire": "_platform",
     "distributed._net": "_platform _loading distributed._wire",
-    "distributed._near": "_platform _loading cache distributed._wire distributed._net",
+    "distributed._embedded": "_platform distributed._wire distributed._net",
+    "distributed._near": (
+        "_platform _engine stats _store _loading cache distributed._wire distributed._net distributed._embedded"
+    ),
     "distributed._ops": (
         "_platform _loading cache _calls distributed.errors distributed.options"
-        " distributed._wire distributed._net distributed._near"
+        " distributed._wire distributed._net distributed._embedded distributed._near"
     ),
     "distributed": (
         "_platform _store _loading cache _calls distributed.errors distributed.options"
-        " distributed._wire distributed._net distributed._near distributed._ops"
+        " distributed._wire distributed._net distributed._embedded distributed._near distributed._ops"
     ),
     "metrics": "_platform _store cache",
     "testing": "",

@@ -214,9 +214,8 @@ print(*[int(registry.get_sample_value(name, labels)) for name, labels in (
 def test_several_processes_are_scraped_together(tmp_path):
     pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", MULTIPROCESS], env=environment, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-W", "error", "-c", MULTIPROCESS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     # two misses of the parent, and of each child one at least: what it counted before its clear it had no time to write
     assert done.returncode == 0, done.stderr
     misses, hits, sets = map(int, done.stdout.split())

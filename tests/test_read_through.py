@@ -342,7 +342,7 @@ def test_an_async_loader_has_to_be_awaited():
     async def load(key):
         return key
 
-    with pytest.raises(TypeError, match="async.*aget"):
+    with pytest.raises(TypeError, match=r"async.*aget"):
         Cache(loader=load).get("a")
 
 

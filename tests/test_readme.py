@@ -18,8 +18,8 @@ TEXT = README.read_text(encoding="utf-8")
 EXAMPLES = BLOCK.findall(TEXT)
 
 
-def test_there_are_ten():
-    assert len(EXAMPLES) == 10
+def test_there_are_eleven():
+    assert len(EXAMPLES) == 11
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(1, len(EXAMPLES) + 1))

@@ -66,26 +66,13 @@ __all__ = [
     "sizeof",
 ]
 
-_NEED_REDIS = ("AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache")
+_DISTRIBUTED = ("AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache")
 
 
 if not TYPE_CHECKING:               # type checkers are to know the names above, and no others
-    _every_name = __all__
-    del __all__                     # found by `__getattr__` instead, for it depends on what is installed
-
-    def _names() -> list[str]:
-        """What can be imported from here: all, or without redis-py all but the distributed tier.
-
-        So ``from cachebox import *`` and ``help(cachebox)`` work without it, too.
-        """
-        from importlib.util import find_spec
-
-        return [name for name in _every_name if name not in _NEED_REDIS or find_spec("redis") is not None]
 
     def __getattr__(name: str) -> object:
         """What is imported when it is first asked for, to keep ``import cachebox`` light."""
-        if name == "__all__":
-            return _names()
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
         elif name == "Entry":
@@ -102,8 +89,8 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
             from cachebox import strategies
 
             found = getattr(strategies, name)
-        elif name in _NEED_REDIS:
-            from cachebox import distributed  # needs redis-py, and says so where it is missing
+        elif name in _DISTRIBUTED:
+            from cachebox import distributed
 
             found = getattr(distributed, name)
         elif name == "__version__":
@@ -116,7 +103,7 @@ if not TYPE_CHECKING:               # type checkers are to know the names above,
         return found
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_names(), "__all__", "__version__"})
+        return sorted({*globals(), *__all__, "__version__"})
 
 
 del TYPE_CHECKING

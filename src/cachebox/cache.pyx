@@ -97,7 +97,8 @@ MISSING = Missing()
 
 cdef tuple OPTIONS = (
     "max_size", "default_ttl", "policy", "on_evict", "time_to_idle", "max_weight", "weigher", "on_removal", "clock",
-    "name", "max_bytes", "jitter", "isolate", "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
+    "name", "max_bytes", "jitter", "isolate",
+    "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
 )
 cdef dict FOREIGN_OPTIONS = {       # what others call them
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size", "ttl": "default_ttl",
@@ -521,7 +522,7 @@ cdef class Cache(Store):
         return weight
 
     def add(self, key, value, ttl=None, *, tags=()):
-        """Store a value under a key that has none, as one step. Returns whether it did. O(1); O(log n) where entries expire.
+        """Store a value under a key that has none, in one step. Returns whether it did. O(1); O(log n) if entries expire.
 
         Arguments are those of `set`, and so is what it raises; where the key has a value, nothing is counted, and a value
         that would not fit is no mistake.

@@ -13,7 +13,7 @@ import sys
 from contextvars import copy_context
 from functools import partial
 from time import perf_counter_ns
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from cachebox._loading import tasks
 from cachebox._loading.loader import NOTHING_LOADED
@@ -45,9 +45,16 @@ _tasks: set[asyncio.Task[None]] = set()         # those of ours: an event loop r
 
 async def get(cache: _AnyCache, key: Any, default: Any) -> Any:
     """`Cache.aget` of a cache with a loader."""
-    value = await _served(cache, key)
+    value = await _served(cache, key) if cache._refreshes else NOTHING_LOADED
     if value is NOTHING_LOADED:
-        value = await _Request(cache, key, _ByLoader(cache), loads_of(cache)).value()
+        request = _Request(cache, key, _ByLoader(cache), loads_of(cache))
+        if request.future is None:
+            value = await request.value()
+        else:                                   # as `value` does it, for that is what happens most
+            try:
+                value = await request.future
+            finally:
+                request.leave()
     return default if value is NOTHING_LOADED else value
 
 
@@ -59,7 +66,7 @@ async def get_many(cache: _AnyCache, keys: list[Any]) -> dict[Any, Any]:
     try:
         for key in keys:
             value = cache._find(key)
-            if value is NOTHING_LOADED:
+            if value is NOTHING_LOADED and cache._refreshes:
                 value = await _served(cache, key)
             if value is not NOTHING_LOADED:
                 found[key] = value
@@ -104,8 +111,6 @@ async def _refresh(refresh: Refresh) -> None:
 
 async def _served(cache: _AnyCache, key: Any) -> Any:
     """What may be served although it is due to be loaded anew, or has expired."""
-    if not cache._refreshes:
-        return NOTHING_LOADED
     value = cache._serve(key)
     if value is NOTHING_LOADED:
         flight = cache._refreshing(key)
@@ -128,6 +133,7 @@ def start(coroutine: Any) -> asyncio.Task[None]:
 class _ByLoader:
     """The cache's loader."""
 
+    __slots__ = ("cache", "loader", "together")
     by_loader = True
 
     def __init__(self, cache: _AnyCache) -> None:
@@ -152,6 +158,7 @@ class _ByLoader:
 class _ByFactory:
     """A function that is given with the call."""
 
+    __slots__ = ("cache", "factory", "lifetime", "tags")
     by_loader = together = False
 
     def __init__(self, cache: _AnyCache, factory: Callable[[], Any], lifetime: float, tags: tuple[Any, ...]) -> None:
@@ -306,7 +313,7 @@ class _Load:
         self.waiting = 0                            # requests of this loop
         self._loads = loads
         self._source = source
-        self._futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
+        self.futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
         self._has_begun = self._is_over = self._looks = False
         self._task = start(self._run())
         self._course = Course(self._task, tasks.current()[1])
@@ -318,7 +325,7 @@ class _Load:
 
     def expect(self, key: Any) -> asyncio.Future[Any]:
         """What whoever began the load of a key waits for."""
-        future = self._futures[key] = asyncio.get_running_loop().create_future()
+        future = self.futures[key] = asyncio.get_running_loop().create_future()
         return future
 
     async def _run(self) -> None:
@@ -352,7 +359,7 @@ class _Load:
         self._tell(key, None, error)
 
     def _tell(self, key: Any, value: Any, error: BaseException | None) -> None:
-        future = self._futures.pop(key, None)
+        future = self.futures.pop(key, None)
         if future is not None:
             _end(future, value, error)
 
@@ -391,9 +398,16 @@ def loads_of(cache: _AnyCache) -> Loads | None:
     loop = asyncio._get_running_loop()
     if loop is None or asyncio.current_task(loop) is None:
         return None
-    by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Loads] = cache._keep_loads(WeakKeyDictionary)
-    found = by_loop.get(loop)
-    return found if found is not None else by_loop.setdefault(loop, Loads())
+    by_loop: dict[int, tuple[ref[asyncio.AbstractEventLoop], Loads]] = cache._keep_loads(dict)
+    known = by_loop.get(id(loop))
+    if known is not None and known[0]() is loop:
+        return known[1]
+    for address, (other, _) in by_loop.copy().items():
+        if other() is None:
+            by_loop.pop(address, None)
+    made = Loads()
+    by_loop[id(loop)] = ref(loop), made         # nobody else does this for a loop that runs here
+    return made
 
 
 # --- asking for a value -----------------------------------------------------------------------------------------------
@@ -402,17 +416,18 @@ def loads_of(cache: _AnyCache) -> Loads | None:
 class _Request:
     """One coroutine asks for a key. Making it begins the load, or joins the one that is under way."""
 
+    future: asyncio.Future[Any] | None = None       # of the load that was begun
+    _counted = False
+    _found: Any = None                              # the value in a tuple
+    _lead: Leader | None = None                     # the caller loads itself
+    _flight: Flight | None = None                   # somebody else does, who is waited for
+    _load: _Load | None = None                      # a task of this loop does
+
     def __init__(self, cache: _AnyCache, key: Any, source: _Source, loads: Loads | None) -> None:
         self._cache = cache
         self._key = key
         self._source = source
         self._loads = loads
-        self._counted = False
-        self._found: Any = None                     # the value in a tuple
-        self._lead: Leader | None = None            # the caller loads itself
-        self._flight: Flight | None = None          # somebody else does, who is waited for
-        self._load: _Load | None = None             # a task of this loop does
-        self._future: asyncio.Future[Any] | None = None
         failure = cache._known_failure(key)
         if failure is None:
             self._begin(False)
@@ -437,7 +452,7 @@ class _Request:
             return self._begin(False)
         else:
             self._load = self._loads.add(self._key, lead, self._source)
-            self._future = self._load.expect(self._key)
+            self.future = self._load.expect(self._key)
         if self._load is not None:
             self._load.waiting += 1
 
@@ -447,8 +462,8 @@ class _Request:
             while self._found is None:
                 if self._lead is not None:
                     return await self._lead_here(self._lead)
-                if self._future is not None:
-                    return await self._future
+                if self.future is not None:
+                    return await self.future
                 flight, self._flight = self._flight, None
                 assert flight is not None
                 alone = not await tasks.over(flight)    # waiting would be for ourselves
@@ -482,6 +497,6 @@ class _Request:
 
     def leave(self) -> None:
         """The caller waits no more."""
-        load, self._load, self._future = self._load, None, None
+        load, self._load, self.future = self._load, None, None
         if load is not None:
             load.leave()

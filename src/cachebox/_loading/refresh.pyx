@@ -5,7 +5,7 @@ from libc.math cimport INFINITY, log
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport decref, incref, note_use
-from cachebox._store.deadlines cimport deadline, set_deadline
+from cachebox._store.deadlines cimport deadline, end_of, set_deadline
 from cachebox._loading.single_flight cimport FLYING, LANDED, Course, Flight, new_flight, wake_all
 from cachebox._loading.loader cimport NOTHING, Loader
 from cachebox._platform.lock cimport acquire, release
@@ -118,6 +118,8 @@ cdef class Refresh:
                     outcome = store.write(i, self.key, self.h, value, self.lifetime, False, weight, now, &op)
                     if outcome != DONE and end < INFINITY:
                         set_deadline(&store.expiry, i, end)
+                    elif outcome == DONE and store.jitter != 0.0 and store.lifetime != BY_VALUE:
+                        store.set_end(op.i, end_of(now, self.lifetime), now, &op)   # it has been shortened once
                 if outcome == DONE:
                     self.watch.close(&op)
                 release(store.lock)

@@ -538,8 +538,6 @@ cdef class Store:
         chance = (chance ^ (chance >> 27)) * <uint64_t>0x94D049BB133111EB
         chance ^= chance >> 31
         self.set_end(i, end_of(now, lifetime * (1.0 - self.jitter * (chance >> 11) / BITS_53)), now, op)
-        if self.modes & (AHEAD | STALE):
-            self.spans[i] = lifetime                        # what a refresh shortens anew
 
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil:
         """Let entry i end then, or earlier if nobody asks for it. Needs `prepare`."""

@@ -12,10 +12,10 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from cachebox.cli import demo, simulate
+from cachebox.cli import demo, simulate, stats
 from cachebox.cli.errors import CommandError
 
-COMMANDS = (demo, simulate)
+COMMANDS = (demo, simulate, stats)
 
 FAILED, INTERRUPTED, NO_READER = 1, 130, 141
 

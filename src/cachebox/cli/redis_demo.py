@@ -87,7 +87,9 @@ def share(counted: dict[str, int], tier: str) -> float:
 
 def run(seconds: float, as_json: bool) -> int:
     try:
-        from cachebox import DistributedCache  # noqa: F401  # whether it is there
+        from cachebox import DistributedCache
+
+        DistributedCache().close()              # connects to nothing, but says what is missing
     except ImportError as error:
         raise CommandError(str(error)) from error
     server = Server(find_server())

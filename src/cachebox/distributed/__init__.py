@@ -1,7 +1,7 @@
-"""The distributed tier: a `Cache` in the process, and Redis or Valkey behind it, coherent across processes.
+"""The distributed tier: a `Cache` in the process, and a second tier behind it that processes share.
 
-It is imported only when asked for, and needs redis-py: ``pip install "cachebox-cython[redis]"``. The modules, from
-below::
+That is Redis or Valkey, which needs redis-py (``pip install "cachebox-cython[redis]"``), or a folder (`_embedded`), which
+needs nothing. It is imported only when asked for. The modules, from below::
 
     resp       the protocol as bytes                    codec      values as bytes, the wire format
     plain      what JSON gives back as it was           typed      values of other types, as trees
@@ -20,19 +20,10 @@ below::
     common     what makes a cache of these              caches     what users call
 """
 
-try:
-    import redis as _redis
-except ImportError as _error:
-    raise ImportError(
-        'the distributed tier needs redis-py: pip install "cachebox-cython[redis]"', name="redis"
-    ) from _error
-
 from cachebox.distributed._wire.codec import Serializer
 from cachebox.distributed.caches import AsyncDistributedCache, DistributedCache
 from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.stats import DistributedStats
-
-del _redis
 
 __all__ = [
     "AsyncDistributedCache",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from importlib.util import find_spec
 from typing import Any
 
 from cachebox._calls.naming import SharedNames
@@ -22,7 +23,15 @@ from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.refresh import Refreshing
 from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed._wire.codec import Codec
-from cachebox.distributed.options import Seconds, at_most_one, checked_int, checked_key, seconds_of, share_of
+from cachebox.distributed.options import (
+    Seconds,
+    at_most_one,
+    bytes_of,
+    checked_int,
+    checked_key,
+    seconds_of,
+    share_of,
+)
 from cachebox.distributed.stats import DistributedStats
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()
@@ -64,6 +73,8 @@ class Common:
         refresh_ahead: float | None = None,
         compress: str | None = None,
         max_connections: int = 64,
+        size_limit: int | str = "1GB",
+        durability: str = "process",
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -94,6 +105,12 @@ class Common:
         if max_staleness is None:
             raise TypeError("max_staleness must be a number of seconds, not None")
         share = share_of(refresh_ahead, "refresh_ahead")
+        limit = bytes_of(size_limit, "size_limit")
+        if durability not in ("process", "machine"):
+            raise ValueError(f'durability must be "process" or "machine", not {durability!r}')
+        has_folder = isinstance(url, str) and url.lower().startswith(("file:", "memory:"))
+        if not has_folder and (size_limit, durability) != ("1GB", "process"):
+            raise ValueError("size_limit and durability are for url=\"file:///...\": a server has its own")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str or None, not {type(name).__name__}")
         if name == "":
@@ -102,16 +119,19 @@ class Common:
         stale = 0.0 if stale_ttl is None else seconds_of(stale_ttl, "stale_ttl", infinite=False)
         first: Cache[str, Any] = Cache(max_size, policy=policy)
         codec = Codec(serializer, secret, namespace, compress)
-        if client is not None:
-            servers = from_client(client)
-        elif url is not None:
-            servers = from_url(url)
-        else:
-            servers = Servers([(redis_host, redis_port)], options={"db": redis_db} if redis_db else {})
-        servers.max_connections = max_connections
         self._tier = Tier(first, not isolate)
+        topology: Any
+        if has_folder:
+            if not invalidation:
+                raise ValueError("invalidation=False makes no sense without a server: every hit is checked, at no cost")
+            from cachebox.distributed._embedded.directory import open_directory
+
+            topology = open_directory(str(url), namespace, limit, durability == "machine", seconds, self._tier)
+        else:
+            topology = Topology(servers_of(client, url, redis_host, redis_port, redis_db), namespace)
+            topology.servers.max_connections = max_connections
         self._core = Core(
-            Topology(servers, namespace),
+            topology,
             codec,
             self._tier,
             lifetime=lifetime,
@@ -123,6 +143,10 @@ class Common:
             jitter=shortens,
             stale=stale,
         )
+        if has_folder:
+            from cachebox.distributed._ops.at_once import AtOnce
+
+            self._core.at_once = AtOnce(self._core)
         self._loader = Loader(self._core)
         if share is not None or stale:
             self._loader.refreshing = Refreshing(self._core, self._loader, share or 0.0)
@@ -168,6 +192,12 @@ class Common:
         return self._name
 
     @property
+    def size(self) -> int | None:
+        """Bytes that the second tier takes on the disk; None where that is a server. O(number of files)."""
+        found: int | None = self._core.topology.size
+        return found
+
+    @property
     def namespace(self) -> str:
         """What the names of all entries on the server begin with."""
         return self._namespace
@@ -205,6 +235,15 @@ class Common:
 OPTIONS = Common.__init__.__code__.co_varnames[1:Common.__init__.__code__.co_argcount] + tuple(
     Common.__init__.__kwdefaults__ or ()
 )
+
+
+def servers_of(client: Any, url: str | None, host: str, port: int, db: int) -> Servers:
+    """Where the servers are, as users say it. ImportError where there is nothing to talk to them with."""
+    if find_spec("redis") is None:
+        raise ImportError('a cache on a server needs redis-py: pip install "cachebox-cython[redis]"', name="redis")
+    if client is not None:
+        return from_client(client)
+    return from_url(url) if url is not None else Servers([(host, port)], options={"db": db} if db else {})
 
 
 def _abandon(core: Core) -> None:

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 @with_own_get
 class DistributedCache(Common, BlockingFront):
-    """A cache in two tiers: a `Cache` in the process, and Redis or Valkey behind it, shared by many processes.
+    """A cache in two tiers: a `Cache` in the process, and Redis, Valkey or a folder behind it, shared by many processes.
 
     Args:
         redis_host, redis_port, redis_db: where the server is, unless `url` or `client` says so.
         max_size: the most entries of the first tier, an int from 1 on; None: no bound.
         default_ttl: how long an entry lives unless `set` says otherwise: seconds or a `timedelta`; None: for ever.
         url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+sentinel://host[,host]/service``. A server that
-            belongs to a cluster is asked for the others.
+            belongs to a cluster is asked for the others. Or ``file:///directory``, without a server: a folder that the
+            processes of one machine share; or ``memory://``: a private one.
         client: a ready client of redis-py or valkey-py itself, of which the address and credentials are used; it stays
             open.
         namespace: what the names on the server begin with; caches with the same one share their entries.
@@ -57,6 +58,10 @@ class DistributedCache(Common, BlockingFront):
         compress: ``"zlib"`` or ``"zstd"``: values of 2 KB and more are compressed where that saves a fifth; None: none
             are. ``"zstd"`` needs Python 3.14 or the extra ``zstd``; a process without it counts a miss.
         max_connections: the most connections to each server, an int from 1 on; the link comes on top.
+        size_limit: of a folder, the most bytes that it takes on the disk, an int or a text such as ``"500MB"``; 32 MiB
+            at least.
+        durability: of a folder, ``"process"``: what was written survives the process; ``"machine"``: a power cut, too,
+            for which each write waits.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
     where ``on_unavailable="raise"`` and there is no server.
@@ -78,6 +83,11 @@ class DistributedCache(Common, BlockingFront):
 
     def _get(self, key: Any, default: Any) -> Any:
         """`get`, where the first tier cannot tell."""
+        at_once = self._core.at_once
+        if at_once is not None:
+            value = at_once.get(key)
+            if value is not MISSING:
+                return default if value is at_once.absent else value
         return self._driver.run(self._core.get(key, default))
 
     def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
@@ -92,7 +102,9 @@ class DistributedCache(Common, BlockingFront):
         Raises `BackendUnavailable` where the server was not reached; TypeError or ValueError, and changes nothing, for
         bad input.
         """
-        self._driver.run(self._core.set(key, value, ttl, tags))
+        at_once = self._core.at_once
+        if at_once is None or tags or not at_once.set(key, value, ttl):
+            self._driver.run(self._core.set(key, value, ttl, tags))
 
     def delete(self, key: str) -> bool:
         """Remove a key everywhere. True where a live entry was removed. One round trip."""
@@ -288,13 +300,20 @@ class AsyncDistributedCache(Common, Front):
     async def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, from the first tier or else from the server; `default` where neither has it."""
         value = self._quick(key, MISSING)
+        at_once = self._core.at_once
+        if value is MISSING and at_once is not None:
+            value = at_once.get(key)
+            if value is at_once.absent:
+                return default
         if value is not MISSING:
             return value
         return await self._driver.run(self._core.get(key, default))
 
     async def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
         """Store a value on the server, and drop the key from every first tier."""
-        await self._driver.run(self._core.set(key, value, ttl, tags))
+        at_once = self._core.at_once
+        if at_once is None or tags or not at_once.set(key, value, ttl):
+            await self._driver.run(self._core.set(key, value, ttl, tags))
 
     async def delete(self, key: str) -> bool:
         """Remove a key everywhere. True where a live entry was removed."""

@@ -23,6 +23,7 @@ NAMES = (
     "refresh_failures",
     "undecodable",
     "unstorable",
+    "evictions",
 )
 STATES = ("breaker", "link", "last_error")
 
@@ -90,6 +91,11 @@ class _Counted:
         """Computed values that were returned, but not stored, because the serializer does not take them."""
         return self._count("unstorable")
 
+    @property
+    def evictions(self) -> int:
+        """Live entries that left the second tier for want of room, as this cache wrote; of a folder only."""
+        return self._count("evictions")
+
     def hit_rate(self) -> float:
         """The share of lookups that were served; 0.0 where there were none."""
         hits = self.local_hits + self.remote_hits + self.stale_serves
@@ -153,7 +159,8 @@ class DistributedStats(_Counted):
     ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker),
     ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed),
     ``undecodable`` (misses because of bytes that this cache would not have written) and ``unstorable`` (computed values
-    that the serializer does not take, and that were returned without being stored).
+    that the serializer does not take, and that were returned without being stored), and ``evictions`` (live entries
+    that left a folder for want of room).
     The methods are those of `CacheStats`. ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``: of several
     servers', the one farthest from closed.
     ``link`` says whether changes are heard of, and ``last_error`` what is wrong, if something is.
@@ -184,6 +191,8 @@ class DistributedStats(_Counted):
     def link(self) -> str:
         """Whether changes are heard of: "up", "down", "refused" (by a server that does not track them), or "off"."""
         link = self._core.link
+        if self._core.topology.is_exact:
+            return "up"
         return "off" if link is None else link.state
 
     @property

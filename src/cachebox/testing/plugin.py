@@ -6,21 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
+import cachebox
+
 
 @pytest.fixture
 def cachebox_clear() -> Iterator[None]:
     """Clear every living cache of the process, before the test and after it."""
-    from cachebox import clear_all
-
-    clear_all()
+    cachebox.clear_all()
     yield
-    clear_all()
+    cachebox.clear_all()
 
 
 @pytest.fixture
 def cachebox_disabled() -> Iterator[None]:
     """Let cached functions run every time in the test: they neither read, store nor count."""
-    from cachebox import disabled  # type: ignore[attr-defined, unused-ignore]
-
-    with disabled():
+    with cachebox.disabled():  # type: ignore[attr-defined, unused-ignore]
         yield

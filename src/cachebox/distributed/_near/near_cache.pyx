@@ -27,10 +27,18 @@ from cachebox.cache cimport Cache, hash_in
 from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
 from cachebox._loading.fast_path cimport (
-    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, search_and_use, take_hit,
+    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,
 )
+from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use
+from cachebox._platform.lock cimport acquire, release
+from cachebox._store.store cimport Store
+from cachebox.stats cimport HITS
+from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
+from cachebox.distributed._embedded.page cimport Page, hash_key, load
 
 from time import monotonic
+
+from cachebox.cache import MISSING
 
 
 cdef extern from *:
@@ -41,15 +49,11 @@ cdef extern from *:
     bint is_exact_str "PyUnicode_CheckExact"(PyObject*) noexcept
 
 
-cdef double LAG = 0.005             # seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms
+LAG = 0.005
 
 
 cdef class Fill:
     """Permission to store what is about to be read."""
-    cdef readonly str key
-    cdef readonly bint live
-    cdef readonly double begun
-    cdef set tags                   # tags that were invalidated meanwhile, or None
 
     cdef bint permits(self, tags) except -1:
         """Whether a value with such tags may be stored."""
@@ -58,38 +62,15 @@ cdef class Fill:
 
 cdef class Write:
     """A write of this process, under way."""
-    cdef readonly tuple keys
-    cdef set heard                  # keys about which something was heard meanwhile
-    cdef bint clears                # what it makes the server push is not counted as an invalidation: everything,
-    cdef object tag                 # or the entries with this tag, or None
-    cdef bint generation_heard
-    cdef bint tags_heard
-    cdef long link
-    cdef long begun                 # by the tier's clock
 
 
 cdef class Tier:
-    cdef readonly Cache first
-    cdef public double fresh_until  # monotonic seconds
-    cdef bint plain                 # whether a hit hands out what is stored
-    cdef readonly Section lock
-    cdef dict fills                 # key: [Fill, ...]
-    cdef set writes                 # Write, under way
-    cdef dict own                   # key: when those writes of this process returned whose pushes are still to come
-    cdef long clock                 # counts the begins and the returns of writes
-    cdef set own_generations        # buckets, likewise
-    cdef set own_tags               # (bucket, tag), likewise
-    cdef dict tags                  # key: its tags, for entries that have some
-    cdef dict waiters               # key: [callable, ...]
-    cdef readonly long link         # number of the link, new with every loss and every connection
-    cdef readonly bint linked
-    cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
-    cdef readonly long long refreshes, refresh_failures, undecodable, unstorable
 
     def __init__(self, Cache first not None, plain=True):
         self.first = first
         self.first.next_visit = -INFINITY       # never call the sweeper: the link sweeps
         self.plain = plain
+        self.isolates = not plain
         self.link = 0
         self.renew()
 
@@ -107,7 +88,35 @@ cdef class Tier:
         self.tags = {}
         self.waiters = {}
 
+    def follow(self, Page page):
+        """Store and serve only what this page vouches for; None: nothing, before there is one. What was stored is dropped."""
+        with self.lock:
+            self.page = page
+            self.plain = False
+            self.follows = True
+            self.exact = not self.isolates
+        self.wipe(False)
+
     # --- reading ------------------------------------------------------------------------------------------------------
+
+    def look(self, str key, bint counts):
+        """What is stored under a key, if it may be served where the second tier can be asked; else MISSING.
+
+        `counts`: as a hit.
+        """
+        stored = self.first.peek(key, MISSING)
+        if stored is MISSING:
+            return MISSING
+        if is_noted(<PyObject*>stored):
+            if not is_current(<PyObject*>stored):
+                with self.lock:
+                    if self.first.peek(key, MISSING) is stored and self.first.delete(key):
+                        self.invalidations += 1
+                return MISSING
+            mark(<PyObject*>stored)
+        if counts:
+            self.first.get(key)
+        return (<Noted>stored).value if is_noted(<PyObject*>stored) else stored
 
     def begin_fill(self, str key):
         """Take permission to store what the server is about to say about a key."""
@@ -125,6 +134,10 @@ cdef class Tier:
         fill.key = key
         fill.live = True
         fill.begun = now
+        if self.page is not None:
+            fill.hash = hash_key(self.page, key)
+            fill.count = load(&self.page.bucket_of(fill.hash).count)
+            fill.tag_count = load(&self.page.head.tag_count)
         (<list>self.fills.setdefault(key, [])).append(fill)
         return fill
 
@@ -144,6 +157,15 @@ cdef class Tier:
         cdef bint live
         if lifetime < INFINITY:
             lifetime = fill.begun + lifetime - now - LAG
+        if self.follows and self.page is None:
+            fill.live = False
+        elif self.page is not None and fill.live:
+            noted = note(self.page, value, fill.hash, fill.count, tuple(tags))
+            if not is_current(<PyObject*>noted) or fill.count & 1 or (
+                tags and (fill.tag_count & 1 or load(&self.page.head.tag_count) != fill.tag_count)
+            ):
+                fill.live = False                   # changed since, or being changed
+            value = noted
         if fill.permits(tags) and lifetime > 0:
             if tags or self.tags:
                 self.note_tags(fill.key, tags)
@@ -308,7 +330,7 @@ cdef class Tier:
     def has_tag(self, str tag):
         """How many entries of a tag there are. O(entries with tags)."""
         with self.lock:
-            return len([key for key in self.tagged(tag) if key in self.first])
+            return len([key for key in self.tagged(tag) if self.look(key, False) is not MISSING])
 
     cdef list tagged(self, str tag):
         """The keys that have a tag, and perhaps an entry. O(entries with tags)."""
@@ -408,7 +430,7 @@ cdef class Tier:
     def count(
         self, long long remote_hits=0, long long misses=0, long long stale_serves=0, long long errors=0,
         long long fills_refused=0, long long refreshes=0, long long refresh_failures=0, long long undecodable=0,
-        long long unstorable=0,
+        long long unstorable=0, long long evictions=0,
     ):
         """Add to the statistics."""
         with self.lock:
@@ -421,6 +443,7 @@ cdef class Tier:
             self.refresh_failures += refresh_failures
             self.undecodable += undecodable
             self.unstorable += unstorable
+            self.evictions += evictions
 
     @property
     def is_fresh(self):
@@ -438,6 +461,39 @@ cdef class Tier:
             assert not self.writes, f"{len(self.writes)} writes left"
             assert not self.waiters, f"waiters left for {list(self.waiters)}"
         self.first._check()
+
+
+cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept:
+    """A hit in a first tier that follows a page: a new reference to the value. NULL: it is none, or not so simple."""
+    cdef PyObject* first = <PyObject*>(<Tier>tier).first
+    cdef Table* t = (<Store>first).table
+    cdef PyObject* noted
+    cdef PyObject* value = NULL
+    cdef uint32_t i
+    if not find_at_once(first, key, h, &i):         # it has taken the lock
+        i = lookup(t, key, h)
+    if likely(i != 0 and i != UNCERTAIN and (<Tier>tier).fresh_until == INFINITY):
+        noted = t.entries[i].value
+        if likely(noted != NULL and is_noted(noted) and is_current(noted)):
+            if likely(is_plain_hit(first, i)):
+                (<Store>first).counts[HITS] += 1
+                note_use(<PyObject*>(<Store>first).engine, i)
+            elif not ends_not(first, i):
+                noted = NULL
+            if noted != NULL:
+                mark(noted)
+                value = <PyObject*>(<Noted>noted).value
+                incref(value)
+    release((<Store>first).lock)
+    return value
+
+
+cdef bint ends_not(PyObject* first, uint32_t i) noexcept:
+    """A hit on an entry that may have ended: whether it has not. Counts it."""
+    cdef PyObject* noted = quick_use(first, i)
+    if noted != NULL:
+        decref(noted)                               # the entry has another reference
+    return noted != NULL
 
 
 cdef Tier NOTHING = Tier(Cache(1))
@@ -462,7 +518,13 @@ cdef class Front:
     def _quick(self, key, default):
         """The value of a key that can be served at once, else `default`."""
         cdef PyObject* value
-        if is_exact_str(<PyObject*>key) and self.tier.plain and coarse_now() < self.tier.fresh_until:
+        if not is_exact_str(<PyObject*>key):
+            return default
+        if self.tier.exact:
+            value = exact_get(<PyObject*>self.tier, <PyObject*>key, hash_in(self.tier.first, key))
+            if value != NULL:
+                return take_over(value)
+        elif self.tier.plain and coarse_now() < self.tier.fresh_until:
             value = quick_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
@@ -507,6 +569,10 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
         if likely(find_at_once(first, args[0], h, &i) and is_plain_hit(first, i)):
             return take_hit(first, i)
         value = search_and_use(first, args[0], h, i, &compared)
+        if value != NULL:
+            return value
+    elif (<Tier>tier).exact and names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed):
+        value = exact_get(tier, args[0], mixed_in(<PyObject*>(<Tier>tier).first, hashed))
         if value != NULL:
             return value
     return compiled_get(self, args, n, names)

@@ -31,7 +31,8 @@ from cachebox.distributed._net.background import Helper
 from cachebox.distributed._net.blocking_driver import Blocking, Channel, open_channel, readable
 from cachebox.distributed._net.effects import Commands, Effects, MakeWaiter, Node, Wait
 from cachebox.distributed._net.health import log, told
-from cachebox.distributed._net.servers import FAILURES, NOT_SERVING, left
+from cachebox.distributed._net.refusals import NOT_SERVING
+from cachebox.distributed._net.servers import failures, left
 from cachebox.distributed._net.topology import Topology
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import verify
@@ -349,7 +350,7 @@ class Link:
                 return
             if names.clustered:                 # or the first writes into each bucket would be news to everybody
                 said(channel, [[b"SET", names.generation(bucket), new_token(), b"NX"] for bucket in owned], deadline)
-        except FAILURES as error:
+        except failures() as error:
             if channel is not None:
                 channel.close()
             self._why[node] = str(error) or type(error).__name__
@@ -372,7 +373,7 @@ class Link:
             while line.sent:                    # a first sign of life makes hits possible at once
                 channel.sock.settimeout(left(deadline))
                 self._read(line)
-        except FAILURES as error:
+        except failures() as error:
             self._lose(line, str(error))
         else:
             self._tell()
@@ -408,7 +409,7 @@ class Link:
         try:
             channel = open_channel(node, deadline)
             self._serves(node, channel, list(owners).index(node), deadline)
-        except FAILURES as error:
+        except failures() as error:
             node.health.has_failed(error)
         finally:
             if channel is not None:
@@ -441,7 +442,7 @@ class Link:
                     request.asked.add(line)
                 try:
                     line.ping(wanted)
-                except FAILURES as error:
+                except failures() as error:
                     self._lose(line, str(error))
 
     def _listen(self) -> None:
@@ -463,7 +464,7 @@ class Link:
                 self._read(line)
             except (BlockingIOError, SSLWantReadError):     # TLS had something to tell, but the server had not
                 pass
-            except FAILURES as error:
+            except failures() as error:
                 self._lose(line, str(error))
 
     def _read(self, line: Line) -> None:

@@ -9,9 +9,10 @@ from collections import deque
 from typing import Any
 
 from cachebox._loading.tasks import TaskWaiter
-from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox._platform.thread import Thread
+from cachebox.distributed._net.effects import Block, Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed._net.pool import Turn, needs_sign_of_life, patience, share
-from cachebox.distributed._net.servers import FAILURES, connect_async, is_cut, is_timeout, left
+from cachebox.distributed._net.servers import connect_async, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
 
@@ -172,8 +173,41 @@ class Async:
             # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
             asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006
             return True
+        if type(effect) is Block:
+            return await in_thread(effect)
         result = effect.function()
         return await result if inspect.isawaitable(result) else result
+
+
+async def in_thread(effect: Block) -> Any:
+    """What a function returns that a thread of its own calls. Whoever is cancelled waits for its end all the same: it
+    must not do anything after what the task does next."""
+    waiter = TaskWaiter()
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.append((effect.function(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        waiter.wake()
+
+    try:
+        Thread("cachebox-wait", call).start()
+    except RuntimeError:                            # no thread is to be had
+        return effect.function()
+    cancelled: BaseException | None = None
+    while not outcome:
+        try:
+            await waiter.wait()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
 
 
 async def exchange_async(
@@ -219,7 +253,7 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
             replies = await channel.talk(data, len(commands))
             verify(commands, replies, channel.replies)
         channel.used_at = now
-    except FAILURES as error:
+    except failures() as error:
         late = is_timeout(error)
         if channel is not None:
             late = late or channel.is_late
@@ -338,7 +372,7 @@ async def idle_channel(
         else:
             try:
                 await talk_until(channel, PING, [[b"PING"]], share(deadline, 0.25))
-            except FAILURES:
+            except failures():
                 pool.discard(channel)
                 pool.close(channel.used_at)     # the others were idle for longer
             except BaseException:

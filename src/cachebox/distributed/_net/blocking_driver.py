@@ -10,7 +10,7 @@ from cachebox._platform.callers import waiter
 from cachebox._platform.guard import report
 from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed._net.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
-from cachebox.distributed._net.servers import FAILURES, connect, is_cut, is_timeout, left
+from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
 
@@ -47,7 +47,7 @@ class Channel:
         try:
             self.send(PING, deadline)
             self.receive(1, deadline)
-        except FAILURES:
+        except failures():
             return False
         return True
 
@@ -186,7 +186,7 @@ def exchange(node: Node, commands: Commands, deadline: float, once: bool = False
         channel.send(data, until)
         replies = channel.receive(len(commands), until)
         verify(commands, replies, channel.replies)
-    except FAILURES as error:
+    except failures() as error:
         if channel is not None and is_timeout(error) and until < deadline:
             return exchange_anew(node, commands, channel, deadline)
         if channel is not None:
@@ -223,7 +223,7 @@ def exchange_anew(node: Node, commands: Commands, old: Channel, deadline: float)
         ready = readable([channel.sock for channel in channels], left(deadline))
         winner = next((channel for channel in channels if channel.sock in ready), new)
         replies = collect(winner, commands, deadline)
-    except FAILURES as error:
+    except failures() as error:
         return last_look(node, commands, channels, old, failure_of(error, True, True))
     except BaseException:
         for channel in channels:
@@ -253,7 +253,7 @@ def last_look(
     if old in channels and readable([old.sock], 0.0):
         try:
             outcome = collect(old, commands, time.monotonic() + GRACE)
-        except FAILURES:
+        except failures():
             pass
         else:
             channels.remove(old)
@@ -295,7 +295,7 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
                 channel.used_at = now
                 channel.send(packed_all(commands), deadline)
                 under_way[i] = (channel, was_reused)
-            except FAILURES as error:
+            except failures() as error:
                 if channel is not None:
                     node.pool.discard(channel)
                 outcomes[i] = failure_of(error, channel is not None, was_reused)
@@ -315,7 +315,7 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
                 try:
                     outcomes[i] = collect(channel, commands, max(deadline, time.monotonic() + GRACE))
                     node.pool.give_back(channel)
-                except FAILURES as error:
+                except failures() as error:
                     node.pool.discard(channel)
                     outcomes[i] = failure_of(error, True, was_reused)
                 except BaseException:

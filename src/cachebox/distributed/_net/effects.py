@@ -106,6 +106,13 @@ class Run:
 
 
 @dataclass
+class Block:
+    """Call a function of ours that may block for a while, and return what it returns."""
+
+    function: Callable[[], Any]
+
+
+@dataclass
 class Start:
     """Have steps run in the background: in a thread of the pool, or in a task. Returns whether they will."""
 

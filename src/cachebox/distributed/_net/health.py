@@ -13,7 +13,7 @@ from typing import Any
 
 from cachebox._platform.section import Section
 from cachebox.distributed._net.breaker import CLOSED, Breaker
-from cachebox.distributed._net.servers import refusal_in
+from cachebox.distributed._net.refusals import refusal_in
 from cachebox.distributed._wire.scripts import LEAD, STORING, WRITING
 
 log = logging.getLogger("cachebox")

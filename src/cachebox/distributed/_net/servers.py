@@ -2,6 +2,7 @@
 
 redis-py makes the connections: addresses, TLS, credentials, the handshake. Then its socket, or its pair of streams, is
 taken over: its clients retry ten times by default, would send an `INCR` twice, and know no deadline for a whole call.
+It is imported only when there is a server to connect to.
 """
 
 from __future__ import annotations
@@ -10,17 +11,13 @@ import asyncio
 import inspect
 import math
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
-import redis
-import redis.asyncio.connection as asyncio_connections
-import redis.connection as connections
-
-from cachebox.distributed._wire.resp import ReplyError, Senseless
+from cachebox.distributed._wire.resp import Senseless
 
 Address = tuple[str, int]           # of a unix socket: its path, and 0
 
@@ -63,7 +60,7 @@ class Servers:
 
     def connection(self, address: Address, deadline: float, is_async: bool, for_sentinel: bool = False) -> Any:
         """A redis-py connection that is not connected yet. One that blocks keeps to the deadline while it connects."""
-        module = asyncio_connections if is_async else connections
+        module: Any = import_module("redis.asyncio.connection" if is_async else "redis.connection")
         tls = self.sentinel_tls if for_sentinel else self.tls
         options = dict(self.sentinel_options if for_sentinel else self.options)
         if self.is_path and not for_sentinel:
@@ -177,58 +174,30 @@ def mode_of(greeting: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-FAILURES: tuple[type[BaseException], ...] = (OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError)
-"""What connecting and talking may raise where the server, or the way to it, is at fault."""
+def failures() -> tuple[type[BaseException], ...]:
+    """What connecting and talking may raise where the server, or the way to it, is at fault."""
+    import redis
+
+    return OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError
 
 
 def refuse_nonsense(error: BaseException) -> None:
     """Raise `Senseless` where redis-py stumbled over what the server said during the handshake."""
-    if isinstance(error, Exception) and not isinstance(error, (*FAILURES, MemoryError)):
+    if isinstance(error, Exception) and not isinstance(error, (*failures(), MemoryError)):
         raise Senseless(f"the handshake failed: {type(error).__name__}: {error}") from error
-
-
-NOT_SERVING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
-"""How an answer begins that means: later, perhaps."""
-
-
-NO_REFUSAL = NOT_SERVING | {"TRYAGAIN", "MOVED", "ASK", "NOSCRIPT", "UNKNOWN_NODE", "NOTINT", "LATE"}
-"""How answers begin that say where to go or, by our own scripts, what is there."""
-
-
-class Unavailable(Exception):
-    """A breaker is open, or no server has the bucket. `refusal`: what a server said that refuses."""
-
-    def __init__(self, message: str, refusal: str | None = None) -> None:
-        super().__init__(message)
-        self.refusal = refusal
-
-
-def refusal_in(error: BaseException) -> str | None:
-    """The words in which a server refuses, or the TLS library for us; None: it is no refusal."""
-    if isinstance(error, (ReplyError, Unavailable)):
-        return error.refusal if isinstance(error, Unavailable) else None if error.code in NO_REFUSAL else str(error)
-    code = str(getattr(error, "status_code", None) or "")
-    words = str(error) if str(error).startswith(code) else f"{code} {error}"
-    if isinstance(error, (redis.ResponseError, redis.AuthenticationError, redis.exceptions.AuthorizationError)):
-        return None if code in NOT_SERVING else words
-    if isinstance(error, redis.ConnectionError) and "max number of clients" in words:
-        return words
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            is_cut_short = isinstance(seen, (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError))
-            return None if is_cut_short else str(seen)
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def is_cut(error: BaseException) -> bool:
     """Whether a connection broke while it was being made, but not because nobody listens or we are not let in."""
+    import redis
+
     return type(error) is redis.ConnectionError and "connecting to" not in str(error)
 
 
 def is_timeout(error: BaseException) -> bool:
     """Whether waiting for it took too long."""
+    import redis
+
     return isinstance(error, (TimeoutError, asyncio.TimeoutError, redis.TimeoutError))
 
 

@@ -13,14 +13,16 @@ from typing import Any
 
 from cachebox._platform.section import Section
 from cachebox.distributed._net.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
-from cachebox.distributed._net.servers import NOT_SERVING, Address, Servers, Unavailable, mode_of, refusal_in
+from cachebox.distributed._net.refusals import NOT_SERVING, Unavailable, refusal_in
+from cachebox.distributed._net.servers import Address, Servers, mode_of
 from cachebox.distributed._wire.keyspace import SLOTS, KeySpace
 from cachebox.distributed._wire.resp import ReplyError
-from cachebox.distributed._wire.scripts import BY_DIGEST
+from cachebox.distributed._wire.scripts import BY_DIGEST, CLEAN, script_call
 
 RETRIES = 3
 PAUSE = 0.03                        # seconds before asking again a server that is busy becoming ready
 REFRESH_APART = 0.5                 # seconds
+PAGE = 1000                         # names that a server looks at in one step
 NOT_NOW = NOT_SERVING | {"TRYAGAIN"}
 MOVED_ON = frozenset({"MOVED", "READONLY", "UNKNOWN_NODE"})
 
@@ -30,6 +32,11 @@ class Topology:
 
     Whoever changes them replaces them as a whole, so readers need no lock.
     """
+
+    is_exact = False                    # whether a first tier can see by itself what has changed
+    at_once = 1000                      # keys in one call of a script
+    size = None                         # a server tells by itself
+    news_apart = 0.05                   # seconds between looks where no link brings news
 
     def __init__(self, servers: Servers, namespace: str) -> None:
         self.servers = servers
@@ -381,6 +388,64 @@ class Topology:
                         results[i] = self._refused(node, commands[i][1], refusal)
                         todo.remove(i)
         return results
+
+    # --- going through all names ------------------------------------------------------------------------------------
+
+    def page(self, node: Node, cursor: bytes, letter: str, prefix: str, deadline: float) -> Effects[Any]:
+        """Where the next page of a server's names begins (nothing: there is none), and the keys of this one; or a
+        Failure. `letter`, `prefix`: of the names that are wanted."""
+        names = self.names
+        assert names is not None
+        command = [b"SCAN", cursor, b"MATCH", names.pattern(letter, prefix), b"COUNT", PAGE]
+        outcome: Any = None
+        if node.breaker.may_call(self.link_probes):
+            (outcome,) = yield Exchange([(node, [command])], deadline)
+            if type(outcome) is Failure and outcome.is_broken:
+                node.close()
+                (outcome,) = yield Exchange([(node, [command])], deadline)
+        if type(outcome) is Failure:
+            node.health.has_failed(outcome.error)
+            return outcome
+        if outcome is None:
+            return refused(node)
+        if type(outcome[0]) is not list:
+            node.health.refused((b"SCAN",), str(outcome[0]))
+            return Failure(outcome[0], True, False)
+        if node.health.is_troubled:
+            node.health.has_answered((b"SCAN",), outcome[0])
+        cursor, page = outcome[0]
+        parsed = [names.parse(name) for name in page]
+        keys = dict.fromkeys(found[2] for found in parsed if found is not None and found[2].startswith(prefix))
+        return b"" if cursor == b"0" else cursor, tuple(keys)
+
+    def clean(self, driver: Any, must_end: Callable[[], bool], deadline: Callable[[], float]) -> bool:
+        """Remove what older generations left, page by page. Returns whether it got to the end."""
+        names = self.names
+        if names is None:
+            return True
+        for node in self.masters:
+            cursor = b"0"
+            while not must_end():
+                command = [b"SCAN", cursor, b"MATCH", names.pattern(), b"COUNT", PAGE]
+                (outcome,) = driver.do(Exchange([(node, [command])], deadline()))
+                if type(outcome) is Failure or type(outcome[0]) is not list:
+                    return False
+                cursor, page = outcome[0]
+                groups: dict[int, list[bytes]] = {}
+                for name in page:
+                    parsed = names.parse(name)
+                    if parsed is not None and chr(parsed[1]) in "vlt":
+                        groups.setdefault(parsed[0], []).append(name)
+                commands = [
+                    (bucket, script_call(CLEAN, [names.generation(bucket), *members]))
+                    for bucket, members in groups.items()
+                ]
+                replies = driver.run(self.ask(commands, deadline())) if commands else []
+                if any(type(reply) is Failure for reply in replies):
+                    return False
+                if cursor == b"0":
+                    break
+        return True
 
     @staticmethod
     def _refused(node: Node, command: Sequence[Any], reply: ReplyError) -> Failure:

@@ -13,8 +13,6 @@ from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-import redis.connection as connections
-
 from cachebox.distributed._net.servers import SENTINEL_PORT, Address, Servers
 
 PORT = 6379
@@ -64,6 +62,8 @@ def _protocol(given: str) -> int:
 
 
 def _verify_flags(given: str) -> Any:
+    from redis import connection as connections
+
     try:
         return connections.parse_ssl_verify_flags(given)  # type: ignore[no-untyped-call,unused-ignore]
     except (ValueError, AttributeError, KeyError):

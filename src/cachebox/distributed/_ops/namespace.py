@@ -14,19 +14,17 @@ from functools import partial
 from typing import Any
 
 from cachebox.distributed._net.blocking_driver import Blocking
-from cachebox.distributed._net.effects import Effects, Exchange, Failure, Node, Run
+from cachebox.distributed._net.effects import Effects, Failure, Node, Run
 from cachebox.distributed._net.health import log
-from cachebox.distributed._net.topology import refused
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.pending_invalidations import Rule
 from cachebox.distributed._wire.codec import Undecodable
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
-from cachebox.distributed._wire.scripts import CLEAN, CLEAR, INVALIDATE_TAG, READ, TTL, script_call
+from cachebox.distributed._wire.scripts import CLEAR, INVALIDATE_TAG, READ, TTL, script_call
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.options import checked_tags, seconds_of
 
-PAGE = 1000                         # names that the server looks at in one step
 CLEANINGS = 5                       # tries to give memory back, where the server does not answer
 CLEANINGS_APART = 1.0               # seconds
 
@@ -76,33 +74,7 @@ class Whole:
     def _cleans(self) -> bool:
         """Whether it got to the end."""
         core = self._core
-        driver = Blocking()
-        names = core.topology.names
-        if names is None:
-            return True
-        for node in core.topology.masters:
-            cursor = b"0"
-            while not core.helper.must_end:
-                command = [b"SCAN", cursor, b"MATCH", names.pattern(), b"COUNT", PAGE]
-                (outcome,) = driver.do(Exchange([(node, [command])], core.deadline()))
-                if type(outcome) is Failure or type(outcome[0]) is not list:
-                    return False
-                cursor, page = outcome[0]
-                groups: dict[int, list[bytes]] = {}
-                for name in page:
-                    parsed = names.parse(name)
-                    if parsed is not None and chr(parsed[1]) in "vlt":
-                        groups.setdefault(parsed[0], []).append(name)
-                commands = [
-                    (bucket, script_call(CLEAN, [names.generation(bucket), *members]))
-                    for bucket, members in groups.items()
-                ]
-                replies = driver.run(core.topology.ask(commands, core.deadline())) if commands else []
-                if any(type(reply) is Failure for reply in replies):
-                    return False
-                if cursor == b"0":
-                    break
-        return True
+        return core.topology.clean(Blocking(), lambda: core.helper.must_end, core.deadline)
 
     def invalidate_tag(self, tag: Any) -> Effects[int]:
         """`DistributedCache.invalidate_tag`: a new generation of the tag in every bucket."""
@@ -242,31 +214,10 @@ class Whole:
         self, node: Node, cursor: bytes, letter: str, prefix: str, deadline: float
     ) -> Effects[tuple[bytes, tuple[str, ...]]]:
         """Where the next page begins (nothing: there is none), and the keys of this one."""
-        core = self._core
-        names = core.topology.names
-        assert names is not None
-        command = [b"SCAN", cursor, b"MATCH", names.pattern(letter, prefix), b"COUNT", PAGE]
-        outcome: Any = None
-        if node.breaker.may_call(core.topology.link_probes):
-            (outcome,) = yield Exchange([(node, [command])], deadline)
-            if type(outcome) is Failure and outcome.is_broken:
-                node.close()
-                (outcome,) = yield Exchange([(node, [command])], deadline)
-        if type(outcome) is not list or type(outcome[0]) is not list:
-            failure = refused(node)
-            if type(outcome) is Failure:
-                failure = outcome
-                node.health.has_failed(outcome.error)
-            elif outcome is not None:
-                failure = Failure(outcome[0], True, False)
-                node.health.refused((b"SCAN",), str(outcome[0]))
-            core.raise_failed([([], failure)])
-        if node.health.is_troubled:
-            node.health.has_answered((b"SCAN",), outcome[0])
-        cursor, page = outcome[0]
-        parsed = [names.parse(name) for name in page]
-        keys = dict.fromkeys(found[2] for found in parsed if found is not None and found[2].startswith(prefix))
-        return b"" if cursor == b"0" else cursor, tuple(keys)
+        found = yield from self._core.topology.page(node, cursor, letter, prefix, deadline)
+        if type(found) is Failure:
+            self._core.raise_failed([([], found)])
+        return found
 
     def _read(self, keys: Iterable[str], deadline: float) -> Effects[list[tuple[str, Any]]]:
         """What is stored under some keys; counts nothing, and keeps nothing here."""

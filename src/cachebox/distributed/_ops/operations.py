@@ -21,7 +21,7 @@ from cachebox.distributed._near.near_cache import Fill, Tier, Write
 from cachebox.distributed._near.tracking import Link
 from cachebox.distributed._net.background import Helper
 from cachebox.distributed._net.effects import Effects, Failure, Run
-from cachebox.distributed._net.servers import Unavailable, refusal_in
+from cachebox.distributed._net.refusals import Unavailable, refusal_in
 from cachebox.distributed._net.topology import Topology
 from cachebox.distributed._ops.pending_invalidations import Owed
 from cachebox.distributed._wire.codec import COUNTER, LARGEST_INT, LONGEST_KEPT, WHOLE, Codec, Undecodable
@@ -44,7 +44,6 @@ from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 from cachebox.distributed.options import LONGEST, checked_key, checked_keys, checked_tags, milliseconds, seconds_of
 
-AT_ONCE = 1000                      # keys in one call of a script
 REAPED_EVERY = 5.0                  # seconds
 ATTEMPTS = 16                       # of an increment over connections that break, if the deadline lets it
 ATOMS = (str, int, float, bool, bytes, type(None))
@@ -111,8 +110,11 @@ class Core:
         self.jitter = jitter
         self.kept = min(int(stale * 1000), LONGEST_KEPT)    # milliseconds that entries are kept beyond their end
         self.helper = Helper()
-        self.link = Link(topology, tier, self.helper, max_staleness, timeout) if invalidation else None
+        self.link = None
+        if invalidation and not topology.is_exact:
+            self.link = Link(topology, tier, self.helper, max_staleness, timeout)
         self.is_closed = False
+        self.at_once: Any = None                # the short ways, if there are some
         self._reported: set[str] = set()
         self.owed = Owed(self)
         self._reaps = False
@@ -212,7 +214,7 @@ class Core:
         value = self.codec.loads(kind, payload, schema)
         stored = Packed(kind, payload, schema) if self.isolate and type(value) not in ATOMS else value
         lifetime = math.inf if pttl < 0 else (pttl - self.codec.kept(data)) / 1000
-        if self.link is None:
+        if self.link is None and not self.topology.is_exact:
             lifetime = min(lifetime, self.max_staleness)
         return value, (fill, stored, lifetime, tags)
 
@@ -267,7 +269,7 @@ class Core:
         if self.is_closed or self.topology.owners is None or (link is not None and not link.has_begun):
             yield from self.begin(deadline)
         if tier.is_fresh:
-            value = self.give(tier.first.get(key, MISSING) if counts else tier.first.peek(key, MISSING))
+            value = self.give(tier.look(key, counts))
             if value is not MISSING:
                 return value, True
         fill = tier.begin_fill(key)
@@ -297,7 +299,7 @@ class Core:
         if not self.is_local:
             self.tier.count(errors=1)
             raise self.unavailable(failure, [key])
-        value = self.give(self.tier.first.peek(key, MISSING))
+        value = self.give(self.tier.look(key, False))
         if value is MISSING:
             self.tier.count(errors=1, misses=counts)
             return MISSING
@@ -309,7 +311,7 @@ class Core:
         key = checked_key(key)
         deadline = self.deadline()
         yield from self.begin(deadline)
-        if self.tier.is_fresh and key in self.tier.first:
+        if self.tier.is_fresh and self.tier.look(key, False) is not MISSING:
             return True
         reply = yield from self.call(TTL, key, deadline=deadline)
         if type(reply) is Failure:
@@ -324,7 +326,7 @@ class Core:
         reply = yield from self.call(TTL, key, deadline=deadline)
         if type(reply) is Failure:
             self.tier.count(errors=1)
-            if self.is_local and key in self.tier.first:
+            if self.is_local and self.tier.look(key, False) is not MISSING:
                 return self.tier.first.ttl(key)
             raise self.unavailable(reply, [key])
         if reply == -2:
@@ -340,7 +342,7 @@ class Core:
         if failed:
             if self.is_local:
                 for key in failed:
-                    value = self.give(self.tier.first.peek(key, MISSING))
+                    value = self.give(self.tier.look(key, False))
                     if value is not MISSING:
                         stale += 1
                         found[key] = value
@@ -359,9 +361,8 @@ class Core:
         failed: dict[str, Failure] = {}
         absent: list[str] = []
         if tier.is_fresh:
-            get = tier.first.get if counts else tier.first.peek
             for key in wanted:
-                value = self.give(get(key, MISSING))
+                value = self.give(tier.look(key, counts))
                 if value is MISSING:
                     absent.append(key)
                 else:
@@ -416,14 +417,15 @@ class Core:
         names = self.topology.names
         if names is None or not names.clustered:
             keys = list(keys)
-            return [(0, keys[at:at + AT_ONCE]) for at in range(0, len(keys), AT_ONCE)]
+            at_once = self.topology.at_once
+            return [(0, keys[at:at + at_once]) for at in range(0, len(keys), at_once)]
         groups: dict[int, list[str]] = {}
         for key in keys:
             groups.setdefault(names.bucket(key), []).append(key)
         return [
-            (bucket, members[at:at + AT_ONCE])
+            (bucket, members[at:at + self.topology.at_once])
             for bucket, members in groups.items()
-            for at in range(0, len(members), AT_ONCE)
+            for at in range(0, len(members), self.topology.at_once)
         ]
 
     @staticmethod
@@ -779,6 +781,8 @@ class Core:
         seconds = self.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
         deadline = time.monotonic() + seconds
         yield from self.begin(deadline)
+        if self.topology.is_exact:
+            return
         if self.link is not None:
             hopeless = timeout is None and self.link.state != "up" and self.topology.worst == "open"
             if hopeless or not (yield from self.link.barrier(deadline)):

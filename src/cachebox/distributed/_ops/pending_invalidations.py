@@ -20,7 +20,7 @@ from cachebox._platform.section import Section
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._net.effects import Effects, Failure, MakeWaiter, Run, Wait
 from cachebox.distributed._net.health import log
-from cachebox.distributed._net.servers import Unavailable
+from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.scripts import CLEAR, DELETE, INVALIDATE_TAG, READ, script_call
 from cachebox.distributed.errors import BackendUnavailable
@@ -136,7 +136,7 @@ class Owed:
         if rule.predicate is None:
             return True
         try:
-            return bool(rule.predicate(key, self._core.give(self._core.tier.first.peek(key))))
+            return bool(rule.predicate(key, self._core.give(self._core.tier.look(key, False))))
         except Exception:                       # of the user's: it is not known to stay
             return True
 

@@ -76,7 +76,7 @@ class Refreshing:
 
     def _left_here(self, key: str) -> float:
         """How long an entry of the first tier lives on; infinity where that tells nothing of the server's."""
-        if self._core.link is None:             # cut short to `max_staleness`
+        if self._core.link is None and not self._core.topology.is_exact:             # cut short to `max_staleness`
             return math.inf
         try:
             left = self._core.tier.first.ttl(key)

@@ -40,7 +40,6 @@ from cachebox.distributed.options import checked_key, checked_tags, seconds_of
 if TYPE_CHECKING:
     from cachebox.distributed._ops.refresh import Refreshing
 
-UNLINKED_WAIT = 0.05                # seconds between looks where no link brings news
 MOST_LOOKS = 5                      # at entries that cannot be decoded, one after the other
 FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
 
@@ -140,7 +139,7 @@ class Loader:
         deadline = core.deadline()
         yield from core.begin(deadline)
         if tier.is_fresh:
-            value = core.give(tier.first.get(key, MISSING))
+            value = core.give(tier.look(key, True))
             if value is not MISSING:
                 if self.refreshing is not None:
                     yield from self.refreshing.consider(key, factory, decide, value)
@@ -317,7 +316,7 @@ class Loader:
                 tier.wait_no_more(key, waiter.wake)
                 return (yield Run(factory)), True
             if not tier.linked:
-                seconds = min(seconds, UNLINKED_WAIT)
+                seconds = min(seconds, core.topology.news_apart)
             if acts:
                 seconds = min(seconds, 1.0)
             try:

@@ -1,0 +1,160 @@
+"""Where a folder is, and that nobody but its owner can see or change what is in it.
+
+Each namespace has a folder of its own below the one that the user names. Nothing in it is followed through a symbolic
+link, belongs to somebody else, or may be written by others; what is not so is refused, for who can write there decides
+what this program believes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from urllib.parse import quote, unquote_to_bytes
+
+from cachebox.distributed._embedded.page import remote_kind
+
+ANYWHERE = "CACHEBOX_ANY_FILE_SYSTEM"
+"""The environment variable that lets a folder be on a file system that other machines may share."""
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def path_of(url: str) -> str:
+    """The path that a URL with ``file://`` names. ValueError where it makes no sense.
+
+    >>> path_of("file:///var/cache/my%20app")
+    '/var/cache/my app'
+    """
+    rest = url[len("file://"):]
+    wanted = f"url must name a folder by its whole path, as file:///var/cache/app, not {url!r}"
+    for mark, name in (("?", "options"), ("#", "a fragment")):
+        if mark in rest:
+            raise ValueError(f"{wanted}: it has {name}; write %{ord(mark):X} for a {mark!r} in a path")
+    if not rest.startswith("/"):
+        raise ValueError(wanted)
+    data = unquote_to_bytes(rest)
+    bad = [part for part in rest.split("%")[1:] if len(part) < 2 or not all(c in "0123456789abcdefABCDEF" for c in part[:2])]
+    if bad or b"\0" in data:
+        raise ValueError(f"{wanted}: every '%' has to be followed by two hexadecimal digits, and none may be %00")
+    path = os.fsdecode(data)
+    if ".." in path.split("/"):
+        raise ValueError(f"{wanted}: it must not have '..' in it")
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
+class Folder:
+    """The folder of one namespace.
+
+    Args:
+        root: an absolute path; made if it is not there.
+        namespace: any str.
+        name: what the folder of the namespace is called, if that is known.
+    """
+
+    is_private = False
+
+    def __init__(self, root: str, namespace: str, name: str = "") -> None:
+        self.root = root
+        self.namespace = namespace
+        name = name or quote(namespace.encode("utf-8", "surrogatepass"), safe="")
+        name = name.replace(".", "%2E") if set(name) == {"."} else name
+        if len(name) > 200:             # systems know no longer names than 255
+            name = f"{name[:100]}%%{hashlib.sha256(name.encode()).hexdigest()}"
+        self.path = os.path.join(root, name)
+
+    def __repr__(self) -> str:
+        return f"file://{quote(os.fsencode(self.root))}"
+
+    def make(self) -> None:
+        """Make it, if it is not there, and check it. ValueError or PermissionError where it must not be used."""
+        for path in (self.root, self.path):
+            if not os.path.lexists(path):
+                _make(path)
+            found = os.lstat(path)
+            if stat.S_ISLNK(found.st_mode):
+                raise ValueError(f"url must name a folder itself, but {path!r} is a symbolic link")
+            if not stat.S_ISDIR(found.st_mode):
+                raise ValueError(f"url must name a folder, but {path!r} is none")
+            _check_owner(path, found)
+            if found.st_mode & 0o022:
+                raise PermissionError(f"group or others may write to {path!r}: chmod go-w it, or name another folder")
+        fd = os.open(self.path, os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_DIRECTORY", 0))
+        try:
+            kind = remote_kind(fd)
+        finally:
+            os.close(fd)
+        if kind is not None and not os.environ.get(ANYWHERE):
+            raise ValueError(
+                f"{self.path!r} is on {kind}, where locks and mapped memory do not hold between machines: name a folder "
+                f"of this machine's own, or set {ANYWHERE}=1 if no other machine ever uses it"
+            )
+
+    def __getitem__(self, name: str) -> str:
+        """The path of a file in it."""
+        return os.path.join(self.path, name)
+
+    def open(self, name: str, flags: int = 0) -> int:
+        """Open a file in it for reading and writing. Raises OSError, or PermissionError where it must not be used."""
+        fd = os.open(self[name], os.O_RDWR | flags | _NO_FOLLOW, 0o600)
+        try:
+            self.check(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def check(self, fd: int) -> None:
+        """PermissionError for a file that may be another's, too."""
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise PermissionError(f"in {self.path!r} there is something that is not a file of this folder alone")
+        _check_owner(self.path, found)
+        if stat.S_IMODE(found.st_mode) != 0o600:        # the umask, or somebody
+            os.fchmod(fd, 0o600)
+
+    def check_path(self, name: str) -> bool:
+        """The same for a file that SQLite is about to open. Returns whether there is one."""
+        try:
+            found = os.lstat(self[name])
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise PermissionError(f"{self[name]!r} is not a file of this folder alone")
+        _check_owner(self[name], found)
+        return True
+
+    def size(self) -> int:
+        """Bytes that its files take."""
+        size = 0
+        for name in self.names():
+            with contextlib.suppress(OSError):      # it is just being removed
+                size += os.lstat(self[name]).st_size
+        return size
+
+    def remove(self) -> None:
+        """What becomes of it when nobody uses it any more: it stays."""
+
+    def names(self) -> list[str]:
+        """What is in it."""
+        try:
+            return os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+
+
+def _make(path: str) -> None:
+    """Make a folder, and those above it that are missing, for its owner alone, whatever the umask."""
+    above = os.path.dirname(path)
+    if not os.path.exists(above):
+        _make(above)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    os.chmod(path, 0o700)
+
+
+def _check_owner(path: str, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise PermissionError(f"{path!r} belongs to user {found.st_uid}, not to the one that this runs as")

@@ -1,0 +1,54 @@
+"""Folders of ``memory://``: each of one cache, in memory where the system has files there, and gone with it.
+
+What a process leaves that was killed is removed by the next one that makes such a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+
+from cachebox.distributed._embedded import processes
+from cachebox.distributed._embedded.folder import Folder
+
+IN_MEMORY = "/dev/shm"
+YOUNG = 60.0                        # seconds for which a folder may be without a living process, while it is being made
+
+
+class PrivateFolder(Folder):
+    """A folder that is removed with the last process that uses it."""
+
+    is_private = True
+
+    def __repr__(self) -> str:
+        return "memory://"
+
+    def remove(self) -> None:
+        """Remove it, and what is in it."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def private_folder(url: str, namespace: str) -> PrivateFolder:
+    """A new folder. ValueError for a URL that says more than ``memory://``."""
+    if url.lower() != "memory://":
+        raise ValueError(f"url must be 'memory://' and nothing more, for each cache has a folder of its own, not {url!r}")
+    above = IN_MEMORY if os.path.isdir(IN_MEMORY) and os.access(IN_MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    prefix = f"cachebox-{os.geteuid()}-"
+    _sweep(above, prefix)
+    return PrivateFolder(os.path.realpath(tempfile.mkdtemp(prefix=prefix, dir=above)), namespace)
+
+
+def _sweep(above: str, prefix: str) -> None:
+    """Remove what nobody uses any more."""
+    for entry in os.scandir(above):
+        with contextlib.suppress(OSError):
+            found = entry.stat(follow_symlinks=False)
+            if not entry.name.startswith(prefix) or found.st_uid != os.geteuid() or not entry.is_dir(follow_symlinks=False):
+                continue
+            if time.time() - found.st_mtime < YOUNG:
+                continue
+            if not any(processes.is_used(os.path.join(inner.path, "processes")) for inner in os.scandir(entry.path)):
+                shutil.rmtree(entry.path, ignore_errors=True)

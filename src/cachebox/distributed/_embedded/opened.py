@@ -1,0 +1,223 @@
+"""An open folder: its page, its writer lock, this process's place. Whoever opens it when nobody has it open looks whether
+it can be believed, and has it begin anew where it cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import struct
+import subprocess
+import sys
+import time
+from typing import Any
+
+from cachebox.distributed._embedded import processes
+from cachebox.distributed._embedded.folder import Folder
+from cachebox.distributed._embedded.page import SIZE, VERSION, Page, whole_frames
+from cachebox.distributed._embedded.writer_lock import Busy, WriterLock
+
+PATIENCE = 0.2                      # seconds for which it is worth waiting for it: without, one can read all the same
+ASKED_EVERY = 0.002                 # seconds between tries to get the lock while there is no page to wait by
+
+
+def boot_id() -> bytes:
+    """What differs from one start of the machine to the next: 16 bytes."""
+    if sys.platform == "darwin":
+        told = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True).stdout
+    else:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            told = file.read()
+    return bytes.fromhex(told.decode().strip().replace("-", ""))
+
+
+class Opened:
+    """What a handle has of its folder as long as that is there.
+
+    Args:
+        folder: where.
+        deadline: monotonic time after which `Busy` is raised.
+    """
+
+    def __init__(self, folder: Folder, deadline: float) -> None:
+        self.folder = folder
+        self._fds: list[int] = []
+        self.place: Any = None
+        try:
+            for _ in range(100):                # each time somebody has removed the folder meanwhile
+                if self._opens(deadline):
+                    return
+            raise Busy(f"{folder.path!r} is removed again and again")
+        except BaseException:
+            self.close()
+            raise
+
+    def _opens(self, deadline: float) -> bool:
+        folder = self.folder
+        try:
+            folder.make()
+            lock_fd = self._keep(folder.open("lock", os.O_CREAT))
+            is_mine = _take(lock_fd, min(deadline, time.monotonic() + PATIENCE))
+            if not self._is_there("lock", lock_fd):
+                raise FileNotFoundError
+            self.place = processes.enter(folder["processes"], folder.check)
+            is_first = self.place.users == 1
+            self.page, page_fd = self._open_page(is_mine)
+            self.page_fd = self._keep(page_fd)
+            self.lock = WriterLock(lock_fd, self.page)
+            self.place.take(self.page)
+            if is_mine and is_first and self.place.is_alone(self.page):
+                self._look_over()
+            if is_mine:
+                _let_go(lock_fd)
+            elif self.page.is_new:          # by somebody who is looking it over just now, or has died meanwhile
+                raise Busy("another process is opening it")
+            return True
+        except FileNotFoundError:
+            self.close()
+            return False
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _is_there(self, name: str, fd: int) -> bool:
+        """Whether a file that is open is still the one of that name."""
+        return os.path.samestat(os.lstat(self.folder[name]), os.fstat(fd))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether somebody has removed the folder, or put another one into its place."""
+        return os.fstat(self.page_fd).st_nlink == 0
+
+    def close(self) -> None:
+        """Let go of everything but the mapping, which goes with the last value that was noted in it."""
+        for fd in self._fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._fds = []
+        if self.place is not None:
+            processes.leave(self.place)
+            self.place = None
+
+    def leave_to_parent(self) -> None:
+        """In the child of a fork: nothing of it is ours."""
+        self.place = None               # which has closed its file
+        self.close()
+
+    # --- the page ---------------------------------------------------------------------------------------------------
+
+    def _open_page(self, may_make: bool) -> tuple[Page, int]:
+        """The page; made if need be, which takes the lock."""
+        folder = self.folder
+        if folder.check_path("page"):
+            fd = folder.open("page")
+            if os.fstat(fd).st_size == SIZE:
+                page = _map(fd)
+                if page.version not in (None, VERSION):
+                    os.close(fd)
+                    raise ValueError(f"{folder.path!r} was written by another version of cachebox: name another folder")
+                if page.version == VERSION and page.is_whole:
+                    return page, fd
+            os.close(fd)
+        if not may_make:
+            raise Busy("another process has kept the writer lock all the time")
+        name = f"page-{secrets.token_hex(8)}"
+        fd = folder.open(name, os.O_CREAT | os.O_EXCL)
+        try:
+            _fill(fd)
+            page = _map(fd)
+            page.begin(secrets.token_bytes(16), boot_id())
+            os.rename(folder[name], folder["page"])
+        except BaseException:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(folder[name])
+            raise
+        return page, fd
+
+    # --- nobody has it open -----------------------------------------------------------------------------------------
+
+    def _look_over(self) -> None:
+        """What is there was left by others, who have closed it or died. Under the lock."""
+        page, boot = self.page, boot_id()
+        page.is_new = True
+        if not page.clean:
+            if page.lossy if page.boot != boot else not self._has_whole_log(page.data):
+                page.data = 0           # the machine has stopped, or somebody has cut what it was told
+            page.restart()
+        if page.boot != boot:
+            page.boot = boot
+        for name in self.folder.names():
+            if (name.startswith("data-") and not name.startswith(data_name(page.data))) or name.startswith("page-"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.folder[name])
+        page.is_new = False
+
+    def _has_whole_log(self, data: int) -> bool:
+        """Whether the log of SQLite has all that was ever written to it: it believes one that has lost its end.
+
+        How long it was stands in the index that its writers shared.
+        """
+        name = data_name(data)
+        try:
+            with open(self.folder[f"{name}-shm"], "rb") as file:
+                index = file.read(48 + 48)
+        except FileNotFoundError:
+            index = b""
+        try:
+            with open(self.folder[f"{name}-wal"], "rb") as file:
+                log = file.read()
+        except FileNotFoundError:
+            log = b""
+        if len(index) < 96:
+            return not log
+        if index[:48] != index[48:]:
+            return False
+        _, _, _, is_made, _, _, frames, _, *sums = struct.unpack("=IIIBBHII2I", index[:32])
+        salts = index[32:40]
+        if not is_made or not frames:
+            return True
+        _, found = whole_frames(log, frames)
+        return found is not None and found == tuple(sums) and salts == log[16:24]
+
+
+def data_name(data: int) -> str:
+    """What the file with the entries is called."""
+    return f"data-{data:016x}.sqlite"
+
+
+def _fill(fd: int) -> None:
+    """Have a file take all its space now: a hole that cannot be filled later would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, SIZE)
+    else:
+        left: int = SIZE
+        while left:
+            left -= os.write(fd, bytes(min(left, 1 << 20)))
+
+
+def _map(fd: int) -> Page:
+    return Page(mmap.mmap(fd, SIZE))
+
+
+def _take(fd: int, deadline: float) -> bool:
+    """Take the writer lock. False: another process has it all the time."""
+    import fcntl
+
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+        time.sleep(ASKED_EVERY)
+
+
+def _let_go(fd: int) -> None:
+    import fcntl
+
+    fcntl.flock(fd, fcntl.LOCK_UN)

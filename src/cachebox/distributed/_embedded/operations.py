@@ -1,0 +1,496 @@
+"""What a second tier can be asked for, over SQLite: for each script of the servers' a function that answers as it does.
+
+Where a server is told names, keys stand here, in UTF-8. Generations and versions of tags are put into envelopes here, as
+the scripts do. What needs the writer lock takes it once, and changes everything in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cachebox.distributed._wire import scripts
+from cachebox.distributed._embedded.database import NEVER
+from cachebox.distributed._embedded.page import Page
+from cachebox.distributed._embedded.room import Cost, cost_of
+from cachebox.distributed._embedded.store import FIND_ANY, PUT, Execute, Store, check, new_number, now_ms, sum_of, tags_in
+from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
+from cachebox.distributed._wire.keyspace import new_token
+from cachebox.distributed._wire.replies import NONE, ROW
+from cachebox.distributed._wire.resp import ReplyError
+
+IN_ONE_LOOK = 250                   # keys of one SELECT
+NOTHING = ROW.pack(NONE, 0.0)
+_digits = re.compile(rb"-?[0-9]+").fullmatch
+
+Keys = Sequence[bytes]
+
+
+class Transaction:
+    """One transaction: what all operations have in common."""
+
+    def __init__(self, execute: Execute, page: Page) -> None:
+        self.execute = execute
+        self.page = page
+        self.now = now_ms()
+        self._generation: int | None = None
+
+    @property
+    def generation(self) -> int:
+        """The present one."""
+        if self._generation is None:
+            ((self._generation,),) = self.execute("SELECT v FROM m WHERE id = 0").fetchall()
+        return self._generation
+
+    @property
+    def epoch(self) -> int:
+        """What every invalidation of a tag changes."""
+        ((epoch,),) = self.execute("SELECT v FROM m WHERE id = 2").fetchall()
+        return int(epoch)
+
+    def find(self, key: bytes) -> tuple[bytes, int] | None:
+        """The envelope of a live entry, and its end."""
+        h = self.page.hash_of(key)
+        row = self.execute(FIND_ANY, (h,)).fetchone()
+        if row is None or row[0] != key or row[1] != self.generation:
+            return None
+        return check(self.execute, h, row, self.now)
+
+    def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
+        """Store an envelope that is whole, and end the key's lease."""
+        h, generation = self.page.hash_of(key), self.generation
+        self.execute(PUT, (h, key, generation, end, sum_of(h, generation, end, envelope), envelope))
+        if ends_lease and self.page.leases:
+            self.end_lease(h)
+
+    def find_present(self, key: bytes) -> tuple[bytes, int] | None:
+        """The same of one that has not ended, and is not only kept to be served stale."""
+        found = self.find(key)
+        return None if found is None or found[1] - Codec.kept(found[0]) <= self.now else found
+
+    def remove(self, key: bytes) -> bool:
+        """Whether a live entry was removed. Ends the key's lease."""
+        found = self.find_present(key) is not None
+        h = self.page.hash_of(key)
+        self.execute("DELETE FROM e WHERE h = ?", (h,))
+        if self.page.leases:
+            self.end_lease(h)
+        return found
+
+    def envelope(self, head: bytes, block: bytes, body: bytes) -> bytes:
+        """An envelope with the generation, and the block of its tags."""
+        if block:
+            head = head[:4] + bytes([head[4] + TAGGED])
+        return head + self.generation.to_bytes(16, "big") + block + body
+
+    def tagged(self, tags: Sequence[str], fresh: bytes) -> bytes:
+        """The block of some tags."""
+        if not tags:
+            return b""
+        block = [bytes([len(tags)])]
+        for tag in tags:
+            name = tag.encode("utf-8", "surrogatepass")
+            found = self.execute("SELECT v, g FROM t WHERE k = ?", (name,)).fetchone()
+            if found is None or found[1] != self.generation:
+                found = fresh, self.generation
+                self.execute("REPLACE INTO t VALUES(?, ?, ?)", (name, *found))
+            block += (len(name).to_bytes(2, "big"), name, found[0])
+        return b"".join(block)
+
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    def lease(self, key: bytes) -> tuple[bytes, int, int, int, int, int] | None:
+        """A key's lease: token, generation, change of tags, end, and whose: place and incarnation."""
+        if not self.page.leases:
+            return None
+        found = self.execute(
+            "SELECT token, g, epoch, x, place, incarnation FROM l WHERE h = ? AND k = ?",
+            (self.page.hash_of(key), key),
+        ).fetchone()
+        return found if found is not None and found[3] > self.now else None
+
+    def take_lease(self, key: bytes, token: bytes, milliseconds: int, place: Any, epoch: int) -> None:
+        self.page.leases = True
+        self.execute(
+            "REPLACE INTO l VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.page.hash_of(key), key, token, self.generation, epoch, self.now + milliseconds, place.number,
+                place.incarnation,
+            ),
+        )
+
+    def end_lease(self, h: int) -> None:
+        """Take it away from whoever has it."""
+        self.execute("DELETE FROM l WHERE h = ?", (h,))
+
+
+def end_of(px: bytes) -> int:
+    """When something ends that lives for so many milliseconds from now on; nothing: never."""
+    return min(now_ms() + int(px), NEVER) if px else NEVER
+
+
+def _cost(keys: Keys, bodies: Sequence[bytes]) -> Cost:
+    return cost_of([len(key) + len(body) + HEAD for key, body in zip(keys, bodies, strict=True)])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+def read(store: Store, keys: Keys, deadline: float) -> bytes:
+    """READ: of each key a row, and its envelope."""
+    now = now_ms()
+    if len(keys) == 1:
+        found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
+        return NOTHING if found is None else row(*found, now)
+    return store.read(lambda execute, page: _read_many(execute, page, keys, now), deadline) or NOTHING * len(keys)
+
+
+def row(envelope: bytes, end: int, now: int) -> bytes:
+    """What READ answers about one entry."""
+    return ROW.pack(len(envelope), -1.0 if end >= NEVER else float(end - now)) + envelope
+
+
+def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
+    found: dict[bytes, bytes] = {}
+    for at in range(0, len(keys), IN_ONE_LOOK):
+        some = keys[at:at + IN_ONE_LOOK]
+        marks = ",".join("?" * len(some))
+        rows = execute(
+            f"SELECT k, g, x, c, b FROM e WHERE h IN ({marks}) AND g = (SELECT v FROM m WHERE id = 0)",
+            [page.hash_of(key) for key in some],
+        ).fetchall()
+        wanted = set(some)
+        for entry in rows:
+            if entry[0] in wanted:
+                h = page.hash_of(entry[0])
+                checked = check(execute, h, entry, now)
+                if checked is not None:
+                    found[entry[0]] = row(*checked, now)
+                    page.mark(h)
+    return b"".join([found.get(key, NOTHING) for key in keys])
+
+
+def ttl(store: Store, keys: Keys, deadline: float) -> int:
+    """TTL: milliseconds; -1: for ever, -2: absent."""
+    now = now_ms()
+    found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
+    if found is None or found[1] >= NEVER:
+        return -2 if found is None else -1
+    left = found[1] - Codec.kept(found[0]) - now
+    return left if left > 0 else -2
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest: Any) -> bytes:
+    """WRITE."""
+    tags, rest = rest[:n], rest[n:]
+
+    def run(execute: Execute, page: Page) -> bytes:
+        change = Transaction(execute, page)
+        block = change.tagged(tags, fresh)
+        entries: Any = zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True)
+        if len(keys) > 1:               # in the order of the file, or it would write some of its pages again and again
+            entries = sorted(entries, key=lambda entry: page.hash_of(entry[0]))
+        for key, head, body, px in entries:
+            change.put(key, change.envelope(head, block, body), end_of(px))
+        return b"0" * (1 + n)
+
+    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
+
+
+def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, n: int, *rest: Any) -> bytes:
+    """ADD. What remembers that it was done is not needed, here and below: a transaction happens once."""
+    tags, (head, body, px) = rest[:n], rest[n:]
+
+    def run(execute: Execute, page: Page) -> bytes:
+        change = Transaction(execute, page)
+        if change.find_present(keys[0]) is not None:
+            return b""
+        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
+        return b"0" * (1 + n)
+
+    return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,)))
+
+
+def swap(
+    store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, digest: bytes, px: bytes, head: bytes,
+    body: bytes, keeps: bytes,
+) -> bytes:
+    """SWAP."""
+    key = keys[0]
+
+    def run(execute: Execute, page: Page) -> bytes:
+        change = Transaction(execute, page)
+        found = change.find(key)
+        if (b"" if found is None else _digest(found[0])) != digest:
+            return b"0"
+        if not head:
+            change.remove(key)
+        elif found is not None and keeps == b"1":
+            change.put(key, change.envelope(head, _block(found[0]), body), found[1])
+        else:
+            change.put(key, change.envelope(head, b"", body), end_of(px))
+        return b"10"
+
+    return store.write((key,), run, deadline, cost=_cost(keys[:1], (body,)))
+
+
+def delete(store: Store, keys: Keys, deadline: float) -> int:
+    """DELETE: how many were alive."""
+    def run(execute: Execute, page: Page) -> int:
+        change = Transaction(execute, page)
+        return sum([change.remove(key) for key in keys])
+
+    return store.write(keys, run, deadline, forgets=0)
+
+
+def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
+    """TOUCH: 1 where there is an entry."""
+    (key,) = keys
+
+    def run(execute: Execute, page: Page) -> int:
+        change = Transaction(execute, page)
+        found = change.find_present(key)
+        if found is not None:
+            end = end_of(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
+            change.put(key, found[0], end, ends_lease=False)
+        return int(found is not None)
+
+    return store.write(keys, run, deadline)
+
+
+def increment(
+    store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, amount: bytes, px: bytes, head: bytes,
+    seal: bytes, digest: bytes, verdict: bytes,
+) -> Any:
+    """INCREMENT."""
+    key = keys[0]
+
+    def run(execute: Execute, page: Page) -> Any:
+        change = Transaction(execute, page)
+        found = change.find_present(key)
+        looked = found is not None and digest != b"" and _digest(found[0]) == digest
+        if found is None or (looked and verdict == b"0"):
+            change.put(key, change.envelope(head, b"", seal + amount), end_of(px))
+            return b"0" + amount
+        data, end = found
+        block, kept = _block(data), Codec.kept(data)
+        payload = data[21 + len(block):]
+        number, kind = payload[len(seal) + (4 if kept else 0):], data[3:4]
+        is_plain = data[4] == head[4] and (kind == b"N" or (kind == b"I" and not seal))
+        if not (looked or (is_plain and payload[:len(seal)] == seal)) or not (len(number) <= 4300 and _digits(number)):
+            return [data]
+        total = int(number) + int(amount)
+        if not -LARGEST_INT < total < LARGEST_INT:
+            return ReplyError("TOOLONG the sum would have too many digits")
+        change.put(key, change.envelope(head, block, seal + b"%d" % total), end - kept if end < NEVER else end)
+        return b"0%d" % total
+
+    return store.write((key,), run, deadline, cost=cost_of([len(key) + (4400 if len(amount) > 100 else 128)]))
+
+
+def _block(envelope: bytes) -> bytes:
+    """The tags of an envelope, as they stand in it."""
+    if not envelope[4] & TAGGED:
+        return b""
+    return envelope[21:22 + sum(len(tag) + 18 for tag, _ in tags_in(envelope))]
+
+
+def _digest(envelope: bytes) -> bytes:
+    return hashlib.sha1(envelope, usedforsecurity=False).hexdigest().encode()
+
+
+# --- leases -----------------------------------------------------------------------------------------------------------
+
+def lead(
+    store: Store, keys: Keys, deadline: float, fresh: bytes, token: bytes, milliseconds: int, no_good: bytes, due: bytes
+) -> list[Any]:
+    """LEAD."""
+    key, awaited = keys[0], keys[2] if len(keys) > 2 else b""
+    now = now_ms()
+
+    def judge(found: tuple[bytes, int] | None) -> list[Any] | None:
+        if found is None or (no_good and _digest(found[0]) == no_good):
+            return [5] if due else None
+        left = -1 if found[1] >= NEVER else found[1] - now
+        return None if due and 0 <= left < int(due) else [1, found[0], left]
+
+    answer = judge(store.read(lambda execute, page: store.find(execute, page, key, now), deadline))
+    if answer is not None:
+        return answer
+    place = store.opened(deadline).place
+
+    def run(execute: Execute, page: Page) -> list[Any]:
+        change = Transaction(execute, page)
+        answer = judge(change.find(key))
+        if answer is not None:
+            return answer
+        if awaited:
+            failure = execute("SELECT b FROM f WHERE token = ? AND x > ?", (awaited, now)).fetchone()
+            if failure is not None:
+                return [4, failure[0]]
+        lease = change.lease(key)
+        if lease is not None and lease[1] == change.generation and (
+            lease[0] == token or lease[4] < 0 or place.lives(lease[4], lease[5], page)
+        ):
+            return [2, lease[3] - change.now, lease[0]]
+        change.take_lease(key, token, milliseconds, place, change.epoch)
+        return [3, 0]
+
+    return store.write((), run, deadline)
+
+
+def land(
+    store: Store, keys: Keys, deadline: float, token: bytes, fresh: bytes, head: bytes, body: bytes, px: bytes, n: int,
+    *tags: str,
+) -> list[Any]:
+    """LAND."""
+    key = keys[0]
+
+    def run(execute: Execute, page: Page) -> list[Any]:
+        change = Transaction(execute, page)
+        lease = change.lease(key)
+        if lease is None or lease[0] != token:
+            return [0]
+        if lease[1] != change.generation or (n > 0 and lease[2] != change.epoch):
+            change.end_lease(page.hash_of(key))
+            return [0]
+        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
+        return [1, b"0" * n]
+
+    return store.write((key,), run, deadline, cost=_cost((key,), (body,)))
+
+
+def fail(
+    store: Store, keys: Keys, deadline: float, token: bytes, head: bytes, body: bytes, milliseconds: int
+) -> int:
+    """FAIL."""
+    key, name = keys
+
+    def run(execute: Execute, page: Page) -> int:
+        change = Transaction(execute, page)
+        lease = change.lease(key)
+        if lease is None or lease[0] != token:
+            return 0
+        change.end_lease(page.hash_of(key))
+        if lease[1] != change.generation:
+            return 0
+        execute("DELETE FROM f WHERE x <= ?", (change.now,))
+        execute("REPLACE INTO f VALUES(?, ?, ?)", (name, change.now + milliseconds, head + token + body))
+        return 1
+
+    return store.write((), run, deadline, cost=_cost((key,), (body,)))
+
+
+def lease(store: Store, keys: Keys, deadline: float, token: bytes, milliseconds: bytes) -> int:
+    """LEASE: renew, or give up."""
+    def run(execute: Execute, page: Page) -> int:
+        change = Transaction(execute, page)
+        n = 0
+        for key in keys:
+            found = change.lease(key)
+            if found is None or found[0] != token:
+                continue
+            n += 1
+            if milliseconds:
+                until = change.now + int(milliseconds)
+                execute("UPDATE l SET x = ? WHERE h = ?", (until, page.hash_of(key)))
+            else:
+                change.end_lease(page.hash_of(key))
+        execute("DELETE FROM l WHERE x <= ?", (change.now,))
+        return n
+
+    return store.write((), run, deadline)
+
+
+def lead_many(
+    store: Store, keys: Keys, deadline: float, fresh: bytes, token: bytes, milliseconds: int
+) -> bytes:
+    """LEAD_MANY."""
+    place = store.opened(deadline).place
+
+    def run(execute: Execute, page: Page) -> bytes:
+        change = Transaction(execute, page)
+        epoch = change.epoch
+        answers = [b"0"]
+        for key in keys:
+            held = change.lease(key)
+            if change.find_present(key) is not None:
+                answers.append(b"1")
+            elif held is not None and held[1] == change.generation and held[0] != token and (
+                held[4] < 0 or place.lives(held[4], held[5], page)
+            ):
+                answers.append(b"2")
+            else:
+                change.take_lease(key, token, milliseconds, place, epoch)
+                answers.append(b"3")
+        return b"".join(answers)
+
+    return store.write((), run, deadline)
+
+
+def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: Any) -> bytes:
+    """LAND_MANY."""
+    def run(execute: Execute, page: Page) -> bytes:
+        change = Transaction(execute, page)
+        answers = []
+        for key, head, body, px in zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True):
+            held = change.lease(key)
+            is_mine = held is not None and held[0] == token
+            stores = held is not None and is_mine and held[1] == change.generation
+            if stores:
+                change.put(key, change.envelope(head, b"", body), end_of(px))
+            elif is_mine:
+                change.end_lease(page.hash_of(key))
+            answers.append(b"1" if stores else b"0")
+        return b"".join(answers)
+
+    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
+
+
+# --- everything -------------------------------------------------------------------------------------------------------
+
+def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
+    """CLEAR: a new generation."""
+    def run(execute: Execute, page: Page) -> int:
+        page.generation = 0
+        execute("REPLACE INTO m VALUES(0, ?)", (new_number(),))
+        return 1
+
+    return store.write(None, run, deadline, tags=True, forgets=1)
+
+
+def invalidate_tag(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
+    """INVALIDATE_TAG: a new version."""
+    (tag,) = keys
+
+    def run(execute: Execute, page: Page) -> int:
+        execute("REPLACE INTO m VALUES(2, ?)", (new_number(),))
+        execute("UPDATE t SET v = ? WHERE k = ?", (fresh, tag))
+        return 1
+
+    return store.write((b"\0tag:" + tag,), run, deadline, tags=True, forgets=1)
+
+
+OPERATIONS: dict[bytes, Callable[..., Any]] = {
+    scripts.READ.digest: read,
+    scripts.TTL.digest: ttl,
+    scripts.WRITE.digest: write,
+    scripts.ADD.digest: add,
+    scripts.SWAP.digest: swap,
+    scripts.DELETE.digest: delete,
+    scripts.TOUCH.digest: touch,
+    scripts.INCREMENT.digest: increment,
+    scripts.LEAD.digest: lead,
+    scripts.LAND.digest: land,
+    scripts.FAIL.digest: fail,
+    scripts.LEASE.digest: lease,
+    scripts.LEAD_MANY.digest: lead_many,
+    scripts.LAND_MANY.digest: land_many,
+    scripts.CLEAR.digest: clear,
+    scripts.INVALIDATE_TAG.digest: invalidate_tag,
+}
+"""By script."""

@@ -1,0 +1,75 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "distributed/_embedded/page.h" nogil:
+    uint64_t load "cb_load"(const uint64_t* at)
+    void store "cb_store"(uint64_t* at, uint64_t value)
+    uint32_t load32 "cb_load32"(const uint32_t* at)
+    void store32 "cb_store32"(uint32_t* at, uint32_t value)
+    void add32 "cb_add32"(uint32_t* at, uint32_t value)
+    uint8_t load8 "cb_load8"(const uint8_t* at)
+    void store8 "cb_store8"(uint8_t* at, uint8_t value)
+    void wait_on "cb_wait"(uint32_t* word, uint32_t expected, double seconds)
+    void wake_up "cb_wake"(uint32_t* word, int most)
+    int lock_file "cb_lock_file"(int fd)
+    void unlock_file "cb_unlock_file"(int fd)
+
+
+cdef enum:
+    BITS = 16
+    BUCKETS = 65536
+
+
+cdef struct Bucket:
+    uint64_t count                  # even: quiet; odd: something in it is being changed, or who did that has died
+    uint8_t visited[16]             # of the hashes with these next bits: whether one was used since the hand came by
+    uint64_t unused                 # two buckets to a cache line
+
+
+cdef struct Head:
+    # what stands there for as long as the folder does, and its sum
+    uint64_t magic
+    uint64_t data                   # the name of the file with the entries; 0: there is none
+    uint8_t secret[16]
+    uint8_t boot[16]                # of the machine, when it was last opened
+    uint32_t clean                  # whether it was closed, and nothing was written since
+    uint32_t lossy                  # whether a machine that stops may lose what was written
+    uint32_t sum
+    uint32_t is_new                 # whether somebody looks it over, whom nobody else may come before
+    # what changes all the time, under the writer lock
+    uint32_t dirty                  # whether a writer is at work, or has died
+    uint32_t wake                   # changes when the writer lock becomes free
+    uint32_t waiters
+    uint32_t leases                 # whether there may be any
+    uint64_t tag_count              # as a bucket's, of all tags
+    uint64_t hand                   # where to go on looking for what was not used
+    int64_t budget                  # bytes that may be written before somebody looks how full it is
+    uint64_t generation             # the present one; 0: it has to be asked for
+
+
+cdef class Page:
+    cdef uint8_t* base
+    cdef Head* head
+    cdef uint64_t* incarnations
+    cdef Bucket* buckets
+    cdef object view
+    cdef readonly object mapping
+
+    cdef uint32_t sum_of(self) except? 0
+    cdef int seal(self) except -1
+    cdef uint64_t hash_bytes(self, const uint8_t* data, Py_ssize_t size) noexcept
+    cdef inline Bucket* bucket_of(self, uint64_t h) noexcept:
+        return &self.buckets[h >> (64 - BITS)]
+
+    cdef inline uint8_t* visited_at(self, uint64_t h) noexcept:
+        return &self.buckets[h >> (64 - BITS)].visited[(h >> (60 - BITS)) & 15]
+
+
+cdef inline uint32_t start_of(uint64_t h, uint64_t generation, uint64_t end) noexcept:
+    """Where the sum of an entry begins: it depends on all that stands beside the envelope."""
+    cdef uint64_t mixed = (h ^ generation * <uint64_t>0x9E3779B97F4A7C15) * <uint64_t>0xBF58476D1CE4E5B9 ^ end
+    mixed = mixed * <uint64_t>0x94D049BB133111EB
+    return <uint32_t>(mixed >> 32)
+
+
+cdef uint64_t hash_key(Page page, str key) except? 0

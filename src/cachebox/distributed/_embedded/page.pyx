@@ -1,0 +1,291 @@
+"""The page: what all processes of a folder map into their memory. Nothing here waits for anybody, but `wait`.
+
+It has a counter for every 65,536th part of all hashes. A writer makes the counters of its keys odd before it changes
+anything, and even when that is decided: so whoever noted an even counter before reading, and finds the same one later,
+knows that nothing has changed. A byte beside the counter tells which of its keys were used.
+"""
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from zlib import crc32
+
+cdef enum:
+    HEAD_SIZE = 4096
+    PLACES = 1024
+
+PROCESSES = PLACES
+"""How many processes can be told apart; more can use a folder."""
+VERSION = 1
+SIZE = HEAD_SIZE + 8 * PLACES + 32 * BUCKETS
+"""Bytes of the file."""
+
+cdef uint64_t MAGIC = 0x0000016761507843       # "CxPag", and the version
+
+cdef extern from "distributed/_embedded/page.h" nogil:
+    uint64_t siphash "cb_siphash"(const uint8_t* secret, const uint8_t* data, size_t size)
+    size_t count_whole "cb_whole_frames"(const uint8_t* log, size_t size, size_t at, uint32_t* sums)
+    const char* remote_files "cb_remote_files"(int fd)
+
+
+cdef class Page:
+    """A mapping of the file. Thread-safe; what changes anything needs the writer lock, but `mark` and `leave_mark`."""
+
+    def __init__(self, mapping):
+        cdef Py_buffer view
+        if len(mapping) != SIZE or sizeof(Bucket) != 32 or sizeof(Head) > HEAD_SIZE:
+            raise ValueError(f"the page must have {SIZE} bytes, not {len(mapping)}")
+        PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE)
+        self.base = <uint8_t*>view.buf
+        PyBuffer_Release(&view)                 # a mapping is never closed by us while it can be reached, nor moved
+        self.mapping = mapping
+        self.head = <Head*>self.base
+        self.incarnations = <uint64_t*>(self.base + HEAD_SIZE)
+        self.buckets = <Bucket*>(self.base + HEAD_SIZE + 8 * PLACES)
+
+    # --- what stands there ----------------------------------------------------------------------------------------------
+
+    def begin(self, bytes secret not None, bytes boot not None):
+        """Make it a new one, of a folder without entries."""
+        cdef const uint8_t* found = secret
+        memset(self.base, 0, SIZE)
+        self.head.magic = MAGIC
+        memcpy(self.head.secret, found, 16)
+        found = boot
+        memcpy(self.head.boot, found, 16)
+        self.head.is_new = True
+        self.seal()
+
+    cdef uint32_t sum_of(self) except? 0:
+        return crc32(self.base[:56])
+
+    cdef int seal(self) except -1:
+        self.head.sum = self.sum_of()
+        return 0
+
+    @property
+    def is_whole(self):
+        """Whether its head is what was written there."""
+        return self.head.magic == MAGIC and self.head.sum == self.sum_of()
+
+    @property
+    def version(self):
+        """Of which version it is; None: it is no page."""
+        return self.head.magic >> 40 if self.head.magic & 0xFFFFFFFFFF == MAGIC & 0xFFFFFFFFFF else None
+
+    @property
+    def data(self):
+        """The number that the file with the entries is called by; 0: there is none."""
+        return load(&self.head.data)
+
+    @data.setter
+    def data(self, uint64_t value):
+        store(&self.head.data, value)
+        self.seal()
+
+    @property
+    def boot(self):
+        """Of the machine, when the folder was last opened: 16 bytes."""
+        return self.head.boot[:16]
+
+    @boot.setter
+    def boot(self, bytes value not None):
+        cdef const uint8_t* found = value
+        memcpy(self.head.boot, found, 16)
+        self.seal()
+
+    @property
+    def clean(self):
+        """Whether it was closed, and nothing was written since."""
+        return self.head.clean != 0
+
+    @clean.setter
+    def clean(self, bint value):
+        self.head.clean = value
+        self.seal()
+
+    @property
+    def lossy(self):
+        """Whether a machine that stops may lose some of what was written."""
+        return self.head.lossy != 0
+
+    @lossy.setter
+    def lossy(self, bint value):
+        self.head.lossy = value
+        self.seal()
+
+    @property
+    def is_new(self):
+        """Whether whoever opens it first is not done with that."""
+        return load32(&self.head.is_new) != 0
+
+    @is_new.setter
+    def is_new(self, bint value):
+        store32(&self.head.is_new, value)
+
+    def restart(self):
+        """Nobody maps it: no writer is at work, and nobody waits."""
+        memset(&self.head.dirty, 0, HEAD_SIZE - 64)
+        memset(self.buckets, 0, 32 * BUCKETS)
+        self.head.leases = 1
+
+    # --- hashes ---------------------------------------------------------------------------------------------------------
+
+    cdef uint64_t hash_bytes(self, const uint8_t* data, Py_ssize_t size) noexcept:
+        return siphash(self.head.secret, data, size)
+
+    def hash_of(self, bytes data not None):
+        """The number of a key in UTF-8, as SQLite has it."""
+        return <int64_t>self.hash_bytes(data, len(data))
+
+    # --- writing --------------------------------------------------------------------------------------------------------
+
+    @property
+    def dirty(self):
+        """Whether a writer is at work, or has died."""
+        return load32(&self.head.dirty) != 0
+
+    def open(self, hashes, bint tags=False):
+        """Keys with these hashes are about to change; None: all do. `tags`: what has tags may change."""
+        cdef Bucket* bucket
+        cdef uint64_t count
+        cdef Py_ssize_t i
+        store32(&self.head.dirty, 1)
+        if tags:
+            make_odd(&self.head.tag_count)
+        if hashes is None:
+            for i in range(BUCKETS):
+                make_odd(&self.buckets[i].count)
+            return
+        for h in hashes:
+            make_odd(&self.bucket_of(<uint64_t><int64_t>h).count)
+
+    def close(self, hashes, bint tags=False):
+        """It is decided what became of the change."""
+        cdef Py_ssize_t i
+        if hashes is None:
+            for i in range(BUCKETS):
+                make_even(&self.buckets[i].count)
+        else:
+            for h in hashes:
+                make_even(&self.bucket_of(<uint64_t><int64_t>h).count)
+        if tags:
+            make_even(&self.head.tag_count)
+        store32(&self.head.dirty, 0)
+
+    def is_open(self, int64_t h):
+        """Whether a key with that hash is being changed, or who did that has died."""
+        return load(&self.bucket_of(<uint64_t>h).count) & 1 != 0
+
+    def changes(self, int64_t h):
+        """The counter of a hash."""
+        return load(&self.bucket_of(<uint64_t>h).count)
+
+    @property
+    def leases(self):
+        """Whether there may be leases."""
+        return self.head.leases != 0
+
+    @leases.setter
+    def leases(self, bint value):
+        self.head.leases = value
+
+    @property
+    def generation(self):
+        """The present one; 0: it has to be asked for. Right for a key whose counter is even before and the same after."""
+        return load(&self.head.generation)
+
+    @generation.setter
+    def generation(self, uint64_t value):
+        store(&self.head.generation, value)
+
+    # --- what was used --------------------------------------------------------------------------------------------------
+
+    def mark(self, int64_t h):
+        """A key was used."""
+        cdef uint8_t* at = self.visited_at(<uint64_t>h)
+        if load8(at) == 0:
+            store8(at, 1)
+
+    def unmark(self, int64_t h):
+        """Whether a key was used since this was last asked; it counts as unused from now on."""
+        cdef uint8_t* at = self.visited_at(<uint64_t>h)
+        if load8(at) == 0:
+            return False
+        store8(at, 0)
+        return True
+
+    @property
+    def hand(self):
+        """Where to go on looking for what was not used: a hash."""
+        return <int64_t>self.head.hand
+
+    @hand.setter
+    def hand(self, int64_t value):
+        self.head.hand = <uint64_t>value
+
+    @property
+    def budget(self):
+        """Bytes that may be written before somebody looks how full it is."""
+        return self.head.budget
+
+    @budget.setter
+    def budget(self, int64_t value):
+        self.head.budget = value
+
+    # --- processes ------------------------------------------------------------------------------------------------------
+
+    def incarnation(self, int place):
+        """Whose place that is: a number that nobody else at that place has had."""
+        return load(&self.incarnations[place])
+
+    def occupy(self, int place, uint64_t incarnation):
+        """Take a place."""
+        store(&self.incarnations[place], incarnation)
+
+
+cdef inline void make_odd(uint64_t* count) noexcept:
+    cdef uint64_t found = load(count)
+    if not found & 1:
+        store(count, found + 1)
+
+
+cdef inline void make_even(uint64_t* count) noexcept:
+    cdef uint64_t found = load(count)
+    if found & 1:
+        store(count, found + 1)
+
+
+cdef uint64_t hash_key(Page page, str key) except? 0:
+    """The hash of a key. Raises MemoryError."""
+    cdef Py_ssize_t size
+    cdef const char* data
+    cdef bytes encoded
+    try:
+        data = PyUnicode_AsUTF8AndSize(key, &size)
+    except UnicodeEncodeError:                  # lone surrogates
+        encoded = key.encode("utf-8", "surrogatepass")
+        return page.hash_bytes(encoded, len(encoded))
+    return page.hash_bytes(<const uint8_t*>data, size)
+
+
+def sum_start(int64_t h, int64_t generation, int64_t end):
+    """Where the sum of an entry begins."""
+    return start_of(<uint64_t>h, <uint64_t>generation, <uint64_t>end)
+
+
+def whole_frames(bytes log not None, size_t at):
+    """How many frames of a log of SQLite's are whole, and the two sums at the end of frame `at`, or None. O(size)."""
+    cdef uint32_t sums[2]
+    cdef size_t n
+    sums[0] = sums[1] = 0
+    n = count_whole(log, len(log), at, sums)
+    return n, (sums[0], sums[1]) if 0 < at <= n else None
+
+
+def remote_kind(int fd):
+    """What a file system is called that other machines may share; None: it is this one's."""
+    cdef const char* found = remote_files(fd)
+    return None if found == NULL else found.decode()

@@ -1,0 +1,127 @@
+"""What leaves when there is no room: what was not used since the hand came by last.
+
+The hand goes through the entries in the order of their hashes, which is as good as none: so it is CLOCK, with the page's
+bytes for its bits. A write asks only when the bytes are spent that the last look had left, so most writes ask nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from cachebox.distributed._embedded.database import LOG_PAGES, PAGE, Database
+from cachebox.distributed._embedded.page import SIZE, Page
+
+LEAST = 32 << 20
+"""The smallest bound, in bytes: the page and the log take a share of it."""
+STEP = 512                          # entries that the hand passes in one transaction, at most
+TURN = 1 << 63
+
+
+class TooLarge(Exception):
+    """It would need more room than one write may take."""
+
+
+class Cost(NamedTuple):
+    """What a write adds: bytes to the file, and pages to the log, if all of them are different ones."""
+
+    size: int
+    pages: int
+
+
+NOTHING = Cost(0, 0)
+
+
+def cost_of(sizes: Iterable[int]) -> Cost:
+    """The cost of entries of so many bytes each, the key included."""
+    size = pages = 0
+    for each in sizes:
+        size += each + 64
+        pages += 2 + each // PAGE
+    return Cost(size, pages)
+
+
+class Room:
+    """The bound of one folder, in bytes.
+
+    Args:
+        limit: of the folder, the page and the log included.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        reserve = max(8 << 20, limit // 8)
+        self.most_pages = (limit - reserve) // PAGE
+        self.most_in_log = (reserve - SIZE - (1 << 18)) // (PAGE + 24)
+        """Pages that the log may have, with its index beside it."""
+
+    def make(self, database: Database, page: Page, cost: Cost, now: int, is_pressing: bool = False) -> int:
+        """See that so much can be written. Returns how many live entries had to leave. Under the writer lock.
+
+        `is_pressing`: it did not fit, whatever was believed. Raises TooLarge where one write could not be held.
+        """
+        if cost.pages > self.most_in_log - LOG_PAGES:
+            self._check(database, cost)
+            database.shorten_log()
+        left = page.budget - cost.size - 256
+        if left >= 0 and not is_pressing:
+            page.budget = left
+            return 0
+        step = self.most_pages // (16 if is_pressing else 64)
+        wanted = self.most_pages - 64 - 2 * (cost.size // PAGE) - step
+        evicted, size, passed = 0, database.size(), 0
+        while size > wanted and passed < 4 * TURN:
+            live, moved = self._pass(database, page, now, (size - wanted) * PAGE)
+            evicted += live
+            passed += moved
+            size = database.size()
+        if size > wanted and not database.writer.execute("SELECT 1 FROM e LIMIT 1").fetchall():
+            database.transaction(lambda execute: execute("DELETE FROM t"))     # tags of what is gone
+            size = database.size()
+        page.budget = max(0, self.most_pages - 64 - size) * PAGE // 2 - cost.size
+        return evicted
+
+    def _check(self, database: Database, cost: Cost) -> None:
+        pages = min(cost.pages, database.size() + 2 * (cost.size // PAGE) + 16)
+        if pages > self.most_in_log or cost.size > (self.most_pages // 2) * PAGE:
+            raise TooLarge(
+                f"{cost.size:,} bytes are more than one write may have where size_limit is {self.limit:,} bytes"
+            )
+
+    @staticmethod
+    def _pass(database: Database, page: Page, now: int, needed: int) -> tuple[int, int]:
+        """The hand passes some entries, until so many bytes are free. Returns how many left that were alive, and how
+        far it came."""
+        start = page.hand
+        writer = database.writer
+        step = max(16, min(STEP, needed // 1024))
+        rows = writer.execute(
+            "SELECT h, g, x, length(k) + length(b) FROM e WHERE h >= ? ORDER BY h LIMIT ?", (start, step)
+        ).fetchall()
+        ((generation,),) = writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
+        gone, live, freed = [], 0, 0
+        end = -TURN
+        for h, g, x, size in rows:
+            lives = g == generation and x > now
+            if page.unmark(h) and lives:
+                continue
+            gone.append(h)
+            live += lives
+            freed += size + 32
+            if freed >= needed:
+                break
+        else:
+            h = rows[-1][0] if len(rows) == step else TURN - 1
+        if h < TURN - 1:
+            end = h + 1
+        if gone:
+            page.open(gone)                     # or a first tier would go on with what another finds absent
+            database.transaction(lambda execute: _delete(execute, gone))
+            page.close(gone)
+        page.hand = end
+        return live, end - start if end > start else TURN - start
+
+
+def _delete(execute: Callable[..., Any], hashes: list[int]) -> None:
+    for h in hashes:
+        execute("DELETE FROM e WHERE h = ?", (h,))

@@ -1,0 +1,537 @@
+"""The entries of one folder: reading them, and changing them by the protocol that keeps first tiers right.
+
+A change, under the writer lock: settle what a dead writer has left; make room; make the counters of the keys odd; one
+transaction; make them even. A read: the counter is noted before (by `tier`), then one look at the file.
+
+What fails is told apart. What did not fit is tried again with more room; on a disk that is full, what has to be
+forgotten is forgotten by forgetting all. What is damaged is begun anew. All else leaves the page `dirty`, as a death
+does, and the next writer settles it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from zlib import crc32
+
+from cachebox._platform.section import Section
+from cachebox.distributed._embedded.database import Database, Over, is_damage, is_full
+from cachebox.distributed._embedded.folder import Folder
+from cachebox.distributed._embedded.opened import Opened, data_name
+from cachebox.distributed._embedded.page import Page, sum_start
+from cachebox.distributed._embedded.room import NOTHING, Cost, Room
+from cachebox.distributed._embedded.writer_lock import Busy
+
+SHORT = 1 << 16                     # bytes that the short way takes
+FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
+CLOSE_WAITS = 2.0                   # and the end for the writer lock
+TAGGED = 2                          # the flag of an envelope that has tags
+PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
+FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
+FIND = "SELECT k, g, x, c, b FROM e WHERE h = ? AND g = (SELECT v FROM m WHERE id = 0)"
+
+Execute = Callable[..., sqlite3.Cursor]
+
+log = logging.getLogger("cachebox")
+
+
+class DiskFull(Exception):
+    """Nothing more fits on the disk."""
+
+
+class Damaged(Exception):
+    """Something is not what was written."""
+
+
+class _Gone(Exception):
+    """Somebody has removed the folder."""
+
+
+_living: weakref.WeakSet[Store] = weakref.WeakSet()
+_left: list[Database] = []              # see `_leave`
+
+
+class Store:
+    """One handle of a folder. Thread-safe, and in the child of a fork a handle of its own.
+
+    Args:
+        folder: where.
+        limit: bytes that it may take.
+        is_durable: whether what was written survives a machine that stops.
+        patience: seconds that a call may wait for the writer lock.
+        on_new_page: called with a page, when one takes the place of another: nothing that was read before holds.
+        on_evict: called with the number of entries that had to leave.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        limit: int,
+        is_durable: bool,
+        patience: float,
+        on_new_page: Callable[[Any], object],
+        on_evict: Callable[[int], object],
+    ) -> None:
+        self.folder = folder
+        self.room = Room(limit)
+        self.is_durable = is_durable
+        self._patience = patience
+        self._on_new_page = on_new_page
+        self._on_evict = on_evict
+        self._opened: Opened | None = None
+        self._database: tuple[int, Database] | None = None
+        self._has_written = False
+        self._lock = Section()
+        self._held: Opened | None = None        # during a fork
+        self._is_torn_off = False               # likewise: somebody is reading all the time
+        self.is_torn = False                    # it was forked in the middle of something: it cannot go on here
+        self.is_closed = False
+        _living.add(self)
+        with contextlib.suppress(Busy):         # a later call opens it
+            self.opened(time.monotonic() + patience)
+
+    def opened(self, deadline: float) -> Opened:
+        """The folder as it is open here; opened if need be. Raises `Busy`, OSError, ValueError."""
+        found = self._opened
+        if found is None:
+            if self.is_torn or self.is_closed:
+                raise Busy("this process was forked in the middle of a read" if self.is_torn else "it is closed")
+            found = Opened(self.folder, deadline)
+            if self._opened is not None:        # another thread was faster
+                found.close()
+                return self._opened
+            self._has_written = False
+            self._opened = found
+            self._on_new_page(found.page)
+        return found
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def database(self, opened: Opened) -> Database | None:
+        """The file with the entries; None: there is none. Raises `Damaged`, OSError."""
+        data = opened.page.data
+        found = self._database
+        if found is not None and found[0] == data:
+            return found[1]
+        if data == 0:
+            self._use(opened, found, None)
+            return None
+        name = data_name(data)
+        is_there, *_ = [opened.folder.check_path(f"{name}{end}") for end in ("", "-wal", "-shm")]
+        if not is_there:
+            raise Damaged("the file with the entries is missing")
+        made = data, self._new_database(opened, data)
+        return made[1] if self._use(opened, found, made) else self.database(opened)
+
+    def _use(self, opened: Opened, old: tuple[int, Database] | None, new: tuple[int, Database] | None) -> bool:
+        """Let go of a file that is none any more. False: another thread was faster. Raises `Over`.
+
+        Nobody writes to it: whoever has the writer lock uses the one that the page names.
+        """
+        with self._lock:
+            if self._opened is not opened:
+                raise Over
+            if self._database is not old:
+                return False
+            self._database = new
+        if old is not None:
+            old[1].close_readers(0.0)
+            old[1].close_writer()
+        return True
+
+    def _new_database(self, opened: Opened, data: int) -> Database:
+        return Database(
+            opened.folder[data_name(data)], self.room.most_pages, self.is_durable, max(self._patience, 1.0)
+        )
+
+    def read(self, look: Callable[[Execute, Page], Any], deadline: float) -> Any:
+        """What a function finds that gets `execute` and the page; None where there is no file. Raises `Busy`, OSError.
+
+        What it looks at may change between two statements.
+        """
+        while True:                             # another process may have it begin anew each time
+            opened = self.opened(deadline)
+            data = opened.page.data
+            try:
+                database = self.database(opened)
+                if database is None:
+                    return None
+                reader = database.lend()
+                try:
+                    result = look(reader.execute, opened.page)
+                except BaseException:
+                    database.drop(reader)
+                    raise
+                database.give_back(reader)
+                return result
+            except Over:                        # a fork, or another process has had it begun anew
+                time.sleep(0.0005)
+            except (sqlite3.Error, Damaged, FileNotFoundError) as error:
+                if isinstance(error, sqlite3.Error) and not is_damage(error):
+                    raise Busy(f"SQLite cannot read now: {error}") from error
+                self._begin_anew(opened, data, error, deadline)
+            if time.monotonic() > deadline + 1.0:
+                raise Busy("it is begun anew again and again")
+
+    def find(self, execute: Execute, page: Page, key: bytes, now: int) -> tuple[bytes, int] | None:
+        """The envelope of a key, and its end in milliseconds; None: there is none that lives. Raises `Damaged`."""
+        h = page.hash_of(key)
+        row = execute(FIND, (h,)).fetchone()
+        if row is not None:
+            page.mark(h)
+        return None if row is None or row[0] != key else check(execute, h, row, now)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        keys: Sequence[bytes] | None,
+        run: Callable[[Execute, Page], Any],
+        deadline: float,
+        *,
+        tags: bool = False,
+        cost: Cost = NOTHING,
+        forgets: Any = None,
+    ) -> Any:
+        """What a function returns that gets `execute` and the page, in one transaction that changes these keys.
+
+        Args:
+            keys: all that may change; None: every key there is.
+            run: may be called again where it was undone.
+            deadline: monotonic seconds; in the past: not to wait at all.
+            tags: whether what has some tag may change.
+            cost: what is written.
+            forgets: what to return where all had to be forgotten instead; None: it is not about forgetting.
+
+        Raises `Busy`, `DiskFull`, `TooLarge`, OSError, and what `run` raises, when nothing was changed.
+        """
+        for _ in range(8):
+            opened = self.opened(deadline)
+            try:
+                return opened.lock.run(lambda: self._write(opened, keys, run, tags, cost, forgets), deadline)
+            except _Gone:
+                self._let_go_of(opened)
+        raise Busy("the folder is removed again and again")
+
+    def _write(
+        self,
+        opened: Opened,
+        keys: Sequence[bytes] | None,
+        run: Callable[[Execute, Page], Any],
+        tags: bool,
+        cost: Cost,
+        forgets: Any,
+    ) -> Any:
+        if opened.is_gone or self._opened is not opened:
+            raise _Gone
+        page = opened.page
+        hashes = None if keys is None else [page.hash_of(key) for key in keys]
+        if page.clean or not self._has_written:
+            self._begin_to_write(opened)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                if page.dirty:
+                    self._settle(opened)
+                database = self._database_to_write(opened)
+                if cost.size:
+                    self._count(self.room.make(database, page, cost, now_ms(), tries > 1))
+                page.open(hashes, tags)
+                try:
+                    result = database.transaction(lambda execute: run(execute, page))
+                except BaseException:
+                    if self._database is None or self._database[1].is_quiet:
+                        page.close(hashes, tags)    # it was undone
+                    raise
+                if page.generation == 0:
+                    page.generation = database.generation()
+                page.close(hashes, tags)
+                if page.leases and not database.has_leases():
+                    page.leases = False
+                return result
+            except sqlite3.Error as error:
+                if is_full(error) and tries < 4:
+                    self._make_way()
+                    continue
+                if is_full(error):
+                    if forgets is None:
+                        raise DiskFull("nothing more fits on the disk") from error
+                    self._discard(opened, error)
+                    return forgets
+                if not is_damage(error) or tries > 4:
+                    raise Busy(f"SQLite cannot write now: {error}") from error
+                self._discard(opened, error)
+            except (Damaged, FileNotFoundError) as error:
+                if tries > 4 or opened.is_gone:
+                    raise _Gone from error
+                self._discard(opened, error)
+
+    def put(self, key: bytes, head: bytes, body: bytes, end: int) -> bool:
+        """Store an entry without tags, where that takes one statement and nothing has to be seen to before.
+
+        False: it does not, or the lock was not to be had at once; nothing has happened.
+        """
+        opened = self._opened
+        if opened is None:
+            return False
+        try:
+            return opened.lock.run(lambda: self._put(opened, key, head, body, end), 0.0)
+        except (Busy, sqlite3.Error, OSError):
+            return False
+
+    def _put(self, opened: Opened, key: bytes, head: bytes, body: bytes, end: int) -> bool:
+        page, found = opened.page, self._database
+        generation = page.generation
+        left = page.budget - len(body) - len(key) - 256
+        if (
+            left < 0 or generation == 0 or len(body) > SHORT or found is None or page.data != found[0] or page.dirty or page.leases or page.clean
+            or not self._has_written or opened.is_gone or self._opened is not opened
+        ):
+            return False
+        writer = found[1].writer
+        envelope = head + generation.to_bytes(16, "big") + body
+        hashes = (page.hash_of(key),)
+        page.open(hashes)
+        try:
+            writer.execute(PUT, (hashes[0], key, generation, end, sum_of(hashes[0], generation, end, envelope), envelope))
+        finally:
+            if not writer.in_transaction:
+                page.close(hashes)              # done, or undone
+        page.budget = left
+        return True
+
+    def _make_way(self) -> None:
+        """Something did not fit: give back the space of the log."""
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._database[1].shorten_log()
+
+    def _count(self, evicted: int) -> None:
+        if evicted:
+            self._on_evict(evicted)
+
+    def _begin_to_write(self, opened: Opened) -> None:
+        """Before the first change: what was closed is not any more, even if the machine stops."""
+        page = opened.page
+        changed = page.clean or (page.lossy == self.is_durable and not self.is_durable)
+        if page.clean:
+            page.clean = False
+        if not self.is_durable and not page.lossy:
+            page.lossy = True
+        if changed:
+            page.mapping.flush(0, 4096)
+        self._has_written = True
+
+    def _database_to_write(self, opened: Opened) -> Database:
+        database = self.database(opened)
+        if database is None:
+            data = secrets.randbits(62) | 1
+            database = self._new_database(opened, data)
+            try:
+                database.create(new_number())
+            except BaseException:
+                database.close_writer()
+                _remove(opened.folder, data)
+                raise
+            self._database = data, database
+            opened.page.leases = False
+            opened.page.budget = 0
+            opened.page.data = data
+        return database
+
+    def _settle(self, opened: Opened) -> None:
+        """A writer has died: have SQLite decide what became of its transaction, and only then let hits be served."""
+        database = self.database(opened)
+        if database is not None:
+            database.roll_back()
+            database.transaction(lambda execute: execute("REPLACE INTO m VALUES(1, ?)", (new_number(),)))
+        opened.page.leases = True
+        opened.page.generation = 0
+        opened.page.close(None, True)
+
+    # --- beginning anew ---------------------------------------------------------------------------------------------
+
+    def _begin_anew(self, opened: Opened, data: int, error: BaseException, deadline: float) -> None:
+        """A read found something damaged."""
+        def discard() -> None:
+            if opened.is_gone:
+                raise _Gone
+            if opened.page.data == data:
+                self._discard(opened, error)
+
+        try:
+            opened.lock.run(discard, max(deadline, time.monotonic() + 0.05))
+        except _Gone:
+            self._let_go_of(opened)
+
+    def _discard(self, opened: Opened, error: BaseException) -> None:
+        """Forget everything, for all processes: the next write makes a file of another name. Under the writer lock."""
+        log.warning("the store %r is begun anew: %s", opened.folder, error)
+        page = opened.page
+        page.open(None, True)
+        data = page.data
+        page.data = page.generation = 0
+        page.leases = False
+        found, self._database = self._database, None
+        if found is not None:
+            found[1].close_readers(0.0)
+            found[1].close_writer()
+        _remove(opened.folder, data)
+        page.close(None, True)
+
+    def _let_go_of(self, opened: Opened) -> None:
+        """The folder is not there any more: open what is in its place when it is needed."""
+        if self._opened is opened:
+            self._opened = None
+            found, self._database = self._database, None
+            if found is not None:
+                found[1].close_readers(0.0)
+                found[1].close_writer()
+            opened.close()
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self, wait: float = CLOSE_WAITS) -> None:
+        """Close all files. Whoever is the last leaves the folder so that a machine that stops cannot undo anything."""
+        self.is_closed = True
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        try:
+            opened.lock.run(lambda: self._close(opened), time.monotonic() + wait)
+        except (Busy, OSError, sqlite3.Error):
+            found, self._database = self._database, None
+            if found is not None:
+                _leave(found[1])
+        opened.close()
+
+    def _close(self, opened: Opened) -> None:
+        found, self._database = self._database, None
+        page = opened.page
+        is_last = opened.place.users == 1 and not opened.is_gone and opened.place.is_alone(page)
+        if found is not None:
+            found[1].close_readers(CLOSE_WAITS)
+            if is_last and self._has_written and not page.dirty and page.data == found[0]:
+                found[1].shorten_log()          # which writes it to the disk
+            found[1].close_writer()
+        if is_last and not page.dirty and not page.clean:
+            page.clean = True
+            page.mapping.flush()
+        if is_last:
+            opened.folder.remove()
+
+    # --- forks ------------------------------------------------------------------------------------------------------
+
+    def prepare_fork(self) -> None:
+        """Have nothing of SQLite's open: it must not be carried over."""
+        self._held = None
+        opened = self._opened
+        if opened is None:
+            return
+        try:
+            opened.lock.pause(self._close_database, time.monotonic() + min(self._patience, FORK_WAITS))
+            self._held = opened
+        except (Busy, OSError):                 # whoever has the lock has the file open, too, so closing writes nothing
+            self._close_database()
+
+    def _close_database(self) -> None:
+        found = self._database
+        if found is not None:
+            self._is_torn_off = not found[1].close_readers(FORK_WAITS)
+            found[1].close_writer()
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        found = self._database
+        if found is not None:
+            found[1].reopen()
+        self._is_torn_off = False
+        held, self._held = self._held, None
+        if held is not None:
+            held.lock.resume()
+
+    def resume_in_child(self) -> None:
+        """After a fork, in the child: what it is going to use it opens itself."""
+        self._lock = Section()
+        opened, self._opened = self._opened, None
+        self._database = self._held = None
+        self.is_torn = self._is_torn_off
+        if opened is not None:
+            opened.leave_to_parent()
+
+
+def now_ms() -> int:
+    """The time, in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def new_number() -> int:
+    """A number that nobody else makes, as SQLite has them."""
+    return secrets.randbits(62)
+
+
+def check(execute: Execute, h: int, row: tuple[bytes, int, int, int, bytes], now: int) -> tuple[bytes, int] | None:
+    """What `Store.find` returns of a row of the present generation. Raises `Damaged`."""
+    key, generation, end, found_sum, envelope = row
+    if found_sum != sum_of(h, generation, end, envelope):
+        raise Damaged("an entry is not what was written")
+    if end <= now:
+        return None
+    if len(envelope) > 22 and envelope[4] & TAGGED:
+        for tag, version in tags_in(envelope):
+            found = execute("SELECT v, g FROM t WHERE k = ?", (tag,)).fetchone()
+            if found is None or found[0] != version or found[1] != generation:
+                return None
+    return envelope, end
+
+
+def sum_of(h: int, generation: int, end: int, envelope: bytes) -> int:
+    """What is stored beside an entry to tell whether it is what was written."""
+    return crc32(envelope, sum_start(h, generation, end))
+
+
+def tags_in(envelope: bytes) -> Iterable[tuple[bytes, bytes]]:
+    """The tags of an envelope, and what they were when it was written."""
+    at = 22
+    for _ in range(envelope[21]):
+        size = int.from_bytes(envelope[at:at + 2], "big")
+        yield envelope[at + 2:at + 2 + size], envelope[at + 2 + size:at + 18 + size]
+        at += 18 + size
+
+
+def _remove(folder: Folder, data: int) -> None:
+    for end in ("-wal", "-shm", ""):
+        with contextlib.suppress(OSError):
+            os.unlink(folder[data_name(data) + end])
+
+
+def _leave(database: Database) -> None:
+    """Leave what cannot be closed as it is, for good: closing it would write without the writer lock."""
+    _left.append(database)
+
+
+def _prepare_fork() -> None:
+    for store in list(_living):
+        store.prepare_fork()
+
+
+def _resume() -> None:
+    for store in list(_living):
+        store.resume()
+
+
+def _resume_in_child() -> None:
+    for store in list(_living):
+        store.resume_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_prepare_fork, after_in_parent=_resume, after_in_child=_resume_in_child)

@@ -1,0 +1,58 @@
+"""What is in a folder: for ``python -m cachebox stats``."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+from urllib.parse import unquote
+
+from cachebox.distributed._embedded.folder import Folder
+from cachebox.distributed._embedded.page import Page
+from cachebox.distributed._embedded.room import LEAST
+from cachebox.distributed._embedded.store import Execute, Store, now_ms
+
+PATIENCE = 1.0                      # seconds for a folder that somebody is opening
+
+
+def survey(root: str) -> list[dict[str, Any]]:
+    """What each namespace of a directory holds, sorted by name. Raises OSError and ValueError. O(entries).
+
+    Entries that have ended, or were cleared, and are still on the disk are `dead`. Nothing is changed.
+    """
+    found = []
+    for name in sorted(os.listdir(root)):
+        if os.path.isfile(os.path.join(root, name, "page")):
+            found.append(_look_at(Folder(root, unquote(name, errors="surrogatepass"), name)))
+    return found
+
+
+def _look_at(folder: Folder) -> dict[str, Any]:
+    store = Store(folder, LEAST, False, PATIENCE, lambda page: None, lambda evicted: None)
+    try:
+        counts = store.read(_count, time.monotonic() + PATIENCE) or (0, 0, 0, 0, 0)
+        opened = store.opened(time.monotonic() + PATIENCE)
+        return {
+            "namespace": folder.namespace,
+            "bytes": folder.size(),
+            "entries": counts[0],
+            "dead": counts[1] - counts[0],
+            "without_end": counts[2],
+            "tags": counts[3],
+            "leases": counts[4],
+            "processes": opened.place.others(opened.page),
+        }
+    finally:
+        store.close()
+
+
+def _count(execute: Execute, page: Page) -> tuple[int, ...]:
+    ((generation,),) = execute("SELECT v FROM m WHERE id = 0").fetchall()
+    now = now_ms()
+    ((every, live, endless),) = execute(
+        "SELECT count(*), coalesce(sum(g = ?1 AND x > ?2), 0), coalesce(sum(g = ?1 AND x >= 1 << 62), 0) FROM e",
+        (generation, now),
+    ).fetchall()
+    ((tags,),) = execute("SELECT count(*) FROM t WHERE g = ?", (generation,)).fetchall()
+    ((leases,),) = execute("SELECT count(*) FROM l WHERE g = ? AND x > ?", (generation, now)).fetchall()
+    return live, every, endless, tags, leases

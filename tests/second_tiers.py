@@ -1,0 +1,60 @@
+"""A folder in the place of a server, so that what holds for one is asked of the other as well.
+
+A module whose tests are about both imports `server` from here, and says where the second tier is by ``**server.at``. A
+test that asks more of its server (a client, its port, to be stalled) is about servers only, and is skipped with a folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+
+import pytest
+
+
+class Folder:
+    """A second tier without a server."""
+
+    def __init__(self):
+        self.root = tempfile.mkdtemp(prefix="cachebox-test-")
+        self.at = {"url": f"file://{self.root}"}
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        pytest.skip(f"this is about servers: a folder has no {name}")
+
+    def set_left(self, key: str, milliseconds: int) -> None:
+        """Let an entry be there for so long from now on."""
+        from cachebox import DistributedCache
+        from cachebox.distributed._embedded.operations import Transaction
+
+        def run(execute, page):
+            change = Transaction(execute, page)
+            envelope, _ = change.find(name)
+            change.put(name, envelope, change.now + milliseconds)
+
+        name = key.encode()
+        with DistributedCache(**self.at) as cache:
+            store = cache._core.topology.store
+            store.write([name], run, time.monotonic() + 10)
+
+    def close(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@pytest.fixture(params=["server", pytest.param("folder", marks=pytest.mark.skipif(
+    sys.platform == "win32", reason="there are no folders on Windows yet"
+))])
+def server(request):
+    """A second tier, empty: a real server, and a folder."""
+    if request.param == "server":
+        one = request.getfixturevalue("one_server")
+        one.flush()
+        yield one
+        return
+    folder = Folder()
+    yield folder
+    folder.close()
