@@ -399,6 +399,29 @@ def test_what_a_loop_was_loading_when_it_ended_is_loaded_anew(loads):
     cache._check()
 
 
+def test_a_loop_that_is_closed_over_a_load_leaves_nothing_behind(loads, recwarn, monkeypatch):
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", told.append)
+    store = Store()
+    cache = Cache(loader=loads(store))
+    loop = asyncio.new_event_loop()
+
+    async def begin():
+        store.gate = asyncio.Event()
+        tasks.append(asyncio.ensure_future(cache.aget("a")))
+        await passes()
+
+    tasks = []
+    loop.run_until_complete(begin())
+    loop.close()
+    tasks.clear()
+    gc.collect()
+    store.gate = None
+    assert run(cache_value(cache)) == "value of a"
+    assert told == []
+    cache._check()
+
+
 async def cache_value(cache):
     return await cache.aget("a")
 
@@ -638,6 +661,33 @@ def test_a_value_is_loaded_anew_by_a_task_before_it_ends(loads, clock):
     clock.now += 6
     assert cache.get("a") == "newest"                       # no loop runs, so none begins
     assert cache.stats.refreshes == 2 and not cache._refreshing("a")
+
+
+def test_a_refresh_of_a_loop_that_has_ended_keeps_nobody_from_refreshing(loads, clock):
+    store = Store()
+    cache = Cache(default_ttl=10, loader=loads(store), refresh_ahead=0.5, clock=clock)
+
+    async def begin_and_end():
+        await cache.aget("a")
+        clock.now += 6
+        store.gate = asyncio.Event()
+        await cache.aget("a")
+        await passes()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin_and_end())
+    loop.close()
+    store.gate = None
+    store.values["a"] = "newer"
+
+    async def main():
+        assert await cache.aget("a") == "value of a"
+        await passes(10)
+        assert await cache.aget("a") == "newer"
+
+    run(main())
+    gc.collect()
+    cache._check()
 
 
 def test_an_old_value_is_served_while_a_task_loads_anew(loads, clock):

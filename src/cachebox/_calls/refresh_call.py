@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from _contextvars import copy_context
+from _functools import partial  # type: ignore[import-not-found]  # functools itself is slow to import
+from _weakref import ref
 
 from cachebox._loading.refresh_pool import submit
 from cachebox._loading.single_flight import led
@@ -48,11 +50,13 @@ class RefreshCall:
             return submit(self)
         import asyncio
 
-        if asyncio._get_running_loop() is None:
+        loop = asyncio._get_running_loop()
+        if loop is None:
             return False
+        from cachebox._loading import tasks
         from cachebox._loading.awaited import start
 
-        start(self._run_in_task())
+        self._refresh.hand_to(start(self._run_in_task()), partial(tasks.goes_on, ref(loop)))
         return True
 
     def run(self) -> None:
@@ -79,11 +83,9 @@ class RefreshCall:
                 self._succeeded(value)
 
     async def _run_in_task(self) -> None:
-        from cachebox._loading import tasks
-
         led.set(())
         try:
-            if self._refresh.begin(*tasks.current()):
+            if self._refresh.begin():
                 value = await called(self._wrapper.__wrapped__, self._args, self._kwargs)
                 self._succeeded(value)
         except Exception as error:

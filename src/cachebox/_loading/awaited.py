@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 1000
 """Keys that go to one `load_many`."""
 
-_tasks: set[asyncio.Task[None]] = set()         # those of ours: an event loop refers to them weakly
-
 
 # --- what `Cache` calls -----------------------------------------------------------------------------------------------
 
@@ -93,15 +91,16 @@ async def get_or_set(
 
 def start_refresh(refresh: Refresh) -> bool:
     """Load a value anew in a task. False: no event loop runs here, so a later call has to."""
-    if asyncio._get_running_loop() is None:
+    loop = asyncio._get_running_loop()
+    if loop is None:
         return False
-    start(_refresh(refresh))
+    refresh.hand_to(start(_refresh(refresh)), partial(tasks.goes_on, ref(loop)))
     return True
 
 
 async def _refresh(refresh: Refresh) -> None:
     try:
-        if refresh.begin(*tasks.current()):
+        if refresh.begin():
             refresh.loaded(await _load_one(refresh.loader, refresh.key))
     except Exception as error:
         refresh.failed(error)
@@ -120,11 +119,8 @@ async def _served(cache: _AnyCache, key: Any) -> Any:
 
 
 def start(coroutine: Any) -> asyncio.Task[None]:
-    """Run a coroutine in a task of its own, which is kept until it ends."""
-    task: asyncio.Task[None] = asyncio.Task(coroutine, loop=asyncio.get_running_loop())     # never an eager one
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
-    return task
+    """A task, never an eager one. Whoever starts it keeps it: an event loop refers to its tasks weakly."""
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop())
 
 
 # --- where values come from -------------------------------------------------------------------------------------------
@@ -256,7 +252,7 @@ class _Job:
 
 
 def _end(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():                           # who waited was cancelled
+    if future.done() or future.get_loop().is_closed():      # nobody waits any more
         return
     if isinstance(error, StopIteration):        # no future takes it, and no coroutine lets it out
         replaced = RuntimeError("a loader raised StopIteration")
@@ -313,7 +309,7 @@ class _Load:
         self.waiting = 0                            # requests of this loop
         self._loads = loads
         self._source = source
-        self.futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
+        self._futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
         self._has_begun = self._is_over = self._looks = False
         self._task = start(self._run())
         self._course = Course(self._task, tasks.current()[1])
@@ -325,7 +321,7 @@ class _Load:
 
     def expect(self, key: Any) -> asyncio.Future[Any]:
         """What whoever began the load of a key waits for."""
-        future = self.futures[key] = asyncio.get_running_loop().create_future()
+        future = self._futures[key] = asyncio.get_running_loop().create_future()
         return future
 
     async def _run(self) -> None:
@@ -359,7 +355,7 @@ class _Load:
         self._tell(key, None, error)
 
     def _tell(self, key: Any, value: Any, error: BaseException | None) -> None:
-        future = self.futures.pop(key, None)
+        future = self._futures.pop(key, None)
         if future is not None:
             _end(future, value, error)
 

@@ -22,6 +22,8 @@ cdef class Refresh:
     cdef uint32_t forks             # the process whose pool has it
     cdef bint by_call               # a decorated call does it, not the cache's loader
     cdef Flight flight              # for those who find nothing to serve; None: it has not begun
+    cdef object task                # that loads, for an event loop knows its tasks only weakly; None: a thread does
+    cdef object goes_on             # says whether its event loop runs
 
     cdef bint is_void(self) noexcept
     cdef int land(self, object value, double weight) except -1

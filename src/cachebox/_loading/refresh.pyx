@@ -35,14 +35,19 @@ cdef class Refresh:
         finally:
             self.end()
 
-    def begin(self, task=None, goes_on=None):
-        """Whether the value is still to be loaded anew. A task does it, if one is given, of a loop that goes on."""
+    def hand_to(self, task, goes_on):
+        """A task loads, of an event loop of which is said whether it goes on."""
+        self.task = task
+        self.goes_on = goes_on
+
+    def begin(self):
+        """Whether the value is still to be loaded anew."""
         cdef Flight flight
         if self.is_void() or (self.store.loader is None and not self.by_call):
             return False
         flight = new_flight(self.store.guard)
-        if task is not None:
-            flight.course = Course(task, goes_on)
+        if self.task is not None:
+            flight.course = Course(self.task, self.goes_on)
             flight.__enter__()
         self.flight = flight
         return True
@@ -162,8 +167,9 @@ cdef class Refresh:
         if flight is not None:
             flight.state = LANDED
         release(self.store.lock)
-        if self.store.refreshes is not None:
+        if self.store.refreshes is not None and self.store.refreshes.get(self.key) is self:
             self.store.refreshes.pop(self.key, None)
+        self.task = None
         if flight is not None and flight.course is not None:
             flight.course.over = True
             flight.__exit__()
@@ -190,7 +196,9 @@ cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
 cdef object flight_of(Store store, object key):
     """What those wait for who find nothing to serve while a value is loaded anew; None: it is not."""
     cdef Refresh refresh = store.refreshes.get(key) if store.refreshes else None
-    return refresh.flight if refresh is not None and refresh.forks == forks else None
+    if refresh is None or refresh.forks != forks or refresh.flight is None or refresh.flight.lost():
+        return None
+    return refresh.flight
 
 
 cdef bint join(object known) except -1:
@@ -304,9 +312,9 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, dou
         known = store.refreshes.setdefault(key, refresh)
         if known is refresh:
             break
-        if known.forks == forks and (known.flight is None or not known.flight.lost()):
+        if known.forks == forks and (known.goes_on is None or known.goes_on()):
             return None
-        store.refreshes.pop(key, None)          # it will never end here: of the process that forked, or of a lost loop
+        store.refreshes.pop(key, None)          # of the process that forked, or of a loop that has ended: it never ends
     start(&op)
     try:
         now = store.now(0.0)

@@ -23,7 +23,7 @@ def current() -> tuple[Any, Callable[[], bool] | None]:
     loop = asyncio._get_running_loop()
     task: Any = asyncio.current_task(loop) if loop is not None else None
     if task is not None and loop is not None:
-        return task, partial(_runs, ref(loop))
+        return task, partial(goes_on, ref(loop))
     if "trio" in sys.modules:
         trio = sys.modules["trio"].lowlevel
         try:
@@ -56,7 +56,8 @@ async def over(flight: Flight) -> bool:
     return flight.is_over
 
 
-def _runs(loop: ref[asyncio.AbstractEventLoop]) -> bool:
+def goes_on(loop: ref[asyncio.AbstractEventLoop]) -> bool:
+    """Whether an event loop is there, and runs."""
     known = loop()
     return known is not None and known.is_running()
 
