@@ -109,6 +109,8 @@ class Hostile:
             self.links[-1].sendall(data)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)       # wakes the thread that accepts
         self._listener.close()
         for connection in self._connections:
             with contextlib.suppress(OSError):

@@ -1,8 +1,9 @@
 """Hostile keys, values, callbacks, clocks, policies, arguments: no hang, no crash, and the bound holds.
 
-The scenarios stand in `adversarial/`, each a function of a policy. Each runs under every policy in a process of its
-own, which has to end by itself, in time, with status 0: `python tests/adversarial MODULE.FUNCTION POLICY`. As many run
-at the same time as there are processors: a test waits for its own.
+The scenarios stand in `adversarial/`, each a function of a policy. Each runs under one policy or another, and with
+`-m slow` under all others, in a process of its own, which has to end by itself, in time, with status 0:
+`python tests/adversarial MODULE.FUNCTION POLICY`. As many run at the same time as there are processors: a test waits
+for its own.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ def scenarios(module):
 
 
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "hostile"))
+SCENARIOS = [name for module in MODULES for name in scenarios(module)]
 CASES = [
-    (name, policy)
-    for module in MODULES
-    for name in scenarios(module)
-    for policy in (POLICIES if not name.startswith("wrong.policies") else POLICIES[-1:])
+    (name, policy, is_slow)
+    for n, name in enumerate(SCENARIOS)
+    for policy, is_slow in (
+        [(policy, n % len(POLICIES) != k) for k, policy in enumerate(POLICIES)]
+        if not name.startswith("wrong.policies")
+        else [("InPython", False)]
+    )
 ]
 
 
@@ -107,7 +112,13 @@ def outcomes(request, tmp_path_factory):
             runner.end()
 
 
-@pytest.mark.parametrize(("name", "policy"), CASES, ids=[f"{name}-{policy}" for name, policy in CASES])
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        pytest.param(name, policy, id=f"{name}-{policy}", marks=[pytest.mark.slow] if is_slow else [])
+        for name, policy, is_slow in CASES
+    ],
+)
 def test_survives(name, policy, outcomes):
     if name.startswith("forks.") and not hasattr(os, "fork"):
         pytest.skip("this platform has no fork")
@@ -116,4 +127,4 @@ def test_survives(name, policy, outcomes):
 
 
 def test_there_are_scenarios_in_every_module():
-    assert {name.partition(".")[0] for name, _ in CASES} == set(MODULES) and len(CASES) > 150
+    assert {name.partition(".")[0] for name in SCENARIOS} == set(MODULES) and len(CASES) > 150

@@ -268,7 +268,10 @@ def test_what_cannot_be_cached_says_what_to_do(thing):
 
 
 def test_cached_below_a_singledispatchmethod():
-    class Shown(Money):
+    class Shown:                        # functools of 3.13.0 itself takes one equal instance for another
+        def __init__(self, price, note):
+            self.note = note
+
         @functools.singledispatchmethod
         @cached
         def show(self, x):

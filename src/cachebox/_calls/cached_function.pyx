@@ -224,7 +224,11 @@ cdef class CachedFunction:
             value = get_equal(
                 <PyObject*>self._cache, lone, mixed_in(<PyObject*>self._cache, hashed), &compared
             )
-            return self.hit(value) if value != NULL else self.miss(key, hashed, args, n, names, None)
+            if value != NULL:
+                return self.hit(value)
+            if n != 0 and is_class(args[0]):
+                self.receives(args, n, names)   # a class method is to know its class: see `is_received`
+            return self.miss(key, hashed, args, n, names, None)
         if not as_method and self.asks_classes and self.receives(args, n, names):
             return self.call_received(args, n, names)
         if as_method:

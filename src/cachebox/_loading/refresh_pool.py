@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 
 TYPE_CHECKING = False               # typing's own is slow to import
@@ -33,7 +34,7 @@ LINGERS = 5.0
 STEPS_ASIDE = 1.0
 """Seconds that a fork waits for idle threads to end."""
 
-_lock = threading.RLock()               # re-entrant: a signal handler or a finalizer may ask for a refresh
+_lock = Section()
 _changed = threading.Condition(_lock)
 _queue: deque[_Task] = deque()
 _threads: dict[Thread, _Task | None] = {}   # with what each is running: so nothing is lost with a thread
@@ -156,7 +157,7 @@ def _resume() -> None:
 def _resume_in_child() -> None:
     """The refreshes of the parent are the parent's: here they are void, as their caches can tell."""
     global _lock, _changed, _threads, _idle, _told_to_end
-    _lock = threading.RLock()           # another thread may have held the old one
+    _lock = Section()           # another thread may have held the old one
     _changed = threading.Condition(_lock)
     _queue.clear()
     _threads = {}

@@ -8,8 +8,9 @@ for what another thread does, which may want the section: `in_section()` says so
 
 cdef class Section:
     """A re-entrant lock of a thread."""
-    cdef object acquire
-    cdef object release
+    cdef object lock
+    cdef object take
+    cdef object give
 
 
 cpdef bint in_section() noexcept

@@ -11,25 +11,53 @@ cdef extern from *:
     static __thread int cb_sections = 0;
     #endif
     """
-    int sections "cb_sections"
+    int sections "cb_sections"      # how many this thread is in
 
 
 cdef class Section:
+    """A re-entrant lock, also for a `threading.Condition`: who waits on that has left the section."""
 
     def __cinit__(self):
-        lock = RLock()
-        self.acquire = lock.acquire
-        self.release = lock.release
+        self.lock = RLock()
+        self.take = self.lock.acquire
+        self.give = self.lock.release
 
     def __enter__(self):
         global sections
-        self.acquire()
+        self.take()
         sections += 1
+        return True
 
     def __exit__(self, *raised):
         global sections
+        self.give()
         sections -= 1
-        self.release()
+
+    def acquire(self, bint blocking=True, double timeout=-1):
+        """As `threading.RLock` has it."""
+        global sections
+        cdef bint taken = self.take(blocking, timeout)
+        if taken:
+            sections += 1
+        return taken
+
+    def release(self):
+        """As `threading.RLock` has it."""
+        self.__exit__()
+
+    def _is_owned(self):
+        return self.lock._is_owned()
+
+    def _release_save(self):
+        global sections
+        state = self.lock._release_save()
+        sections -= state[0]
+        return state
+
+    def _acquire_restore(self, state):
+        global sections
+        self.lock._acquire_restore(state)
+        sections += state[0]
 
 
 cpdef bint in_section() noexcept:

@@ -19,6 +19,7 @@ import time
 import weakref
 
 from cachebox._platform.callers import waiter
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 from cachebox._store.store import resume_after_fork  # type: ignore[import-not-found]
 
@@ -71,7 +72,7 @@ class Bell:
             sleeper.close()
 
 
-_lock = threading.RLock()
+_lock = Section()
 _bell = Bell()
 _due: dict[Known, float] = {}           # when to visit whom
 _visited: Known | None = None           # whom the thread is visiting, who is not in `_due`
@@ -208,7 +209,7 @@ def may_resume_later() -> bool:
 
 def _resume_in_child() -> None:
     global _lock, _bell, _thread
-    _lock, _bell = threading.RLock(), Bell()    # another thread may have held the old lock
+    _lock, _bell = Section(), Bell()    # another thread may have held the old lock
     _thread = None
     _visit_again()
     resume()

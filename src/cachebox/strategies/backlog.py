@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
@@ -95,7 +96,7 @@ class Backlog:
     def _make_locks(self) -> None:
         # It guards all the rest, the queue and the journal. Re-entrant: comparing keys, a signal handler or a
         # finalizer may write in the middle of a write.
-        self._lock = threading.RLock()
+        self._lock = Section()
         self._news = threading.Condition(self._lock)        # for the thread: there is something to do
         self._progress = threading.Condition(self._lock)    # for all others: a write was settled, or the thread ended
 

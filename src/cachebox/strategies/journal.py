@@ -35,6 +35,7 @@ from zlib import crc32
 
 from cachebox._files.dump import made_beside, sync_folder
 from cachebox._files.serializer import SIGNATURE, Encoding
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
@@ -109,8 +110,8 @@ class Journal:
 
     def _make_locks(self) -> None:
         # re-entrant: a signal handler or a finalizer may write in the middle of anything
-        self._sync_turn = threading.RLock()
-        self._wake_turn = threading.RLock()
+        self._sync_turn = Section()
+        self._wake_turn = Section()
         self._wake = threading.Condition(self._wake_turn)
 
     # --- reading ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 
 LINGERS = 1.0
@@ -32,7 +33,7 @@ class Helper:
 
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork."""
-        self._lock = threading.RLock()          # a signal handler may want it, too
+        self._lock = Section()
         self._changed = threading.Condition(self._lock)
         self._tasks: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
