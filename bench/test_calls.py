@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.peers import FUNCTOOLS, RUST, decorators
 from bench.suite import Group, Topic, cases, play
-from bench.workloads import async_calls, calls, method_calls, missed_calls
+from bench.workloads import KEY_OPTIONS, async_calls, calls, method_calls, missed_calls, option_calls
 
 NAMES = ["@cached", "lru_cache (ours)", FUNCTOOLS, RUST, "cachetools", "moka-py", "theine"]
 ARGUMENTS = {
@@ -44,7 +44,15 @@ MISS = Topic(
     less="plain",
 )
 
-TOPICS = [HIT, ASYNC, MISS]
+OPTIONS = Topic(
+    "decorated function, hit, by options about its keys",
+    ["plain", *KEY_OPTIONS],
+    "plain",
+    [Group("f(x)", option_calls)],
+    note="f(x, session) with `ignore`; `vary` reads one context variable; `normalize` adds a default",
+)
+
+TOPICS = [HIT, ASYNC, MISS, OPTIONS]
 
 
 @cases(*TOPICS)

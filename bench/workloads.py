@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import datetime
 import decimal
@@ -242,6 +243,29 @@ def missed_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
             return None
 
         made.append(candidate(each.name, batches, "f(key)", f=f))
+    return made
+
+
+TENANT = contextvars.ContextVar("tenant")
+KEY_OPTIONS: dict[str, tuple[dict[str, Any], str, str]] = {     # options, parameters, and a call
+    "ignore": ({"ignore": "session"}, "key, session", "f(key, 1)"),
+    "vary": ({"vary": TENANT}, "key", "f(key)"),
+    "version": ({"version": 2}, "key", "f(key)"),
+    "normalize": ({"normalize": True}, "key, other=1", "f(key)"),
+}
+
+
+def option_calls() -> list[Candidate]:
+    """Call functions that are cached with options about their keys, and one without; all results are cached."""
+    from cachebox import cached
+
+    TENANT.set("a tenant")
+    keys = text_keys(1000)
+    made = []
+    for name, (options, parameters, statement) in {"plain": ({}, "key", "f(key)"), **KEY_OPTIONS}.items():
+        f = cached(max_size=2000, **options)(eval(f"lambda {parameters}: None"))
+        measure.compile_loop(statement, f=f)(keys)
+        made.append(candidate(name, shuffled(keys), statement, f=f))
     return made
 
 

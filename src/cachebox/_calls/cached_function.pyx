@@ -189,7 +189,7 @@ cdef class CachedFunction:
             self.vectorcall = <vectorcallfunc>call_general
             if is_quick:
                 self.vectorcall = <vectorcallfunc>call_selecting
-                if key_arguments.takes_one and self.key_arguments.source != NULL:
+                if self.key_arguments.takes_one and self.key_arguments.source != NULL:
                     self.vectorcall = <vectorcallfunc>call_varying
         elif not self.is_simple:
             self.vectorcall = <vectorcallfunc>call_general
@@ -1207,9 +1207,7 @@ cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObjec
     cdef Py_hash_t hashed
     cdef uint64_t h
     cdef uint32_t i
-    if unlikely(has_items(blocks)):
-        return call_in_doubt(self, args, n, names)
-    if unlikely(n != 1 or names != NULL):
+    if unlikely(n != 1 or names != NULL or has_items(blocks)):
         return other_call(self, args, n, names)
     if unlikely(not knows_hash(args[0], &hashed)):
         return any_call(self, args, n, NULL)
@@ -1224,9 +1222,7 @@ cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyOb
     cdef PyObject* cache = <PyObject*>(<CachedFunction>self)._cache
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef uint32_t i = (<CachedFunction>self).nullary_at
-    if unlikely(has_items(blocks)):
-        return call_in_doubt(self, args, n, names)
-    if unlikely(n != 0 or names != NULL):
+    if unlikely(n != 0 or names != NULL or has_items(blocks)):
         return other_call(self, args, n, names)
     acquire((<Cache>cache).lock)
     if likely(i != 0 and i < (<Cache>cache).table.fresh and is_plain_hit(cache, i)):
@@ -1239,9 +1235,7 @@ cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyOb
 cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
     """The same with more than one argument."""
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
-    if unlikely(has_items(blocks)):
-        return call_in_doubt(self, args, n, names)
-    if unlikely(n < 2 or names != NULL):
+    if unlikely(n < 2 or names != NULL or has_items(blocks)):
         return other_call(self, args, n, names)
     return call_simple(self, NULL, args, n, 2)
 
@@ -1316,9 +1310,7 @@ cdef PyObject* call_selecting(PyObject* self, PyObject** args, size_t nargsf, Py
 cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
     """A method that has its cache to itself."""
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
-    if unlikely(has_items(blocks)):
-        return call_in_doubt(self, args, n, names)
-    if unlikely(n == 0 or names != NULL or not takes_weak_references(args[0])):
+    if unlikely(n == 0 or names != NULL or has_items(blocks) or not takes_weak_references(args[0])):
         return other_method_call(self, args, n, names)
     if n == 1:
         return call_simple(self, args[0], args + 1, 0, 0)
@@ -1345,6 +1337,8 @@ cdef inline PyObject* call_simple(
 
 cdef PyObject* by_arguments(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
     """A call with other arguments than are likely. The next ones are likely to be as many."""
+    if unlikely(has_items(blocks)):
+        return call_in_doubt(self, args, n, names)
     if names != NULL:
         return call_with_keywords(self, args, n, names)
     if HAS_GIL:                     # else another thread may make it a method just now
@@ -1364,6 +1358,8 @@ cdef PyObject* by_keywords(PyObject* self, PyObject** args, Py_ssize_t n, PyObje
 
 cdef PyObject* by_arguments_of_method(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
     """The same for `call_simple_method`."""
+    if unlikely(has_items(blocks) and is_disabled()):
+        return vectorcall(<PyObject*>(<CachedFunction>self).function, args, n, names)
     if n == 0 or not takes_weak_references(args[0]):
         return (<CachedFunction>self).call_unreceived(args, n, names)
     return find_simple(self, args[0], args + 1, n - 1, names)

@@ -36,7 +36,7 @@ cdef class KeyArguments:
     cdef Py_ssize_t only_by_position
     cdef PyObject* source           # what keys vary by, if that is one context variable
     cdef PyObject* required         # stands for no default
-    cdef readonly bint takes_one    # argument, by position, which belongs to the key
+    cdef bint takes_one             # argument, by position, which belongs to the key
     cdef bint is_quick              # `select_quickly` need not look for more than `source`
     cdef bint has_rest              # *args
     cdef bint has_more              # **kwargs

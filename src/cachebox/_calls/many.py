@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
     from typing import Any
 
-    Steps = Generator[Any, Any, Any]
+    _Steps = Generator[Any, Any, Any]
 
 
 class _Absent:
@@ -67,11 +67,11 @@ class CachedMany:
             return self._run(self._uncached(prefix, wanted))
         return self._run(self._steps(prefix, wanted, anew))
 
-    def _run(self, steps: Steps) -> Any:
+    def _run(self, steps: _Steps) -> Any:
         """Do the steps, here or in a coroutine."""
         return self._run_awaited(steps) if self._is_async else run(steps)
 
-    async def _run_awaited(self, steps: Steps) -> Any:
+    async def _run_awaited(self, steps: _Steps) -> Any:
         from cachebox._loading import tasks
 
         answer: Any = None
@@ -106,14 +106,14 @@ class CachedMany:
         finally:
             steps.close()
 
-    def _uncached(self, prefix: tuple[Any, ...], wanted: list[Any]) -> Steps:
+    def _uncached(self, prefix: tuple[Any, ...], wanted: list[Any]) -> _Steps:
         """A call that neither reads nor stores."""
         if not wanted:
             return {}
         values = self._checked((yield Call(partial(self.__wrapped__, *prefix, wanted), [])))
         return {key: values[key] for key in wanted if key in values}
 
-    def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> Steps:
+    def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> _Steps:
         """A call. Yields what is to be called or waited for."""
         one = self._one
         found: dict[Any, Any] = {}
@@ -151,7 +151,7 @@ class CachedMany:
                     left.append((key, made))
         return {key: found[key] for key in wanted if found[key] is not ABSENT}
 
-    def _load(self, prefix: tuple[Any, ...], leads: list[tuple[Any, Any, Any]], found: dict[Any, Any]) -> Steps:
+    def _load(self, prefix: tuple[Any, ...], leads: list[tuple[Any, Any, Any]], found: dict[Any, Any]) -> _Steps:
         """Call the function with the keys that are ours to load, and store what it returns."""
         one = self._one
         call = partial(self.__wrapped__, *prefix, [key for key, _, _ in leads])
@@ -327,7 +327,7 @@ class Call:
         self.leads = leads
 
 
-def run(steps: Steps) -> Any:
+def run(steps: _Steps) -> Any:
     """Do the steps of a call in this thread."""
     answer: Any = None
     error: BaseException | None = None
