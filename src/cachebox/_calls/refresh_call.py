@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from _contextvars import copy_context
-from _functools import partial  # type: ignore[import-not-found]  # functools itself is slow to import
-from _weakref import ref
 
 from cachebox._loading.refresh_pool import submit
 from cachebox._loading.single_flight import led
