@@ -16,10 +16,13 @@ from cachebox._calls.key_arguments cimport FAILED, FEW, Arguments, drop, get_var
 from cachebox._engine.table cimport decref, xdecref
 from cachebox.cache cimport PASSED, RETURNED, STORED, Cache, Loading, hash_of, is_awaitable, may_pass_once, passes_once
 from cachebox._calls.call_key cimport (
-    Call, call_key, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, hash_call, is_call_at, key_of_call, keys_of_hash,
-    keys_of_token, knows_hash_of_arguments, knows_hash_of_call, knows_hash_of_pair, likely, try_hash_call, type_of, unlikely,
+    Call, call_key, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, hash_call, is_call_at,
+    key_of_call, keys_of_hash, keys_of_token, knows_hash_of_arguments, knows_hash_of_call, knows_hash_of_pair, likely,
+    try_hash_call, type_of, unlikely,
 )
-from cachebox._loading.single_flight cimport FLYING, Flight, Leader, Ticket, board, crash, land, lead_anew, leader_by_watch, new_leader
+from cachebox._loading.single_flight cimport (
+    FLYING, Flight, Leader, Ticket, board, crash, land, lead_anew, leader_by_watch, new_leader,
+)
 from cachebox._platform.lock cimport HAS_GIL, acquire, release
 from cachebox._store.options cimport lifetime_of
 from cachebox._loading.fast_path cimport (
