@@ -38,6 +38,7 @@ MODULES = {                         # peer: the module to import; a peer that is
     "dogpile.cache": "dogpile.cache",
     "cashews": "cashews",
     "aiocache": "aiocache",
+    "diskcache": "diskcache",
 }
 ABSENT: dict[str, str] = {}         # peer: why it cannot be had
 VERSIONS: dict[str, str] = {}       # peer: its version

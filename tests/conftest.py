@@ -7,8 +7,13 @@ import re
 import sys
 
 import pytest
+from hypothesis import settings
 
 from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
+
+# The same examples every time, however slow the machine is at the moment.
+settings.register_profile("deterministic", deadline=None, derandomize=True)
+settings.load_profile("deterministic")
 
 POLICIES = ("LRU", "LFU", "FIFO", "AUTO")
 
@@ -97,10 +102,25 @@ def one_server():
 
 
 @pytest.fixture
-def server(one_server):
-    """A real server, empty."""
-    one_server.flush()
-    return one_server
+def server(request):
+    """A real server, empty; or a folder, where a module asks for both."""
+    if getattr(request, "param", "server") == "server":
+        one = request.getfixturevalue("one_server")
+        one.flush()
+        yield one
+        return
+    from second_tiers import Folder
+
+    folder = Folder()
+    yield folder
+    folder.close()
+
+
+def pytest_generate_tests(metafunc):
+    """Have the tests of a module run with each of its `SECOND_TIERS`."""
+    tiers = getattr(metafunc.module, "SECOND_TIERS", None)
+    if tiers is not None and "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", tiers, indirect=True)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A folder in the place of a server, so that what holds for one is asked of the other as well.
 
-A module whose tests are about both imports `server` from here, and says where the second tier is by ``**server.at``. A
-test that asks more of its server (a client, its port, to be stalled) is about servers only, and is skipped with a folder.
+A module whose tests are about both says so (``SECOND_TIERS = BOTH``), and where the second tier is by ``**server.at``.
+A test that asks more of its server (a client, its port, to be stalled) is about servers only: skipped with a folder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import tempfile
 import time
 
 import pytest
+
+BOTH = ("server", "folder") if sys.platform != "win32" else ("server",)
 
 
 class Folder:
@@ -43,18 +45,3 @@ class Folder:
 
     def close(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
-
-
-@pytest.fixture(params=["server", pytest.param("folder", marks=pytest.mark.skipif(
-    sys.platform == "win32", reason="there are no folders on Windows yet"
-))])
-def server(request):
-    """A second tier, empty: a real server, and a folder."""
-    if request.param == "server":
-        one = request.getfixturevalue("one_server")
-        one.flush()
-        yield one
-        return
-    folder = Folder()
-    yield folder
-    folder.close()

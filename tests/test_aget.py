@@ -714,7 +714,7 @@ def test_an_old_value_is_served_while_a_task_loads_anew(loads, clock):
 def test_a_refresh_that_fails_keeps_the_old_value(loads, clock, caplog):
     async def main():
         store = Store()
-        cache = Cache(default_ttl=10, loader=loads(store), stale_ttl=100, clock=clock)
+        cache = Cache(default_ttl=10, loader=loads(store), stale_ttl=100, clock=clock, name="aget:log")
         cache["broken"] = "old"
         clock.now += 11
         for _ in range(3):
@@ -723,7 +723,7 @@ def test_a_refresh_that_fails_keeps_the_old_value(loads, clock, caplog):
         assert cache.stats.refresh_failures == 3 and cache.stats.refreshes == 0
 
     run(main())
-    assert len([record for record in caplog.records if record.name == "cachebox"]) == 1
+    assert len([record for record in caplog.records if "'aget:log'" in record.getMessage()]) == 1
 
 
 # --- what remains -----------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from both_kinds import KINDS, make
 from cachebox import MISSING, BackendUnavailable, DistributedCache
 from in_threads import Started, run_all, wait_for, wait_until
 from redis_servers import Proxy
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
 
+SECOND_TIERS = BOTH
 
 @pytest.fixture(params=KINDS)
 def kind(request):

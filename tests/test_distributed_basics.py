@@ -21,8 +21,9 @@ from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache
 from in_threads import run_all, wait_until
 from redis_servers import BINARIES, Proxy, Server, free_port
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
 
+SECOND_TIERS = BOTH
 
 @pytest.fixture(params=KINDS)
 def kind(request):

@@ -23,8 +23,9 @@ from both_kinds import KINDS
 from cachebox import AsyncDistributedCache, DistributedCache, cached
 from in_threads import wait_until
 from redis_servers import free_port
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
 
+SECOND_TIERS = BOTH
 
 @pytest.fixture
 def cache(server):

@@ -18,8 +18,9 @@ from cachebox import BackendUnavailable, DistributedCache
 from cachebox.distributed._wire.codec import Json
 from in_threads import Started, run_all, wait_for, wait_until
 from redis_servers import BINARIES, Proxy, Server
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
 
+SECOND_TIERS = BOTH
 
 @contextlib.contextmanager
 def pair(kind, server, other_server=None):

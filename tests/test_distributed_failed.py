@@ -17,9 +17,11 @@ from cachebox.distributed._wire import error_codec as failed
 from cachebox.distributed._wire.codec import Codec
 from cachebox.distributed._wire.keyspace import new_token
 from in_threads import LIMIT, Started, must_end, wait_for, wait_until
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
 from test_distributed_coherence import pair
 from test_shared_errors import Api
+
+SECOND_TIERS = BOTH
 
 ERRORS = [
     ValueError("boom", 1, None),

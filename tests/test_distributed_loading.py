@@ -19,7 +19,9 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 from cachebox import AsyncDistributedCache, DistributedCache
 from cachebox.distributed._ops import leases
 from in_threads import Started, must_end, run_all, wait_for, wait_until
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
+
+SECOND_TIERS = BOTH
 
 TESTS = str(Path(__file__).parent)
 

@@ -14,11 +14,14 @@ from both_kinds import KINDS
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached_many, disabled
 from in_threads import wait_until
 from redis_servers import free_port
+from second_tiers import BOTH
+
+SECOND_TIERS = BOTH
 
 
 @pytest.fixture
 def cache(server):
-    with DistributedCache(redis_port=server.port) as cache:
+    with DistributedCache(**server.at) as cache:
         yield cache
 
 
@@ -41,7 +44,7 @@ def test_what_is_missing_is_one_call_in_every_process(cache, server):
     f = cached_many(cache, missing_ttl=60, name="f")(count)
     assert f([1, 2, -1]) == {1: [1], 2: [2]} and count.asked == [[1, 2, -1]]
     assert f([2, 1, -1]) == {2: [2], 1: [1]} and len(count.asked) == 1
-    with DistributedCache(redis_port=server.port) as elsewhere:
+    with DistributedCache(**server.at) as elsewhere:
         other = Counted()
         g = cached_many(elsewhere, missing_ttl=60, name="f")(other)
         assert list(g([3, -1, 1])) == [3, 1] and other.asked == [[3]]
@@ -86,7 +89,7 @@ def test_values_of_the_annotated_type(cache, server):
 
     f = cached_many(cache, missing_ttl=60, name="users")(load)
     assert f([1, 2, -1]) == {1: User(1), 2: User(2)}
-    with DistributedCache(redis_port=server.port) as elsewhere:
+    with DistributedCache(**server.at) as elsewhere:
         def load_elsewhere(keys: list[int]) -> dict[int, User]:
             raise AssertionError
 
@@ -108,7 +111,7 @@ def test_what_somebody_else_computes_is_waited_for(cache, server):
 
     f = cached_many(cache, name="f")(slow)
     results = {}
-    with DistributedCache(redis_port=server.port) as elsewhere:
+    with DistributedCache(**server.at) as elsewhere:
         g = cached_many(elsewhere, name="f")(slow)
         first = threading.Thread(target=lambda: results.setdefault("f", f([1, 2])))
         first.start()
@@ -162,7 +165,7 @@ def test_without_a_server():
 def test_async_functions(kind, server):
     async def main():
         asked = []
-        cache = (DistributedCache if kind == "sync" else AsyncDistributedCache)(redis_port=server.port)
+        cache = (DistributedCache if kind == "sync" else AsyncDistributedCache)(**server.at)
 
         @cached_many(cache, missing_ttl=60)
         async def f(keys):

@@ -25,8 +25,10 @@ from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops import refresh as refreshing
 from in_threads import Started, run_all, wait_for, wait_until
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
 from test_distributed_loading import start
+
+SECOND_TIERS = BOTH
 
 SHORT, LONG = 20, 1000
 

@@ -18,7 +18,9 @@ from both_kinds import KINDS, make
 from cachebox import MISSING, DistributedCache, cached, caches
 from cachebox.distributed._wire.codec import Codec, Undecodable
 from in_threads import Started, wait_for, wait_until
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
+
+SECOND_TIERS = BOTH
 
 STALE = 1000                        # seconds
 

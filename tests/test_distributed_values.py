@@ -20,7 +20,9 @@ from cachebox import Cache, DistributedCache, cached
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._wire.codec import Codec
 from in_threads import Started
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
+
+SECOND_TIERS = BOTH
 
 # --- types ------------------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops import warming as warmings
 from in_threads import Started, must_end, wait_for, wait_until
-from second_tiers import server  # noqa: F401
+from second_tiers import BOTH
 
+SECOND_TIERS = BOTH
 
 @pytest.fixture(params=KINDS)
 def kind(request):

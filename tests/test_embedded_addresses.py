@@ -49,10 +49,10 @@ def test_urls_that_make_no_sense(url):
     ("options", "error", "says"),
     [
         ({"size_limit": "31MiB"}, ValueError, "size_limit must be at least 32 MiB"),
-        ({"size_limit": 0}, ValueError, "size_limit must be at least"),
-        ({"size_limit": "much"}, ValueError, "size_limit must be a number of bytes"),
-        ({"size_limit": 1.5}, TypeError, "size_limit must be an int or a str"),
-        ({"size_limit": True}, TypeError, "size_limit must be an int or a str"),
+        ({"size_limit": 0}, ValueError, "size_limit must be 1 bytes or more"),
+        ({"size_limit": "much"}, ValueError, "size_limit must be a number with"),
+        ({"size_limit": 1.5}, TypeError, "size_limit must be an int or a text"),
+        ({"size_limit": True}, TypeError, "size_limit must be an int or a text"),
         ({"durability": "yes"}, ValueError, "durability must be"),
         ({"invalidation": False}, ValueError, "invalidation=False"),
         ({"redis_port": 1}, ValueError, "redis_port and url"),
@@ -165,7 +165,7 @@ def test_files_that_are_others_too_are_refused(tmp_path, name, how):
 
 def test_what_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match="but .* is none"):
+    with pytest.raises(ValueError, match=r"is none$"):
         DistributedCache(url=url_of(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):
         DistributedCache(url=url_of(tmp_path / "file" / "below"))

@@ -59,7 +59,7 @@ class Trial:
         writers = [self.start("write", number, 2) for number in range(2)]
         readers = [self.start("read", number, self.reads) for number in range(2)]
         try:
-            deadline = time.monotonic() + max(LIMIT, self.reads / 1000)
+            deadline = time.monotonic() + LIMIT + self.reads / 100 + 5 * kills
             while any(reader.poll() is None for reader in readers) or self.kills < kills:
                 assert time.monotonic() < deadline, "the readers do not come to an end"
                 time.sleep(self.dice.uniform(0.0, 0.1))
@@ -86,9 +86,8 @@ def test_nothing_older_is_ever_read_while_writers_are_killed(root):
     assert reads == 16_000 and changes > 100 and hits > 500
 
 
-@pytest.mark.parametrize("broken", ["never", "before"])
-def test_a_broken_protocol_is_noticed(root, broken):
-    _, _, stale, _ = Trial(root, 8_000, broken).run()
+def test_a_broken_protocol_is_noticed(root):
+    _, _, stale, _ = Trial(root, 8_000, "never").run()
     assert stale > 0
 
 
@@ -102,9 +101,10 @@ def test_nothing_older_in_a_million_reads_while_five_hundred_writers_are_killed(
 
 
 @pytest.mark.slow
-def test_a_protocol_that_tells_only_afterwards_is_noticed(root):
-    for _ in range(10):
-        if Trial(root, 300_000, "after").run()[2]:
+@pytest.mark.parametrize("broken", ["before", "after"])
+def test_a_protocol_that_tells_only_before_or_only_after_is_noticed(root, broken):
+    for _ in range(10):                 # it is a matter of chance
+        if Trial(root, 300_000, broken).run()[2]:
             return
     raise AssertionError("nothing older was read")
 

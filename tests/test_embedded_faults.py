@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,8 @@ def start(code: str, *arguments) -> subprocess.Popen:
     """A process that runs some code, with the cache `cache` at the place that the first argument tells."""
     head = "import json, os, signal, sys, time\nfrom cachebox import DistributedCache\n"
     head += "cache = DistributedCache(**json.loads(sys.argv[1]))\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", head + code, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", head + code, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @contextlib.contextmanager
@@ -211,14 +211,9 @@ def test_a_damaged_page_is_a_new_one(at, folder, seed):
             file.write(b"\0" * 8)
         else:
             for _ in range(10):
-                file.seek(dice.randrange(64) if seed < 6 else dice.randrange(path.stat().st_size))
+                file.seek(dice.randrange(8, 64) if seed < 6 else dice.randrange(path.stat().st_size))
                 file.write(dice.randbytes(1))
-    try:
-        cache = DistributedCache(**at)
-    except ValueError as error:
-        assert "another version" in str(error)
-        return
-    with cache:
+    with DistributedCache(**at) as cache:
         see(cache, values)
         work(cache)
         assert set(os.listdir(folder)) >= {"page", "lock", "processes"}
@@ -313,6 +308,11 @@ def test_a_disk_that_is_full_for_a_moment_costs_nothing(at, monkeypatch):
         assert cache.get_many(["a", "b"]) == {"a": 1, "b": 2}
 
 
+def write_too_much(cache) -> None:
+    for i in range(100):
+        cache.set(f"big{i}", "x" * 200_000)
+
+
 def fill_up(disk) -> None:
     """Leave no room on a disk."""
     with contextlib.suppress(OSError), open(disk / "filler", "ab", buffering=0) as file:
@@ -332,8 +332,7 @@ def test_a_disk_that_is_really_full(root):
             cache.set("a", "old")
             assert other.get("a") == "old"
             with pytest.raises(BackendUnavailable):
-                for i in range(100):
-                    cache.set(f"big{i}", "x" * 200_000)
+                write_too_much(cache)
             assert other.get("a") == "old"
             fill_up(disk)
             cache.delete("a")
@@ -342,8 +341,7 @@ def test_a_disk_that_is_really_full(root):
             cache.set("a", "new")
             assert other.get("a") == "new"
             with pytest.raises(BackendUnavailable):
-                for i in range(100):
-                    cache.set(f"big{i}", "x" * 200_000)
+                write_too_much(cache)
             other.clear()
             assert cache.get("a") is None
             cache.set("a", "newest")
@@ -535,15 +533,17 @@ def test_a_killed_writer_is_settled_by_the_next(at):
 def test_nothing_is_left_open(at, kind):
     def descriptors():
         gc.collect()
-        return {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+        found = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return {os.readlink(path) for path in found if os.path.lexists(path)}
 
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("this system does not tell what is open")
     with make(kind, **at) as cache:
         cache.set("a", 1)
-        run_all(lambda: cache.get("a"), lambda: cache.get("a")) if kind == "sync" else cache.get("a")
+        get = partial(cache.get, "a")
+        run_all(get, get) if kind == "sync" else get()
         assert any(at["url"][7:] in name for name in descriptors())
-    del cache
+    del cache, get
     assert not [name for name in descriptors() if at["url"][7:] in name]
 
 
@@ -557,7 +557,8 @@ def test_a_private_folder_is_gone_with_its_cache():
 
 
 def test_a_private_folder_is_gone_with_its_process():
-    code = "import cachebox\nc = cachebox.DistributedCache(url='memory://')\nc.set('a', 1)\nprint(c._core.topology.servers.root)"
+    code = "import cachebox\nc = cachebox.DistributedCache(url='memory://')\nc.set('a', 1)\n"
+    code += "print(c._core.topology.servers.root)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("/") and not os.path.exists(done.stdout.strip())

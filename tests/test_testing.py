@@ -16,7 +16,6 @@ from cachebox.testing import ManualClock
 from conftest import named
 from in_threads import run_all
 
-
 FOUND = {point.value for point in entry_points(group="pytest11") if point.value.startswith("cachebox.")}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from _contextvars import copy_context
-from _functools import partial  # type: ignore[import-not-found]  # functools itself is slow to import
-from _weakref import ref
 
 from cachebox._loading.refresh_pool import submit
 from cachebox._loading.single_flight import led
@@ -48,16 +46,9 @@ class RefreshCall:
         """Have it run in a task, or in a thread of the pool. False: there is none, so a later call has to try again."""
         if not is_async:
             return submit(self)
-        import asyncio
+        from cachebox._loading.awaited import run_in_task
 
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            return False
-        from cachebox._loading import tasks
-        from cachebox._loading.awaited import start
-
-        self._refresh.hand_to(start(self._run_in_task()), partial(tasks.goes_on, ref(loop)))
-        return True
+        return run_in_task(self._refresh, self._run_in_task)
 
     def run(self) -> None:
         """In a thread of the pool: make the call, and store its result unless the key was written meanwhile."""

@@ -91,10 +91,15 @@ async def get_or_set(
 
 def start_refresh(refresh: Refresh) -> bool:
     """Load a value anew in a task. False: no event loop runs here, so a later call has to."""
+    return run_in_task(refresh, partial(_refresh, refresh))
+
+
+def run_in_task(refresh: Refresh, make: Callable[[], Any]) -> bool:
+    """Have a refresh done by a task, which runs the coroutine that ``make()`` returns. False: no event loop runs."""
     loop = asyncio._get_running_loop()
     if loop is None:
         return False
-    refresh.hand_to(start(_refresh(refresh)), partial(tasks.goes_on, ref(loop)))
+    refresh.hand_to(start(make()), partial(tasks.goes_on, ref(loop)))
     return True
 
 
@@ -371,8 +376,8 @@ class _Load:
         self._end_if_unwanted()
 
     def _end_if_unwanted(self) -> None:
-        if self._is_over or self.waiting:
-            return
+        if self._is_over or self.waiting or asyncio._get_running_loop() is not self._task.get_loop():
+            return                              # the collector may close who waited, in any thread
         if any(lead.is_awaited for lead in self.leads.values()):    # by threads, or tasks of other loops
             if not self._looks:                 # which do not say that they leave
                 self._looks = True

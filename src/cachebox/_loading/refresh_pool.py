@@ -35,7 +35,7 @@ STEPS_ASIDE = 1.0
 """Seconds that a fork waits for idle threads to end."""
 
 _lock = Section()
-_changed = threading.Condition(_lock)
+_changed = _lock.condition()
 _queue: deque[_Task] = deque()
 _threads: dict[Thread, _Task | None] = {}   # with what each is running: so nothing is lost with a thread
 _idle: set[Thread] = set()
@@ -158,7 +158,7 @@ def _resume_in_child() -> None:
     """The refreshes of the parent are the parent's: here they are void, as their caches can tell."""
     global _lock, _changed, _threads, _idle, _told_to_end
     _lock = Section()           # another thread may have held the old one
-    _changed = threading.Condition(_lock)
+    _changed = _lock.condition()
     _queue.clear()
     _threads = {}
     _idle = set()

@@ -45,6 +45,12 @@ cdef class Section:
         """As `threading.RLock` has it."""
         self.__exit__()
 
+    def condition(self):
+        """A `threading.Condition` of this section."""
+        from threading import Condition
+
+        return Condition(self)
+
     def _is_owned(self):
         return self.lock._is_owned()
 

@@ -1,7 +1,7 @@
 """The distributed tier: a `Cache` in the process, and a second tier behind it that processes share.
 
-That is Redis or Valkey, which needs redis-py (``pip install "cachebox-cython[redis]"``), or a folder (`_embedded`), which
-needs nothing. It is imported only when asked for. The modules, from below::
+That is Redis or Valkey, which needs redis-py (``pip install "cachebox-cython[redis]"``), or a folder (`_embedded`),
+which needs nothing. It is imported only when asked for. The modules, from below::
 
     resp       the protocol as bytes                    codec      values as bytes, the wire format
     plain      what JSON gives back as it was           typed      values of other types, as trees

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
 from cachebox._calls.naming import SharedNames
+from cachebox._platform.byte_sizes import bytes_of
 from cachebox._platform.registry import register
 from cachebox._store.options import refuse_unknown
 from cachebox.cache import Cache
@@ -23,15 +24,7 @@ from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.refresh import Refreshing
 from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed._wire.codec import Codec
-from cachebox.distributed.options import (
-    Seconds,
-    at_most_one,
-    bytes_of,
-    checked_int,
-    checked_key,
-    seconds_of,
-    share_of,
-)
+from cachebox.distributed.options import Seconds, at_most_one, checked_int, checked_key, seconds_of, share_of
 from cachebox.distributed.stats import DistributedStats
 
 _living: weakref.WeakSet[Common] = weakref.WeakSet()
@@ -239,8 +232,11 @@ OPTIONS = Common.__init__.__code__.co_varnames[1:Common.__init__.__code__.co_arg
 
 def servers_of(client: Any, url: str | None, host: str, port: int, db: int) -> Servers:
     """Where the servers are, as users say it. ImportError where there is nothing to talk to them with."""
-    if find_spec("redis") is None:
-        raise ImportError('a cache on a server needs redis-py: pip install "cachebox-cython[redis]"', name="redis")
+    try:
+        import_module("redis.connection")       # now, for later it would take of a call's time
+    except ImportError as error:
+        text = 'a cache on a server needs redis-py: pip install "cachebox-cython[redis]"'
+        raise ImportError(text, name="redis") from error
     if client is not None:
         return from_client(client)
     return from_url(url) if url is not None else Servers([(host, port)], options={"db": db} if db else {})

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @with_own_get
 class DistributedCache(Common, BlockingFront):
-    """A cache in two tiers: a `Cache` in the process, and Redis, Valkey or a folder behind it, shared by many processes.
+    """A cache in two tiers: a `Cache` in the process, and Redis, Valkey or a folder behind it, that processes share.
 
     Args:
         redis_host, redis_port, redis_db: where the server is, unless `url` or `client` says so.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -106,25 +105,6 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
     if len(found) > 255 or any(len(tag.encode("utf-8", "surrogatepass")) > 65535 for tag in found):
         raise ValueError("tags must be at most 255, of at most 65535 bytes each")
     return found
-
-
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
-
-def bytes_of(given: Any, name: str) -> int:
-    """A number of bytes, from an int or a text. ValueError or TypeError where it makes no sense.
-
-    >>> bytes_of("1.5 MB", "size_limit"), bytes_of("32MiB", "size_limit")
-    (1500000, 33554432)
-    """
-    if isinstance(given, int) and not isinstance(given, bool):
-        return given
-    if not isinstance(given, str):
-        raise TypeError(f"{name} must be an int or a str such as '1GB', not {type(given).__name__}")
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]I?B|B)?", given.strip(), re.IGNORECASE)
-    if found is None:
-        raise ValueError(f"{name} must be a number of bytes such as 1000000000, '1GB' or '512MiB', not {given!r}")
-    return int(float(found[1]) * UNITS.get((found[2] or "B").upper(), 1))
 
 
 def checked_int(value: Any, name: str, least: int, most: int) -> int:

@@ -97,8 +97,8 @@ class Backlog:
         # It guards all the rest, the queue and the journal. Re-entrant: comparing keys, a signal handler or a
         # finalizer may write in the middle of a write.
         self._lock = Section()
-        self._news = threading.Condition(self._lock)        # for the thread: there is something to do
-        self._progress = threading.Condition(self._lock)    # for all others: a write was settled, or the thread ended
+        self._news = self._lock.condition()        # for the thread: there is something to do
+        self._progress = self._lock.condition()    # for all others: a write was settled, or the thread ended
 
     # --- putting writes in --------------------------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from struct import Struct
@@ -112,7 +111,7 @@ class Journal:
         # re-entrant: a signal handler or a finalizer may write in the middle of anything
         self._sync_turn = Section()
         self._wake_turn = Section()
-        self._wake = threading.Condition(self._wake_turn)
+        self._wake = self._wake_turn.condition()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

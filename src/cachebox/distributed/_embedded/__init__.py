@@ -10,9 +10,9 @@ A folder holds the entries of one namespace. The modules, from below::
 
 Invariants:
 
-- Everything that changes an entry is one transaction, under the writer lock, between two changes of the counters of its
-  key: odd before it begins, even when it is decided. A first tier serves what it holds only while the counter is what it
-  was, and even, before the value was read.
+- Everything that changes an entry is one transaction, under the writer lock, between two changes of the counter of its
+  key: odd before it begins, even when it is decided. A first tier serves what it holds only while the counter is what
+  it was, and even, before the value was read.
 - Whoever finds that a writer has died has SQLite decide what became of its transaction before a counter becomes even.
 - What is damaged is never believed: the store begins anew, in a file of another name.
 """

@@ -21,8 +21,8 @@ NEVER = 1 << 62                     # the end of what does not end, in milliseco
 
 SCHEMA = (
     # entries: hash of the key, key, generation, end in milliseconds, sum of all this, envelope
-    "CREATE TABLE e(h INTEGER PRIMARY KEY, k BLOB NOT NULL, g INTEGER NOT NULL, x INTEGER NOT NULL, c INTEGER NOT NULL, "
-    "b BLOB NOT NULL)",
+    "CREATE TABLE e(h INTEGER PRIMARY KEY, k BLOB NOT NULL, g INTEGER NOT NULL, x INTEGER NOT NULL, "
+    "c INTEGER NOT NULL, b BLOB NOT NULL)",
     # tags: what they are at present, and in which generation that was said
     "CREATE TABLE t(k BLOB PRIMARY KEY, v BLOB NOT NULL, g INTEGER NOT NULL) WITHOUT ROWID",
     # leases: whose, in which generation and at which change of tags it was taken, until when, and the process

@@ -1,8 +1,8 @@
 """A folder in the place of servers: it has what `topology.Topology` has, and answers the same calls.
 
-Everything is in one bucket, and always where it was. Nothing has to be heard of: whether what a first tier holds is still
-so, it sees by itself (`Tier.follow`). An operation is tried at once; if it would have to wait for another writer, that
-is asked for as an effect, so that an event loop goes on.
+Everything is in one bucket, and always where it was. Nothing has to be heard of: whether what a first tier holds is
+still so, it sees by itself (`Tier.follow`). An operation is tried at once; if it would have to wait for another writer,
+that is asked for as an effect, so that an event loop goes on.
 """
 
 from __future__ import annotations
@@ -95,8 +95,17 @@ class Directory:
         """There is no breaker: it is always closed."""
         return "closed"
 
+    def pause(self) -> None:
+        """Before a fork."""
+        self.store.pause()
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        self.store.resume()
+
     def renew(self) -> None:
-        """In the child of a fork, where `Store` sees to itself."""
+        """In the child of a fork."""
+        self.store.renew()
 
     def reap(self) -> bool:
         """There are no connections that the network could forget."""
@@ -179,9 +188,8 @@ class Directory:
 
         def look(execute: Any, page: Any) -> Any:
             start = int(cursor or b"0") if cursor != b"0" else -(1 << 63)
-            rows = execute(
-                "SELECT h, k FROM e WHERE h >= ? AND g = (SELECT v FROM m WHERE id = 0) ORDER BY h LIMIT ?", (start, PAGE)
-            ).fetchall()
+            wanted = "h >= ? AND g = (SELECT v FROM m WHERE id = 0)"
+            rows = execute(f"SELECT h, k FROM e WHERE {wanted} ORDER BY h LIMIT ?", (start, PAGE)).fetchall()
             keys = [key for _, key in rows if key.startswith(data)]
             if cursor == b"0" and "l" in letter:
                 keys += [key for (key,) in execute("SELECT k FROM l").fetchall() if key.startswith(data)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 from urllib.parse import quote, unquote_to_bytes
 
@@ -34,8 +35,7 @@ def path_of(url: str) -> str:
     if not rest.startswith("/"):
         raise ValueError(wanted)
     data = unquote_to_bytes(rest)
-    bad = [part for part in rest.split("%")[1:] if len(part) < 2 or not all(c in "0123456789abcdefABCDEF" for c in part[:2])]
-    if bad or b"\0" in data:
+    if re.search("%(?![0-9a-fA-F]{2})", rest) or b"\0" in data:
         raise ValueError(f"{wanted}: every '%' has to be followed by two hexadecimal digits, and none may be %00")
     path = os.fsdecode(data)
     if ".." in path.split("/"):
@@ -86,8 +86,8 @@ class Folder:
             os.close(fd)
         if kind is not None and not os.environ.get(ANYWHERE):
             raise ValueError(
-                f"{self.path!r} is on {kind}, where locks and mapped memory do not hold between machines: name a folder "
-                f"of this machine's own, or set {ANYWHERE}=1 if no other machine ever uses it"
+                f"{self.path!r} is on {kind}, where locks and mapped memory do not hold between machines: name a "
+                f"folder of this machine's own, or set {ANYWHERE}=1 if no other machine ever uses it"
             )
 
     def __getitem__(self, name: str) -> str:

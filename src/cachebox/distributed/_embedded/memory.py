@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 
@@ -34,8 +35,9 @@ class PrivateFolder(Folder):
 def private_folder(url: str, namespace: str) -> PrivateFolder:
     """A new folder. ValueError for a URL that says more than ``memory://``."""
     if url.lower() != "memory://":
-        raise ValueError(f"url must be 'memory://' and nothing more, for each cache has a folder of its own, not {url!r}")
-    above = IN_MEMORY if os.path.isdir(IN_MEMORY) and os.access(IN_MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
+        raise ValueError(f"url must be 'memory://' alone, for each cache has a folder of its own, not {url!r}")
+    has_memory = os.path.isdir(IN_MEMORY) and os.access(IN_MEMORY, os.W_OK | os.X_OK)
+    above = IN_MEMORY if has_memory else tempfile.gettempdir()
     prefix = f"cachebox-{os.geteuid()}-"
     _sweep(above, prefix)
     return PrivateFolder(os.path.realpath(tempfile.mkdtemp(prefix=prefix, dir=above)), namespace)
@@ -46,9 +48,8 @@ def _sweep(above: str, prefix: str) -> None:
     for entry in os.scandir(above):
         with contextlib.suppress(OSError):
             found = entry.stat(follow_symlinks=False)
-            if not entry.name.startswith(prefix) or found.st_uid != os.geteuid() or not entry.is_dir(follow_symlinks=False):
-                continue
-            if time.time() - found.st_mtime < YOUNG:
+            is_ours = entry.name.startswith(prefix) and found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
+            if not is_ours or time.time() - found.st_mtime < YOUNG:
                 continue
             if not any(processes.is_used(os.path.join(inner.path, "processes")) for inner in os.scandir(entry.path)):
                 shutil.rmtree(entry.path, ignore_errors=True)

@@ -1,5 +1,6 @@
-"""An open folder: its page, its writer lock, this process's place. Whoever opens it when nobody has it open looks whether
-it can be believed, and has it begin anew where it cannot.
+"""An open folder: its page, its writer lock, this process's place.
+
+Whoever opens it when nobody has it open looks whether it can be believed, and has it begin anew where it cannot.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ ASKED_EVERY = 0.002                 # seconds between tries to get the lock whil
 def boot_id() -> bytes:
     """What differs from one start of the machine to the next: 16 bytes."""
     if sys.platform == "darwin":
-        told = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True).stdout
+        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        told = subprocess.run(command, capture_output=True, check=True).stdout
     else:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             told = file.read()

@@ -1,24 +1,32 @@
 """What a second tier can be asked for, over SQLite: for each script of the servers' a function that answers as it does.
 
-Where a server is told names, keys stand here, in UTF-8. Generations and versions of tags are put into envelopes here, as
-the scripts do. What needs the writer lock takes it once, and changes everything in one transaction.
+Where a server is told names, keys stand here, in UTF-8. Generations and versions of tags are put into envelopes here,
+as the scripts do. What needs the writer lock takes it once, and changes everything in one transaction.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cachebox.distributed._wire import scripts
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import Cost, cost_of
-from cachebox.distributed._embedded.store import FIND_ANY, PUT, Execute, Store, check, new_number, now_ms, sum_of, tags_in
+from cachebox.distributed._embedded.store import (
+    FIND_ANY,
+    PUT,
+    Execute,
+    Store,
+    check,
+    new_number,
+    now_ms,
+    sum_of,
+    tags_in,
+)
+from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
-from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
 
@@ -143,8 +151,9 @@ def read(store: Store, keys: Keys, deadline: float) -> bytes:
     now = now_ms()
     if len(keys) == 1:
         found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
-        return NOTHING if found is None else row(*found, now)
-    return store.read(lambda execute, page: _read_many(execute, page, keys, now), deadline) or NOTHING * len(keys)
+        return NOTHING if found is None else row(found[0], found[1], now)
+    rows: bytes | None = store.read(lambda execute, page: _read_many(execute, page, keys, now), deadline)
+    return NOTHING * len(keys) if rows is None else rows
 
 
 def row(envelope: bytes, end: int, now: int) -> bytes:
@@ -167,7 +176,7 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
                 h = page.hash_of(entry[0])
                 checked = check(execute, h, entry, now)
                 if checked is not None:
-                    found[entry[0]] = row(*checked, now)
+                    found[entry[0]] = row(checked[0], checked[1], now)
                     page.mark(h)
     return b"".join([found.get(key, NOTHING) for key in keys])
 

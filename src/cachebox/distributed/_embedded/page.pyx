@@ -149,8 +149,6 @@ cdef class Page:
 
     def open(self, hashes, bint tags=False):
         """Keys with these hashes are about to change; None: all do. `tags`: what has tags may change."""
-        cdef Bucket* bucket
-        cdef uint64_t count
         cdef Py_ssize_t i
         store32(&self.head.dirty, 1)
         if tags:

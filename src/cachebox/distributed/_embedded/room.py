@@ -1,7 +1,8 @@
 """What leaves when there is no room: what was not used since the hand came by last.
 
-The hand goes through the entries in the order of their hashes, which is as good as none: so it is CLOCK, with the page's
-bytes for its bits. A write asks only when the bytes are spent that the last look had left, so most writes ask nothing.
+The hand goes through the entries in the order of their hashes, which is as good as none: so it is CLOCK, with the
+page's bytes for its bits. A write asks only when the bytes are spent that the last look had left, so most writes ask
+nothing.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ import os
 import secrets
 import sqlite3
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from zlib import crc32
 
 from cachebox._platform.section import Section
@@ -37,6 +37,7 @@ PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
 FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
 FIND = "SELECT k, g, x, c, b FROM e WHERE h = ? AND g = (SELECT v FROM m WHERE id = 0)"
 
+T = TypeVar("T")
 Execute = Callable[..., sqlite3.Cursor]
 
 log = logging.getLogger("cachebox")
@@ -54,7 +55,6 @@ class _Gone(Exception):
     """Somebody has removed the folder."""
 
 
-_living: weakref.WeakSet[Store] = weakref.WeakSet()
 _left: list[Database] = []              # see `_leave`
 
 
@@ -93,7 +93,6 @@ class Store:
         self._is_torn_off = False               # likewise: somebody is reading all the time
         self.is_torn = False                    # it was forked in the middle of something: it cannot go on here
         self.is_closed = False
-        _living.add(self)
         with contextlib.suppress(Busy):         # a later call opens it
             self.opened(time.monotonic() + patience)
 
@@ -193,13 +192,13 @@ class Store:
     def write(
         self,
         keys: Sequence[bytes] | None,
-        run: Callable[[Execute, Page], Any],
+        run: Callable[[Execute, Page], T],
         deadline: float,
         *,
         tags: bool = False,
         cost: Cost = NOTHING,
-        forgets: Any = None,
-    ) -> Any:
+        forgets: T | None = None,
+    ) -> T:
         """What a function returns that gets `execute` and the page, in one transaction that changes these keys.
 
         Args:
@@ -215,7 +214,7 @@ class Store:
         for _ in range(8):
             opened = self.opened(deadline)
             try:
-                return opened.lock.run(lambda: self._write(opened, keys, run, tags, cost, forgets), deadline)
+                return opened.lock.run(partial(self._write, opened, keys, run, tags, cost, forgets), deadline)
             except _Gone:
                 self._let_go_of(opened)
         raise Busy("the folder is removed again and again")
@@ -224,11 +223,11 @@ class Store:
         self,
         opened: Opened,
         keys: Sequence[bytes] | None,
-        run: Callable[[Execute, Page], Any],
+        run: Callable[[Execute, Page], T],
         tags: bool,
         cost: Cost,
-        forgets: Any,
-    ) -> Any:
+        forgets: T | None,
+    ) -> T:
         if opened.is_gone or self._opened is not opened:
             raise _Gone
         page = opened.page
@@ -246,7 +245,7 @@ class Store:
                     self._count(self.room.make(database, page, cost, now_ms(), tries > 1))
                 page.open(hashes, tags)
                 try:
-                    result = database.transaction(lambda execute: run(execute, page))
+                    result: T = database.transaction(lambda execute: run(execute, page))
                 except BaseException:
                     if self._database is None or self._database[1].is_quiet:
                         page.close(hashes, tags)    # it was undone
@@ -291,17 +290,19 @@ class Store:
         page, found = opened.page, self._database
         generation = page.generation
         left = page.budget - len(body) - len(key) - 256
-        if (
-            left < 0 or generation == 0 or len(body) > SHORT or found is None or page.data != found[0] or page.dirty or page.leases or page.clean
-            or not self._has_written or opened.is_gone or self._opened is not opened
-        ):
+        if left < 0 or len(body) > SHORT or found is None or page.data != found[0]:
+            return False
+        if not generation or page.dirty or page.leases or page.clean or not self._has_written:
+            return False
+        if self._opened is not opened or opened.is_gone:
             return False
         writer = found[1].writer
         envelope = head + generation.to_bytes(16, "big") + body
         hashes = (page.hash_of(key),)
         page.open(hashes)
         try:
-            writer.execute(PUT, (hashes[0], key, generation, end, sum_of(hashes[0], generation, end, envelope), envelope))
+            total = sum_of(hashes[0], generation, end, envelope)
+            writer.execute(PUT, (hashes[0], key, generation, end, total, envelope))
         finally:
             if not writer.in_transaction:
                 page.close(hashes)              # done, or undone
@@ -430,8 +431,8 @@ class Store:
 
     # --- forks ------------------------------------------------------------------------------------------------------
 
-    def prepare_fork(self) -> None:
-        """Have nothing of SQLite's open: it must not be carried over."""
+    def pause(self) -> None:
+        """Before a fork: have nothing of SQLite's open, for it must not be carried over."""
         self._held = None
         opened = self._opened
         if opened is None:
@@ -458,7 +459,7 @@ class Store:
         if held is not None:
             held.lock.resume()
 
-    def resume_in_child(self) -> None:
+    def renew(self) -> None:
         """After a fork, in the child: what it is going to use it opens itself."""
         self._lock = Section()
         opened, self._opened = self._opened, None
@@ -480,7 +481,7 @@ def new_number() -> int:
 
 def check(execute: Execute, h: int, row: tuple[bytes, int, int, int, bytes], now: int) -> tuple[bytes, int] | None:
     """What `Store.find` returns of a row of the present generation. Raises `Damaged`."""
-    key, generation, end, found_sum, envelope = row
+    _, generation, end, found_sum, envelope = row
     if found_sum != sum_of(h, generation, end, envelope):
         raise Damaged("an entry is not what was written")
     if end <= now:
@@ -516,22 +517,3 @@ def _remove(folder: Folder, data: int) -> None:
 def _leave(database: Database) -> None:
     """Leave what cannot be closed as it is, for good: closing it would write without the writer lock."""
     _left.append(database)
-
-
-def _prepare_fork() -> None:
-    for store in list(_living):
-        store.prepare_fork()
-
-
-def _resume() -> None:
-    for store in list(_living):
-        store.resume()
-
-
-def _resume_in_child() -> None:
-    for store in list(_living):
-        store.resume_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_prepare_fork, after_in_parent=_resume, after_in_child=_resume_in_child)

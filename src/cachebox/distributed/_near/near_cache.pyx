@@ -30,7 +30,7 @@ from cachebox._loading.fast_path cimport (
     find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,
 )
 from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use
-from cachebox._platform.lock cimport acquire, release
+from cachebox._platform.lock cimport release
 from cachebox._store.store cimport Store
 from cachebox.stats cimport HITS
 from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
@@ -89,7 +89,7 @@ cdef class Tier:
         self.waiters = {}
 
     def follow(self, Page page):
-        """Store and serve only what this page vouches for; None: nothing, before there is one. What was stored is dropped."""
+        """Store and serve only what this page vouches for; None: nothing, before there is one. Drops what was stored."""
         with self.lock:
             self.page = page
             self.plain = False

@@ -10,7 +10,18 @@ from typing import Any
 
 from cachebox._loading.tasks import TaskWaiter
 from cachebox._platform.thread import Thread
-from cachebox.distributed._net.effects import Block, Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox.distributed._net.effects import (
+    Block,
+    Commands,
+    Effects,
+    Exchange,
+    Failure,
+    MakeWaiter,
+    Node,
+    Start,
+    T,
+    Wait,
+)
 from cachebox.distributed._net.pool import Turn, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect_async, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
@@ -204,9 +215,9 @@ async def in_thread(effect: Block) -> Any:
             cancelled = error
     if cancelled is not None:
         raise cancelled
-    result, error = outcome[0]
-    if error is not None:
-        raise error
+    result, raised = outcome[0]
+    if raised is not None:
+        raise raised
     return result
 
 

@@ -34,7 +34,7 @@ class Helper:
     def renew(self) -> None:
         """Begin anew: at first, and in the child of a fork."""
         self._lock = Section()
-        self._changed = threading.Condition(self._lock)
+        self._changed = self._lock.condition()
         self._tasks: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
         self._thread: Thread | None = None

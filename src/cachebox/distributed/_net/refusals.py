@@ -26,7 +26,7 @@ def refusal_in(error: BaseException) -> str | None:
     """The words in which a server refuses, or the TLS library for us; None: it is no refusal."""
     if isinstance(error, (ReplyError, Unavailable)):
         return error.refusal if isinstance(error, Unavailable) else None if error.code in NO_REFUSAL else str(error)
-    import redis                        # whoever has another error has talked to a server
+    import redis  # whoever has another error has talked to a server
 
     code = str(getattr(error, "status_code", None) or "")
     words = str(error) if str(error).startswith(code) else f"{code} {error}"

@@ -54,6 +54,12 @@ class Topology:
         )
         self._lock = Section()
 
+    def pause(self) -> None:
+        """Before a fork: connections stay, and are the parent's."""
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+
     def renew(self) -> None:
         """In the child of a fork."""
         self._lock = Section()

@@ -20,8 +20,9 @@ class AtOnce:
 
         self.absent = ABSENT
         self._read = short_read
+        topology: Any = core.topology           # a `Directory`
         self._core = core
-        self._store = core.topology.store
+        self._store = topology.store
 
     def get(self, key: Any) -> Any:
         """The value of a key that was not in the first tier; `absent`; or MISSING: not done."""

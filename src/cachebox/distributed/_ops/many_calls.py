@@ -110,7 +110,7 @@ class DistributedMany(CachedMany, Leading):
             if not core.is_local:
                 raise core.unavailable(next(iter(failed.values())), failed, there)
             for name in failed:
-                value = core.give(core.tier.first.peek(name, MISSING))
+                value = core.give(core.tier.look(name, False))
                 if value is not MISSING:
                     there[name] = value
                     core.tier.count(stale_serves=1)

@@ -217,7 +217,8 @@ class Whole:
         found = yield from self._core.topology.page(node, cursor, letter, prefix, deadline)
         if type(found) is Failure:
             self._core.raise_failed([([], found)])
-        return found
+        following, keys = found
+        return following, keys
 
     def _read(self, keys: Iterable[str], deadline: float) -> Effects[list[tuple[str, Any]]]:
         """What is stored under some keys; counts nothing, and keeps nothing here."""

@@ -24,7 +24,7 @@ from cachebox.distributed._net.effects import Effects, Failure, Run
 from cachebox.distributed._net.refusals import Unavailable, refusal_in
 from cachebox.distributed._net.topology import Topology
 from cachebox.distributed._ops.pending_invalidations import Owed
-from cachebox.distributed._wire.codec import COUNTER, LARGEST_INT, LONGEST_KEPT, WHOLE, Codec, Undecodable
+from cachebox.distributed._wire.codec import COUNTER, KEPT, LARGEST_INT, LONGEST_KEPT, WHOLE, Codec, Undecodable
 from cachebox.distributed._wire.keyspace import KeySpace, new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
@@ -213,7 +213,7 @@ class Core:
         kind, payload, tags = self.codec.open(fill.key, data)
         value = self.codec.loads(kind, payload, schema)
         stored = Packed(kind, payload, schema) if self.isolate and type(value) not in ATOMS else value
-        lifetime = math.inf if pttl < 0 else (pttl - self.codec.kept(data)) / 1000
+        lifetime = math.inf if pttl < 0 else (pttl - (self.codec.kept(data) if data[4] & KEPT else 0)) / 1000
         if self.link is None and not self.topology.is_exact:
             lifetime = min(lifetime, self.max_staleness)
         return value, (fill, stored, lifetime, tags)
@@ -236,8 +236,7 @@ class Core:
 
     def has_ended(self, data: bytes, pttl: float) -> bool:
         """Whether an entry that is there is kept only to be served while a newer value is computed."""
-        kept = self.codec.kept(data)
-        return 0 <= pttl <= kept
+        return len(data) > 4 and data[4] & KEPT != 0 and 0 <= pttl <= self.codec.kept(data)
 
     def jittered(self, lifetime: float) -> float:
         """A lifetime, shortened by chance if that is wanted."""
@@ -278,11 +277,12 @@ class Core:
             if type(reply) is Failure:
                 return self._serve_stale(key, reply, counts), False
             size, pttl = ROW.unpack_from(reply)
-            if size == NONE or self.has_ended(reply[ROW.size:], pttl):
+            data = reply[ROW.size:]
+            if size == NONE or self.has_ended(data, pttl):
                 tier.end_fill(fill, True)
                 tier.count(misses=counts)
                 return MISSING, True
-            value = self.take_in(fill, reply[ROW.size:], pttl, schema)
+            value = self.take_in(fill, data, pttl, schema)
         except Undecodable:
             tier.end_fill(fill, True)
             tier.count(misses=counts, undecodable=counts)
@@ -665,7 +665,6 @@ class Core:
         once, fresh = Once(), new_token()
         write = self.tier.begin_write((key,))
         seen: tuple[bytes, bytes, bytes] = self.codec.seal(key, ()), b"", b""
-        looks = 0
         reply: Any = None
         try:
             while True:
@@ -675,10 +674,9 @@ class Core:
                 )
                 if type(reply) is not list:
                     break
-                if time.monotonic() >= deadline or looks == ATTEMPTS:
+                if time.monotonic() >= deadline:
                     reply = Failure(TimeoutError("the entry has always changed meanwhile"), once.was_sent, False)
                     break
-                looks += 1
                 seen = self._judge(key, reply[0])
         except BaseException:
             self.tier.end_write(write)
@@ -814,9 +812,11 @@ class Core:
         self.helper.pause()
         if self.link is not None:
             self.link.pause()
+        self.topology.pause()
 
     def resume(self) -> None:
         """After it, in the parent."""
+        self.topology.resume()
         self.helper.resume()
         if self.link is not None:
             self.link.resume()

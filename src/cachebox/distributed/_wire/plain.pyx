@@ -4,7 +4,6 @@ Compiled, because everything that is stored goes through it.
 """
 
 
-
 cdef extern from *:
     """
     static int cb_fits_64_bits(PyObject* number)    /* of exact ints: runs no code */

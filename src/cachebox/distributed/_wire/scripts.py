@@ -189,10 +189,9 @@ return n
 _TTL = r"""
 local v = value_at(KEYS[2])
 if not live(v) then return -2 end
-local left = call('PTTL', KEYS[2])
-if left < 0 then return left end
-left = left - kept(v)
-return left > 0 and left or -2
+local left, beyond = call('PTTL', KEYS[2]), kept(v)
+if beyond == 0 or left < 0 then return left end     -- 0: it lives for less than a millisecond yet
+return left > beyond and left - beyond or -2
 """
 
 # ARGV: milliseconds, or nothing for ever -> 1: done
