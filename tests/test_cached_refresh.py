@@ -36,8 +36,13 @@ class Counter:
 
 
 def settled(f, number, *args):
-    """Wait until a function's result is that."""
-    wait_until(lambda: f.peek(*args) == number)
+    """Wait until a function's result is that, and its refresh is over."""
+    wait_until(lambda: f.peek(*args) == number and not f.cache._refreshing(f.cache_key(*args)))
+
+
+def ended(f, *args):
+    """Wait until no refresh of that call is under way: only then can the next one begin."""
+    wait_until(lambda: not f.cache._refreshing(f.cache_key(*args)))
 
 
 @pytest.fixture(params=["own", "shared"])
@@ -75,7 +80,7 @@ def test_a_refresh_runs_in_the_callers_context_and_with_its_arguments(make, cloc
     token = tenant.set("somebody")
     assert f(1, session="second") == 1
     tenant.reset(token)
-    wait_until(lambda: f.peek(1, None) == 2)
+    settled(f, 2, 1, None)
     assert count.calls == [(1, "first", "nobody"), (1, "second", "somebody")]
 
 
@@ -103,6 +108,7 @@ def test_stale_results_are_served_while_the_function_fails(make, clock):
     for calls in (2, 3):
         assert f() == 1
         wait_until(lambda: len(count.calls) == calls and f.cache.stats.refresh_failures == calls - 1)
+        ended(f)
     clock.now += 30
     with pytest.raises(OSError):
         f()
@@ -139,6 +145,7 @@ def test_condition_ttl_and_tags_apply_to_refreshes(make, clock):
     clock.now += 60
     assert f() == "one"
     wait_until(lambda: f.cache.stats.refreshes == 1)
+    ended(f)
     assert f.peek() == "one"                    # what is not to be stored changes nothing
     assert f() == "one"
     settled(f, "two")
@@ -219,7 +226,7 @@ def test_async_functions(make, clock):
         clock.now += 15
         error.append(OSError("down"))
         assert await f() == 2                   # stale, and computing fails
-        await until(lambda: f.cache.stats.refresh_failures == 1)
+        await until(lambda: f.cache.stats.refresh_failures == 1 and not f.cache._refreshing(f.cache_key()))
         error.clear()
         assert await f() == 2
         await until(lambda: f.peek() == 4)
