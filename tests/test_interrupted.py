@@ -166,7 +166,7 @@ def interrupt_all(served, made, rounds, seed):
 @pytest.mark.parametrize("made", MADE)
 def test_interrupted_at_any_bytecode(request, made):
     with Served(request) as served:
-        interrupt_all(served, made, 3, made)
+        interrupt_all(served, made, 1, made)
 
 
 @pytest.mark.slow

@@ -621,7 +621,7 @@ def test_slots_of_subclasses_are_copied_and_pickled(kind):
 @pytest.mark.parametrize("decorator", [cached, lru_cache, lambda function: cached(typed=True)(function)])
 def test_a_long_chain_of_cached_functions_is_freed(decorator):
     function = len
-    for _ in range(100_000):
+    for _ in range(30_000):
         following = decorator(lambda x: x)
         following.previous = function
         function = following

@@ -335,7 +335,7 @@ class AMillionSteps(Machine):
 
 
 TestStateMachine = Machine.TestCase
-TestStateMachine.settings = rows(500, 50)
+TestStateMachine.settings = rows(200, 50)
 TestAMillionSteps = pytest.mark.slow(AMillionSteps.TestCase)
 TestAMillionSteps.settings = rows(10_000, 100)
 
