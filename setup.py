@@ -1,11 +1,15 @@
 """Builds the compiled part. All metadata is in pyproject.toml.
 
-CACHEBOX_SANITIZE=address builds with AddressSanitizer, CACHEBOX_TRACE=1 with line tracing for coverage of `.pyx` files.
+CACHEBOX_SANITIZE=address builds with AddressSanitizer, CACHEBOX_TRACE=1 with line tracing for coverage of `.pyx` files,
+CACHEBOX_DEBUG=1 without optimisation, with debug information, bounds checks and Cython's check of references.
 """
 
 import os
 import re
+import shlex
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -14,6 +18,29 @@ from setuptools import Extension, setup
 SOURCES = Path("src")
 sanitize = os.environ.get("CACHEBOX_SANITIZE")
 trace = bool(os.environ.get("CACHEBOX_TRACE"))
+debug = bool(os.environ.get("CACHEBOX_DEBUG"))
+
+
+def check_tools():
+    """Stop at once, and say what to install, where there is no compiler or no header to compile with."""
+    if sys.platform == "win32":
+        return                          # setuptools looks for MSVC, and says where to get it
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if shutil.which(compiler) is None:
+        sys.exit(
+            f"cachebox-cython is compiled here, and the C compiler {compiler!r} is not to be found. Install one (Debian "
+            "and Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install), or set CC to yours."
+        )
+    if not header.exists():
+        sys.exit(
+            f"cachebox-cython is compiled here, and Python's header {header} is missing. Install Python's headers "
+            "(Debian and Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)."
+        )
+
+
+if {"build_ext", "bdist_wheel", "editable_wheel", "build", "install", "develop"} & set(sys.argv):
+    check_tools()
 
 if sys.platform == "win32":
     flags = []                      # setuptools has MSVC optimise (/O2 /GL) as it is
@@ -26,6 +53,8 @@ else:
         "-Wno-unused-function",     # Cython copies the C code in a .pxd into every module that cimports it
         "-Wno-unreachable-code",    # Cython's clean-up labels; CPython on macOS asks for this warning
     ]
+    if debug:
+        flags += ["-O0", "-g"]
     if sanitize:
         flags += ["-O1", "-g", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
 
@@ -36,7 +65,7 @@ extensions = [
         include_dirs=[(SOURCES / "cachebox").as_posix(), (SOURCES / "cachebox" / "_engine").as_posix()],
         extra_compile_args=flags,
         extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],
-        define_macros=[("CYTHON_TRACE", "1")] if trace else [],
+        define_macros=[("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug,
     )
     for path in sorted(SOURCES.rglob("*.pyx"))
 ]
@@ -75,7 +104,7 @@ modules = cythonize(
         "language_level": 3,
         "freethreading_compatible": True,
         "binding": False,
-        "boundscheck": False,
+        "boundscheck": debug,
         "wraparound": False,
         "initializedcheck": False,
         "cdivision": True,
