@@ -29,8 +29,8 @@ def check_tools():
     header = Path(sysconfig.get_path("include"), "Python.h")
     if shutil.which(compiler) is None:
         sys.exit(
-            f"cachebox-cython is compiled here, and the C compiler {compiler!r} is not to be found. Install one (Debian "
-            "and Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install), or set CC to yours."
+            f"cachebox-cython is compiled here, and the C compiler {compiler!r} is not to be found. Install one (Debian"
+            " and Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install), or set CC to yours."
         )
     if not header.exists():
         sys.exit(
