@@ -488,6 +488,25 @@ def test_it_steps_aside_before_a_fork_so_that_nobody_warns_of_a_multi_threaded_o
 
 
 @needs_fork
+def test_it_works_after_a_fork_before_which_no_entry_had_a_deadline():
+    """Whoever else had imported it: then it steps aside for the fork, too, and comes back."""
+    program = """
+import os, threading
+import cachebox._store.sweeper
+from cachebox import Cache
+child = os.fork()
+swept = threading.Event()
+cache = Cache(default_ttl=0.01, on_evict=lambda key, value: swept.set())
+cache["a"] = 1
+came = swept.wait(60)
+if child:
+    came = came and os.waitpid(child, 0)[1] == 0
+os._exit(not came)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=200).returncode == 0
+
+
+@needs_fork
 def test_it_restarts_after_a_fork_in_parent_and_child():
     printed = run(
         """

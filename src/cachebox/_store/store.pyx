@@ -1352,15 +1352,16 @@ def resume_after_fork():
     to start a moment later, as soon as the main thread runs Python code again. A hook written in Python is such code.
     """
     cdef PyObject* resume
-    if sweeper is None:
+    module = sys.modules.get("cachebox._store.sweeper")     # `sweeper` is not set before an entry has had a deadline
+    if module is None:
         return
-    if sweeper.may_resume_later():
-        resume = <PyObject*>sweeper.resume
+    if module.may_resume_later():
+        resume = <PyObject*>module.resume
         incref(resume)
         if add_pending_call(run_pending, <void*>resume) == 0:
             return
         decref(resume)
-    sweeper.resume()
+    module.resume()
 
 
 # --- the collector ----------------------------------------------------------------------------------------------------
