@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
 import sys
 
 import pytest
-from hypothesis import settings
 
 from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 
-# The same examples every time, however slow the machine is at the moment.
-settings.register_profile("deterministic", deadline=None, derandomize=True)
-settings.load_profile("deterministic")
+with contextlib.suppress(ImportError):  # some environments run only tests that do without
+    from hypothesis import settings
+
+    # The same examples every time, however slow the machine is at the moment.
+    settings.register_profile("deterministic", deadline=None, derandomize=True)
+    settings.load_profile("deterministic")
 
 POLICIES = ("LRU", "LFU", "FIFO", "AUTO")
 
