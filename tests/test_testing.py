@@ -119,3 +119,28 @@ def test_the_fixtures_do_what_they_say(tmp_path):
         [sys.executable, "-m", "pytest", *options, "test_it.py"], cwd=tmp_path, capture_output=True, text=True
     )
     assert f"{5 if can_disable else 3} passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_clock_governs_the_first_tier_and_a_folder():
+    clock = ManualClock()
+    with cachebox.DistributedCache(url="memory://", default_ttl=10, clock=clock) as cache:
+        cache.set("a", 1)
+        cache.set("b", 2, ttl=30)
+        calls = []
+        cached = cachebox.cached(cache, ttl=20)(lambda x: calls.append(x) or x)
+        assert (cache.get("a"), cache.get("b"), cached(1), cached(1), calls) == (1, 2, 1, 1, [1])
+        clock.advance(9.5)
+        assert cache.get("a") == 1 and 0 < cache.ttl("a") <= 0.5
+        clock.advance(0.5)
+        assert cache.get("a") is None and cache.get("b") == 2 and cache.add("a", 3)
+        assert cached(1) == 1 and calls == [1]
+        clock.advance(10)
+        assert cached(1) == 1 and calls == [1, 1]
+        clock.advance(10)
+        assert cache.get("b") is None and cache.get_many(["a", "b"]) == {}
+        assert cache.touch("b") is False and cache.increment("b") == 1
+
+
+def test_a_clock_that_cannot_be_called_is_refused():
+    with pytest.raises(TypeError, match="clock must be callable"):
+        cachebox.DistributedCache(url="memory://", clock=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -68,6 +69,7 @@ class Common:
         max_connections: int = 64,
         size_limit: int | str = "1GB",
         durability: str = "process",
+        clock: Callable[[], float] | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -110,7 +112,7 @@ class Common:
             raise ValueError("name must not be empty")
         shortens = at_most_one(jitter, "jitter")
         stale = 0.0 if stale_ttl is None else seconds_of(stale_ttl, "stale_ttl", infinite=False)
-        first: Cache[str, Any] = Cache(max_size, policy=policy)
+        first: Cache[str, Any] = Cache(max_size, policy=policy, clock=clock)
         codec = Codec(serializer, secret, namespace, compress)
         self._tier = Tier(first, not isolate)
         topology: Any
@@ -119,7 +121,7 @@ class Common:
                 raise ValueError("invalidation=False makes no sense without a server: every hit is checked, at no cost")
             from cachebox.distributed._embedded.directory import open_directory
 
-            topology = open_directory(str(url), namespace, limit, durability == "machine", seconds, self._tier)
+            topology = open_directory(str(url), namespace, limit, durability == "machine", seconds, self._tier, clock)
         else:
             topology = Topology(servers_of(client, url, redis_host, redis_port, redis_db), namespace)
             topology.servers.max_connections = max_connections

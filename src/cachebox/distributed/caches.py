@@ -62,6 +62,8 @@ class DistributedCache(Common, BlockingFront):
             at least.
         durability: of a folder, ``"process"``: what was written survives the process; ``"machine"``: a power cut, too,
             for which each write waits.
+        clock: called without arguments, returns the time in seconds, for tests: entries of the first tier and of a
+            folder end by it; a server keeps its own time. None: the system's.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense, and `BackendUnavailable`
     where ``on_unavailable="raise"`` and there is no server.

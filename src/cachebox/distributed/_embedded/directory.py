@@ -224,7 +224,15 @@ def _remove_some(execute: Callable[..., Any], page: Any) -> int:
     return removed
 
 
-def open_directory(url: str, namespace: str, limit: int, is_durable: bool, patience: float, tier: Any) -> Directory:
+def open_directory(
+    url: str,
+    namespace: str,
+    limit: int,
+    is_durable: bool,
+    patience: float,
+    tier: Any,
+    clock: Callable[[], float] | None,
+) -> Directory:
     """The second tier that a URL names, for one first tier. Raises ValueError, PermissionError and other OSErrors."""
     if sys.platform == "win32":
         raise NotImplementedError("url=\"file:///...\" and \"memory://\" are not supported on Windows yet")
@@ -233,5 +241,5 @@ def open_directory(url: str, namespace: str, limit: int, is_durable: bool, patie
     is_private = url.lower().startswith("memory:")
     folder = private_folder(url, namespace) if is_private else Folder(path_of(url), namespace)
     tier.follow(None)
-    store = Store(folder, limit, is_durable, patience, tier.follow, lambda n: tier.count(evictions=n))
+    store = Store(folder, limit, is_durable, patience, tier.follow, lambda n: tier.count(evictions=n), clock)
     return Directory(store)

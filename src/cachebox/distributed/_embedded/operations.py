@@ -21,7 +21,6 @@ from cachebox.distributed._embedded.store import (
     Store,
     check,
     new_number,
-    now_ms,
     sum_of,
     tags_in,
 )
@@ -40,11 +39,15 @@ Keys = Sequence[bytes]
 class Transaction:
     """One transaction: what all operations have in common."""
 
-    def __init__(self, execute: Execute, page: Page) -> None:
+    def __init__(self, execute: Execute, page: Page, now: int) -> None:
         self.execute = execute
         self.page = page
-        self.now = now_ms()
+        self.now = now                  # milliseconds
         self._generation: int | None = None
+
+    def end_of(self, px: bytes) -> int:
+        """When something ends that lives for so many milliseconds from now on; nothing: never."""
+        return min(self.now + int(px), NEVER) if px else NEVER
 
     @property
     def generation(self) -> int:
@@ -135,11 +138,6 @@ class Transaction:
         self.execute("DELETE FROM l WHERE h = ?", (h,))
 
 
-def end_of(px: bytes) -> int:
-    """When something ends that lives for so many milliseconds from now on; nothing: never."""
-    return min(now_ms() + int(px), NEVER) if px else NEVER
-
-
 def _cost(keys: Keys, bodies: Sequence[bytes]) -> Cost:
     return cost_of([len(key) + len(body) + HEAD for key, body in zip(keys, bodies, strict=True)])
 
@@ -148,7 +146,7 @@ def _cost(keys: Keys, bodies: Sequence[bytes]) -> Cost:
 
 def read(store: Store, keys: Keys, deadline: float) -> bytes:
     """READ: of each key a row, and its envelope."""
-    now = now_ms()
+    now = store.now_ms()
     if len(keys) == 1:
         found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
         return NOTHING if found is None else row(found[0], found[1], now)
@@ -183,7 +181,7 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
 
 def ttl(store: Store, keys: Keys, deadline: float) -> int:
     """TTL: milliseconds; -1: for ever, -2: absent."""
-    now = now_ms()
+    now = store.now_ms()
     found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
     if found is None or found[1] >= NEVER:
         return -2 if found is None else -1
@@ -198,13 +196,13 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
     tags, rest = rest[:n], rest[n:]
 
     def run(execute: Execute, page: Page) -> bytes:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         block = change.tagged(tags, fresh)
         entries: Any = zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True)
         if len(keys) > 1:               # in the order of the file, or it would write some of its pages again and again
             entries = sorted(entries, key=lambda entry: page.hash_of(entry[0]))
         for key, head, body, px in entries:
-            change.put(key, change.envelope(head, block, body), end_of(px))
+            change.put(key, change.envelope(head, block, body), change.end_of(px))
         return b"0" * (1 + n)
 
     return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
@@ -215,10 +213,10 @@ def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: byte
     tags, (head, body, px) = rest[:n], rest[n:]
 
     def run(execute: Execute, page: Page) -> bytes:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         if change.find_present(keys[0]) is not None:
             return b""
-        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
+        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
         return b"0" * (1 + n)
 
     return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,)))
@@ -232,7 +230,7 @@ def swap(
     key = keys[0]
 
     def run(execute: Execute, page: Page) -> bytes:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         found = change.find(key)
         if (b"" if found is None else _digest(found[0])) != digest:
             return b"0"
@@ -241,7 +239,7 @@ def swap(
         elif found is not None and keeps == b"1":
             change.put(key, change.envelope(head, _block(found[0]), body), found[1])
         else:
-            change.put(key, change.envelope(head, b"", body), end_of(px))
+            change.put(key, change.envelope(head, b"", body), change.end_of(px))
         return b"10"
 
     return store.write((key,), run, deadline, cost=_cost(keys[:1], (body,)))
@@ -250,7 +248,7 @@ def swap(
 def delete(store: Store, keys: Keys, deadline: float) -> int:
     """DELETE: how many were alive."""
     def run(execute: Execute, page: Page) -> int:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         return sum([change.remove(key) for key in keys])
 
     return store.write(keys, run, deadline, forgets=0)
@@ -261,10 +259,10 @@ def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
     (key,) = keys
 
     def run(execute: Execute, page: Page) -> int:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         found = change.find_present(key)
         if found is not None:
-            end = end_of(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
+            end = change.end_of(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
             change.put(key, found[0], end, ends_lease=False)
         return int(found is not None)
 
@@ -279,11 +277,11 @@ def increment(
     key = keys[0]
 
     def run(execute: Execute, page: Page) -> Any:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         found = change.find_present(key)
         looked = found is not None and digest != b"" and _digest(found[0]) == digest
         if found is None or (looked and verdict == b"0"):
-            change.put(key, change.envelope(head, b"", seal + amount), end_of(px))
+            change.put(key, change.envelope(head, b"", seal + amount), change.end_of(px))
             return b"0" + amount
         data, end = found
         block, kept = _block(data), Codec.kept(data)
@@ -319,7 +317,7 @@ def lead(
 ) -> list[Any]:
     """LEAD."""
     key, awaited = keys[0], keys[2] if len(keys) > 2 else b""
-    now = now_ms()
+    now = store.now_ms()
 
     def judge(found: tuple[bytes, int] | None) -> list[Any] | None:
         if found is None or (no_good and _digest(found[0]) == no_good):
@@ -333,7 +331,7 @@ def lead(
     place = store.opened(deadline).place
 
     def run(execute: Execute, page: Page) -> list[Any]:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         answer = judge(change.find(key))
         if answer is not None:
             return answer
@@ -360,14 +358,14 @@ def land(
     key = keys[0]
 
     def run(execute: Execute, page: Page) -> list[Any]:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         lease = change.lease(key)
         if lease is None or lease[0] != token:
             return [0]
         if lease[1] != change.generation or (n > 0 and lease[2] != change.epoch):
             change.end_lease(page.hash_of(key))
             return [0]
-        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), end_of(px))
+        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
         return [1, b"0" * n]
 
     return store.write((key,), run, deadline, cost=_cost((key,), (body,)))
@@ -380,7 +378,7 @@ def fail(
     key, name = keys
 
     def run(execute: Execute, page: Page) -> int:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         lease = change.lease(key)
         if lease is None or lease[0] != token:
             return 0
@@ -397,7 +395,7 @@ def fail(
 def lease(store: Store, keys: Keys, deadline: float, token: bytes, milliseconds: bytes) -> int:
     """LEASE: renew, or give up."""
     def run(execute: Execute, page: Page) -> int:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         n = 0
         for key in keys:
             found = change.lease(key)
@@ -422,7 +420,7 @@ def lead_many(
     place = store.opened(deadline).place
 
     def run(execute: Execute, page: Page) -> bytes:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         epoch = change.epoch
         answers = [b"0"]
         for key in keys:
@@ -444,14 +442,14 @@ def lead_many(
 def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: Any) -> bytes:
     """LAND_MANY."""
     def run(execute: Execute, page: Page) -> bytes:
-        change = Transaction(execute, page)
+        change = Transaction(execute, page, store.now_ms())
         answers = []
         for key, head, body, px in zip(keys, rest[::3], rest[1::3], rest[2::3], strict=True):
             held = change.lease(key)
             is_mine = held is not None and held[0] == token
             stores = held is not None and is_mine and held[1] == change.generation
             if stores:
-                change.put(key, change.envelope(head, b"", body), end_of(px))
+                change.put(key, change.envelope(head, b"", body), change.end_of(px))
             elif is_mine:
                 change.end_lease(page.hash_of(key))
             answers.append(b"1" if stores else b"0")

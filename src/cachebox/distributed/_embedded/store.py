@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from cachebox._platform.section import Section
-from cachebox.distributed._embedded.database import Database, Over, is_damage, is_full
+from cachebox.distributed._embedded.database import NEVER, Database, Over, is_damage, is_full
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
 from cachebox.distributed._embedded.page import Page, sum_start
@@ -68,6 +68,7 @@ class Store:
         patience: seconds that a call may wait for the writer lock.
         on_new_page: called with a page, when one takes the place of another: nothing that was read before holds.
         on_evict: called with the number of entries that had to leave.
+        clock: returns seconds, by which entries and leases end; None: the system's time.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Store:
         patience: float,
         on_new_page: Callable[[Any], object],
         on_evict: Callable[[int], object],
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.folder = folder
         self.room = Room(limit)
@@ -85,6 +87,7 @@ class Store:
         self._patience = patience
         self._on_new_page = on_new_page
         self._on_evict = on_evict
+        self._clock = clock
         self._opened: Opened | None = None
         self._database: tuple[int, Database] | None = None
         self._has_written = False
@@ -95,6 +98,18 @@ class Store:
         self.is_closed = False
         with contextlib.suppress(Busy):         # a later call opens it
             self.opened(time.monotonic() + patience)
+
+    @property
+    def has_own_clock(self) -> bool:
+        return self._clock is not None
+
+    def now_ms(self) -> int:
+        """The time, in milliseconds."""
+        return time.time_ns() // 1_000_000 if self._clock is None else int(self._clock() * 1000)
+
+    def end_of(self, px: bytes) -> int:
+        """When something ends that lives for so many milliseconds from now on; nothing: never."""
+        return min(self.now_ms() + int(px), NEVER) if px else NEVER
 
     def opened(self, deadline: float) -> Opened:
         """The folder as it is open here; opened if need be. Raises `Busy`, OSError, ValueError."""
@@ -242,7 +257,7 @@ class Store:
                     self._settle(opened)
                 database = self._database_to_write(opened)
                 if cost.size:
-                    self._count(self.room.make(database, page, cost, now_ms(), tries > 1))
+                    self._count(self.room.make(database, page, cost, self.now_ms(), tries > 1))
                 page.open(hashes, tags)
                 try:
                     result: T = database.transaction(lambda execute: run(execute, page))
@@ -467,11 +482,6 @@ class Store:
         self.is_torn = self._is_torn_off
         if opened is not None:
             opened.leave_to_parent()
-
-
-def now_ms() -> int:
-    """The time, in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def new_number() -> int:

@@ -8,9 +8,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from cachebox.distributed._embedded.folder import Folder
-from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import LEAST
-from cachebox.distributed._embedded.store import Execute, Store, now_ms
+from cachebox.distributed._embedded.store import Execute, Store
 
 PATIENCE = 1.0                      # seconds for a folder that somebody is opening
 
@@ -30,7 +29,8 @@ def survey(root: str) -> list[dict[str, Any]]:
 def _look_at(folder: Folder) -> dict[str, Any]:
     store = Store(folder, LEAST, False, PATIENCE, lambda page: None, lambda evicted: None)
     try:
-        counts = store.read(_count, time.monotonic() + PATIENCE) or (0, 0, 0, 0, 0)
+        now = store.now_ms()
+        counts = store.read(lambda execute, page: _count(execute, now), time.monotonic() + PATIENCE) or (0, 0, 0, 0, 0)
         opened = store.opened(time.monotonic() + PATIENCE)
         return {
             "namespace": folder.namespace,
@@ -46,9 +46,8 @@ def _look_at(folder: Folder) -> dict[str, Any]:
         store.close()
 
 
-def _count(execute: Execute, page: Page) -> tuple[int, ...]:
+def _count(execute: Execute, now: int) -> tuple[int, ...]:
     ((generation,),) = execute("SELECT v FROM m WHERE id = 0").fetchall()
-    now = now_ms()
     ((every, live, endless),) = execute(
         "SELECT count(*), coalesce(sum(g = ?1 AND x > ?2), 0), coalesce(sum(g = ?1 AND x >= 1 << 62), 0) FROM e",
         (generation, now),

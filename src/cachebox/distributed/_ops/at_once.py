@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from cachebox.cache import MISSING
-from cachebox.distributed._embedded.operations import end_of
 from cachebox.distributed._ops.operations import Core
 
 
@@ -27,7 +26,7 @@ class AtOnce:
     def get(self, key: Any) -> Any:
         """The value of a key that was not in the first tier; `absent`; or MISSING: not done."""
         core = self._core
-        if core.is_closed or core.owed.exists:
+        if core.is_closed or core.owed.exists or self._store.has_own_clock:
             return MISSING
         return self._read(core.tier, self._store, core.codec, key)
 
@@ -39,7 +38,7 @@ class AtOnce:
         lifetime = core.lifetime_of(ttl)
         kept = core.kept_of(lifetime)
         head, body = core.codec.encode(key, value, (), None, kept)
-        end = end_of(core.expiry(lifetime, kept))
+        end = self._store.end_of(core.expiry(lifetime, kept))
         if not self._store.put(key.encode("utf-8", "surrogatepass"), head, body, end):
             return False
         core.tier.forget_keys((key,))
