@@ -34,7 +34,7 @@ class Folder:
         from cachebox.distributed._embedded.operations import Transaction
 
         def run(execute, page):
-            change = Transaction(execute, page)
+            change = Transaction(execute, page, store.now_ms())
             envelope, _ = change.find(name)
             change.put(name, envelope, change.now + milliseconds)
 
