@@ -86,7 +86,7 @@ def test_the_signature_of_the_constructor_is_true():
     assert list(defaults)[:4] == ["max_size", "default_ttl", "policy", "on_evict"]
     assert [name for name, parameter in signature.parameters.items() if parameter.kind == parameter.KEYWORD_ONLY] == [
         "time_to_idle", "max_weight", "weigher", "on_removal", "clock", "name", "max_bytes", "jitter", "isolate",
-        "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
+        "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl",
     ]
 
 

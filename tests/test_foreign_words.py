@@ -149,7 +149,7 @@ def test_a_dict_with_a_method_load_is_a_store():
     assert Cache(loader=Store(a=1))["a"] == "loaded a"
 
 
-@pytest.mark.parametrize("options", [{"refresh_ahead": 0.5}, {"stale_ttl": 5}, {"early_refresh": 1.0}], ids=named)
+@pytest.mark.parametrize("options", [{"refresh_ahead": 0.5}, {"stale_ttl": 5}], ids=named)
 def test_a_cache_that_loads_anew_by_itself_serves_no_functions(options):
     with pytest.raises(TypeError, match="by its loader"):
         cached(Cache(default_ttl=5, loader=str, **options))(len)

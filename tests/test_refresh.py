@@ -318,21 +318,6 @@ def test_tags_survive_a_refresh(source, queue, clock):
     assert cache.peek("a") == 1 and cache.invalidate_tag("t") == 1 and len(cache) == 0
 
 
-def test_early_refresh_is_the_likelier_the_nearer_the_end_and_the_longer_loads_take(queue, clock, monkeypatch):
-    import random
-
-    cache = Cache(loader=str.upper, default_ttl=100, early_refresh=1.0, clock=clock)
-    cache["a"]
-    monkeypatch.setattr(random, "random", lambda: 0.5)
-    clock.now += 99
-    assert cache["a"] == "A" and queue == []    # a load takes microseconds, and a second is left
-    monkeypatch.setattr(random, "random", lambda: 1.0)     # the most eager of all
-    cache["a"]
-    assert len(queue) == 1
-    run(queue)
-    assert cache.ttl("a") == 100
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_refresh_of_the_parent_is_void_in_a_child_which_refreshes_itself(source, queue, clock):

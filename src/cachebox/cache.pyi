@@ -83,7 +83,6 @@ class Cache(MutableMapping[_K, _V]):
         stale_ttl: _Seconds | None = None,
         cache_exceptions: type[Exception] | tuple[type[Exception], ...] = (),
         exception_ttl: _Seconds | None = None,
-        early_refresh: float | None = None,
     ) -> None: ...
 
     # one key

@@ -98,7 +98,7 @@ MISSING = Missing()
 cdef tuple OPTIONS = (
     "max_size", "default_ttl", "policy", "on_evict", "time_to_idle", "max_weight", "weigher", "on_removal", "clock",
     "name", "max_bytes", "jitter", "isolate",
-    "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl", "early_refresh",
+    "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl",
 )
 cdef dict FOREIGN_OPTIONS = {       # what others call them
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size", "ttl": "default_ttl",
@@ -120,8 +120,7 @@ cdef tuple no_tags = ()             # the default, told from what was given by i
 cdef class Cache(Store):
     """Cache(max_size=1000, default_ttl=None, policy='LRU', on_evict=None, *, time_to_idle=None,
       max_weight=None, weigher=None, on_removal=None, clock=None, name=None, max_bytes=None, jitter=0.0,
-      isolate=False, loader=None, refresh_ahead=None, stale_ttl=None, cache_exceptions=(), exception_ttl=None,
-      early_refresh=None)
+      isolate=False, loader=None, refresh_ahead=None, stale_ttl=None, cache_exceptions=(), exception_ttl=None)
 --
 
     A thread-safe in-memory cache with a bound, lifetimes, statistics and callbacks; a `MutableMapping`.
@@ -160,8 +159,6 @@ cdef class Cache(Store):
         cache_exceptions: classes of exceptions. A load or a factory of `get_or_set` that raised one of these is not tried
             again for `exception_ttl`; lookups raise a copy instead.
         exception_ttl: how long such a failure is remembered, given as `default_ttl` is; None: for `default_ttl`.
-        early_refresh: for caches of several processes that load from one source: how eagerly entries are loaded anew by
-            chance before they end, the sooner the longer a load takes (XFetch's beta; 1 is customary); needs `loader`.
 
     Raises ValueError or TypeError, with the name of the argument, where one makes no sense.
 
@@ -212,7 +209,6 @@ cdef class Cache(Store):
         stale_ttl=None,
         cache_exceptions=(),
         exception_ttl=None,
-        early_refresh=None,
         **unknown,
     ):
         if unknown:
@@ -236,7 +232,6 @@ cdef class Cache(Store):
             "stale_ttl": stale_ttl,
             "cache_exceptions": cache_exceptions,
             "exception_ttl": exception_ttl,
-            "early_refresh": early_refresh,
         })
 
     cdef int configure(self, dict options) except -1:
@@ -252,7 +247,7 @@ cdef class Cache(Store):
         max_bytes = bound_on_bytes(options)
         cdef double bound_weight = bound_on_weight(options["max_weight"], options["weigher"])
         cdef double jitter = jitter_of(options.get("jitter"))
-        cdef double ahead, eagerness, stale
+        cdef double ahead, stale
         cdef Loader loader = None
         cdef Weights weights
         cdef Foreign foreign = None
@@ -269,7 +264,6 @@ cdef class Cache(Store):
         if options["on_removal"] is not None:
             import_causes()                     # an import in a callback may find itself in the middle of another
         ahead = as_float(options.get("refresh_ahead") or 0.0)
-        eagerness = as_float(options.get("early_refresh") or 0.0)
         stale = lifetime_of(options.get("stale_ttl"), "stale_ttl")
         if options.get("loader") is not None:
             loader = Loader(options["loader"], self.statistics)
@@ -300,7 +294,7 @@ cdef class Cache(Store):
                 | (0 if options["clock"] is None else PRECISE if is_monotonic(options["clock"]) else CLOCKED)
                 | (LISTENED if options["on_evict"] is not None or options["on_removal"] is not None else 0)
                 | (FOREIGN if foreign is not None else 0)
-                | (AHEAD if ahead > 0.0 or eagerness > 0.0 else 0)
+                | (AHEAD if ahead > 0.0 else 0)
                 | (STALE if stale < INFINITY or ends["stale_ttl"] is not None else 0)
                 | (NEGATIVE if failures is not None else 0)
                 | (ISOLATED if copier is not None else 0)
@@ -337,7 +331,6 @@ cdef class Cache(Store):
                 self.stale_ttl_given = ends["stale_ttl"]
                 self.exception_ttl_given = ends["exception_ttl"]
                 self.ahead = ahead
-                self.eagerness = eagerness
                 self.stale = min(stale, DBL_MAX / 4) if modes & STALE else 0.0
                 self.loader = loader
                 self.refreshes = refreshes
@@ -1936,7 +1929,6 @@ cdef class Cache(Store):
                 "stale_ttl": self.stale_ttl_given,
                 "cache_exceptions": self.failures.kinds if self.failures is not None else (),
                 "exception_ttl": self.exception_ttl_given,
-                "early_refresh": self.eagerness or None,
             },
             "policy": policy,
             "entries": entries,

@@ -148,8 +148,8 @@ def cached(
         raise TypeError(f"{' and '.join(options)} cannot go together with cache: they are the cache's own")
     if isinstance(cache, Cache) and cache._refreshes:
         raise TypeError(
-            "a cache with refresh_ahead, stale_ttl or early_refresh cannot be the cache of a function: it would load "
-            "anew by its loader, not by the function"
+            "a cache with refresh_ahead or stale_ttl cannot be the cache of a function: it would load anew by its "
+            "loader, not by the function"
         )
     if refreshing:
         from cachebox._loading.loader import check_refreshing

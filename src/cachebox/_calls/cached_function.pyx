@@ -405,7 +405,7 @@ cdef class CachedFunction:
         cdef bint due, joined = False
         cdef Flight flight
         while True:
-            value = find_servable(self._cache, key, h, self.ahead, self.stale, 0.0, &due)
+            value = find_servable(self._cache, key, h, self.ahead, self.stale, &due)
             if value != NULL or joined or self.fly is not None:     # a coroutine waits for itself
                 break
             flight = flight_of(self._cache, key)
@@ -424,7 +424,7 @@ cdef class CachedFunction:
     ) except -1:
         """Have this call made anew in the background, unless that is under way."""
         cdef Py_ssize_t k
-        cdef Refresh refresh = open_refresh(self._cache, key, h, self.ahead, 0.0, True)
+        cdef Refresh refresh = open_refresh(self._cache, key, h, self.ahead, True)
         if refresh is None:
             return 0
         try:

@@ -114,8 +114,6 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
         if modes & (IDLES | CLOCKED | FOREIGN | ISOLATED):
             return NULL
         if modes & AHEAD:                       # to end so soon is as good as over: it may have to be loaded anew
-            if (<Store>store).eagerness != 0.0:
-                return NULL                     # that is a matter of chance
             soon = (<Store>store).ahead * (<Store>store).spans[i]
         if ends_within(&(<Store>store).expiry, i, soon, (modes & PRECISE) != 0):
             return NULL

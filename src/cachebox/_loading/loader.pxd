@@ -12,7 +12,6 @@ cdef class Loader:
     cdef readonly object many       # its load_many, or None
     cdef readonly bint is_async     # what these return has to be awaited
     cdef CacheStats statistics
-    cdef double mean                # seconds that a load takes, lately; 0: none was measured
 
     cdef int count(self, bint succeeded, object began) except -1
 

@@ -5,7 +5,6 @@ together: each of them is a flight of its own that this thread leads, so that ot
 """
 
 from cpython.object cimport PyObject
-from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from _collections_abc import Mapping
@@ -33,8 +32,6 @@ cdef extern from *:
 cdef extern from "_platform/results.h":
     bint is_awaitable "cb_is_awaitable"(PyObject* value) noexcept
 
-
-cdef double WEIGHT_OF_NEWEST = 0.2  # in the mean of load times
 
 cdef object nothing = <object>NOTHING
 NOTHING_LOADED = nothing
@@ -115,19 +112,11 @@ cdef class Loader:
         """Whether a value stands for "there is none"."""
         return value is nothing
 
-    @property
-    def seconds(self):
-        """How long a load takes, lately."""
-        return self.mean
-
     cdef int count(self, bint succeeded, object began) except -1:
-        cdef double seconds
         cdef long long took = perf_counter_ns() - began
         acquire(&self.statistics.guard.lock)
         self.statistics.counts[LOAD_SUCCESS if succeeded else LOAD_FAILURE] += 1
         self.statistics.counts[LOAD_TIME] += took
-        seconds = took / 1e9
-        self.mean = seconds if self.mean == 0.0 else self.mean + WEIGHT_OF_NEWEST * (seconds - self.mean)
         release(&self.statistics.guard.lock)
         return 0
 
@@ -223,7 +212,7 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
 
 cdef int check_loading(dict options) except -1:
     """Check the options that have to do with loading."""
-    for name in ("refresh_ahead", "stale_ttl", "early_refresh"):
+    for name in ("refresh_ahead", "stale_ttl"):
         if options.get(name) is not None and options.get("loader") is None:
             raise ValueError(f"{name} needs loader: what is to load the values anew?")
     if options.get("loader") is not None:
@@ -234,15 +223,11 @@ cdef int check_loading(dict options) except -1:
 
 
 def check_refreshing(options):
-    """Check `refresh_ahead`, `stale_ttl` and `early_refresh`; TypeError or ValueError where they make no sense."""
-    cdef double share
-    for name, bound in (("refresh_ahead", 1.0), ("early_refresh", INFINITY)):
-        given = options.get(name)
-        if given is None:
-            continue
+    """Check `refresh_ahead` and `stale_ttl`; TypeError or ValueError where they make no sense."""
+    given = options.get("refresh_ahead")
+    if given is not None:
         if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-            raise TypeError(f"{name} must be a number, not {type(given).__name__}")
-        share = number_of(given, name, "a number")
-        if not 0.0 < share < bound:
-            raise ValueError(f"{name} must be greater than 0 and less than {bound:g}, not {given!r}")
+            raise TypeError(f"refresh_ahead must be a number, not {type(given).__name__}")
+        if not 0.0 < number_of(given, "refresh_ahead", "a number") < 1.0:
+            raise ValueError(f"refresh_ahead must be greater than 0 and less than 1, not {given!r}")
     lifetime_of(options.get("stale_ttl"), "stale_ttl")

@@ -34,7 +34,7 @@ cdef class Refresh:
 cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL
 cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL
 cdef PyObject* find_servable(
-    Store store, object key, uint64_t h, double ahead, double stale, double early, bint* due
+    Store store, object key, uint64_t h, double ahead, double stale, bint* due
 ) except? NULL
-cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, double early, bint by_call)
+cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bint by_call)
 cdef object flight_of(Store store, object key)

@@ -1,7 +1,7 @@
 """Refresh-ahead and serve-stale; `refresh.pxd` has the overview."""
 
 from cpython.object cimport PyObject
-from libc.math cimport INFINITY, log
+from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport decref, incref, note_use
@@ -210,12 +210,11 @@ cdef bint join(object known) except -1:
 
 
 cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
-    cdef double early = eager_seconds(store)
     cdef bint due = False
-    cdef PyObject* value = find_servable(store, key, h, store.ahead, store.stale, early, &due)
+    cdef PyObject* value = find_servable(store, key, h, store.ahead, store.stale, &due)
     if due:
         try:
-            start_refresh(store, key, h, early)
+            start_refresh(store, key, h)
         except:
             decref(value)
             raise
@@ -223,7 +222,7 @@ cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
 
 
 cdef PyObject* find_servable(
-    Store store, object key, uint64_t h, double ahead, double stale, double early, bint* due
+    Store store, object key, uint64_t h, double ahead, double stale, bint* due
 ) except? NULL:
     """The same without starting a refresh. Tells whether one is due."""
     cdef Operation op
@@ -237,7 +236,7 @@ cdef PyObject* find_servable(
         if i != 0 and store.table.entries[i].value != NULL:
             end = deadline(&store.expiry, i)
             if end + stale > now:
-                due[0] = is_due(store, i, now, ahead, early)
+                due[0] = is_due(store, i, now, ahead)
                 if end > now:
                     store.note_hit(i, now, &op)
                 else:                           # a hit, but it prolongs nothing
@@ -255,34 +254,19 @@ cdef PyObject* find_servable(
     return value
 
 
-cdef double eager_seconds(Store store) except -1.0:
-    """How long before its end an entry is loaded anew by chance, this time.
-
-    XFetch (Vattani, Chierichetti, Lowenstein: "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015): the time that
-    a load takes, times beta, times a random number with an exponential distribution.
-    """
-    cdef double seconds
-    if store.eagerness == 0.0:
-        return 0.0
-    from random import random
-
-    seconds = (<Loader>store.loader).mean if store.loader is not None else 0.0
-    return -seconds * store.eagerness * log(1.0 - <double>random())
-
-
-cdef bint is_due(Store store, uint32_t i, double now, double ahead, double early) noexcept:
+cdef bint is_due(Store store, uint32_t i, double now, double ahead) noexcept:
     """Whether entry i, which has a value, is to be loaded anew. Under the lock."""
     cdef double end = deadline(&store.expiry, i)
     if end <= now:
         return True
     if store.modes & IDLES:
         end = store.expiry.lifetimes[i]         # a hit has just put the other end off
-    return end < INFINITY and store.modes & AHEAD and (end - now < ahead * store.spans[i] or end - now <= early)
+    return end < INFINITY and store.modes & AHEAD and end - now < ahead * store.spans[i]
 
 
-cdef int start_refresh(Store store, object key, uint64_t h, double early) except -1:
+cdef int start_refresh(Store store, object key, uint64_t h) except -1:
     """Have a due entry loaded anew, unless that is under way."""
-    cdef Refresh refresh = open_refresh(store, key, h, store.ahead, early, False)
+    cdef Refresh refresh = open_refresh(store, key, h, store.ahead, False)
     if refresh is not None:
         if (<Loader>store.loader).is_async:
             from cachebox._loading.awaited import start_refresh as submit
@@ -293,7 +277,7 @@ cdef int start_refresh(Store store, object key, uint64_t h, double early) except
     return 0
 
 
-cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, double early, bint by_call):
+cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bint by_call):
     """A refresh of a due entry, which has to be begun or ended; None: one is under way, or the entry is not due."""
     cdef Refresh refresh = Refresh.__new__(Refresh), known
     cdef Operation op
@@ -319,7 +303,7 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, dou
     try:
         now = store.now(0.0)
         i = store.find_to_change(key, h, &op)
-        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, ahead, early):     # still
+        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, ahead):     # still
             refresh.lifetime = store.spans[i]
             refresh.tagged = store.modes & TAGGED and i < store.labels.known and store.labels.chains[i] != NULL
             opened = refresh.watch.open(i)

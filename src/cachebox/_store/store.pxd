@@ -102,8 +102,7 @@ cdef class Store:
     cdef Py_ssize_t tags_limit      # tags at which to look for unused ones
     cdef int64_t invalidations      # of tags
     cdef double stale               # seconds that an expired entry may still be served; 0.0 unless STALE
-    cdef double ahead               # the share of a lifetime in which a hit loads the entry anew
-    cdef double eagerness           # ... or XFetch's beta; 0: neither
+    cdef double ahead               # the share of a lifetime in which a hit loads the entry anew; 0: none
     cdef double* spans              # by entry, if AHEAD or STALE: the lifetime that it was given
     cdef uint32_t spans_known       # entries that `spans` has room for
     cdef object loader              # what loads a missing key: a Loader, or None

@@ -87,7 +87,6 @@ class Journal:
         self.path = os.path.realpath(os.fsdecode(path))
         self.encoding = encoding
         self.waits_for_disk = durability == "power"
-        self.dropped_bytes = 0
         """Of a torn last record, when the file was opened."""
         self._make_locks()
         self._syncer: Thread | None = None
@@ -132,7 +131,6 @@ class Journal:
         except ValueError as error:
             raise ValueError(f"{self.path!r}: {error}; the file was left as it is") from error
         if end < len(content):
-            self.dropped_bytes = len(content) - end
             os.ftruncate(self._file, end)
             os.fsync(self._file)
         self._size = self._synced = end

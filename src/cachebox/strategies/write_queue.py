@@ -53,7 +53,6 @@ class WriteQueue:
         self.flying: dict[Any, Write] = {}
         self.promised = 0               # places that are taken by writes which are about to be accepted
         self.accepted = 0               # values, so far
-        self.coalesced = 0              # of them, those that were replaced before they went out
         self.hurried = 0                # all up to this number are to go out without waiting for others
         self.fresh: dict[int, Write] = {}      # pending, and not tried yet; by serial, oldest first
         self._again: list[tuple[float, int, Write]] = []    # a heap of those that were, and of some that are no more
@@ -81,7 +80,6 @@ class WriteQueue:
         if write is not new:
             if write.due is not None:
                 self._plan(write, now)
-            self.coalesced += 1
             write.number = max(write.number, number)
             write.journaled = journaled
             write.value = value
@@ -167,7 +165,6 @@ class WriteQueue:
             if newer.due is None:               # who waits for the older one waits for it now
                 self.fresh.pop(newer.serial, None)
                 self._plan(newer, due)
-            self.coalesced += 1
             write.into = newer
         self.fresh.pop(write.serial, None)     # if `take` was interrupted
         self.flying.pop(write.key, None)

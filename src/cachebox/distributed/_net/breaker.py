@@ -46,7 +46,6 @@ class Breaker:
         self._lock = Section()
         self.failures = 0
         self._probed_at = 0.0
-        self._probing = False
         self.state = CLOSED
 
     def may_call(self, others_probe: bool = False) -> bool:

@@ -116,9 +116,6 @@ class KeySpace:
         """The name of a tag's generation in a bucket."""
         return self._starts[bucket] + b"t:" + tag.encode("utf-8", "surrogatepass")
 
-    def epoch(self, bucket: int) -> bytes:
-        """The name of what changes with every tag that is invalidated."""
-        return self._starts[bucket] + b"e"
 
     def parse(self, name: bytes) -> tuple[int, int, str] | None:
         """Bucket, letter (as a number) and the rest of a name; None: it is not one of this namespace's."""
