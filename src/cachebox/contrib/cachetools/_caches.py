@@ -49,31 +49,27 @@ class Cache(MutableMapping[_K, _V]):
             return self.__missing__(key)
 
     def __setitem__(self, key: _K, value: _V) -> None:
-        size: float = 1
-        if self.__sizes is not None:
-            size = self.getsizeof(value)
+        sizes, values = self.__sizes, self.__values
+        size: float = 1 if sizes is None else self.getsizeof(value)
         if size > self.__maxsize:
             raise ValueError("value too large")
         if size < 0:
             raise ValueError(f"getsizeof must return 0 or more, not {size!r}")
-        while self.__currsize + size - self.__size_of(key) > self.__maxsize:
-            self.popitem()                  # which may be that of the key itself
-        self.__currsize += size - self.__size_of(key)
-        self.__values[key] = value
-        if self.__sizes is not None:
-            self.__sizes[key] = size
+        more = size
+        if key in values:
+            more -= 1 if sizes is None else sizes[key]
+        while self.__currsize + more > self.__maxsize:
+            self.popitem()
+            if key not in values:           # it was the key's own
+                more = size
+        self.__currsize += more
+        values[key] = value
+        if sizes is not None:
+            sizes[key] = size
 
     def __delitem__(self, key: _K) -> None:
-        size = self.__size_of(key)
         del self.__values[key]
-        if self.__sizes is not None:
-            del self.__sizes[key]
-        self.__currsize -= size
-
-    def __size_of(self, key: _K) -> float:
-        if key not in self.__values:
-            return 0
-        return 1 if self.__sizes is None else self.__sizes[key]
+        self.__currsize -= 1 if self.__sizes is None else self.__sizes.pop(key)
 
     def __contains__(self, key: object) -> bool:
         return key in self.__values
@@ -150,17 +146,19 @@ class OrderedCache(Cache[_K, _V]):
         self._eviction_order: EvictionPolicy[_K] = self._policy()
 
     def __getitem__(self, key: _K) -> _V:
-        value = super().__getitem__(key)
-        if key in self._eviction_order:     # __missing__ need not have stored it
+        value = Cache.__getitem__(self, key)
+        try:
             self._eviction_order.access(key)
+        except KeyError:                    # __missing__ need not have stored it
+            pass
         return value
 
     def __setitem__(self, key: _K, value: _V) -> None:
-        super().__setitem__(key, value)
+        Cache.__setitem__(self, key, value)
         self._eviction_order.add(key)
 
     def __delitem__(self, key: _K) -> None:
-        super().__delitem__(key)
+        Cache.__delitem__(self, key)
         if key in self._eviction_order:     # `popitem` has taken it out
             self._eviction_order.remove(key)
 
@@ -218,10 +216,12 @@ class FIFOCache(OrderedCache[_K, _V]):
     """A cache from which the entry that was stored first leaves when it is full. Arguments are those of `Cache`."""
 
     _policy = FIFOPolicy
+    __getitem__ = Cache.__getitem__         # a lookup changes no order
 
     def __setitem__(self, key: _K, value: _V) -> None:
-        super().__setitem__(key, value)
-        self._eviction_order.remove(key)    # an overwrite counts as stored anew, as in cachetools
+        Cache.__setitem__(self, key, value)
+        if key in self._eviction_order:
+            self._eviction_order.remove(key)        # an overwrite counts as stored anew, as in cachetools
         self._eviction_order.add(key)
 
 

@@ -62,7 +62,7 @@ class TimedCache(OrderedCache[_K, _V]):
         end = self.__ends.get(key)
         if end is not None and not self.timer() < end[0]:
             return self.__missing__(key)
-        return super().__getitem__(key)
+        return OrderedCache.__getitem__(self, key)
 
     def __delitem__(self, key: _K) -> None:
         super().__delitem__(key)
