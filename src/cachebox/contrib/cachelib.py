@@ -11,12 +11,12 @@ from cachebox.cache import Cache
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_BaseCache: Any = object
-_missing: ImportError | None = None
-try:
-    from cachelib import BaseCache as _BaseCache
-except ImportError as error:
-    _missing = error
+    _BaseCache: Any         # installed or not
+else:
+    try:
+        from cachelib import BaseCache as _BaseCache
+    except ImportError:
+        _BaseCache = object
 
 __all__ = ["CacheBoxCache"]
 
@@ -54,8 +54,8 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
         ignore_delete_many_errors: bool = True,
         **options: Any,
     ) -> None:
-        if _missing is not None:
-            raise ImportError("CacheBoxCache needs cachelib: pip install cachelib") from _missing
+        if _BaseCache is object:
+            raise ImportError("CacheBoxCache needs cachelib: pip install cachelib")
         if not isinstance(location, str):
             raise TypeError(f"location must be a str, not {type(location).__name__}")
         if isinstance(default_timeout, timedelta):      # which cachelib takes from 0.17 on
