@@ -46,6 +46,7 @@ FLOORS = {
         " distributed._wire distributed._net distributed._embedded distributed._near distributed._ops"
     ),
     "metrics": "_platform _store cache",
+    "contrib": "policies cache distributed",
     "testing": "",
     "cli": "_simulation",
 }
@@ -143,7 +144,7 @@ def test_every_file_is_on_a_floor_and_only_public_modules_are_at_the_top():
         *(f"stats.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"policies.{end}" for end in ("pxd", "pyi", "pyx")),
         *("decorators.py", "decorators.pyi", "keys.py", "protocols.py", "removal.py", "py.typed"),
-        *("cli", "distributed", "metrics", "strategies", "testing"),
+        *("cli", "contrib", "distributed", "metrics", "strategies", "testing"),
     }
     for path in files():
         floor = floor_of(".".join(path.relative_to(SOURCES).with_suffix("").parts))
@@ -169,7 +170,7 @@ def test_only_distributed_imports_redis():
 
 WITH_EXTRAS = {
     "warming.py": {"rich"}, "plots.py": {"matplotlib"}, "greenlets.py": {"eventlet", "gevent"}, "plugin.py": {"pytest"},
-    "_prometheus.py": {"prometheus_client"}, "_opentelemetry.py": {"opentelemetry"},
+    "_prometheus.py": {"prometheus_client"}, "_opentelemetry.py": {"opentelemetry"}, "cachelib.py": {"cachelib"},
 }
 
 

@@ -117,6 +117,12 @@ def test_the_distributed_tier_is_imported_only_when_asked_for():
     assert "cachebox.distributed" in found and "redis" not in found
 
 
+def test_adapters_are_imported_only_when_asked_for():
+    assert not any(name.startswith("cachebox.contrib") for name in imported_by("import cachebox; cachebox.Cache(2)"))
+    found = imported_by("import cachebox.contrib.cachetools.func")
+    assert "cachebox.contrib.cachetools" in found and not found & {"cachetools", "cachelib", "cachebox.distributed"}
+
+
 def test_redis_is_not_imported_for_a_folder(tmp_path):
     for url in "memory://", tmp_path.as_uri() + "/cache":
         code = f"import cachebox; c = cachebox.DistributedCache(url={url!r}); c.set('a', 1); c.get('a'); c.close()"
@@ -174,6 +180,10 @@ def test_every_name_can_be_the_first_to_be_imported(name):
         "_loading.negative_cache",
         "_files.dump",
         "_files.serializer",
+        "contrib.cachelib",
+        "contrib.cachetools",
+        "contrib.cachetools.func",
+        "contrib.cachetools.keys",
     ],
 )
 def test_every_module_can_be_the_first_to_be_imported(module):
