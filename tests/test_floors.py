@@ -47,6 +47,7 @@ FLOORS = {
     ),
     "metrics": "_platform _store cache",
     "testing": "",
+    "contrib": "cache distributed",
     "cli": "_simulation",
 }
 # A cached function asks, at its first call, what `decorators` has to say about the class that it is called on.
@@ -143,7 +144,7 @@ def test_every_file_is_on_a_floor_and_only_public_modules_are_at_the_top():
         *(f"stats.{end}" for end in ("pxd", "pyi", "pyx")),
         *(f"policies.{end}" for end in ("pxd", "pyi", "pyx")),
         *("decorators.py", "decorators.pyi", "keys.py", "protocols.py", "removal.py", "py.typed"),
-        *("cli", "distributed", "metrics", "strategies", "testing"),
+        *("cli", "distributed", "metrics", "strategies", "testing", "contrib"),
     }
     for path in files():
         floor = floor_of(".".join(path.relative_to(SOURCES).with_suffix("").parts))
@@ -170,6 +171,7 @@ def test_only_distributed_imports_redis():
 WITH_EXTRAS = {
     "warming.py": {"rich"}, "plots.py": {"matplotlib"}, "greenlets.py": {"eventlet", "gevent"}, "plugin.py": {"pytest"},
     "_prometheus.py": {"prometheus_client"}, "_opentelemetry.py": {"opentelemetry"},
+    "django.py": {"django", "asgiref"},
 }
 
 
