@@ -12,15 +12,15 @@ from cachebox import Cache, DistributedCache
 
 pytest.importorskip("django", reason="Django is not installed: it is in the extra `django`")
 
-from django.conf import settings  # noqa: E402 (only where it is)
+from django.conf import settings
 
 if not settings.configured:
-    settings.configure(SECRET_KEY="of the tests", CACHES={"default": {"BACKEND": "cachebox.contrib.django.CacheBoxCache"}})
+    settings.configure(SECRET_KEY="of the tests")
 
-from django.core.cache import CacheHandler  # noqa: E402
-from django.core.cache.backends.base import CacheKeyWarning  # noqa: E402
+from django.core.cache import CacheHandler
+from django.core.cache.backends.base import CacheKeyWarning
 
-from cachebox.contrib import django as backend  # noqa: E402
+from cachebox.contrib import django as backend
 
 
 def configured(location, options=None, **more):
@@ -69,7 +69,7 @@ def test_lookups_return_values_of_their_own(cache):
 
 
 def test_what_cannot_be_pickled_is_refused(cache):
-    with pytest.raises(Exception, match="lambda|pickle"):
+    with pytest.raises(Exception, match=r"lambda|pickle"):
         cache.set("a", lambda: 1)
     assert cache.get("a", 3) == 3
 
@@ -215,7 +215,8 @@ def test_other_options_are_another_cache():
 
 
 def test_options_go_to_the_cache(tmp_path):
-    small = CacheHandler({"default": configured("", {"MAX_ENTRIES": 2, "CULL_FREQUENCY": 3, "policy": "FIFO"})})["default"]
+    options = {"MAX_ENTRIES": 2, "CULL_FREQUENCY": 3, "policy": "FIFO"}
+    small = CacheHandler({"default": configured("", options)})["default"]
     for key in "abc":
         small.set(key, 1)
     assert isinstance(small._cache, Cache) and small._cache.max_size == 2 and small._cache.policy == "FIFO"

@@ -106,7 +106,8 @@ def test_what_belongs_to_the_key():
     cached = ResponseCache(app, ttl=60, headers=("Accept", "X-Mine"))
     different = [
         dict(), dict(target="/b"), dict(target="/?q=1"), dict(target="/?q=2"), dict(method="HEAD"), dict(host="there"),
-        dict(accept="text/html"), dict(accept="text/plain"), dict(x_mine="1"), dict(target="/a%2Fb"), dict(target="/a/b"),
+        dict(accept="text/html"), dict(accept="text/plain"), dict(x_mine="1"), dict(target="/a%2Fb"),
+        dict(target="/a/b"),
     ]
     for _ in range(2):
         for asked in different:

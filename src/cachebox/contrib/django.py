@@ -73,8 +73,8 @@ class CacheBoxCache(BaseCache):
     """A cache backend for Django: ``"BACKEND": "cachebox.contrib.django.CacheBoxCache"`` in the setting ``CACHES``.
 
     Args:
-        location: ``LOCATION``, a str. Empty: a `Cache` in the process. ``file:///directory`` or ``redis://host:6379``, or
-            what else `DistributedCache` takes as `url`: two tiers.
+        location: ``LOCATION``, a str. Empty: a `Cache` in the process. ``file:///directory``, ``redis://host:6379``
+            or what else `DistributedCache` takes as `url`: two tiers.
         params: the other settings, a dict. ``OPTIONS["MAX_ENTRIES"]`` is the `max_size` of the first tier, 1000 unless
             it is there; further options go to `Cache` or `DistributedCache` as they are.
 
@@ -147,7 +147,9 @@ class CacheBoxCache(BaseCache):
         names = {self.make_and_validate_key(key, version=version): key for key in keys}
         return {names[name]: value for name, value in self._cache.get_many(names).items()}
 
-    def set_many(self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
+    def set_many(
+        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[Any]:
         """Store many values. Returns the keys that could not be stored, of which there are none."""
         named = {self.make_and_validate_key(key, version=version): value for key, value in data.items()}
         lifetime = self._lifetime(timeout)

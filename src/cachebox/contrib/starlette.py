@@ -165,8 +165,8 @@ class ResponseCache:
 
     Args:
         app: the application; ``app.add_middleware(ResponseCache, ttl=60)`` passes it.
-        cache: where responses are kept: a `Cache`, an `AsyncDistributedCache` or a `DistributedCache`, which is called in
-            threads of asyncio's. It stays open. None: a `Cache` of 64 MB.
+        cache: where responses are kept: a `Cache`, an `AsyncDistributedCache` or a `DistributedCache`, which is called
+            in threads of asyncio's. It stays open. None: a `Cache` of 64 MB.
         ttl: seconds for which a response is fresh that does not say it by ``s-maxage``, ``max-age`` or ``Expires``;
             None: those are not stored.
         headers: the names of request headers that belong to the key, beside method, scheme, host, path and query. A
