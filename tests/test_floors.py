@@ -39,7 +39,7 @@ FLOORS = {
     ),
     "distributed._ops": (
         "_platform _loading cache _calls distributed.errors distributed.options"
-        " distributed._wire distributed._net distributed._embedded distributed._near"
+        " distributed._wire distributed._net distributed._near"
     ),
     "distributed": (
         "_platform _store _loading cache _calls distributed.errors distributed.options"
@@ -171,6 +171,7 @@ def test_only_distributed_imports_redis():
 WITH_EXTRAS = {
     "warming.py": {"rich"}, "plots.py": {"matplotlib"}, "greenlets.py": {"eventlet", "gevent"}, "plugin.py": {"pytest"},
     "_prometheus.py": {"prometheus_client"}, "_opentelemetry.py": {"opentelemetry"}, "cachelib.py": {"cachelib"},
+    "django.py": {"django", "asgiref"},
 }
 
 

@@ -142,6 +142,7 @@ def test_the_core_has_no_dependency_and_the_extras_have_their_names():
     about = metadata("cachebox-cython")
     assert all("extra ==" in needed for needed in about.get_all("Requires-Dist"))
     extras = {"redis", "msgpack", "msgspec", "zstd", "cli", "prometheus", "opentelemetry", "test", "bench", "docs"}
+    extras.add("django")
     assert set(about.get_all("Provides-Extra")) >= extras
     assert about["Requires-Python"] == ">=3.11"
 

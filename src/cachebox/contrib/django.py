@@ -1,0 +1,242 @@
+"""A cache backend for Django: `CacheBoxCache`, in the process, or in two tiers over a folder or a server.
+
+It needs Django (``pip install "cachebox-cython[django]"``). See ``docs/adapters.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from typing import Any
+
+from cachebox.cache import MISSING, Cache
+
+try:
+    from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
+except ImportError as _error:
+    DEFAULT_TIMEOUT = object()
+    _missing: ImportError | None = _error
+
+    class BaseCache:  # type: ignore[no-redef]
+        """What stands for Django's own class where Django is not installed."""
+
+        def __init__(self, params: Any) -> None:
+            """Say what to install."""
+            raise ImportError(
+                'cachebox.contrib.django needs Django: pip install "cachebox-cython[django]"'
+            ) from _missing
+
+_UNCHANGING = frozenset({bool, bytes, float, int, str, type(None)})
+
+# Django makes a backend for each thread; those of one location and the same options are to share their entries.
+_shared: dict[tuple[str, str], Any] = {}
+_making = Lock()
+
+
+def _copied(value: Any) -> Any:
+    """What a lookup hands out: a value of its own, by way of pickle, as Django's other backends do.
+
+    >>> rows = [1, 2]
+    >>> _copied(rows) == rows, _copied(rows) is rows
+    (True, False)
+    """
+    return value if type(value) in _UNCHANGING else pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+
+
+def _made(location: str, options: dict[str, Any]) -> Any:
+    """A new cache for a location."""
+    options["max_size"] = options.pop("MAX_ENTRIES", 1000)
+    options.pop("CULL_FREQUENCY", None)
+    if not location:
+        return Cache(isolate=_copied, **options)
+    from cachebox.distributed import DistributedCache
+
+    if options.setdefault("serializer", "pickle") == "pickle" and options.get("secret") is None:
+        from django.conf import settings
+
+        options["secret"] = settings.SECRET_KEY
+    return DistributedCache(url=location, **{"namespace": "django", "isolate": True, **options})
+
+
+def _cache_for(location: str, options: Mapping[str, Any]) -> Any:
+    """The cache of a location and its options, made where there is none yet."""
+    which = location, repr(sorted(options.items()))
+    with _making:
+        if which not in _shared:
+            _shared[which] = _made(location, dict(options))
+        return _shared[which]
+
+
+class CacheBoxCache(BaseCache):
+    """A cache backend for Django: ``"BACKEND": "cachebox.contrib.django.CacheBoxCache"`` in the setting ``CACHES``.
+
+    Args:
+        location: ``LOCATION``, a str. Empty: a `Cache` in the process. ``file:///directory``, ``redis://host:6379``
+            or what else `DistributedCache` takes as `url`: two tiers.
+        params: the other settings, a dict. ``OPTIONS["MAX_ENTRIES"]`` is the `max_size` of the first tier, 1000 unless
+            it is there; further options go to `Cache` or `DistributedCache` as they are.
+
+    Values are pickled, so each lookup returns one of its own. In two tiers they are signed as well, with
+    ``OPTIONS["secret"]``, or else with ``SECRET_KEY``. Raises ImportError without Django, and what the cache raises for
+    options that make no sense. Each operation costs what it costs there. All of it is safe from any thread.
+    """
+
+    def __init__(self, location: str | None, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        self._cache = _cache_for(location or "", params.get("OPTIONS") or {})
+        self._in_process = isinstance(self._cache, Cache)
+
+    def _lifetime(self, timeout: Any) -> float:
+        """Seconds to live: infinity for ever; 0 or less: not at all."""
+        if timeout is DEFAULT_TIMEOUT:
+            timeout = self.default_timeout
+        return math.inf if timeout is None else timeout
+
+    def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        """The value of a key, or the default."""
+        return self._cache.get(self.make_and_validate_key(key, version=version), default)
+
+    def set(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
+        """Store a value."""
+        key = self.make_and_validate_key(key, version=version)
+        lifetime = self._lifetime(timeout)
+        if lifetime > 0:
+            self._cache.set(key, value, lifetime)
+        else:
+            self._cache.delete(key)
+
+    def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Store a value where the key has none. True where it had none."""
+        key = self.make_and_validate_key(key, version=version)
+        lifetime = self._lifetime(timeout)
+        if lifetime > 0:
+            return bool(self._cache.add(key, value, lifetime))
+        return not self._cache.contains(key)
+
+    def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """Give a key a new lifetime. True where it has a value."""
+        key = self.make_and_validate_key(key, version=version)
+        lifetime = self._lifetime(timeout)
+        return bool(self._cache.touch(key, lifetime) if lifetime > 0 else self._cache.delete(key))
+
+    def delete(self, key: Any, version: int | None = None) -> bool:
+        """Remove a key. True where it had a value."""
+        return bool(self._cache.delete(self.make_and_validate_key(key, version=version)))
+
+    def has_key(self, key: Any, version: int | None = None) -> bool:
+        """Whether a key has a value."""
+        return bool(self._cache.contains(self.make_and_validate_key(key, version=version)))
+
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
+        """Add to a value, as one step over all threads and processes, and return the sum; the lifetime stays.
+
+        Raises ValueError where the key has no value. `decr` is the same with the sign changed.
+        """
+
+        def added(value: Any) -> Any:
+            if value is MISSING:
+                raise ValueError(f"Key {key!r} not found")
+            return value + delta
+
+        return self._cache.compute(self.make_and_validate_key(key, version=version), added)
+
+    def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
+        """The values of those keys that have one."""
+        names = {self.make_and_validate_key(key, version=version): key for key in keys}
+        return {names[name]: value for name, value in self._cache.get_many(names).items()}
+
+    def set_many(
+        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[Any]:
+        """Store many values. Returns the keys that could not be stored, of which there are none."""
+        named = {self.make_and_validate_key(key, version=version): value for key, value in data.items()}
+        lifetime = self._lifetime(timeout)
+        if lifetime > 0:
+            self._cache.set_many(named, lifetime)
+        else:
+            self._cache.delete_many(named)
+        return []
+
+    def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
+        """Remove many keys."""
+        self._cache.delete_many([self.make_and_validate_key(key, version=version) for key in keys])
+
+    def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
+        """The value of a key; where it has none, the default, called if it is callable, and stored.
+
+        Of all threads, and processes in two tiers, that miss the key at the same time, one calls it.
+        """
+        factory: Callable[[], Any] = default if callable(default) else lambda: default
+        name = self.make_and_validate_key(key, version=version)
+        lifetime = self._lifetime(timeout)
+        if lifetime > 0:
+            return self._cache.get_or_set(name, factory, lifetime)
+        found = self._cache.get(name, MISSING)
+        return factory() if found is MISSING else found
+
+    def clear(self) -> None:
+        """Remove everything: all of the cache in the process, or of the namespace for all processes."""
+        self._cache.clear()
+
+    # Nothing in the process waits, so these run where they are called; others run in a thread, as BaseCache's do.
+
+    async def _asynchronously(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        if self._in_process:
+            return method(*arguments)
+        from asgiref.sync import sync_to_async
+
+        return await sync_to_async(method, thread_sensitive=True)(*arguments)
+
+    async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
+        """`get`, for coroutines."""
+        return await self._asynchronously(self.get, key, default, version)
+
+    async def aset(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
+        """`set`, for coroutines."""
+        await self._asynchronously(self.set, key, value, timeout, version)
+
+    async def aadd(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """`add`, for coroutines."""
+        return bool(await self._asynchronously(self.add, key, value, timeout, version))
+
+    async def atouch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
+        """`touch`, for coroutines."""
+        return bool(await self._asynchronously(self.touch, key, timeout, version))
+
+    async def adelete(self, key: Any, version: int | None = None) -> bool:
+        """`delete`, for coroutines."""
+        return bool(await self._asynchronously(self.delete, key, version))
+
+    async def ahas_key(self, key: Any, version: int | None = None) -> bool:
+        """`has_key`, for coroutines."""
+        return bool(await self._asynchronously(self.has_key, key, version))
+
+    async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
+        """`incr`, for coroutines: one step here too. `adecr` is the same with the sign changed."""
+        return await self._asynchronously(self.incr, key, delta, version)
+
+    async def adecr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
+        """`decr`, for coroutines."""
+        return await self.aincr(key, -delta, version)
+
+    async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
+        """`get_many`, for coroutines."""
+        found: dict[Any, Any] = await self._asynchronously(self.get_many, keys, version)
+        return found
+
+    async def aset_many(
+        self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[Any]:
+        """`set_many`, for coroutines."""
+        await self._asynchronously(self.set_many, data, timeout, version)
+        return []
+
+    async def adelete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
+        """`delete_many`, for coroutines."""
+        await self._asynchronously(self.delete_many, keys, version)
+
+    async def aclear(self) -> None:
+        """`clear`, for coroutines."""
+        await self._asynchronously(self.clear)
