@@ -171,7 +171,6 @@ def test_only_distributed_imports_redis():
 WITH_EXTRAS = {
     "warming.py": {"rich"}, "plots.py": {"matplotlib"}, "greenlets.py": {"eventlet", "gevent"}, "plugin.py": {"pytest"},
     "_prometheus.py": {"prometheus_client"}, "_opentelemetry.py": {"opentelemetry"}, "cachelib.py": {"cachelib"},
-    "django.py": {"django", "asgiref"},
 }
 
 

@@ -206,10 +206,18 @@ def test_a_cache_whose_visit_was_interrupted_is_visited_again(reported, monkeypa
     assert reported.count(MemoryError) == 5
 
 
+def has_no_thread(monkeypatch):
+    """Have the sweeper's thread end, whatever caches of other tests are still to be visited."""
+    monkeypatch.setattr(sweeper, "LINGERS", 0.01)
+    monkeypatch.setattr(sweeper, "_due", {})
+    sweeper._bell.ring()
+    wait_until(lambda: sweeper._thread is None)
+
+
 @must_end
 def test_the_sweeper_is_made_anew_where_its_thread_has_ended(monkeypatch):
     expires()
-    wait_until(lambda: sweeper._thread is None)
+    has_no_thread(monkeypatch)
     monkeypatch.setattr(sweeper, "_thread", Ended())
     cache = expires()
     wait_until(lambda: cache.stats.expired)
@@ -218,7 +226,7 @@ def test_the_sweeper_is_made_anew_where_its_thread_has_ended(monkeypatch):
 @must_end
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError])
 def test_a_sweeper_that_could_not_be_started_is_tried_again_by_the_next_deadline(monkeypatch, error):
-    wait_until(lambda: sweeper._thread is None)
+    has_no_thread(monkeypatch)
 
     def none(thread):
         raise error

@@ -8,25 +8,29 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from threading import Lock
 from typing import Any
 
 from cachebox.cache import MISSING, Cache
 
+
+class _WithoutDjango:
+    """What stands for Django's own class where Django is not installed."""
+
+    def __init__(self, params: Any) -> None:
+        """Say what to install."""
+        raise ImportError('cachebox.contrib.django needs Django: pip install "cachebox-cython[django]"')
+
+
+BaseCache: Any = _WithoutDjango
+DEFAULT_TIMEOUT: Any = object()
 try:
-    from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
-except ImportError as _error:
-    DEFAULT_TIMEOUT = object()
-    _missing: ImportError | None = _error
-
-    class BaseCache:  # type: ignore[no-redef]
-        """What stands for Django's own class where Django is not installed."""
-
-        def __init__(self, params: Any) -> None:
-            """Say what to install."""
-            raise ImportError(
-                'cachebox.contrib.django needs Django: pip install "cachebox-cython[django]"'
-            ) from _missing
+    _django: Any = import_module("django.core.cache.backends.base")     # by name: it has no types
+except ImportError:
+    pass
+else:
+    BaseCache, DEFAULT_TIMEOUT = _django.BaseCache, _django.DEFAULT_TIMEOUT
 
 _UNCHANGING = frozenset({bool, bytes, float, int, str, type(None)})
 
@@ -54,9 +58,7 @@ def _made(location: str, options: dict[str, Any]) -> Any:
     from cachebox.distributed import DistributedCache
 
     if options.setdefault("serializer", "pickle") == "pickle" and options.get("secret") is None:
-        from django.conf import settings
-
-        options["secret"] = settings.SECRET_KEY
+        options["secret"] = import_module("django.conf").settings.SECRET_KEY
     return DistributedCache(url=location, **{"namespace": "django", "isolate": True, **options})
 
 
@@ -185,9 +187,7 @@ class CacheBoxCache(BaseCache):
     async def _asynchronously(self, method: Callable[..., Any], *arguments: Any) -> Any:
         if self._in_process:
             return method(*arguments)
-        from asgiref.sync import sync_to_async
-
-        return await sync_to_async(method, thread_sensitive=True)(*arguments)
+        return await import_module("asgiref.sync").sync_to_async(method, thread_sensitive=True)(*arguments)
 
     async def aget(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         """`get`, for coroutines."""
