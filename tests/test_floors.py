@@ -182,3 +182,22 @@ def test_the_core_depends_on_nothing_but_the_standard_library():
         if path.suffix == ".pyi":
             outside.discard("typing_extensions")    # every type checker knows it, installed or not
         assert outside <= set(sys.stdlib_module_names) | WITH_EXTRAS.get(path.name, set()), path
+
+
+OWN_LOCKS = {
+    "_platform/section.pyx",
+    "_store/store.pyx",                 # around the import of the sweeper, which a fork waits for
+    "contrib/cachetools/func.py",       # a condition, as there
+    "strategies/key_locks.py",          # of tasks
+    "testing/__init__.py",              # a clock, which calls nothing
+}
+
+
+def test_a_lock_that_python_code_may_run_under_is_a_section():
+    """Whoever is in a `Section` begins no wait for another thread; with any other lock it might, and hang."""
+    found = set()
+    for path in files(".py", ".pyx"):
+        text = DOCSTRINGS.sub('""', path.read_text(encoding="utf-8"))
+        if re.search(r"\b(?:RLock|Lock|Condition|Semaphore)\(", text):
+            found.add(path.relative_to(SOURCES).as_posix())
+    assert found == OWN_LOCKS

@@ -9,7 +9,6 @@ import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from threading import Lock
 from typing import Any
 
 from cachebox.cache import MISSING, Cache
@@ -36,7 +35,6 @@ _UNCHANGING = frozenset({bool, bytes, float, int, str, type(None)})
 
 # Django makes a backend for each thread; those of one location and the same options are to share their entries.
 _shared: dict[tuple[str, str], Any] = {}
-_making = Lock()
 
 
 def _copied(value: Any) -> Any:
@@ -65,10 +63,11 @@ def _made(location: str, options: dict[str, Any]) -> Any:
 def _cache_for(location: str, options: Mapping[str, Any]) -> Any:
     """The cache of a location and its options, made where there is none yet."""
     which = location, repr(sorted(options.items()))
-    with _making:
-        if which not in _shared:
-            _shared[which] = _made(location, dict(options))
-        return _shared[which]
+    if which not in _shared:
+        made = _made(location, dict(options))
+        if _shared.setdefault(which, made) is not made:         # another thread was faster: no lock, so nobody waits
+            made.close()
+    return _shared[which]
 
 
 class CacheBoxCache(BaseCache):
