@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachebox._loading.warming import Warmed
 from cachebox.cache import MISSING
-from cachebox.distributed._near.near_cache import BlockingFront, Front, with_own_get
+from cachebox.distributed._near.hits import BlockingFront, Front, with_own_get
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._ops.warming import Warming

@@ -15,7 +15,7 @@ class AtOnce:
     """The short ways of one cache."""
 
     def __init__(self, core: Core) -> None:
-        from cachebox.distributed._near.short_read import ABSENT, short_read
+        from cachebox.distributed._near.hits import ABSENT, short_read
 
         self.absent = ABSENT
         self._read = short_read

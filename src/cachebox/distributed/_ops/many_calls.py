@@ -198,7 +198,7 @@ class DistributedMany(CachedMany, Leading):
             commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
         failed = []
         if commands:
-            for (_, members), reply, write in (yield from core._write(commands, groups, core.deadline())):
+            for (_, members), reply, write in (yield from core.send_writes(commands, groups, core.deadline())):
                 if type(reply) is Failure:
                     failed.append((members, reply))
                     continue

@@ -215,7 +215,7 @@ class Warming(Leading):
                 arguments += (*encoded[key], core.expiry(core.lifetime, kept))
             commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
         failed = []
-        for (_, members), reply, write in (yield from core._write(commands, groups, core.deadline())):
+        for (_, members), reply, write in (yield from core.send_writes(commands, groups, core.deadline())):
             if type(reply) is Failure:
                 failed.append((members, reply))
                 continue
