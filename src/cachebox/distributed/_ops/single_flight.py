@@ -416,7 +416,7 @@ class Loader:
         if encoded is None:
             yield from self.leases.give_up(token, groups, deadline)
         else:
-            yield from self._land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
+            yield from self.land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
         flight.land(self._shared(encoded, value, decide.schema))
         return value
 
@@ -426,7 +426,7 @@ class Loader:
             return value
         return Packed(*self._core.codec.payload(*encoded), schema)
 
-    def _land(
+    def land(
         self,
         key: str,
         encoded: tuple[bytes, bytes],

@@ -5,7 +5,7 @@ The wire format, version 3. A reader that meets another version takes the entry 
     0   2   magic, CB 78
     2   1   version, 03
     3   1   kind of payload: J JSON, M msgpack, j and m the same of a tree (`typed`), P pickle, X the user's own;
-            I an int in decimal, N a counter in decimal
+            I an int in decimal, N a counter in decimal, A nothing: a function of many keys has no value for this one
     4   1   flags: 1 signed, 2 tagged, 4 the payload is compressed by zlib, 8 by zstd, 16 kept
     5   16  generation of the key's bucket when the entry was written
     21  ..  if tagged: how many tags (1 byte), then of each its length (2 bytes, big-endian), itself in UTF-8,
@@ -30,6 +30,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from cachebox._platform.absent import ABSENT
 from cachebox.distributed._wire import compression
 from cachebox.distributed._wire.compression import ZLIB, ZSTD
 from cachebox.distributed._wire.plain import is_plain
@@ -41,7 +42,7 @@ SIGNED, TAGGED, KEPT = 1, 2, 16
 LONGEST_KEPT = 2**32 - 1            # milliseconds
 HEAD = 21                           # bytes up to the tags
 SIGNATURE = 32
-COUNTER, WHOLE = b"N", b"I"
+COUNTER, WHOLE, NOTHING = b"N", b"I", b"A"
 LARGEST_INT = 10**4300              # Python refuses to write longer ones in decimal
 
 
@@ -197,7 +198,7 @@ class Codec:
         self._typed_kind: bytes = own.typed_kind if own is not None else b"X"
         self._is_trusted = self.kind in _TRUSTED
         self._is_binary = own is not None and own.is_binary
-        self._kinds = frozenset((self.kind, self._typed_kind, WHOLE, COUNTER))
+        self._kinds = frozenset((self.kind, self._typed_kind, WHOLE, COUNTER, NOTHING))
         self._method = None if compress is None else compression.method_of(compress)
         self._packs = 0 if compress is None else compression.FLAGS[compress]
         self._secret = secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret and bytes(secret)
@@ -259,6 +260,8 @@ class Codec:
 
     def _written(self, value: Any, schema: Schema | None) -> tuple[bytes, bytes]:
         """The kind and the payload of a value."""
+        if value is ABSENT:
+            return NOTHING, b""
         try:
             if type(value) is int and -LARGEST_INT < value < LARGEST_INT and (schema is None or self._is_trusted):
                 return WHOLE, b"%d" % value
@@ -355,7 +358,9 @@ class Codec:
                     return self.serializer.loads(payload)
                 if kind in (WHOLE, COUNTER):
                     return _decimal(payload)
-            elif kind != self._typed_kind:
+            if kind == NOTHING:
+                return _nothing(payload)
+            if schema is not None and not self._is_trusted and kind != self._typed_kind:
                 raise ValueError("written for no annotation")
             return Reader(schema).whole(self.serializer.loads(payload))
         except Exception as error:
@@ -371,6 +376,12 @@ def _decimal(payload: bytes) -> int:
     if not digits.isdigit() or len(digits) > 4300:
         raise ValueError("not an int in decimal")
     return int(payload)
+
+
+def _nothing(payload: bytes) -> Any:
+    if payload:
+        raise ValueError("it says that there is no value, and has one")
+    return ABSENT
 
 
 def _tags_of(data: bytes) -> tuple[tuple[bytes, ...], int]:
