@@ -100,7 +100,7 @@ def crowd(server):
         process.wait()
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [50, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_threads_in_the_server_too(kind, n):
     if not BINARIES:

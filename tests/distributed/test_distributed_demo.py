@@ -25,7 +25,7 @@ def demo(*options: str, code: str = "", **environment: str):
 
 @pytest.mark.skipif(not HAS_CLIENT or not BINARIES, reason="needs redis-py and a server, and one of them is not here")
 def test_four_processes_share_survive_and_recover():
-    done = demo("--json", "--seconds", "5")
+    done = demo("--json", "--seconds", "2")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["processes"] == 4
