@@ -110,6 +110,31 @@ def test_frames_count_by_labels_dtypes_index_and_values():
         assert keys.array(value) == key
 
 
+def test_frames_of_polars_count_by_names_dtypes_and_values():
+    pl = pytest.importorskip("polars", reason="polars is not installed: it is in the dependency group `surroundings`")
+    different = [
+        pl.DataFrame({"a": [1, 2], "b": ["x", None]}),
+        pl.DataFrame({"c": [1, 2], "b": ["x", None]}),
+        pl.DataFrame({"b": ["x", None], "a": [1, 2]}),
+        pl.DataFrame({"a": [1, 3], "b": ["x", None]}),
+        pl.DataFrame({"a": [1, 2], "b": ["x", "None"]}),
+        pl.DataFrame({"a": [1.0, 2.0], "b": ["x", None]}),
+        pl.DataFrame({"a": pl.Series([1, 2], dtype=pl.Int32), "b": ["x", None]}),
+        pl.DataFrame({"a": [[1], [2]]}),
+        pl.DataFrame({"a": [[1], [3]]}),
+        pl.DataFrame({"a": [{"x": 1}, {"x": 2}]}),
+        pl.DataFrame({"a": [{"x": 1}, {"x": 3}]}),
+        pl.Series("a", [1, 2]),
+        pl.Series("c", [1, 2]),
+        pl.DataFrame(),
+    ]
+    found = [keys.frame(value) for value in different]
+    assert len(set(found)) == len(found)
+    assert [keys.frame(value.clone()) for value in different] == found
+    with pytest.raises(TypeError, match="neither hashable"):
+        keys.frame(different[0].lazy())
+
+
 def test_what_is_no_array_counts_as_it_is():
     assert keys.array(1, "a", x=2) == keys.array(1, "a", x=2)
     assert keys.array(("x", 1)) != keys.array(x=1) and keys.array(a=1, b=2) == keys.array(b=2, a=1)
