@@ -71,14 +71,14 @@ class _Collector:
         """All metrics, as they stand."""
         families = self._families()
         for metric, cache, label, value in readings():
-            families[metric].add_metric([cache, label] if metric.label else [cache], value)
+            families[metric.name].add_metric([cache, label] if metric.label else [cache], value)
         return iter(families.values())
 
-    def _families(self) -> dict[Metric, Any]:
+    def _families(self) -> dict[str, Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         return {
-            metric: (CounterMetricFamily if metric.counts else GaugeMetricFamily)(
+            metric.name: (CounterMetricFamily if metric.counts else GaugeMetricFamily)(
                 name_of(metric), metric.help, labels=labels_of(metric)
             )
             for metric in METRICS
