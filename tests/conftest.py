@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import re
 import sys
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -113,10 +115,47 @@ ONE_IN = {
 }
 
 
+MARKERS = {
+    "process": {"subprocess", "multiprocessing", "fork", "executable", "COMMAND", "PROGRAM"},
+    "server": {"Server", "Cluster", "Hostile", "server", "own", "one_server"},
+}
+
+
+def names_in(code, module, seen):
+    """The names that a function mentions, and those that functions of its module do which it mentions."""
+    seen.update(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names_in(constant, module, seen)
+    for name in code.co_names:
+        known = module.get(name)
+        if isinstance(known, FunctionType) and known.__globals__ is module and known not in seen:
+            seen.add(known)
+            names_in(known.__code__, module, seen)
+
+
+def costs_of(function, fixtures):
+    """The markers of a test, by what it mentions and its fixtures."""
+    seen = set(fixtures)
+    module = function.__globals__
+    names_in(function.__code__, module, seen)
+    for fixture in fixtures:
+        inner = getattr(module.get(fixture), "__wrapped__", None)
+        if isinstance(inner, FunctionType):
+            names_in(inner.__code__, module, seen)
+    return [marker for marker, names in MARKERS.items() if names & seen]
+
+
 @pytest.hookimpl(tryfirst=True)         # before those are left out that are slow
 def pytest_collection_modifyitems(items):
     seen = dict.fromkeys(ONE_IN, 0)
+    costs = {}
     for item in items:
+        function = inspect.unwrap(getattr(item, "function", None) or costs_of)
+        if function not in costs:
+            costs[function] = costs_of(function, getattr(item, "fixturenames", ()))
+        for marker in costs[function]:
+            item.add_marker(marker)
         name = f"{item.path.stem}::{getattr(item, 'originalname', item.name)}"
         if name in seen:
             if seen[name] % ONE_IN[name]:
