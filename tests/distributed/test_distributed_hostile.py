@@ -216,7 +216,7 @@ def test_raise_raises(kind, shape, hostile):
     with make(
         kind, redis_port=hostile.port, timeout=patience(shape), invalidation=False, on_unavailable="raise"
     ) as cache:
-        assert cache.get("k") is None
+        wait_until(lambda: outcome(lambda: cache.get("k")) is None)     # a busy machine may need a few tries
         hostile.answer = SHAPES[shape]
         for name, (call, _) in reads(cache).items():
             forgive(cache)

@@ -17,6 +17,7 @@ from in_threads import must_end, wait_until
 from redis_servers import Cluster, Server, needs_server
 
 TIMEOUT = 0.3
+PATIENT = 20.0                      # of a server that is there, or refuses at once
 pytestmark = needs_server
 
 
@@ -249,7 +250,7 @@ def test_the_reason_is_not_replaced_by_the_time_that_is_over(kind):
 @must_end
 def test_it_is_told_once_per_change(kind, own, impatient, caplog):
     caplog.set_level("INFO", logger="cachebox")
-    with make(kind, redis_port=own.port, timeout=TIMEOUT) as cache:
+    with make(kind, redis_port=own.port, timeout=PATIENT) as cache:
         cache.set("secret-key", "secret-value")
         cache.get("secret-key")
         for _ in range(2):
@@ -261,7 +262,7 @@ def test_it_is_told_once_per_change(kind, own, impatient, caplog):
                 with contextlib.suppress(BackendUnavailable):
                     cache.set("secret-key", "secret-value")
             own.start()
-            wait_until(lambda: cache.stats.breaker == "closed" and cache._tier.is_fresh)
+            wait_until(lambda: cache.stats.breaker == "closed" and cache._tier.is_fresh and "link is up" in caplog.text)
             cache.set("secret-key", "secret-value")
             texts = [record.getMessage() for record in caplog.records if record.name == "cachebox"]
             assert len([text for text in texts if "is not asked before it does" in text]) == 1

@@ -446,8 +446,8 @@ def test_forks_under_threads_that_work(at, url):
         for worker in workers:
             worker.result()
         assert cache.get("children") == 15
-        ((said,),) = sqlite3.connect(cache._core.topology.store._database[1].path).execute("PRAGMA integrity_check")
-        assert said == "ok"
+        with contextlib.closing(sqlite3.connect(cache._core.topology.store._database[1].path)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -78,6 +78,7 @@ _due: dict[Known, float] = {}           # when to visit whom
 _visited: Known | None = None           # whom the thread is visiting, who is not in `_due`
 _gone: list[Known] = []                 # died since the last look
 _thread: Thread | None = None
+_idle_since = 0.0                       # 0: there is somebody to visit
 _told_to_end = False
 _looks_at = 0.0                         # when the thread looks at `_due` again by itself; 0: it is about to
 
@@ -128,29 +129,16 @@ def _start() -> None:
 
 
 def _run() -> None:
-    global _thread, _looks_at, _visited
-    idle_since = 0.0
+    global _idle_since, _looks_at, _visited
+    _idle_since = 0.0
     while True:
-        with _lock:
-            if _thread is not threading.current_thread():
-                return                  # a callback forked, and this is the child
-            _visit_again()
-            _forget_the_dead()
-            now = time.monotonic()
-            due = {known: _due.get(known, now) for known in list(_due)}
-            ready = [known for known, when in due.items() if when <= now]
-            if _told_to_end:
-                ready.clear()
-            if not ready:
-                idle_since = 0.0 if due else idle_since or now
-                if _told_to_end or (idle_since and now >= idle_since + LINGERS and not _due):
-                    _thread = None
-                    return
-                _looks_at = min(due.values(), default=idle_since + LINGERS)
+        with _lock:                     # a call, and no more: see `_plan`
+            ready = _plan()
+        if ready is None:
+            return
         if not ready:
-            _bell.wait(_looks_at - now)
+            _bell.wait(max(0.0, _looks_at - time.monotonic()))
             _looks_at = 0.0
-            continue
         for known in ready:
             if _told_to_end:
                 break
@@ -162,6 +150,31 @@ def _run() -> None:
                 schedule(known, _sweep(cache))
             _visited = None
             del cache
+
+
+def _plan() -> list[Known] | None:
+    """Whom to visit now; none: to wait until `_looks_at`; None: to end. Needs the lock.
+
+    A function of its own, because of a fault of CPython's: where not even a small object is to be had, it enters the
+    ``except`` or ``with`` around an instruction beyond the 256th of a function again and again, and lets go of nothing.
+    """
+    global _thread, _idle_since, _looks_at
+    if _thread is not threading.current_thread():
+        return None                     # a callback forked, and this is the child
+    _visit_again()
+    _forget_the_dead()
+    now = time.monotonic()
+    due = {known: _due.get(known, now) for known in list(_due)}
+    ready = [known for known, when in due.items() if when <= now]
+    if _told_to_end:
+        ready.clear()
+    if not ready:
+        _idle_since = 0.0 if due else _idle_since or now
+        if _told_to_end or (_idle_since and now >= _idle_since + LINGERS and not _due):
+            _thread = None
+            return None
+        _looks_at = min(due.values(), default=_idle_since + LINGERS)
+    return ready
 
 
 def _visit_again() -> None:

@@ -149,7 +149,7 @@ class Opened:
         if not page.clean:
             if page.lossy if page.boot != boot else not self._has_whole_log(page.data):
                 page.data = 0           # the machine has stopped, or somebody has cut what it was told
-            page.restart()
+        page.restart(keeps_buckets=page.clean)
         if page.boot != boot:
             page.boot = boot
         for name in self.folder.names():

@@ -125,10 +125,14 @@ cdef class Page:
     def is_new(self, bint value):
         store32(&self.head.is_new, value)
 
-    def restart(self):
-        """Nobody maps it: no writer is at work, and nobody waits."""
+    def restart(self, bint keeps_buckets=False):
+        """Nobody maps it: no writer is at work, nobody waits, and numbers that have no sum are not believed.
+
+        `keeps_buckets`: what was used is still known.
+        """
         memset(&self.head.dirty, 0, HEAD_SIZE - 64)
-        memset(self.buckets, 0, 32 * BUCKETS)
+        if not keeps_buckets:
+            memset(self.buckets, 0, 32 * BUCKETS)
         self.head.leases = 1
 
     # --- hashes ---------------------------------------------------------------------------------------------------------

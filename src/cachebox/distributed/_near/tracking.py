@@ -147,7 +147,9 @@ class Link:
         """End the thread and close its connections. May be called twice."""
         self._is_stopped = True
         self.pause()
-        self._close_sockets()
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            self._close_sockets()               # else it is in the middle of something, and closes them afterwards
         for request in list(self._requests):
             request.wake()
 
