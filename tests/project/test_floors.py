@@ -187,7 +187,7 @@ def test_the_core_depends_on_nothing_but_the_standard_library():
 
 OWN_LOCKS = {
     "_platform/section.pyx",
-    "_store/store.pyx",                 # around the import of the sweeper, which a fork waits for
+    "_store/notices.pyx",               # around the import of the sweeper, which a fork waits for
     "contrib/cachetools/func.py",       # a condition, as there
     "strategies/key_locks.py",          # of tasks
     "testing/__init__.py",              # a clock, which calls nothing
