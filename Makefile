@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help env build debug test quick slow lint types bench instructions
+.PHONY: help env build debug test quick slow lint types docs links bench instructions
 
 help:                           # this list
 	@grep -E '^[a-z]+:.*#' $(MAKEFILE_LIST) | sed 's/:[^#]*# */\t/' | expand -t 16
@@ -32,6 +32,13 @@ lint:                           # every linter
 
 types:                          # mypy, pyright, stubtest; after `.ci/run build`
 	.ci/run types
+
+docs:                           # the site, in build/site; a warning is an error
+	$(BIN)/pip install -q "sphinx>=8.1" "furo>=2025.7" "myst-parser>=4"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/site
+
+links:                          # do the links of the site lead somewhere? needs a network
+	$(BIN)/python -m sphinx -q -b linkcheck -d build/doctrees docs build/links
 
 bench:                          # every benchmark, with tables
 	$(BIN)/pip install -q ".[bench]"

@@ -1,11 +1,11 @@
 """Measures everything under one interpreter, and writes the report of several: tables in Markdown, and plots.
 
     python -m bench.report measure --out results-3.11.json      under each interpreter; some ten minutes
-    python -m bench.report write results-*.json                 docs/benchmarks*.md, docs/plots/*.svg and *.png
+    python -m bench.report write results-*.json                 docs/performance.md, docs/plots, bench/targets.md
 
 `measure` runs the table of figures several times, each time in a process of its own, because the hashes of str and our
 table's seed differ from process to process, and keeps the median. The first file given to `write` is the one whose
-suites are shown in full on the main page; the others have pages of their own.
+suites are shown; of the others the table of figures is.
 """
 
 from __future__ import annotations
@@ -108,24 +108,19 @@ def as_json(topic: Topic) -> dict[str, Any]:
 # --- the table of figures ---------------------------------------------------------------------------------------------
 
 MARKS = {"moonshot": "★", "must": "✓", "missed": "✗", "–": ""}
+MARKED = " " + "".join(MARKS.values())
 
 
-def figures_table(results: list[Results]) -> list[list[str]]:
-    """One line for each figure, one column for each interpreter."""
-    rows = [
-        [
-            "path",
-            "against",
-            "must / moonshot",
-            "on 3.14, 3.15",
-            *(each["interpreter"]["short"] for each in results),
-        ]
-    ]
+def figures_table(results: list[Results], with_targets: bool = True) -> list[list[str]]:
+    """One line for each figure, one column for each interpreter, with targets and marks or without."""
+    goals = ["must / moonshot", "on 3.14, 3.15"] if with_targets else []
+    rows = [["path", "against", *goals, *(each["interpreter"]["short"] for each in results)]]
     for figure in FIGURES:
-        cells = [judged(figure, each) for each in results]
+        cells = [judged(figure, each).rstrip("" if with_targets else MARKED) for each in results]
         if any(cells):
             against = figure.against.format(dict=dict_bytes(results)) if "{" in figure.against else figure.against
-            rows.append([figure.path, against, pair(figure.targets), pair(figure.newer), *cells])
+            goals = [pair(figure.targets), pair(figure.newer)] if with_targets else []
+            rows.append([figure.path, against, *goals, *cells])
     return rows
 
 
@@ -181,66 +176,68 @@ def markdown(rows: list[list[str]], names: int = 1) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in [header, rule, *body]]
 
 
+GENERATED = "<!-- written by `python -m bench.report write`; do not edit -->"
 METHOD = """\
 Ratios are those of whole loops: `for key in keys: cache.get(key)` takes so many times as long as the same loop with the
 other candidate, the cost of the `for` in both. Every loop is a code object of its own. Keys come in random order. The
 candidates take turns within one run, with the garbage collector off, and the best of many rounds counts. Memory is what
 the resident memory of a fresh process grows by; `gc.collect()` and imports are measured in fresh processes, too.
-[`bench/`](../bench) has all of it; `pytest bench` measures it on your machine.
+`pytest bench`, in a clone of the repository, measures all of it on your machine.
 """
 
 
-def main_page(results: list[Results], drawn: list[str]) -> str:
-    first, *others = results
+def performance_page(results: list[Results], drawn: list[str]) -> str:
+    """What users want to know: ratios on every interpreter, and beside the peers on the first one."""
+    first = results[0]
     lines = [
-        "# Benchmarks",
+        "# Performance",
         "",
-        "<!-- written by `python -m bench.report write`; do not edit -->",
+        GENERATED,
         "",
         *METHOD.splitlines(),
         "",
         *about(results),
         "",
-        "## The figures",
+        "## On several interpreters",
+        "",
+        "Time beside that of the other candidate; less is better, but in the throughput of threads. Runs of which this",
+        f"is the median: {len(first['runs'])}.",
+        "",
+        *markdown(figures_table(results, with_targets=False), names=2),
+        "",
+        "## Beside the peers",
+        "",
+        f"On CPython {first['interpreter']['short']}. The first line of each table is the measure of the others.",
+        "",
+    ]
+    titles = {"hits": "Hits beside the peers", "growth": "Growth", "threads": "Threads", "memory": "Memory"}
+    for name in drawn:
+        if name in titles:
+            lines += [f"![{titles[name]}](plots/{name}.svg)", ""]
+    lines += topics(first)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def targets_page(results: list[Results]) -> str:
+    """What those who work on it want to know: whether the figures reach their targets."""
+    lines = [
+        "# Targets",
+        "",
+        GENERATED,
+        "",
+        "What the hot paths are held to. [The site](../docs/performance.md) has the figures without targets, and says",
+        "how they were measured.",
         "",
         "Less is better, but in the throughput of threads. ★ reaches the moonshot, ✓ the must, ✗ misses it; without a",
-        f"mark there is no target for that interpreter. Runs of which this is the median: {len(first['runs'])}.",
+        f"mark there is no target for that interpreter. Runs of which this is the median: {len(results[0]['runs'])}.",
         "",
-        "![The figures, against their targets](plots/figures.svg)",
+        "![The figures, against their targets](../docs/plots/figures.svg)",
         "",
         *markdown(figures_table(results), names=3),
         "",
     ]
     if lacking := missed(results):
         lines += ["What falls short of its must:", "", *lacking, ""]
-    lines += ["## Beside the peers", ""]
-    titles = {"hits": "Hits beside the peers", "growth": "Growth", "threads": "Threads", "memory": "Memory"}
-    for name in drawn:
-        if name in titles:
-            lines += [f"![{titles[name]}](plots/{name}.svg)", ""]
-    lines += topics(first)
-    if others:
-        lines += ["## Other interpreters", ""]
-        lines += [f"- [CPython {each['interpreter']['short']}]({page_name(each)})" for each in others]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def page_name(result: Results) -> str:
-    return f"benchmarks-{result['interpreter']['short']}.md"
-
-
-def side_page(result: Results) -> str:
-    lines = [
-        f"# Benchmarks on CPython {result['interpreter']['short']}",
-        "",
-        "<!-- written by `python -m bench.report write`; do not edit -->",
-        "",
-        "[The main page](benchmarks.md) says how this was measured.",
-        "",
-        *about([result]),
-        "",
-        *topics(result),
-    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -288,9 +285,8 @@ def write(files: list[Path], folder: Path) -> None:
     results = [json.loads(path.read_text()) for path in files]
     folder.mkdir(parents=True, exist_ok=True)
     drawn = plots.draw(results, folder / "plots")
-    (folder / "benchmarks.md").write_text(main_page(results, drawn), encoding="utf-8")
-    for each in results[1:]:
-        (folder / page_name(each)).write_text(side_page(each), encoding="utf-8")
+    (folder / "performance.md").write_text(performance_page(results, drawn), encoding="utf-8")
+    (ROOT / "bench" / "targets.md").write_text(targets_page(results), encoding="utf-8")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import cachebox
 from cachebox import _installation
 
 PACKAGE = Path(cachebox.__file__).parent
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = (
     "cache", "contrib.cachelib", "contrib.cachetools", "contrib.django", "contrib.starlette", "decorators",
     "distributed", "keys", "metrics", "policies", "protocols", "removal", "stats", "strategies", "testing",
