@@ -359,7 +359,7 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
         for write in writes:
             queue.settle(write, True)
 
-    delivery = Delivery(Store(store, "sync"), settled)
+    delivery = Delivery(Store(store, False), settled)
 
     def deliver():
         """A round, and the store recovers."""
@@ -692,7 +692,7 @@ def test_a_set_that_is_cancelled_while_it_waits_for_room_leaves_no_trace():
         async with AsyncWriteBehind(cache, store, max_delay=0, max_queue=1) as behind:
             await behind.set("a", 1)
             waiting = asyncio.ensure_future(behind.set("b", 2))
-            await asyncio.to_thread(wait_until, lambda: behind._behind._backlog.crowd == 1)
+            await asyncio.to_thread(wait_until, lambda: behind._backlog.crowd == 1)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting

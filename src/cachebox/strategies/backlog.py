@@ -102,7 +102,8 @@ class Backlog(Delivering):
                     return False
                 if watch is not None and watch.was_written:
                     return False
-                self.watches.note((key,), watch)
+                if self.watches.watched:
+                    self.watches.note((key,), watch)
                 if journal is None:
                     older = self._enqueue(key, value, numbers, 0)       # dropped without the lock: its __del__ may run
                     return True
@@ -152,7 +153,7 @@ class Backlog(Delivering):
             if journal is not None:
                 journal.drop(letter.journaled)
         wakes_at = self._wakes_at
-        if len(queue.fresh) == queue.batch_size or max(now + queue.max_delay, self._not_before) < wakes_at:
+        if len(queue.fresh) == queue.batch_size or (now + queue.max_delay < wakes_at > self._not_before):
             self._call_thread()
         elif now > wakes_at + LOOKS_EVERY:
             self._is_needed = True              # it should have looked by now: it works, or it has ended

@@ -1,7 +1,7 @@
-"""The methods that all caches have in common, as far as the strategies make them of a few of their own.
+"""The operations of a cache with a store, as steps: what write-through and write-behind have in common.
 
-Lifetimes, tags and statistics are the cache's: a store knows nothing of them. What is in doubt in the cache
-(`cache_side`) counts as absent there.
+Lifetimes, tags and statistics are the cache's: a store knows nothing of them. What is stale in the cache (`cache_side`)
+counts as absent there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ from functools import partial
 from typing import Any
 
 from cachebox.cache import MISSING
-from cachebox.strategies.cache_side import AsyncCacheSide, CacheSide
+from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.errors import Absent
-from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_keys, contained, with_tags
+from cachebox.strategies.steps import Steps
+from cachebox.strategies.store import (
+    Store,
+    check_cache,
+    check_entry,
+    check_key,
+    check_lifetime,
+    checked_keys,
+    contained,
+    with_tags,
+)
 from cachebox.strategies.watches import Watch, Watches
 
 UNKNOWN = object()
@@ -31,54 +41,97 @@ def sum_of(key: Any, old: Any, amount: int) -> int:
     return int(old) + int(amount)
 
 
-class CacheMethods:
-    """The methods of `WriteThrough` and `WriteBehind` beside those that each has of its own."""
+class Operations:
+    """What a cache with a store does, whether it blocks or is awaited."""
 
     cache: Any
-    _store: Store
-    _side: CacheSide
+    store: Any
+    _is_async: bool
     _watches: Watches
 
-    # --- what each does in its own way --------------------------------------------------------------------------------
+    def __init__(self, cache: Any, store: Any) -> None:
+        self.cache = check_cache(cache, self._is_async)
+        self.store = store
+        self._store = Store(store, self._is_async)
+        self._side = CacheSide(cache)
+        # calls a factory for a key that the cache lacks, once for all who ask at the same time
+        self._make_once = getattr(cache, "aget_or_set", cache.get_or_set) if self._is_async else cache.get_or_set
+
+    # --- what each strategy does in its own way -----------------------------------------------------------------------
 
     def _pending(self, key: Any) -> Any:
         """A value that the store lacks yet, MISSING for a delete, or UNKNOWN."""
         return UNKNOWN
 
-    def _is_late(self, key: Any) -> bool:
-        """Whether the cache must not be asked for a key."""
-        return self._side.doubted(key)
+    def _may_be_late(self, key: Any) -> bool:
+        """Whether `_is_late` has to be asked."""
+        return bool(self._side.stale)
 
-    def _load(self, key: Any) -> Any:
+    def _is_late(self, key: Any) -> Steps[bool]:
+        """Whether the cache must not be asked for a key."""
+        return self._side.is_stale(key)
+
+    def _load(self, key: Any) -> Steps[Any]:
         """The newest value past the cache. Raises `Absent`."""
         raise NotImplementedError
 
-    def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], None]) -> None:
+    def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
+        raise NotImplementedError
+
+    def _delete(self, key: Any) -> Steps[bool]:
+        raise NotImplementedError
+
+    def _set_many(self, mapping: Any, ttl: Any, tags: Any) -> Steps[None]:
+        raise NotImplementedError
+
+    def _delete_many(self, keys: Any) -> Steps[int]:
+        raise NotImplementedError
+
+    def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Steps[None]]) -> Steps[None]:
         """Write what ``change(newest value or MISSING)`` returns, unless that is MISSING, and `tell` the cache: in one
         step, as seen by those who write."""
         raise NotImplementedError
 
-    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> None:
+    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> Steps[None]:
         """Write a value to the store, unless somebody has written the key since the watch began."""
         raise NotImplementedError
 
-    # --- and what follows from that -----------------------------------------------------------------------------------
+    # --- and in the way it waits --------------------------------------------------------------------------------------
 
-    def _newest(self, key: Any) -> Any:
+    def _do(self, operation: Callable[..., Steps[Any]], *arguments: Any) -> Any:
+        """Do the steps of an operation, here or in a coroutine."""
+        raise NotImplementedError
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _get(self, key: Any, default: Any) -> Steps[Any]:
+        value = self._pending(key)
+        if value is not UNKNOWN:
+            return default if value is MISSING else value
+        is_late = self._may_be_late(key) and (yield from self._is_late(key))
+        if self._store.load is None:
+            return default if is_late else (yield self.cache.get, (key, default))
+        try:
+            if is_late:
+                return (yield from self._load(key))
+            return (yield self._make_once, (key, partial(self._do, self._load, key)))
+        except Absent:
+            return default
+
+    def _newest(self, key: Any) -> Steps[Any]:
         """The newest value, from the store if that can load, or MISSING."""
         if self._store.load is None:
             value = self._pending(key)
             if value is not UNKNOWN:
                 return value
-            return MISSING if self._is_late(key) else self.cache.get(key, MISSING)
+            is_late = yield from self._is_late(key)
+            return MISSING if is_late else (yield self.cache.get, (key, MISSING))
         try:
-            return self._load(key)
+            return (yield from self._load(key))
         except Absent:
             return MISSING
 
-    def get_many(self, keys: Any) -> dict[Any, Any]:
-        """The values of those keys that have one, loaded from the store as far as the cache has none; by one
-        `load_many` if the store has that."""
+    def _get_many(self, keys: Any) -> Steps[dict[Any, Any]]:
         wanted = checked_keys(self.cache, keys)
         found: dict[Any, Any] = {}
         asked: list[Any] = []
@@ -86,41 +139,55 @@ class CacheMethods:
         for key in wanted:
             value = self._pending(key)
             if value is UNKNOWN:
-                (absent if self._is_late(key) else asked).append(key)
+                (absent if (yield from self._is_late(key)) else asked).append(key)
             elif value is not MISSING:
                 found[key] = value
         if asked:
-            held = self.cache.get_many(asked)
+            held = yield self.cache.get_many, (asked,)
             found.update(held)
             absent += [key for key in asked if key not in held]
         if absent and self._store.load is not None:
-            found.update(self._load_many(absent))
+            found.update((yield from self._load_many(absent)))
         return {key: found[key] for key in wanted if key in found}
 
-    def _load_many(self, keys: list[Any]) -> dict[Any, Any]:
+    def _load_many(self, keys: list[Any]) -> Steps[dict[Any, Any]]:
         """What the store has, which then is in the cache, too, but for what was written meanwhile."""
         with self._watches.over(keys) as watch:
-            loaded = {} if self._store.load_many is None else self._store.load_many(keys)
+            loaded = {} if self._store.load_many is None else (yield self._store.load_many, (keys,))
             found = {}
             for key in keys:
                 value = self._pending(key)
                 if value is UNKNOWN and self._store.load_many is not None:
                     value = loaded.get(key, MISSING)
                 elif value is UNKNOWN:
-                    value = self._newest(key)
+                    value = yield from self._newest(key)
                 if value is not MISSING:
                     found[key] = value
             if not watch.was_written:
-                self._side.fill(found)
+                yield from self._side.fill(found)
             if watch.was_written:
-                self._side.forget(keys)         # what came in between may be older
+                yield from self._side.forget(keys)          # what came in between may be older
         return found
 
-    def add(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> bool:
-        """`set`, where neither the store nor, if that cannot load, the cache has the key. True where it was set.
+    def _contains(self, key: Any) -> Steps[bool]:
+        check_key(self.cache, key)
+        value = self._pending(key)
+        if value is not UNKNOWN:
+            return value is not MISSING
+        is_late = yield from self._is_late(key)
+        if not is_late and (yield contained, (self.cache, key)):
+            return True
+        return self._store.load is not None and (yield from self._newest(key)) is not MISSING
 
-        One step, as seen by all who write through this object.
-        """
+    def _ttl(self, key: Any) -> Steps[float | None]:
+        if (yield from self._is_late(check_key(self.cache, key))):
+            raise KeyError(key)
+        left: float | None = yield self.cache.ttl, (key,)
+        return left
+
+    # --- writing what depends on what is there ------------------------------------------------------------------------
+
+    def _add(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[bool]:
         check_entry(self.cache, key, value, ttl, tags)
         added: list[bool] = []
 
@@ -128,15 +195,10 @@ class CacheMethods:
             added[:] = [old is MISSING]
             return value if old is MISSING else MISSING
 
-        self._change(key, change, lambda new: self._side.set(key, new, ttl, tags))
+        yield from self._change(key, change, lambda new: self._side.set(key, new, ttl, tags))
         return added == [True]
 
-    def increment(self, key: Any, amount: int = 1) -> int:
-        """Add to the int that the store has, or, if that cannot load, the cache; a missing one is 0. Returns the sum.
-
-        One step, as seen by all who write through this object. The cache keeps lifetime and tags. TypeError where
-        the value or `amount` is no int.
-        """
+    def _increment(self, key: Any, amount: Any) -> Steps[int]:
         check_key(self.cache, key)
         sums = [0]
 
@@ -145,221 +207,41 @@ class CacheMethods:
             check_entry(self.cache, key, sums[0], None, ())
             return sums[0]
 
-        self._change(key, change, lambda new: self._side.increment(key, int(amount), new))
+        yield from self._change(key, change, lambda new: self._side.increment(key, int(amount), new))
         return sums[0]
 
-    def get_or_set(self, key: Any, factory: Callable[[], Any], ttl: Any = None, *, tags: Any = ()) -> Any:
-        """The value of a key, from the cache or the store; where neither has it, what ``factory()`` returns, written
-        to the store and then in the cache.
-
-        One load or factory per key at a time, as in `Cache.get_or_set`. A write of the key meanwhile wins: the value is
-        returned, and written nowhere.
-        """
+    def _get_or_set(self, key: Any, factory: Any, ttl: Any, tags: Any) -> Steps[Any]:
         check_key(self.cache, key)
+        check_lifetime(self.cache, ttl)
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
         value = self._pending(key)
         if value is not UNKNOWN and value is not MISSING:
             return value
-        make = partial(self._load_or_make, key, factory)
-        if value is MISSING or self._is_late(key):
-            return make()
-        return self.cache.get_or_set(key, make, ttl, **with_tags(tags))
+        if value is MISSING or (yield from self._is_late(key)):
+            return (yield from self._load_or_make(key, factory))
+        make = partial(self._do, self._load_or_make, key, factory)
+        return (yield partial(self._make_once, **with_tags(tags)), (key, make, ttl))
 
-    def _load_or_make(self, key: Any, factory: Callable[[], Any]) -> Any:
+    def _load_or_make(self, key: Any, factory: Callable[[], Any]) -> Steps[Any]:
         with self._watches.over((key,)) as watch:
             if self._store.load is not None:
                 try:
-                    return self._load(key)
+                    return (yield from self._load(key))
                 except Absent:
                     pass
-            value = factory()
-            self._save_unless_written(watch, key, value)
+            value = yield factory, ()
+            yield from self._save_unless_written(watch, key, value)
             return value
 
-    def contains(self, key: Any) -> bool:
-        """Whether the cache, or else the store, has a key: ``key in strategy``. Counts nothing; may load."""
-        check_key(self.cache, key)
-        value = self._pending(key)
-        if value is not UNKNOWN:
-            return value is not MISSING
-        if not self._is_late(key) and contained(self.cache, key):
-            return True
-        return self._store.load is not None and self._newest(key) is not MISSING
+    # --- of the cache alone -------------------------------------------------------------------------------------------
 
-    def __contains__(self, key: Any) -> bool:
-        return self.contains(key)
+    def _touch(self, key: Any, ttl: Any) -> Steps[bool]:
+        is_late = yield from self._is_late(check_key(self.cache, key))
+        return not is_late and bool((yield self.cache.touch, (key, ttl)))
 
-    def ttl(self, key: Any) -> float | None:
-        """Seconds that the cache keeps a value yet; None: for ever. KeyError where the cache has none."""
-        if self._is_late(check_key(self.cache, key)):
-            raise KeyError(key)
-        left: float | None = self.cache.ttl(key)
-        return left
-
-    def touch(self, key: Any, ttl: Any = None) -> bool:
-        """Give a value in the cache a new lifetime. True where the cache has one."""
-        return not self._is_late(check_key(self.cache, key)) and bool(self.cache.touch(key, ttl))
-
-    def invalidate_tag(self, tag: Any) -> int:
-        """Have the cache forget what has a tag; the store keeps it. Returns what the cache returns."""
-        count: int = self.cache.invalidate_tag(tag)
-        return count
-
-    def invalidate_prefix(self, prefix: str) -> int:
-        """Have the cache forget what has a key that begins so; the store keeps it. Returns what the cache returns."""
-        count: int = self.cache.invalidate_prefix(prefix)
-        return count
-
-    def clear(self) -> None:
-        """Have the cache forget everything; the store keeps it."""
-        self.cache.clear()
-
-    @property
-    def stats(self) -> Any:
-        """The counters of the cache."""
-        return self.cache.stats
-
-
-class AsyncCacheMethods:
-    """`CacheMethods`, awaited: of a cache whose methods may be plain ones, or are to be awaited."""
-
-    cache: Any
-    _store: Store
-    _side: AsyncCacheSide
-    _watches: Watches
-
-    def _pending(self, key: Any) -> Any:
-        """A value that the store lacks yet, MISSING for a delete, or UNKNOWN."""
-        return UNKNOWN
-
-    async def _is_late(self, key: Any) -> bool:
-        """Whether the cache must not be asked for a key."""
-        return await self._side.doubted(key)
-
-    async def _ask_store(self, key: Any) -> Any:
-        """The newest value past the cache. Raises KeyError."""
-        raise NotImplementedError
-
-    async def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Any]) -> None:
-        """See `CacheMethods`."""
-        raise NotImplementedError
-
-    async def _newest(self, key: Any) -> Any:
-        """The newest value, from the store if that can load, or MISSING."""
-        if self._store.load is None:
-            value = self._pending(key)
-            if value is not UNKNOWN:
-                return value
-            return MISSING if await self._is_late(key) else await awaited(self.cache.get(key, MISSING))
-        try:
-            return await self._ask_store(key)
-        except KeyError:
-            return MISSING
-
-    async def get_many(self, keys: Any) -> dict[Any, Any]:
-        """The values of those keys that have one, loaded from the store as far as the cache has none; by one
-        `load_many` if the store has that."""
-        wanted = checked_keys(self.cache, keys)
-        found: dict[Any, Any] = {}
-        asked: list[Any] = []
-        absent: list[Any] = []
-        for key in wanted:
-            value = self._pending(key)
-            if value is UNKNOWN:
-                (absent if await self._is_late(key) else asked).append(key)
-            elif value is not MISSING:
-                found[key] = value
-        if asked:
-            held = await awaited(self.cache.get_many(asked))
-            found.update(held)
-            absent += [key for key in asked if key not in held]
-        if absent and self._store.load is not None:
-            found.update(await self._load_many(absent))
-        return {key: found[key] for key in wanted if key in found}
-
-    async def _load_many(self, keys: list[Any]) -> dict[Any, Any]:
-        """See `CacheMethods`."""
-        with self._watches.over(keys) as watch:
-            loaded = {} if self._store.load_many is None else await awaited(self._store.load_many(keys))
-            found = {}
-            for key in keys:
-                value = self._pending(key)
-                if value is UNKNOWN and self._store.load_many is not None:
-                    value = loaded.get(key, MISSING)
-                elif value is UNKNOWN:
-                    value = await self._newest(key)
-                if value is not MISSING:
-                    found[key] = value
-            if not watch.was_written:
-                await self._side.fill(found)
-            if watch.was_written:
-                await self._side.forget(keys)
-        return found
-
-    async def add(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> bool:
-        """`set`, where neither the store nor, if that cannot load, the cache has the key. True where it was set."""
-        check_entry(self.cache, key, value, ttl, tags)
-        added: list[bool] = []
-
-        def change(old: Any) -> Any:
-            added[:] = [old is MISSING]
-            return value if old is MISSING else MISSING
-
-        await self._change(key, change, lambda new: self._side.set(key, new, ttl, tags))
-        return added == [True]
-
-    async def increment(self, key: Any, amount: int = 1) -> int:
-        """Add to the int that the store has, or, if that cannot load, the cache; a missing one is 0. Returns the
-        sum."""
-        check_key(self.cache, key)
-        sums = [0]
-
-        def change(old: Any) -> Any:
-            sums[0] = sum_of(key, old, amount)
-            check_entry(self.cache, key, sums[0], None, ())
-            return sums[0]
-
-        await self._change(key, change, lambda new: self._side.increment(key, int(amount), new))
-        return sums[0]
-
-    async def contains(self, key: Any) -> bool:
-        """Whether the cache, or else the store, has a key. Counts nothing; may load."""
-        check_key(self.cache, key)
-        value = self._pending(key)
-        if value is not UNKNOWN:
-            return value is not MISSING
-        if not await self._is_late(key) and await awaited(contained(self.cache, key)):
-            return True
-        return self._store.load is not None and await self._newest(key) is not MISSING
-
-    def __contains__(self, key: object) -> bool:
-        raise TypeError("`in` cannot wait for a store: use `await strategy.contains(key)`")
-
-    async def ttl(self, key: Any) -> float | None:
-        """Seconds that the cache keeps a value yet; None: for ever. KeyError where the cache has none."""
-        if await self._is_late(check_key(self.cache, key)):
-            raise KeyError(key)
-        left: float | None = await awaited(self.cache.ttl(key))
-        return left
-
-    async def touch(self, key: Any, ttl: Any = None) -> bool:
-        """Give a value in the cache a new lifetime. True where the cache has one."""
-        return not await self._is_late(check_key(self.cache, key)) and bool(await awaited(self.cache.touch(key, ttl)))
-
-    async def invalidate_tag(self, tag: Any) -> int:
-        """Have the cache forget what has a tag; the store keeps it. Returns what the cache returns."""
-        count: int = await awaited(self.cache.invalidate_tag(tag))
-        return count
-
-    async def invalidate_prefix(self, prefix: str) -> int:
-        """Have the cache forget what has a key that begins so; the store keeps it. Returns what the cache returns."""
-        count: int = await awaited(self.cache.invalidate_prefix(prefix))
-        return count
-
-    async def clear(self) -> None:
-        """Have the cache forget everything; the store keeps it."""
-        await awaited(self.cache.clear())
+    def _of_cache(self, method: str, *arguments: Any) -> Steps[Any]:
+        return (yield getattr(self.cache, method), arguments)
 
     @property
     def stats(self) -> Any:

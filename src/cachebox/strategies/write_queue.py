@@ -80,7 +80,8 @@ class WriteQueue:
         if write is not new:
             if write.due is not None:
                 self._plan(write, now)
-            write.number = max(write.number, number)
+            if number > write.number:
+                write.number = number
             write.journaled = journaled
             write.value = value
             write.tries = write.failed_in = 0
@@ -157,16 +158,16 @@ class WriteQueue:
     def put_back(self, write: Write, due: float) -> None:
         """A flying write failed: it is to be tried again at that time, or the newer one of its key in its place."""
         newer = self.pending.get(write.key)
-        if newer is None:
+        if newer is None or newer is write:     # it: `take` was interrupted
             self._plan(write, due)
             self.pending[write.key] = write
-        elif newer is not write:
+        else:
             newer.first = min(newer.first, write.first)
             if newer.due is None:               # who waits for the older one waits for it now
                 self.fresh.pop(newer.serial, None)
                 self._plan(newer, due)
             write.into = newer
-        self.fresh.pop(write.serial, None)     # if `take` was interrupted
+        self.fresh.pop(write.serial, None)
         self.flying.pop(write.key, None)
 
     def hurry(self, now: float) -> list[Write]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cachebox._platform.callers import waiter
 from cachebox._platform.guard import report
+from cachebox._platform.steps import run
 from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
 from cachebox.distributed._net.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left
@@ -68,18 +69,7 @@ class Blocking:
 
     def run(self, steps: Effects[T]) -> T:
         """Do all that the generator asks for, and return what it returns."""
-        try:
-            effect = next(steps)
-            while True:
-                try:
-                    outcome = self.do(effect)
-                except BaseException as error:
-                    effect = steps.throw(error)
-                else:
-                    effect = steps.send(outcome)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        return run(steps, self.do)
 
     def do(self, effect: Any) -> Any:
         """One effect."""
