@@ -14,17 +14,18 @@ from dataclasses import dataclass
 
 import pytest
 
-from cachebox import MISSING, Cache
+from cachebox import MISSING, Cache, cached
 from conftest import PythonFIFO
 from in_threads import run_all
-from model import Model
+from model import Model, finished
 
 THREADS = 3
 CALLS = 8
 ROUNDS = 5
 METHODS = (
     *("get", "get", "set", "set", "delete", "pop", "setdefault", "increment", "compute", "peek", "popitem", "items"),
-    *("__contains__", "__getitem__", "__delitem__", "__len__", "add", "entry"),
+    *("__contains__", "__getitem__", "__delitem__", "__len__", "add", "entry", "aget"),
+    *("f.peek", "f.set", "f.invalidate"),
 )
 
 
@@ -67,14 +68,38 @@ class Call:
         return f"{self.began}..{self.returned} {self.method}{self.arguments} -> {self.result!r}"
 
 
+class Both(Cache):
+    """A cache, and a function over it whose keys are its arguments."""
+
+    def __init__(self, *options, **named):
+        super().__init__(*options, **named)
+        self.f = cached(self, key_func=lambda key: key, name="f")(lambda key: None)
+
+
+IN_THE_MODEL = {"f.invalidate": "delete", "aget": "get"}
+
+
+def method_of(target, name):
+    """A method of a cache or of its function, or what does the same to a model."""
+    if isinstance(target, Model):
+        if name == "f.peek":
+            return lambda key: target.peek(key, MISSING)
+        if name == "f.set":
+            return lambda value, key: target.set(key, value)
+        return getattr(target, IN_THE_MODEL.get(name, name))
+    if name == "aget":
+        return lambda key: finished(target.aget(key))
+    return getattr(target.f, name[2:]) if name.startswith("f.") else getattr(target, name)
+
+
 def outcome(target, call):
     """What a call returns on a cache or on a model, or the class of what it raises."""
     try:
-        result = getattr(target, call.method)(*call.arguments)
+        result = method_of(target, call.method)(*call.arguments)
     except KeyError:
         return KeyError
     if call.method == "entry" and result is not None:
-        return tuple(result)
+        return result[:4]
     return list(result) if call.method == "items" else result
 
 
@@ -93,6 +118,8 @@ def some_calls(draw, keys, thread):
         method = draw.choice(METHODS)
         if method in ("set", "setdefault", "add"):
             yield Call(number, method, (key, draw.randrange(10**6)))
+        elif method == "f.set":
+            yield Call(number, method, (draw.randrange(10**6), key))
         elif method == "compute":
             yield Call(number, method, (key, draw.choice([deepened, deleted])))
         elif method in ("popitem", "items", "__len__"):
@@ -137,7 +164,7 @@ def order_of(policy):
 
 
 def check(order, policy, keys, draw):
-    cache = Cache(2, policy=policy)
+    cache = Both(2, policy=policy)
     plans = [list(some_calls(draw, keys, thread)) for thread in range(THREADS)]
     run_all(*[lambda plan=plan: perform(cache, plan) for plan in plans])
     calls = sorted([call for plan in plans for call in plan], key=lambda call: call.began)

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from cachebox import MISSING, Cache
+from cachebox import MISSING, Cache, cached
 from conftest import PythonFIFO
-from model import Model
+from model import Model, finished
 
 TICK = 2.0**-20         # seconds between two operations: so no two deadlines are ever equal, and no sum is rounded
 
@@ -64,8 +64,9 @@ def weigh(key, value):
 class Pair:
     """A cache and its model."""
 
-    def __init__(self, policy, max_size, default_ttl, time_to_idle, max_weight, listeners):
+    def __init__(self, policy, max_size, default_ttl, time_to_idle, max_weight, listeners, isolate):
         self.now = 1000.0
+        self.result = None              # of the function that is cached
         self.told = []
         self.listeners = listeners
         callbacks = {
@@ -79,10 +80,15 @@ class Pair:
             time_to_idle=time_to_idle,
             max_weight=max_weight,
             weigher=None if max_weight is None else weigh,
+            isolate=isolate,
             clock=self.clock,
             **{name: callbacks[name] for name in listeners},
         )
         self.model = Model(policy, max_size, default_ttl, time_to_idle, max_weight, weigh, self.clock)
+        self.decorate()
+
+    def decorate(self):
+        self.function = cached(self.cache, key_func=lambda key: key, name="f")(lambda key: self.result)
 
     def clock(self):
         return self.now
@@ -169,9 +175,32 @@ def look(pair, name, key):
     pair.both(calls[name])
 
 
+def call(pair, name, key, value):
+    """A function over the cache, whose keys are its arguments, and what its wrapper can do to one call."""
+    function = pair.function
+    pair.result = value
+    calls = {
+        "call": (lambda it: function(fresh(key)), lambda it: it.get_or_set(key, lambda it: (value, False))),
+        "peek": (lambda it: function.peek(fresh(key)), lambda it: it.peek(key, MISSING)),
+        "refresh": (lambda it: function.refresh(fresh(key)), lambda it: it.refresh_call(key, value)),
+        "set": (lambda it: function.set(value, fresh(key)), lambda it: (it.refresh_call(key, value), None)[1]),
+        "invalidate": (lambda it: function.invalidate(fresh(key)), lambda it: it.delete(key)),
+    }
+    pair.both(*calls[name])
+
+
+def look_from_a_coroutine(pair, name, key, default):
+    """Without a loader there is nothing to wait for."""
+    calls = {
+        "aget": (lambda it: finished(it.aget(fresh(key), default)), lambda it: it.get(key, default)),
+        "aget_many": (lambda it: finished(it.aget_many([fresh(key)])), lambda it: it.get_many([key])),
+    }
+    pair.both(*calls[name])
+
+
 def described(it, key):
     found = it.entry(fresh(key))
-    return None if found is None else tuple(found)
+    return None if found is None else (*found[:4], ())          # the function's own tag is not the model's
 
 
 def add(pair, key, value, ttl):
@@ -269,12 +298,15 @@ def go_on_with_a_copy(pair):
     pair.now += TICK
     pair.cache = pair.cache.copy()
     pair.model.start_counting_anew()
+    pair.decorate()
     pair.compare()
 
 
 OPERATIONS = [
     (look, ["get", "get", "c[key]", "in", "contains", "entry", "delete", "del", "pop", "pop with default"], KEYS),
     (look, ["get"], KEYS),
+    (call, ["call", "call", "peek", "refresh", "set", "invalidate"], KEYS, VALUES),
+    (look_from_a_coroutine, ["aget", "aget_many"], KEYS, [None, "nothing"]),
     (store, KEYS, VALUES, TTLS),
     (add, KEYS, VALUES, TTLS),
     (store_by_item, KEYS, VALUES),
@@ -296,6 +328,7 @@ CONFIGURATIONS = {
     "default_ttl": [None, None, 3],
     "time_to_idle": [None, None, 2],
     "max_weight": [None, 3],
+    "isolate": [False, False, True],
     "listeners": [(), ("on_evict",), ("on_removal",), ("on_evict", "on_removal")],
 }
 

@@ -298,7 +298,7 @@ def test_methods(shared):
         @classmethod
         @cached_many(cache)
         def of_class(cls, keys):
-            return dict.fromkeys(keys, cls)
+            return dict.fromkeys(keys, cls.__name__)
 
         @staticmethod
         @cached_many(cache)
@@ -312,7 +312,9 @@ def test_methods(shared):
     one.users.set({5: "five"})
     assert one.users([5]) == {5: "five"} and one.users.refresh([5]) == {5: [5]}
     assert one.users.cache_key(5) in one.users.cache
-    assert Repository.of_class([1]) == {1: Repository} and one.static([1]) == {1: "static"}
+    assert Repository.of_class.peek([1]) == {}
+    assert Repository.of_class([1]) == {1: "Repository"} == Repository.of_class.peek([1])
+    assert one.static([1]) == {1: "static"}
     alive = weakref.ref(one)
     del one
     gc.collect()

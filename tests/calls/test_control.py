@@ -398,6 +398,75 @@ def test_async_methods():
     asyncio.run(main())
 
 
+# --- class methods, asked before they are called ----------------------------------------------------------------------
+
+
+def class_with(decorate):
+    class Base:
+        size = 1
+
+        @classmethod
+        @decorate
+        def of_class(cls, x):
+            return [cls.size, x]
+
+        @staticmethod
+        @decorate
+        def static(x):
+            return ["static", x]
+
+        @decorate
+        def method(self, x):
+            return ["method", x]
+
+    class Larger(Base):
+        size = 2
+
+    return Base, Larger
+
+
+WAYS = {
+    "own cache": cached, "shared": lambda f: cached(Cache())(f), "typed": cached(typed=True),
+    "key_func": cached(key_func=lambda *args: args), "ignore": lambda f: cached(ignore="x")(f),
+    "twice": lambda f: cached(cached(f)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_class_method_knows_its_class_before_its_first_call(way):
+    Base, Larger = class_with(WAYS[way])
+    assert Larger.of_class.peek(1) is MISSING
+    Larger.of_class.set("given", 1)
+    assert Larger.of_class(1) == Larger().of_class.peek(1) == "given"
+    assert Base.of_class.peek(1) is MISSING and Base.of_class.refresh(1) == [1, 1] == Base.of_class.peek(1)
+    assert Base().of_class.invalidate(1) is True and Base.of_class.peek(1) is MISSING
+    assert Larger.of_class.cache_key(1) != Base.of_class.cache_key(1)
+    assert Base.static.peek(1) is MISSING and Base.static(1) == Base.static.peek(1) == Larger().static.peek(1)
+    one = Larger()
+    assert one.method.peek(1) is MISSING and one.method(1) == one.method.peek(1) == Base.method.peek(one, 1)
+
+
+def test_a_class_method_that_was_read_before_its_first_call():
+    Base, Larger = class_with(cached)
+    kept = Base.of_class
+    assert kept(1) == [1, 1] and Larger.of_class(1) == [2, 1]
+    assert kept.peek(1) == [1, 1] and kept.invalidate(1) is True and Larger.of_class.peek(1) == [2, 1]
+
+
+def test_a_class_method_never_answers_for_another_class():
+    Base, Larger = class_with(cached)
+    kept = [Base.of_class, Larger.of_class]
+    if sys.version_info >= (3, 13):             # there is no telling which of the two is asked
+        with pytest.raises(RuntimeError, match="read it again"):
+            kept[0].set("given", 1)
+    else:
+        kept[0].set("given", 1)
+        assert Base.of_class(1) == "given"
+    kept.clear()
+    Base.of_class.set("given", 1)
+    assert Base.of_class(1) == "given" and Larger.of_class.peek(1) is MISSING and Larger.of_class(1) == [2, 1]
+
+
 # --- disabled ---------------------------------------------------------------------------------------------------------
 
 

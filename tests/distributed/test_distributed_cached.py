@@ -43,6 +43,9 @@ class Shelf:
 
     size = 1
 
+    def written(cls, x):
+        return [cls.size, x]
+
 
 class Larger(Shelf):
     size = 2
@@ -73,6 +76,14 @@ def test_class_methods(cache):
                 Local.holds(1)  # there is no telling which class of that name is meant
         finally:
             del Shelf.holds
+    Shelf.holds = classmethod(cached(cache)(Shelf.written))
+    try:
+        assert Larger.holds.peek(1) is cachebox.MISSING     # asked before it is called
+        Larger.holds.set([0], 1)
+        assert Larger.holds(1) == [0] == Larger.holds.peek(1) and Shelf.holds.refresh(1) == [1, 1]
+        assert Shelf.holds.invalidate(1) is True and Larger.holds.peek(1) == [0]
+    finally:
+        del Shelf.holds
     Shelf.holds = cached(cache)(classmethod(lambda cls, x: [cls.size, x]))
     try:
         assert Shelf.holds(1) == [1, 1] and Larger.holds(1) == [2, 1]

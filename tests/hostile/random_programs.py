@@ -25,16 +25,20 @@ import sys
 import threading
 import time
 
-from cachebox import MISSING, Cache, EvictionPolicy, cached
+from cachebox import MISSING, Cache, EvictionPolicy, cached, cached_many
 from cachebox.policies import BUILT_IN
 
 # What the package imports when it is asked for: CPython's locks of imports bear no signal handler that imports, too.
 for name in (
     "_calls.cache_info",
+    "_calls.refresh_call",
+    "_loading.awaited",
     "_loading.negative_cache",
     "_loading.refresh_pool",
     "_loading.warming",
     "_platform.stuck",
+    "_store.entry",
+    "_store.isolation",
     "_store.sweeper",
     "_store.views",
     "removal",
@@ -64,6 +68,8 @@ class World:
         loads_anew = "stale_ttl" in self.options or "refresh_ahead" in self.options  # no function may use such a cache
         self.functions = Cache(max_size=5, policy=self.options["policy"]) if loads_anew else self.cache
         self.function = cached(cache=self.functions, ttl=self.some_ttl(), tags=("f",))(self.compute)
+        self.everything = cached(self.functions, **self.some_options_of_a_function())(self.compute_named)
+        self.many = cached_many(self.functions)(self.compute_many)
 
     # --- what the cache is --------------------------------------------------------------------------------------------
 
@@ -72,11 +78,17 @@ class World:
         options: dict = {"max_size": self.dice.choice([1, 2, 3, 5, 8, 40, 300])}
         if pick() < 0.4:
             options["default_ttl"] = self.dice.choice([0.5, 3, 50])
+        if pick() < 0.2:
+            options["jitter"] = self.dice.choice([0.1, 1.0])
+        if pick() < 0.15:
+            options["isolate"] = self.dice.choice([True, self.copied])
         if pick() < 0.25:
             options["time_to_idle"] = self.dice.choice([0.5, 3, 50])
         if pick() < 0.3:
             options["max_weight"] = self.dice.choice([3, 10.5, 100])
             options["weigher"] = self.weigh
+        elif pick() < 0.15:
+            options["max_bytes"] = self.dice.choice([500, 3000, "1MB"])
         if pick() < 0.4:
             options["on_evict"] = self.told
         if pick() < 0.4:
@@ -103,6 +115,23 @@ class World:
             options["policy"] = Newest
         else:
             options["policy"] = policy
+        return options
+
+    def some_options_of_a_function(self) -> dict:
+        """Of one with parameters that have names: what its keys are made of, and what becomes of its results."""
+        pick = self.dice.random
+        options: dict = {"name": "everything"}
+        choices = {
+            "ignore": "z", "normalize": True, "vary": self.varied, "version": "2", "ttl": self.lifetime, "typed": True,
+            "condition": self.wanted, "tags": self.tagged, "single_flight": False,
+        }
+        for name, choice in choices.items():
+            if pick() < 0.4:
+                options[name] = choice
+        if pick() < 0.2:
+            options.update(cache_exceptions=ValueError, exception_ttl=2)
+        if pick() < 0.2 and not options.keys() & {"ignore", "normalize", "vary", "typed"}:
+            options["key_func"] = self.key_of
         return options
 
     def new_cache(self) -> Cache:
@@ -155,6 +184,40 @@ class World:
     def compute(self, *args: object, **kwargs: object) -> object:
         self.happen()
         return Value(self, 2)
+
+    def compute_named(self, x: object, y: object = 1, *, z: object = None) -> object:
+        self.happen()
+        if hash(x) % 11 == 0:
+            raise ValueError("of the function")
+        return Value(self, 3)
+
+    def compute_many(self, keys: list) -> dict:
+        self.happen()
+        return {key: Value(self, 0) for key in keys if hash(key) % 7 != 0}
+
+    def copied(self, value: object) -> object:
+        self.happen()
+        return value
+
+    def varied(self) -> object:
+        self.happen()
+        return self.now // 100
+
+    def lifetime(self, result: object) -> float:
+        self.happen()
+        return 3.0
+
+    def wanted(self, result: object) -> bool:
+        self.happen()
+        return True
+
+    def tagged(self, result: object, x: object, y: object = 1, *, z: object = None) -> list:
+        self.happen()
+        return ["f", Key(self, 2)]
+
+    def key_of(self, x: object, y: object = 1, *, z: object = None) -> object:
+        self.happen()
+        return x, y
 
     # --- keys, values, tags -------------------------------------------------------------------------------------------
 
@@ -350,6 +413,50 @@ def _use_policy(world: World, cache: Cache, dice: random.Random) -> None:
         dice.choice([len, list, repr, lambda it: it.evict() if type(it) is not Newest else None])(cache.policy)
 
 
+def _control(world: World, cache: Cache, dice: random.Random) -> None:
+    """One call of a function with all options on, or what its wrapper can do to that call."""
+    function = world.everything
+    key = world.some_key(dice)
+    dice.choice(
+        [
+            function,
+            function,
+            function.peek,
+            function.refresh,
+            function.invalidate,
+            function.cache_key,
+            lambda *args, **kwargs: function.set(world.some_value(dice), *args, **kwargs),
+            lambda *args, **kwargs: function.cache_info(),
+        ]
+    )(key, **dice.choice([{}, {"y": 1}, {"z": dice.random()}]))
+
+
+def _control_many(world: World, cache: Cache, dice: random.Random) -> None:
+    keys = [world.some_key(dice) for _ in range(3)]
+    many = world.many
+    dice.choice(
+        [many, many, many.peek, many.refresh, many.invalidate, lambda keys: many.set(dict.fromkeys(keys, 1))]
+    )(keys)
+
+
+def _await(world: World, cache: Cache, dice: random.Random) -> None:
+    """Begin a coroutine, and leave it where it waits for something: nobody runs a loop here."""
+    key = world.some_key(dice)
+    coroutine = dice.choice(
+        [
+            lambda: cache.aget(key),
+            lambda: cache.aget_many([key, world.some_key(dice)]),
+            lambda: cache.aget_or_set(key, world.compute),
+        ]
+    )()
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        pass
+    finally:
+        coroutine.close()
+
+
 def _many(world: World, cache: Cache, dice: random.Random) -> None:
     start = dice.randrange(100)
     cache.update({n: n for n in range(start, start + dice.randrange(300))})
@@ -367,6 +474,10 @@ STEPS = [
     lambda world, cache, dice: cache.setdefault(world.some_key(dice), world.some_value(dice)),
     lambda world, cache, dice: world.some_key(dice) in cache,
     lambda world, cache, dice: cache.peek(world.some_key(dice)),
+    lambda world, cache, dice: cache.contains(world.some_key(dice)),
+    lambda world, cache, dice: cache.entry(world.some_key(dice)),
+    lambda world, cache, dice: cache.add(world.some_key(dice), world.some_value(dice), ttl=world.some_ttl(dice)),
+    lambda world, cache, dice: cache.add(world.some_key(dice), 1, tags=world.some_tags(dice)),
     lambda world, cache, dice: cache.ttl(world.some_key(dice)),
     lambda world, cache, dice: cache.touch(world.some_key(dice), ttl=world.some_ttl(dice)),
     lambda world, cache, dice: cache.increment(world.some_key(dice), 10**30),
@@ -391,6 +502,9 @@ STEPS = [
     lambda world, cache, dice: world.function(1, x=dice.randrange(9)),
     lambda world, cache, dice: world.function.cache_clear() if dice.random() < 0.1 else None,
     lambda world, cache, dice: cache.warm([world.some_key(dice) for _ in range(3)], world.load, workers=1),
+    *[_control] * 4,
+    *[_control_many] * 2,
+    _await,
     _compute,
     _iterate,
     _advance,

@@ -28,6 +28,9 @@ PIECES = [
 ]
 
 
+MOMENT = 4000
+
+
 def mutated(seed: bytes, seeds: list[bytes], chance: random.Random) -> bytes:
     """An input with some changes."""
     data = bytearray(seed)
@@ -51,6 +54,7 @@ def mutated(seed: bytes, seeds: list[bytes], chance: random.Random) -> bytes:
 
 
 def run(name: str, n: int, seed: int) -> None:
+    """A target with its seeds, and with so many inputs, or with as many as it says are made in a moment."""
     sys.path.insert(0, str(FOLDER))
     try:
         target = importlib.import_module(name)
@@ -60,7 +64,7 @@ def run(name: str, n: int, seed: int) -> None:
     chance = random.Random(seed)
     for data in target.SEEDS:
         target.one(data)
-    for i in range(n):
+    for i in range(n * getattr(target, "MOMENT", MOMENT) // MOMENT):
         data = mutated(target.SEEDS[i % len(target.SEEDS)], target.SEEDS, chance)
         try:
             target.one(data)
@@ -71,7 +75,7 @@ def run(name: str, n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_moment(name):
-    run(name, 4000, 1)
+    run(name, MOMENT, 1)
 
 
 @pytest.mark.slow

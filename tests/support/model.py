@@ -25,6 +25,17 @@ ORDERS = {
 }
 
 
+def finished(coroutine):
+    """What a coroutine returns that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as over:
+        return over.value
+    finally:
+        coroutine.close()
+    raise AssertionError("it waits")
+
+
 @dataclass
 class Entry:
     key: object
@@ -225,6 +236,13 @@ class Model:
         weight = self.weigh(key, value)
         if not is_void and weight <= self.bound_weight:
             self.write(key, value, self.lifetime_of(ttl), weight)
+        return value
+
+    def refresh_call(self, key, value):
+        """A cached function's `refresh`, and its `set`: neither a hit nor a miss."""
+        weight = self.weigh(key, value)
+        if weight <= self.bound_weight:
+            self.write(key, value, self.lifetime, weight)
         return value
 
     def compute(self, key, fn):

@@ -5,7 +5,7 @@ arguments over where they are (vectorcall, PEP 590), they are hashed there and c
 """
 
 cimport cython
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject, PyObject_GenericGetAttr, PyTypeObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import gc
@@ -30,14 +30,14 @@ from cachebox._loading.fast_path cimport (
     search_and_use, take_hit,
 )
 from cachebox._loading.refresh cimport Refresh, find_servable, flight_of, open_refresh
-from cachebox._store.store cimport Watch
+from cachebox._store.state cimport Watch
 
 from cachebox._calls.disabling import BLOCKS, is_disabled
 from cachebox._calls.returned_awaitables import fly_anew_called, fly_begun, fly_called
 from cachebox._platform.awaitables import is_async, refuse_awaitable, warn_of_one_shot
 from cachebox.cache import MISSING
 from cachebox._calls.call_key import CallKey, Member, Receiver
-from cachebox._calls.methods import is_lasting
+from cachebox._calls.methods import bound_by_class, is_lasting, may_be_class_method
 
 
 cdef extern from *:
@@ -121,6 +121,7 @@ cdef extern from "_platform/results.h":
 
 
 cdef object NO_KEY = object()
+cdef frozenset CONTROLS = frozenset(("cache_key", "invalidate", "peek", "refresh", "set"))      # work on one call
 cdef PyObject* blocks = <PyObject*>BLOCKS           # see `disabling`
 
 
@@ -152,6 +153,7 @@ cdef class CachedFunction:
         self.by_instance = key_func is None and (key_arguments is None or not key_arguments.ignores_first)
         self.is_method = is_method and self.by_instance
         self.asks_classes = binds_weakly and self.by_instance
+        self._may_be_class_method = binds_weakly and may_be_class_method(function)
         self.stores = stores
         self.ahead = refresh_ahead or 0.0
         self.stale = lifetime_of(stale_ttl, "stale_ttl") if stale_ttl is not None else 0.0
@@ -1047,12 +1049,20 @@ cdef class CachedFunction:
         return BoundFunction(self, instance)
 
     def __set_name__(self, owner, name):
+        self._may_be_class_method = False
         qualname = getattr(self.function, "__qualname__", None)
         if self.asks_classes and qualname == f"{owner.__qualname__}.{name}":
             from cachebox._calls.methods import wraps_static_method
 
             if not wraps_static_method(self.function):
                 become_method(self)
+
+    def __getattribute__(self, name):
+        if self._may_be_class_method and name in CONTROLS:
+            bound = bound_by_class(self)
+            if bound is not None:
+                return getattr(bound, name)
+        return PyObject_GenericGetAttr(self, name)
 
     def __getattr__(self, name):
         return getattr(self.function, name)         # `__code__` of a function, `delay` of a task

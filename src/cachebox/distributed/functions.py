@@ -17,6 +17,7 @@ from typing import Any
 from cachebox._calls.cache_info import CacheInfo
 from cachebox._calls.disabling import BLOCKS, is_disabled
 from cachebox._calls.key_arguments import KeyArguments
+from cachebox._calls.methods import control, may_be_class_method
 from cachebox._calls.naming import Claim, Identity, SharedNames
 from cachebox._calls.signature import dress
 from cachebox._calls.unhashable import named, refusal
@@ -65,6 +66,7 @@ class DistributedFunction:
         self._claim = claim             # it lives as long as the function
         self._name = claim.name.translate({ord("%"): "%25", ord("("): "%28"})
         self._is_async = is_async
+        self._may_be_class_method = may_be_class_method(function)
         self._warned = False
         self._ttl = ttl
         self._lifetime = None if ttl is None or callable(ttl) else seconds_of(ttl, "ttl")
@@ -94,8 +96,12 @@ class DistributedFunction:
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
+    @control
     def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """The key of the call with these arguments. TypeError where one of them cannot be written stably."""
+        return self._key_of(args, kwargs)
+
+    def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if self._key_func is not None:
             key = plain("key_func", self._key_func(*args, **kwargs))
             return str(key) if isinstance(key, str) else f"{self._name}:{written(key)}"
@@ -242,7 +248,7 @@ class DistributedFunction:
         return self._call(args, kwargs, False)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        key = self.cache_key(*args, **kwargs)
+        key = self._key_of(args, kwargs)
         missed: bool | None = None if anew else True
         try:
             if anew:
@@ -304,24 +310,27 @@ class DistributedFunction:
         else:
             yield from self._cache._whole.invalidate_prefix(self._name + "(", timeout)
 
+    @control
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of the call with these arguments, in every process. True where there was one."""
-        key = self.cache_key(*args, **kwargs)
+        key = self._key_of(args, kwargs)
         self._forget_failures(key)
         return self._driver.run(self._cache._core.delete(key))
 
+    @control
     def peek(self, *args: Any, **kwargs: Any) -> Any:
         """The result of the call with these arguments, or `MISSING` where none is cached. Counts nothing.
 
         Makes no call. One round trip where the first tier does not have it.
         """
-        return self._driver.run(self._peek(self.cache_key(*args, **kwargs)))
+        return self._driver.run(self._peek(self._key_of(args, kwargs)))
 
     def _peek(self, key: str) -> Any:
         core = self._cache._core
         value, _ = yield from core.lookup(key, core.deadline(), False, self._schema)
         return value
 
+    @control
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Make the call with these arguments now, store its result for every process, and return it. Counts nothing.
 
@@ -332,6 +341,7 @@ class DistributedFunction:
             return self._function(True)(*args, **kwargs)
         return AsyncCalls(self).call(args, kwargs, True) if self._is_async else self._call(args, kwargs, True)
 
+    @control
     def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Store `value` as the result of the call with these arguments, as if it had been computed. One round trip.
 
@@ -344,7 +354,7 @@ class DistributedFunction:
         except Consumed:
             self._report(value)
             return self._driver.run(_nothing())
-        return self._driver.run(self._store(self.cache_key(*args, **kwargs), value, args, kwargs))
+        return self._driver.run(self._store(self._key_of(args, kwargs), value, args, kwargs))
 
     def _store(self, key: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         core = self._cache._core
@@ -354,6 +364,9 @@ class DistributedFunction:
             encoded = core.codec.encode(key, value, tags, self._schema, kept)
             self._forget_failures(key)
             yield from core.store({key: encoded}, lifetime, tags, core.deadline(), kept)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._may_be_class_method = False
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundDistributedFunction(self, instance)
@@ -396,29 +409,30 @@ class BoundDistributedFunction:
     def __init__(self, function: DistributedFunction, instance: Any) -> None:
         self.__func__ = function
         self.__self__ = instance
+        self._kind = type(function)     # whose methods are taken, for the function's own might look for its class
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 
     def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """The key of this call."""
-        return self.__func__.cache_key(self.__self__, *args, **kwargs)
+        return self._kind.cache_key(self.__func__, self.__self__, *args, **kwargs)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of this call, in every process."""
-        return self.__func__.invalidate(self.__self__, *args, **kwargs)
+        return self._kind.invalidate(self.__func__, self.__self__, *args, **kwargs)
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
         """The result of this call, or `MISSING`."""
-        return self.__func__.peek(self.__self__, *args, **kwargs)
+        return self._kind.peek(self.__func__, self.__self__, *args, **kwargs)
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Make this call now, and store its result."""
-        return self.__func__.refresh(self.__self__, *args, **kwargs)
+        return self._kind.refresh(self.__func__, self.__self__, *args, **kwargs)
 
     def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Store a value as the result of this call."""
-        return self.__func__.set(value, self.__self__, *args, **kwargs)
+        return self._kind.set(self.__func__, value, self.__self__, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__func__, name)

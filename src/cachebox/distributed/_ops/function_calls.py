@@ -81,7 +81,7 @@ class AsyncCalls:
         function = self._function
         missed = True
         try:
-            key = function.cache_key(*args, **kwargs)
+            key = function._key_of(args, kwargs)
             if anew:
                 function._forget_failures(key)
             value, missed = await Async().run(self._steps(key, args, kwargs, anew))

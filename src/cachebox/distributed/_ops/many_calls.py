@@ -87,7 +87,7 @@ class DistributedMany(CachedMany):
 
     def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> Effects[dict[Any, Any]]:
         one, core = self._one, self._core
-        names = {key: one.cache_key(*prefix, key) for key in wanted}
+        names = {key: one._key_of((*prefix, key), {}) for key in wanted}
         found: dict[Any, Any] = {}
         if not wanted:
             return {}
@@ -164,13 +164,13 @@ class DistributedMany(CachedMany):
     def _store(self, prefix: tuple[Any, ...], values: Mapping[Any, Any]) -> Effects[None]:
         self._one.__dict__["_schema"] = self._schema    # not that of the annotation, which speaks of the mapping
         for key, value in values.items():
-            yield from self._one._store(self._one.cache_key(*prefix, key), value, (*prefix, key), {})
+            yield from self._one._store(self._one._key_of((*prefix, key), {}), value, (*prefix, key), {})
 
     def _peek(self, prefix: tuple[Any, ...], keys: Iterable[Any]) -> Any:
         return self._one._driver.run(self._peeked(prefix, listed(keys)))
 
     def _peeked(self, prefix: tuple[Any, ...], keys: list[Any]) -> Effects[dict[Any, Any]]:
-        names = {key: self._one.cache_key(*prefix, key) for key in keys}
+        names = {key: self._one._key_of((*prefix, key), {}) for key in keys}
         core = self._core
         there, _ = yield from core.read_many(dict.fromkeys(names.values()), core.deadline(), False, self._schema)
         return {key: there[name] for key, name in names.items() if name in there and there[name] is not ABSENT}
@@ -183,5 +183,5 @@ class DistributedMany(CachedMany):
 
     def _forgotten(self, prefix: tuple[Any, ...], keys: list[Any]) -> Effects[int]:
         known = yield from self._peeked(prefix, keys)
-        yield from self._core.delete_many([self._one.cache_key(*prefix, key) for key in keys])
+        yield from self._core.delete_many([self._one._key_of((*prefix, key), {}) for key in keys])
         return len(known)

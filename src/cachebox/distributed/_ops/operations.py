@@ -55,7 +55,7 @@ class Core(Reading, Writing, WritingOnce):
         if invalidation and not topology.is_exact:
             self.link = Link(topology, tier, self.helper, max_staleness, timeout)
         self.is_closed = False
-        self.at_once: Any = None                # the short ways, if there are some
+        self.fast_path: Any = None              # of a cache on a folder
         self._reported: set[str] = set()
         self.owed = Owed(self)
         self._reaps = False

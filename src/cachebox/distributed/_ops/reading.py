@@ -136,13 +136,17 @@ class Reading(Entries):
                     found[key] = value
         else:
             absent += wanted
+        hits = misses = undecodable = 0
+        if absent and self.fast_path is not None and schema is None:
+            absent, hits, misses = self.fast_path.get_many(absent, found)
         if not absent:
+            if counts:
+                tier.count(remote_hits=hits, misses=misses)
             return found, failed
         names = self.topology.names
         groups = self.grouped(absent)
         fills = dict(zip(absent, tier.begin_fills(absent), strict=True))
         rows = []
-        hits = misses = undecodable = 0
         try:
             commands = [
                 (bucket, script_call(READ, self.names_of(names, bucket, members))) for bucket, members in groups
