@@ -191,7 +191,7 @@ def test_a_full_queue_waits_for_the_end_of_the_outage(store, quick):
         for n in range(3):
             behind.set(n, n)
         waiting = [Started(behind.set, n, n) for n in range(3, 8)]
-        wait_until(lambda: behind._backlog.crowd == 5)
+        wait_until(lambda: behind._backlog.blocked_writers == 5)
         behind.set(1, "newer")                  # which takes no more room
         switch.is_on = False
         for one in waiting:
@@ -599,7 +599,7 @@ def test_asyncio_who_is_cancelled_leaves_no_thread_behind_that_waits(quick):
         for wait in (behind.flush, lambda: behind.set("b", 1)):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(wait(), 0.05)
-        assert behind._backlog.setting == {}
+        assert behind._backlog.unfinished == {}
         behind.store.fault.is_on = False
         assert await behind.close() is True and behind.store.values == {"a": 1}
         abandoned = AsyncWriteBehind(Cache(), Rows(), exit_timeout=0.0, **quick)
@@ -688,10 +688,10 @@ def test_a_write_that_was_taken_by_halves_goes_out_again(failed_before):
     if failed_before:
         queue.take(5.0)
         queue.put_back(write, 6.0)
-    queue.flying["a"] = write
+    queue.in_flight["a"] = write
     for _ in range(2):                          # the second time after another exception
         queue.put_back(write, 7.0)
-    assert not queue.flying and queue.due(6.0, False) == 1.0
+    assert not queue.in_flight and queue.due(6.0, False) == 1.0
     assert queue.take(7.0) == [write] and not queue.pending and queue.due(8.0, True) == float("inf")
 
 
@@ -700,7 +700,7 @@ def test_a_write_that_failed_waits_for_its_time_and_others_do_not():
     for key in "abc":
         queue.accept(key, 1, 0.0, 0)
     assert queue.due(0.0, False) == 5.0 and [write.key for write in queue.take(5.0)] == ["a", "b", "c"]
-    a, b, c = queue.flying.values()
+    a, b, c = queue.in_flight.values()
     queue.put_back(a, 9.0)
     queue.put_back(b, 7.0)
     queue.settle(c, True)

@@ -1,4 +1,4 @@
-"""Keys that somebody reads in order to write them, or to fill a cache: was one written meanwhile?"""
+"""Watches: whether a key was written while somebody read it in order to write it, or to fill a cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Watch:
 
 
 class Watches:
-    """The watches of keys. Whoever writes a key says so by `note` before the store is told. Safe from any thread."""
+    """The watches of keys. A writer calls `note` before it calls the store. Safe from any thread."""
 
     def __init__(self) -> None:
         self.watched: dict[Any, list[Watch]] = {}       # by key
@@ -47,7 +47,7 @@ class Watches:
                         self.watched.pop(key, None)
 
     def note(self, keys: Iterable[Any], by: Watch | None = None) -> None:
-        """These keys are being written; `by`: the watch of the one who writes, if it has one. O(1) a key."""
+        """Mark the watches of keys that are being written, but not `by`, the writer's own. O(1) a key."""
         if self.watched:
             with self._lock:
                 for key in keys:

@@ -102,11 +102,11 @@ class WritingBehind(Operations):
         return UNKNOWN if write is None else write.value
 
     def _may_be_late(self, key: Any) -> bool:
-        return bool(self._side.stale) or key in self._backlog.setting
+        return bool(self._side.stale) or key in self._backlog.unfinished
 
     def _is_late(self, key: Any) -> Steps[bool]:
         # a write that is on its way into the cache may be in the store by now, and no longer in the queue
-        return key in self._backlog.setting or (yield from self._side.is_stale(key))
+        return key in self._backlog.unfinished or (yield from self._side.is_stale(key))
 
     def _load(self, key: Any) -> Steps[Any]:
         write = self._queue.find(key)           # it may have been accepted, and evicted, since `get` looked
@@ -348,7 +348,7 @@ class WriteBehind(WritingBehind, BlockingMethods):
         return self._backlog.close(Until(timeout))
 
     def retry_dead_letters(self) -> int:
-        """Accept the dead letters anew, but for those whose key was written since. Returns how many. O(n).
+        """Accept the dead letters again, but for those whose key was written since. Returns how many. O(n).
 
         They go out at once, and are in `dead_letters` again if the store goes on refusing them. RuntimeError after
         `close`.
