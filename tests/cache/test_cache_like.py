@@ -391,7 +391,7 @@ def test_watches_are_gone_when_nobody_watches():
         assert one.was_written and not other.was_written
         watches.note(["b"])
         assert other.was_written
-    assert not watches._watches
+    assert not watches.watched
     with contextlib.suppress(ZeroDivisionError), watches.over(["a"]):
         1 / 0
-    assert not watches._watches
+    assert not watches.watched

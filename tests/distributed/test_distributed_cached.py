@@ -360,7 +360,7 @@ def test_async_functions(kind, server):
             await awaited(kind, f.cache_clear())
             assert await f(1) == [1] and calls == [1, 1, 1]
             assert f.cache_info()[:2] == (0, 1)
-            assert len(getattr(cache._core.topology.masters[0], "lanes", "1")) == 1     # a folder has no connections
+            assert len(getattr(cache._core.topology.masters[0], "by_loop", "1")) == 1     # a folder has no connections
 
             @cached(cache)
             async def fail():
@@ -412,12 +412,12 @@ def test_a_blocking_cache_closes_the_connections_of_event_loops(when, server):
     async def f(x):
         return x
 
-    def channels():
-        return [channel for lanes in cache._core.topology.masters[0].lanes.values() for channel in lanes.idle]
+    def connections():
+        return [connection for own in cache._core.topology.masters[0].by_loop.values() for connection in own.idle]
 
     async def main():
         assert await f(1) == 1
-        found = channels()
+        found = connections()
         assert found
         if when == "within":
             cache.close()
@@ -426,7 +426,7 @@ def test_a_blocking_cache_closes_the_connections_of_event_loops(when, server):
         if when != "afterwards":
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert all(channel.writer.transport.is_closing() for channel in found)
+            assert all(connection.writer.transport.is_closing() for connection in found)
             with pytest.raises(RuntimeError, match="closed"):
                 await f(2)
 
@@ -434,7 +434,7 @@ def test_a_blocking_cache_closes_the_connections_of_event_loops(when, server):
         asyncio.run(main())
     finally:
         cache.close()
-    assert channels() == []
+    assert connections() == []
     gc.collect()                                # a transport that nobody closed would warn
     with server.client() as client:
         wait_until(lambda: len(client.client_list()) == 1)

@@ -219,7 +219,7 @@ def test_a_fill_that_a_reconnect_overtook_stores_nothing(server):
         reader = Started(lambda: here.get("k"))
         wait_for(serializer.reached)
         proxy.cut()
-        wait_until(lambda: here._tier.linked is False or here._tier.link > 2)
+        wait_until(lambda: here._tier.is_tracked is False or here._tier.epoch > 2)
         server.client().delete("cachebox:{0}v:k")
         wait_until(lambda: here._tier.is_fresh)
         serializer.go_on.set()
@@ -248,10 +248,10 @@ def test_the_first_tier_is_empty_after_a_lost_link(server):
     with Proxy(server.port) as proxy, DistributedCache(redis_port=proxy.port) as here:
         here.set("k", "old")
         assert here.get("k") == here.get("k") == "old"
-        link = here._tier.link
-        here._core.link._lines[here._core.topology.masters[0]].channel.sock.shutdown(2)
+        link = here._tier.epoch
+        here._core.tracking._connections[here._core.topology.masters[0]].connection.sock.shutdown(2)
         server.client().delete("cachebox:{0}v:k")
-        wait_until(lambda: here._tier.link >= link + 2 and here._tier.is_fresh)
+        wait_until(lambda: here._tier.epoch >= link + 2 and here._tier.is_fresh)
         assert len(here._tier.first) == 0
         assert here.get("k") is None
 
@@ -261,10 +261,10 @@ def test_a_killed_link_comes_back(server):
         for i in range(3):
             here.set("k", i)
             here.get("k")
-            link = here._tier.link
+            link = here._tier.epoch
             server.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             other.set("k", -i)
-            wait_until(lambda link=link: here._tier.link > link and here._tier.is_fresh)
+            wait_until(lambda link=link: here._tier.epoch > link and here._tier.is_fresh)
             assert here.get("k") == -i
             here.barrier()
 
@@ -357,7 +357,7 @@ def test_without_invalidation_hits_stop_at_max_staleness(server):
         other.set("k", "newer")
         here.barrier()
         assert here.get("k") == "newer"
-        assert here._core.link is None
+        assert here._core.tracking is None
 
 
 def test_a_barrier_that_cannot_hold_raises(server):
@@ -386,4 +386,4 @@ def test_the_work_of_the_link_stays_flat_under_many_invalidations(server):
         assert here.get("k") == 1
         tier = here._tier
         assert len(tier.first) == 1
-        assert here._core.link._lines[here._core.topology.masters[0]].channel.replies.is_empty
+        assert here._core.tracking._connections[here._core.topology.masters[0]].connection.replies.is_empty

@@ -16,7 +16,7 @@ from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
 from cachebox.distributed._net import asyncio_driver as awaiting
 from cachebox.distributed._net import blocking_driver as blocking
 from cachebox.distributed._net import pool
-from cachebox.distributed._net.pool import Pool, Turn
+from cachebox.distributed._net.pool import ConnectionPool, Turn
 from cachebox.distributed._ops import operations as core
 from in_threads import must_end, run_all, wait_until
 from redis_servers import Cluster, Proxy, needs_server
@@ -47,17 +47,17 @@ def open_some(cache, n, idle_for=0.0):
 
     async def open_in_loop():
         home = asyncio.get_running_loop()
-        return [await awaiting.new_channel(node, until) for _ in range(n) if node.pool.take_place()], home
+        return [await awaiting.new_connection(node, until) for _ in range(n) if node.pool.take_place()], home
 
     if isinstance(cache, DistributedCache):
-        channels, home = [blocking.new_channel(node, until) for _ in range(n) if node.pool.take_place()], None
+        connections, home = [blocking.new_connection(node, until) for _ in range(n) if node.pool.take_place()], None
     else:
-        channels, home = cache.loop.run_until_complete(open_in_loop())
-    for channel in channels:
-        node.pool.give_back(channel, home)
-    idle = node.idle if home is None else node.lanes[home].idle
-    for channel in idle:
-        channel.used_at -= idle_for
+        connections, home = cache.loop.run_until_complete(open_in_loop())
+    for connection in connections:
+        node.pool.give_back(connection, home)
+    idle = node.idle if home is None else node.by_loop[home].idle
+    for connection in idle:
+        connection.used_at -= idle_for
     return idle
 
 
@@ -355,30 +355,30 @@ class FakeLanes:
 
 def test_places():
     woken = []
-    places = Pool(2)
+    places = ConnectionPool(2)
     assert places.take_place() and places.take_place() and not places.take_place()
     first, second, third = (Turn(None, lambda i=i: woken.append(i)) for i in range(3))
     assert places.line_up(first) and places.line_up(second) and places.line_up(third)
     places.give_place()
     assert woken == [0] and first.has_place and places.size == 2
     places.step_out(second)
-    channel = Fake()
-    places.give_back(channel)
-    assert woken == [0, 2] and third.channel is channel and places.idle == []
+    connection = Fake()
+    places.give_back(connection)
+    assert woken == [0, 2] and third.connection is connection and places.idle == []
     places.step_out(third)                      # it does not want it any more
-    assert places.idle == [channel] and places.size == 2
+    assert places.idle == [connection] and places.size == 2
     places.step_out(first)
     assert places.size == 1
     places.close(until=-1.0)
-    assert not channel.closed
+    assert not connection.closed
     places.close()
-    assert channel.closed == 1 and places.size == 0
+    assert connection.closed == 1 and places.size == 0
 
 
 def test_another_ones_idle_connection_makes_place():
-    places = Pool(1)
+    places = ConnectionPool(1)
     loop = object()
-    places.lanes[loop] = FakeLanes()
+    places.by_loop[loop] = FakeLanes()
     assert places.take_place()
     theirs = Fake()
     places.give_back(theirs, loop)
@@ -393,9 +393,9 @@ def test_another_ones_idle_connection_makes_place():
 
 
 def test_one_that_became_free_meanwhile_is_taken():
-    places = Pool(1)
+    places = ConnectionPool(1)
     assert places.take_place()
-    channel = Fake()
-    places.give_back(channel)
+    connection = Fake()
+    places.give_back(connection)
     turn = Turn(None, pytest.fail)
-    assert not places.line_up(turn) and turn.channel is channel
+    assert not places.line_up(turn) and turn.connection is connection

@@ -13,7 +13,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 from both_kinds import KINDS, make
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached
 from cachebox.distributed._near import tracking as link
-from cachebox.distributed._net.asyncio_driver import LANES, Lanes
+from cachebox.distributed._net.asyncio_driver import PER_LOOP, LoopConnections
 from in_threads import Lag, run_all, wait_until
 from redis_servers import BINARIES, Proxy, Server, free_port
 
@@ -406,8 +406,8 @@ def test_many_tasks_at_once_share_some_connections(server):
             await cache.set_many({str(i): i for i in range(400)})
             assert await asyncio.gather(*(cache.get(str(i)) for i in range(400))) == list(range(400))
             assert sorted(await asyncio.gather(*(cache.increment("n") for _ in range(400)))) == list(range(1, 401))
-            (lanes,) = cache._core.topology.masters[0].lanes.values()
-            assert len(lanes.idle) <= LANES
+            (by_loop,) = cache._core.topology.masters[0].by_loop.values()
+            assert len(by_loop.idle) <= PER_LOOP
             assert (cache.stats.remote_hits, cache.stats.errors) == (400, 0)
 
     asyncio.run(main())
@@ -430,29 +430,29 @@ def test_a_crowd_of_tasks_is_not_held_up_by_a_stalled_server(own):
 
 def test_standing_in_line_for_a_connection():
     async def main():
-        lanes = Lanes()
-        for _ in range(LANES):
-            await lanes.enter(0.0)
+        by_loop = LoopConnections()
+        for _ in range(PER_LOOP):
+            await by_loop.enter(0.0)
         with pytest.raises(TimeoutError, match="no connection"):
-            await lanes.enter(0.01)
-        first, second, third = (asyncio.create_task(lanes.enter(30)) for _ in range(3))
+            await by_loop.enter(0.01)
+        first, second, third = (asyncio.create_task(by_loop.enter(30)) for _ in range(3))
         await asyncio.sleep(0)
         first.cancel()
-        lanes.leave()  # the first's, which has not heard of its end yet
+        by_loop.leave()  # the first's, which has not heard of its end yet
         await asyncio.wait([first])
         assert first.cancelled()
         await second
         assert not third.done()
-        lanes.leave()
+        by_loop.leave()
         third.cancel()  # it is in already
         await asyncio.wait([third])
         assert third.cancelled()
-        for _ in range(LANES - 1):
-            lanes.leave()
-        for _ in range(LANES):
-            await lanes.enter(0.0)  # none was lost
+        for _ in range(PER_LOOP - 1):
+            by_loop.leave()
+        for _ in range(PER_LOOP):
+            await by_loop.enter(0.0)  # none was lost
         with pytest.raises(TimeoutError):
-            await lanes.enter(0.01)
+            await by_loop.enter(0.01)
 
     asyncio.run(main())
 

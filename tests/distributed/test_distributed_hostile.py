@@ -308,12 +308,12 @@ def test_a_push_that_makes_no_sense_costs_the_connection_and_the_first_tier(push
     monkeypatch.setattr(links, "RETRY_APART", 0.01)
     with linked(hostile) as cache:
         cache._tier.first.set("k", "kept only while the link is heard")
-        thread = cache._core.link._thread
+        thread = cache._core.tracking._thread
         with caplog.at_level(logging.WARNING, "cachebox"):
             hostile.push(push)
             wait_until(lambda: len(hostile.links) > 1 and cache._tier.is_fresh)
         assert cache.get("k") is None
-        assert cache._core.link._thread is thread and thread.is_alive()
+        assert cache._core.tracking._thread is thread and thread.is_alive()
         assert len([record for record in caplog.records if "tracking link" in record.message]) == 1
         cache.barrier()
 
@@ -370,7 +370,7 @@ def test_a_senseless_answer_to_tracking_is_no_link(answer, hostile, monkeypatch)
     with DistributedCache(redis_port=hostile.port, timeout=0.5) as cache:
         assert cache.get("k") is None
         wait_until(lambda: len(hostile.links) > 2)
-        assert not cache._tier.is_fresh and not cache._tier.linked
+        assert not cache._tier.is_fresh and not cache._tier.is_tracked
         hostile.tracking = b"+OK\r\n"
         wait_until(lambda: cache._tier.is_fresh)
 
@@ -379,7 +379,7 @@ def test_a_server_that_goes_on_talking_nonsense_is_asked_once_in_a_while(hostile
     with linked(hostile) as cache:
         hostile.pong = b"+what\r\n"
         wait_until(lambda: len(hostile.links) >= 2)
-        assert len(hostile.links) <= 3 and cache._core.link._next_try
+        assert len(hostile.links) <= 3 and cache._core.tracking._next_try
 
 
 # --- leases -----------------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
     monkeypatch.setattr(links, "TROUBLE_PAUSE", 0.01)
     monkeypatch.setattr(threading, "excepthook", raising)
     with linked(hostile) as cache:
-        link = cache._core.link
+        link = cache._core.tracking
         holder = links if where == "pass_on" else link
         thread, good = link._thread, getattr(holder, where)
         raised = []
@@ -437,46 +437,46 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
 @must_end
 def test_a_link_whose_thread_ended_all_the_same_is_made_anew(hostile):
     with linked(hostile) as cache:
-        link = cache._core.link
-        link._told_to_end = True
-        link._say()
+        link = cache._core.tracking
+        link._is_ending = True
+        link._wake_up()
         link._thread.join()
-        link._told_to_end = False
+        link._is_ending = False
         assert not link._thread.is_alive()
         cache.barrier()
         assert link._thread.is_alive()
 
 
 def test_the_helper_goes_on_whatever_a_task_raises(caplog, monkeypatch):
-    from cachebox.distributed._net.background import Helper
+    from cachebox.distributed._net.background import Background
 
     monkeypatch.setattr(threading, "excepthook", raising)
-    helper, done = Helper(), threading.Event()
+    background, done = Background(), threading.Event()
 
     def bad(error):
         raise error
 
     with caplog.at_level(logging.ERROR, "cachebox"):
         for error in (MemoryError(), Broken(), SystemExit(), KeyboardInterrupt(), ZeroDivisionError()):
-            helper.schedule(0.0, lambda error=error: bad(error))
-        helper.schedule(0.0, done.set)
+            background.schedule(0.0, lambda error=error: bad(error))
+        background.schedule(0.0, done.set)
         assert done.wait(60)
     assert len(caplog.records) == 1  # once per change of state
-    helper.stop()
-    assert helper._thread is None or not helper._thread.is_alive()
+    background.stop()
+    assert background._thread is None or not background._thread.is_alive()
 
 
 def test_the_helper_asks_its_thread_whether_it_runs():
     from cachebox._platform.thread import Thread
-    from cachebox.distributed._net.background import Helper
+    from cachebox.distributed._net.background import Background
 
-    helper, done = Helper(), threading.Event()
-    helper._thread = Thread("cachebox-helper", lambda: None)
-    helper._thread.start()
-    helper._thread.join()
-    helper.schedule(0.0, done.set)
+    background, done = Background(), threading.Event()
+    background._thread = Thread("cachebox-background", lambda: None)
+    background._thread.start()
+    background._thread.join()
+    background.schedule(0.0, done.set)
     assert done.wait(60)
-    helper.stop()
+    background.stop()
 
 
 def test_a_lease_is_renewed_after_a_renewal_that_failed(hostile, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
-from cachebox.distributed._net.blocking_driver import Channel
+from cachebox.distributed._net.blocking_driver import Connection
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.replies import SHAPES, verify
 from cachebox.distributed._wire.resp import (
@@ -144,7 +144,7 @@ class Recording:
 def test_no_more_than_one_buffer_is_asked_for():
     sock = Recording(b"$999999999999999999\r\n", b"x", b"y" * 100)
     with pytest.raises(ConnectionResetError):
-        Channel(sock).receive(1, time.monotonic() + 60)
+        Connection(sock).receive(1, time.monotonic() + 60)
     assert sock.asked == [CHUNK, *[LARGEST_CHUNK] * 3]
 
 

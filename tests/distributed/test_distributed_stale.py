@@ -171,7 +171,7 @@ def test_jitter_only_ever_shortens(kind, server):
             assert all(450 < ttl <= 1000 for ttl in lifetimes) and max(lifetimes) - min(lifetimes) > 100
         cache.get_or_set("g", int, 1000), cache.touch("0", 1000)
         assert cache.ttl("g") <= 1000 and cache.ttl("0") <= 1000 and cache.ttl("w0") is None
-    for wrong in (-0.1, 1.1, float("nan"), "1", True, None):
+    for wrong in (-0.1, 1.1, float("nan"), "1", True):
         with pytest.raises((TypeError, ValueError), match="jitter"):
             DistributedCache(redis_port=1, jitter=wrong)
 

@@ -438,7 +438,7 @@ def with_garbage(then, threshold, call):
 
 def linked_tier():
     tier = Tier(Cache(10))
-    tier.link_is_up()
+    tier.tracking_began()
     return tier
 
 
@@ -447,11 +447,11 @@ INSIDE = {
     "takes fills": lambda tier, box: box.extend(tier.begin_fills(["j", "k"])),
     "begins a write": lambda tier, box: box.append(tier.begin_write(("k",))),
     "writes": lambda tier, box: tier.end_write(tier.begin_write(("k",)), ("k",)),
-    "hears": lambda tier, box: tier.heard_of("k"),
-    "hears of a tag": lambda tier, box: tier.heard_of_tag(0, "t"),
-    "wipes": lambda tier, box: tier.wipe(),
+    "hears": lambda tier, box: tier.on_invalidate("k"),
+    "hears of a tag": lambda tier, box: tier.on_tag(0, "t"),
+    "wipes": lambda tier, box: tier.clear(),
     "stores": lambda tier, box: tier.store(tier.begin_fill("k"), "inner", math.inf, ("t",)),
-    "loses the link": lambda tier, box: tier.link_is_lost(),
+    "loses the link": lambda tier, box: tier.tracking_lost(),
 }
 
 
@@ -460,8 +460,8 @@ def test_no_fill_is_lost_while_another_is_taken(inside):
     for threshold in range(1, 12):
         tier, box = linked_tier(), []
         fill = with_garbage(lambda: INSIDE[inside](tier, box), threshold, lambda: tier.begin_fill("k"))
-        tier.heard_of("k")
-        tier.heard_of("k")  # the first may be taken for what a write in there was about
+        tier.on_invalidate("k")
+        tier.on_invalidate("k")  # the first may be taken for what a write in there was about
         for one in [fill, *box]:
             if type(one) is type(fill) and one.key == "k":
                 assert not one.live
@@ -510,12 +510,12 @@ def test_finalizers_may_do_anything_to_the_tier(inside, outside):
     write = tier.begin_write(("k", "a"))
     fills = tier.begin_fills(["k", "b"])
     {
-        "heard": lambda: tier.heard_of("k"),
-        "tag": lambda: tier.heard_of_tag(0, "t"),
+        "heard": lambda: tier.on_invalidate("k"),
+        "tag": lambda: tier.on_tag(0, "t"),
         "write": lambda: tier.end_write(write, ("k", "a")),
-        "wipe": lambda: tier.wipe(),
-        "lost": lambda: (tier.link_is_lost(), tier.wipe(False)),
-        "up": lambda: tier.link_is_up(),
+        "wipe": lambda: tier.clear(),
+        "lost": lambda: (tier.tracking_lost(), tier.clear(False)),
+        "up": lambda: tier.tracking_began(),
     }[outside]()
     for fill in fills:
         tier.store(fill, "the old value", math.inf, ("t",))
@@ -525,6 +525,6 @@ def test_finalizers_may_do_anything_to_the_tier(inside, outside):
     tier.end_write(write)
     for one in box:
         tier.drop_write(one) if hasattr(one, "keys") else tier.end_fill(one)
-    tier.wipe(False)
+    tier.clear(False)
     box.clear()
     tier.first._check()

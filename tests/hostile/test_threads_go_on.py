@@ -380,7 +380,7 @@ def test_write_behind_finds_its_way_from_anywhere(reported, monkeypatch, where):
     behind.set_many({n: n for n in range(20)})
     wait_until(lambda: len(store.values) == 20)
     assert behind.flush() is True and MemoryError in reported
-    assert not behind._queue.flying and not behind._queue.pending and behind.close() is True
+    assert not behind._queue.in_flight and not behind._queue.pending and behind.close() is True
 
 
 @must_end
@@ -457,10 +457,10 @@ def test_who_waits_for_room_or_a_flush_is_served_by_a_new_thread(monkeypatch):
     behind.set("a", 1)
     wait_for(gate.entered)
     waiting, flushing = Started(behind.set, "b", 1), Started(behind.flush)
-    wait_until(lambda: behind._backlog.crowd == 1)
+    wait_until(lambda: behind._backlog.blocked_writers == 1)
     with behind._backlog._lock:
         behind._backlog.thread = Ended()        # as if it had; it sees that itself later
-        behind._backlog._put_back_what_flies()
+        behind._backlog._put_back_in_flight()
     store.fault = lambda call, keys: None
     waiting.result(), flushing.result()
     assert store.values["a"] == 1

@@ -395,3 +395,60 @@ def test_the_thread_of_a_loader_that_ends_without_its_load():
 
     Started(cache.get_or_set, "a", die).wait()
     assert cache.get_or_set("a", lambda: 1) == 1
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_the_end_of_a_refresh_leaves_a_newer_one_of_its_key_alone(nth, clock):
+    """The newer one begins while the older one takes itself out: a key may run any code when it is hashed."""
+    class Key:
+        hashed = None
+
+        def __hash__(self):
+            if self.hashed is not None:
+                self.hashed += 1
+                if self.hashed == nth:
+                    self.hashed = None
+                    newer.start()
+                    begun.wait(LIMIT)
+            return 1
+
+    async def load(key):
+        loads.append(key)
+        if len(loads) == 1:
+            return "value"
+        begun.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.001)
+        return "newer"
+
+    async def read(while_loading):
+        assert await cache.aget(key) == "value"
+        while while_loading and not go_on.is_set():
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+
+    key, loads = Key(), []
+    begun, go_on = threading.Event(), threading.Event()
+    newer = threading.Thread(target=lambda: asyncio.run(read(True)))
+    cache = Cache(loader=load, default_ttl=10, refresh_ahead=0.5, clock=clock)
+    older = asyncio.new_event_loop()
+    older.run_until_complete(read(False))
+    clock.now += 9
+    older.run_until_complete(read(False))       # the refresh has begun, and is left
+    (task,) = asyncio.all_tasks(older)
+    assert len(loads) == 2
+    begun.clear()
+    key.hashed = 0
+    task.get_coro().close()
+    key.hashed = None
+    if newer.ident is None:                     # it was hashed less often
+        newer.start()
+        assert begun.wait(LIMIT)
+    assert cache._refreshing(key) is not None and len(loads) == 3
+    older.run_until_complete(read(False))       # finds the refresh that is under way
+    assert len(loads) == 3
+    go_on.set()
+    newer.join(LIMIT)
+    task.cancel()
+    older.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    older.close()

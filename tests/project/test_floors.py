@@ -29,7 +29,7 @@ FLOORS = {
     "_calls": "_platform _engine _store _loading cache",
     "keys": "_calls",
     "decorators": "_platform _store _loading cache _calls",
-    "strategies": "_platform _loading _files cache",
+    "strategies": "_platform _files cache",
     "distributed.errors": "",
     "distributed.options": "",
     "distributed._wire": "_platform",

@@ -128,7 +128,7 @@ def test_a_sum_that_the_cache_could_not_be_told_is_not_served_from_it(own, kind)
         here.settle()
         assert store.values == {"a": 2, "b": 1} and here.get("a") == 2 and here.get_many(["a", "b"]) == {"a": 2, "b": 1}
         own.go_on()
-        wait_until(lambda: here.get("a") == 2 and not here._side.doubts, "the cache to hear of it")
+        wait_until(lambda: here.get("a") == 2 and not here._side.stale, "the cache to hear of it")
 
 
 @every_kind
@@ -281,7 +281,7 @@ def test_what_the_cache_could_not_be_told_is_not_served(own, kind):
 
         def told():
             assert [here.get(key, "none") for key in "abcd"] == [2, "none", 2, 2]
-            return not here._side.doubts
+            return not here._side.stale
 
         wait_until(told, "the cache to hear of it")
         other.barrier(10)

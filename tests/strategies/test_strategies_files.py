@@ -389,7 +389,7 @@ def test_a_write_that_the_disk_did_not_take_has_changed_nothing(path, monkeypatc
         with pytest.raises(OSError, match="Errno"):
             behind.delete("a")
     assert cache.peek("a") == "old" and behind.get("a") == "old" and behind.pending == 0
-    assert behind._backlog.setting == {} and behind._backlog._unsynced == {}
+    assert behind._backlog.unfinished == {} and behind._backlog._unsynced == {}
     shutil.copy(path, path.with_name("copy"))
     monkeypatch.undo()
     assert replayed(path.with_name("copy")) == {}       # not even a kill brings them back

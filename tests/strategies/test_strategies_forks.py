@@ -12,6 +12,7 @@ import pytest
 
 from cachebox import Cache, WriteBehind, WriteThrough
 from cachebox.strategies import AsyncWriteBehind, AsyncWriteThrough
+from cachebox.strategies.steps import run
 from in_threads import LIMIT, Started, must_end, wait_for
 from stores import BulkStore, Gate, MemoryStore
 
@@ -72,13 +73,13 @@ def test_a_key_that_another_thread_was_writing_can_be_written_in_the_child(store
             assert store.values["a"] == cache.peek("a") == "child"
             through.set_many({"a": 2, "b": 3})
             assert through.delete_many(["a", "b"]) == 2 and through.delete("a") is False
-            assert through._locks._turns == {}
+            assert through._locks._locks == {}
 
         in_child(body)
     finally:
         gate.open.set()
     writer.result(), waiting.result()
-    assert store.values["a"] == cache.peek("a") and through._locks._turns == {}
+    assert store.values["a"] == cache.peek("a") and through._locks._locks == {}
 
 
 @needs_fork
@@ -98,7 +99,7 @@ def test_a_store_that_forks_while_it_saves_goes_on_in_both(tmp_path):
     try:
         through.set("a", 1)
         Started(through.set, "a", 2).result()               # the first write has let its turn go
-        fine = store.values["a"] == cache.peek("a") == 2 and through._locks._turns == {}
+        fine = store.values["a"] == cache.peek("a") == 2 and through._locks._locks == {}
     finally:
         if children == [0]:
             os._exit(0 if fine else 1)
@@ -110,12 +111,12 @@ def test_a_store_that_forks_while_it_saves_goes_on_in_both(tmp_path):
 def test_locks_that_another_thread_held_at_the_fork_are_free_in_the_child():
     through = WriteThrough(Cache(), MemoryStore(a=1))
     behind = WriteBehind(Cache(), MemoryStore(a=1), max_delay=NEVER)
-    for lock in (through._side.doubts._lock, behind._side.doubts._lock, behind._backlog._lock):
+    for lock in (through._side.stale._lock, behind._side.stale._lock, behind._backlog._lock):
         release = held_by_a_thread(lock)
 
         def body():
-            through._side.forget(["a"])
-            behind._side.forget(["a"])
+            run(through._side.forget(["a"]))
+            run(behind._side.forget(["a"]))
             through.set("a", 2)
             behind.set("a", 2)
             assert behind.flush(5) and through.get("a") == behind.get("a") == behind.store.values["a"] == 2
@@ -313,7 +314,7 @@ def test_an_exception_while_keys_are_compared_leaves_no_lock_behind():
     gate.open.set()
     writer.result()
     through.set("a", 2)
-    assert through._locks._turns == {}
+    assert through._locks._locks == {}
 
 
 class Finalized:
@@ -366,7 +367,7 @@ def test_collections_may_write_through_the_key_that_is_being_written():
     assert next(written) > 1000
     assert through.cache.get("both", store.values["both"]) == store.values["both"]
     assert through.cache.get("gone", store.values.get("gone")) == store.values.get("gone")
-    assert not through._locks._turns
+    assert not through._locks._locks
 
 
 @must_end

@@ -18,6 +18,7 @@ from cachebox import MISSING, Cache, WriteBehind
 from cachebox.strategies import AsyncWriteBehind, SQLiteStore, delivering
 from cachebox.strategies.delivery import PROBES, Delivery
 from cachebox.strategies.store import Store
+from cachebox.strategies.until import Until
 from cachebox.strategies.write_queue import Write, WriteQueue
 from in_threads import Started, must_end, run_all, wait_for, wait_until
 from stores import BulkStore, Gate, MemoryStore
@@ -83,7 +84,7 @@ def test_a_store_that_seems_down_is_not_asked_for_every_write():
     switch = store.fault = Switch()
     writes = [Write(n, n, n + 1, 0.0, 0) for n in range(100)]
     settled = []
-    delivery = Delivery(Store(store, "sync"), settled.extend)
+    delivery = Delivery(Store(store, False), settled.extend)
     assert {failed.write for failed in delivery.deliver(writes)} == set(writes) and len(store.calls) == 1 + PROBES
     tried = set()
     for n in range(1000):
@@ -190,7 +191,7 @@ def test_a_full_queue_waits_for_the_end_of_the_outage(store, quick):
         for n in range(3):
             behind.set(n, n)
         waiting = [Started(behind.set, n, n) for n in range(3, 8)]
-        wait_until(lambda: behind._backlog.crowd == 5)
+        wait_until(lambda: behind._backlog.blocked_writers == 5)
         behind.set(1, "newer")                  # which takes no more room
         switch.is_on = False
         for one in waiting:
@@ -555,7 +556,7 @@ def test_asyncio_what_was_pending_when_its_loop_ended_is_delivered_in_the_next(q
         await behind.set("b", 1)
 
     asyncio.run(begin())
-    wait_until(lambda: behind._behind._backlog._down.is_on)
+    wait_until(lambda: behind._backlog._down.is_on)
     rows.fault.is_on = False
 
     async def go_on():
@@ -598,7 +599,7 @@ def test_asyncio_who_is_cancelled_leaves_no_thread_behind_that_waits(quick):
         for wait in (behind.flush, lambda: behind.set("b", 1)):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(wait(), 0.05)
-        assert behind._behind._backlog.setting == {}
+        assert behind._backlog.unfinished == {}
         behind.store.fault.is_on = False
         assert await behind.close() is True and behind.store.values == {"a": 1}
         abandoned = AsyncWriteBehind(Cache(), Rows(), exit_timeout=0.0, **quick)
@@ -609,7 +610,7 @@ def test_asyncio_who_is_cancelled_leaves_no_thread_behind_that_waits(quick):
 
     abandoned = asyncio.run(main())             # which waits for its threads
     assert abandoned.pending == 1
-    abandoned._behind.close(0)
+    abandoned._backlog.close(Until(0))
 
 
 @must_end
@@ -679,12 +680,27 @@ def test_asyncio_a_cancelled_write_never_comes_after_a_later_one(tmp_path, monke
 
 # --- the queue by itself ----------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize("failed_before", [False, True])
+def test_a_write_that_was_taken_by_halves_goes_out_again(failed_before):
+    """An exception has come between the two changes by which a write begins to fly."""
+    queue = WriteQueue(10, 5.0, 100)
+    write = queue.accept("a", 1, 0.0, 0)
+    if failed_before:
+        queue.take(5.0)
+        queue.put_back(write, 6.0)
+    queue.in_flight["a"] = write
+    for _ in range(2):                          # the second time after another exception
+        queue.put_back(write, 7.0)
+    assert not queue.in_flight and queue.due(6.0, False) == 1.0
+    assert queue.take(7.0) == [write] and not queue.pending and queue.due(8.0, True) == float("inf")
+
+
 def test_a_write_that_failed_waits_for_its_time_and_others_do_not():
     queue = WriteQueue(10, 5.0, 100)
     for key in "abc":
         queue.accept(key, 1, 0.0, 0)
     assert queue.due(0.0, False) == 5.0 and [write.key for write in queue.take(5.0)] == ["a", "b", "c"]
-    a, b, c = queue.flying.values()
+    a, b, c = queue.in_flight.values()
     queue.put_back(a, 9.0)
     queue.put_back(b, 7.0)
     queue.settle(c, True)

@@ -121,7 +121,7 @@ def test_a_full_queue_blocks_until_there_is_room(store):
     wait_for(gate.entered)
     behind.set("c", 1)
     blocked = [Started(behind.set, key, 1) for key in "defg"]
-    wait_until(lambda: behind._backlog.crowd == 4)
+    wait_until(lambda: behind._backlog.blocked_writers == 4)
     assert behind.pending == 2
     gate.open.set()
     for writer in blocked:
@@ -135,7 +135,7 @@ def test_closing_wakes_those_who_wait_for_room(store):
     behind = WriteBehind(Cache(), store, max_queue=1)
     behind.set("b", 1)
     blocked = Started(behind.set, "c", 1)
-    wait_until(lambda: behind._backlog.crowd == 1)
+    wait_until(lambda: behind._backlog.blocked_writers == 1)
     closing = Started(behind.close)
     with pytest.raises(RuntimeError, match="closed"):
         blocked.result()
@@ -286,7 +286,7 @@ def test_concurrent_writers_end_with_store_and_cache_agreeing(store):
     assert behind.flush()
     assert all(store.values.get(key) == value for key, value in dict(cache).items())
     assert all(behind.get(key) == store.values.get(key) for key in "abcdefgh")
-    assert behind._backlog.setting == {} and behind.close()
+    assert behind._backlog.unfinished == {} and behind.close()
 
 
 @must_end
@@ -359,7 +359,7 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
         for write in writes:
             queue.settle(write, True)
 
-    delivery = Delivery(Store(store, "sync"), settled)
+    delivery = Delivery(Store(store, False), settled)
 
     def deliver():
         """A round, and the store recovers."""
@@ -375,7 +375,7 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
                 accepted.setdefault(key, []).append(value)
                 model[key] = value
             else:
-                assert len(queue.pending) + len(queue.flying) == 4 and key not in queue.pending
+                assert len(queue.pending) + len(queue.in_flight) == 4 and key not in queue.pending
         elif call == "tick":
             now += value
         else:
@@ -385,7 +385,7 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
                 store.fault = lambda call, keys: down(call, keys) if keys[-1] in "abc" else None
             if queue.due(now, False) <= 0:
                 deliver()
-        assert len(queue.pending) + len(queue.flying) <= 4
+        assert len(queue.pending) + len(queue.in_flight) <= 4
         for key in model:                       # a reader sees the newest, wherever it is
             write = queue.find(key)
             newest = write.value if write is not None else store.values.get(key, MISSING)
@@ -451,7 +451,7 @@ def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store)
                 behind.set((i, n % 4), n)
 
         writers = [Started(write, i) for i in range(3)]
-        wait_until(lambda: behind._backlog.crowd >= 2 and entered, "writers to wait for room")
+        wait_until(lambda: behind._backlog.blocked_writers >= 2 and entered, "writers to wait for room")
         while any(writer.thread.is_alive() for writer in writers):
             so_far = len(entered)
             assert behind.pending <= 5 and behind.get("a") == 1
@@ -692,7 +692,7 @@ def test_a_set_that_is_cancelled_while_it_waits_for_room_leaves_no_trace():
         async with AsyncWriteBehind(cache, store, max_delay=0, max_queue=1) as behind:
             await behind.set("a", 1)
             waiting = asyncio.ensure_future(behind.set("b", 2))
-            await asyncio.to_thread(wait_until, lambda: behind._behind._backlog.crowd == 1)
+            await asyncio.to_thread(wait_until, lambda: behind._backlog.blocked_writers == 1)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import strategies as st
 
 from cachebox import Cache, WriteBehind, WriteThrough
 from cachebox.strategies import AsyncWriteBehind, AsyncWriteThrough
-from cachebox.strategies.cache_side import Doubts
-from cachebox.strategies.store import awaited
+from cachebox.strategies.cache_side import StaleKeys
 from in_threads import Started, must_end, run_all, wait_for
 from stores import BulkStore, Gate, MemoryStore
+
+
+async def awaited(result):
+    return await result if inspect.isawaitable(result) else result
 
 
 @pytest.fixture(params=[MemoryStore, BulkStore])
@@ -164,7 +168,7 @@ def test_concurrent_writers_end_with_store_and_cache_agreeing(store):
 
     run_all(*[lambda n=n: work(n) for n in range(8)])
     assert {key: cache.peek(key) for key in cache} == {key: store.values[key] for key in cache}
-    assert through._locks._turns == {}
+    assert through._locks._locks == {}
 
 
 def test_a_store_may_use_the_strategy_that_calls_it(store):
@@ -177,7 +181,7 @@ def test_a_store_may_use_the_strategy_that_calls_it(store):
 
     store.fault = come_back
     through.set("a", 7)
-    assert store.values == dict(cache) == {"a": 7, "b": 5} and through._locks._turns == {}
+    assert store.values == dict(cache) == {"a": 7, "b": 5} and through._locks._locks == {}
     store.fault = come_back
     assert through.get("y", "none") == "none" and store.values["a"] == cache["a"] == 6
 
@@ -293,7 +297,7 @@ def test_the_asyncio_form_keeps_the_same_promises():
         store.error = None
         assert await through.delete("b") is True and await through.delete("b") is False
         await asyncio.gather(*[through.set("a", n) for n in range(20)])
-        assert cache.peek("a") == store.values["a"] and through._locks._turns == {}
+        assert cache.peek("a") == store.values["a"] and through._locks._locks == {}
         cache.delete("a")
         reader = asyncio.ensure_future(through.get("a"))
         await asyncio.sleep(0)
@@ -319,7 +323,7 @@ def test_who_is_cancelled_takes_nobody_along():
             type(None)
         ]
         assert store.calls == 1 and store.values["b"] == cache["b"] == 2
-        assert through._locks._turns == {} and through._loads == {}
+        assert through._locks._locks == {}
 
     asyncio.run(main())
 
@@ -382,7 +386,7 @@ def test_what_a_failing_cache_was_not_told_is_not_served(store, write, strategy)
     assert cache.peek("a") == 1 and (through.get("a"), through.get("b")) == (known.get("a"), known.get("b"))
     cache.down = False
     assert through.get("a") == known.get("a") and cache.peek("a") == known.get("a")
-    assert not through._side.doubts and through.get("b") == known.get("b") == cache.peek("b")
+    assert not through._side.stale and through.get("b") == known.get("b") == cache.peek("b")
 
 
 def test_the_next_write_that_succeeds_puts_older_ones_right(store):
@@ -397,8 +401,8 @@ def test_the_next_write_that_succeeds_puts_older_ones_right(store):
     assert dict(cache) == {"a": 3} and through.get("b") == 2
 
 
-def test_doubts_are_bounded(store, monkeypatch):
-    monkeypatch.setattr("cachebox.strategies.cache_side.MOST_DOUBTS", 3)
+def test_stale_keys_are_bounded(store, monkeypatch):
+    monkeypatch.setattr("cachebox.strategies.cache_side.MOST_STALE", 3)
     cache = Unreliable()
     through = WriteThrough(cache, store)
     through.set_many(dict.fromkeys(range(5), 1))
@@ -406,21 +410,21 @@ def test_doubts_are_bounded(store, monkeypatch):
     for n in range(4):
         with pytest.raises(ConnectionError):
             through.set(n, 2)
-    assert len(through._side.doubts.keys) == 0 and 4 in through._side.doubts    # all are doubted now
+    assert len(through._side.stale.keys) == 0 and 4 in through._side.stale    # all are stale now
     cache.down = False
-    assert [through.get(n) for n in range(5)] == [2, 2, 2, 2, 1] and not through._side.doubts
+    assert [through.get(n) for n in range(5)] == [2, 2, 2, 2, 1] and not through._side.stale
     assert dict(cache) == {0: 2, 1: 2, 2: 2, 3: 2, 4: 1}
 
 
-def test_a_doubt_that_came_while_older_ones_were_settled_stays():
-    doubts = Doubts(True)
-    doubts.add(["a", "b"])
-    seen = doubts.seen()
-    doubts.add(["a"])
-    doubts.settle(seen)
-    assert "a" in doubts and "b" not in doubts
-    doubts.remove(["a"])
-    assert not doubts
+def test_a_key_that_became_stale_while_older_ones_were_settled_stays():
+    stale = StaleKeys(True)
+    stale.add(["a", "b"])
+    seen = stale.seen()
+    stale.add(["a"])
+    stale.settle(seen)
+    assert "a" in stale and "b" not in stale
+    stale.remove(["a"])
+    assert not stale
 
 
 @pytest.mark.parametrize("strategy", [WriteThrough, WriteBehind, AsyncWriteThrough, AsyncWriteBehind])

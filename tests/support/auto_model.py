@@ -142,7 +142,7 @@ class Shadow:
         self.gone = []                              # hashes that no lane holds, oldest first
         self.slots = []                             # of the records, for ageing: a hash, or None
         self.free = []
-        self.lanes = [Parts() for _ in MODES]
+        self.by_loop = [Parts() for _ in MODES]
         self.clock = self.misses = self.debt = self.unscored = 0
         self.hand = 1
         self.left = 64 * self.size
@@ -172,7 +172,7 @@ class Shadow:
         record = self.records[h] if known else self.new_record(h)
         if h in self.gone:
             self.gone.remove(h)
-        hit = [lane.place(h) is not None for lane in self.lanes]
+        hit = [lane.place(h) is not None for lane in self.by_loop]
         for mode in MODES:
             if hit[mode]:
                 self.hit(mode, record)
@@ -206,13 +206,13 @@ class Shadow:
         if h in self.records:
             if h in self.gone:
                 self.gone.remove(h)
-            for lane in self.lanes:
+            for lane in self.by_loop:
                 if lane.place(h) is not None:
                     lane.pull(h)
             self.drop(h)
 
     def hit(self, mode, record):
-        lane, h = self.lanes[mode], record.hash
+        lane, h = self.by_loop[mode], record.hash
         tail = lane.main_tail()
         if mode == S3:
             record.hits = min(record.hits + 1, 3)
@@ -227,7 +227,7 @@ class Shadow:
             lane.move(h, WINDOW)
 
     def miss(self, mode, record, known):
-        lane, h = self.lanes[mode], record.hash
+        lane, h = self.by_loop[mode], record.hash
         window = window_of(mode, self.size)
         main = self.size - window
         self.misses += mode == S3
@@ -245,7 +245,7 @@ class Shadow:
 
     def evict(self, lane, h):
         lane.pull(h)
-        if all(other.place(h) is None for other in self.lanes):
+        if all(other.place(h) is None for other in self.by_loop):
             self.gone.append(h)
 
     def victim(self, mode, lane, window):
@@ -307,9 +307,9 @@ class Shadow:
                 needed += 0.005 * (self.total / self.unit)
                 wider = window_of(i, self.size) - window_of(now, self.size)
                 if wider > 0:
-                    lane = self.lanes[now]
+                    lane = self.by_loop[now]
                     main = lane.lists[PROBATION] + lane.lists[PROTECTED]
-                    needed += 0.25 * min(wider, sum(self.lanes[i].place(h) is None for h in main))
+                    needed += 0.25 * min(wider, sum(self.by_loop[i].place(h) is None for h in main))
                 if ahead > needed and ahead > most:
                     chosen, most = i, ahead
         if chosen != now:

@@ -167,14 +167,24 @@ cdef class Refresh:
         if flight is not None:
             flight.state = LANDED
         release(self.store.lock)
-        if self.store.refreshes is not None and self.store.refreshes.get(self.key) is self:
-            self.store.refreshes.pop(self.key, None)
-        self.task = None
-        if flight is not None and flight.course is not None:
-            flight.course.over = True
-            flight.__exit__()
-        wake_all(flight)
-        self.store.finish(&op)
+        try:
+            if self.store.refreshes is not None:
+                take_out(self.store.refreshes, self)
+        finally:
+            self.task = None
+            if flight is not None and flight.course is not None:
+                flight.course.over = True
+                flight.__exit__()
+            wake_all(flight)
+            self.store.finish(&op)
+
+
+cdef int take_out(dict refreshes, Refresh refresh) except -1:
+    """Remove a refresh from those under way, but no newer one of its key, which may come at any moment."""
+    other = refreshes.pop(refresh.key, refresh)
+    if other is not refresh:
+        refreshes.setdefault(refresh.key, other)
+    return 0
 
 
 cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
@@ -298,7 +308,7 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bin
             break
         if known.forks == forks and (known.goes_on is None or known.goes_on()):
             return None
-        store.refreshes.pop(key, None)          # of the process that forked, or of a loop that has ended: it never ends
+        take_out(store.refreshes, known)        # of the process that forked, or of a loop that has ended: it never ends
     start(&op)
     try:
         now = store.now(0.0)

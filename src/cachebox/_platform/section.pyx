@@ -28,7 +28,7 @@ cdef class Section:
         sections += 1
         return True
 
-    def __exit__(self, *raised):
+    def __exit__(self, kind, error, traceback):
         global sections
         self.give()
         sections -= 1
@@ -43,7 +43,7 @@ cdef class Section:
 
     def release(self):
         """As `threading.RLock` has it."""
-        self.__exit__()
+        self.__exit__(None, None, None)
 
     def condition(self):
         """A `threading.Condition` of this section."""

@@ -6,6 +6,6 @@ cdef bint is_monotonic(object clock)
 cdef int check_callables(dict options) except -1
 cdef double bound_on_weight(object max_weight, object weigher) except -1.0
 cdef object bound_on_bytes(dict options)
-cdef double jitter_of(object given) except -1.0
+cpdef double jitter_of(object given) except -1.0
 cdef object copier_of(object isolate)
-cdef str checked_name(object name)
+cpdef str checked_name(object name)

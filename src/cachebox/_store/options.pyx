@@ -68,7 +68,7 @@ cdef object bound_on_bytes(dict options):
     return bytes_of(given, "max_bytes")
 
 
-cdef double jitter_of(object given) except -1.0:
+cpdef double jitter_of(object given) except -1.0:
     """The share by which lifetimes may be shortened."""
     cdef double share
     if given is None:
@@ -95,7 +95,7 @@ cdef object copier_of(object isolate):
     return isolate
 
 
-cdef str checked_name(object name):
+cpdef str checked_name(object name):
     """What a cache is called."""
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str or None, not {type(name).__name__}")

@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import Any
 
 from cachebox._calls.naming import SharedNames
+from cachebox._loading.loader import check_refreshing
 from cachebox._platform.byte_sizes import bytes_of
 from cachebox._platform.registry import register
-from cachebox._store.options import refuse_unknown
+from cachebox._store.options import checked_name, jitter_of, refuse_unknown
 from cachebox.cache import Cache
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._net.asyncio_driver import Async
@@ -20,15 +21,15 @@ from cachebox.distributed._net.clients import from_client
 from cachebox.distributed._net.servers import Servers
 from cachebox.distributed._net.topology import Topology
 from cachebox.distributed._net.urls import from_url
-from cachebox.distributed._ops.namespace import Whole
+from cachebox.distributed._ops.namespace import Namespace
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.refresh import Refreshing
 from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed._wire.codec import Codec
-from cachebox.distributed.options import Seconds, at_most_one, checked_int, checked_key, seconds_of, share_of
+from cachebox.distributed.options import Seconds, checked_int, checked_key, seconds_of
 from cachebox.distributed.stats import DistributedStats
 
-_living: weakref.WeakSet[Common] = weakref.WeakSet()
+_living: weakref.WeakSet[CacheBase] = weakref.WeakSet()
 FOREIGN_OPTIONS = {                 # what others call them
     "host": "redis_host", "port": "redis_port", "db": "redis_db", "maxsize": "max_size", "size": "max_size",
     "ttl": "default_ttl", "expire": "default_ttl", "prefix": "namespace", "key_prefix": "namespace", "redis": "client",
@@ -36,7 +37,7 @@ FOREIGN_OPTIONS = {                 # what others call them
 }
 
 
-class Common:
+class CacheBase:
     """A cache that is made of a core and a driver. Its subclasses have the operations."""
 
     _driver: Blocking | Async
@@ -99,18 +100,15 @@ class Common:
         seconds = seconds_of(timeout, "timeout", infinite=False)
         if max_staleness is None:
             raise TypeError("max_staleness must be a number of seconds, not None")
-        share = share_of(refresh_ahead, "refresh_ahead")
+        check_refreshing({"refresh_ahead": refresh_ahead})
         limit = bytes_of(size_limit, "size_limit")
         if durability not in ("process", "machine"):
             raise ValueError(f'durability must be "process" or "machine", not {durability!r}')
         has_folder = isinstance(url, str) and url.lower().startswith(("file:", "memory:"))
         if not has_folder and (size_limit, durability) != ("1GB", "process"):
             raise ValueError("size_limit and durability are for url=\"file:///...\": a server has its own")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a str or None, not {type(name).__name__}")
-        if name == "":
-            raise ValueError("name must not be empty")
-        shortens = at_most_one(jitter, "jitter")
+        name = checked_name(name)
+        shortens = jitter_of(jitter)
         stale = 0.0 if stale_ttl is None else seconds_of(stale_ttl, "stale_ttl", infinite=False)
         first: Cache[str, Any] = Cache(max_size, policy=policy, clock=clock)
         codec = Codec(serializer, secret, namespace, compress)
@@ -143,9 +141,9 @@ class Common:
 
             self._core.fast_path = FolderFastPath(self._core)
         self._loader = Loader(self._core)
-        if share is not None or stale:
-            self._loader.refreshing = Refreshing(self._core, self._loader, share or 0.0)
-        self._whole = Whole(self._core)
+        if refresh_ahead is not None or stale:
+            self._loader.refreshing = Refreshing(self._core, self._loader, float(refresh_ahead or 0.0))
+        self._of_all = Namespace(self._core)
         self._names = SharedNames()
         self._stats = DistributedStats(self._core)
         self._default_ttl = default_ttl
@@ -227,8 +225,8 @@ class Common:
         self._loader.renew()
 
 
-OPTIONS = Common.__init__.__code__.co_varnames[1:Common.__init__.__code__.co_argcount] + tuple(
-    Common.__init__.__kwdefaults__ or ()
+OPTIONS = CacheBase.__init__.__code__.co_varnames[1:CacheBase.__init__.__code__.co_argcount] + tuple(
+    CacheBase.__init__.__kwdefaults__ or ()
 )
 
 

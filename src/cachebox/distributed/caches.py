@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from cachebox._loading.warming import Warmed
 from cachebox.cache import MISSING
-from cachebox.distributed._near.hits import BlockingFront, Front, with_own_get
+from cachebox.distributed._near.hits import BlockingNearCacheBase, NearCacheBase, with_own_get
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._ops.warming import Warming
-from cachebox.distributed.base import Common
+from cachebox.distributed.base import CacheBase
 from cachebox.distributed.functions import AsyncDistributedFunction, DistributedFunction, decorated
 from cachebox.distributed.options import Seconds
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @with_own_get
-class DistributedCache(Common, BlockingFront):
+class DistributedCache(CacheBase, BlockingNearCacheBase):
     """A cache in two tiers: a `Cache` in the process, and Redis, Valkey or a folder behind it, that processes share.
 
     Args:
@@ -191,11 +191,11 @@ class DistributedCache(Common, BlockingFront):
 
         The server's memory is given back in the background, within seconds.
         """
-        self._driver.run(self._whole.clear())
+        self._driver.run(self._of_all.clear())
 
     def invalidate_tag(self, tag: str) -> int:
         """Remove all entries with a tag, for everybody; returns how many the first tier here held. O(1)."""
-        return self._driver.run(self._whole.invalidate_tag(tag))
+        return self._driver.run(self._of_all.invalidate_tag(tag))
 
     def invalidate_prefix(self, prefix: str, timeout: Seconds | None = None) -> int:
         """Remove all entries whose key begins so; returns how many. The server's names are scanned, page by page: O(n).
@@ -206,14 +206,14 @@ class DistributedCache(Common, BlockingFront):
 
         Raises `BackendUnavailable` where that was too short; what was removed before stays removed.
         """
-        return self._driver.run(self._whole.invalidate_prefix(prefix, timeout))
+        return self._driver.run(self._of_all.invalidate_prefix(prefix, timeout))
 
     def invalidate_glob(self, pattern: str, timeout: Seconds | None = None) -> int:
         """Remove all entries whose key matches a pattern with ``*``, ``?``, ``[a-z]``, ``[!a-z]``; returns how many.
 
         As `invalidate_prefix`; the server sends only names that begin with what comes before the first wildcard.
         """
-        return self._driver.run(self._whole.invalidate_glob(pattern, timeout))
+        return self._driver.run(self._of_all.invalidate_glob(pattern, timeout))
 
     def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Seconds | None = None) -> int:
         """Remove all entries for which ``predicate(key, value)`` is true; returns how many. O(n): all values travel.
@@ -223,7 +223,7 @@ class DistributedCache(Common, BlockingFront):
                 removed or not as it was when it was looked at.
             timeout: seconds for talking to the server; None: the cache's.
         """
-        return self._driver.run(self._whole.invalidate_where(predicate, timeout))
+        return self._driver.run(self._of_all.invalidate_where(predicate, timeout))
 
     def warm(
         self,
@@ -283,7 +283,7 @@ class DistributedCache(Common, BlockingFront):
         return wrapper
 
 
-class AsyncDistributedCache(Common, Front):
+class AsyncDistributedCache(CacheBase, NearCacheBase):
     """`DistributedCache` for asyncio: the same arguments, and the same methods to await.
 
     ``await cache.contains(key)`` stands for ``key in cache``. Factories may be plain or ``async``. One cache serves
@@ -375,23 +375,23 @@ class AsyncDistributedCache(Common, Front):
 
     async def clear(self) -> None:
         """Remove all entries of this namespace, for everybody."""
-        await self._driver.run(self._whole.clear())
+        await self._driver.run(self._of_all.clear())
 
     async def invalidate_tag(self, tag: str) -> int:
         """Remove all entries with a tag, for everybody; returns how many of them left this process's first tier."""
-        return await self._driver.run(self._whole.invalidate_tag(tag))
+        return await self._driver.run(self._of_all.invalidate_tag(tag))
 
     async def invalidate_prefix(self, prefix: str, timeout: Seconds | None = None) -> int:
         """Remove all entries whose key begins so; returns how many. `timeout`: seconds for the whole of it."""
-        return await self._driver.run(self._whole.invalidate_prefix(prefix, timeout))
+        return await self._driver.run(self._of_all.invalidate_prefix(prefix, timeout))
 
     async def invalidate_glob(self, pattern: str, timeout: Seconds | None = None) -> int:
         """Remove all entries whose key matches a pattern; returns how many. `timeout`: seconds for the whole of it."""
-        return await self._driver.run(self._whole.invalidate_glob(pattern, timeout))
+        return await self._driver.run(self._of_all.invalidate_glob(pattern, timeout))
 
     async def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Seconds | None = None) -> int:
         """Remove all entries for which ``predicate(key, value)`` is true; returns how many."""
-        return await self._driver.run(self._whole.invalidate_where(predicate, timeout))
+        return await self._driver.run(self._of_all.invalidate_where(predicate, timeout))
 
     async def warm(
         self,

@@ -306,9 +306,9 @@ class DistributedFunction:
 
     def _forget_results(self, timeout: Seconds | None) -> Any:
         if self._own_tag is not None:
-            yield from self._cache._whole.invalidate_tag(self._own_tag)
+            yield from self._cache._of_all.invalidate_tag(self._own_tag)
         else:
-            yield from self._cache._whole.invalidate_prefix(self._name + "(", timeout)
+            yield from self._cache._of_all.invalidate_prefix(self._name + "(", timeout)
 
     @control
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:

@@ -41,36 +41,6 @@ def number_of(given: Any, name: str, wanted: str) -> float:
         raise TypeError(f"{name} must be {wanted}; {type(given).__name__} is none: {error}") from error
 
 
-def share_of(given: Any, name: str) -> float | None:
-    """A share between 0 and 1, or None. ValueError or TypeError where it makes no sense.
-
-    >>> share_of(0.2, "refresh_ahead")
-    0.2
-    """
-    if given is None:
-        return None
-    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-        raise TypeError(f"{name} must be a number or None, not {type(given).__name__}")
-    share = number_of(given, name, "a number or None")
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"{name} must be greater than 0 and less than 1, not {given!r}")
-    return share
-
-
-def at_most_one(given: Any, name: str) -> float:
-    """A number from 0 to 1. ValueError or TypeError where it is none.
-
-    >>> at_most_one(1, "jitter")
-    1.0
-    """
-    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-        raise TypeError(f"{name} must be a number from 0 to 1, not {type(given).__name__}")
-    number = number_of(given, name, "a number from 0 to 1")
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name} must be a number from 0 to 1, not {given!r}")
-    return number
-
-
 def milliseconds(seconds: float) -> bytes:
     """A lifetime as the scripts take it: nothing for ever.
 

@@ -190,7 +190,7 @@ class DistributedStats(_Counted):
     @property
     def link(self) -> str:
         """Whether changes are heard of: "up", "down", "refused" (by a server that does not track them), or "off"."""
-        link = self._core.link
+        link = self._core.tracking
         if self._core.topology.is_exact:
             return "up"
         return "off" if link is None else link.state

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
+from inspect import isawaitable
 from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
-from cachebox.cache import MISSING
-from cachebox.strategies.async_write_through import AsyncWriteThrough
-from cachebox.strategies.cache_methods import UNKNOWN
-from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import QueueFull
-from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.methods import AwaitedMethods
+from cachebox.strategies.steps import run_awaited
+from cachebox.strategies.store import Store
 from cachebox.strategies.until import Until
 from cachebox.strategies.watches import Watch
-from cachebox.strategies.write_behind import WriteBehind
+from cachebox.strategies.write_behind import WritingBehind
 
 LOOKS_EVERY = 1.0
 """Seconds after which a thread that waits for an event loop looks whether that still runs."""
 
 
-class AsyncWriteBehind(AsyncWriteThrough):
+class AsyncWriteBehind(WritingBehind, AwaitedMethods):
     """`WriteBehind` with methods to await, for one event loop.
 
     Args:
@@ -40,120 +38,36 @@ class AsyncWriteBehind(AsyncWriteThrough):
     or the journal is opened again.
     """
 
-    def __init__(self, cache: Any, store: Any, *, on_full: str = "block", **options: Any) -> None:
-        super().__init__(cache, store)
-        if on_full not in ("block", "raise"):
-            raise ValueError(f"on_full must be one of 'block', 'raise', not {on_full!r}")
-        self._waits = on_full == "block"
-        self._slow = options.get("durability") == "power"
+    def _delivered_to(self) -> Store:
         self._in_loop = _StoreInLoop(self._store)
-        self._behind = WriteBehind(cache, self._in_loop, on_full="raise", **options)
-        self._side.doubts = self._behind._side.doubts   # of what the journal replayed
-        self._watches = self._behind._watches
+        return Store(self._in_loop, False)
 
-    async def get(self, key: Any, default: Any = None) -> Any:
-        """The newest value that was accepted, from the queue or the cache, else from the store; else `default`."""
-        value = self._pending(key)
-        if value is not UNKNOWN:
-            return default if value is MISSING else value
-        if key in self._behind._backlog.setting:        # in the store by now perhaps, but not yet in the cache
-            return await self._get_past(key, default)
-        return await super().get(key, default)
-
-    def _pending(self, key: Any) -> Any:
-        return self._behind._pending(key)
-
-    async def _is_late(self, key: Any) -> bool:
-        return key in self._behind._backlog.setting or await self._side.doubted(key)
-
-    async def _ask_store(self, key: Any) -> Any:
-        write = self._behind._queue.find(key)   # it may have been accepted, and evicted, since `get` looked
-        if write is None:
-            try:
-                value = await super()._ask_store(key)
-            except KeyError:
-                value = MISSING
-            write = self._behind._queue.find(key)
-        if write is not None:
-            value = write.value
-        if value is MISSING:
-            raise KeyError(key)
-        return value
-
-    async def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
-        """Accept a value for the store, and set it in the cache."""
-        check_entry(self.cache, key, value, ttl, tags)
-        self._behind._check_value(key, value)
-        async with self._accepted() as numbers:
-            await self._accept(key, value, numbers)
-            await self._side.set(key, value, ttl, tags)
-
-    async def delete(self, key: Any) -> bool:
-        """Accept the delete of a key for the store, and delete it from the cache. True where one of the cache and the
-        queue had a value."""
-        check_key(self.cache, key)
-        self._store.delete                      # noqa: B018  # raises where there is none
-        write = self._behind._queue.find(key)
-        had = write is not None and write.value is not MISSING
-        async with self._accepted() as numbers:
-            await self._accept(key, MISSING, numbers)
-            return await self._side.delete(key) or had
-
-    async def set_many(self, mapping: Any, ttl: Any = None, *, tags: Any = ()) -> None:
-        """`set` for every item of a mapping, after all of them have been checked."""
-        items = checked_items(self.cache, mapping, ttl, tags)
-        for key, value in items.items():
-            self._behind._check_value(key, value)
-        self._behind._backlog.check_open()
-        failure = None
-        async with self._accepted() as numbers:
-            try:
-                for key, value in items.items():
-                    await self._accept(key, value, numbers)
-            except BaseException as error:      # those that there was room for are accepted
-                failure = error
-            if numbers:
-                await self._side.set_many({key: items[key] for key in numbers}, ttl, tags)
-        if failure is not None:
-            raise failure
-
-    async def delete_many(self, keys: Any) -> int:
-        """`delete` for every key. Returns how many of them had a value in the cache or in the queue."""
-        doomed = checked_keys(self.cache, keys)
-        self._behind._backlog.check_open()
-        return sum([await self.delete(key) for key in doomed])
-
-    async def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Any]) -> None:
+    async def _accept(self, key: Any, value: Any, numbers: dict[Any, int], watch: Watch | None = None) -> None:
+        self._in_loop.attach()
+        backlog = self._backlog
         while True:
-            if self._slow:
-                await asyncio.to_thread(self._behind._backlog.wait_until_settled_in, key)
-            with self._watches.over((key,)) as watch:
-                value = change(await self._newest(key))
-                if value is MISSING:
-                    return
-                async with self._accepted() as numbers:
-                    await self._accept(key, value, numbers, watch)
-                    if numbers:
-                        await tell(value)
-                        return
+            try:
+                if self._journal is None or not self._journal.waits_for_disk:
+                    return backlog.accept(key, value, numbers, watch)
+                return await _to_the_end(backlog.accept, key, value, numbers, watch)
+            except QueueFull:
+                if not self._waits:
+                    raise
+            await self._wait(backlog.wait_until_there_is_room, None, key)
 
-    async def _save_unless_written(self, watch: Watch, key: Any, value: Any, ttl: Any, tags: Any) -> None:
-        check_entry(self.cache, key, value, ttl, tags)
-        self._behind._check_value(key, value)
-        async with self._accepted() as numbers:
-            await self._accept(key, value, numbers, watch)
-            if numbers:
-                await self._side.set(key, value, ttl, tags)
+    async def _settled_in(self, key: Any) -> None:
+        if self._journal is not None and self._journal.waits_for_disk:
+            await asyncio.to_thread(self._backlog.wait_until_settled_in, key)
 
     async def flush(self, timeout: float | timedelta | None = None) -> bool:
         """See `WriteBehind.flush`."""
         self._in_loop.attach()
-        return bool(await self._wait(self._behind._backlog.flush, timeout))
+        return bool(await self._wait(self._backlog.flush, timeout))
 
     async def close(self, timeout: float | timedelta | None = None) -> bool:
         """See `WriteBehind.close`."""
         self._in_loop.attach()
-        return bool(await self._wait(self._behind._backlog.close, timeout))
+        return bool(await self._wait(self._backlog.close, timeout))
 
     async def _wait(self, wait: Callable[..., Any], timeout: float | timedelta | None, *arguments: Any) -> Any:
         """Wait in a thread, which does not go on waiting when the task is cancelled."""
@@ -161,68 +75,17 @@ class AsyncWriteBehind(AsyncWriteThrough):
         try:
             return await asyncio.to_thread(wait, *arguments, until)
         except BaseException:
-            self._behind._backlog.give_up(until)
+            self._backlog.give_up(until)
             raise
-
-    @property
-    def pending(self) -> int:
-        """How many writes the store lacks."""
-        return self._behind.pending
-
-    async def __aenter__(self) -> AsyncWriteBehind:
-        self._in_loop.attach()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    @property
-    def dead_letters(self) -> list[DeadLetter]:
-        """See `WriteBehind.dead_letters`."""
-        return self._behind.dead_letters
 
     async def retry_dead_letters(self) -> int:
         """See `WriteBehind.retry_dead_letters`."""
         self._in_loop.attach()
-        async with self._accepted() as numbers:
-            numbers.update(self._behind._backlog.retry_dead_letters())
-            self._side.doubts.add(numbers)
-            await self._side.settle()
-        return len(numbers)
+        return await run_awaited(self._retry_dead_letters())
 
-    def discard_dead_letters(self) -> list[DeadLetter]:
-        """See `WriteBehind.discard_dead_letters`."""
-        return self._behind.discard_dead_letters()
-
-    async def _accept(self, key: Any, value: Any, numbers: dict[Any, int], watch: Watch | None = None) -> None:
+    async def __aenter__(self) -> AsyncWriteBehind:
         self._in_loop.attach()
-        self._loads.pop(key, None)              # what is being loaded is older
-        backlog = self._behind._backlog
-        while True:
-            try:
-                if not self._slow:
-                    return backlog.accept(key, value, numbers, watch)
-                return await _to_the_end(backlog.accept, key, value, numbers, watch)    # it waits for the disk
-            except QueueFull:
-                if not self._waits:
-                    raise
-            await self._wait(backlog.wait_until_there_is_room, None, key)
-
-    @asynccontextmanager
-    async def _accepted(self) -> AsyncIterator[dict[Any, int]]:
-        """See `WriteBehind`."""
-        numbers: dict[Any, int] = {}
-        late: Any = numbers
-        try:
-            yield numbers
-            late = ()
-        finally:
-            late = [*self._behind._backlog.done_with(numbers), *late]
-            if late:
-                self._side.doubts.add(late)
-                await self._side.settle()
+        return self
 
 
 async def _to_the_end(function: Callable[..., None], *arguments: Any) -> None:
@@ -266,7 +129,8 @@ class _StoreInLoop:
 
     def _made_to_wait(self, method: Any) -> Any:
         async def call(arguments: tuple[Any, ...]) -> Any:
-            return await awaited(method(*arguments))
+            result = method(*arguments)
+            return await result if isawaitable(result) else result
 
         def called(*arguments: Any) -> Any:
             self._attached.wait()               # writes that a journal replays may be there before the loop is

@@ -39,7 +39,7 @@ class Backlog(Delivering):
         self.exit_timeout = exit_timeout
         self.waits = waits
         self.watches = Watches()                # of those who read a key to write it
-        self.setting: dict[Any, int] = {}       # key: the newest write whose caller is not done with it
+        self.unfinished: dict[Any, int] = {}       # key: the newest write whose caller is not done with it
         self._unsynced: dict[int, _Accepted] = {}       # in the journal, and soon on the disk; by number there
         self._forked = False
         self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
@@ -102,7 +102,8 @@ class Backlog(Delivering):
                     return False
                 if watch is not None and watch.was_written:
                     return False
-                self.watches.note((key,), watch)
+                if self.watches.watched:
+                    self.watches.note((key,), watch)
                 if journal is None:
                     older = self._enqueue(key, value, numbers, 0)       # dropped without the lock: its __del__ may run
                     return True
@@ -136,7 +137,7 @@ class Backlog(Delivering):
         """Accept a write that is where it has to be. Returns what it replaces. Needs the lock."""
         queue, journal, letters = self.queue, self.journal, self._letters
         number = queue.accepted + 1
-        self.setting[key] = numbers[key] = number       # comparing keys may raise: before anything has changed
+        self.unfinished[key] = numbers[key] = number       # comparing keys may raise: before anything has changed
         letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
         older: Any = None if replaced is None else replaced.value
@@ -144,7 +145,7 @@ class Backlog(Delivering):
         now = time.monotonic()
         accepted = queue.accept(key, value, now, journaled).number
         if accepted != number:                  # a finalizer has written something in between
-            self.setting[key] = numbers[key] = accepted
+            self.unfinished[key] = numbers[key] = accepted
         if journal is not None:
             journal.drop(before)
         if letter is not None:
@@ -152,7 +153,7 @@ class Backlog(Delivering):
             if journal is not None:
                 journal.drop(letter.journaled)
         wakes_at = self._wakes_at
-        if len(queue.fresh) == queue.batch_size or max(now + queue.max_delay, self._not_before) < wakes_at:
+        if len(queue.fresh) == queue.batch_size or (now + queue.max_delay < wakes_at > self._not_before):
             self._call_thread()
         elif now > wakes_at + LOOKS_EVERY:
             self._is_needed = True              # it should have looked by now: it works, or it has ended
@@ -173,7 +174,7 @@ class Backlog(Delivering):
                 self.queue.promised = len(self._unsynced)
                 if was_lost:
                     journal.take_back(write.journaled)
-                self._progress.notify_all()
+                self._has_progressed.notify_all()
             if isinstance(error, OSError):
                 self._full.begin(error)
             if was_lost:
@@ -186,29 +187,29 @@ class Backlog(Delivering):
                 older.append(self._enqueue(first.key, first.value, first.numbers, first.journaled))
                 self._unsynced.pop(first.journaled, None)
                 self.queue.promised = len(self._unsynced)
-            self._progress.notify_all()
+            self._has_progressed.notify_all()
         del older
 
     def wait_until_settled_in(self, key: Any) -> None:
         """Return when no write of a key is on its way to the disk: until then it is recorded, but not accepted."""
         with self._lock:
             while any(write.key == key for write in list(self._unsynced.values())):
-                self._progress.wait(LOOKS_EVERY)
+                self._has_progressed.wait(LOOKS_EVERY)
 
     def wait_until_there_is_room(self, key: Any, until: Until) -> None:
-        """Return when `accept` may be tried again, or nobody waits any more."""
+        """Return when `accept` may be tried again, or when `until` is over."""
         with self._lock:
-            self.crowd += 1
+            self.blocked_writers += 1
         try:
             while True:
                 self.call_thread()
                 with self._lock:
                     if self.closing or self.queue.has_room_for(key) or until.left() <= 0.0:
                         return
-                    self._progress.wait(LOOKS_EVERY)
+                    self._has_progressed.wait(LOOKS_EVERY)
         finally:
             with self._lock:
-                self.crowd -= 1
+                self.blocked_writers -= 1
 
     def done_with(self, numbers: Mapping[Any, int]) -> list[Any]:
         """The callers of these writes are done with them. Returns those of the keys that have a newer write by now."""
@@ -216,7 +217,7 @@ class Backlog(Delivering):
         with self._lock:
             for key, number in numbers.items():
                 # a collection may write the key between the two, and be done with that
-                if self.setting.get(key) != number or self.setting.pop(key, None) != number:
+                if self.unfinished.get(key) != number or self.unfinished.pop(key, None) != number:
                     late.append(key)
         return late
 
@@ -229,14 +230,14 @@ class Backlog(Delivering):
             return self._letters.listed()
 
     def retry_dead_letters(self) -> dict[Any, int]:
-        """Accept anew what the store refused, whether there is room or not. Returns the numbers, for `done_with`."""
+        """Accept again what the store refused, whether there is room or not. Returns the numbers, for `done_with`."""
         numbers: dict[Any, int] = {}
         with self._lock:
             self.check_open()
             now = time.monotonic()
             for write in self._letters.writes():
                 number = self.queue.accept(write.key, write.value, now, write.journaled).number
-                self.setting[write.key] = numbers[write.key] = number
+                self.unfinished[write.key] = numbers[write.key] = number
                 self._letters.drop(write.key)
             self.queue.hurry(now)
         self.call_thread()
@@ -267,15 +268,15 @@ class Backlog(Delivering):
         self.begin_to_close()
         with self._lock:
             while self._unsynced and until.left() > 0.0:        # what is about to be accepted
-                self._progress.wait(min(until.left(), LOOKS_EVERY))
+                self._has_progressed.wait(min(until.left(), LOOKS_EVERY))
             writes = self.queue.hurry(time.monotonic())
             self._call_thread()
         reached = self._wait_for(writes, until) and not self._letters.kept
         with self._lock:
             self._ends_at = time.monotonic()    # the thread is to end, if it has not
-            self._news.notify_all()
+            self._has_work.notify_all()
             while self._is_served() and until.left() > 0.0:
-                self._progress.wait(min(until.left(), LOOKS_EVERY))
+                self._has_progressed.wait(min(until.left(), LOOKS_EVERY))
             if not self._is_served():
                 self._close_journal()           # else the thread does, when the store lets go of it
         return reached
@@ -285,24 +286,24 @@ class Backlog(Delivering):
             raise RuntimeError(f"{what} would wait for itself: it was called by the store, or by on_dead_letter")
 
     def give_up(self, until: Until) -> None:
-        """Who waits until then does not wait any more."""
+        """End the wait of those who wait until then."""
         until.at = 0.0
         with self._lock:
-            self._progress.notify_all()
+            self._has_progressed.notify_all()
 
     def begin_to_close(self) -> None:
         """Accept nothing more, and have all go out."""
         with self._lock:
             self.closing = True
             self.queue.hurry(time.monotonic())
-            self._progress.notify_all()         # those who wait for room
+            self._has_progressed.notify_all()         # those who wait for room
         self.call_thread()
 
     @property
     def pending(self) -> int:
         """How many writes the store lacks, and is still to get."""
         with self._lock:
-            return len(self.queue.pending) + len(self.queue.flying)
+            return len(self.queue.pending) + len(self.queue.in_flight)
 
     def drain(self, timeout: float) -> bool:
         """See `draining`."""
@@ -327,7 +328,7 @@ class Backlog(Delivering):
                     if left <= 0.0 or (self._is_to_end() and not self._is_served()):
                         return False
                     if self._is_served():
-                        self._progress.wait(min(left, LOOKS_EVERY))
+                        self._has_progressed.wait(min(left, LOOKS_EVERY))
                         continue
                 self.call_thread()
                 if not self._is_served() and not self._deliver_here(left):
@@ -341,10 +342,10 @@ class Backlog(Delivering):
         """This is a child: what is pending is the parent's to deliver."""
         self._make_locks()
         self.thread = None
-        self.crowd = 0
+        self.blocked_writers = 0
         self.queue.clear()
         self._unsynced = {}
-        self.setting.clear()
+        self.unfinished.clear()
         self._letters.clear()
         self._forked = True
         if self.journal is not None:

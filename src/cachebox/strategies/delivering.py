@@ -54,7 +54,7 @@ class Delivering:
         self._is_needed = True                  # whether to make sure that it is there
         self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when it is called
         self._not_before = 0.0                  # when the store, which seems to be down, is to be asked again
-        self.crowd = 0                          # who waits for room
+        self.blocked_writers = 0                          # who waits for room
         self.closing = False
         self._ends_at: float | None = None      # once closing: when to give up
         self._down = Trouble("a store takes no writes, which wait and are tried again", "the store takes writes again")
@@ -68,8 +68,8 @@ class Delivering:
         # It guards all the rest, the queue and the journal. Re-entrant: comparing keys, a signal handler or a
         # finalizer may write in the middle of a write.
         self._lock = Section()
-        self._news = self._lock.condition()        # for the thread: there is something to do
-        self._progress = self._lock.condition()    # for all others: a write was settled, or the thread ended
+        self._has_work = self._lock.condition()        # for the thread: there is something to do
+        self._has_progressed = self._lock.condition()    # for all others: a write was settled, or the thread ended
 
     # --- whether the thread is there ----------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class Delivering:
         """Have a thread that is there look at the queue. Needs the lock."""
         self._wakes_at = 0.0
         self._is_needed = True
-        self._news.notify_all()
+        self._has_work.notify_all()
 
     def _start_thread(self) -> None:
         """Start the thread if it is missing and there is something to deliver."""
@@ -118,7 +118,7 @@ class Delivering:
             now = time.monotonic()
             wait = max(self.queue.due(now, True), self._not_before - now)
             if wait > 0.0:
-                self._progress.wait(min(wait, left, LOOKS_EVERY))
+                self._has_progressed.wait(min(wait, left, LOOKS_EVERY))
                 return bool(self.queue.pending)
             self.thread = threading.current_thread()
         try:
@@ -128,19 +128,19 @@ class Delivering:
             return True
         finally:
             with self._lock:
-                self._put_back_what_flies()
+                self._put_back_in_flight()
                 self.thread = None
-                self._progress.notify_all()
+                self._has_progressed.notify_all()
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """In the thread: deliver all there is. It may have been interrupted anywhere, and begins anew then."""
+        """Deliver all there is, in the thread. It starts over after an interruption, which may have come anywhere."""
         with self._lock:
             if self.thread is not threading.current_thread():
                 return                          # the store forked, and this is the child
-            self._put_back_what_flies()
-            self._progress.notify_all()
+            self._put_back_in_flight()
+            self._has_progressed.notify_all()
         while True:
             batch = self._next_batch()
             if batch is None:
@@ -148,10 +148,10 @@ class Delivering:
             self._send(batch)
             self._compact_if_worth_it()
 
-    def _put_back_what_flies(self) -> None:
+    def _put_back_in_flight(self) -> None:
         """Needs the lock."""
         now = time.monotonic()
-        for write in list(self.queue.flying.values()):
+        for write in list(self.queue.in_flight.values()):
             self.queue.put_back(write, now)
 
     def _next_batch(self) -> list[Write] | None:
@@ -161,19 +161,19 @@ class Delivering:
             lingers_until = time.monotonic() + LINGERS
             while self.thread is threading.current_thread():
                 now = time.monotonic()
-                wait = max(queue.due(now, self.crowd > 0), self._not_before - now)
+                wait = max(queue.due(now, self.blocked_writers > 0), self._not_before - now)
                 if self._is_to_end() or (not queue.pending and (self.closing or now >= lingers_until)):
                     if self._ends_at is not None:
                         self._close_journal()
                     self.thread = None
                     self._is_needed = True
-                    self._progress.notify_all()
+                    self._has_progressed.notify_all()
                     return None
                 if wait <= 0.0 and queue.pending:
                     self._wakes_at = 0.0
                     return queue.take(now)
                 self._wakes_at = now + wait
-                self._news.wait(at_most_a_wait(wait) if queue.pending else lingers_until - now)
+                self._has_work.wait(at_most_a_wait(wait) if queue.pending else lingers_until - now)
         return None
 
     def _is_to_end(self) -> bool:
@@ -200,7 +200,7 @@ class Delivering:
                         due[write.tries] = now + self._pause_after(write.tries)
                     self.queue.put_back(write, due[write.tries])
             refused = [error for write, error in failed if write.alone]
-            self._progress.notify_all()
+            self._has_progressed.notify_all()
         if len(failed) > len(dead) and fruitless:
             self._down.begin(failed[0].error)
         elif self._delivery.reached:
@@ -213,7 +213,7 @@ class Delivering:
             self._letters.tell(write, error)    # before anybody who waits for it hears that it is settled
             with self._lock:
                 self.queue.settle(write, False)
-                self._progress.notify_all()
+                self._has_progressed.notify_all()
 
     def _pause_after(self, failures: int) -> float:
         return pause_after(failures, self.backoff, self.max_backoff)
@@ -226,7 +226,7 @@ class Delivering:
                 if self._letters.kept:          # it was told of, and interrupted before it was settled
                     self._letters.drop(write.key)
             trouble = self._record_as_done([write.journaled for write in writes])
-            self._progress.notify_all()
+            self._has_progressed.notify_all()
         self._note(trouble)
 
     # --- the journal --------------------------------------------------------------------------------------------------

@@ -156,9 +156,9 @@ class Delivery:
 
 
 def pause_after(failures: int, backoff: float, max_backoff: float) -> float:
-    """Seconds to wait after so many failures in a row: each time twice as long, up to `max_backoff`.
+    """Seconds to wait after a number of failures in a row: twice as long each time, up to `max_backoff`.
 
-    Chance shortens it by up to a half, so that many processes do not come back at the same time.
+    Each pause is shortened at random by up to half, so processes do not retry in step.
     """
     longest = min(backoff * 2.0 ** min(failures - 1, 1000), max_backoff)
     return uniform(longest / 2, longest)

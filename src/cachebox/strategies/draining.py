@@ -1,4 +1,4 @@
-"""The end of the process: what is pending is delivered, though not for ever."""
+"""Draining at the end of the process: what is pending is delivered, within a time limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cachebox._platform.trouble import tell
 
 
 class Drainable(Protocol):
-    """What may have something to deliver."""
+    """An object that may have something to deliver."""
 
     closing: bool
     exit_timeout: float
@@ -21,17 +21,17 @@ class Drainable(Protocol):
         """Accept nothing more, and have all go out."""
 
     def drain(self, timeout: float) -> bool:
-        """Wait until all is delivered, for so many seconds at most. Returns whether it is."""
+        """Wait until all is delivered, for at most `timeout` seconds. Returns whether it is."""
 
     def undelivered(self) -> str:
-        """What was not, in words."""
+        """What was not delivered, in words."""
 
 
 _open: WeakSet[Drainable] = WeakSet()
 
 
 def drain_at_exit(one: Drainable) -> None:
-    """Have it closed when the process ends, if somebody else knows it then and it was not closed before."""
+    """Close it when the process ends, if it is alive then and open. It is known weakly."""
     _open.add(one)
 
 

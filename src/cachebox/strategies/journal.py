@@ -55,7 +55,7 @@ _CHECKS = Struct("<II")
 _HEAD = _START.size + _CHECKS.size
 _SET, _DELETE, _DONE = 1, 2, 3
 _LAST_NUMBER = 1 << 62
-"""The largest number that a record may have; then they begin anew."""
+"""The largest number that a record may have; after it they start from 0 again."""
 
 
 class _Record(NamedTuple):
@@ -87,7 +87,6 @@ class Journal:
         self.path = os.path.realpath(os.fsdecode(path))
         self.encoding = encoding
         self.waits_for_disk = durability == "power"
-        """Of a torn last record, when the file was opened."""
         self._make_locks()
         self._syncer: Thread | None = None
         self._trouble = Trouble("the disk does not take a journal", "the disk takes the journal again")
@@ -323,7 +322,7 @@ class Journal:
     def sync(self) -> None:
         """Return when the disk has what was recorded so far. OSError where it does not take it.
 
-        Once that has failed, only a file that was written anew is believed, see `compact`.
+        Once that has failed, only a rewritten file is believed, see `compact`.
         """
         wanted = self._size
         with self._sync_turn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from inspect import isawaitable, iscoroutinefunction
+from inspect import iscoroutinefunction
 from typing import Any
 
 _METHODS = ("load", "load_many", "save", "save_many", "delete", "delete_many")
@@ -14,20 +14,20 @@ class Store:
 
     Args:
         given: the user's store.
-        wanted: whether its methods are to be coroutine functions.
+        may_be_async: whether its methods may be coroutine functions.
 
     Raises TypeError where it lacks `save` or `save_many`, or its methods are of the wrong kind.
     """
 
-    def __init__(self, given: Any, wanted: str) -> None:
+    def __init__(self, given: Any, may_be_async: bool) -> None:
         methods: dict[str, Any] = {name: getattr(given, name, None) for name in _METHODS}
         for name, method in methods.items():
             if method is not None and not callable(method):
                 raise TypeError(f"store.{name} must be callable, not {type(method).__name__}")
         if methods["save"] is None:
             raise TypeError(f"store must have a method save(key, value) to be written to, which {given!r} has not")
-        is_async = {iscoroutinefunction(method) for method in methods.values() if method is not None}
-        if wanted == "sync" and True in is_async:
+        is_async = [iscoroutinefunction(method) for method in methods.values() if method is not None]
+        if not may_be_async and any(is_async):
             raise TypeError("store has coroutine functions for methods: use the strategy whose name begins with Async")
         self.given = given
         self.load = methods["load"]
@@ -71,11 +71,16 @@ def checked_keys(cache: Any, keys: Any) -> list[Any]:
     return list(dict.fromkeys([check_key(cache, key) for key in keys]))
 
 
-def check_cache(cache: Any) -> Any:
-    """TypeError unless it has the methods of a cache."""
+def check_cache(cache: Any, is_awaited: bool) -> Any:
+    """TypeError unless it has the methods of a cache; `is_awaited`: one that can wait for coroutines."""
     for name in ("get", "set", "delete", "get_or_set"):
         if not callable(getattr(cache, name, None)):
             raise TypeError(f"cache must have the methods of a Cache, but {type(cache).__name__} has no {name}")
+    if is_awaited and not (hasattr(cache, "aget_or_set") or iscoroutinefunction(cache.get_or_set)):
+        raise TypeError(
+            f"cache must be a Cache, or have methods to await, as AsyncDistributedCache has: {type(cache).__name__} "
+            "would wait in the event loop"
+        )
     return cache
 
 
@@ -114,8 +119,3 @@ def contained(cache: Any, key: Any) -> Any:
     """Whether a cache has a key, or what is to be awaited for that."""
     contains = getattr(cache, "contains", None)
     return key in cache if contains is None else contains(key)
-
-
-async def awaited(result: Any) -> Any:
-    """A result, or what it is a promise of."""
-    return await result if isawaitable(result) else result

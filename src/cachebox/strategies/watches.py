@@ -1,4 +1,4 @@
-"""Keys that somebody reads in order to write them, or to fill a cache: was one written meanwhile?"""
+"""Watches: whether a key was written while somebody read it in order to write it, or to fill a cache."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Watch:
 
 
 class Watches:
-    """The watches of keys. Whoever writes a key says so by `note` before the store is told. Safe from any thread."""
+    """The watches of keys. A writer calls `note` before it calls the store. Safe from any thread."""
 
     def __init__(self) -> None:
-        self._watches: dict[Any, list[Watch]] = {}
+        self.watched: dict[Any, list[Watch]] = {}       # by key
         self._lock = Section()                  # re-entrant: comparing keys, or a collection, may run code that writes
         renew_in_child(self)
 
@@ -35,23 +35,23 @@ class Watches:
         try:
             with self._lock:
                 for key in keys:
-                    self._watches.setdefault(key, []).append(watch)
+                    self.watched.setdefault(key, []).append(watch)
             yield watch
         finally:
             with self._lock:
                 for key in keys:
-                    watching = self._watches.get(key, [])
+                    watching = self.watched.get(key, [])
                     if watch in watching:
                         watching.remove(watch)
                     if not watching:
-                        self._watches.pop(key, None)
+                        self.watched.pop(key, None)
 
     def note(self, keys: Iterable[Any], by: Watch | None = None) -> None:
-        """These keys are being written; `by`: the watch of the one who writes, if it has one. O(1) a key."""
-        if self._watches:
+        """Mark the watches of keys that are being written, but not `by`, the writer's own. O(1) a key."""
+        if self.watched:
             with self._lock:
                 for key in keys:
-                    for watch in self._watches.get(key, ()):
+                    for watch in self.watched.get(key, ()):
                         watch.was_written = watch.was_written or watch is not by
 
     def _after_fork(self) -> None:

@@ -1,7 +1,7 @@
 """The queue of a `WriteBehind`: what the store is to get, and in which order.
 
-At most one write of a key is pending, and at most one is flying, on its way to the store. A write of a key that is
-pending replaces its value; one of a key that is flying waits its turn: so writes of a key reach the store in order, and
+At most one write of a key is pending, and at most one is in flight to the store. A write of a key that is pending
+replaces its value; one of a key that is in flight waits its turn: so writes of a key reach the store in order, and
 the last one always does. One that failed is pending again, unless a newer one of its key is there by then. Nothing here
 waits or locks: the owner calls one method at a time, and tells the time.
 """
@@ -42,7 +42,7 @@ class WriteQueue:
     Args:
         batch_size: how many writes go out together.
         max_delay: seconds that a write waits for others.
-        max_queue: the most writes that are pending or flying.
+        max_queue: the most writes that are pending or in flight.
     """
 
     def __init__(self, batch_size: int, max_delay: float, max_queue: int) -> None:
@@ -50,7 +50,7 @@ class WriteQueue:
         self.max_delay = max_delay
         self.max_queue = max_queue
         self.pending: dict[Any, Write] = {}
-        self.flying: dict[Any, Write] = {}
+        self.in_flight: dict[Any, Write] = {}
         self.promised = 0               # places that are taken by writes which are about to be accepted
         self.accepted = 0               # values, so far
         self.hurried = 0                # all up to this number are to go out without waiting for others
@@ -60,7 +60,7 @@ class WriteQueue:
 
     def has_room_for(self, key: Any) -> bool:
         """Whether a write of that key can be accepted. O(1)."""
-        return key in self.pending or len(self.pending) + len(self.flying) + self.promised < self.max_queue
+        return key in self.pending or len(self.pending) + len(self.in_flight) + self.promised < self.max_queue
 
     def accept(self, key: Any, value: Any, now: float, journaled: int) -> Write:
         """Accept a write for which there is room. O(1); O(log n) where one of the key has failed."""
@@ -80,7 +80,8 @@ class WriteQueue:
         if write is not new:
             if write.due is not None:
                 self._plan(write, now)
-            write.number = max(write.number, number)
+            if number > write.number:
+                write.number = number
             write.journaled = journaled
             write.value = value
             write.tries = write.failed_in = 0
@@ -91,9 +92,9 @@ class WriteQueue:
         """The newest write of a key that the store may lack. O(1), and safe from any thread."""
         write = self.pending.get(key)
         if write is None:
-            write = self.flying.get(key)
+            write = self.in_flight.get(key)
             if write is None:
-                write = self.pending.get(key)       # it may have come, and a flying one gone, between the two looks
+                write = self.pending.get(key)       # the one in flight may have gone, and this come, between two looks
         return write
 
     def due(self, now: float, crowded: bool) -> float:
@@ -127,7 +128,7 @@ class WriteQueue:
                 continue
 
     def take(self, now: float) -> list[Write]:
-        """The next batch: what is to be tried again, then what is new, oldest first. They are flying from now on."""
+        """The next batch: what is to be tried again, then what is new, oldest first. They are in flight from now on."""
         batch: list[Write] = []
         while len(batch) < self.batch_size:
             again = self._next_again()
@@ -144,30 +145,30 @@ class WriteQueue:
         return batch
 
     def _fly(self, write: Write) -> None:
-        self.flying[write.key] = write          # in both for a moment, so that whoever looks finds it
+        self.in_flight[write.key] = write       # in both for a moment, so that a reader always finds it
         del self.pending[write.key]
         write.due = None
 
     def settle(self, write: Write, reached: bool) -> None:
-        """A flying write has reached the store, or never will."""
+        """A write in flight has reached the store, or never will."""
         write.reached = reached
-        if self.flying.get(write.key) is write:
-            del self.flying[write.key]
+        if self.in_flight.get(write.key) is write:
+            del self.in_flight[write.key]
 
     def put_back(self, write: Write, due: float) -> None:
-        """A flying write failed: it is to be tried again at that time, or the newer one of its key in its place."""
+        """A write in flight failed: it is to be tried again at that time, or the newer one of its key in its place."""
         newer = self.pending.get(write.key)
-        if newer is None:
+        if newer is None or newer is write:     # it: `take` was interrupted
             self._plan(write, due)
             self.pending[write.key] = write
-        elif newer is not write:
+        else:
             newer.first = min(newer.first, write.first)
             if newer.due is None:               # who waits for the older one waits for it now
                 self.fresh.pop(newer.serial, None)
                 self._plan(newer, due)
             write.into = newer
-        self.fresh.pop(write.serial, None)     # if `take` was interrupted
-        self.flying.pop(write.key, None)
+        self.fresh.pop(write.serial, None)
+        self.in_flight.pop(write.key, None)
 
     def hurry(self, now: float) -> list[Write]:
         """Let all go out without waiting for others, or for their time to be tried again. Returns them."""
@@ -176,12 +177,12 @@ class WriteQueue:
         self._again = []
         for write in planned.values():
             self._plan(write, min(now, write.due or now))
-        return [*self.flying.values(), *self.pending.values()]
+        return [*self.in_flight.values(), *self.pending.values()]
 
     def clear(self) -> None:
         """Forget all."""
         self.pending.clear()
-        self.flying.clear()
+        self.in_flight.clear()
         self.fresh.clear()
         self._again.clear()
         self.promised = 0

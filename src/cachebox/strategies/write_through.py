@@ -3,24 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
-from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cachebox.cache import MISSING
-from cachebox.strategies.cache_methods import CacheMethods
-from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.errors import Absent
-from cachebox.strategies.key_locks import KeyLocks
-from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.key_locks import KeyLocks, Locks
+from cachebox.strategies.methods import BlockingMethods
+from cachebox.strategies.operations import Operations
+from cachebox.strategies.steps import Steps
+from cachebox.strategies.store import check_entry, check_key, checked_items, checked_keys
 from cachebox.strategies.watches import Watch, Watches
 
-if TYPE_CHECKING:
-    from typing import Self
+
+class WritingThrough(Operations):
+    """What `WriteThrough` and `AsyncWriteThrough` do."""
+
+    _locks: Locks
+
+    def __init__(self, cache: Any, store: Any) -> None:
+        super().__init__(cache, store)
+        self._watches = Watches()
+
+    def _load(self, key: Any) -> Steps[Any]:
+        try:
+            return (yield self._store.load, (key,))
+        except KeyError as error:
+            raise Absent(key) from error
+
+    def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
+        check_entry(self.cache, key, value, ttl, tags)
+        with self._locks.of((key,)) as locks:
+            yield locks.take, ()
+            self._watches.note((key,))
+            yield self._store.save, (key, value)
+            yield from self._side.set(key, value, ttl, tags)
+
+    def _delete(self, key: Any) -> Steps[bool]:
+        check_key(self.cache, key)
+        delete = self._store.delete
+        with self._locks.of((key,)) as locks:
+            yield locks.take, ()
+            self._watches.note((key,))
+            try:
+                had = yield delete, (key,)
+            except KeyError:
+                had = False
+            return (yield from self._side.delete(key)) or had is True
+
+    def _set_many(self, mapping: Any, ttl: Any, tags: Any) -> Steps[None]:
+        items = checked_items(self.cache, mapping, ttl, tags)
+        if self._store.save_many is None:
+            for key, value in items.items():
+                yield from self._set(key, value, ttl, tags)
+        elif items:
+            with self._locks.of(items) as locks:
+                yield locks.take, ()
+                self._watches.note(items)
+                yield self._store.save_many, (dict(items),)
+                yield from self._side.set_many(items, ttl, tags)
+
+    def _delete_many(self, keys: Any) -> Steps[int]:
+        doomed = checked_keys(self.cache, keys)
+        delete_many = self._store.delete_many
+        had = 0
+        if delete_many is None:
+            for key in doomed:
+                had += yield from self._delete(key)
+        elif doomed:
+            with self._locks.of(doomed) as locks:
+                yield locks.take, ()
+                self._watches.note(doomed)
+                yield delete_many, (list(doomed),)
+                had = yield from self._side.delete_many(doomed)
+        return had
+
+    def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Steps[None]]) -> Steps[None]:
+        with self._locks.of((key,)) as locks:
+            yield locks.take, ()
+            value = change((yield from self._newest(key)))
+            if value is not MISSING:
+                self._watches.note((key,))
+                yield self._store.save, (key, value)
+                yield from tell(value)
+
+    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> Steps[None]:
+        with self._locks.of((key,)) as locks:
+            yield locks.take, ()
+            if not watch.was_written:
+                self._watches.note((key,), watch)
+                yield self._store.save, (key, value)
 
 
-class WriteThrough(CacheMethods):
+class WriteThrough(WritingThrough, BlockingMethods):
     """A cache in front of a store, which every write reaches first.
 
     Args:
@@ -54,109 +128,5 @@ class WriteThrough(CacheMethods):
     """
 
     def __init__(self, cache: Any, store: Any) -> None:
-        self.cache = check_cache(cache)
-        self.store = store
-        self._store = Store(store, "sync")
-        self._side = CacheSide(cache)
+        super().__init__(cache, store)
         self._locks = KeyLocks()
-        self._watches = Watches()
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        """The value of a key, loaded from the store if the cache has none; where the store has none, `default`.
-
-        One load per key at a time, as in `Cache.get_or_set`. Raises what the store raises, but for KeyError.
-        """
-        if self._store.load is None:
-            return self.cache.get(key, default)
-        try:
-            if self._side.doubted(key):
-                return self._load(key)
-            return self.cache.get_or_set(key, partial(self._load, key))
-        except Absent:
-            return default
-
-    def _load(self, key: Any) -> Any:
-        try:
-            return self._store.load(key)
-        except KeyError as error:
-            raise Absent(key) from error
-
-    def set(self, key: Any, value: Any, ttl: Any = None, *, tags: Any = ()) -> None:
-        """Save a value in the store, then set it in the cache. Arguments are those of `Cache.set`."""
-        check_entry(self.cache, key, value, ttl, tags)
-        with self._locks.hold((key,)):
-            self._watches.note((key,))
-            self._store.save(key, value)
-            self._side.set(key, value, ttl, tags)
-
-    def delete(self, key: Any) -> bool:
-        """Delete a key from the store, then from the cache. True where the cache had it, or the store returned true.
-
-        A KeyError of the store says that it has no such key, which is no failure. TypeError where it cannot delete.
-        """
-        check_key(self.cache, key)
-        delete = self._store.delete
-        with self._locks.hold((key,)):
-            self._watches.note((key,))
-            try:
-                had = delete(key)
-            except KeyError:
-                had = False
-            return self._side.delete(key) or had is True
-
-    def set_many(self, mapping: Any, ttl: Any = None, *, tags: Any = ()) -> None:
-        """Save every item in the store, by one `save_many` if it has that, then set them in the cache.
-
-        Without `save_many` it is `set` for one after the other; where one fails, those before it are done.
-        """
-        items = checked_items(self.cache, mapping, ttl, tags)
-        if self._store.save_many is None:
-            for key, value in items.items():
-                self.set(key, value, ttl, tags=tags)
-            return
-        if not items:
-            return
-        with self._locks.hold(items):
-            self._watches.note(items)
-            self._store.save_many(dict(items))
-            self._side.set_many(items, ttl, tags)
-
-    def delete_many(self, keys: Any) -> int:
-        """Delete keys from the store, by one `delete_many` if it has that, then from the cache. Returns how many
-        of them the cache had."""
-        doomed = checked_keys(self.cache, keys)
-        delete_many = self._store.delete_many
-        if delete_many is None:
-            return sum([self.delete(key) for key in doomed])
-        if not doomed:
-            return 0
-        with self._locks.hold(doomed):
-            self._watches.note(doomed)
-            delete_many(list(doomed))
-            return self._side.delete_many(doomed)
-
-    def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], None]) -> None:
-        with self._locks.hold((key,)):
-            value = change(self._newest(key))
-            if value is not MISSING:
-                self._watches.note((key,))
-                self._store.save(key, value)
-                tell(value)
-
-    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> None:
-        with self._locks.hold((key,)):
-            if not watch.was_written:
-                self._watches.note((key,), watch)
-                self._store.save(key, value)
-
-    def close(self, timeout: float | timedelta | None = None) -> bool:
-        """True: nothing is ever pending. The cache stays open, for it is whose it was."""
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from cachebox import Cache
 from cachebox.distributed._near.near_cache import Tier
-from cachebox.distributed._near.tracking import Line, Link
-from cachebox.distributed._net.background import Helper
-from cachebox.distributed._net.blocking_driver import Channel
+from cachebox.distributed._near.tracking import Tracking, TrackingConnection
+from cachebox.distributed._net.background import Background
+from cachebox.distributed._net.blocking_driver import Connection
 from cachebox.distributed._net.effects import Node
 from cachebox.distributed._net.servers import Servers
 from cachebox.distributed._net.topology import Topology
@@ -65,20 +65,20 @@ def one(data: bytes) -> None:
     if len(data) < 2:
         return
     tier = Tier(Cache(10))
-    link = Link(topology, tier, Helper(), 1.0, 1.0)
-    tier.link_is_up()
+    link = Tracking(topology, tier, Background(), 1.0, 1.0)
+    tier.tracking_began()
     fills = tier.begin_fills(["k", "other"])
     tier.store(tier.begin_fill("tagged"), 1, float("inf"), ("tag",))
     step, data = 1 + data[0] * 3, data[1:]
-    line = Line(node, Channel(Sock(b"")))
-    link._lines[node] = line
+    line = TrackingConnection(node, Connection(Sock(b"")))
+    link._connections[node] = line
     try:
         line.ping([])
         for at in range(0, len(data), step):
-            line.channel.sock.data = data[at : at + step]
+            line.connection.sock.data = data[at : at + step]
             link._read(line)
     except Senseless as error:
         link._lose(line, str(error))
-        assert not tier.linked and not tier.is_fresh and not any(fill.live for fill in fills)
+        assert not tier.is_tracked and not tier.is_fresh and not any(fill.live for fill in fills)
     tier.end_fills(fills)
     tier._check()

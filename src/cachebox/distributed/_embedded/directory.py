@@ -68,7 +68,7 @@ class Directory:
     is_exact = True
     can_be_asked = True
     is_suspect = False
-    link_probes = False
+    tracking_probes = False
     door = None
     on_open = None
     news_apart = NEWS_APART

@@ -6,11 +6,11 @@ from cachebox.distributed._near.near_cache import Tier
 
 _T = TypeVar("_T")
 
-class Front:
+class NearCacheBase:
     _tier: Tier
     def _quick(self, key: str, default: Any) -> Any: ...
 
-class BlockingFront(Front):
+class BlockingNearCacheBase(NearCacheBase):
     def get(self, key: str, default: Any = None) -> Any: ...
 
 def with_own_get(cls: type[_T]) -> type[_T]: ...

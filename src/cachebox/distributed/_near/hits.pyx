@@ -61,7 +61,7 @@ cdef bint ends_not(PyObject* first, uint32_t i) noexcept:
 cdef Tier NOTHING = Tier(Cache(1))
 
 
-cdef class Front:
+cdef class NearCacheBase:
     """The base of both caches: a hit in the first tier, without any Python code on its way."""
     cdef Tier tier
     cdef object __weakref__
@@ -93,7 +93,7 @@ cdef class Front:
         return default
 
 
-cdef class BlockingFront(Front):
+cdef class BlockingNearCacheBase(NearCacheBase):
 
     def get(self, key, default=None):
         """The value of `key`, from the first tier or else from the server; `default` where neither has it.
@@ -106,7 +106,7 @@ cdef class BlockingFront(Front):
 
 
 def with_own_get(cls):
-    """Decorate a subclass of `BlockingFront`: hits are a quarter cheaper where the method is its own."""
+    """Decorate a subclass of `BlockingNearCacheBase`: hits are a quarter cheaper where the method is its own."""
     adopt(cls, b"get")
     return cls
 
@@ -114,8 +114,8 @@ def with_own_get(cls):
 # --- what the interpreter calls for a get -----------------------------------------------------------------------------
 
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    """Stands in front of `BlockingFront.get`: a hit that can be served at once."""
-    cdef PyObject* tier = <PyObject*>(<Front>self).tier         # cast to and fro, to take no reference
+    """Stands in front of `BlockingNearCacheBase.get`: a hit that can be served at once."""
+    cdef PyObject* tier = <PyObject*>(<NearCacheBase>self).tier         # cast to and fro, to take no reference
     cdef PyObject* first
     cdef PyObject* value
     cdef Py_hash_t hashed
@@ -140,4 +140,4 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     return compiled_get(self, args, n, names)
 
 
-cdef Method compiled_get = stand_in_front(<PyTypeObject*>BlockingFront, "get", call_get)
+cdef Method compiled_get = stand_in_front(<PyTypeObject*>BlockingNearCacheBase, "get", call_get)

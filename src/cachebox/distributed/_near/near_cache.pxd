@@ -27,7 +27,7 @@ cdef class Write:
     cdef object tag                 # or the entries with this tag, or None
     cdef bint generation_heard
     cdef bint tags_heard
-    cdef long link
+    cdef long epoch
     cdef long begun                 # by the tier's clock
 
 
@@ -42,14 +42,14 @@ cdef class Tier:
     cdef readonly Section lock
     cdef dict fills                 # key: [Fill, ...]
     cdef set writes                 # Write, under way
-    cdef dict own                   # key: when those writes of this process returned whose pushes are still to come
+    cdef dict expected                   # key: when those writes of this process returned whose pushes are still to come
     cdef long clock                 # counts the begins and the returns of writes
-    cdef set own_generations        # buckets, likewise
-    cdef set own_tags               # (bucket, tag), likewise
+    cdef set expected_generations        # buckets, likewise
+    cdef set expected_tags               # (bucket, tag), likewise
     cdef dict tags                  # key: its tags, for entries that have some
     cdef dict waiters               # key: [callable, ...]
-    cdef readonly long link         # number of the link, new with every loss and every connection
-    cdef readonly bint linked
+    cdef readonly long epoch         # number of the link, new with every loss and every connection
+    cdef readonly bint is_tracked
     cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
     cdef readonly long long refreshes, refresh_failures, undecodable, unstorable, evictions
 
@@ -59,4 +59,4 @@ cdef class Tier:
     cdef int drop_fill(self, Fill fill) except -1
     cdef int forget(self, str key) except -1
     cdef list tagged(self, str tag)
-    cdef int wipe_entries(self) except -1
+    cdef int clear_entries(self) except -1

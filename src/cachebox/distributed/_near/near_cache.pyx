@@ -4,11 +4,11 @@ Invariants, all under `lock`:
 
 - A `Fill` is taken before its value is read from the server, and is void as soon as anything was heard about its key: a
   push, a write of this process, a clear, a lost link, a new one. Only a live one stores.
-- A `Write` knows whether a push about its key came while it was under way. If none did, its own is still to come, and
-  the next push about the key was sent no later than that: whoever reads the key after the write returned has seen what
-  it is about, so it is ignored. Without this, every `set` would drop what the next `get` fetched. Two writes have a push
-  each only if one began after the other had returned: hence `clock`. All that holds for one link only:
-  `link` is its number.
+- A `Write` notes pushes about its keys that arrive while it is under way. If none did, its own echo is still to come. The
+  next push about the key was sent no later than that echo, so a reader that fetched the key after the write returned has
+  seen the change: that push is ignored. Otherwise every `set` would evict what the next `get` fetched. Two writes cause
+  two echoes only if one began after the other returned, which `clock` orders. Echoes belong to one link, numbered by
+  `epoch`.
 - A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
   before then has been heard.
 
@@ -54,20 +54,20 @@ cdef class Tier:
         self.first.next_visit = -INFINITY       # never call the sweeper: the link sweeps
         self.plain = plain
         self.isolates = not plain
-        self.link = 0
+        self.epoch = 0
         self.renew()
 
     def renew(self):
-        """Begin anew, empty and without a link: at first, and in the child of a fork."""
+        """Reset, empty and without a link: at first, and in the child of a fork."""
         self.lock = Section()
         self.fresh_until = -INFINITY
-        self.linked = False
-        self.link += 1
+        self.is_tracked = False
+        self.epoch += 1
         self.fills = {}
         self.writes = set()
-        self.own = {}
-        self.own_generations = set()
-        self.own_tags = set()
+        self.expected = {}
+        self.expected_generations = set()
+        self.expected_tags = set()
         self.tags = {}
         self.waiters = {}
 
@@ -78,7 +78,7 @@ cdef class Tier:
             self.plain = False
             self.follows = True
             self.exact = not self.isolates
-        self.wipe(False)
+        self.clear(False)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ cdef class Tier:
         with self.lock:
             self.clock += 1
             write.begun = self.clock
-            write.link = self.link if self.linked else -1
+            write.epoch = self.epoch if self.is_tracked else -1
             self.writes.add(write)
         return write
 
@@ -217,19 +217,19 @@ cdef class Tier:
         with self.lock:
             self.writes.discard(write)
             if generations:
-                self.wipe_entries()
+                self.clear_entries()
             for key in write.keys:
                 self.forget(key)
-            if write.link == self.link and self.linked:
+            if write.epoch == self.epoch and self.is_tracked:
                 if not write.generation_heard:
-                    self.own_generations.update(generations)
+                    self.expected_generations.update(generations)
                 if not write.tags_heard:
-                    self.own_tags.update(tags)
+                    self.expected_tags.update(tags)
                 self.clock += 1
                 for key in pushed:
                     if key in write.heard:
                         continue
-                    returns = self.own.setdefault(key, [])
+                    returns = self.expected.setdefault(key, [])
                     if not returns or write.begun > max(returns):
                         (<list>returns).append(self.clock)
 
@@ -262,16 +262,16 @@ cdef class Tier:
 
     # --- what the link says -----------------------------------------------------------------------------------------
 
-    def heard_of(self, str key):
+    def on_invalidate(self, str key):
         """An entry was changed on the server. Where a write of this process is under way, it may be that one."""
         cdef bint is_own = False
         cdef long returned = -1                 # the push was sent before then; -1: unknown
         with self.lock:
-            returns = self.own.get(key)
+            returns = self.expected.get(key)
             if returns is not None:
                 returned = (<list>returns).pop(0)
                 if not returns:
-                    del self.own[key]
+                    del self.expected[key]
             for write in list(self.writes) if self.writes else ():
                 if key in (<Write>write).keys and ((<Write>write).begun < returned or returned == -1):
                     is_own = True
@@ -282,29 +282,29 @@ cdef class Tier:
                 self.invalidations += 1
         self.wake(key)
 
-    def heard_of_generation(self, bucket):
+    def on_generation(self, bucket):
         """A bucket was cleared."""
         cdef bint is_own = False
         with self.lock:
             for write in self.writes:
                 (<Write>write).generation_heard = True
                 is_own = is_own or (<Write>write).clears
-            if bucket in self.own_generations:
-                self.own_generations.discard(bucket)
+            if bucket in self.expected_generations:
+                self.expected_generations.discard(bucket)
             elif is_own:
-                self.wipe_entries()
+                self.clear_entries()
             else:
-                self.wipe()
+                self.clear()
 
-    def heard_of_tag(self, bucket, str tag):
+    def on_tag(self, bucket, str tag):
         """A tag was invalidated in a bucket."""
         cdef bint is_own = False
         with self.lock:
             for write in self.writes:
                 (<Write>write).tags_heard = True
                 is_own = is_own or (<Write>write).tag == tag
-            if (bucket, tag) in self.own_tags:
-                self.own_tags.discard((bucket, tag))
+            if (bucket, tag) in self.expected_tags:
+                self.expected_tags.discard((bucket, tag))
                 return
             dropped = self.drop_tag(tag)
             if not is_own:
@@ -335,48 +335,48 @@ cdef class Tier:
                     dropped += 1
         return dropped
 
-    def wipe(self, bint heard=True):
+    def clear(self, bint heard=True):
         """Everything may have changed. `heard`: the server said so, and what is dropped counts as invalidated."""
         with self.lock:
             if heard:
                 self.invalidations += len(self.first)
-            self.wipe_entries()
+            self.clear_entries()
             waiters = list(self.waiters)
         for key in waiters:
             self.wake(key)
 
-    cdef int wipe_entries(self) except -1:
+    cdef int clear_entries(self) except -1:
         """Drop all entries and void all permissions."""
         for fills in self.fills.values():
             for fill in <list>fills:
                 (<Fill>fill).live = False
         self.fills.clear()
         self.tags.clear()
-        self.own.clear()
+        self.expected.clear()
         self.first.delete_many(list(self.first))    # not `clear`, which would reset the count of hits
         return 0
 
-    def link_is_up(self):
+    def tracking_began(self):
         """The server tracks from now on; what was before is void."""
         with self.lock:
-            self.link += 1
-            self.own_generations.clear()
-            self.own_tags.clear()
-            self.wipe_entries()
-            self.linked = True
+            self.epoch += 1
+            self.expected_generations.clear()
+            self.expected_tags.clear()
+            self.clear_entries()
+            self.is_tracked = True
             waiters = list(self.waiters)
         for key in waiters:
             self.wake(key)
 
-    def link_is_lost(self):
+    def tracking_lost(self):
         """Nothing more will be heard. What is there is kept, for times when the server cannot be reached either."""
         with self.lock:
-            self.link += 1
-            self.linked = False
+            self.epoch += 1
+            self.is_tracked = False
             self.fresh_until = -INFINITY
-            self.own.clear()
-            self.own_generations.clear()
-            self.own_tags.clear()
+            self.expected.clear()
+            self.expected_generations.clear()
+            self.expected_tags.clear()
             for fills in self.fills.values():
                 for fill in <list>fills:
                     (<Fill>fill).live = False

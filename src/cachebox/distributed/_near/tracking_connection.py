@@ -9,46 +9,46 @@ from collections.abc import Callable
 from typing import Any
 
 from cachebox.distributed._near.near_cache import Tier
-from cachebox.distributed._net.blocking_driver import Channel
+from cachebox.distributed._net.blocking_driver import Connection
 from cachebox.distributed._net.effects import Commands, Node
 from cachebox.distributed._wire.keyspace import KeySpace
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import Senseless, packed, packed_all
 
 
-class Line:
+class TrackingConnection:
     """The link to one server."""
 
-    def __init__(self, node: Node, channel: Channel) -> None:
+    def __init__(self, node: Node, connection: Connection) -> None:
         self.node = node
-        self.channel = channel
+        self.connection = connection
         self.made = time.monotonic()
         self.sent: deque[tuple[float, list[Request]]] = deque()     # PINGs not answered yet
         self.answered = -math.inf       # when the latest PING that was answered had been sent
 
     def ping(self, requests: list[Request]) -> None:
-        """Ask for an answer; whoever requested it is told."""
+        """Send PING. Its answer wakes those who made these requests."""
         now = time.monotonic()
-        self.channel.sock.settimeout(0.2)
-        self.channel.sock.sendall(packed(b"PING"))
+        self.connection.sock.settimeout(0.2)
+        self.connection.sock.sendall(packed(b"PING"))
         self.sent.append((now, requests))
 
 
 class Request:
-    """Somebody waits until every server has answered."""
+    """A wait for an answer of every server."""
 
     def __init__(self, wake: Callable[[], object], deadline: float) -> None:
         self.wake = wake
         self.deadline = deadline
-        self.asked: set[Line] = set()
-        self.answered: set[Line] = set()
+        self.asked: set[TrackingConnection] = set()
+        self.answered: set[TrackingConnection] = set()
         self.holds = False
 
 
-def said(channel: Channel, commands: Commands, deadline: float) -> list[Any]:
-    """What a server answers to some commands. Raises what talking to it may raise."""
-    channel.send(packed_all(commands), deadline)
-    replies = channel.receive(len(commands), deadline)
+def said(connection: Connection, commands: Commands, deadline: float) -> list[Any]:
+    """The answers of a server to some commands. Raises what the connection raises."""
+    connection.send(packed_all(commands), deadline)
+    replies = connection.receive(len(commands), deadline)
     verify(commands, replies)
     return replies
 
@@ -59,7 +59,7 @@ def pass_on(push: list[Any], names: KeySpace, tier: Tier) -> None:
         return
     named = push[1] if len(push) == 2 else ()
     if named is None:                       # FLUSHDB, FLUSHALL
-        tier.wipe()
+        tier.clear()
         return
     if type(named) is not list:
         raise Senseless("an invalidation does not say of what")
@@ -71,10 +71,10 @@ def pass_on(push: list[Any], names: KeySpace, tier: Tier) -> None:
             continue
         bucket, letter, rest = parsed
         if letter == 118:                   # v
-            tier.heard_of(rest)
+            tier.on_invalidate(rest)
         elif letter == 108:                 # l
             tier.wake(rest)
         elif letter == 103:                 # g
-            tier.heard_of_generation(bucket)
+            tier.on_generation(bucket)
         elif letter == 116:                 # t
-            tier.heard_of_tag(bucket, rest)
+            tier.on_tag(bucket, rest)

@@ -16,9 +16,9 @@ from cachebox.distributed._net.effects import (
     Effects,
     Exchange,
     Failure,
-    MakeWaiter,
+    NewWaiter,
     Node,
-    Start,
+    Spawn,
     T,
     Wait,
 )
@@ -28,10 +28,10 @@ from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
 
 PING = packed_all([[b"PING"]])
-LANES = 16                          # connections of an event loop to one server
+PER_LOOP = 16                          # connections of an event loop to one server
 
 
-class AsyncChannel:
+class AsyncConnection:
     """A connection of an event loop."""
 
     def __init__(self, reader: Any, writer: Any) -> None:
@@ -107,14 +107,14 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-class Lanes:
-    """The connections of one event loop to a node: at most `LANES` at a time, and who wants more stands in line.
+class LoopConnections:
+    """The connections of one event loop to a node: at most `PER_LOOP` at a time, and who wants more stands in line.
 
     A thousand tasks at once would else make a thousand connections, which takes longer than a call may.
     """
 
-    def __init__(self, limit: int = LANES) -> None:
-        self.idle: list[AsyncChannel] = []
+    def __init__(self, limit: int = PER_LOOP) -> None:
+        self.idle: list[AsyncConnection] = []
         self._free = limit
         self._line: deque[asyncio.Future[bool]] = deque()
 
@@ -178,9 +178,9 @@ class Async:
             return await asyncio.gather(*(exchange_async(*request, effect.deadline) for request in effect.requests))
         if type(effect) is Wait:
             return await effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
-        if type(effect) is MakeWaiter:
+        if type(effect) is NewWaiter:
             return TaskWaiter()
-        if type(effect) is Start:
+        if type(effect) is Spawn:
             # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
             asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006
             return True
@@ -226,49 +226,49 @@ async def exchange_async(
 ) -> list[Any] | Failure:
     """Send commands, and receive their replies, over one connection."""
     loop = asyncio.get_running_loop()
-    lanes = node.lanes.get(loop)
-    if lanes is None:
-        lanes = node.lanes[loop] = Lanes(min(LANES, node.pool.limit))
+    own = node.by_loop.get(loop)
+    if own is None:
+        own = node.by_loop[loop] = LoopConnections(min(PER_LOOP, node.pool.limit))
     try:
-        await lanes.enter(left(deadline))
+        await own.enter(left(deadline))
     except TimeoutError as error:
         return Failure(error, False, False, is_ours=True)
     try:
         return await exchange_in_lane(node, commands, deadline, once)
     finally:
-        lanes.leave()
+        own.leave()
 
 
 async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once: bool) -> list[Any] | Failure:
     loop = asyncio.get_running_loop()
     pool = node.pool
-    channel = second = None
+    connection = second = None
     was_sent = was_reused = is_waiting = False
     try:
         data = packed_all(commands)
         now = time.monotonic()
-        channel = await idle_channel(node, loop, now, deadline, once)
-        if channel is not None:
+        connection = await idle_connection(node, loop, now, deadline, once)
+        if connection is not None:
             was_reused = True
         elif pool.take_place():
-            channel = await new_channel(node, deadline)
+            connection = await new_connection(node, deadline)
         else:
             is_waiting = True
-            channel, was_reused = await next_channel(node, loop, deadline)
+            connection, was_reused = await next_connection(node, loop, deadline)
             is_waiting = False
         was_sent = True
         if once or not was_reused:
-            replies = await talk_until(channel, data, commands, deadline)
+            replies = await talk_until(connection, data, commands, deadline)
         else:
-            second = Second(node, commands, channel, patience(channel, now, deadline, len(data)), deadline)
-            replies = await channel.talk(data, len(commands))
-            verify(commands, replies, channel.replies)
-        channel.used_at = now
+            second = Second(node, commands, connection, patience(connection, now, deadline, len(data)), deadline)
+            replies = await connection.talk(data, len(commands))
+            verify(commands, replies, connection.replies)
+        connection.used_at = now
     except failures() as error:
         late = is_timeout(error)
-        if channel is not None:
-            late = late or channel.is_late
-            pool.discard(channel)
+        if connection is not None:
+            late = late or connection.is_late
+            pool.discard(connection)
         if second is not None:
             outcome = await second.outcome()
             if outcome is not None:
@@ -280,25 +280,25 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
     except BaseException:
         if second is not None:
             second.cancel()
-        if channel is not None:
-            pool.discard(channel)
+        if connection is not None:
+            pool.discard(connection)
         raise
     if second is not None:
         second.cancel()
-    if channel.is_late or pool.is_over:
-        pool.discard(channel)
+    if connection.is_late or pool.is_over:
+        pool.discard(connection)
     else:
-        pool.give_back(channel, loop)
+        pool.give_back(connection, loop)
     return replies
 
 
-async def talk_until(channel: AsyncChannel, data: bytes, commands: Commands, deadline: float) -> list[Any]:
+async def talk_until(connection: AsyncConnection, data: bytes, commands: Commands, deadline: float) -> list[Any]:
     """Send commands, and receive their replies, before the deadline; else the connection is closed."""
     loop = asyncio.get_running_loop()
-    timer = loop.call_later(left(deadline), channel.expire, loop)
+    timer = loop.call_later(left(deadline), connection.expire, loop)
     try:
-        replies = await channel.talk(data, len(commands))
-        verify(commands, replies, channel.replies)
+        replies = await connection.talk(data, len(commands))
+        verify(commands, replies, connection.replies)
         return replies
     finally:
         timer.cancel()
@@ -310,7 +310,7 @@ class Second:
     The old one goes on to be listened to, for the server may as well be slow; whichever answers first ends the other.
     """
 
-    def __init__(self, node: Node, commands: Commands, old: AsyncChannel, begin: float, deadline: float) -> None:
+    def __init__(self, node: Node, commands: Commands, old: AsyncConnection, begin: float, deadline: float) -> None:
         self._node = node
         self._commands = commands
         self._old = old
@@ -333,13 +333,13 @@ class Second:
         while not pool.take_place():            # there is no place for both: the old one's is given back when it ends
             self._old.close()
             await asyncio.sleep(min(0.01, left(self._deadline)))
-        channel = await new_channel(self._node, self._deadline)
+        connection = await new_connection(self._node, self._deadline)
         try:
-            replies = await talk_until(channel, packed_all(self._commands), self._commands, self._deadline)
+            replies = await talk_until(connection, packed_all(self._commands), self._commands, self._deadline)
         except BaseException:
-            pool.discard(channel)
+            pool.discard(connection)
             raise
-        pool.give_back(channel, asyncio.get_running_loop())
+        pool.give_back(connection, asyncio.get_running_loop())
         pool.close(self._old.used_at)           # the others were idle for longer
         return replies
 
@@ -366,35 +366,35 @@ class Second:
             self._task.cancel()
 
 
-async def idle_channel(
+async def idle_connection(
     node: Node, loop: asyncio.AbstractEventLoop, now: float, deadline: float, once: bool
-) -> AsyncChannel | None:
+) -> AsyncConnection | None:
     """A connection that no task uses, and that is believed to be alive."""
-    idle, pool = node.lanes[loop].idle, node.pool
+    idle, pool = node.by_loop[loop].idle, node.pool
     while True:
         try:
-            channel = idle.pop()
+            connection = idle.pop()
         except IndexError:
             return None
-        if channel.reader.at_eof():
-            pool.discard(channel)
-        elif not needs_sign_of_life(channel, now, once):
-            return channel
+        if connection.reader.at_eof():
+            pool.discard(connection)
+        elif not needs_sign_of_life(connection, now, once):
+            return connection
         else:
             try:
-                await talk_until(channel, PING, [[b"PING"]], share(deadline, 0.25))
+                await talk_until(connection, PING, [[b"PING"]], share(deadline, 0.25))
             except failures():
-                pool.discard(channel)
-                pool.close(channel.used_at)     # the others were idle for longer
+                pool.discard(connection)
+                pool.close(connection.used_at)     # the others were idle for longer
             except BaseException:
-                pool.discard(channel)
+                pool.discard(connection)
                 raise
             else:
-                channel.used_at = time.monotonic()
-                return channel
+                connection.used_at = time.monotonic()
+                return connection
 
 
-async def new_channel(node: Node, deadline: float) -> AsyncChannel:
+async def new_connection(node: Node, deadline: float) -> AsyncConnection:
     """A new connection, for which there is a place already."""
     try:
         return await open_async_channel(node, deadline)
@@ -403,27 +403,27 @@ async def new_channel(node: Node, deadline: float) -> AsyncChannel:
         raise
 
 
-async def next_channel(
+async def next_connection(
     node: Node, loop: asyncio.AbstractEventLoop, deadline: float
-) -> tuple[AsyncChannel, bool]:
+) -> tuple[AsyncConnection, bool]:
     """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
     waiter = TaskWaiter()
     turn = Turn(loop, waiter.wake)
     try:
         if node.pool.line_up(turn):
             await waiter.wait(left(deadline))
-        channel, turn.channel = turn.channel, None
-        if channel is not None:
-            return channel, True
+        connection, turn.connection = turn.connection, None
+        if connection is not None:
+            return connection, True
         if turn.has_place:
             turn.has_place = False
-            return await new_channel(node, deadline), False
+            return await new_connection(node, deadline), False
     finally:
         node.pool.step_out(turn)
     raise TimeoutError("no connection became free in time")
 
 
-async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
+async def open_async_channel(node: Node, deadline: float) -> AsyncConnection:
     """A new connection to a node."""
     node.pool.forget_closed_loops()
     seconds = left(deadline)
@@ -438,13 +438,13 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncChannel:
         finally:
             opening.add_done_callback(abandoned)
         raise
-    channel = AsyncChannel(*opening.result())
+    connection = AsyncConnection(*opening.result())
     if node.health.is_troubled:
         node.health.lets_in()
-    return channel
+    return connection
 
 
 def abandoned(opening: asyncio.Future[Any]) -> None:
     """Close a connection that nobody waits for any more."""
     if not opening.cancelled() and opening.exception() is None:
-        AsyncChannel(*opening.result()).close()
+        AsyncConnection(*opening.result()).close()

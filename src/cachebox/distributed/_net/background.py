@@ -1,7 +1,7 @@
 """A thread for what nobody waits for: leases to renew, and the rest of cleared generations to remove.
 
-It starts when there is something to do, and ends a moment after there is not. Whatever a task raises, it says so and
-goes on; whoever needs the thread asks it whether it runs.
+It starts when there is something to do, and ends a moment after there is not. What a task raises is logged, and the
+next task follows. Whether the thread runs is asked of the thread.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ FINISHES = 3.0
 log = logging.getLogger("cachebox")
 
 
-class Helper:
+class Background:
     """Runs functions at their time, one after the other. Thread-safe."""
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: at first, and in the child of a fork."""
+        """Reset: at first, and in the child of a fork."""
         self._lock = Section()
         self._changed = self._lock.condition()
         self._tasks: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
         self._thread: Thread | None = None
-        self._told_to_end = False
+        self._is_ending = False
         self._is_paused = False
         self._is_troubled = False               # something was raised, and no task has succeeded since
         self.must_end = False
 
     def schedule(self, seconds: float, task: Callable[[], object]) -> None:
-        """Run a function in so many seconds."""
+        """Run a function after some seconds."""
         with self._lock:
-            if self._told_to_end:
+            if self._is_ending:
                 return
             heapq.heappush(self._tasks, (time.monotonic() + seconds, next(self._count), task))
             self._changed.notify_all()
@@ -57,9 +57,9 @@ class Helper:
         tries again."""
         with self._lock:
             runs = self._thread is not None and self._thread.runs()
-            if runs or self._is_paused or self._told_to_end or not self._tasks:
+            if runs or self._is_paused or self._is_ending or not self._tasks:
                 return
-            self._thread = thread = Thread("cachebox-helper", self._run)
+            self._thread = thread = Thread("cachebox-background", self._run)
         with contextlib.suppress(RuntimeError):
             thread.start()
 
@@ -110,7 +110,7 @@ class Helper:
                     return
                 if not self._tasks or due > now:
                     idle_since = 0.0 if self._tasks else idle_since or now
-                    if self._told_to_end or (idle_since and now >= idle_since + LINGERS):
+                    if self._is_ending or (idle_since and now >= idle_since + LINGERS):
                         self._thread = None
                         return
                     self._changed.wait((due or idle_since + LINGERS) - now)
@@ -123,7 +123,7 @@ class Helper:
     def stop(self) -> None:
         """Let it finish what is due, not what is planned, and wait for that, though not for ever."""
         with self._lock:
-            self._told_to_end = True
+            self._is_ending = True
             thread = self._thread
             self._changed.notify_all()
         self._join(thread)

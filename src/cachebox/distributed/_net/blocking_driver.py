@@ -8,7 +8,8 @@ from typing import Any
 
 from cachebox._platform.callers import waiter
 from cachebox._platform.guard import report
-from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, MakeWaiter, Node, Start, T, Wait
+from cachebox._platform.steps import run
+from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, NewWaiter, Node, Spawn, T, Wait
 from cachebox.distributed._net.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
@@ -18,7 +19,7 @@ PING = packed_all([[b"PING"]])
 GRACE = 0.02                        # seconds to collect what other servers have answered when one of them has not
 
 
-class Channel:
+class Connection:
     """A connection that blocks."""
 
     def __init__(self, sock: Any) -> None:
@@ -55,12 +56,12 @@ class Channel:
         self.sock.close()
 
 
-def open_channel(node: Node, deadline: float) -> Channel:
+def open_connection(node: Node, deadline: float) -> Connection:
     """A new connection to a node."""
-    channel = Channel(connect(node.servers, node.address, deadline, node.for_sentinel))
+    connection = Connection(connect(node.servers, node.address, deadline, node.for_sentinel))
     if node.health.is_troubled:
         node.health.lets_in()
-    return channel
+    return connection
 
 
 class Blocking:
@@ -68,18 +69,7 @@ class Blocking:
 
     def run(self, steps: Effects[T]) -> T:
         """Do all that the generator asks for, and return what it returns."""
-        try:
-            effect = next(steps)
-            while True:
-                try:
-                    outcome = self.do(effect)
-                except BaseException as error:
-                    effect = steps.throw(error)
-                else:
-                    effect = steps.send(outcome)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        return run(steps, self.do)
 
     def do(self, effect: Any) -> Any:
         """One effect."""
@@ -89,9 +79,9 @@ class Blocking:
             return exchange_with_many(effect.requests, effect.deadline)
         if type(effect) is Wait:
             return effect.waiter.wait(None if effect.until is None else effect.until - time.monotonic())
-        if type(effect) is MakeWaiter:
+        if type(effect) is NewWaiter:
             return waiter()
-        if type(effect) is Start:
+        if type(effect) is Spawn:
             from cachebox._loading.refresh_pool import submit  # a pool: most need none
 
             return submit(InBackground(effect))
@@ -101,7 +91,7 @@ class Blocking:
 class InBackground:
     """Steps that a thread of the pool runs."""
 
-    def __init__(self, what: Start) -> None:
+    def __init__(self, what: Spawn) -> None:
         self._steps = what.steps
 
     def run(self) -> None:
@@ -112,50 +102,50 @@ class InBackground:
             report(error, self._steps)
 
 
-def idle_channel(node: Node, now: float, deadline: float, once: bool = False) -> Channel | None:
+def idle_connection(node: Node, now: float, deadline: float, once: bool = False) -> Connection | None:
     """A connection that nobody uses, and that is believed to be alive."""
     pool = node.pool
     while True:
         try:
-            channel = pool.idle.pop()
+            connection = pool.idle.pop()
         except IndexError:
             return None
-        if now - channel.used_at <= TRUSTED_ONCE or not needs_sign_of_life(channel, now, once):
-            return channel
+        if now - connection.used_at <= TRUSTED_ONCE or not needs_sign_of_life(connection, now, once):
+            return connection
         try:
-            lives = channel.lives(share(deadline, 0.25))
+            lives = connection.lives(share(deadline, 0.25))
         except BaseException:
-            pool.discard(channel)
+            pool.discard(connection)
             raise
         if lives:
-            channel.used_at = time.monotonic()
-            return channel
-        pool.discard(channel)
-        pool.close(channel.used_at)             # the others were idle for longer
+            connection.used_at = time.monotonic()
+            return connection
+        pool.discard(connection)
+        pool.close(connection.used_at)             # the others were idle for longer
 
 
-def new_channel(node: Node, deadline: float) -> Channel:
+def new_connection(node: Node, deadline: float) -> Connection:
     """A new connection, for which there is a place already."""
     try:
-        return open_channel(node, deadline)
+        return open_connection(node, deadline)
     except BaseException:
         node.pool.give_place()
         raise
 
 
-def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
+def next_connection(node: Node, deadline: float) -> tuple[Connection, bool]:
     """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
     waiting = waiter()
     turn = Turn(None, waiting.wake)
     try:
         if node.pool.line_up(turn):
             waiting.wait(max(0.0, deadline - time.monotonic()))
-        channel, turn.channel = turn.channel, None
-        if channel is not None:
-            return channel, True
+        connection, turn.connection = turn.connection, None
+        if connection is not None:
+            return connection, True
         if turn.has_place:
             turn.has_place = False
-            return new_channel(node, deadline), False
+            return new_connection(node, deadline), False
     finally:
         node.pool.step_out(turn)
         waiting.close()
@@ -165,38 +155,38 @@ def next_channel(node: Node, deadline: float) -> tuple[Channel, bool]:
 def exchange(node: Node, commands: Commands, deadline: float, once: bool = False) -> list[Any] | Failure:
     """Send commands, and receive their replies, over one connection."""
     data = packed_all(commands)
-    channel = None
+    connection = None
     was_sent = was_reused = is_waiting = False
     try:
         until = deadline
         now = time.monotonic()
-        channel = idle_channel(node, now, deadline, once)
-        if channel is not None:
+        connection = idle_connection(node, now, deadline, once)
+        if connection is not None:
             was_reused = True
             if not once:
-                until = patience(channel, now, deadline, len(data))
+                until = patience(connection, now, deadline, len(data))
         elif node.pool.take_place():
-            channel = new_channel(node, deadline)
+            connection = new_connection(node, deadline)
         else:
             is_waiting = True
-            channel, was_reused = next_channel(node, deadline)
+            connection, was_reused = next_connection(node, deadline)
             is_waiting = False
         was_sent = True
-        channel.used_at = now
-        channel.send(data, until)
-        replies = channel.receive(len(commands), until)
-        verify(commands, replies, channel.replies)
+        connection.used_at = now
+        connection.send(data, until)
+        replies = connection.receive(len(commands), until)
+        verify(commands, replies, connection.replies)
     except failures() as error:
-        if channel is not None and is_timeout(error) and until < deadline:
-            return exchange_anew(node, commands, channel, deadline)
-        if channel is not None:
-            node.pool.discard(channel)
+        if connection is not None and is_timeout(error) and until < deadline:
+            return exchange_anew(node, commands, connection, deadline)
+        if connection is not None:
+            node.pool.discard(connection)
         return failure_of(error, was_sent, was_reused, is_waiting)
     except BaseException:
-        if channel is not None:
-            node.pool.discard(channel)
+        if connection is not None:
+            node.pool.discard(connection)
         raise
-    node.pool.give_back(channel)
+    node.pool.give_back(connection)
     return replies
 
 
@@ -206,60 +196,60 @@ def failure_of(error: BaseException, was_sent: bool, was_reused: bool, is_waitin
     return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and is_timeout(error))
 
 
-def exchange_anew(node: Node, commands: Commands, old: Channel, deadline: float) -> list[Any] | Failure:
+def exchange_anew(node: Node, commands: Commands, old: Connection, deadline: float) -> list[Any] | Failure:
     """No answer came over a connection, which the network may have forgotten: ask over a new one, but go on to listen.
 
     For the server may as well be slow, and answer the first question.
     """
     pool = node.pool
-    channels = [old]
+    connections = [old]
     try:
         if not pool.take_place():
-            channels.pop().close()              # there is no place for both: the new one gets the old one's
-        new = new_channel(node, deadline)
-        channels.append(new)
-        if channels[0] is new or not readable([old.sock], 0.0):
+            connections.pop().close()              # there is no place for both: the new one gets the old one's
+        new = new_connection(node, deadline)
+        connections.append(new)
+        if connections[0] is new or not readable([old.sock], 0.0):
             new.send(packed_all(commands), deadline)
-        ready = readable([channel.sock for channel in channels], left(deadline))
-        winner = next((channel for channel in channels if channel.sock in ready), new)
+        ready = readable([connection.sock for connection in connections], left(deadline))
+        winner = next((connection for connection in connections if connection.sock in ready), new)
         replies = collect(winner, commands, deadline)
     except failures() as error:
-        return last_look(node, commands, channels, old, failure_of(error, True, True))
+        return last_look(node, commands, connections, old, failure_of(error, True, True))
     except BaseException:
-        for channel in channels:
-            pool.discard(channel)
+        for connection in connections:
+            pool.discard(connection)
         raise
-    channels.remove(winner)
-    for channel in channels:
-        pool.discard(channel)
+    connections.remove(winner)
+    for connection in connections:
+        pool.discard(connection)
     if winner is new:
         pool.close(old.used_at)                 # the others were idle for longer
     pool.give_back(winner)
     return replies
 
 
-def collect(channel: Channel, commands: Commands, deadline: float) -> list[Any]:
+def collect(connection: Connection, commands: Commands, deadline: float) -> list[Any]:
     """The replies to commands that were sent."""
-    replies = channel.receive(len(commands), deadline)
-    verify(commands, replies, channel.replies)
+    replies = connection.receive(len(commands), deadline)
+    verify(commands, replies, connection.replies)
     return replies
 
 
 def last_look(
-    node: Node, commands: Commands, channels: list[Channel], old: Channel, failure: Failure
+    node: Node, commands: Commands, connections: list[Connection], old: Connection, failure: Failure
 ) -> list[Any] | Failure:
     """The new connection brought nothing: perhaps the old one has."""
     outcome: list[Any] | Failure = failure
-    if old in channels and readable([old.sock], 0.0):
+    if old in connections and readable([old.sock], 0.0):
         try:
             outcome = collect(old, commands, time.monotonic() + GRACE)
         except failures():
             pass
         else:
-            channels.remove(old)
+            connections.remove(old)
             node.pool.give_back(old)
-    for channel in channels:
-        node.pool.discard(channel)
+    for connection in connections:
+        node.pool.discard(connection)
     return outcome
 
 
@@ -270,7 +260,7 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
     Those to which none is free go last, when none is held any more that somebody else may wait for.
     """
     outcomes: list[Any] = [None] * len(requests)
-    under_way: dict[int, tuple[Channel, bool]] = {}
+    under_way: dict[int, tuple[Connection, bool]] = {}
     waiting = []
     order = sorted(range(len(requests)), key=lambda i: not requests[i][0].pool.idle)
     until = deadline
@@ -278,52 +268,52 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
     try:
         for i in order:
             node, commands = requests[i]
-            channel = None
+            connection = None
             was_reused = False
             try:
                 now = time.monotonic()
-                channel = idle_channel(node, now, deadline)
-                if channel is not None:
+                connection = idle_connection(node, now, deadline)
+                if connection is not None:
                     was_reused = True
-                    until = min(until, patience(channel, now, deadline, 0))
-                if channel is None and not node.pool.take_place():
+                    until = min(until, patience(connection, now, deadline, 0))
+                if connection is None and not node.pool.take_place():
                     waiting.append(i)
                     continue
-                if channel is None:
-                    channel = new_channel(node, share(deadline, 1 / max(1, connecting)))
+                if connection is None:
+                    connection = new_connection(node, share(deadline, 1 / max(1, connecting)))
                     connecting -= 1
-                channel.used_at = now
-                channel.send(packed_all(commands), deadline)
-                under_way[i] = (channel, was_reused)
+                connection.used_at = now
+                connection.send(packed_all(commands), deadline)
+                under_way[i] = (connection, was_reused)
             except failures() as error:
-                if channel is not None:
-                    node.pool.discard(channel)
-                outcomes[i] = failure_of(error, channel is not None, was_reused)
+                if connection is not None:
+                    node.pool.discard(connection)
+                outcomes[i] = failure_of(error, connection is not None, was_reused)
         while under_way:
-            by_sock = {channel.sock: i for i, (channel, _) in under_way.items()}
+            by_sock = {connection.sock: i for i, (connection, _) in under_way.items()}
             ready = readable(list(by_sock), max(0.0, until - time.monotonic()))
             if not ready and until < deadline:
                 until = deadline
                 for i in [i for i, (_, was_reused) in under_way.items() if was_reused]:
-                    channel, _ = under_way.pop(i)
-                    outcomes[i] = exchange_anew(*requests[i], channel, share(deadline, 1 / (1 + len(under_way))))
+                    connection, _ = under_way.pop(i)
+                    outcomes[i] = exchange_anew(*requests[i], connection, share(deadline, 1 / (1 + len(under_way))))
                 continue
             for sock in ready or list(by_sock):
                 i = by_sock[sock]
                 node, commands = requests[i]
-                channel, was_reused = under_way.pop(i)
+                connection, was_reused = under_way.pop(i)
                 try:
-                    outcomes[i] = collect(channel, commands, max(deadline, time.monotonic() + GRACE))
-                    node.pool.give_back(channel)
+                    outcomes[i] = collect(connection, commands, max(deadline, time.monotonic() + GRACE))
+                    node.pool.give_back(connection)
                 except failures() as error:
-                    node.pool.discard(channel)
+                    node.pool.discard(connection)
                     outcomes[i] = failure_of(error, True, was_reused)
                 except BaseException:
-                    node.pool.discard(channel)
+                    node.pool.discard(connection)
                     raise
     except BaseException:
-        for i, (channel, _) in under_way.items():
-            requests[i][0].pool.discard(channel)
+        for i, (connection, _) in under_way.items():
+            requests[i][0].pool.discard(connection)
         raise
     for i in waiting:
         outcomes[i] = exchange(*requests[i], deadline)

@@ -28,7 +28,7 @@ class Discovery:
         self.nodes: dict[Address, Node] = {}
         self.owners: list[Node | None] | None = None
         self.names: KeySpace | None = None
-        self.link_probes = False                # whether the tracking link finds out when a server is back
+        self.tracking_probes = False                # whether the tracking link finds out when a server is back
         self.is_suspect = False                 # somebody saw signs of a change
         self.on_open: Callable[[], object] | None = None    # called when a connection is going to be made
         self._refreshed_at = -REFRESH_APART
@@ -121,7 +121,7 @@ class Discovery:
     @property
     def _must_refresh(self) -> bool:
         """Whether a call has to find out: nobody knows yet, or there are doubts, and no link that looks into them."""
-        return self.owners is None or (self.is_suspect and not self.link_probes)
+        return self.owners is None or (self.is_suspect and not self.tracking_probes)
 
     def refresh(self, deadline: float) -> Effects[Failure | None]:
         """`discover`, but not too often."""
@@ -145,7 +145,7 @@ class Discovery:
             node = self.node(address)
             if is_probe:
                 node.breaker.probes()
-            elif not node.breaker.may_call(self.link_probes):
+            elif not node.breaker.may_call(self.tracking_probes):
                 failure = failure or refused(node)
                 continue
             command = [b"CLUSTER", b"SLOTS"] if self.servers.mode == "cluster" else [b"HELLO"]

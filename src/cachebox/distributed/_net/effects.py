@@ -1,8 +1,8 @@
-"""What the core asks to be done, and the servers that it is about.
+"""What the operations ask to be done, and the servers that it is about.
 
-The core (`core`) is made of generators. They yield one of the effects below, and get the outcome sent back. `blocking`
-and `awaiting` do what is asked for, in the calling thread or in the calling task, and differ in nothing else, which is
-why the two caches cannot drift apart.
+The operations (`_ops`) are generators. They yield one of the effects below, and are sent the outcome. A driver does
+what is asked for, in the calling thread (`blocking_driver`) or in the calling task (`asyncio_driver`). The drivers
+differ in nothing else, so the two caches cannot drift apart.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachebox.distributed._net.breaker import Breaker
 from cachebox.distributed._net.health import Health
-from cachebox.distributed._net.pool import Pool
+from cachebox.distributed._net.pool import ConnectionPool
 from cachebox.distributed._net.servers import Address, Servers
 
 if TYPE_CHECKING:
-    from cachebox.distributed._net.asyncio_driver import Lanes
-    from cachebox.distributed._net.blocking_driver import Channel
+    from cachebox.distributed._net.asyncio_driver import LoopConnections
+    from cachebox.distributed._net.blocking_driver import Connection
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Node:
         self.address = address
         self.for_sentinel = for_sentinel
         self.health = Health(self)
-        self.pool = Pool(servers.max_connections)
+        self.pool = ConnectionPool(servers.max_connections)
 
     def renew(self) -> None:
         """In the child of a fork."""
@@ -47,14 +47,14 @@ class Node:
         self.pool.close()
 
     @property
-    def idle(self) -> list[Channel]:
+    def idle(self) -> list[Connection]:
         """The connections that no thread uses now."""
         return self.pool.idle
 
     @property
-    def lanes(self) -> dict[Any, Lanes]:
+    def by_loop(self) -> dict[Any, LoopConnections]:
         """Those of event loops."""
-        return self.pool.lanes
+        return self.pool.by_loop
 
     @property
     def breaker(self) -> Breaker:
@@ -86,8 +86,8 @@ class Exchange:
     once: bool = False              # not to be sent a second time, whatever happens
 
 
-class MakeWaiter:
-    """Make what the one who runs this can wait for: its `wake` may be called by any thread. Returns it."""
+class NewWaiter:
+    """Create a waiter for the driver that runs this, and return it. Any thread may call its `wake()`."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Wait:
 
 
 @dataclass
-class Run:
+class Call:
     """Call a function of the user's, and return what it returns."""
 
     function: Callable[[], Any]
@@ -113,7 +113,7 @@ class Block:
 
 
 @dataclass
-class Start:
+class Spawn:
     """Have steps run in the background: in a thread of the pool, or in a task. Returns whether they will."""
 
     steps: Callable[[], Effects[None]]

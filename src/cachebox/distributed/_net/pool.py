@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from cachebox._platform.section import Section
 
 if TYPE_CHECKING:
-    from cachebox.distributed._net.asyncio_driver import AsyncChannel, Lanes
-    from cachebox.distributed._net.blocking_driver import Channel
+    from cachebox.distributed._net.asyncio_driver import AsyncConnection, LoopConnections
+    from cachebox.distributed._net.blocking_driver import Connection
 
 IDLE = 30.0
 """Seconds without use after which a connection is closed."""
@@ -37,11 +37,11 @@ class Turn:
     def __init__(self, home: Any, wake: Callable[[], object]) -> None:
         self.home = home
         self.wake = wake
-        self.channel: Any = None
+        self.connection: Any = None
         self.has_place = False
 
 
-class Pool:
+class ConnectionPool:
     """The connections to one server. Thread-safe; everything is O(1) but for the closing of many.
 
     `idle` may be popped by anybody without the lock.
@@ -49,8 +49,8 @@ class Pool:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.idle: list[Channel] = []
-        self.lanes: dict[Any, Lanes] = {}       # by event loop
+        self.idle: list[Connection] = []
+        self.by_loop: dict[Any, LoopConnections] = {}       # by event loop
         self.is_over = False
         self.on_open: Callable[[], object] | None = None
         self.renew()
@@ -58,13 +58,13 @@ class Pool:
     def renew(self) -> None:
         """Without connections: at first, and in the child of a fork, which must not talk over its parent's."""
         self._lock = Section()
-        for channel in self.idle:
-            channel.close()
-        for lanes in self.lanes.values():
-            for other in lanes.idle:
+        for connection in self.idle:
+            connection.close()
+        for own in self.by_loop.values():
+            for other in own.idle:
                 other.close_socket()
         self.idle = []
-        self.lanes = {}
+        self.by_loop = {}
         self.size = 0                           # places that are taken
         self.line: deque[Turn] = deque()
 
@@ -98,9 +98,9 @@ class Pool:
     def line_up(self, turn: Turn) -> bool:
         """Stand in line. False: not necessary, there was something after all."""
         with self._lock:
-            own = self.idle if turn.home is None else self.lanes[turn.home].idle
+            own = self.idle if turn.home is None else self.by_loop[turn.home].idle
             with contextlib.suppress(IndexError):
-                turn.channel = own.pop()
+                turn.connection = own.pop()
                 return False
             turn.has_place = self._reserve()
             spare = None if turn.has_place else self._pop_spare()
@@ -116,9 +116,9 @@ class Pool:
         """An idle connection of somebody else's, and its event loop."""
         with contextlib.suppress(IndexError):
             return self.idle.pop(0), None
-        for home, lanes in list(self.lanes.items()):
+        for home, own in list(self.by_loop.items()):
             with contextlib.suppress(IndexError):
-                return lanes.idle.pop(0), home
+                return own.idle.pop(0), home
         return None
 
     def step_out(self, turn: Turn) -> None:
@@ -126,17 +126,17 @@ class Pool:
         with self._lock:
             if turn in self.line:
                 self.line.remove(turn)
-        if turn.channel is not None:
-            self.give_back(turn.channel, turn.home)
+        if turn.connection is not None:
+            self.give_back(turn.connection, turn.home)
         elif turn.has_place:
             self.give_place()
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    def give_back(self, channel: Any, home: Any = None) -> None:
+    def give_back(self, connection: Any, home: Any = None) -> None:
         """A connection is not used any more: it is idle, or the next one's."""
-        idle: list[Any] = self.idle if home is None else self.lanes[home].idle
-        idle.append(channel)
+        idle: list[Any] = self.idle if home is None else self.by_loop[home].idle
+        idle.append(connection)
         if self.line:
             self._hand_over(idle, home)
         if self.is_over:
@@ -147,29 +147,29 @@ class Pool:
             if not self.line or not idle:
                 return
             turn = self.line.popleft()
-            channel = idle.pop()
+            connection = idle.pop()
             if turn.home is home:
-                turn.channel, channel = channel, None
+                turn.connection, connection = connection, None
             else:
                 turn.has_place = True
-        if channel is not None:
-            _close(channel, home)
+        if connection is not None:
+            _close(connection, home)
         turn.wake()
 
-    def discard(self, channel: Any) -> None:
+    def discard(self, connection: Any) -> None:
         """Close a connection that was in use, and let another one be opened."""
-        channel.close()
+        connection.close()
         self.give_place()
 
     def close(self, until: float = float("inf")) -> None:
         """Close the connections that nobody uses, and has not used since a monotonic time."""
         stacks: list[tuple[Any, list[Any]]] = [(None, self.idle)]
-        stacks += [(home, lanes.idle) for home, lanes in list(self.lanes.items())]
+        stacks += [(home, own.idle) for home, own in list(self.by_loop.items())]
         for home, stack in stacks:
             with contextlib.suppress(IndexError):       # others may take some meanwhile
                 while stack[0].used_at <= until:
-                    channel = stack.pop(0)
-                    _close(channel, home)
+                    connection = stack.pop(0)
+                    _close(connection, home)
                     self.give_place()
 
     def reap(self) -> None:
@@ -179,27 +179,27 @@ class Pool:
 
     def forget_closed_loops(self) -> None:
         """Each loop brought connections of its own."""
-        for loop in [loop for loop in list(self.lanes) if loop.is_closed()]:
-            lanes = self.lanes.pop(loop, None)
-            while lanes is not None and lanes.idle:
-                self.discard(lanes.idle.pop())
+        for loop in [loop for loop in list(self.by_loop) if loop.is_closed()]:
+            own = self.by_loop.pop(loop, None)
+            while own is not None and own.idle:
+                self.discard(own.idle.pop())
 
 
-def _close(channel: Any, home: Any) -> None:
+def _close(connection: Any, home: Any) -> None:
     if home is None:
-        channel.close()
+        connection.close()
     else:
-        channel.close_on(home)
+        connection.close_on(home)
 
 
-def needs_sign_of_life(channel: Channel | AsyncChannel, now: float, once: bool) -> bool:
+def needs_sign_of_life(connection: Connection | AsyncConnection, now: float, once: bool) -> bool:
     """Whether a connection has been idle so long that the network may have forgotten it."""
-    return now - channel.used_at > (TRUSTED_ONCE if once else TRUSTED)
+    return now - connection.used_at > (TRUSTED_ONCE if once else TRUSTED)
 
 
-def patience(channel: Channel | AsyncChannel, now: float, deadline: float, size: int) -> float:
+def patience(connection: Connection | AsyncConnection, now: float, deadline: float, size: int) -> float:
     """Until when to wait for an answer over this connection alone: if it is forgotten, another one needs time, too."""
-    idle = now - channel.used_at
+    idle = now - connection.used_at
     if size > LARGE and idle < TRUSTED_ONCE:
         return deadline
     return (now + deadline) / 2 if idle > RECENT else (now + 3.0 * deadline) / 4

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cachebox.distributed._net.discovery import REFRESH_APART, Discovery, refused
-from cachebox.distributed._net.effects import Effects, Exchange, Failure, MakeWaiter, Node, Wait
+from cachebox.distributed._net.effects import Effects, Exchange, Failure, NewWaiter, Node, Wait
 from cachebox.distributed._net.refusals import NOT_SERVING, Unavailable, refusal_in
 from cachebox.distributed._wire.resp import ReplyError
 from cachebox.distributed._wire.scripts import BY_DIGEST, CLEAN, script_call
@@ -82,7 +82,7 @@ class Topology(Discovery):
                 node = target.pop(i, None) or owners[commands[i][0]]
                 if node is None:
                     results[i] = Failure(Unavailable("no server has this part of the keys"), False, False)
-                elif first is None and node not in groups and not node.breaker.may_call(self.link_probes):
+                elif first is None and node not in groups and not node.breaker.may_call(self.tracking_probes):
                     results[i] = refused(node)
                 else:
                     groups.setdefault(node, []).append(i)
@@ -163,7 +163,7 @@ class Topology(Discovery):
             breaks -= has_broken
             redirections -= not (pause or has_broken)
             if pause:
-                yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + PAUSE))
+                yield Wait((yield NewWaiter()), min(deadline, time.monotonic() + PAUSE))
             for node, digests in missing.items():
                 loads = [[b"SCRIPT", b"LOAD", BY_DIGEST[digest].text] for digest in digests]
                 (outcome,) = yield Exchange([(node, loads)], deadline)
@@ -194,7 +194,7 @@ class Topology(Discovery):
         assert names is not None
         command = [b"SCAN", cursor, b"MATCH", names.pattern(letter, prefix), b"COUNT", PAGE]
         outcome: Any = None
-        if node.breaker.may_call(self.link_probes):
+        if node.breaker.may_call(self.tracking_probes):
             (outcome,) = yield Exchange([(node, [command])], deadline)
             if type(outcome) is Failure and outcome.is_broken:
                 node.close()

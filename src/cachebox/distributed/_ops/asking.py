@@ -21,7 +21,7 @@ from cachebox.distributed._wire.scripts import Script, script_call
 from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 
 if TYPE_CHECKING:
-    from cachebox.distributed._near.tracking import Link
+    from cachebox.distributed._near.tracking import Tracking
     from cachebox.distributed._ops.pending_invalidations import Owed
 
 
@@ -31,7 +31,7 @@ class Asking:
     topology: Topology
     tier: Tier
     codec: Codec
-    link: Link | None
+    tracking: Tracking | None
     owed: Owed
     timeout: float                      # seconds
     is_closed: bool
@@ -42,9 +42,9 @@ class Asking:
     def begin(self, deadline: float) -> Effects[None]:
         """Before an operation asks a server: is it open, and has the link had its first chance?"""
         self.check_open()
-        link = self.link
-        if link is not None and not link.has_begun:
-            yield from link.wait_until_begun(deadline)
+        tracking = self.tracking
+        if tracking is not None and not tracking.has_begun:
+            yield from tracking.wait_until_begun(deadline)
         if self.topology.owners is None:
             yield from self.topology.refresh(deadline)
 

@@ -61,7 +61,7 @@ class Entries(Asking):
         value = self.codec.loads(kind, payload, schema)
         stored = Packed(kind, payload, schema) if self.isolate and type(value) not in ATOMS else value
         lifetime = math.inf if pttl < 0 else (pttl - (self.codec.kept(data) if data[4] & KEPT else 0)) / 1000
-        if self.link is None and not self.topology.is_exact:
+        if self.tracking is None and not self.topology.is_exact:
             lifetime = min(lifetime, self.max_staleness)
         return value, (fill, stored, lifetime, tags)
 

@@ -31,7 +31,8 @@ class LeadOfMany:
         self._leased: list[Group] = []
 
     def __enter__(self) -> LeadOfMany:
-        self._loader.flights[self.token] = self.flight      # before the leases are: whoever sees one has to find this
+        # before the leases are taken, for a caller that sees our token has to find the flight
+        self._loader.flights[self.token] = self.flight
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -39,14 +40,14 @@ class LeadOfMany:
             self._loader.leases.give_up_soon(self.token, self._leased)
         self.let_go()
         self._loader.flights.pop(self.token, None)
-        self.flight.give_up()                   # who waited looks again
+        self.flight.give_up()                   # waiters look again
 
     def keep(self) -> None:
         """Have the leases renewed while the values are computed."""
         self._loader.leases.keep(self.token, self._leased, self.flight)
 
     def let_go(self) -> None:
-        """Have them renewed no more."""
+        """Stop renewing the leases."""
         self._loader.leases.let_go(self.token)
 
     def give_up(self) -> Effects[None]:

@@ -29,7 +29,7 @@ Group = tuple[int, list[bytes]]
 
 
 class Patience:
-    """How long somebody goes on waiting for a lease of another process, whatever the server says about it."""
+    """How long to wait for a lease of another process, whatever the server says about it."""
 
     def __init__(self) -> None:
         self._token = b""
@@ -53,23 +53,23 @@ class Patience:
 
 
 class Leases:
-    """Those that this process has of one cache's keys."""
+    """The leases that this process holds for one cache."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: at first, and in the child of a fork."""
+        """Reset: at first, and in the child of a fork."""
         self._kept: dict[bytes, tuple[list[Group], Flight]] = {}
 
     def keep(self, token: bytes, groups: list[Group], flight: Flight) -> None:
         """Have leases renewed, until `let_go`, or until nobody can go on with their flight."""
         self._kept[token] = groups, flight
-        self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))
+        self._core.background.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
     def let_go(self, token: bytes) -> list[Group] | None:
-        """Have them renewed no more. What was not stored or given up expires. Returns them, if they were."""
+        """Stop renewing leases. What is neither stored nor given up expires. Returns them, if they were renewed."""
         return self._kept.pop(token, (None, None))[0]
 
     def give_up(self, token: bytes, groups: list[Group], deadline: float) -> Effects[None]:
@@ -90,8 +90,8 @@ class Leases:
             yield from core.topology.ask([(bucket, command)], deadline)
 
     def give_up_soon(self, token: bytes, groups: list[Group]) -> None:
-        """The same, in the helper's thread, for who cannot wait."""
-        self._core.helper.schedule(0.0, lambda: self._send(token, groups, b""))
+        """The same, in the background, for who cannot wait."""
+        self._core.background.schedule(0.0, lambda: self._send(token, groups, b""))
 
     def _renew(self, token: bytes) -> None:
         groups, flight = self._kept.get(token, (None, None))
@@ -101,7 +101,8 @@ class Leases:
             self.let_go(token)
             self._send(token, groups, b"")
         else:
-            self._core.helper.schedule(RENEWED_EVERY, lambda: self._renew(token))   # first: whatever the server says
+            # first, whatever the server says
+            self._core.background.schedule(RENEWED_EVERY, lambda: self._renew(token))
             self._send(token, groups, b"%d" % LEASE_MS)
 
     def _send(self, token: bytes, groups: list[Group], milliseconds: bytes) -> None:

@@ -15,7 +15,7 @@ from cachebox._calls.many import CachedMany, checked_mapping, listed
 from cachebox._platform.absent import ABSENT
 from cachebox.cache import MISSING
 from cachebox.distributed._net.asyncio_driver import Async
-from cachebox.distributed._net.effects import Effects, Run
+from cachebox.distributed._net.effects import Call, Effects
 from cachebox.distributed._ops.leading import LeadOfMany, Row
 from cachebox.distributed._ops.schema import Schema, schema_of
 
@@ -82,7 +82,7 @@ class DistributedMany(CachedMany):
     def _uncached(self, prefix: tuple[Any, ...], wanted: list[Any]) -> Effects[dict[Any, Any]]:
         if not wanted:
             return {}
-        values = self._checked((yield Run(partial(self.__wrapped__, *prefix, wanted))))
+        values = self._checked((yield Call(partial(self.__wrapped__, *prefix, wanted))))
         return {key: values[key] for key in wanted if key in values}
 
     def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> Effects[dict[Any, Any]]:
@@ -141,7 +141,7 @@ class DistributedMany(CachedMany):
                 return keys
             lead.keep()
             with lead.flight:
-                values = self._checked((yield Run(partial(self.__wrapped__, *prefix, mine))))
+                values = self._checked((yield Call(partial(self.__wrapped__, *prefix, mine))))
             rows: dict[str, Row] = {}
             leased = set(led)
             for key in mine:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from cachebox.distributed._net.blocking_driver import Blocking
-from cachebox.distributed._net.effects import Effects, Failure, Node, Run
+from cachebox.distributed._net.effects import Call, Effects, Failure, Node
 from cachebox.distributed._net.health import log
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.pending_invalidations import Rule
@@ -29,7 +29,7 @@ CLEANINGS = 5                       # tries to give memory back, where the serve
 CLEANINGS_APART = 1.0               # seconds
 
 
-class Whole:
+class Namespace:
     """The operations of one cache that are about more than some keys."""
 
     def __init__(self, core: Core) -> None:
@@ -48,14 +48,14 @@ class Whole:
             replies = yield from self._core.topology.ask(commands, deadline)
         except BaseException:
             self._core.tier.drop_write(write)
-            self._core.tier.wipe(False)
+            self._core.tier.clear(False)
             raise
         done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
         failures = [reply for reply in replies if type(reply) is Failure]
         self._core.owed.has_cleared(done, not failures)
         if done:
             self._core.tier.end_write(write, (), done)
-            self._core.helper.schedule(0.0, lambda: self._clean(CLEANINGS))
+            self._core.background.schedule(0.0, lambda: self._clean(CLEANINGS))
         else:
             self._core.tier.drop_write(write)
         if failures:
@@ -63,18 +63,18 @@ class Whole:
             self._core.raise_failed([([], failures[0])])
 
     def _clean(self, tries: int) -> None:
-        """Remove what older generations left: in the helper's thread, page by page."""
-        if self._cleans() or self._core.helper.must_end:
+        """Remove what older generations left: in the background, page by page."""
+        if self._cleans() or self._core.background.must_end:
             return
         if tries > 1:
-            self._core.helper.schedule(CLEANINGS_APART, lambda: self._clean(tries - 1))
+            self._core.background.schedule(CLEANINGS_APART, lambda: self._clean(tries - 1))
         else:
             log.warning("what was cleared still takes memory on the servers: %s", self._core.last_error or "no answer")
 
     def _cleans(self) -> bool:
         """Whether it got to the end."""
         core = self._core
-        return core.topology.clean(Blocking(), lambda: core.helper.must_end, core.deadline)
+        return core.topology.clean(Blocking(), lambda: core.background.must_end, core.deadline)
 
     def invalidate_tag(self, tag: Any) -> Effects[int]:
         """`DistributedCache.invalidate_tag`: a new generation of the tag in every bucket."""
@@ -180,7 +180,7 @@ class Whole:
         assert rule.predicate is not None
         chosen: dict[str, None] = {}
         for key, value in entries:
-            if (yield Run(partial(rule.predicate, key, value))):
+            if (yield Call(partial(rule.predicate, key, value))):
                 chosen[key] = None
         return chosen
 

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from cachebox.distributed._near.near_cache import Tier
-from cachebox.distributed._near.tracking import Link
-from cachebox.distributed._net.background import Helper
+from cachebox.distributed._near.tracking import Tracking
+from cachebox.distributed._net.background import Background
 from cachebox.distributed._net.effects import Effects, Failure
 from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._net.topology import Topology
@@ -50,16 +50,16 @@ class Core(Reading, Writing, WritingOnce):
         self.isolate = isolate
         self.jitter = jitter
         self.kept = min(int(stale * 1000), LONGEST_KEPT)    # milliseconds that entries are kept beyond their end
-        self.helper = Helper()
-        self.link = None
+        self.background = Background()
+        self.tracking = None
         if invalidation and not topology.is_exact:
-            self.link = Link(topology, tier, self.helper, max_staleness, timeout)
+            self.tracking = Tracking(topology, tier, self.background, max_staleness, timeout)
         self.is_closed = False
         self.fast_path: Any = None              # of a cache on a folder
         self._reported: set[str] = set()
         self.owed = Owed(self)
         self._reaps = False
-        if self.link is None:
+        if self.tracking is None:
             tier.fresh_until = math.inf
             topology.on_open = self._reap_soon  # there is no link's thread to do it
 
@@ -86,29 +86,29 @@ class Core(Reading, Writing, WritingOnce):
         yield from self.begin(deadline)
         if self.topology.is_exact:
             return
-        if self.link is not None:
-            hopeless = timeout is None and self.link.state != "up" and self.topology.worst == "open"
-            if hopeless or not (yield from self.link.barrier(deadline)):
+        if self.tracking is not None:
+            hopeless = timeout is None and self.tracking.state != "up" and self.topology.worst == "open"
+            if hopeless or not (yield from self.tracking.barrier(deadline)):
                 self.tier.count(errors=1)
-                refusal = self.link.refusal or self.topology.door
-                raise self.unavailable(Failure(Unavailable(self.link.why, refusal), True, False))
+                refusal = self.tracking.refusal or self.topology.door
+                raise self.unavailable(Failure(Unavailable(self.tracking.why, refusal), True, False))
             return
         for reply in (yield from self._ping_all(deadline)):
             if type(reply) is Failure:
                 self.tier.count(errors=1)
                 raise self.unavailable(reply)
-        self.tier.wipe(False)
+        self.tier.clear(False)
 
     @property
     def last_error(self) -> str | None:
         """What is wrong with the servers, in their words as far as they say so; None: nothing is known to be."""
-        return (self.link.refusal if self.link is not None else None) or self.topology.trouble
+        return (self.tracking.refusal if self.tracking is not None else None) or self.topology.trouble
 
     def _reap_soon(self) -> None:
         """Have connections closed that will not be used for long."""
         if not self._reaps:
             self._reaps = True
-            self.helper.schedule(REAPED_EVERY, self._reap)
+            self.background.schedule(REAPED_EVERY, self._reap)
 
     def _reap(self) -> None:
         self._reaps = False
@@ -122,45 +122,45 @@ class Core(Reading, Writing, WritingOnce):
         self.topology.renew()
         self.tier.renew()
         self.tier.first.delete_many(list(self.tier.first))
-        self.helper.renew()
+        self.background.renew()
         self.owed.renew()
-        if self.link is not None:
-            self.link.renew()
+        if self.tracking is not None:
+            self.tracking.renew()
         else:
             self.tier.fresh_until = math.inf
         self._reaps = False
 
     def pause(self) -> None:
         """Before a fork: without threads, for they would not be copied."""
-        self.helper.pause()
-        if self.link is not None:
-            self.link.pause()
+        self.background.pause()
+        if self.tracking is not None:
+            self.tracking.pause()
         self.topology.pause()
 
     def resume(self) -> None:
         """After it, in the parent."""
         self.topology.resume()
-        self.helper.resume()
-        if self.link is not None:
-            self.link.resume()
+        self.background.resume()
+        if self.tracking is not None:
+            self.tracking.resume()
 
     def abandon(self) -> None:
         """Nobody uses it any more, and nobody closed it: let everything go, without waiting."""
-        self.is_closed = self.helper.must_end = True
-        if self.link is not None:
-            self.link.stop_soon()
+        self.is_closed = self.background.must_end = True
+        if self.tracking is not None:
+            self.tracking.stop_soon()
         self.topology.close()
 
     def stop(self) -> None:
         """End the threads."""
         self.is_closed = True
         self.tier.fresh_until = -math.inf
-        self.helper.stop()
-        if self.link is not None:
-            self.link.stop()
+        self.background.stop()
+        if self.tracking is not None:
+            self.tracking.stop()
 
     def close(self) -> None:
         """End the threads, close the connections and drop the entries."""
         self.stop()
         self.topology.close()
-        self.tier.wipe(False)
+        self.tier.clear(False)

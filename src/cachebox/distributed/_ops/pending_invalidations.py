@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachebox._platform.section import Section
 from cachebox.distributed._net.blocking_driver import Blocking
-from cachebox.distributed._net.effects import Effects, Failure, MakeWaiter, Run, Wait
+from cachebox.distributed._net.effects import Call, Effects, Failure, NewWaiter, Wait
 from cachebox.distributed._net.health import log
 from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._wire.keyspace import new_token
@@ -105,7 +105,7 @@ class Owed:
             elif self._clears is not None:
                 self._clears.update(buckets)
             self._added()
-        self._core.tier.wipe(False)
+        self._core.tier.clear(False)
 
     def add_tag(self, tag: str, buckets: Iterable[int] | None) -> None:
         """What has a tag is to be forgotten, everywhere or in some buckets."""
@@ -225,7 +225,7 @@ class Owed:
                     return True
             if time.monotonic() >= deadline:
                 return False
-            yield Wait((yield MakeWaiter()), min(deadline, time.monotonic() + LOOKED_EVERY))
+            yield Wait((yield NewWaiter()), min(deadline, time.monotonic() + LOOKED_EVERY))
 
     def _settle_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
         if not (yield from self._enter(bucket, deadline)):
@@ -311,7 +311,7 @@ class Owed:
         entry = core.entry_in(key, reply)
         if entry is None:
             return True
-        return bool((yield Run(partial(rule.predicate, key, entry[0]))))
+        return bool((yield Call(partial(rule.predicate, key, entry[0]))))
 
     def _note(self, bucket: int, failure: Failure) -> Failure:
         if failure.was_sent:                    # it would cost a round trip, or more, each time
@@ -324,10 +324,10 @@ class Owed:
     def _plan(self) -> None:
         if not self._is_planned and not self._core.is_closed:
             self._is_planned = True
-            self._core.helper.schedule(AGAIN, self._work)
+            self._core.background.schedule(AGAIN, self._work)
 
     def _work(self) -> None:
-        """In the helper's thread."""
+        """In the background."""
         self._is_planned = False
         core = self._core
         try:
@@ -353,7 +353,7 @@ class Owed:
             yield from self._settle_in(bucket, [], core.deadline())
         for bucket, members in core.grouped(keys):
             yield from self._settle_in(bucket, members, core.deadline())
-        if core.link is None and not core.topology.can_be_asked:
+        if core.tracking is None and not core.topology.can_be_asked:
             yield from self._probe()
         for rule in rules:
             if not core.topology.can_be_asked:  # it would count as an error each time

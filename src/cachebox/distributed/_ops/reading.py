@@ -19,6 +19,7 @@ class Reading(Entries):
     """Reads values, from the first tier where that may serve them."""
 
     is_local: bool                      # whether to go on with the first tier while no server can be asked
+    fast_path: Any                      # of a cache on a folder, else None
 
     def get(self, key: Any, default: Any) -> Effects[Any]:
         """`DistributedCache.get`, where the short way did not find it."""
@@ -31,8 +32,8 @@ class Reading(Entries):
     ) -> Effects[tuple[Any, bool]]:
         """The value of a key or MISSING, from wherever it may come from; and whether a server could tell."""
         tier = self.tier
-        link = self.link
-        if self.is_closed or self.topology.owners is None or (link is not None and not link.has_begun):
+        tracking = self.tracking
+        if self.is_closed or self.topology.owners is None or (tracking is not None and not tracking.has_begun):
             yield from self.begin(deadline)
         if tier.is_fresh:
             value = self.give(tier.look(key, counts))

@@ -1,4 +1,4 @@
-"""Refresh-ahead over both tiers: what will end soon is computed anew in the background, while it is still served.
+"""Refresh-ahead over both tiers: what will end soon is recomputed in the background, while it is still served.
 
 `get_or_set` and decorated calls bring along how a value is made and how long it lives, so they can tell that what they
 found is in the last share of its lifetime. Then they `consider` it. A refresh asks the server for the key's lease, as
@@ -19,7 +19,7 @@ from typing import Any
 
 from cachebox._loading.single_flight import Flight, led
 from cachebox._platform.section import Section
-from cachebox.distributed._net.effects import Effects, Failure, Start
+from cachebox.distributed._net.effects import Effects, Failure, Spawn
 from cachebox.distributed._net.health import log
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.single_flight import Decides, Loader, new_flight
@@ -28,7 +28,7 @@ from cachebox.distributed._wire.keyspace import new_token
 PAUSE = 1.0
 """Seconds until a key is asked for again that another process computes, or of which no server could tell."""
 MANY = 256
-"""Keys with a pause, from which on those are looked for whose pause is over."""
+"""Size of `_again` from which elapsed pauses are dropped."""
 
 
 class Refreshing:
@@ -41,7 +41,7 @@ class Refreshing:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: at first, and in the child of a fork, where the parent's threads are gone."""
+        """Reset: at first, and in the child of a fork, where the parent's threads are gone."""
         self._lock = Section()
         self._fails = False                     # what was told to the logger
         self._again: dict[str, float] = {}      # keys not to be refreshed before a time: never, while that is under way
@@ -70,13 +70,13 @@ class Refreshing:
         due = share * decide.lifetime_of(value) if share else 0.0
         if (left <= 0.0 or left < due < math.inf) and self._begin(key):
             before = kept + (max(1, int(due * 1000)) if due < math.inf else 1)
-            started = yield Start(partial(self._refresh, key, factory, decide, before))
+            started = yield Spawn(partial(self._refresh, key, factory, decide, before))
             if not started:
                 self._end(key, PAUSE)
 
     def _left_here(self, key: str) -> float:
         """How long an entry of the first tier lives on; infinity where that tells nothing of the server's."""
-        if self._core.link is None and not self._core.topology.is_exact:             # cut short to `max_staleness`
+        if self._core.tracking is None and not self._core.topology.is_exact:             # cut short to `max_staleness`
             return math.inf
         try:
             left = self._core.tier.first.ttl(key)
@@ -113,9 +113,9 @@ class Refreshing:
         token, flight = new_token(), new_flight()
         pause = 0.0
         counted: dict[str, int] = {}
-        led.set(())                             # whoever started this does not wait for it
+        led.set(())                             # the caller that started this does not wait for it
         self._flights[key] = flight
-        loader.flights[token] = flight          # before the lease is: whoever sees that has to find this
+        loader.flights[token] = flight          # before the lease is taken: who sees our token has to find this
         try:
             if core.is_closed:
                 return
@@ -142,4 +142,4 @@ class Refreshing:
             if self._flights.get(key) is flight:    # else another one took over
                 del self._flights[key]
                 self._end(key, pause)
-            core.tier.count(**counted)          # last: whoever sees it may have the next refresh begin
+            core.tier.count(**counted)          # last: a test that sees it may start the next refresh

@@ -1,12 +1,12 @@
 """One computes, the others wait: `get_or_set`, over all threads, tasks and processes.
 
-Whoever finds no value asks the server for the *lease* of the key: a name that holds a token and expires. One gets it
-and leads; it calls the factory, and stores what that returned only if it still has the lease, in one step. A write, a
-delete or a clear takes the lease away, so what was computed from before is never stored. While the factory runs the
-lease is renewed; where its process dies, it expires, and the next one leads.
+A caller that finds no value asks the server for the *lease* of the key: a name that holds a token and expires. One gets
+it and leads. It calls the factory, and stores the result only if it still has the lease, in one step. A write, a delete
+or a clear takes the lease away, so a value that was computed from older data is never stored. The factory runs under a
+lease that is renewed; where its process dies, it expires, and the next caller leads.
 
-Who does not lead waits: in the leader's own process for its `Flight`, which also brings the exception; in others for
-news about the key (`Tier.wait_for`), after which it asks again, and is told how the leader `failed` that it waited for.
+The others wait: in the leader's own process for its `Flight`, which also brings the exception; in other processes for
+news about the key (`Tier.wait_for`). Then they ask again, and get the error if the leader that they waited for failed.
 A wait that would keep the leader from going on is not begun: the factory runs, and what it returns is not stored. All
 user code of a load is part of its flight: the factory, what decides about its value, and the serializer.
 """
@@ -23,7 +23,7 @@ from cachebox._loading import tasks
 from cachebox._loading.single_flight import Flight
 from cachebox._platform.callers import PULSE
 from cachebox.cache import MISSING
-from cachebox.distributed._net.effects import Effects, Failure, MakeWaiter, Run, Wait
+from cachebox.distributed._net.effects import Call, Effects, Failure, NewWaiter, Wait
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops.entries import ATOMS, Packed
 from cachebox.distributed._ops.leases import Leases
@@ -112,7 +112,7 @@ class Loader:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: at first, and in the child of a fork, where other threads' computations are gone."""
+        """Reset: at first, and in the child of a fork, where other threads' computations are gone."""
         self.flights: dict[Any, Flight] = {}    # by token; by key for those without a server
         self.leases.renew()
         if self.refreshing is not None:
@@ -148,7 +148,7 @@ class Loader:
         token = new_token()
         flight = new_flight()
         acts = flights.acting()
-        self.flights[token] = flight           # before the lease is: whoever sees that has to find this
+        self.flights[token] = flight           # before the lease is taken: who sees our token has to find this
         try:
             with flight:
                 return (yield from self._load(key, factory, decide, token, flight, acts, deadline))
@@ -184,7 +184,7 @@ class Loader:
             return value, False
         begun = time.monotonic()
         try:
-            value = yield Run(factory)
+            value = yield Call(factory)
         except Exception:
             value = yield from self._stale(key, decide)
             if value is MISSING:
@@ -277,7 +277,7 @@ class Loader:
                 core.tier.count(errors=1)
                 if not core.is_local:
                     raise core.unavailable(reply, [key])
-                return (yield Run(factory)), True
+                return (yield Call(factory)), True
             if type(reply) is Failure:
                 return (yield from self._without_server(key, factory, reply, missed))
             if reply[0] == 4:
@@ -299,24 +299,24 @@ class Loader:
                     waiter = None
                 waits = yield from self._wait_for(other)
                 if not waits:
-                    return (yield Run(factory)), True
+                    return (yield Call(factory)), True
                 if anew and not other.was_abandoned:
                     deadline = core.deadline()
                     continue
                 if not other.was_abandoned:
                     value = core.give(other.get())
-                    return (yield Run(factory)) if value is MISSING else value, True
+                    return (yield Call(factory)) if value is MISSING else value, True
                 deadline = core.deadline()
                 yield from self._take_over(reply[2], deadline)
                 continue
             if waiter is None:                  # ask once more, so that news between the two cannot be missed
-                waiter = yield MakeWaiter()
+                waiter = yield NewWaiter()
                 continue
             seconds = patience.seconds(reply[2], reply[1])
             if not seconds or (acts and time.monotonic() > until):
                 tier.wait_no_more(key, waiter.wake)
-                return (yield Run(factory)), True
-            if not tier.linked:
+                return (yield Call(factory)), True
+            if not tier.is_tracked:
                 seconds = min(seconds, core.topology.news_apart)
             if acts:
                 seconds = min(seconds, 1.0)
@@ -324,12 +324,12 @@ class Loader:
                 yield Wait(waiter, time.monotonic() + seconds)
             finally:
                 tier.wait_no_more(key, waiter.wake)
-            waiter = yield MakeWaiter()
+            waiter = yield NewWaiter()
             deadline = core.deadline()
 
     def _wait_for(self, other: Flight) -> Effects[bool]:
         """Wait for a flight of this process. False: the caller has to compute for itself."""
-        waiter = yield MakeWaiter()
+        waiter = yield NewWaiter()
         wait = flights.Wait(other, waiter)
         try:
             if wait.may_begin() and wait.begins():
@@ -349,9 +349,9 @@ class Loader:
     def lead(
         self, key: str, token: bytes, no_good: bytes, awaited: bytes, deadline: float, due: bytes = b""
     ) -> Effects[Any]:
-        """Ask for the value, or else for how the leader failed that was awaited, or else for the lease.
+        """One round trip: the value; else the error of leader `awaited`; else the lease.
 
-        `due`: a value that has fewer milliseconds to live is as good as none, but one that is not there is not wanted.
+        `due` (milliseconds): a value that expires sooner counts as missing, and a missing key is left alone.
         """
         core = self._core
         names = core.names
@@ -398,7 +398,7 @@ class Loader:
         self.leases.keep(token, groups, flight)
         begun = time.monotonic()
         try:
-            value = yield Run(factory)
+            value = yield Call(factory)
             is_stored, lifetime, tags = decide(value)
             kept = core.kept_of(lifetime, decide.kept)
             encoded = core.encode_result(key, value, tags, decide.name, decide.schema, kept) if is_stored else None
@@ -475,14 +475,14 @@ class Loader:
             if other is flight:
                 break
             if not (yield from self._wait_for(other)):
-                return (yield Run(factory)), True
+                return (yield Call(factory)), True
             if not other.was_abandoned:
                 return other.get(), True
             if self.flights.get(key) is other:
                 self.flights.pop(key, None)     # its leader is not there to do so
         try:
             with flight:
-                value = yield Run(factory)
+                value = yield Call(factory)
             flight.land(value)
         except Exception as error:
             flight.crash(error)

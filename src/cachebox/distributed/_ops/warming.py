@@ -17,7 +17,7 @@ from cachebox._loading.loader import is_source, lookup_in
 from cachebox._loading.warming import BATCH, Order, Tally, Warmed, checked, in_threads, shown
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
-from cachebox.distributed._net.effects import Effects, Run
+from cachebox.distributed._net.effects import Call, Effects
 from cachebox.distributed._ops.leading import LeadOfMany, Row
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.single_flight import Loader
@@ -55,7 +55,7 @@ class Source:
             return {key: self.items[key] for key in keys}, []
         if self.many is not None:
             try:
-                values = yield Run(partial(self.many, keys))
+                values = yield Call(partial(self.many, keys))
                 if not hasattr(values, "keys"):
                     raise TypeError(f"load_many must return a dict, not {type(values).__name__}")
                 return {key: values[key] for key in keys if key in values}, []
@@ -67,7 +67,7 @@ class Source:
         errors: list[Exception] = []
         for key in keys:
             try:
-                found[key] = yield Run(partial(self.one, key))
+                found[key] = yield Call(partial(self.one, key))
             except KeyError:
                 pass
             except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 from cachebox._platform.awaitables import refuse_async, refuse_awaitable
 from cachebox.cache import MISSING
 from cachebox.distributed._near.near_cache import Write
-from cachebox.distributed._net.effects import Effects, Failure, Run
+from cachebox.distributed._net.effects import Call, Effects, Failure
 from cachebox.distributed._ops.entries import Entries
 from cachebox.distributed._wire.codec import COUNTER, LARGEST_INT, WHOLE, Undecodable
 from cachebox.distributed._wire.keyspace import new_token
@@ -66,7 +66,7 @@ class WritingOnce(Entries):
             if type(reply) is Failure:
                 self.raise_failed([([key], reply)])
             old, tags, digest, keeps, kept = self._seen(key, reply)
-            value = yield Run(partial(_plain_result, fn, old))
+            value = yield Call(partial(_plain_result, fn, old))
             head, body = (b"", b"") if value is MISSING else self.codec.encode(key, value, tags, None, kept)
             deadline = self.deadline()
             arguments = (digest, self.expiry(self.lifetime, kept), head, body, keeps)

@@ -98,7 +98,7 @@ class Json:
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 _decoder = json.JSONDecoder()
-_scan = _decoder.scan_once
+_scan = _decoder.scan_once  # type: ignore[attr-defined]
 
 
 def _decode(text: str) -> Any:
