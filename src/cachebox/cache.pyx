@@ -43,10 +43,12 @@ from cachebox._loading.fast_path cimport (
 from cachebox._loading.refresh cimport flight_of, serve, serve_at_once
 from cachebox._store.entries cimport add_entries, add_entry, describe, export, restore
 from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS
-from cachebox._store.store cimport (
-    AHEAD, BY_VALUE, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, ISOLATED, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, ROUNDS,
-    STALE, WEIGHED, Outcome, Row, Store, Watch, free_rows, import_causes, reserve,
+from cachebox._store.state cimport (
+    AHEAD, BY_VALUE, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, ISOLATED, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE,
+    WEIGHED, Outcome, Watch, reserve,
 )
+from cachebox._store.notices cimport import_causes
+from cachebox._store.store cimport ROUNDS, Row, Store, free_rows
 from cachebox._store.tags cimport checked_tags
 from cachebox._store.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 

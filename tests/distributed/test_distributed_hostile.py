@@ -406,14 +406,15 @@ class Broken(BaseException):
 
 
 @pytest.mark.parametrize("error", [MemoryError, Broken, SystemExit, KeyboardInterrupt, RecursionError, TypeError])
-@pytest.mark.parametrize("where", ["_heard", "_ping", "_connect", "_read", "_listen"])
+@pytest.mark.parametrize("where", ["pass_on", "_ping", "_connect", "_read", "_listen"])
 def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkeypatch, caplog):
     monkeypatch.setattr(links, "RETRY_APART", 0.01)
     monkeypatch.setattr(links, "TROUBLE_PAUSE", 0.01)
     monkeypatch.setattr(threading, "excepthook", raising)
     with linked(hostile) as cache:
         link = cache._core.link
-        thread, good = link._thread, getattr(link, where)
+        holder = links if where == "pass_on" else link
+        thread, good = link._thread, getattr(holder, where)
         raised = []
 
         def bad(*args):
@@ -424,7 +425,7 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
 
         cache._tier.first.set("k", "kept only while the link is heard")
         with caplog.at_level(logging.ERROR, "cachebox"):
-            setattr(link, where, bad)
+            monkeypatch.setattr(holder, where, bad)
             wait_until(lambda: hostile.push(b">2\r\n$10\r\ninvalidate\r\n*0\r\n") or len(raised) == 3)
             wait_until(lambda: cache._tier.is_fresh)
         assert link._thread is thread and thread.is_alive()

@@ -99,6 +99,26 @@ def test_values_of_the_annotated_type(cache, server):
         assert g([7]) == {7: User(7)} == g.peek([7, -1])
 
 
+@pytest.mark.parametrize("how", [{}, {"secret": "s"}, {"secret": "s", "serializer": "pickle"}, {"compress": "zlib"}])
+def test_no_value_is_taken_for_an_absent_one(how, server):
+    values = {1: "\0cachebox: there is none", 2: None, 3: "", 4: "ABSENT", 5: b"", 6: 0}
+
+    def load(keys):
+        return {key: values[key] for key in keys if key in values}
+
+    def never(keys):
+        raise AssertionError(keys)
+
+    with DistributedCache(**server.at, **how) as cache, DistributedCache(**server.at, **how) as elsewhere:
+        f = cached_many(cache, missing_ttl=60, name="f")(load)
+        assert f([*values, 7]) == values == f([*values, 7])
+        assert f([8]) == {}
+        g = cached_many(elsewhere, missing_ttl=60, name="f")(never)
+        for _ in range(2):                              # from the second tier, then from the first
+            assert g([7, *values, 8]) == values == g.peek([*values, 7, 8])
+        assert elsewhere.stats.undecodable == 0
+
+
 def test_what_somebody_else_computes_is_waited_for(cache, server):
     began, go_on = threading.Event(), threading.Event()
     asked = []

@@ -15,10 +15,10 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from cachebox import BackendUnavailable
 from cachebox.distributed._net.breaker import Breaker
+from cachebox.distributed._ops.call_text import written
 from cachebox.distributed._wire.codec import HEAD, Codec, Undecodable
 from cachebox.distributed._wire.keyspace import KeySpace, Tokens, crc16, glob_escaped
 from cachebox.distributed._wire.resp import INCOMPLETE, Push, Replies, ReplyError, packed
-from cachebox.distributed.functions import written
 from cachebox.distributed.options import checked_tags, milliseconds, seconds_of
 
 # --- the protocol -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from both_kinds import KINDS, make
 from cachebox import BackendRefused, BackendUnavailable, DistributedCache
 from cachebox.distributed._embedded import opened
 from cachebox.distributed._embedded.database import Database
-from cachebox.distributed._embedded.store import Store
 from in_threads import Started, run_all, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no folders on Windows yet")
@@ -245,12 +244,13 @@ def test_another_start_of_the_machine(at, monkeypatch, is_closed, durability):
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 class FullDisk:
-    """Has SQLite find no room for what is written, for so many transactions."""
+    """Has SQLite find no room for what some caches write, for so many transactions."""
 
-    def __init__(self, monkeypatch, times):
+    def __init__(self, monkeypatch, times, *caches):
         self.times = times
         self.real = Database.transaction
-        monkeypatch.setattr(Store, "put", lambda store, *entry: False)      # no short way
+        for cache in caches:
+            monkeypatch.setattr(cache._core, "fast_path", None)             # which makes no transactions
         monkeypatch.setattr(Database, "transaction", lambda database, run: self.transaction(database, run))
 
     def transaction(self, database, run):
@@ -278,7 +278,7 @@ def test_on_a_full_disk_set_raises_and_what_is_forgotten_is_forgotten(at, kind, 
         cache.set("a", "old")
         cache.set("b", "kept")
         assert other.get("a") == "old"
-        full = FullDisk(monkeypatch, 10**6)
+        full = FullDisk(monkeypatch, 10**6, cache, other)
         with pytest.raises(BackendRefused, match="nothing more fits on the disk"):
             cache.set("a", "new")
         assert other.get("a") == "old" and cache.get("a") == "old" and other.get("b") == "kept"
@@ -303,7 +303,7 @@ def test_on_a_full_disk_set_raises_and_what_is_forgotten_is_forgotten(at, kind, 
 def test_a_disk_that_is_full_for_a_moment_costs_nothing(at, monkeypatch):
     with DistributedCache(**at) as cache:
         cache.set("a", 1)
-        FullDisk(monkeypatch, 2)
+        FullDisk(monkeypatch, 2, cache)
         cache.set("b", 2)
         assert cache.get_many(["a", "b"]) == {"a": 1, "b": 2}
 
@@ -493,7 +493,7 @@ def transaction(database, run):
     os.kill(os.getpid(), signal.SIGSTOP)
     return real(database, run)
 Database.transaction = transaction
-cache._core.at_once = None
+cache._core.fast_path = None
 cache.set("a", 2)
 cache.close()
 """

@@ -447,9 +447,10 @@ def test_the_thread_that_syncs_a_journal_goes_on(reported, tmp_path, monkeypatch
 
 @must_end
 def test_who_waits_for_room_or_a_flush_is_served_by_a_new_thread(monkeypatch):
-    from cachebox.strategies import backlog
+    from cachebox.strategies import backlog, delivering
 
-    monkeypatch.setattr(backlog, "LOOKS_EVERY", 0.01)
+    for module in (backlog, delivering):
+        monkeypatch.setattr(module, "LOOKS_EVERY", 0.01)
     store = MemoryStore()
     gate = store.fault = Gate()
     behind = WriteBehind(Cache(), store, max_delay=0.0, max_queue=1)

@@ -14,9 +14,10 @@ pytestmark = pytest.mark.skipif(not SOURCES.is_dir(), reason="the sources are no
 # From the ground up: each floor, and the floors below it that it may know. A module at the top of the package, or of
 # `distributed`, is a floor of its own; a folder is one as a whole.
 FLOORS = {
-    "_platform": "",
-    "removal": "",
-    "protocols": "",
+    "_installation": "",
+    "_platform": "_installation",
+    "removal": "_platform",
+    "protocols": "_platform",
     "_engine": "",                  # and of `_platform` one header of C
     "stats": "_platform",
     "_store": "_platform _engine stats removal",
@@ -47,8 +48,8 @@ FLOORS = {
     ),
     "metrics": "_platform _store cache",
     "contrib": "policies cache distributed",
-    "testing": "",
-    "cli": "_simulation",
+    "testing": "_platform",
+    "cli": "_installation _platform _simulation",
 }
 # A cached function asks, at its first call, what `decorators` has to say about the class that it is called on.
 LATE = {"_calls": {"decorators"}}
@@ -186,7 +187,7 @@ def test_the_core_depends_on_nothing_but_the_standard_library():
 
 OWN_LOCKS = {
     "_platform/section.pyx",
-    "_store/store.pyx",                 # around the import of the sweeper, which a fork waits for
+    "_store/notices.pyx",               # around the import of the sweeper, which a fork waits for
     "contrib/cachetools/func.py",       # a condition, as there
     "strategies/key_locks.py",          # of tasks
     "testing/__init__.py",              # a clock, which calls nothing

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -192,6 +193,26 @@ def test_one_at_a_time(path):
         done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
         assert done.returncode == 1 and "open already" in done.stderr
     WriteBehind(Cache(), MemoryStore(), journal=path).close()
+
+
+def test_a_closed_journal_can_be_opened_while_the_disk_still_takes_it(path, monkeypatch):
+    fsync, entered, go_on = os.fsync, threading.Event(), threading.Event()
+
+    def slow(file):
+        if threading.current_thread().name == "cachebox-journal":
+            entered.set()
+            go_on.wait(60)
+        fsync(file)
+
+    monkeypatch.setattr(journals, "SYNC_EVERY", 0.0)
+    monkeypatch.setattr(journals.os, "fsync", slow)
+    try:
+        behind = WriteBehind(Cache(), MemoryStore(), journal=path)
+        behind.set("a", 1)
+        assert entered.wait(60) and behind.close() is True
+        WriteBehind(Cache(), MemoryStore(), journal=path).close()
+    finally:
+        go_on.set()
 
 
 def test_a_full_disk_refuses_the_write_and_leaves_no_trace(path, monkeypatch):

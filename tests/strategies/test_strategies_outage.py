@@ -15,7 +15,7 @@ import time
 import pytest
 
 from cachebox import MISSING, Cache, WriteBehind
-from cachebox.strategies import AsyncWriteBehind, SQLiteStore, backlog
+from cachebox.strategies import AsyncWriteBehind, SQLiteStore, delivering
 from cachebox.strategies.delivery import PROBES, Delivery
 from cachebox.strategies.store import Store
 from cachebox.strategies.write_queue import Write, WriteQueue
@@ -705,7 +705,7 @@ def test_it_is_delivered_where_no_thread_is_to_be_had(store, monkeypatch):
     def none(thread):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(backlog.Thread, "start", none)
+    monkeypatch.setattr(delivering.Thread, "start", none)
     behind = WriteBehind(Cache(), store, max_delay=NEVER, backoff=0.001, max_backoff=0.001)
     behind.set_many({n: n for n in range(250)})
     assert behind.pending == 250 and behind.flush() is True and len(store.values) == 250

@@ -98,6 +98,7 @@ def main():
     if broken:
         opened = cache._core.topology.store.opened(0.0)
         opened.page = Broken(opened.page, broken)
+        cache._core.fast_path = None            # which asks no page of Python's
     memory = shared(path)
     print("ready", flush=True)
     if role == "write":

@@ -30,7 +30,7 @@ from cachebox._loading.fast_path cimport (
     search_and_use, take_hit,
 )
 from cachebox._loading.refresh cimport Refresh, find_servable, flight_of, open_refresh
-from cachebox._store.store cimport Watch
+from cachebox._store.state cimport Watch
 
 from cachebox._calls.disabling import BLOCKS, is_disabled
 from cachebox._calls.returned_awaitables import fly_anew_called, fly_begun, fly_called

@@ -14,6 +14,7 @@ from cachebox._calls.cached_function import HasNoKey
 from cachebox._calls.disabling import BLOCKS, is_disabled
 from cachebox._calls.methods import control, may_be_class_method
 from cachebox._calls.signature import dress
+from cachebox._platform.absent import ABSENT
 from cachebox._platform.awaitables import refuse_awaitable
 from cachebox._platform.callers import PULSE, waiter
 
@@ -23,24 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     _Steps = Generator[Any, Any, Any]
-
-
-class _Absent:
-    """What is stored for a key of which the function said that there is none."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-    def __reduce__(self) -> str:
-        return "ABSENT"
-
-    def __deepcopy__(self, memo: object) -> _Absent:
-        return self
-
-
-ABSENT = _Absent()
 
 
 class CachedMany:

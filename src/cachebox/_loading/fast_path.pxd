@@ -20,7 +20,8 @@ from cachebox._store.deadlines cimport ends_within
 from cachebox._loading.single_flight cimport Leader, leads
 from cachebox._platform.lock cimport acquire, release
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
-from cachebox._store.store cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, ISOLATED, PRECISE, Store, reserve
+from cachebox._store.state cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, ISOLATED, PRECISE, reserve
+from cachebox._store.store cimport Store
 
 
 cdef extern from "_platform/portable.h" nogil:

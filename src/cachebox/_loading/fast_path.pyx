@@ -8,7 +8,8 @@ from cachebox._engine.table cimport (
 )
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, leave, start
-from cachebox._store.store cimport CLOCKED, FOREIGN, IDLES, ISOLATED, Store
+from cachebox._store.state cimport CLOCKED, FOREIGN, IDLES, ISOLATED
+from cachebox._store.store cimport Store
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:

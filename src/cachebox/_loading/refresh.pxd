@@ -9,7 +9,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._loading.single_flight cimport Flight
 from cachebox._store.operation cimport Operation
-from cachebox._store.store cimport Store, Watch
+from cachebox._store.state cimport Watch
+from cachebox._store.store cimport Store
 
 
 cdef class Refresh:

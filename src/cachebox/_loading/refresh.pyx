@@ -11,9 +11,9 @@ from cachebox._loading.loader cimport NOTHING, Loader
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPLICIT, Operation, start
 from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
-from cachebox._store.store cimport (
-    AHEAD, BY_VALUE, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Store, Watch, forks,
-)
+from cachebox._store.notices cimport note_failure, note_success
+from cachebox._store.state cimport AHEAD, BY_VALUE, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Watch, forks
+from cachebox._store.store cimport Store
 
 from cachebox._platform.guard import report
 
@@ -65,17 +65,17 @@ cdef class Refresh:
                 self.lifetime = self.store.lifetime_for(BY_VALUE, self.key, value)
             if weight <= self.store.bound_weight:
                 self.land(value, weight)
-        self.store.note_success("refresh")
+        note_success(self.store, "refresh")
 
     def succeeded(self):
         """A call was made anew, and its result is where it belongs."""
         self.count(REFRESHES)
-        self.store.note_success("refresh")
+        note_success(self.store, "refresh")
 
     def failed(self, error):
         """The old value stays until its end, and a later `get` tries again."""
         self.count(REFRESH_FAILURES)
-        self.store.note_failure("refresh", error)
+        note_failure(self.store, "refresh", error)
 
     @property
     def loader(self):

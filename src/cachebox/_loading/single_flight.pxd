@@ -7,7 +7,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from cachebox._engine.table cimport Entry
 from cachebox._platform.lock cimport Guard
 from cachebox._store.operation cimport Operation
-from cachebox._store.store cimport Reservation, Store, Watch, reservation_of
+from cachebox._store.state cimport Reservation, Watch, reservation_of
+from cachebox._store.store cimport Store
 
 
 cdef enum State:

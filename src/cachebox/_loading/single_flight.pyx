@@ -29,7 +29,8 @@ from cachebox._platform.section cimport in_section
 from cachebox._platform.lock cimport HAS_GIL, Guard, acquire, release
 from cachebox._store.operation cimport EXPIRED, Operation, start
 from cachebox.stats cimport MISSES
-from cachebox._store.store cimport DONE, NO_MEMORY, Reservation, Store, forks, reservation_of, reserve
+from cachebox._store.state cimport DONE, NO_MEMORY, Reservation, forks, reservation_of, reserve
+from cachebox._store.store cimport Store
 from cachebox._store.tags cimport Label, free_labels, make_room_for_labels, new_labels, some_dropped, some_invalidated_since
 
 from cachebox._platform.callers import LONG, PULSE, standing, waiter as new_waiter

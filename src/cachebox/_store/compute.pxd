@@ -6,7 +6,8 @@ the key meanwhile. What stands for "no value" is `missing`.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._store.store cimport Store, Watch
+from cachebox._store.state cimport Watch
+from cachebox._store.store cimport Store
 
 
 cdef Watch new_watch(Store store)

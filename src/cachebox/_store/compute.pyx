@@ -5,7 +5,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
-from cachebox._store.store cimport DONE, NO_MEMORY, Outcome, Store, Watch
+from cachebox._store.state cimport DONE, NO_MEMORY, Outcome, Watch
+from cachebox._store.store cimport Store
 
 
 cdef Watch new_watch(Store store):

@@ -8,7 +8,8 @@ from cachebox._engine.table cimport allocate, hash_of, mixed, put_value
 from cachebox._store.deadlines cimport end_of, set_deadline
 from cachebox._platform.lock cimport release
 from cachebox._store.operation cimport Operation, start
-from cachebox._store.store cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, Row, Store, free_rows
+from cachebox._store.state cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome
+from cachebox._store.store cimport Row, Store, free_rows
 from cachebox._store.tags cimport Label, Tag, free_labels, make_room_for_labels, new_labels, some_dropped
 from cachebox._store.weights cimport add_weight, sum_of_weights
 

@@ -7,7 +7,8 @@ from libc.stdint cimport uint32_t
 from cachebox._engine.table cimport allocate, deallocate, decref, hash_of, incref, mixed
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
-from cachebox._store.store cimport DONE, Outcome, Store
+from cachebox._store.state cimport DONE, Outcome
+from cachebox._store.store cimport Store
 from cachebox._store.tags cimport Tag
 
 

@@ -6,7 +6,8 @@ from libc.string cimport memset
 from cachebox._store.deadlines cimport check_heap
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport Operation, start
-from cachebox._store.store cimport EXPIRES, IDLES, TAGGED, WATCHED, WEIGHED, Store
+from cachebox._store.state cimport EXPIRES, IDLES, TAGGED, WATCHED, WEIGHED
+from cachebox._store.store cimport Store
 from cachebox._store.tags cimport Tag, check_labels
 from cachebox._store.weights cimport Weights, add_weight, bind_weight, fits, forget_weights, same_room
 

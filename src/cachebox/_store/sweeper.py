@@ -21,7 +21,7 @@ import weakref
 from cachebox._platform.callers import waiter
 from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
-from cachebox._store.store import resume_after_fork  # type: ignore[import-not-found]
+from cachebox._store.notices import resume_after_fork
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def resume() -> None:
 
 
 def may_resume_later() -> bool:
-    """Whether the thread should not start before the fork has returned; see `store.resume_after_fork`."""
+    """Whether the thread should not start before the fork has returned; see `notices.resume_after_fork`."""
     is_main = threading.current_thread() is threading.main_thread()
     return bool(_due) and is_main and sys.version_info >= (3, 13)
 

@@ -1,0 +1,162 @@
+"""A cache's entries and all that is kept by entry: order, deadlines, weights, tags, watches. Changed as one, under the lock.
+
+All methods need the lock, with the one exception that its comment names, and run no Python code. What leaves the cache goes
+into the `Operation`.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from cachebox._engine.table cimport Engine, Entry, Moves, Table
+from cachebox._platform.lock cimport Guard, Lock
+from cachebox._store.deadlines cimport Expiry
+from cachebox._store.operation cimport Cause, Operation
+from cachebox._store.python_policy cimport Foreign
+from cachebox._store.tags cimport Label, Labels
+from cachebox._store.weights cimport Weights
+from cachebox.stats cimport CacheStats
+
+
+cdef enum Mode:                     # what makes an operation more than looking up and counting
+    EXPIRES = 1                     # some entry has a deadline
+    IDLES = 2                       # a hit moves the deadline
+    CLOCKED = 4                     # the clock is the user's: reading it runs Python code
+    FOREIGN = 8                     # the policy is the user's
+    WEIGHED = 16
+    LISTENED = 32                   # there are callbacks
+    WATCHED = 64                    # somebody has to learn of a change to some entry
+    DEFAULTS = 128                  # entries have a lifetime unless told otherwise
+    AHEAD = 256                     # a hit may be the time to load the entry anew
+    STALE = 512                     # what has expired is kept for a while, and served while it is loaded anew
+    TAGGED = 1024                   # some entry has tags
+    NEGATIVE = 2048                 # failures are remembered: a write has to forget one
+    PRECISE = 4096                  # the clock is time.monotonic, read without Python
+    ISOLATED = 8192                 # values are copied on their way in and out
+
+cdef double BY_VALUE                # a lifetime that `default_ttl` tells, when it knows the value: no lifetime is negative
+
+cdef enum Outcome:                  # of a change under the lock
+    DONE
+    NO_MEMORY                       # nothing was changed
+    NO_ROOM                         # the user's policy has to name a victim first, which needs the lock released
+
+
+cdef double CLOCK_LAGS
+cdef double VISITS_APART
+
+
+cdef class Watch:
+    """Learns whether a key was written. While it is open the key keeps its entry, reserved if need be."""
+    cdef State store
+    cdef uint32_t i                 # the entry; 0: not open, or the cache was cleared
+    cdef unsigned long thread       # who opened it
+    cdef object greenlet
+    cdef bint ignores_own           # what that caller writes does not count
+    cdef bint unsure                # its thread has written: `know_writer` has to find out which greenlet did
+    cdef bint only_writes           # neither does that the entry expires
+    cdef bint touched
+    cdef PyObject* next             # the watches in one bucket (borrowed: whoever opened it keeps it alive)
+
+    cdef bint open(self, uint32_t i) noexcept
+    cdef void close(self, Operation* op) noexcept
+
+
+cdef class State:
+    cdef Engine engine
+    cdef Table* table               # &engine.table
+    cdef Engine first_engine        # the one it was made with: until its __init__ has run others may be looking at that
+    cdef Lock* lock                 # &guard.lock
+    cdef int64_t* counts            # _stats.counts
+    cdef int modes
+    cdef Py_ssize_t live            # entries that have a value
+    cdef Py_ssize_t bound           # the most of them
+    cdef Expiry expiry
+    cdef double lifetime            # seconds that an entry lives unless told otherwise; infinity: for ever; or BY_VALUE
+    cdef object ttl_of              # the function that tells then, or None
+    cdef double jitter              # the share by which a lifetime may be shortened
+    cdef uint64_t dice              # ... at random
+    cdef double idle                # seconds that it lives without a hit; likewise
+    cdef double latest              # the latest time that the user's clock told
+    cdef double next_visit          # when the sweeper comes; infinity: it does not know this cache
+    cdef double bound_weight        # infinity: entries weigh nothing
+    cdef Weights weights
+    cdef bint measures              # entries weigh what they take in memory
+    cdef PyObject** watches         # a hash table of the open watches, by entry
+    cdef uint32_t watch_mask
+    cdef uint32_t watch_count
+    cdef bint unsure                # some of them is
+    cdef uint32_t loads             # under way
+    cdef Labels labels              # the tags of entries, under the lock
+    cdef Engine tags                # tags, and the Tag of each; None: there never were any
+    cdef Py_ssize_t tags_limit      # tags at which to look for unused ones
+    cdef int64_t invalidations      # of tags
+    cdef double stale               # seconds that an expired entry may still be served; 0.0 unless STALE
+    cdef double ahead               # the share of a lifetime in which a hit loads the entry anew; 0: none
+    cdef double* spans              # by entry, if AHEAD or STALE: the lifetime that it was given
+    cdef uint32_t spans_known       # entries that `spans` has room for
+    cdef object loader              # what loads a missing key: a Loader, or None
+    cdef object failures            # failed loads that are remembered: a Failures, or None
+    cdef dict refreshes             # key: the Refresh that is under way; None: the cache has no use for it
+    cdef CacheStats statistics
+    cdef Guard guard
+    cdef object clock
+    cdef object weigher
+    cdef object copier              # what copies values, if ISOLATED
+    cdef object on_evict
+    cdef object on_removal
+    cdef Foreign foreign            # the user's policy, or None
+    cdef object known               # the sweeper's weak reference, or None
+    cdef str called                 # what the user calls it, or None
+    cdef dict troubles              # of which the log has been told: what fails: a Trouble; None: there never were any
+    cdef object __weakref__
+
+    cdef void equip(self, Engine engine) noexcept
+    cdef bint is_live(self, uint32_t i, double now) noexcept nogil
+    cdef bint prepare(self, bint with_deadline) noexcept nogil
+    cdef Outcome remove(self, uint32_t i, Cause cause, Operation* op) noexcept
+    cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept
+    cdef bint is_full(self, Py_ssize_t entries, double weight, uint32_t kept) noexcept nogil
+    cdef Outcome write(
+        self, uint32_t i, object key, uint64_t h, object value,
+        double lifetime, bint keeps_end, double weight, double now, Operation* op,
+    ) noexcept
+    cdef void set_lifetime(self, uint32_t i, double lifetime, double now, Operation* op) noexcept nogil
+    cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil
+    cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil
+    cdef void give_memory_back(self) noexcept
+    cdef void follow(self, Moves* moves) noexcept
+    cdef Py_ssize_t overdue(self, double now) noexcept nogil
+    cdef void take_tags(self, uint32_t i, Operation* op) noexcept
+    cdef void give_tags(self, uint32_t i, Label* chain, Operation* op) noexcept
+    cdef void forget_entries(self) noexcept nogil
+
+    cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept
+    cdef bint is_watched(self, uint32_t i) noexcept
+    cdef bint touch_watches(self, uint32_t i, bint expired) noexcept
+    cdef void touch_watch(self, PyObject* watch) noexcept
+    cdef void close_watches(self, object greenlet) noexcept
+    cdef void move_watches(self, uint32_t i, uint32_t to) noexcept
+    cdef void more_buckets(self) noexcept
+    cdef int know_writer(self) except -1         # without the lock
+
+
+cdef uint32_t forks                 # between the first process and this one
+
+
+cdef struct Reservation:            # part of a `single_flight.Leader`
+    uint32_t i                      # the key's entry, reserved until the load ends; 0: nothing is loaded
+    PyObject* leader                # the Leader (borrowed)
+
+
+cdef inline Reservation* reservation_of(const Entry* e) noexcept nogil:
+    """Who loads the value of a reserved entry, whose links are free for it; NULL: nobody does, it is only watched.
+
+    It is borrowed: a leader that ends takes itself out.
+    """
+    return <Reservation*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
+
+
+cdef inline void reserve(Entry* e, Reservation* reservation) noexcept nogil:
+    e.prev = <uint32_t><size_t>reservation
+    e.next = <uint32_t>(<uint64_t><size_t>reservation >> 32)
+    e.aux = forks                   # after a fork, leaders of before are not to be looked at: their threads are gone

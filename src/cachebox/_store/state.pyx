@@ -1,0 +1,538 @@
+"""A cache's entries and all that is kept by entry, changed as one under the cache's lock; see `state.pxd`."""
+
+cimport cython
+from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
+from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t, uint64_t
+
+import os
+import sys
+
+from cachebox._engine.table cimport (
+    Engine, Entry, Moves, Table, allocate_zeroed, deallocate, drop_detached, incref, is_too_large, note_use, put_value,
+    reallocate,
+)
+from cachebox._platform.callers cimport this_greenlet, this_thread
+from cachebox._platform.lock cimport acquire, release
+from cachebox._store.deadlines cimport (
+    count_over, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline, set_deadline,
+)
+from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, can_leave, drop_all, leave, start
+from cachebox._store.tags cimport (
+    Label, free_labels, less_room_for_labels, move_labels, peel, peel_all, stick,
+)
+from cachebox._store.weights cimport (
+    add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
+)
+from cachebox.stats cimport DELETES, EVICTIONS, HITS, SETS
+from cachebox.stats cimport EXPIRED as EXPIRED_ENTRIES
+
+
+cdef enum:
+    FIRST_BUCKETS = 8               # of watches
+
+cdef double BY_VALUE = -1.0
+cdef double BITS_53 = 9007199254740992.0
+cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
+cdef double VISITS_APART = 0.25     # seconds that an entry may be overdue before the sweeper has to hurry
+
+cdef uint32_t forks = 0
+cdef uint64_t process = os.getpid()         # whose lifetimes are not shortened as those of its siblings are
+
+
+@cython.no_gc_clear                 # see `clear_cycles`
+cdef class State:
+
+    def __cinit__(self):
+        self.bound = sys.maxsize
+        self.lifetime = self.idle = self.next_visit = self.bound_weight = INFINITY
+        self.latest = -INFINITY
+
+    def __dealloc__(self):
+        cdef Table old
+        if self.engine is not None:
+            old = self.engine.detach()          # a policy of its own may outlive the cache, its entries must not
+            drop_detached(&old)
+        free_labels(peel_all(&self.labels))
+        forget_all(&self.expiry)
+        forget_weights(&self.weights)
+        deallocate(self.spans)
+        deallocate(self.watches)
+
+    cdef void equip(self, Engine engine) noexcept:
+        """Take over an engine instead of one that has never had an entry. Under the lock, once others know the cache."""
+        self.engine = engine
+        self.table = &engine.table
+
+    cdef bint is_live(self, uint32_t i, double now) noexcept nogil:
+        if i == 0 or self.table.entries[i].value == NULL:
+            return False
+        return not (self.modes & EXPIRES and is_over(&self.expiry, i, now))
+
+    cdef bint prepare(self, bint with_deadline) noexcept nogil:
+        """Memory for one more entry and all that goes with it; False: there is none."""
+        cdef double* spans
+        cdef uint32_t capacity
+        if not self.engine.reserve(self.bound):
+            return False
+        capacity = self.table.capacity
+        if (with_deadline or self.modes & IDLES) and not make_place(&self.expiry, capacity, self.modes & IDLES):
+            return False
+        if self.modes & WEIGHED and not make_room_for_weights(&self.weights, capacity):
+            return False
+        if self.modes & (AHEAD | STALE) and self.spans_known <= capacity:
+            spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
+            if spans == NULL:
+                return False
+            self.spans = spans
+            self.spans_known = capacity + 1
+        return True
+
+    cdef Outcome remove(self, uint32_t i, Cause cause, Operation* op) noexcept:
+        """Take a live entry out. If somebody watches the key, the entry stays behind as a reserved one."""
+        cdef Entry* e = &self.table.entries[i]
+        if not can_leave(op):
+            return NO_MEMORY
+        self.engine.forget(i)
+        if self.modes & EXPIRES:
+            drop_deadline(&self.expiry, i)
+            if self.expiry.n == 0:
+                self.modes &= ~EXPIRES
+        if self.modes & WEIGHED:
+            drop_weight(&self.weights, self.weights.of[i])
+        if self.modes & TAGGED:
+            self.take_tags(i, op)
+        self.live -= 1
+        leave(op, e.key, e.value, cause)
+        if self.modes & WATCHED and self.touch_watches(i, cause == EXPIRED):
+            incref(e.key)
+            e.value = NULL
+            reserve(e, NULL)
+        else:
+            self.engine.release(i)
+        if cause == SIZE:
+            self.counts[EVICTIONS] += 1
+        elif cause == EXPIRED:
+            self.counts[EXPIRED_ENTRIES] += 1
+        elif cause == EXPLICIT:
+            self.counts[DELETES] += 1
+        return DONE
+
+    cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept:
+        """Remove what has to go before that much more fits: the expired, then victims, but not the entry `kept`.
+
+        Of that the weight is to be replaced.
+        """
+        cdef uint32_t victim
+        cdef Cause cause
+        while self.is_full(entries, weight, kept):
+            if self.modes & EXPIRES and self.expiry.deadlines[1] <= now and self.expiry.entries[1] != kept:
+                victim = self.expiry.entries[1]
+                cause = EXPIRED
+            elif self.foreign is not None:
+                op.version = self.table.version
+                return NO_ROOM
+            else:
+                victim = self.engine.first()
+                if victim == kept and kept != 0:
+                    victim = self.engine.after(victim)
+                cause = SIZE
+            if victim == 0:
+                break                           # nothing but `kept` is left
+            if self.remove(victim, cause, op) != DONE:
+                return NO_MEMORY
+        return DONE
+
+    cdef bint is_full(self, Py_ssize_t entries, double weight, uint32_t kept) noexcept nogil:
+        if self.live + entries > self.bound:
+            return True
+        return self.modes & WEIGHED and not fits(&self.weights, weight, self.weights.of[kept] if kept != 0 else 0.0)
+
+    cdef Outcome write(
+        self, uint32_t i, object key, uint64_t h, object value,
+        double lifetime, bint keeps_end, double weight, double now, Operation* op,
+    ) noexcept:
+        """Store a value under a key whose entry is i (0: it has none). `keeps_end`: where there is one to keep."""
+        cdef Outcome outcome
+        cdef Entry* e
+        cdef double span
+        cdef bint live = i != 0 and self.table.entries[i].value != NULL
+        if live and self.modes & EXPIRES and is_over(&self.expiry, i, now):
+            if self.remove(i, EXPIRED, op) != DONE:
+                return NO_MEMORY
+            live = False
+            if self.table.entries[i].key == NULL:
+                i = 0
+        if not self.prepare(lifetime < INFINITY):
+            return NO_MEMORY
+        if live:
+            note_use(<PyObject*>self.engine, i)
+            outcome = self.make_room(0, weight, i, now, op)
+            if outcome != DONE:
+                return outcome
+            if not can_leave(op):
+                return NO_MEMORY
+            e = &self.table.entries[i]
+            if self.modes & LISTENED:
+                incref(e.key)
+                leave(op, e.key, e.value, REPLACED)
+            else:
+                leave(op, NULL, e.value, NO_CAUSE)
+            if self.modes & WEIGHED:
+                drop_weight(&self.weights, self.weights.of[i])
+                add_weight(&self.weights, weight)
+                self.weights.of[i] = weight
+            put_value(self.table, i, <PyObject*>value)
+        else:
+            outcome = self.make_room(1, weight, 0, now, op)
+            if outcome != DONE:
+                return outcome
+            if i == 0:
+                i = self.engine.insert(<PyObject*>key, h)
+            put_value(self.table, i, <PyObject*>value)
+            self.engine.admit(i)
+            self.live += 1
+            if self.modes & WEIGHED:
+                add_weight(&self.weights, weight)
+                self.weights.of[i] = weight
+        if not (live and keeps_end):
+            self.set_lifetime(i, lifetime, now, op)
+        elif self.modes & IDLES:
+            span = self.spans[i] if self.modes & (AHEAD | STALE) else 0.0
+            self.set_end(i, self.expiry.lifetimes[i], now, op)
+            if self.modes & (AHEAD | STALE):
+                self.spans[i] = span
+        self.touch_watches(i, False)
+        op.i = i
+        if self.modes & FOREIGN:
+            incref(self.table.entries[i].key)
+            if live:
+                op.used = self.table.entries[i].key
+            else:
+                op.added = self.table.entries[i].key
+        self.counts[SETS] += 1
+        return DONE
+
+    cdef void set_lifetime(self, uint32_t i, double lifetime, double now, Operation* op) noexcept nogil:
+        """Let entry i end after that time, or somewhat earlier if there is a jitter. Needs `prepare`."""
+        cdef uint64_t chance
+        if self.jitter == 0.0 or lifetime == INFINITY:
+            self.set_end(i, end_of(now, lifetime), now, op)
+            return
+        self.dice += <uint64_t>0x9E3779B97F4A7C15           # splitmix64 (G. Steele and others, 2014)
+        chance = self.dice ^ process
+        chance = (chance ^ (chance >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+        chance = (chance ^ (chance >> 27)) * <uint64_t>0x94D049BB133111EB
+        chance ^= chance >> 31
+        self.set_end(i, end_of(now, lifetime * (1.0 - self.jitter * (chance >> 11) / BITS_53)), now, op)
+
+    cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil:
+        """Let entry i end then, or earlier if nobody asks for it. Needs `prepare`."""
+        if self.modes & (AHEAD | STALE):
+            self.spans[i] = end - now
+        if self.modes & IDLES:
+            self.expiry.lifetimes[i] = end
+            end = min(end, end_of(now, self.idle))
+        if end < INFINITY:
+            set_deadline(&self.expiry, i, end)
+            self.modes |= EXPIRES
+            if end + self.stale + VISITS_APART < self.next_visit and not self.modes & (CLOCKED | PRECISE):
+                op.hurry = True
+        elif self.modes & EXPIRES:
+            drop_deadline(&self.expiry, i)
+            if self.expiry.n == 0:
+                self.modes &= ~EXPIRES
+
+    cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil:
+        self.counts[HITS] += 1
+        note_use(<PyObject*>self.engine, i)
+        if self.modes & IDLES:
+            set_deadline(&self.expiry, i, min(self.expiry.lifetimes[i], end_of(now, self.idle)))
+        if self.modes & FOREIGN:
+            op.used = self.table.entries[i].key
+            incref(op.used)
+
+    cdef void give_memory_back(self) noexcept:
+        """After removals: no more is kept than a small multiple of what is held. Entries may stand elsewhere then."""
+        cdef Moves moves
+        if is_too_large(self.table) and self.engine.shrink(&moves):
+            self.follow(&moves)
+            deallocate(moves.pairs)
+
+    cdef void follow(self, Moves* moves) noexcept:
+        """The table has shrunk: so does all that is kept beside it, by entry."""
+        cdef uint32_t k, i, to, capacity = self.table.capacity
+        cdef double* spans
+        cdef Reservation* reservation
+        for k in range(moves.n):
+            i = moves.pairs[2 * k]
+            to = moves.pairs[2 * k + 1]
+            if self.table.entries[to].value != NULL:
+                move_deadline(&self.expiry, i, to)
+                move_labels(&self.labels, i, to)
+                if self.modes & WEIGHED:
+                    self.weights.of[to] = self.weights.of[i]
+                if self.spans != NULL:
+                    self.spans[to] = self.spans[i]
+            else:
+                reservation = reservation_of(&self.table.entries[to])
+                if reservation != NULL and self.table.entries[to].aux == forks:
+                    reservation.i = to
+            if self.modes & WATCHED:
+                self.move_watches(i, to)
+        less_room_for_labels(&self.labels, capacity)
+        less_room_for_weights(&self.weights, capacity)
+        less_place(&self.expiry, capacity)
+        if self.spans_known > capacity + 1:
+            spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
+            if spans != NULL:
+                self.spans = spans
+                self.spans_known = capacity + 1
+
+    cdef Py_ssize_t overdue(self, double now) noexcept nogil:
+        """How many entries have expired but are still here, for they may be served. O(k) for k of them."""
+        return count_over(&self.expiry, 1, now) if self.modes & EXPIRES else 0
+
+    cdef void take_tags(self, uint32_t i, Operation* op) noexcept:
+        """Entry i leaves, or gets other tags."""
+        op.peeled = peel(&self.labels, i, op.peeled)
+        if self.labels.n == 0:
+            self.modes &= ~TAGGED
+
+    cdef void give_tags(self, uint32_t i, Label* chain, Operation* op) noexcept:
+        """Entry i, whose tags have been taken away, gets these. Under the lock; takes the chain over."""
+        op.peeled = peel(&self.labels, i, op.peeled)
+        stick(&self.labels, i, chain)
+        if self.labels.n:
+            self.modes |= TAGGED
+
+    cdef void forget_entries(self) noexcept nogil:
+        """The table has been emptied: so is what is kept beside it, but for the labels. Under the lock."""
+        self.live = 0
+        self.modes &= ~(EXPIRES | TAGGED)
+        forget_all(&self.expiry)
+        drop_all_weights(&self.weights)
+        less_room_for_weights(&self.weights, 0)
+        deallocate(self.spans)
+        self.spans = NULL
+        self.spans_known = 0
+
+    # --- watches ------------------------------------------------------------------------------------------------------
+
+    cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept:
+        """A reserved entry lost its leader or its last watch: if nothing else holds it, free it."""
+        if reservation_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
+            leave(op, self.table.entries[i].key, NULL, NO_CAUSE)
+            self.engine.release(i)
+            self.give_memory_back()
+
+    cdef bint is_watched(self, uint32_t i) noexcept:
+        cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
+        while at != NULL and (<Watch>at).i != i:
+            at = (<Watch>at).next
+        return at != NULL
+
+    cdef bint touch_watches(self, uint32_t i, bint expired) noexcept:
+        """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
+        cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
+        cdef bint watched = False
+        while at != NULL:
+            if (<Watch>at).i == i:
+                watched = True
+                if expired and (<Watch>at).only_writes:
+                    pass
+                else:
+                    self.touch_watch(at)
+            at = (<Watch>at).next
+        return watched
+
+    cdef void touch_watch(self, PyObject* watch) noexcept:
+        """The caller has written what is watched. Which greenlet that is cannot be asked under the lock."""
+        if not (<Watch>watch).ignores_own or (<Watch>watch).thread != this_thread():
+            (<Watch>watch).touched = True
+        elif (<Watch>watch).greenlet is not None:
+            (<Watch>watch).unsure = self.unsure = True
+
+    cdef int know_writer(self) except -1:
+        """Find out, without the lock, whether what this thread has written was written by those who watch it."""
+        cdef unsigned long writer = this_thread()
+        cdef uint32_t bucket
+        cdef PyObject* at
+        greenlet = this_greenlet()
+        acquire(self.lock)
+        self.unsure = False
+        if self.watch_count != 0:
+            for bucket in range(self.watch_mask + 1):
+                at = self.watches[bucket]
+                while at != NULL:
+                    if (<Watch>at).unsure and (<Watch>at).thread == writer:
+                        (<Watch>at).unsure = False
+                        (<Watch>at).touched = (<Watch>at).touched or (<Watch>at).greenlet is not greenlet
+                    self.unsure = self.unsure or (<Watch>at).unsure
+                    at = (<Watch>at).next
+        release(self.lock)
+        return 0
+
+    cdef void close_watches(self, object greenlet) noexcept:
+        """All entries were cleared away, by that greenlet of this thread."""
+        cdef unsigned long writer = this_thread()
+        cdef uint32_t bucket
+        cdef PyObject* at
+        if self.watch_count == 0:
+            return
+        for bucket in range(self.watch_mask + 1):
+            at = self.watches[bucket]
+            while at != NULL:
+                if not (<Watch>at).ignores_own or (<Watch>at).thread != writer or (<Watch>at).greenlet is not greenlet:
+                    (<Watch>at).touched = True
+                (<Watch>at).i = 0
+                at = (<Watch>at).next
+            self.watches[bucket] = NULL
+        self.watch_count = 0
+        self.modes &= ~WATCHED
+
+    cdef void move_watches(self, uint32_t i, uint32_t to) noexcept:
+        """Entry i stands at `to` now."""
+        cdef PyObject** at = &self.watches[i & self.watch_mask]
+        cdef PyObject* moving
+        while at[0] != NULL:
+            if (<Watch>at[0]).i != i:
+                at = &(<Watch>at[0]).next
+                continue
+            moving = at[0]
+            at[0] = (<Watch>moving).next
+            (<Watch>moving).i = to
+            (<Watch>moving).next = self.watches[to & self.watch_mask]
+            self.watches[to & self.watch_mask] = moving
+
+    cdef void more_buckets(self) noexcept:
+        """Keep the chains short; without memory they stay as they are."""
+        cdef uint32_t size = 2 * (self.watch_mask + 1) if self.watches != NULL else FIRST_BUCKETS, bucket
+        cdef PyObject** buckets = <PyObject**>allocate_zeroed(size, sizeof(PyObject*))
+        cdef PyObject* at
+        cdef PyObject* next
+        if buckets == NULL:
+            return
+        if self.watches != NULL:
+            for bucket in range(self.watch_mask + 1):
+                at = self.watches[bucket]
+                while at != NULL:
+                    next = (<Watch>at).next
+                    (<Watch>at).next = buckets[(<Watch>at).i & (size - 1)]
+                    buckets[(<Watch>at).i & (size - 1)] = at
+                    at = next
+            deallocate(self.watches)
+        self.watches = buckets
+        self.watch_mask = size - 1
+
+
+@cython.no_gc_clear                 # an open watch needs its store to close
+cdef class Watch:
+
+    def __cinit__(self):
+        self.thread = this_thread()
+        self.greenlet = this_greenlet()
+
+    def __dealloc__(self):
+        cdef Operation op
+        if self.i != 0 and self.store is not None:
+            start(&op)
+            acquire(self.store.lock)
+            self.close(&op)
+            release(self.store.lock)
+            drop_all(&op)
+
+    cdef bint open(self, uint32_t i) noexcept:
+        """Watch entry i of `store`, under its lock; False: no memory."""
+        cdef State store = self.store
+        cdef PyObject** bucket
+        if store.watches == NULL or store.watch_count > 2 * store.watch_mask:
+            store.more_buckets()
+            if store.watches == NULL:
+                return False
+        bucket = &store.watches[i & store.watch_mask]
+        self.i = i
+        self.touched = False
+        self.next = bucket[0]
+        bucket[0] = <PyObject*>self
+        store.watch_count += 1
+        store.modes |= WATCHED
+        return True
+
+    cdef void close(self, Operation* op) noexcept:
+        """Watch no longer, under the lock."""
+        cdef State store = self.store
+        cdef PyObject** at
+        cdef uint32_t i = self.i
+        if i == 0:
+            return
+        self.i = 0
+        at = &store.watches[i & store.watch_mask]
+        while at[0] != <PyObject*>self:
+            at = &(<Watch>at[0]).next
+        at[0] = self.next
+        store.watch_count -= 1
+        if store.watch_count == 0:
+            store.modes &= ~WATCHED
+        if store.table.entries[i].value == NULL:
+            store.drop_reserved(i, op)
+
+
+# --- the collector ----------------------------------------------------------------------------------------------------
+# To break a cycle it clears one of the objects in it. Cython would set every attribute to None, `engine` included; a
+# finaliser that used the cache after that would crash. So it clears what is safe to lose: entries and callbacks.
+
+cdef int clear_cycles(PyObject* self) noexcept:
+    cdef State store = <State>self
+    cdef Table old, tags
+    cdef Label* off
+    tags.capacity = 0
+    if store.engine is None:
+        return 0
+    old = store.engine.detach()
+    if store.tags is not None:
+        tags = store.tags.detach()
+    off = peel_all(&store.labels)
+    store.forget_entries()
+    store.modes &= ~LISTENED
+    store.close_watches(None)
+    store.on_evict = store.on_removal = store.weigher = store.clock = store.ttl_of = store.copier = None
+    store.loader = store.failures = store.refreshes = None
+    free_labels(off)
+    drop_detached(&old)
+    drop_detached(&tags)
+    return 0
+
+
+cdef traverseproc traverse_attributes = (<PyTypeObject*>State).tp_traverse
+
+
+cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    """Labels own their Tags, too. Where no tag could be part of a cycle there is no need to look."""
+    cdef State store = <State>self
+    cdef Label* label
+    cdef uint32_t i
+    cdef int stop = traverse_attributes(self, visit, arg)
+    if stop == 0 and store.labels.n != 0 and store.tags.table.keys_collectable:
+        for i in range(store.labels.known):
+            label = store.labels.chains[i]
+            while label != NULL:
+                stop = visit(label.tag, arg)
+                if stop:
+                    return stop
+                label = label.other
+    return stop
+
+
+(<PyTypeObject*>State).tp_traverse = <traverseproc>traverse
+(<PyTypeObject*>State).tp_clear = <inquiry>clear_cycles
+
+
+def _after_fork_in_child():
+    global forks, process
+    forks += 1
+    process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
