@@ -25,11 +25,14 @@ def demo(*options: str, code: str = "", **environment: str):
 
 @pytest.mark.skipif(not HAS_CLIENT or not BINARIES, reason="needs redis-py and a server, and one of them is not here")
 def test_four_processes_share_survive_and_recover():
-    done = demo("--json", "--seconds", "2")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    for seconds in ("2", "15"):         # on a busy machine the last third of two may be over before service is back
+        done = demo("--json", "--seconds", seconds)
+        assert done.returncode == 0, done.stderr
+        document = json.loads(done.stdout)
+        alive, dead, back = document["phases"]
+        if back["remote_hits"] > 0 and document["recovered_seconds"] is not None:
+            break
     assert document["processes"] == 4
-    alive, dead, back = document["phases"]
     assert alive["local_hits"] > 0 and alive["remote_hits"] > 0 and alive["invalidations"] > 0
     assert dead["stale_serves"] > 0 and dead["refused"] > 0
     assert back["remote_hits"] > 0

@@ -20,6 +20,7 @@ import pytest
 
 import cachebox
 from cachebox import Cache, cached
+from cachebox._platform.section import Section
 from cachebox.strategies import WriteBehind, WriteThrough
 from cachebox.strategies.write_queue import WriteQueue
 from in_threads import Started
@@ -258,6 +259,14 @@ def test_a_write_of_a_queue_is_interrupted_by_one_of_its_key(before):
         interrupted_at(n, lambda: queue.accept("a", 1, 0.0, 0), lambda: queue.accept("a", 2, 0.0, 0))
         assert list(queue.fresh.values()) == list(queue.pending.values())
         assert [write.key for write in queue.take(1.0)] == ["a"] and not queue.fresh and not queue.pending
+
+
+def test_a_section_tells_whether_a_thread_is_in_it():
+    section = Section()
+    assert section.locked() is False
+    with section, section:
+        assert section.locked() is Started(section.locked).result() is True
+    assert Started(section.locked).result() is False and section.condition().notify_all
 
 
 @needs_redis

@@ -20,6 +20,11 @@ def dress(wrapper: Any, function: Any, is_async: bool) -> None:
         for name in vars(cls):
             if not name.startswith("__"):
                 wrapper.__dict__.pop(name, None)
+    if sys.version_info >= (3, 14):     # `update_wrapper` hands on only what makes annotations, which a class has, too
+        try:
+            wrapper.__annotations__ = function.__annotations__
+        except Exception:               # there are none, or they name what is defined later
+            pass
     if is_async and sys.version_info >= (3, 12):
         from inspect import markcoroutinefunction
 

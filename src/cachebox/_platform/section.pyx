@@ -45,6 +45,13 @@ cdef class Section:
         """As `threading.RLock` has it."""
         self.__exit__(None, None, None)
 
+    def locked(self):
+        """Whether a thread is in it: a condition of CPython 3.14 and later can be asked so."""
+        if self.lock._is_owned() or not self.take(False):
+            return True
+        self.give()
+        return False
+
     def condition(self):
         """A `threading.Condition` of this section."""
         from threading import Condition
