@@ -58,47 +58,77 @@ if {"build_ext", "bdist_wheel", "editable_wheel", "build", "install", "develop"}
     check_name()
     check_tools()
 
-if sys.platform == "win32":
-    flags = []                      # setuptools has MSVC optimise (/O2 /GL) as it is
-else:
-    flags = [
-        "-O3",                      # whatever the interpreter was built with
-        "-g0",                      # debug information would be three quarters of a wheel
-        "-fvisibility=hidden",
-        "-ffp-contract=off",         # numbers come out the same on every processor
-        "-Wno-unused-function",     # Cython copies the C code in a .pxd into every module that cimports it
-        "-Wno-unreachable-code",    # Cython's clean-up labels; CPython on macOS asks for this warning
-    ]
-    if debug:
-        flags += ["-O0", "-g"]
-    if sanitize:
-        flags += ["-O1", "-g", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+# What every get, set, eviction and decorated hit goes through, as `bench/instructions.py` counts it, is compiled for
+# speed; all else for size: a wheel has a quarter less. A module is here only if those counts say so.
+FAST = {
+    "_calls/call_key", "_calls/cached_function", "_engine/auto", "_engine/fifo", "_engine/lfu", "_engine/lru",
+    "_engine/shadow", "_engine/table", "_loading/fast_path", "_store/operation", "_store/state", "_store/store",
+    "cache", "distributed/_near/hits",
+}
+assert all((SOURCES / "cachebox" / f"{name}.pyx").exists() for name in FAST), "FAST names a module that is not there"
+# ... but for its functions of these names, which nobody calls in a loop.
+RARE = re.compile(
+    r"^((?:PyObject \*|int )__pyx_(?:pw|pf|f)_\w+_\d*(?:__init__|configure|__repr__|_repr_html_|__reduce__|__setstate__"
+    r"|_export|_snapshot|_check|invalidate_\w+|warm|resize|dump|explain|forget_receiver|refresh_call|__set_name__|cache_info"
+    r"|cache_clear|cache_parameters)\()"
+)
 
 link_flags = [f"-fsanitize={sanitize}"] if sanitize else []
 macros = [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
 
-extensions = [
-    Extension(
-        ".".join(path.relative_to(SOURCES).with_suffix("").parts),
+
+def flags_for(name):
+    """What a module is compiled with: `name` is its path below the package, without an ending."""
+    if sys.platform == "win32":
+        return []                       # setuptools has MSVC optimise (/O2 /GL) as it is
+    flags = [
+        "-O3" if name in FAST else "-Os",       # whatever the interpreter was built with
+        "-g0",                          # debug information would be three quarters of a wheel
+        "-fvisibility=hidden",
+        "-ffp-contract=off",            # numbers come out the same on every processor
+        "-Wno-unused-function",         # Cython copies the C code in a .pxd into every module that cimports it
+        "-Wno-unreachable-code",        # Cython's clean-up labels; CPython on macOS asks for this warning
+    ]
+    if debug:
+        return [*flags, "-O0", "-g"]
+    if sanitize:
+        return [*flags, "-O1", "-g", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
+    # No exception of C++ comes by, and where a thread ends in the middle of it glibc does without tables.
+    return [*flags, "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
+
+
+if sys.platform == "linux" and not debug and not sanitize:
+    link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
+
+
+def extension(path):
+    name = path.relative_to(SOURCES / "cachebox").with_suffix("").as_posix()
+    return Extension(
+        f"cachebox.{name.replace('/', '.')}",
         [path.as_posix()],
         include_dirs=[(SOURCES / "cachebox").as_posix(), (SOURCES / "cachebox" / "_engine").as_posix()],
-        extra_compile_args=flags,
+        extra_compile_args=flags_for(name),
         extra_link_args=link_flags,
         define_macros=macros,
     )
-    for path in sorted(SOURCES.rglob("*.pyx"))
-]
+
+
+extensions = [extension(path) for path in sorted(SOURCES.rglob("*.pyx"))]
 
 
 def mend(path):
     """Have generated code bear that there is no memory left, where Cython 3.3 takes for granted that there is some.
 
-    An exception may have no traceback: `except` drops the reference to it, and `with` puts it into a tuple, as if it
-    had one. What a list comprehension could not append is dropped twice.
+    Tell the compiler which functions are `RARE`, too. An exception may have no traceback: `except` drops the reference
+    to it, and `with` puts it into a tuple, as if it had one. What a list comprehension could not append is dropped
+    twice.
     """
     written = path.read_text()
+    is_fast = path.relative_to(Path("build/cython", SOURCES, "cachebox")).with_suffix("").as_posix() in FAST
     functions = written.split("\nstatic ")
     for n, function in enumerate(functions):
+        if is_fast and RARE.match(function) and "{" in function.partition(";")[0]:   # not only declared
+            function = f"CYTHON_SMALL_CODE {function}"
         for kind, value, traceback in set(re.findall(r"__Pyx_GetException\(&(\w+), &(\w+), &(\w+)\)", function)):
             function = function.replace(f"__Pyx_DECREF({traceback});", f"__Pyx_XDECREF({traceback});")
             function = function.replace(
@@ -122,6 +152,7 @@ modules = cythonize(
     compiler_directives={
         "language_level": 3,
         "freethreading_compatible": True,
+        "auto_pickle": False,           # what can be pickled has a `__reduce__` of its own
         "binding": False,
         "boundscheck": debug,
         "wraparound": False,
@@ -142,7 +173,7 @@ setup(
         Extension(
             "cachebox._platform._interpreter",
             ["src/cachebox/_platform/_interpreter.c"],
-            extra_compile_args=flags,
+            extra_compile_args=flags_for("_platform/_interpreter"),
             extra_link_args=link_flags,
             define_macros=[("CACHEBOX_CYTHON", cython_version), *macros],
         ),

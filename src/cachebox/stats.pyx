@@ -134,7 +134,7 @@ cdef class StatsSnapshot:
     __hash__ = None
 
     def __repr__(self):
-        return f"StatsSnapshot({', '.join(f'{name}={count}' for name, count in self.get_all().items())})"
+        return f"StatsSnapshot({', '.join([f'{name}={count}' for name, count in self.get_all().items()])})"
 
     def __reduce__(self):
         return restore, (self.get_all(), self.uptime)
@@ -418,7 +418,7 @@ cdef class CacheStats:
         return table("Cache statistics", [*rows, ("uptime", uptime, "")])
 
     def __repr__(self):
-        counts = ", ".join(f"{name}={count}" for name, count in self.get_all().items())
+        counts = ", ".join([f"{name}={count}" for name, count in self.get_all().items()])
         return f"CacheStats({counts}, hit_rate={self.hit_rate():.3f})"
 
     def __reduce__(self):

@@ -1641,7 +1641,7 @@ def forget_receiver(receiver):
     if cache is not None:
         for hashed in receiver.hashes:
             for key in keys_of_hash(cache, hashed):
-                if type(key) is CallKey and any(item is receiver for item in (<tuple>key)[:2]):
+                if type(key) is CallKey and any([item is receiver for item in (<tuple>key)[:2]]):
                     try:
                         cache.delete(key)
                     except BaseException as error:      # a callback's KeyboardInterrupt: the others must go too

@@ -118,8 +118,8 @@ cdef class KeyArguments:
         named = [parameter for parameter in parameters if parameter.name not in (rest, more)]
         self.names = tuple([parameter.name for parameter in named])
         self.defaults = tuple([default_of(parameter, hashes) for parameter in named])
-        self.only_by_position = sum(parameter.kind is Parameter.POSITIONAL_ONLY for parameter in named)
-        self.by_position = sum(parameter.kind is not Parameter.KEYWORD_ONLY for parameter in named)
+        self.only_by_position = sum([parameter.kind is Parameter.POSITIONAL_ONLY for parameter in named])
+        self.by_position = sum([parameter.kind is not Parameter.KEYWORD_ONLY for parameter in named])
         self.index_of = {name: k for k, name in enumerate(self.names) if k >= self.only_by_position}
         self.positional = tuple([name for name in self.names[:self.by_position] if name not in ignored])
         self.keyword_only = tuple([name for name in self.names[self.by_position:] if name not in ignored])
