@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import cachebox
-from cachebox import MISSING, Cache, cached, disabled, lru_cache
+from cachebox import MISSING, Cache, DistributedCache, cached, disabled, lru_cache
 from in_threads import wait_until
 
 KINDS = ("plain", "shared", "method", "class method", "lasting")
@@ -125,10 +125,14 @@ def test_refresh_applies_condition_and_ttl(clock):
     assert f.peek() == "good"
 
 
-def test_a_refresh_that_fails_changes_nothing():
+OVER = {"its own cache": lambda: None, "a shared cache": Cache, "two tiers": lambda: DistributedCache(url="memory://")}
+
+
+@pytest.mark.parametrize("cache", OVER.values(), ids=OVER)
+def test_a_refresh_that_fails_changes_nothing(cache):
     fails = []
 
-    @cached(cache_exceptions=OSError, exception_ttl=60)
+    @cached(cache(), cache_exceptions=OSError, exception_ttl=60)
     def f():
         if fails:
             raise OSError("down")

@@ -599,29 +599,6 @@ def test_a_write_during_a_refresh_wins_over_two_tiers(cache):
     assert f.refresh() == "computed" and f.peek() is cachebox.MISSING
 
 
-def test_a_failing_refresh_changes_nothing_over_two_tiers(cache):
-    fails = []
-
-    @cached(cache, cache_exceptions=OSError, exception_ttl=60)
-    def f():
-        if fails:
-            raise OSError("down")
-        return "up"
-
-    assert f() == "up"
-    fails.append(1)
-    with pytest.raises(OSError):
-        f.refresh()
-    assert f() == "up"
-    f.invalidate()
-    with pytest.raises(OSError):
-        f()
-    fails.clear()
-    with pytest.raises(OSError):
-        f()
-    assert f.refresh() == "up" == f()
-
-
 def test_a_refresh_waits_for_who_computes_and_computes_again(cache, server):
     with DistributedCache(redis_port=server.port) as elsewhere:
         began, go_on = threading.Event(), threading.Event()

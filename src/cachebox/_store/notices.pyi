@@ -1,0 +1,3 @@
+"""Types of `cachebox._store.notices`; the documentation is in the compiled module."""
+
+def resume_after_fork() -> None: ...
