@@ -7,12 +7,9 @@ import contextlib
 import copy
 import gc
 import inspect
-import re
 import subprocess
 import sys
-import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -444,32 +441,6 @@ def test_without_a_server_functions_compute():
     with DistributedCache(redis_port=free_port(), timeout=0.1) as cache:
         f = cached(cache)(lambda x: x)
         assert [f(1), f(1), f(2)] == [1, 1, 2]
-
-
-def test_the_examples_of_the_documentation(server, capsys):
-    document = Path(__file__).parents[2] / "docs" / "distributed.md"
-    if not document.is_file():
-        pytest.skip("the documentation is not here")
-    plain, awaited, *printing = re.findall(
-        r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    plain, *printing = (code.replace("6379", str(server.port)) for code in (plain, *printing))
-    assert str(server.port) in plain
-    namespace = {}
-    exec(plain, namespace)
-    assert namespace["cache"].stats.errors == 0
-    assert namespace["price"].__name__ == "price"
-    body = awaited.partition("\n\n")[2].replace("localhost", f"localhost:{server.port}")
-    exec(
-        "async def main():\n" + textwrap.indent(body + "    return cache.stats", "    "),
-        vars(cachebox) | namespace,
-        namespace,
-    )
-    assert asyncio.run(namespace["main"]()).errors == 0
-    assert len(printing) == 5
-    for code in printing:
-        exec(code, {})
-        assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\) +# (.*)", code) != []
 
 
 class NotFound(Exception):

@@ -227,7 +227,7 @@ def check_refreshing(options):
     given = options.get("refresh_ahead")
     if given is not None:
         if isinstance(given, bool) or not hasattr(type(given), "__float__"):
-            raise TypeError(f"refresh_ahead must be a number, not {type(given).__name__}")
+            raise TypeError(f"refresh_ahead must be a number or None, not {type(given).__name__}")
         if not 0.0 < number_of(given, "refresh_ahead", "a number") < 1.0:
             raise ValueError(f"refresh_ahead must be greater than 0 and less than 1, not {given!r}")
     lifetime_of(options.get("stale_ttl"), "stale_ttl")
