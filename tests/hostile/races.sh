@@ -56,5 +56,6 @@ cat "$(dirname "$("$python" -c 'import sys; print(sys.executable)')")/../suppres
   >"$place/suppressions.txt" 2>/dev/null || cp tests/hostile/races.txt "$place/suppressions.txt"
 TSAN_OPTIONS="suppressions=$place/suppressions.txt exitcode=99 history_size=4 halt_on_error=0"
 export PYTHONPATH=$place/lib
+ulimit -s 65536                     # instrumented code takes more of the stack, and some tests recurse deeply
 "$place/env/bin/python" -c "import cachebox, sys; assert cachebox.__file__.startswith('$place') and not sys._is_gil_enabled()"
 "$place/env/bin/python" -m pytest -q -p no:cacheprovider "${tests[@]}"
