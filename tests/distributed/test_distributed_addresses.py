@@ -121,6 +121,13 @@ def test_no_password_is_quoted(url):
     assert "sec" not in str(caught.value) and "ret@" not in str(caught.value)
 
 
+def test_a_url_is_no_host():
+    for url in ("file:///tmp/cache", "redis://:secret@localhost"):
+        with pytest.raises(ValueError, match="give that as url=") as error:
+            DistributedCache(url)
+        assert "secret" not in str(error.value)
+
+
 def test_a_url_is_a_str():
     with pytest.raises(TypeError, match="url must be a str"):
         from_url(b"redis://host")

@@ -77,6 +77,8 @@ class CacheBase:
             refuse_unknown(type(self).__name__, unknown, OPTIONS, FOREIGN_OPTIONS)
         if not isinstance(redis_host, str):
             raise TypeError(f"redis_host must be a str, not {type(redis_host).__name__}")
+        if "://" in redis_host:
+            raise ValueError("redis_host must be the name of a host, and no URL: give that as url=")
         checked_int(redis_port, "redis_port", 1, 65535)
         checked_int(redis_db, "redis_db", 0, 2**31 - 1)
         checked_int(max_connections, "max_connections", 1, 2**31 - 1)
