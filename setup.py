@@ -58,13 +58,17 @@ else:
     if sanitize:
         flags += ["-O1", "-g", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
 
+link_flags = [f"-fsanitize={sanitize}"] if sanitize else []
+if sys.platform == "linux" and not (sanitize or debug or trace):
+    link_flags += ["-Wl,-s"]        # names of static functions would be a twelfth of a wheel
+
 extensions = [
     Extension(
         ".".join(path.relative_to(SOURCES).with_suffix("").parts),
         [path.as_posix()],
         include_dirs=[(SOURCES / "cachebox").as_posix(), (SOURCES / "cachebox" / "_engine").as_posix()],
         extra_compile_args=flags,
-        extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],
+        extra_link_args=link_flags,
         define_macros=[("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug,
     )
     for path in sorted(SOURCES.rglob("*.pyx"))

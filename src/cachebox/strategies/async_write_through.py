@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cachebox._loading import tasks
-from cachebox._loading.single_flight import Flight
+from cachebox._loading.flight import Flight
 from cachebox._platform.at_fork import renew_in_child
 from cachebox.cache import MISSING
 from cachebox.strategies.cache_methods import AsyncCacheMethods

@@ -23,15 +23,17 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._platform.section cimport Section
-from cachebox.cache cimport Cache, hash_in
+from cachebox._store.state cimport hash_in
+from cachebox.cache cimport Cache
 from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
 from cachebox._loading.fast_path cimport (
     find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,
 )
-from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use
+from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use, take_over
 from cachebox._platform.lock cimport release
 from cachebox._store.store cimport Store
+from cachebox._store.writes cimport set_long
 from cachebox.stats cimport HITS
 from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
 from cachebox.distributed._embedded.page cimport Page, hash_key, load
@@ -42,10 +44,6 @@ from cachebox.cache import MISSING
 
 
 cdef extern from *:
-    """
-    #define CB_TAKE_TIER(reference) ((PyObject *)(reference))
-    """
-    object take_over "CB_TAKE_TIER"(PyObject*)
     bint is_exact_str "PyUnicode_CheckExact"(PyObject*) noexcept
 
 
@@ -169,7 +167,7 @@ cdef class Tier:
         if fill.permits(tags) and lifetime > 0:
             if tags or self.tags:
                 self.note_tags(fill.key, tags)
-            self.first.set_long(fill.key, hash_in(self.first, fill.key), value, lifetime)
+            set_long(self.first, fill.key, hash_in(self.first, fill.key), value, lifetime)
             if not fill.permits(tags):              # voided by what ran meanwhile
                 self.first.delete(fill.key)
         live = fill.permits(tags)

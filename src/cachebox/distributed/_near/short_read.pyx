@@ -9,7 +9,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from cachebox.cache cimport hash_in
+from cachebox._engine.table cimport take_over
+from cachebox._store.state cimport hash_in
 from cachebox.distributed._embedded.noted cimport Noted, note
 from cachebox.distributed._embedded.page cimport Page, load, load8, start_of, store8
 from cachebox.distributed._near.near_cache cimport LAG, Tier, exact_get
@@ -22,10 +23,6 @@ from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.store import FIND_ANY
 
 cdef extern from *:
-    """
-    #define CB_TAKE_READ(reference) ((PyObject *)(reference))
-    """
-    object take_over "CB_TAKE_READ"(PyObject*)
     bint PyUnicode_IS_COMPACT_ASCII(PyObject*) noexcept
 
 
