@@ -22,7 +22,7 @@ test:                           # all tests but the slow ones
 	$(BIN)/pytest -n 4
 
 quick:                          # the inner loop: the cache alone, without servers and processes
-	$(BIN)/pytest -q -n 2 tests/test_cache_*.py tests/test_cached.py tests/test_policies.py tests/test_state_machine.py
+	$(BIN)/pytest -q -n 2 tests/cache/test_cache_*.py tests/cache/test_state_machine.py tests/calls/test_cached.py tests/engine/test_policies.py
 
 slow:                           # the tests that take minutes
 	$(BIN)/pytest -n 4 -m slow

@@ -6,12 +6,14 @@ CACHEBOX_DEBUG=1 without optimisation, with debug information, bounds checks and
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import sys
 import sysconfig
 from pathlib import Path
 
+from Cython import __version__ as cython_version
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -19,6 +21,19 @@ SOURCES = Path("src")
 sanitize = os.environ.get("CACHEBOX_SANITIZE")
 trace = bool(os.environ.get("CACHEBOX_TRACE"))
 debug = bool(os.environ.get("CACHEBOX_DEBUG"))
+
+
+def check_name():
+    """Stop where the other library is installed whose distribution is called `cachebox`: it has the same folder."""
+    installation = runpy.run_path(str(SOURCES / "cachebox" / "_installation.py"))
+    for folder in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
+        package = os.path.join(folder, "cachebox")
+        if foreign := installation["foreign_files"](package):
+            sys.exit(
+                f"{package!r} has files of the distribution 'cachebox' ({', '.join(foreign)}). That is another "
+                "library, and cachebox-cython would install the same folder over it. Uninstall it first: "
+                "pip uninstall cachebox"
+            )
 
 
 def check_tools():
@@ -40,6 +55,7 @@ def check_tools():
 
 
 if {"build_ext", "bdist_wheel", "editable_wheel", "build", "install", "develop"} & set(sys.argv):
+    check_name()
     check_tools()
 
 if sys.platform == "win32":
@@ -61,6 +77,7 @@ else:
 link_flags = [f"-fsanitize={sanitize}"] if sanitize else []
 if sys.platform == "linux" and not (sanitize or debug or trace):
     link_flags += ["-Wl,-s"]        # names of static functions would be a twelfth of a wheel
+macros = [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
 
 extensions = [
     Extension(
@@ -69,7 +86,7 @@ extensions = [
         include_dirs=[(SOURCES / "cachebox").as_posix(), (SOURCES / "cachebox" / "_engine").as_posix()],
         extra_compile_args=flags,
         extra_link_args=link_flags,
-        define_macros=[("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug,
+        define_macros=macros,
     )
     for path in sorted(SOURCES.rglob("*.pyx"))
 ]
@@ -125,7 +142,11 @@ setup(
     ext_modules=[
         *modules,
         Extension(
-            "cachebox._platform._interpreter", ["src/cachebox/_platform/_interpreter.c"], extra_compile_args=flags
+            "cachebox._platform._interpreter",
+            ["src/cachebox/_platform/_interpreter.c"],
+            extra_compile_args=flags,
+            extra_link_args=link_flags,
+            define_macros=[("CACHEBOX_CYTHON", cython_version), *macros],
         ),
     ],
     options={"build_ext": {"parallel": True}},      # as many compilers as there are processors

@@ -1,6 +1,7 @@
 """`cached` and `lru_cache`: functions that remember their results."""
 
 from cachebox._calls.cached_function import CachedFunction, CachedMethod
+from cachebox._calls.methods import CachedClassMethod
 from cachebox._platform.awaitables import is_marked, refuse_async
 from cachebox._platform.registry import register
 from cachebox._store.options import check_failures, refuse_unknown
@@ -417,13 +418,6 @@ def _key_arguments(function, selects, hashes):
     return KeyArguments(function, hashes=hashes, **selects)
 
 
-class CachedClassMethod(classmethod):
-    """A class method whose `invalidate` and `cache_key` know the class, as its calls do."""
-
-    def __get__(self, instance, owner=None):
-        return self.__func__.__get__(type(instance) if owner is None else owner, type)
-
-
 def _around(make, function):
     """A decorator below may have made something else than a function: cache the function in it."""
     if isinstance(function, classmethod):
@@ -505,9 +499,9 @@ def _scope_of(function):
 
 def is_received(wrapper, first):
     """Whether a function, called with that first argument, is a method called on it: the class tells."""
-    from cachebox._calls.methods import innermost, is_method_of
+    from cachebox._calls.methods import innermost, is_method_of, look_for_class_method
 
-    if isinstance(first, type) and _look_for_classmethod(wrapper, first):
+    if isinstance(first, type) and look_for_class_method(wrapper, first):
         wrapper._become_method()
         return True
     if not is_method_of(wrapper, first):
@@ -560,18 +554,6 @@ def _check_function(function) -> bool:
             "an exhausted iterator; return a list or a tuple instead"
         )
     return bool(flags & _CO_COROUTINE) or is_marked(inner)
-
-
-def _look_for_classmethod(wrapper, first) -> bool:
-    """Where a class method wraps the wrapper, Python 3.13 and later do not ask the wrapper to bind: make it so."""
-    found = False
-    if isinstance(first, type):
-        for owner in first.__mro__:
-            for name, attribute in list(vars(owner).items()):
-                if type(attribute) is classmethod and attribute.__func__ is wrapper:
-                    type.__setattr__(owner, name, CachedClassMethod(wrapper))      # whatever the metaclass thinks of it
-                    found = True
-    return found
 
 
 def _coroutines():

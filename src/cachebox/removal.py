@@ -2,6 +2,8 @@
 
 from enum import Enum
 
+import cachebox._platform  # noqa: F401 (it checks whose files are in this folder)
+
 
 class RemovalCause(Enum):
     """What `on_removal` is told about an entry that left.

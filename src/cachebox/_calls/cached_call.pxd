@@ -54,6 +54,7 @@ cdef class CachedCall:
     cdef bint binds_weakly          # results of a method belong to the instance, which they do not keep alive
     cdef bint is_method             # ... and the first argument is the instance, however it is called
     cdef bint asks_classes          # ... else its class may say so: see `receives`
+    cdef public bint _may_be_class_method       # ... that does not bind it: see `methods`
     cdef uint64_t known[8]          # what classes have said: twice the version of a class, the answer in the lowest bit
     cdef str first_name             # of the first parameter, if it may be a keyword
     cdef bint single_flight

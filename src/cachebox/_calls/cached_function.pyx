@@ -1,7 +1,7 @@
 """What `cached` and `lru_cache` make of a function: how it is set up, and what users call beside the function itself."""
 
 cimport cython
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject, PyObject_GenericGetAttr, PyTypeObject
 from libc.stdint cimport uint64_t
 
 from types import FunctionType, MethodType
@@ -25,6 +25,7 @@ from cachebox.cache cimport Cache
 
 from cachebox._calls.cached_call import HasNoKey
 from cachebox._calls.call_key import CallKey, Member, Receiver
+from cachebox._calls.methods import bound_by_class, may_be_class_method
 from cachebox._calls.disabling import is_disabled
 from cachebox._calls.returned_awaitables import fly_anew_called, fly_called
 from cachebox._platform.awaitables import is_async, refuse_awaitable
@@ -82,6 +83,9 @@ cdef extern from *:
     PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
 
 
+cdef frozenset CONTROLS = frozenset(("cache_key", "invalidate", "peek", "refresh", "set"))      # work on one call
+
+
 @cython.trashcan(True)              # one may be an attribute of another, a hundred thousand deep
 cdef class CachedFunction(CachedCall):
     """A function with a cache in front: what `cached` and `lru_cache` return; they have the documentation."""
@@ -99,6 +103,7 @@ cdef class CachedFunction(CachedCall):
         self.by_instance = key_func is None and (key_arguments is None or not key_arguments.ignores_first)
         self.is_method = is_method and self.by_instance
         self.asks_classes = binds_weakly and self.by_instance
+        self._may_be_class_method = binds_weakly and may_be_class_method(function)
         self.stores = stores
         self.ahead = refresh_ahead or 0.0
         self.stale = lifetime_of(stale_ttl, "stale_ttl") if stale_ttl is not None else 0.0
@@ -487,12 +492,20 @@ cdef class CachedFunction(CachedCall):
         return BoundFunction(self, instance)
 
     def __set_name__(self, owner, name):
+        self._may_be_class_method = False
         qualname = getattr(self.function, "__qualname__", None)
         if self.asks_classes and qualname == f"{owner.__qualname__}.{name}":
             from cachebox._calls.methods import wraps_static_method
 
             if not wraps_static_method(self.function):
                 become_method(self)
+
+    def __getattribute__(self, name):
+        if self._may_be_class_method and name in CONTROLS:
+            bound = bound_by_class(self)
+            if bound is not None:
+                return getattr(bound, name)
+        return PyObject_GenericGetAttr(self, name)
 
     def __getattr__(self, name):
         return getattr(self.function, name)         # `__code__` of a function, `delay` of a task

@@ -12,7 +12,9 @@ from types import MethodType
 
 from cachebox._calls.cached_function import HasNoKey
 from cachebox._calls.disabling import BLOCKS, is_disabled
+from cachebox._calls.methods import control, may_be_class_method
 from cachebox._calls.signature import dress
+from cachebox._platform.absent import ABSENT
 from cachebox._platform.awaitables import refuse_awaitable
 from cachebox._platform.callers import PULSE, waiter
 
@@ -22,24 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     _Steps = Generator[Any, Any, Any]
-
-
-class _Absent:
-    """What is stored for a key of which the function said that there is none."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-    def __reduce__(self) -> str:
-        return "ABSENT"
-
-    def __deepcopy__(self, memo: object) -> _Absent:
-        return self
-
-
-ABSENT = _Absent()
 
 
 class CachedMany:
@@ -55,8 +39,10 @@ class CachedMany:
 
     def __init__(self, function: Callable[..., Any], one: Any, missing_ttl: float | None, is_async: bool) -> None:
         self._one = one
+        one._may_be_class_method = False        # but this is
         self._missing_ttl = missing_ttl
         self._is_async = is_async
+        self._may_be_class_method = may_be_class_method(function)
         dress(self, function, is_async)
 
     # --- what is done to keys, with the instance of a method in front of them -----------------------------------------
@@ -210,25 +196,33 @@ class CachedMany:
 
     # --- for users ----------------------------------------------------------------------------------------------------
 
-    def __call__(self, keys: Iterable[Any]) -> Any:
-        return self._call((), keys)
+    def __call__(self, *args: Any) -> Any:
+        prefix, keys = args[:-1], args[-1:]         # a method may be called with the instance in front
+        if len(prefix) > 1 or not keys:
+            raise TypeError(f"{self._shown} takes the keys in one iterable: {self._shown}([1, 2])")
+        return self._call(prefix, *keys)
 
+    @control
     def peek(self, keys: Iterable[Any]) -> Any:
         """The cached results of these keys, as a dict. Makes no call, and counts nothing. O(number of keys)."""
         return self._peek((), keys)
 
+    @control
     def refresh(self, keys: Iterable[Any]) -> Any:
         """Call the function with these keys now, store its results in place of older ones, and return them."""
         return self._call((), keys, True)
 
+    @control
     def set(self, mapping: Mapping[Any, Any]) -> Any:
         """Store these results as if they had been computed. O(number of keys)."""
         return self._set((), mapping)
 
+    @control
     def invalidate(self, keys: Iterable[Any]) -> Any:
         """Forget the results of these keys. Returns how many there were. O(number of keys)."""
         return self._invalidate((), keys)
 
+    @control
     def cache_key(self, key: Any) -> Any:
         """What the cache has the result of a key under."""
         return self._one.cache_key(key)
@@ -249,6 +243,9 @@ class CachedMany:
     def cache_clear(self) -> Any:
         """Forget all results and set the statistics to zero."""
         return self._one.cache_clear()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._may_be_class_method = False
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundMany(self, instance)

@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import gc
 import sys
-from types import CodeType, FrameType, FunctionType, ModuleType
+from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
 
 from cachebox.cache import Cache
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
+
+    _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
+BINDS = sys.version_info < (3, 13)      # whether `classmethod` binds what is below it
 LIMIT = 200                         # objects that are looked at behind one attribute
 ATOMS: tuple[type, ...] = (str, bytes, int, float, bool, type(None), CodeType, FrameType, ModuleType, Cache)
 
@@ -81,6 +84,92 @@ def wraps_static_method(function: Any) -> bool:
             break
         function = getattr(function, "__wrapped__", None)
     return function is not None
+
+
+# --- class methods of CPython 3.13 and later --------------------------------------------------------------------------
+#
+# There `classmethod` does not ask what is below it to bind: `Class.method` is a bound method of the interpreter's own,
+# and `Class.method.peek` is read from the wrapper without a word about the class. So where a control of a wrapper is
+# read that may be below a class method, the wrapper asks the collector for the bound methods that refer to it.
+
+
+class CachedClassMethod(classmethod):  # type: ignore[type-arg]
+    """A class method whose controls, `invalidate` and the like, know the class, as its calls do."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self.__func__.__get__(type(instance) if owner is None else owner, type)
+
+
+def control(method: _Method) -> _Method:
+    """Marks a method of a wrapper class that works on one call: asked of a class method, it knows the class."""
+    return method if BINDS else _Control(method)  # type: ignore[return-value]
+
+
+class _Control:
+    """Such a method, where `classmethod` does not bind what is below it."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, wrapper: Any, owner: type | None = None) -> Any:
+        if wrapper is None:
+            return self._method
+        bound = bound_by_class(wrapper) if wrapper._may_be_class_method else None
+        return MethodType(self._method, wrapper) if bound is None else getattr(bound, self._method.__name__)
+
+
+def may_be_class_method(function: Any) -> bool:
+    """Whether a function is written in a class, so that a class method that does not bind it may be above it."""
+    written = getattr(innermost(function), "__qualname__", None)
+    scope = written.rpartition(".")[0] if isinstance(written, str) else ""
+    return not BINDS and scope != "" and not scope.endswith("<locals>")
+
+
+def bound_by_class(wrapper: Any) -> Any:
+    """The wrapper bound to the class of which a class method was asked, or None: it was not asked by one.
+
+    RuntimeError where several classes have been asked and their methods kept. O(objects that the collector knows).
+    """
+    referrers = gc.get_referrers(wrapper)
+    asked = {
+        id(found.__self__): found.__self__
+        for found in referrers
+        if type(found) is MethodType and found.__func__ is wrapper and isinstance(found.__self__, type)
+    }
+    classes = [cls for cls in asked.values() if look_for_class_method(wrapper, cls)]
+    if len(classes) > 1:
+        raise RuntimeError(
+            f"{getattr(wrapper, '__qualname__', wrapper)} was read from several classes before it was called: "
+            "read it again from the class that is meant"
+        )
+    if not classes:
+        is_known = gc.get_freeze_count() == 0 and not _is_being_written(wrapper)
+        if is_known and not any(isinstance(found, classmethod) for found in referrers):
+            wrapper._may_be_class_method = False
+        return None
+    return wrapper.__get__(classes[0], type)
+
+
+def look_for_class_method(wrapper: Any, cls: type) -> bool:
+    """Whether a class has a class method around a wrapper. Such a one is made to bind the wrapper from now on."""
+    is_one = False
+    for owner in _bases_of(cls):
+        for name, attribute in list(_names_of(owner).items()):
+            if isinstance(attribute, classmethod) and attribute.__func__ is wrapper:
+                is_one = True
+                if type(attribute) is classmethod:
+                    type.__setattr__(owner, name, CachedClassMethod(wrapper))   # whatever the metaclass thinks of it
+    return is_one
+
+
+def _is_being_written(wrapper: Any) -> bool:
+    """Whether the body of its class still runs in this thread."""
+    scope = innermost(wrapper).__qualname__.rpartition(".")[0]
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and getattr(frame.f_code, "co_qualname", "") != scope:
+        frame = frame.f_back
+    return frame is not None
 
 
 def leads_to(start: object, wanted: object, cls: type) -> bool:

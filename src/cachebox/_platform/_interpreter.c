@@ -1,8 +1,44 @@
-/* Which interpreter may import this package: the main one, once in the life of a process.
+/* Which interpreter may import this package: the main one, once in the life of a process. And how it was compiled.
 
    Compiled modules keep objects in static variables. Another interpreter would get objects of the first one, and so would
    one that is initialised after the first has been finalised. Both are told so here, before any such module is imported. */
 #include <Python.h>
+
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+
+#ifndef CACHEBOX_CYTHON
+#define CACHEBOX_CYTHON unknown
+#endif
+
+#if defined(__clang__)
+#define COMPILER __VERSION__
+#elif defined(__GNUC__)
+#define COMPILER "GCC " __VERSION__
+#elif defined(_MSC_VER)
+#define COMPILER "MSC " TEXT(_MSC_VER)
+#else
+#define COMPILER "unknown"
+#endif
+
+/* What is different from a build for use, in words; empty for such a one. */
+static const char *const options = ""
+#if !defined(__OPTIMIZE__) && !defined(_MSC_VER)
+    " not optimised"
+#endif
+#ifdef CYTHON_REFNANNY
+    " references checked"
+#endif
+#ifdef CYTHON_TRACE
+    " lines traced"
+#endif
+#ifdef __SANITIZE_ADDRESS__
+    " AddressSanitizer"
+#endif
+#ifdef __SANITIZE_THREAD__
+    " ThreadSanitizer"
+#endif
+    ;
 
 static int finalised = 0;           /* an interpreter that had imported this has ended */
 static int known = 0;
@@ -16,7 +52,6 @@ note_end(void)
 static int
 check(PyObject *module)
 {
-    (void)module;
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(
             PyExc_ImportError,
@@ -33,6 +68,11 @@ check(PyObject *module)
     }
     if (!known) {
         known = Py_AtExit(note_end) == 0;
+    }
+    if (PyModule_AddStringConstant(module, "compiler", COMPILER) < 0
+        || PyModule_AddStringConstant(module, "cython", TEXT(CACHEBOX_CYTHON)) < 0
+        || PyModule_AddStringConstant(module, "options", options) < 0) {
+        return -1;
     }
     return 0;
 }

@@ -1,1 +1,4 @@
-# Nothing in it: importing it checks that this interpreter may import the package.
+# Importing it checks that this interpreter may import the package.
+compiler: str
+cython: str
+options: str

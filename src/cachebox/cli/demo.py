@@ -42,7 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"measure for about N seconds; more time, more words (default: {DEFAULT_SECONDS:g})",
     )
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--processes",
+        action="store_true",
+        help="share results between processes through a folder; one process is killed meanwhile",
+    )
+    kind.add_argument(
         "--redis",
         action="store_true",
         help="share results between processes through a real server, which is killed meanwhile (needs redis-py)",
@@ -63,6 +69,10 @@ def seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.processes:
+        from cachebox.cli import processes_demo
+
+        return processes_demo.run(arguments.seconds, arguments.json)
     if arguments.redis:
         from cachebox.cli import redis_demo
 

@@ -12,10 +12,10 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from cachebox.cli import demo, simulate, stats
+from cachebox.cli import demo, doctor, simulate, stats
 from cachebox.cli.errors import CommandError
 
-COMMANDS = (demo, simulate, stats)
+COMMANDS = (demo, simulate, stats, doctor)
 
 FAILED, INTERRUPTED, NO_READER = 1, 130, 141
 
@@ -56,9 +56,9 @@ def run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.version:
-        import cachebox
+        from importlib.metadata import version
 
-        print(f"cachebox-cython {cachebox.__version__}, Python {sys.version.split()[0]}")
+        print(f"cachebox-cython {version('cachebox-cython')}, Python {sys.version.split()[0]}")
         return 0
     if arguments.command is None:
         parser.print_help()

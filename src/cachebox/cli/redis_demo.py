@@ -3,84 +3,25 @@
 The server (`redis_server`) is started for it and ended in the end.
 """
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
-import threading
 import time
 
 from cachebox.cli.errors import CommandError
-from cachebox.cli.redis_server import STARTS_IN, Server, find_server
+from cachebox.cli.redis_server import Server, find_server
 from cachebox.cli.terminal import Progress, Screen
+from cachebox.cli.workers import WORKERS, Counts, Tally, Worker, lookups, wait_for_all
 
-WORKERS = 4
 KILLED_AT, STARTED_AT = 0.4, 0.65               # of the whole time
 PHASES = ("the server runs", "the server is dead", "it is back")
 TIERS = {"local": "local_hits", "server": "remote_hits", "stale": "stale_serves", "computed": "misses"}
-COUNTERS = (*TIERS.values(), "invalidations", "fills_refused", "errors", "changes", "refused")
+CHANGES = 0.01                                  # of the calls, one in a hundred, are followed by a change
+TIMEOUT = 0.2                                   # seconds
 JSON_VERSION = 1
 
 
-class Worker:
-    """A process that works, and what it told last."""
-
-    def __init__(self, port: int, number: int) -> None:
-        self.told: dict[str, int | str] = dict.fromkeys(COUNTERS, 0)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cachebox.cli.redis_worker", str(port), str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.thread = threading.Thread(target=self.listen, daemon=True)
-        self.thread.start()
-
-    def listen(self) -> None:
-        assert self.process.stdout is not None
-        with contextlib.suppress(ValueError):   # the last line of one that is killed
-            for line in self.process.stdout:
-                self.told = json.loads(line)
-
-    def count(self, name: str) -> int:
-        return int(self.told[name])
-
-    def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(OSError):      # it is gone already
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.thread.join(5)
-        self.process.stdout.close()
-
-
-class Tally:
-    """What all workers counted, phase by phase."""
-
-    def __init__(self) -> None:
-        self.phases: list[dict[str, int]] = []
-        self.at_start = dict.fromkeys(COUNTERS, 0)
-
-    def now(self, workers: list[Worker]) -> dict[str, int]:
-        """Since the phase began."""
-        return {name: sum(worker.count(name) for worker in workers) - self.at_start[name] for name in COUNTERS}
-
-    def end_phase(self, workers: list[Worker]) -> None:
-        counted = self.now(workers)
-        self.phases.append(counted)
-        self.at_start = {name: self.at_start[name] + counted[name] for name in COUNTERS}
-
-
-def lookups(counted: dict[str, int]) -> int:
-    return sum(counted[name] for name in TIERS.values())
-
-
-def share(counted: dict[str, int], tier: str) -> float:
+def share(counted: Counts, tier: str) -> float:
     whole = lookups(counted)
     return counted[TIERS[tier]] / whole if whole else 0.0
 
@@ -98,7 +39,8 @@ def run(seconds: float, as_json: bool) -> int:
     recovered = None
     try:
         server.start()
-        workers += [Worker(server.port, number) for number in range(WORKERS)]
+        url = f"redis://127.0.0.1:{server.port}"
+        workers += [Worker(url, number, timeout=TIMEOUT, changes=CHANGES) for number in range(WORKERS)]
         with Progress() as progress:            # type: ignore[no-untyped-call,unused-ignore]
             wait_for_all(workers)
             begun = time.monotonic()
@@ -128,16 +70,7 @@ def run(seconds: float, as_json: bool) -> int:
     return 0
 
 
-def wait_for_all(workers: list[Worker]) -> None:
-    """Until each has told something."""
-    deadline = time.monotonic() + STARTS_IN
-    while not all(worker.count("misses") for worker in workers):
-        if time.monotonic() > deadline or any(worker.process.poll() is not None for worker in workers):
-            raise CommandError("the worker processes do not start")
-        time.sleep(0.02)
-
-
-def news(counted: dict[str, int], phase: str) -> str:
+def news(counted: Counts, phase: str) -> str:
     tiers = ", ".join(f"{tier} {share(counted, tier):.0%}" for tier in TIERS)
     return f"{phase}: {lookups(counted):,} calls, {tiers}; {counted['invalidations']:,} invalidations"
 

@@ -26,7 +26,7 @@ class Screen:
         self.stream = stream
         self.is_terminal = stream is not None and stream.isatty()
         self.has_colour = self.is_terminal and not os.environ.get("NO_COLOR") and understands_colour()
-        self.has_symbols = can_encode(stream, "━╸─×µ")
+        self.has_symbols = can_encode(stream, "━╸─×µ✓✗–")
 
     @property
     def width(self) -> int:
@@ -49,6 +49,9 @@ class Screen:
 
     def green(self, text: str) -> str:
         return self.painted("1;32", text)
+
+    def red(self, text: str) -> str:
+        return self.painted("1;31", text)
 
     def cyan(self, text: str) -> str:
         return self.painted("36", text)

@@ -139,9 +139,9 @@ class Common:
             stale=stale,
         )
         if has_folder:
-            from cachebox.distributed._ops.at_once import AtOnce
+            from cachebox.distributed._near.folder_fast_path import FolderFastPath
 
-            self._core.at_once = AtOnce(self._core)
+            self._core.fast_path = FolderFastPath(self._core)
         self._loader = Loader(self._core)
         if share is not None or stale:
             self._loader.refreshing = Refreshing(self._core, self._loader, share or 0.0)

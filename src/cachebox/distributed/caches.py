@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachebox._loading.warming import Warmed
 from cachebox.cache import MISSING
-from cachebox.distributed._near.near_cache import BlockingFront, Front, with_own_get
+from cachebox.distributed._near.hits import BlockingFront, Front, with_own_get
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._ops.warming import Warming
@@ -85,11 +85,11 @@ class DistributedCache(Common, BlockingFront):
 
     def _get(self, key: Any, default: Any) -> Any:
         """`get`, where the first tier cannot tell."""
-        at_once = self._core.at_once
-        if at_once is not None:
-            value = at_once.get(key)
+        fast_path = self._core.fast_path
+        if fast_path is not None:
+            value = fast_path.get(key)
             if value is not MISSING:
-                return default if value is at_once.absent else value
+                return default if value is fast_path.absent else value
         return self._driver.run(self._core.get(key, default))
 
     def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
@@ -104,8 +104,8 @@ class DistributedCache(Common, BlockingFront):
         Raises `BackendUnavailable` where the server was not reached; TypeError or ValueError, and changes nothing, for
         bad input.
         """
-        at_once = self._core.at_once
-        if at_once is None or tags or not at_once.set(key, value, ttl):
+        fast_path = self._core.fast_path
+        if fast_path is None or tags or not fast_path.set(key, value, ttl):
             self._driver.run(self._core.set(key, value, ttl, tags))
 
     def delete(self, key: str) -> bool:
@@ -302,10 +302,10 @@ class AsyncDistributedCache(Common, Front):
     async def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, from the first tier or else from the server; `default` where neither has it."""
         value = self._quick(key, MISSING)
-        at_once = self._core.at_once
-        if value is MISSING and at_once is not None:
-            value = at_once.get(key)
-            if value is at_once.absent:
+        fast_path = self._core.fast_path
+        if value is MISSING and fast_path is not None:
+            value = fast_path.get(key)
+            if value is fast_path.absent:
                 return default
         if value is not MISSING:
             return value
@@ -313,8 +313,8 @@ class AsyncDistributedCache(Common, Front):
 
     async def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:
         """Store a value on the server, and drop the key from every first tier."""
-        at_once = self._core.at_once
-        if at_once is None or tags or not at_once.set(key, value, ttl):
+        fast_path = self._core.fast_path
+        if fast_path is None or tags or not fast_path.set(key, value, ttl):
             await self._driver.run(self._core.set(key, value, ttl, tags))
 
     async def delete(self, key: str) -> bool:

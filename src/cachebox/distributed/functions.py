@@ -8,144 +8,30 @@ name, and the arguments written out by value, with their types as far as they di
 from __future__ import annotations
 
 import datetime
-import decimal
-import enum
 import functools
 import inspect
-import math
-import sys
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
 from cachebox._calls.cache_info import CacheInfo
 from cachebox._calls.disabling import BLOCKS, is_disabled
-from cachebox._calls.key_arguments import UNSET, KeyArguments
-from cachebox._calls.naming import Claim, Identity, SharedNames, module_of
+from cachebox._calls.key_arguments import KeyArguments
+from cachebox._calls.methods import control, may_be_class_method
+from cachebox._calls.naming import Claim, Identity, SharedNames
 from cachebox._calls.signature import dress
 from cachebox._calls.unhashable import named, refusal
-from cachebox._platform.awaitables import called, is_context, refuse_awaitable, warn_of_one_shot
+from cachebox._platform.awaitables import is_context, warn_of_one_shot
 from cachebox._platform.section import Section
 from cachebox._store.options import check_failures
 from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
+from cachebox.distributed._ops.call_text import written
+from cachebox.distributed._ops.function_calls import AsyncCalls, CallDecision, Consumed, Remembered, plain
 from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
 from cachebox.distributed._wire.codec import LONGEST_KEPT
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
-
-
-def written(value: Any, typed: bool = False) -> str:
-    """A value as text: equal text means equal values. TypeError for what has no stable text. O(size of the value).
-
-    `typed`: whether values of different types that are equal get different texts.
-
-    >>> written(1), written("1"), written(1.0), written(1.0, typed=True)
-    ('1', "'1'", '1', '1.0')
-    >>> written({"b": [1, None], "a": (2.5, b"x")})
-    "{'a':(2.5,x'78'),'b':[1,None]}"
-    """
-    kind = type(value)
-    if kind is str:
-        text: str = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{text}'"
-    if kind is int:
-        return str(value)
-    if value is None or value is Ellipsis or value is UNSET:
-        return str(value)
-    if kind is bool:
-        return str(value) if typed else str(int(value))
-    if kind is float:
-        return str(int(value)) if not typed and math.isfinite(value) and value.is_integer() else repr(value)
-    if kind is bytes:
-        return f"x'{value.hex()}'"
-    if kind is tuple:
-        return f"({','.join([written(item, typed) for item in value])})"
-    if kind is list:
-        return f"[{','.join([written(item, typed) for item in value])}]"
-    if kind in (set, frozenset):
-        name = kind.__name__ if typed else "set"
-        return f"{name}{{{','.join(sorted([written(item, typed) for item in value]))}}}"
-    if kind is dict:
-        pairs = sorted((written(key, typed), written(item, typed)) for key, item in value.items())
-        return f"{{{','.join([f'{key}:{item}' for key, item in pairs])}}}"
-    if isinstance(value, type) and _is_importable(value):
-        return f"type({module_of(value)}.{value.__qualname__})"
-    if isinstance(value, enum.Enum):
-        return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
-    if kind is complex or kind is decimal.Decimal or kind is uuid.UUID:
-        return f"{kind.__name__}({value})"
-    if kind in (datetime.date, datetime.time, datetime.datetime):
-        return f"{kind.__name__}({value.isoformat()})"
-    if kind is datetime.timedelta:
-        return f"timedelta({value.days},{value.seconds},{value.microseconds})"
-    raise TypeError(
-        f"an argument of type {kind.__name__} has no text that is the same in every process: use key_func to make keys"
-    )
-
-
-def _is_importable(kind: type) -> bool:
-    """Whether a class is what its module and name lead to: only then do they stand for it in every process."""
-    found: Any = sys.modules.get(kind.__module__)
-    for name in kind.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is kind
-
-
-class Remembered(Exception):
-    """A call has failed a moment ago, and is not made again. Users get the `error`."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-class Consumed(BaseException):
-    """A call returned what can be consumed only once: it goes to its caller, and who waits makes a call of its own."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__(value)
-        self.value = value
-
-
-def plain(name: str, result: Any) -> Any:
-    """What a user's function returned; TypeError where somebody would have to await it."""
-    refuse_awaitable(name, result)
-    return result
-
-
-class CallDecision:
-    """What is to become of the result of one call, as `cached` was told."""
-
-    __slots__ = ("_args", "_function", "_kwargs")
-
-    def __init__(self, function: DistributedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
-
-    @property
-    def name(self) -> str:
-        return self._function._name
-
-    @property
-    def schema(self) -> Schema | None:
-        return self._function._schema
-
-    @property
-    def share(self) -> float | None:
-        return self._function._share
-
-    @property
-    def kept(self) -> int | None:
-        return self._function._kept_ms
-
-    def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
-        return self._function._decide(value, self._args, self._kwargs)
-
-    def lifetime_of(self, value: Any) -> float:
-        return self._function._lifetime_of(value)
 
 
 class DistributedFunction:
@@ -180,6 +66,7 @@ class DistributedFunction:
         self._claim = claim             # it lives as long as the function
         self._name = claim.name.translate({ord("%"): "%25", ord("("): "%28"})
         self._is_async = is_async
+        self._may_be_class_method = may_be_class_method(function)
         self._warned = False
         self._ttl = ttl
         self._lifetime = None if ttl is None or callable(ttl) else seconds_of(ttl, "ttl")
@@ -209,8 +96,12 @@ class DistributedFunction:
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
+    @control
     def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """The key of the call with these arguments. TypeError where one of them cannot be written stably."""
+        return self._key_of(args, kwargs)
+
+    def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if self._key_func is not None:
             key = plain("key_func", self._key_func(*args, **kwargs))
             return str(key) if isinstance(key, str) else f"{self._name}:{written(key)}"
@@ -357,7 +248,7 @@ class DistributedFunction:
         return self._call(args, kwargs, False)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        key = self.cache_key(*args, **kwargs)
+        key = self._key_of(args, kwargs)
         missed: bool | None = None if anew else True
         try:
             if anew:
@@ -419,24 +310,27 @@ class DistributedFunction:
         else:
             yield from self._cache._whole.invalidate_prefix(self._name + "(", timeout)
 
+    @control
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of the call with these arguments, in every process. True where there was one."""
-        key = self.cache_key(*args, **kwargs)
+        key = self._key_of(args, kwargs)
         self._forget_failures(key)
         return self._driver.run(self._cache._core.delete(key))
 
+    @control
     def peek(self, *args: Any, **kwargs: Any) -> Any:
         """The result of the call with these arguments, or `MISSING` where none is cached. Counts nothing.
 
         Makes no call. One round trip where the first tier does not have it.
         """
-        return self._driver.run(self._peek(self.cache_key(*args, **kwargs)))
+        return self._driver.run(self._peek(self._key_of(args, kwargs)))
 
     def _peek(self, key: str) -> Any:
         core = self._cache._core
         value, _ = yield from core.lookup(key, core.deadline(), False, self._schema)
         return value
 
+    @control
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Make the call with these arguments now, store its result for every process, and return it. Counts nothing.
 
@@ -447,6 +341,7 @@ class DistributedFunction:
             return self._function(True)(*args, **kwargs)
         return AsyncCalls(self).call(args, kwargs, True) if self._is_async else self._call(args, kwargs, True)
 
+    @control
     def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Store `value` as the result of the call with these arguments, as if it had been computed. One round trip.
 
@@ -459,7 +354,7 @@ class DistributedFunction:
         except Consumed:
             self._report(value)
             return self._driver.run(_nothing())
-        return self._driver.run(self._store(self.cache_key(*args, **kwargs), value, args, kwargs))
+        return self._driver.run(self._store(self._key_of(args, kwargs), value, args, kwargs))
 
     def _store(self, key: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         core = self._cache._core
@@ -469,6 +364,9 @@ class DistributedFunction:
             encoded = core.codec.encode(key, value, tags, self._schema, kept)
             self._forget_failures(key)
             yield from core.store({key: encoded}, lifetime, tags, core.deadline(), kept)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._may_be_class_method = False
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundDistributedFunction(self, instance)
@@ -499,54 +397,6 @@ class DistributedFunction:
         return f"<cached {getattr(self.__wrapped__, '__qualname__', self.__wrapped__)}>"
 
 
-class AsyncCalls:
-    """Calls of an ``async def`` function, or of one that has returned an awaitable."""
-
-    def __init__(self, function: DistributedFunction, begun: Awaitable[Any] | None = None) -> None:
-        self._function = function
-        self._begun = begun
-
-    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Any:
-        """The value of a call. `anew`: whatever is there."""
-        function = self._function
-        missed = True
-        try:
-            key = function.cache_key(*args, **kwargs)
-            if anew:
-                function._forget_failures(key)
-            value, missed = await Async().run(self._steps(key, args, kwargs, anew))
-        except Consumed as passed:
-            value = passed.value
-            function._report(value)
-        except Remembered as known:
-            missed = False
-            raise known.error from None
-        finally:
-            if not anew:
-                function._count(missed)
-            drop = getattr(self._begun, "close", None)
-            if drop is not None:
-                drop()                      # nobody needs what has begun
-        return value
-
-    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        run = functools.partial(self._run, key, args, kwargs, anew)
-        return (yield from self._function._loaded(key, run, CallDecision(self._function, args, kwargs), anew))
-
-    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        """Make a call, unless it has failed a moment ago."""
-        function = self._function
-        forgotten = function._forgotten
-        function._raise_known(key)
-        begun, self._begun = self._begun, None
-        try:
-            return function._kept(await (called(function._function(anew), args, kwargs) if begun is None else begun))
-        except Exception as error:
-            if function._failures is not None:
-                function._remember(key, error, forgotten)
-            raise
-
-
 class AsyncDistributedFunction(DistributedFunction):
     """The same over an asyncio cache: `invalidate`, `peek`, `set` and `cache_clear` are awaited, too."""
 
@@ -559,29 +409,30 @@ class BoundDistributedFunction:
     def __init__(self, function: DistributedFunction, instance: Any) -> None:
         self.__func__ = function
         self.__self__ = instance
+        self._kind = type(function)     # whose methods are taken, for the function's own might look for its class
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 
     def cache_key(self, *args: Any, **kwargs: Any) -> str:
         """The key of this call."""
-        return self.__func__.cache_key(self.__self__, *args, **kwargs)
+        return self._kind.cache_key(self.__func__, self.__self__, *args, **kwargs)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
         """Forget the result of this call, in every process."""
-        return self.__func__.invalidate(self.__self__, *args, **kwargs)
+        return self._kind.invalidate(self.__func__, self.__self__, *args, **kwargs)
 
     def peek(self, *args: Any, **kwargs: Any) -> Any:
         """The result of this call, or `MISSING`."""
-        return self.__func__.peek(self.__self__, *args, **kwargs)
+        return self._kind.peek(self.__func__, self.__self__, *args, **kwargs)
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Make this call now, and store its result."""
-        return self.__func__.refresh(self.__self__, *args, **kwargs)
+        return self._kind.refresh(self.__func__, self.__self__, *args, **kwargs)
 
     def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Store a value as the result of this call."""
-        return self.__func__.set(value, self.__self__, *args, **kwargs)
+        return self._kind.set(self.__func__, value, self.__self__, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__func__, name)

@@ -14,6 +14,8 @@ Read-through and refresh-ahead are options of the cache itself: ``Cache(loader=s
 
 from __future__ import annotations
 
+import cachebox._platform  # noqa: F401 (it checks whose files are in this folder)
+
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from cachebox.strategies.async_write_behind import AsyncWriteBehind

@@ -14,11 +14,11 @@ from typing import Any
 from cachebox._platform.at_fork import renew_in_child
 from cachebox.cache import MISSING
 from cachebox.strategies.async_write_through import AsyncWriteThrough
-from cachebox.strategies.backlog import Until
 from cachebox.strategies.cache_methods import UNKNOWN
 from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.store import Store, awaited, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.until import Until
 from cachebox.strategies.watches import Watch
 from cachebox.strategies.write_behind import WriteBehind
 

@@ -20,6 +20,11 @@ if sys.platform == "win32":
             return False
         return True
 
+    def unlock_file(file: int) -> None:
+        """Unlock an open file that is locked, for its duplicates, too."""
+        os.lseek(file, _AT, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
 else:
     import fcntl
 
@@ -30,3 +35,7 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def unlock_file(file: int) -> None:
+        """Unlock an open file that is locked, for its duplicates, too."""
+        fcntl.flock(file, fcntl.LOCK_UN)

@@ -38,7 +38,7 @@ from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 from cachebox._platform.trouble import Trouble
 from cachebox.cache import MISSING
-from cachebox.strategies.file_lock import lock_file
+from cachebox.strategies.file_lock import lock_file, unlock_file
 
 MAGIC = b"\x93CacheBox\r\njrnl\x1a"
 VERSION = 1
@@ -391,7 +391,10 @@ class Journal:
                     self._is_doubtful = True
                     raise
                 finally:
-                    os.close(file)
+                    try:
+                        unlock_file(file)       # a thread may still sync a duplicate
+                    finally:
+                        os.close(file)
             self._wake.notify_all()
 
     def abandon(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cachebox._files.serializer import Encoding
 from cachebox.cache import MISSING
-from cachebox.strategies.backlog import Backlog, Until
+from cachebox.strategies.backlog import Backlog
 from cachebox.strategies.cache_methods import UNKNOWN, CacheMethods
 from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.dead_letters import DeadLetter
@@ -20,6 +20,7 @@ from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.options import check_choice, check_int, checked_seconds
 from cachebox.strategies.store import Store, check_cache, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.until import Until
 from cachebox.strategies.watches import Watch
 from cachebox.strategies.write_queue import WriteQueue
 
@@ -131,13 +132,13 @@ class WriteBehind(CacheMethods):
         self._backlog = Backlog(
             self._store,
             WriteQueue(batch_size, max_delay, max_queue),
+            self._journal,
             waits=on_full == "block",
+            exit_timeout=exit_timeout,
             retries=retries,
             backoff=backoff,
             max_backoff=max_backoff,
             on_dead_letter=on_dead_letter,
-            journal=self._journal,
-            exit_timeout=exit_timeout,
         )
         self._queue = self._backlog.queue
         self._watches = self._backlog.watches

@@ -5,6 +5,8 @@ from __future__ import annotations
 from _thread import RLock
 from math import isfinite
 
+import cachebox._platform  # noqa: F401 (it checks whose files are in this folder)
+
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from datetime import timedelta

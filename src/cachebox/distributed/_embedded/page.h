@@ -74,6 +74,7 @@ static inline void cb_wake(uint32_t *word, int most) { (void)word; (void)most; }
    systems over a network, or shared with another machine, from others; 0: one that is as good as local. */
 #ifndef _WIN32
 #include <sys/file.h>
+#include <sys/stat.h>
 
 static inline int
 cb_lock_file(int fd)
@@ -83,9 +84,17 @@ cb_lock_file(int fd)
 }
 
 static inline void cb_unlock_file(int fd) { flock(fd, LOCK_UN); }
+
+static inline int                   /* whether no folder has that file any more */
+cb_is_unlinked(int fd)
+{
+    struct stat found;
+    return fstat(fd, &found) != 0 || found.st_nlink == 0;
+}
 #else
 static inline int cb_lock_file(int fd) { (void)fd; errno = ENOSYS; return -1; }
 static inline void cb_unlock_file(int fd) { (void)fd; }
+static inline int cb_is_unlinked(int fd) { (void)fd; return 0; }
 #endif
 
 #if defined(__linux__)

@@ -13,6 +13,7 @@ cdef extern from "distributed/_embedded/page.h" nogil:
     void wake_up "cb_wake"(uint32_t* word, int most)
     int lock_file "cb_lock_file"(int fd)
     void unlock_file "cb_unlock_file"(int fd)
+    bint is_unlinked "cb_is_unlinked"(int fd)
 
 
 cdef enum:
@@ -70,6 +71,30 @@ cdef inline uint32_t start_of(uint64_t h, uint64_t generation, uint64_t end) noe
     cdef uint64_t mixed = (h ^ generation * <uint64_t>0x9E3779B97F4A7C15) * <uint64_t>0xBF58476D1CE4E5B9 ^ end
     mixed = mixed * <uint64_t>0x94D049BB133111EB
     return <uint32_t>(mixed >> 32)
+
+
+cdef inline void begin_change(Page page, uint64_t h) noexcept:
+    """A key with that hash is about to change."""
+    store32(&page.head.dirty, 1)
+    make_odd(&page.bucket_of(h).count)
+
+
+cdef inline void end_change(Page page, uint64_t h) noexcept:
+    """It is decided what became of the change."""
+    make_even(&page.bucket_of(h).count)
+    store32(&page.head.dirty, 0)
+
+
+cdef inline void make_odd(uint64_t* count) noexcept:
+    cdef uint64_t found = load(count)
+    if not found & 1:
+        store(count, found + 1)
+
+
+cdef inline void make_even(uint64_t* count) noexcept:
+    cdef uint64_t found = load(count)
+    if found & 1:
+        store(count, found + 1)
 
 
 cdef uint64_t hash_key(Page page, str key) except? 0

@@ -244,18 +244,6 @@ cdef class Page:
         store(&self.incarnations[place], incarnation)
 
 
-cdef inline void make_odd(uint64_t* count) noexcept:
-    cdef uint64_t found = load(count)
-    if not found & 1:
-        store(count, found + 1)
-
-
-cdef inline void make_even(uint64_t* count) noexcept:
-    cdef uint64_t found = load(count)
-    if found & 1:
-        store(count, found + 1)
-
-
 cdef uint64_t hash_key(Page page, str key) except? 0:
     """The hash of a key. Raises MemoryError."""
     cdef Py_ssize_t size

@@ -29,7 +29,6 @@ from cachebox.distributed._embedded.page import Page, sum_start
 from cachebox.distributed._embedded.room import NOTHING, Cost, Room
 from cachebox.distributed._embedded.writer_lock import Busy
 
-SHORT = 1 << 16                     # bytes that the short way takes
 FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
 CLOSE_WAITS = 2.0                   # and the end for the writer lock
 TAGGED = 2                          # the flag of an envelope that has tags
@@ -287,42 +286,6 @@ class Store:
                 if tries > 4 or opened.is_gone:
                     raise _Gone from error
                 self._discard(opened, error)
-
-    def put(self, key: bytes, head: bytes, body: bytes, end: int) -> bool:
-        """Store an entry without tags, where that takes one statement and nothing has to be seen to before.
-
-        False: it does not, or the lock was not to be had at once; nothing has happened.
-        """
-        opened = self._opened
-        if opened is None:
-            return False
-        try:
-            return opened.lock.run(lambda: self._put(opened, key, head, body, end), 0.0)
-        except (Busy, sqlite3.Error, OSError):
-            return False
-
-    def _put(self, opened: Opened, key: bytes, head: bytes, body: bytes, end: int) -> bool:
-        page, found = opened.page, self._database
-        generation = page.generation
-        left = page.budget - len(body) - len(key) - 256
-        if left < 0 or len(body) > SHORT or found is None or page.data != found[0]:
-            return False
-        if not generation or page.dirty or page.leases or page.clean or not self._has_written:
-            return False
-        if self._opened is not opened or opened.is_gone:
-            return False
-        writer = found[1].writer
-        envelope = head + generation.to_bytes(16, "big") + body
-        hashes = (page.hash_of(key),)
-        page.open(hashes)
-        try:
-            total = sum_of(hashes[0], generation, end, envelope)
-            writer.execute(PUT, (hashes[0], key, generation, end, total, envelope))
-        finally:
-            if not writer.in_transaction:
-                page.close(hashes)              # done, or undone
-        page.budget = left
-        return True
 
     def _make_way(self) -> None:
         """Something did not fit: give back the space of the log."""

@@ -1,4 +1,3 @@
-from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from cachebox._platform.section cimport Section
@@ -61,6 +60,3 @@ cdef class Tier:
     cdef int forget(self, str key) except -1
     cdef list tagged(self, str tag)
     cdef int wipe_entries(self) except -1
-
-
-cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept

@@ -1,12 +1,10 @@
 """Types of `cachebox.distributed._near.near_cache`; the documentation is in the compiled module."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from cachebox.cache import Cache
 from cachebox.distributed._embedded.page import Page
-
-_T = TypeVar("_T")
 
 class Fill:
     @property
@@ -101,12 +99,3 @@ class Tier:
     def is_fresh(self) -> bool: ...
     def sweep(self) -> None: ...
     def _check(self) -> None: ...
-
-class Front:
-    _tier: Tier
-    def _quick(self, key: str, default: Any) -> Any: ...
-
-class BlockingFront(Front):
-    def get(self, key: str, default: Any = None) -> Any: ...
-
-def with_own_get(cls: type[_T]) -> type[_T]: ...

@@ -15,11 +15,9 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from ssl import SSLWantReadError
 from typing import Any
@@ -27,16 +25,16 @@ from typing import Any
 from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
 from cachebox.distributed._near.near_cache import Tier
+from cachebox.distributed._near.tracking_connection import Line, Request, pass_on, said
 from cachebox.distributed._net.background import Helper
 from cachebox.distributed._net.blocking_driver import Blocking, Channel, open_channel, readable
-from cachebox.distributed._net.effects import Commands, Effects, MakeWaiter, Node, Wait
+from cachebox.distributed._net.effects import Effects, MakeWaiter, Node, Wait
 from cachebox.distributed._net.health import log, told
 from cachebox.distributed._net.refusals import NOT_SERVING
 from cachebox.distributed._net.servers import failures, left
 from cachebox.distributed._net.topology import Topology
 from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed._wire.replies import verify
-from cachebox.distributed._wire.resp import CHUNK, INCOMPLETE, Push, ReplyError, Senseless, packed, packed_all
+from cachebox.distributed._wire.resp import CHUNK, INCOMPLETE, Push, ReplyError, Senseless
 from cachebox.distributed._wire.scripts import BY_DIGEST, READ, script_call
 
 RETRY_APART = 1.0
@@ -46,43 +44,6 @@ LONGEST_TRY = 1.5
 """Seconds that one attempt to connect may take, however patient the callers are: the next one may find it well."""
 TROUBLE_PAUSE = 0.1
 """Seconds until the thread goes on after something was raised in it that no server is to blame for."""
-
-
-class Line:
-    """The link to one server."""
-
-    def __init__(self, node: Node, channel: Channel) -> None:
-        self.node = node
-        self.channel = channel
-        self.made = time.monotonic()
-        self.sent: deque[tuple[float, list[Request]]] = deque()     # PINGs not answered yet
-        self.answered = -math.inf       # when the latest PING that was answered had been sent
-
-    def ping(self, requests: list[Request]) -> None:
-        """Ask for an answer; whoever requested it is told."""
-        now = time.monotonic()
-        self.channel.sock.settimeout(0.2)
-        self.channel.sock.sendall(packed(b"PING"))
-        self.sent.append((now, requests))
-
-
-class Request:
-    """Somebody waits until every server has answered."""
-
-    def __init__(self, wake: Callable[[], object], deadline: float) -> None:
-        self.wake = wake
-        self.deadline = deadline
-        self.asked: set[Line] = set()
-        self.answered: set[Line] = set()
-        self.holds = False
-
-
-def said(channel: Channel, commands: Commands, deadline: float) -> list[Any]:
-    """What a server answers to some commands. Raises what talking to it may raise."""
-    channel.send(packed_all(commands), deadline)
-    replies = channel.receive(len(commands), deadline)
-    verify(commands, replies)
-    return replies
 
 
 class Link:
@@ -479,40 +440,14 @@ class Link:
             if reply is INCOMPLETE:
                 return
             if type(reply) is Push:
-                self._heard(reply)
+                names = self._topology.names
+                assert names is not None
+                pass_on(reply, names, self._tier)
             elif line.sent and type(reply) is str and reply == "PONG":
                 line.answered, requests = line.sent.popleft()
                 self._has_answered(line, requests)
             else:
                 raise Senseless(f"a {type(reply).__name__} is no answer to PING, or nobody asked")
-
-    def _heard(self, push: list[Any]) -> None:
-        """A message from a server; names of others' namespaces are not ours to care for. Raises Senseless."""
-        if push[0] not in (b"invalidate", "invalidate"):
-            return
-        named = push[1] if len(push) == 2 else ()
-        if named is None:                       # FLUSHDB, FLUSHALL
-            self._tier.wipe()
-            return
-        if type(named) is not list:
-            raise Senseless("an invalidation does not say of what")
-        names = self._topology.names
-        assert names is not None
-        for name in named:
-            if type(name) is not bytes:
-                raise Senseless(f"a {type(name).__name__} is not the name of an entry")
-            parsed = names.parse(name)
-            if parsed is None:
-                continue
-            bucket, letter, rest = parsed
-            if letter == 118:                   # v
-                self._tier.heard_of(rest)
-            elif letter == 108:                 # l
-                self._tier.wake(rest)
-            elif letter == 103:                 # g
-                self._tier.heard_of_generation(bucket)
-            elif letter == 116:                 # t
-                self._tier.heard_of_tag(bucket, rest)
 
     def _has_answered(self, line: Line, requests: list[Request]) -> None:
         self._is_troubled = False
@@ -539,5 +474,3 @@ class Link:
         self._next_try[line.node] = line.made + RETRY_APART     # at once, unless it has just been made
         if self._topology.servers.mode != "single":
             self._topology.is_suspect = True
-
-

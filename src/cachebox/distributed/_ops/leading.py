@@ -1,29 +1,61 @@
-"""Leases of many keys, taken in one step."""
+"""Loading many keys together: their leases are taken in one step, and so are their values stored."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cachebox.distributed._net.effects import Effects, Failure
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops.leases import Group
+from cachebox.distributed._ops.operations import Core
+from cachebox.distributed._ops.single_flight import Loader, new_flight
 from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed._wire.scripts import LEAD_MANY, script_call
+from cachebox.distributed._wire.scripts import LAND_MANY, LEAD_MANY, script_call
 
-if TYPE_CHECKING:
-    from cachebox.distributed._ops.operations import Core
+Row = tuple[tuple[bytes, bytes], float, tuple[str, ...]]
+"""A value that is to be stored: encoded, its lifetime in seconds, its tags."""
 
 
-class Leading:
-    """Who loads many keys together."""
+class LeadOfMany:
+    """One load of many keys: a context manager that gives back what it holds, however it ends.
 
-    _core: Core
+    On leaving by an exception the leases are given up in the background. Otherwise its user calls `give_up` where not
+    all of them were used.
+    """
 
-    def lead(
-        self, keys: list[str], token: bytes, leased: list[Group]
-    ) -> Effects[tuple[list[str], list[str], list[Exception]]]:
-        """Ask for leases, which end up in `leased`. Returns the keys that are ours to load, those that are not, and why
-        of some nobody could tell."""
+    def __init__(self, core: Core, loader: Loader) -> None:
+        self._core = core
+        self._loader = loader
+        self.token = new_token()
+        self.flight = new_flight()
+        self._leased: list[Group] = []
+
+    def __enter__(self) -> LeadOfMany:
+        self._loader.flights[self.token] = self.flight      # before the leases are: whoever sees one has to find this
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None and self._leased:
+            self._loader.leases.give_up_soon(self.token, self._leased)
+        self.let_go()
+        self._loader.flights.pop(self.token, None)
+        self.flight.give_up()                   # who waited looks again
+
+    def keep(self) -> None:
+        """Have the leases renewed while the values are computed."""
+        self._loader.leases.keep(self.token, self._leased, self.flight)
+
+    def let_go(self) -> None:
+        """Have them renewed no more."""
+        self._loader.leases.let_go(self.token)
+
+    def give_up(self) -> Effects[None]:
+        """Let others lead what was not stored."""
+        yield from self._loader.leases.give_up(self.token, self._leased, self._core.deadline())
+
+    def lead(self, keys: list[str]) -> Effects[tuple[list[str], list[str], list[Exception]]]:
+        """Ask for leases. Returns the keys that are ours to load, those that are not, and for those of which no server
+        could tell the errors."""
         core, tier = self._core, self._core.tier
         deadline = core.deadline()
         mine: list[str] = []
@@ -33,14 +65,14 @@ class Leading:
         commands = []
         for bucket, members in groups:
             names = core.names_of(core.names, bucket, members)
-            commands.append((bucket, script_call(LEAD_MANY, names, new_token(), token, leases.LEASE_MS)))
+            commands.append((bucket, script_call(LEAD_MANY, names, new_token(), self.token, leases.LEASE_MS)))
         writes = [tier.begin_write(()) for _ in groups]     # of the generations, where there are none
         try:
             replies = yield from core.ask(groups, commands, deadline)
         except BaseException:                   # cancelled: the server may have given them all the same
             for write in writes:
                 tier.drop_write(write)
-            leased += [self.leases_of(bucket, members) for bucket, members in groups if core.names is not None]
+            self._leased += [self._leases_of(bucket, members) for bucket, members in groups if core.names is not None]
             raise
         for (bucket, members), reply, write in zip(groups, replies, writes, strict=True):
             if type(reply) is Failure:
@@ -55,12 +87,46 @@ class Leading:
             others += [key for key, answer in zip(members, reply[1:], strict=True) if answer != 51]
             mine += led
             if led:
-                leased.append(self.leases_of(bucket, led))
+                self._leased.append(self._leases_of(bucket, led))
         if failed:
             tier.count(errors=1)
         return mine, others, [core.unavailable(reply, members) for members, reply in failed]
 
-    def leases_of(self, bucket: int, keys: list[str]) -> Group:
+    def _leases_of(self, bucket: int, keys: list[str]) -> Group:
         names = self._core.names
         assert names is not None
         return bucket, [names.generation(bucket), *(names.lease(bucket, key) for key in keys)]
+
+    def land(self, rows: dict[str, Row]) -> Effects[list[tuple[list[str], Failure]]]:
+        """Store values, as far as the leases hold: those without tags in one step. Returns the keys whose servers could
+        not be asked."""
+        core = self._core
+        together = {key: row for key, row in rows.items() if not row[2]}
+        groups = core.grouped(together)
+        commands = []
+        for bucket, members in groups:
+            arguments: list[Any] = [self.token]
+            for key in members:
+                encoded, lifetime, _ = together[key]
+                arguments += (*encoded, self._expiry(lifetime))
+            commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
+        replies = (yield from core.send_writes(commands, groups, core.deadline())) if commands else []
+        failed = []
+        for (_, members), reply, write in replies:
+            if type(reply) is Failure:
+                failed.append((members, reply))
+                continue
+            stored = [key for key, answer in zip(members, reply, strict=True) if answer == 49]
+            core.tier.end_write(write, stored)
+            core.tier.count(fills_refused=len(members) - len(stored))
+        names = core.names
+        for key, (encoded, lifetime, tags) in rows.items():
+            if tags and names is not None:
+                lease = names.lease(names.bucket(key), key)
+                yield from self._loader.land(
+                    key, encoded, self._expiry(lifetime), tags, self.token, lease, core.deadline()
+                )
+        return failed
+
+    def _expiry(self, lifetime: float) -> bytes:
+        return self._core.expiry(lifetime, self._core.kept_of(lifetime))

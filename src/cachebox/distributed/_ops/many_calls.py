@@ -12,22 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cachebox._calls.many import CachedMany, checked_mapping, listed
+from cachebox._platform.absent import ABSENT
 from cachebox.cache import MISSING
 from cachebox.distributed._net.asyncio_driver import Async
-from cachebox.distributed._net.effects import Effects, Failure, Run
-from cachebox.distributed._ops.leading import Leading
+from cachebox.distributed._net.effects import Effects, Run
+from cachebox.distributed._ops.leading import LeadOfMany, Row
 from cachebox.distributed._ops.schema import Schema, schema_of
-from cachebox.distributed._ops.single_flight import new_flight
-from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed._wire.scripts import LAND_MANY, script_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from cachebox.distributed._ops.leases import Group
-
-ABSENT = "\0cachebox: there is none"
-"""What is stored for a key of which the function said that there is none."""
 
 
 class DecisionOfOne:
@@ -47,7 +40,7 @@ class DecisionOfOne:
 
     def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
         one = self._many._one
-        if type(value) is str and value == ABSENT:
+        if value is ABSENT:
             lifetime = self._many._missing_seconds
             return lifetime is not None, lifetime or 0.0, () if one._own_tag is None else (one._own_tag,)
         decided: tuple[bool, float, tuple[str, ...]] = one._decide(value, self._args, {})
@@ -57,7 +50,7 @@ class DecisionOfOne:
         return self(value)[1]
 
 
-class DistributedMany(CachedMany, Leading):
+class DistributedMany(CachedMany):
     """A function of many keys with a distributed cache in front."""
 
     def __init__(
@@ -80,8 +73,6 @@ class DistributedMany(CachedMany, Leading):
                 except Exception:               # names that cannot be found
                     arguments = ()
                 returns = arguments[1] if len(arguments) == 2 else None
-            if returns is not None and schema_of(returns) is not None:
-                returns = returns | str         # which `ABSENT` is
             self._schema_of_one = (None if returns is None else schema_of(returns),)
         return self._schema_of_one[0]
 
@@ -96,7 +87,7 @@ class DistributedMany(CachedMany, Leading):
 
     def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> Effects[dict[Any, Any]]:
         one, core = self._one, self._core
-        names = {key: one.cache_key(*prefix, key) for key in wanted}
+        names = {key: one._key_of((*prefix, key), {}) for key in wanted}
         found: dict[Any, Any] = {}
         if not wanted:
             return {}
@@ -125,7 +116,7 @@ class DistributedMany(CachedMany, Leading):
                 decide = DecisionOfOne(self, (*prefix, key), self._schema)
                 factory = partial(self._load_one_later if self._is_async else self._load_one, prefix, key)
                 found[key], _ = yield from self._loader.load(names[key], factory, decide)
-        return {key: found[key] for key in wanted if type(found[key]) is not str or found[key] != ABSENT}
+        return {key: found[key] for key in wanted if found[key] is not ABSENT}
 
     def _load_one(self, prefix: tuple[Any, ...], key: Any) -> Any:
         values = self._checked(self.__wrapped__(*prefix, [key]))
@@ -139,94 +130,50 @@ class DistributedMany(CachedMany, Leading):
         self, prefix: tuple[Any, ...], keys: list[Any], names: dict[Any, str], found: dict[Any, Any]
     ) -> Effects[list[Any]]:
         """Call the function with as many of these as nobody else computes. Returns the others."""
-        core, held = self._core, self._loader.leases
-        token = new_token()
-        flight = new_flight()
-        self._loader.flights[token] = flight    # before the leases are: whoever sees one has to find this
-        groups: list[Group] = []
-        try:
-            asked = list(dict.fromkeys([names[key] for key in keys]))
-            led, computed, unreached = yield from self.lead(asked, token, groups)
+        core = self._core
+        with LeadOfMany(core, self._loader) as lead:
+            led, computed, unreached = yield from lead.lead(list(dict.fromkeys([names[key] for key in keys])))
             if unreached and not core.is_local:
                 raise unreached[0]
             taken = set(computed)
-            mine = [key for key in keys if names[key] not in taken]     # those of which nobody could tell, too
+            mine = [key for key in keys if names[key] not in taken]     # those of which no server could tell, too
             if not mine:
                 return keys
-            held.keep(token, groups, flight)
-            with flight:
+            lead.keep()
+            with lead.flight:
                 values = self._checked((yield Run(partial(self.__wrapped__, *prefix, mine))))
-            rows: dict[str, tuple[Any, float, tuple[str, ...]]] = {}
+            rows: dict[str, Row] = {}
             leased = set(led)
             for key in mine:
                 found[key] = value = values[key] if key in values else ABSENT
                 decide = DecisionOfOne(self, (*prefix, key), self._schema)
                 is_stored, lifetime, tags = decide(value)
                 if is_stored and names[key] in leased:
-                    kept = core.kept_of(lifetime, None)
+                    kept = core.kept_of(lifetime)
                     encoded = core.encode_result(names[key], value, tags, decide.name, self._schema, kept)
                     if encoded is not None:
                         rows[names[key]] = encoded, lifetime, tags
-            held.let_go(token)
-            yield from self._land_rows(rows, token)
+            lead.let_go()
+            failed = yield from lead.land(rows)
+            if failed and not core.is_local:
+                core.raise_failed(failed)
             if len(rows) < len(leased):
-                yield from held.give_up(token, groups, core.deadline())
+                yield from lead.give_up()
             return [key for key in keys if names[key] in taken]
-        except Exception:
-            held.let_go(token)
-            yield from held.give_up(token, groups, core.deadline())
-            raise
-        except BaseException:                   # interrupted: it cannot wait any more
-            held.give_up_soon(token, groups)
-            raise
-        finally:
-            held.let_go(token)
-            self._loader.flights.pop(token, None)
-            flight.give_up()                    # who waited looks again
-
-    def _land_rows(self, rows: dict[str, tuple[Any, float, tuple[str, ...]]], token: bytes) -> Effects[None]:
-        """Store results, as far as the leases hold: those without tags in one step."""
-        core = self._core
-        together = {name: row for name, row in rows.items() if not row[2]}
-        groups = core.grouped(together)
-        commands = []
-        for bucket, members in groups:
-            arguments: list[Any] = [token]
-            for name in members:
-                encoded, lifetime, _ = together[name]
-                arguments += (*encoded, core.expiry(lifetime, core.kept_of(lifetime, None)))
-            commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
-        failed = []
-        if commands:
-            for (_, members), reply, write in (yield from core._write(commands, groups, core.deadline())):
-                if type(reply) is Failure:
-                    failed.append((members, reply))
-                    continue
-                stored = [name for name, answer in zip(members, reply, strict=True) if answer == 49]
-                core.tier.end_write(write, stored)
-                core.tier.count(fills_refused=len(members) - len(stored))
-        if failed and not core.is_local:
-            core.raise_failed(failed)
-        key_space = core.names
-        for name, (encoded, lifetime, tags) in rows.items():
-            if tags and key_space is not None:
-                lease = key_space.lease(key_space.bucket(name), name)
-                px = core.expiry(lifetime, core.kept_of(lifetime, None))
-                yield from self._loader._land(name, encoded, px, tags, token, lease, core.deadline())
 
     def _store(self, prefix: tuple[Any, ...], values: Mapping[Any, Any]) -> Effects[None]:
         self._one.__dict__["_schema"] = self._schema    # not that of the annotation, which speaks of the mapping
         for key, value in values.items():
-            yield from self._one._store(self._one.cache_key(*prefix, key), value, (*prefix, key), {})
+            yield from self._one._store(self._one._key_of((*prefix, key), {}), value, (*prefix, key), {})
 
     def _peek(self, prefix: tuple[Any, ...], keys: Iterable[Any]) -> Any:
         return self._one._driver.run(self._peeked(prefix, listed(keys)))
 
     def _peeked(self, prefix: tuple[Any, ...], keys: list[Any]) -> Effects[dict[Any, Any]]:
-        names = {key: self._one.cache_key(*prefix, key) for key in keys}
+        names = {key: self._one._key_of((*prefix, key), {}) for key in keys}
         core = self._core
         there, _ = yield from core.read_many(dict.fromkeys(names.values()), core.deadline(), False, self._schema)
-        return {key: there[name] for key, name in names.items() if name in there and there[name] != ABSENT}
+        return {key: there[name] for key, name in names.items() if name in there and there[name] is not ABSENT}
 
     def _set(self, prefix: tuple[Any, ...], mapping: Mapping[Any, Any]) -> Any:
         return self._one._driver.run(self._store(prefix, checked_mapping(mapping)))
@@ -236,5 +183,5 @@ class DistributedMany(CachedMany, Leading):
 
     def _forgotten(self, prefix: tuple[Any, ...], keys: list[Any]) -> Effects[int]:
         known = yield from self._peeked(prefix, keys)
-        yield from self._core.delete_many([self._one.cache_key(*prefix, key) for key in keys])
+        yield from self._core.delete_many([self._one._key_of((*prefix, key), {}) for key in keys])
         return len(known)

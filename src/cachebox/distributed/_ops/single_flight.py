@@ -25,8 +25,9 @@ from cachebox._platform.callers import PULSE
 from cachebox.cache import MISSING
 from cachebox.distributed._net.effects import Effects, Failure, MakeWaiter, Run, Wait
 from cachebox.distributed._ops import leases
+from cachebox.distributed._ops.entries import ATOMS, Packed
 from cachebox.distributed._ops.leases import Leases
-from cachebox.distributed._ops.operations import ATOMS, Core, Packed
+from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._wire import error_codec as failed
 from cachebox.distributed._wire.codec import Undecodable
 from cachebox.distributed._wire.keyspace import new_token
@@ -369,7 +370,7 @@ class Loader:
                 self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), more[0]])])
             raise
         if type(reply) is not Failure and reply[0] == 3 and reply[1]:
-            core.tier.end_write(write, (), [core._bucket(key)])
+            core.tier.end_write(write, (), [core.bucket_of(key)])
         else:
             core.tier.drop_write(write)
         if type(reply) is not Failure and reply[0] == 2 and reply[2] == token:
@@ -415,7 +416,7 @@ class Loader:
         if encoded is None:
             yield from self.leases.give_up(token, groups, deadline)
         else:
-            yield from self._land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
+            yield from self.land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
         flight.land(self._shared(encoded, value, decide.schema))
         return value
 
@@ -425,7 +426,7 @@ class Loader:
             return value
         return Packed(*self._core.codec.payload(*encoded), schema)
 
-    def _land(
+    def land(
         self,
         key: str,
         encoded: tuple[bytes, bytes],
@@ -451,7 +452,7 @@ class Loader:
             if not core.is_local:
                 raise core.unavailable(reply, [key])
         elif reply[0]:
-            bucket = core._bucket(key)
+            bucket = core.bucket_of(key)
             made = [(bucket, tag) for tag, was_made in zip(tags, reply[1], strict=True) if was_made == 49]
             tier.end_write(write, (key,), (), made)
         else:

@@ -17,14 +17,10 @@ from cachebox._loading.loader import is_source, lookup_in
 from cachebox._loading.warming import BATCH, Order, Tally, Warmed, checked, in_threads, shown
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
-from cachebox.distributed._net.effects import Effects, Failure, Run
-from cachebox.distributed._ops.leading import Leading
-from cachebox.distributed._ops.leases import Group
+from cachebox.distributed._net.effects import Effects, Run
+from cachebox.distributed._ops.leading import LeadOfMany, Row
 from cachebox.distributed._ops.operations import Core
-from cachebox.distributed._ops.single_flight import Loader, new_flight
-from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed._wire.scripts import LAND_MANY, script_call
-from cachebox.distributed.errors import BackendUnavailable
+from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed.options import checked_key
 
 FEW = 20
@@ -79,7 +75,7 @@ class Source:
         return found, errors
 
 
-class Warming(Leading):
+class Warming:
     """One call of `warm`."""
 
     def __init__(
@@ -164,63 +160,30 @@ class Warming(Leading):
 
     def _load(self, keys: list[str]) -> Effects[tuple[int, list[Exception], list[str]]]:
         """Load and store as many of these as nobody else does. Returns how many were, what failed, and the others."""
-        core, held = self._core, self._loader.leases
-        token = new_token()
-        flight = new_flight()
-        self._loader.flights[token] = flight    # before the leases are: whoever sees one has to find this
-        groups: list[Group] = []
-        try:
-            mine, others, unreached = yield from self.lead(keys, token, groups)
+        core = self._core
+        with LeadOfMany(core, self._loader) as lead:
+            mine, others, unreached = yield from lead.lead(keys)
             if not mine:
                 return 0, unreached, others
             core.tier.count(misses=len(mine))
-            held.keep(token, groups, flight)
-            with flight:
+            lead.keep()
+            with lead.flight:
                 values, errors = yield from self._source.load(mine)
                 errors += unreached
-            encoded: dict[str, tuple[bytes, bytes]] = {}
+            rows: dict[str, Row] = {}
             for key, value in values.items():
                 try:
-                    encoded[key] = core.codec.encode(key, value, (), None, core.kept_of(core.lifetime))
+                    encoded = core.codec.encode(key, value, (), None, core.kept_of(core.lifetime))
                 except Exception as error:
                     errors.append(error)
-            held.let_go(token)
-            try:
-                loaded = yield from self._land(encoded, token)
-            except BackendUnavailable as error:
-                loaded = len(encoded) - len(error.keys)
-                errors.append(error)
+                else:
+                    rows[key] = encoded, core.lifetime, ()
+            lead.let_go()
+            failed = yield from lead.land(rows)
+            loaded = len(rows) - sum([len(members) for members, _ in failed])
+            if failed:
+                core.tier.count(errors=1)
+                errors.append(core.unavailable(failed[0][1], [key for members, _ in failed for key in members]))
             if loaded < len(mine):
-                yield from held.give_up(token, groups, core.deadline())
+                yield from lead.give_up()
             return loaded, errors, others
-        except BaseException:                   # interrupted: it cannot wait any more
-            held.give_up_soon(token, groups)
-            raise
-        finally:
-            held.let_go(token)
-            self._loader.flights.pop(token, None)
-            flight.give_up()                    # who waited looks again
-
-    def _land(self, encoded: dict[str, tuple[bytes, bytes]], token: bytes) -> Effects[int]:
-        """Store what was loaded. Returns how many keys have a value then, ours or a newer one."""
-        core = self._core
-        if not encoded:
-            return 0
-        groups = core.grouped(encoded)
-        kept = core.kept_of(core.lifetime)
-        commands = []
-        for bucket, members in groups:
-            arguments: list[Any] = [token]
-            for key in members:
-                arguments += (*encoded[key], core.expiry(core.lifetime, kept))
-            commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
-        failed = []
-        for (_, members), reply, write in (yield from core._write(commands, groups, core.deadline())):
-            if type(reply) is Failure:
-                failed.append((members, reply))
-                continue
-            stored = [key for key, answer in zip(members, reply, strict=True) if answer == 49]
-            core.tier.end_write(write, stored)
-            core.tier.count(fills_refused=len(members) - len(stored))
-        core.raise_failed(failed)
-        return len(encoded)

@@ -5,7 +5,7 @@ The wire format, version 3. A reader that meets another version takes the entry 
     0   2   magic, CB 78
     2   1   version, 03
     3   1   kind of payload: J JSON, M msgpack, j and m the same of a tree (`typed`), P pickle, X the user's own;
-            I an int in decimal, N a counter in decimal
+            I an int in decimal, N a counter in decimal, A nothing: a function of many keys has no value for this one
     4   1   flags: 1 signed, 2 tagged, 4 the payload is compressed by zlib, 8 by zstd, 16 kept
     5   16  generation of the key's bucket when the entry was written
     21  ..  if tagged: how many tags (1 byte), then of each its length (2 bytes, big-endian), itself in UTF-8,
@@ -30,6 +30,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from cachebox._platform.absent import ABSENT
 from cachebox.distributed._wire import compression
 from cachebox.distributed._wire.compression import ZLIB, ZSTD
 from cachebox.distributed._wire.plain import is_plain
@@ -41,7 +42,7 @@ SIGNED, TAGGED, KEPT = 1, 2, 16
 LONGEST_KEPT = 2**32 - 1            # milliseconds
 HEAD = 21                           # bytes up to the tags
 SIGNATURE = 32
-COUNTER, WHOLE = b"N", b"I"
+COUNTER, WHOLE, NOTHING = b"N", b"I", b"A"
 LARGEST_INT = 10**4300              # Python refuses to write longer ones in decimal
 
 
@@ -95,8 +96,38 @@ class Json:
         return _decode(data.decode("utf-8", "surrogatepass"))
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
-_decode = json.JSONDecoder().decode
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+_decoder = json.JSONDecoder()
+_scan = _decoder.scan_once
+
+
+def _decode(text: str) -> Any:
+    """The value of a JSON text. Ours has no white space around it, so the scanner alone is enough."""
+    try:
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    except StopIteration:
+        pass
+    return _decoder.decode(text)
+
+
+def _make_encode() -> Callable[[Any], str]:
+    """`JSONEncoder.encode` without its cost: it makes its compiled part anew for every value."""
+    from json import encoder
+
+    try:
+        chunks = encoder.c_make_encoder(  # type: ignore[attr-defined]
+            None, _encoder.default, encoder.encode_basestring, None, ":", ",", False, False, False
+        )
+        if "".join(chunks({"a": [1, "\u00e9", 0.5, None]}, 0)) == '{"a":[1,"\u00e9",0.5,null]}':
+            return lambda value: "".join(chunks(value, 0))
+    except Exception:                           # a Python that has no such function, or another one
+        pass
+    return _encoder.encode
+
+
+_encode = _make_encode()
 
 
 class Msgpack:
@@ -195,17 +226,18 @@ class Codec:
         own = serializer if type(serializer) in _OWN else None
         self.kind: bytes = own.kind if own is not None else b"X"
         self._typed_kind: bytes = own.typed_kind if own is not None else b"X"
-        self._is_trusted = self.kind in _TRUSTED
-        self._is_binary = own is not None and own.is_binary
-        self._kinds = frozenset((self.kind, self._typed_kind, WHOLE, COUNTER))
-        self._method = None if compress is None else compression.method_of(compress)
+        self.is_trusted = self.kind in _TRUSTED
+        self.is_binary = own is not None and own.is_binary
+        self._kinds = frozenset((self.kind, self._typed_kind, WHOLE, COUNTER, NOTHING))
+        self.method = None if compress is None else compression.method_of(compress)
         self._packs = 0 if compress is None else compression.FLAGS[compress]
         self._secret = secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret and bytes(secret)
         self._namespace = namespace.encode("utf-8", "surrogatepass")
         self._flags = SIGNED if secret is not None else 0
         self.counter_head = self._head_of(COUNTER, 0)
         self._head = self._head_of(self.kind, 0)
-        self._plain_start = self._head if secret is None else None
+        self.plain_start = self._head if secret is None else None
+        """How an envelope begins that has no signature, no tags, nothing optional; None: all are signed."""
 
     def _head_of(self, kind: bytes, packed: int) -> bytes:
         return MAGIC + bytes([VERSION]) + kind + bytes([self._flags | packed])
@@ -222,8 +254,8 @@ class Codec:
         """
         kind, payload = self._written(value, schema)
         flags = 0
-        if self._method is not None and kind != WHOLE:
-            smaller = self._method.packed(payload)
+        if self.method is not None and kind != WHOLE:
+            smaller = self.method.packed(payload)
             if smaller is not None:
                 flags, payload = self._packs, smaller
         beyond = b""
@@ -259,12 +291,14 @@ class Codec:
 
     def _written(self, value: Any, schema: Schema | None) -> tuple[bytes, bytes]:
         """The kind and the payload of a value."""
+        if value is ABSENT:
+            return NOTHING, b""
         try:
-            if type(value) is int and -LARGEST_INT < value < LARGEST_INT and (schema is None or self._is_trusted):
+            if type(value) is int and -LARGEST_INT < value < LARGEST_INT and (schema is None or self.is_trusted):
                 return WHOLE, b"%d" % value
-            if self._is_trusted or (schema is None and is_plain(value, self._is_binary)):
+            if self.is_trusted or (schema is None and is_plain(value, self.is_binary)):
                 return self.kind, self._dumped(value)
-            return self._typed_kind, self._dumped(Writer(self._is_binary, schema).whole(value))
+            return self._typed_kind, self._dumped(Writer(self.is_binary, schema).whole(value))
         except MemoryError:
             raise
         except Exception as error:
@@ -285,7 +319,7 @@ class Codec:
         """The text of the error for a value that cannot be stored, which names the part that cannot."""
         culprit = error.culprit if isinstance(error, Unstorable) else value
         inside = "" if culprit is value else f" in a value of type {type(value).__name__}"
-        advice = "" if self._is_trusted else _advice(value)
+        advice = "" if self.is_trusted else _advice(value)
         why = f": {error}" if str(error) else ""
         return f"a value of type {type(culprit).__name__}{inside} cannot be stored with this serializer{advice}{why}"
 
@@ -308,7 +342,7 @@ class Codec:
 
     def open(self, key: str, data: bytes) -> tuple[bytes, bytes, tuple[str, ...]]:
         """The kind of an envelope, its payload, and its tags, checked, but not decoded. Raises `Undecodable`."""
-        if self._plain_start is not None and data.startswith(self._plain_start) and len(data) >= HEAD:
+        if self.plain_start is not None and data.startswith(self.plain_start) and len(data) >= HEAD:
             return self.kind, data[HEAD:], ()
         if len(data) < HEAD or data[:2] != MAGIC or data[2] != VERSION:
             raise Undecodable("not an entry of this version")
@@ -350,12 +384,14 @@ class Codec:
     def loads(self, kind: bytes, payload: bytes, schema: Schema | None = None) -> Any:
         """The value of a payload. Raises `Undecodable`, also where it was written with another schema, or none."""
         try:
-            if self._is_trusted or schema is None:
+            if self.is_trusted or schema is None:
                 if kind == self.kind:
                     return self.serializer.loads(payload)
                 if kind in (WHOLE, COUNTER):
                     return _decimal(payload)
-            elif kind != self._typed_kind:
+            if kind == NOTHING:
+                return _nothing(payload)
+            if schema is not None and not self.is_trusted and kind != self._typed_kind:
                 raise ValueError("written for no annotation")
             return Reader(schema).whole(self.serializer.loads(payload))
         except Exception as error:
@@ -371,6 +407,12 @@ def _decimal(payload: bytes) -> int:
     if not digits.isdigit() or len(digits) > 4300:
         raise ValueError("not an int in decimal")
     return int(payload)
+
+
+def _nothing(payload: bytes) -> Any:
+    if payload:
+        raise ValueError("it says that there is no value, and has one")
+    return ABSENT
 
 
 def _tags_of(data: bytes) -> tuple[tuple[bytes, ...], int]:

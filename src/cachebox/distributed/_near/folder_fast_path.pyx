@@ -1,0 +1,373 @@
+"""The fast path of a cache on a folder: entries without tags, in a file that is open, and nothing to wait for.
+
+Each method says what it has not done. The operations (`_ops`) do that, and begin anew.
+
+The order is that of every read (`_embedded/store`): the counter of a key is noted before its row is read, and compared
+afterwards. A value whose counter has changed is not believed, and neither is a row that somebody has changed or damaged.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from cachebox._engine.table cimport take_over
+from cachebox._store.state cimport hash_in
+from cachebox._store.writes cimport set_long
+from cachebox.distributed._embedded.noted cimport note
+from cachebox.distributed._embedded.page cimport (
+    Page, begin_change, end_change, is_unlinked, load, load8, start_of, store8,
+)
+from cachebox.distributed._near.hits cimport exact_get
+from cachebox.distributed._near.near_cache cimport LAG, Tier
+
+from sqlite3 import Error as SQLiteError
+from time import time_ns
+from zlib import crc32
+
+from cachebox.cache import MISSING
+from cachebox.distributed._embedded.database import NEVER
+from cachebox.distributed._embedded.store import FIND_ANY, PUT
+from cachebox.distributed._embedded.writer_lock import Busy
+from cachebox.distributed._wire.codec import HEAD
+from cachebox.distributed._wire.plain import is_plain
+
+cdef extern from *:
+    bint PyUnicode_IS_COMPACT_ASCII(PyObject*) noexcept
+
+cdef enum:
+    AT_ONCE = 256                   # keys of one SELECT
+    LARGEST = 65536                 # bytes of a value that is written here
+
+cdef int64_t never = NEVER
+cdef int head_size = HEAD
+cdef uint8_t TAGGED_OR_KEPT = 2 | 16             # flags of an envelope
+cdef object find_some = {}                       # the SELECT of so many keys
+
+ABSENT = object()
+
+
+cdef struct Wanted:
+    uint64_t h
+    uint64_t count
+
+
+cdef class FolderFastPath:
+    """The fast path of one cache.
+
+    Args:
+        core: its operations, over a folder.
+    """
+    cdef object core, store, codec, loads, dumps, owed
+    cdef bytes start                            # of an envelope that has nothing but its payload; None: there is none
+    cdef bint is_binary, lives_for_ever
+    cdef Tier tier
+
+    def __init__(self, core):
+        codec = core.codec
+        self.core = core
+        self.store = core.topology.store
+        self.codec = codec
+        self.owed = core.owed
+        self.tier = core.tier
+        self.start = codec.plain_start
+        self.loads = codec.serializer.loads
+        is_own = self.start is not None and codec.method is None and not codec.is_trusted
+        self.dumps = codec.serializer.dumps if is_own else None
+        self.is_binary = codec.is_binary
+        self.lives_for_ever = core.lifetime == INFINITY
+
+    @property
+    def absent(self):
+        """What `get` returns where there is no such entry, which has been counted."""
+        return ABSENT
+
+    cdef bint is_ready(self, Tier tier) except -1:
+        """Whether nothing stands against it."""
+        return not (
+            tier.page is None or not tier.exact or tier.fresh_until != INFINITY or self.core.is_closed
+            or self.owed.exists or self.store.has_own_clock
+        )
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def get(self, key):
+        """The value of a key from either tier, counted, and kept here; `absent`; or MISSING: not done."""
+        cdef Tier tier = self.tier
+        cdef Page page = tier.page
+        cdef Wanted wanted
+        cdef uint64_t generation
+        cdef const char* name
+        cdef Py_ssize_t size
+        cdef PyObject* hit
+        cdef double lifetime
+        found = self.store._database
+        if type(key) is not str or found is None or not self.is_ready(tier):
+            return MISSING
+        number, database = <tuple>found
+        if number != load(&page.head.data):
+            return MISSING
+        hit = exact_get(<PyObject*>tier, <PyObject*>key, hash_in(tier.first, key))
+        if hit != NULL:
+            return take_over(hit)
+        name = PyUnicode_AsUTF8AndSize(key, &size) if PyUnicode_IS_COMPACT_ASCII(<PyObject*>key) else NULL
+        if name == NULL:
+            return MISSING
+        wanted.h = page.hash_bytes(<const uint8_t*>name, size)
+        wanted.count = load(&page.bucket_of(wanted.h).count)
+        generation = load(&page.head.generation)
+        rows = select(database, FIND_ANY, (<int64_t>wanted.h,), True)
+        if rows is None or not is_believed(page, &wanted, generation):
+            return MISSING
+        row = (<tuple>rows)[0]
+        if row is None or <uint64_t>row[1] != generation:
+            with tier.lock:
+                tier.misses += 1
+                tier.invalidations += tier.first.delete(key)
+            return ABSENT
+        value = self.value_of(page, key, name, size, wanted.h, <tuple>row, 0, &lifetime)
+        if value is MISSING:
+            return MISSING
+        with tier.lock:
+            tier.remote_hits += 1
+            tier.invalidations += tier.first.peek(key, MISSING) is not MISSING      # and was not current
+            self.keep(tier, page, key, value, &wanted, lifetime)
+        return value
+
+    def get_many(self, keys, dict values not None):
+        """Add to `values` those of some different keys that the folder has, and keep them here.
+
+        Returns the keys of which the operations have to find out, and how many values and absences were found.
+        """
+        cdef Tier tier = self.tier
+        cdef Page page = tier.page
+        cdef Wanted* wanted
+        cdef list left = []
+        cdef Py_ssize_t start, hits = 0, misses = 0
+        found = self.store._database
+        if found is None or not self.is_ready(tier):
+            return list(keys), 0, 0
+        number, database = <tuple>found
+        if number != load(&page.head.data):
+            return list(keys), 0, 0
+        wanted = <Wanted*>PyMem_Malloc(AT_ONCE * sizeof(Wanted))
+        if wanted == NULL:
+            raise MemoryError()
+        try:
+            keys = list(keys)
+            for start in range(0, len(keys), AT_ONCE):
+                some = keys[start:start + AT_ONCE]
+                present, absent = self.get_some(tier, page, database, some, wanted, values, left)
+                hits += present
+                misses += absent
+        finally:
+            PyMem_Free(wanted)
+        return left, hits, misses
+
+    cdef tuple get_some(
+        self, Tier tier, Page page, object database, list keys, Wanted* wanted, dict values, list left
+    ):
+        cdef Py_ssize_t i, size, n = len(keys), misses = 0
+        cdef uint64_t generation
+        cdef const char* name
+        cdef double lifetime
+        cdef dict at = {}                       # hash: where
+        cdef list hashes = []
+        cdef list kept = []
+        for i in range(n):
+            key = keys[i]
+            name = NULL
+            if type(key) is str and PyUnicode_IS_COMPACT_ASCII(<PyObject*>key):
+                name = PyUnicode_AsUTF8AndSize(key, &size)
+            if name == NULL:
+                left.append(key)
+                continue
+            wanted[i].h = page.hash_bytes(<const uint8_t*>name, size)
+            wanted[i].count = load(&page.bucket_of(wanted[i].h).count)
+            h = <int64_t>wanted[i].h
+            if h in at:
+                left.append(key)
+                continue
+            at[h] = i
+            hashes.append(h)
+        if not hashes:
+            return 0, 0
+        generation = load(&page.head.generation)
+        rows = select(database, query_of(hashes), hashes, False)
+        if rows is None:
+            left += [keys[i] for i in at.values()]
+            return 0, 0
+        for row in <list>rows:
+            i = at.pop((<tuple>row)[0])
+            key = keys[i]
+            value = MISSING
+            if is_believed(page, &wanted[i], generation):
+                if <uint64_t>(<tuple>row)[2] != generation:
+                    at[(<tuple>row)[0]] = i     # of an older one: it is absent
+                    continue
+                name = PyUnicode_AsUTF8AndSize(key, &size)
+                value = self.value_of(page, key, name, size, wanted[i].h, <tuple>row, 1, &lifetime)
+            if value is MISSING:
+                left.append(key)
+            else:
+                kept.append((i, value, lifetime))
+        with tier.lock:
+            for i in at.values():
+                if is_believed(page, &wanted[i], generation):
+                    misses += 1
+                    tier.first.delete(keys[i])
+                else:
+                    left.append(keys[i])
+            for i, value, lifetime in kept:
+                self.keep(tier, page, keys[i], value, &wanted[i], lifetime)
+                values[keys[i]] = value
+        return len(kept), misses
+
+    cdef object value_of(
+        self, Page page, object key, const char* name, Py_ssize_t size, uint64_t h, tuple row, int at,
+        double* lifetime
+    ):
+        """The value of a row of the present generation, whose columns begin there; or MISSING. Marks it as used."""
+        cdef bytes named = row[at]
+        cdef bytes data = row[at + 4]
+        cdef const uint8_t* envelope = data
+        cdef int64_t end = row[at + 2]
+        cdef uint8_t* visited
+        if (
+            len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < head_size
+            or envelope[4] & TAGGED_OR_KEPT
+            or <uint32_t>row[at + 3] != crc32(data, start_of(h, row[at + 1], <uint64_t>end))
+        ):
+            return MISSING
+        lifetime[0] = INFINITY
+        if end < never:
+            lifetime[0] = (end - <int64_t>(time_ns() // 1000000)) / 1000.0
+            if lifetime[0] <= 0:
+                return MISSING
+            lifetime[0] -= LAG
+        try:
+            if self.start is not None and memcmp(<const char*>data, <const char*>self.start, len(self.start)) == 0:
+                value = self.loads(data[head_size:])
+            else:
+                kind, payload, _ = self.codec.open(key, data)
+                value = self.codec.loads(kind, payload)
+        except Exception:                       # the operations say what is wrong
+            return MISSING
+        visited = page.visited_at(h)
+        if load8(visited) == 0:
+            store8(visited, 1)
+        return value
+
+    cdef int keep(
+        self, Tier tier, Page page, object key, object value, const Wanted* wanted, double lifetime
+    ) except -1:
+        """Have the first tier hold what was read, unless it has changed since. Needs the tier's lock."""
+        if lifetime > 0 and load(&page.bucket_of(wanted.h).count) == wanted.count and tier.page is page:
+            noted = note(page, value, wanted.h, wanted.count, ())
+            if tier.tags:
+                tier.tags.pop(key, None)
+            set_long(tier.first, key, hash_in(tier.first, key), noted, lifetime)
+        return 0
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def set(self, key, value, ttl):
+        """Store a value. False: not done, and nothing has happened. Raises what `set` raises for bad input."""
+        cdef int64_t end = never
+        store, core = self.store, self.core
+        if core.is_closed or self.owed.exists or type(key) is not str or store.is_durable:
+            return False
+        if ttl is None and self.lives_for_ever:
+            head, body = self.encoded(key, value)
+        else:
+            lifetime = core.lifetime_of(ttl)
+            kept = core.kept_of(lifetime)
+            head, body = self.codec.encode(key, value, (), None, kept)
+            end = store.end_of(core.expiry(lifetime, kept))
+        opened, found = store._opened, store._database
+        if opened is None or found is None or len(body) > LARGEST:
+            return False
+        name = key.encode("utf-8", "surrogatepass")
+        try:
+            if not opened.lock.run(lambda: put(store, opened, found, name, head, body, end), 0.0):
+                return False
+        except (Busy, SQLiteError, OSError):
+            return False
+        self.tier.forget_keys((key,))
+        return True
+
+    cdef tuple encoded(self, object key, object value):
+        """What `Codec.encode` makes of a value without tags."""
+        if self.dumps is not None and type(value) is not int:
+            try:
+                if is_plain(value, self.is_binary):
+                    return self.start, self.dumps(value)
+            except Exception:                   # `encode` says what is wrong
+                pass
+        return self.codec.encode(key, value)
+
+
+cdef bint put(
+    object store, object opened, object found, bytes name, bytes head, bytes body, int64_t end
+) except -1:
+    """Write one row, under the writer lock, where nothing has to be seen to before."""
+    cdef Page page = opened.page
+    cdef uint64_t h, generation = load(&page.head.generation)
+    cdef int64_t left = page.head.budget - len(body) - len(name) - 256
+    number, database = <tuple>found
+    if (
+        left < 0 or store._database is not found or load(&page.head.data) != number or not generation
+        or page.dirty or page.head.leases or page.head.clean or not store._has_written
+        or store._opened is not opened or is_unlinked(opened.page_fd)
+    ):
+        return False
+    writer = database.writer
+    envelope = head + generation.to_bytes(16, "big") + body
+    h = page.hash_bytes(<const uint8_t*>name, len(name))
+    total = crc32(envelope, start_of(h, generation, <uint64_t>end))
+    begin_change(page, h)
+    try:
+        writer.execute(PUT, (<int64_t>h, name, <int64_t>generation, end, total, envelope))
+    finally:
+        if not writer.in_transaction:
+            end_change(page, h)                 # done, or undone
+    page.head.budget = left
+    return True
+
+
+cdef bint is_believed(Page page, const Wanted* wanted, uint64_t generation) noexcept:
+    """Whether what was just read is what stood there all the time since the counter was noted."""
+    return (
+        not wanted.count & 1 and generation != 0 and load(&page.bucket_of(wanted.h).count) == wanted.count
+    )
+
+
+cdef object query_of(list hashes):
+    """The SELECT of some keys. Makes the list as long as the next power of two, so that there are few such SELECTs."""
+    cdef Py_ssize_t n = 1
+    while n < len(hashes):
+        n *= 2
+    hashes += [hashes[0]] * (n - len(hashes))
+    query = find_some.get(n)
+    if query is None:
+        query = find_some[n] = f"SELECT h, k, g, x, c, b FROM e WHERE h IN ({','.join('?' * n)})"
+    return query
+
+
+cdef object select(object database, object query, object parameters, bint one):
+    """The rows that a reader finds, as a list; with `one`, a tuple of the first one or None. None: not done."""
+    cdef list idle = <list>database._idle
+    try:
+        reader = idle.pop()
+    except IndexError:
+        return None
+    try:
+        cursor = reader.execute(query, parameters)
+        rows = (cursor.fetchone(),) if one else cursor.fetchall()
+    except Exception:
+        database.drop(reader)
+        return None
+    idle.append(reader)
+    return rows

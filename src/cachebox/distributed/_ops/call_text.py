@@ -1,0 +1,74 @@
+"""Arguments of calls as text, from which keys are made that every process and every Python version makes alike.
+
+Nothing depends on `hash`, on the `repr` of users' objects, or on addresses; what cannot be written so is a TypeError.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import math
+import sys
+import uuid
+from typing import Any
+
+from cachebox._calls.key_arguments import UNSET
+from cachebox._calls.naming import module_of
+
+
+def written(value: Any, typed: bool = False) -> str:
+    """A value as text: equal text means equal values. TypeError for what has no stable text. O(size of the value).
+
+    `typed`: whether values of different types that are equal get different texts.
+
+    >>> written(1), written("1"), written(1.0), written(1.0, typed=True)
+    ('1', "'1'", '1', '1.0')
+    >>> written({"b": [1, None], "a": (2.5, b"x")})
+    "{'a':(2.5,x'78'),'b':[1,None]}"
+    """
+    kind = type(value)
+    if kind is str:
+        text: str = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{text}'"
+    if kind is int:
+        return str(value)
+    if value is None or value is Ellipsis or value is UNSET:
+        return str(value)
+    if kind is bool:
+        return str(value) if typed else str(int(value))
+    if kind is float:
+        return str(int(value)) if not typed and math.isfinite(value) and value.is_integer() else repr(value)
+    if kind is bytes:
+        return f"x'{value.hex()}'"
+    if kind is tuple:
+        return f"({','.join([written(item, typed) for item in value])})"
+    if kind is list:
+        return f"[{','.join([written(item, typed) for item in value])}]"
+    if kind in (set, frozenset):
+        name = kind.__name__ if typed else "set"
+        return f"{name}{{{','.join(sorted([written(item, typed) for item in value]))}}}"
+    if kind is dict:
+        pairs = sorted((written(key, typed), written(item, typed)) for key, item in value.items())
+        return f"{{{','.join([f'{key}:{item}' for key, item in pairs])}}}"
+    if isinstance(value, type) and _is_importable(value):
+        return f"type({module_of(value)}.{value.__qualname__})"
+    if isinstance(value, enum.Enum):
+        return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
+    if kind is complex or kind is decimal.Decimal or kind is uuid.UUID:
+        return f"{kind.__name__}({value})"
+    if kind in (datetime.date, datetime.time, datetime.datetime):
+        return f"{kind.__name__}({value.isoformat()})"
+    if kind is datetime.timedelta:
+        return f"timedelta({value.days},{value.seconds},{value.microseconds})"
+    raise TypeError(
+        f"an argument of type {kind.__name__} has no text that is the same in every process: use key_func to make keys"
+    )
+
+
+def _is_importable(kind: type) -> bool:
+    """Whether a class is what its module and name lead to: only then do they stand for it in every process."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind

@@ -1,0 +1,117 @@
+"""Calls of cached functions: what becomes of their results, and how they are awaited."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from cachebox._platform.awaitables import called, refuse_awaitable
+from cachebox.distributed._net.asyncio_driver import Async
+from cachebox.distributed._ops.schema import Schema
+
+if TYPE_CHECKING:
+    from cachebox.distributed.functions import DistributedFunction
+
+
+class Remembered(Exception):
+    """A call has failed a moment ago, and is not made again. Users get the `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Consumed(BaseException):
+    """A call returned what can be consumed only once: it goes to its caller, and who waits makes a call of its own."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def plain(name: str, result: Any) -> Any:
+    """What a user's function returned; TypeError where somebody would have to await it."""
+    refuse_awaitable(name, result)
+    return result
+
+
+class CallDecision:
+    """What is to become of the result of one call, as `cached` was told."""
+
+    __slots__ = ("_args", "_function", "_kwargs")
+
+    def __init__(self, function: DistributedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+
+    @property
+    def name(self) -> str:
+        return self._function._name
+
+    @property
+    def schema(self) -> Schema | None:
+        return self._function._schema
+
+    @property
+    def share(self) -> float | None:
+        return self._function._share
+
+    @property
+    def kept(self) -> int | None:
+        return self._function._kept_ms
+
+    def __call__(self, value: Any) -> tuple[bool, float, tuple[str, ...]]:
+        return self._function._decide(value, self._args, self._kwargs)
+
+    def lifetime_of(self, value: Any) -> float:
+        return self._function._lifetime_of(value)
+
+
+class AsyncCalls:
+    """Calls of an ``async def`` function, or of one that has returned an awaitable."""
+
+    def __init__(self, function: DistributedFunction, begun: Awaitable[Any] | None = None) -> None:
+        self._function = function
+        self._begun = begun
+
+    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Any:
+        """The value of a call. `anew`: whatever is there."""
+        function = self._function
+        missed = True
+        try:
+            key = function._key_of(args, kwargs)
+            if anew:
+                function._forget_failures(key)
+            value, missed = await Async().run(self._steps(key, args, kwargs, anew))
+        except Consumed as passed:
+            value = passed.value
+            function._report(value)
+        except Remembered as known:
+            missed = False
+            raise known.error from None
+        finally:
+            if not anew:
+                function._count(missed)
+            drop = getattr(self._begun, "close", None)
+            if drop is not None:
+                drop()                      # nobody needs what has begun
+        return value
+
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
+        run = functools.partial(self._run, key, args, kwargs, anew)
+        return (yield from self._function._loaded(key, run, CallDecision(self._function, args, kwargs), anew))
+
+    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
+        """Make a call, unless it has failed a moment ago."""
+        function = self._function
+        forgotten = function._forgotten
+        function._raise_known(key)
+        begun, self._begun = self._begun, None
+        try:
+            return function._kept(await (called(function._function(anew), args, kwargs) if begun is None else begun))
+        except Exception as error:
+            if function._failures is not None:
+                function._remember(key, error, forgotten)
+            raise

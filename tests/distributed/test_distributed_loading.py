@@ -1,0 +1,347 @@
+"""One computation for a cold key, over threads, tasks and processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
+
+from cachebox import AsyncDistributedCache, DistributedCache
+from cachebox.distributed._ops import leases
+from in_threads import Started, must_end, run_all, wait_for, wait_until
+from second_tiers import BOTH
+
+SECOND_TIERS = BOTH
+
+SUPPORT = str(Path(__file__).parents[1] / "support")
+
+
+def start(code: str, *arguments) -> subprocess.Popen:
+    """A Python process that runs some code."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": SUPPORT},
+    )
+
+
+def said(process: subprocess.Popen, *, limit: float = 60) -> str:
+    """All that it printed, once it has ended well."""
+    output, _ = process.communicate(timeout=limit)
+    assert process.returncode == 0
+    return output
+
+
+# The count of computations is kept by the server itself, beside the cache.
+WORKER = """
+import sys, threading, time
+import redis
+from cachebox import DistributedCache
+
+port, threads, processes = map(int, sys.argv[1:4])
+counter = redis.Redis(port=port)
+with DistributedCache(redis_port=port) as cache:
+    def factory():
+        counter.incr("computed")
+        while int(counter.get("waiting") or 0) < processes * threads:
+            time.sleep(0.01)
+        if sys.argv[4] == "fails":
+            raise ValueError("boom")
+        return ["value"]
+    results = []
+    def call():
+        try:
+            results.append(cache.get_or_set("cold", factory))
+        except ValueError as error:
+            results.append(str(error))
+    cache.get("warm")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    all = [threading.Thread(target=call) for _ in range(threads)]
+    [t.start() for t in all]
+    while cache.stats.misses < 1 + threads:
+        time.sleep(0.01)
+    counter.incrby("waiting", threads)
+    [t.join() for t in all]
+    print(results)
+"""
+
+
+def run_workers(server, processes, threads, what):
+    workers = [start(WORKER, server.port, threads, processes, what) for _ in range(processes)]
+    for worker in workers:
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    return [said(worker) for worker in workers]
+
+
+def test_one_computation_over_processes_and_threads(server):
+    for output in run_workers(server, 4, 4, "works"):
+        assert output == f"{[['value']] * 4}\n"
+    assert server.client().get("computed") == b"1"
+
+
+@pytest.mark.slow
+def test_one_computation_over_six_processes_of_eight_threads(server):
+    for output in run_workers(server, 6, 8, "works"):
+        assert output == f"{[['value']] * 8}\n"
+    assert server.client().get("computed") == b"1"
+
+
+@pytest.mark.parametrize("processes, threads", [(3, 4), pytest.param(6, 8, marks=pytest.mark.slow)])
+def test_exceptions_reach_the_waiters_and_are_not_cached(server, processes, threads):
+    for output in run_workers(server, processes, threads, "fails"):
+        assert output == f"{['boom'] * threads}\n"
+    assert server.client().get("computed") == b"1"
+    with DistributedCache(**server.at) as cache:
+        assert "cold" not in cache
+        assert cache.get_or_set("cold", lambda: 1) == 1
+
+
+LEADER = """
+import json, sys, time
+from cachebox import DistributedCache
+from cachebox.distributed._ops import leases
+from cachebox.distributed._ops import single_flight as loading
+leases.LEASE_MS, leases.RENEWED_EVERY = int(sys.argv[2]), int(sys.argv[2]) / 4000
+cache = DistributedCache(**json.loads(sys.argv[1]))
+def factory():
+    print("leads", flush=True)
+    time.sleep(1000)
+cache.get_or_set("k", factory)
+"""
+
+
+@pytest.mark.parametrize("lease", [1000, pytest.param(None, marks=pytest.mark.slow)])
+def test_a_dead_leader_is_replaced(server, lease):
+    lease = lease or leases.LEASE_MS
+    leader = start(LEADER, json.dumps(server.at), lease)
+    assert leader.stdout.readline() == "leads\n"
+    with DistributedCache(**server.at) as cache:
+        waiter = Started(lambda: cache.get_or_set("k", lambda: "second"))
+        wait_until(lambda: cache.stats.link == "up" and cache.stats.misses == 1)
+        leader.send_signal(signal.SIGKILL)
+        leader.wait(10)
+        begun = time.monotonic()
+        assert waiter.result() == "second"
+        assert time.monotonic() - begun < lease / 1000 + 3.0 <= 8.0
+        assert cache.get("k") == "second"
+    leader.stdin.close()
+    leader.stdout.close()
+
+
+def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):
+    monkeypatch.setattr(leases, "LEASE_MS", 400)
+    monkeypatch.setattr(leases, "RENEWED_EVERY", 0.1)
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slow():
+            begun.set()
+            wait_for(go_on)
+            return 1
+
+        leader = Started(lambda: a.get_or_set("k", slow))
+        wait_for(begun)
+        waiter = Started(lambda: b.get_or_set("k", lambda: pytest.fail("it lives")))
+        end = time.monotonic() + 1.0  # more than two leases
+        wait_until(lambda: time.monotonic() > end)
+        go_on.set()
+        assert leader.result() == waiter.result() == 1
+
+
+def test_waiters_elsewhere_wake_at_once(server):
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slow():
+            begun.set()
+            wait_for(go_on)
+            return 1
+
+        leader = Started(lambda: a.get_or_set("k", slow))
+        wait_for(begun)
+        waiter = Started(lambda: b.get_or_set("k", lambda: pytest.fail("it lives")))
+        wait_until(lambda: b.stats.misses == 1)
+        go_on.set()
+        leader.result()
+        ended = time.monotonic()
+        assert waiter.result() == 1
+        assert time.monotonic() - ended < 1.0
+        assert (a.stats.misses, b.stats.misses) == (1, 1)
+
+
+@must_end
+def test_coming_back_for_the_same_key_runs_the_factory_again(server):
+    with DistributedCache(**server.at) as cache:
+        assert cache.get_or_set("k", lambda: cache.get_or_set("k", lambda: "inner") + "!") == "inner!"
+        assert cache.get("k") == "inner!"
+
+
+@must_end
+def test_a_circle_of_threads_does_not_hang(server):
+    with DistributedCache(**server.at) as cache:
+        both = threading.Barrier(2)
+
+        def load(mine, others):
+            def factory():
+                both.wait(30)
+                return mine + cache.get_or_set(others, lambda: others)
+
+            return cache.get_or_set(mine, factory)
+
+        results = run_all(lambda: load("a", "b"), lambda: load("b", "a"))
+        assert all(set(result) <= {"a", "b"} for result in results)
+
+
+def test_tasks_share_one_computation(server):
+    async def main():
+        async with AsyncDistributedCache(**server.at) as cache:
+            computed = 0
+
+            async def factory():
+                nonlocal computed
+                computed += 1
+                await asyncio.sleep(0.05)
+                return computed
+
+            assert await asyncio.gather(*(cache.get_or_set("k", factory) for _ in range(50))) == [1] * 50
+            assert cache.stats.misses == 50
+
+            async def inner():
+                return await cache.get_or_set("r", factory)
+
+            async def outer():
+                return await asyncio.gather(inner(), inner())  # tasks of the factory, for its own key
+
+            assert len(await asyncio.wait_for(cache.get_or_set("r", outer), 10)) == 2
+            assert computed == 3
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_leader_hands_over(server):
+    async def main():
+        async with AsyncDistributedCache(**server.at) as cache:
+            begun = asyncio.Event()
+
+            async def never():
+                begun.set()
+                await asyncio.Event().wait()
+
+            async def value():
+                return 1
+
+            leader = asyncio.create_task(cache.get_or_set("k", never))
+            await begun.wait()
+            waiter = asyncio.create_task(cache.get_or_set("k", value))
+            while cache.stats.misses < 2:
+                await asyncio.sleep(0.001)
+            leader.cancel()
+            assert await asyncio.wait_for(waiter, 7) == 1
+            with pytest.raises(asyncio.CancelledError):
+                await leader
+            assert await cache.get("k") == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", ["get_or_set", "warm"])
+@pytest.mark.parametrize("n", range(12))
+def test_whoever_is_cancelled_leaves_no_lease(call, server, n, monkeypatch):
+    """Not even one that was asked for and had not been answered yet."""
+    monkeypatch.setattr(leases, "LEASE_MS", 60_000)
+
+    async def main():
+        async with AsyncDistributedCache(**server.at, timeout=10.0) as cache:
+            await cache.barrier()
+
+            async def never(*key):
+                await asyncio.Event().wait()
+
+            asked = cache.get_or_set("k", never) if call == "get_or_set" else cache.warm(["k"], never)
+            task = asyncio.create_task(asked)
+            for _ in range(n):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert await asyncio.wait_for(cache.get_or_set("k", lambda: 1), 20) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("n", range(0, 40, 3))
+def test_cancellation_anywhere_leaves_the_cache_usable(server, n):
+    async def main():
+        async with AsyncDistributedCache(**server.at) as cache:
+
+            async def work():
+                await cache.set("k", 1)
+                await cache.get("k")
+                await cache.increment("n")
+                await cache.get_or_set("x", lambda: asyncio.sleep(0, 5))
+                await cache.get_many(["k", "x"])
+                await cache.barrier()
+                await cache.delete("x")
+                await cache.clear()
+
+            task = asyncio.create_task(work())
+            for _ in range(n):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            await cache.set("k", [2])
+            assert await cache.get("k") == [2]
+            assert await cache.get_or_set("x", lambda: 6) in (5, 6)
+            await cache.barrier()
+            tier = cache._tier
+            assert (tier._check(), len(asyncio.all_tasks())) == (None, 1)
+
+    asyncio.run(main())
+
+
+def test_without_single_flight_each_computes(server):
+    from cachebox import cached
+
+    with DistributedCache(**server.at) as cache:
+        both = threading.Barrier(2)
+
+        @cached(cache, single_flight=False)
+        def f(x):
+            both.wait(30)
+            return x
+
+        assert run_all(lambda: f(1), lambda: f(1)) == [1, 1]
+        assert f(1) == 1
+
+
+def test_an_isolated_waiter_gets_a_value_of_its_own(server):
+    with DistributedCache(**server.at, isolate=True) as cache:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slow():
+            begun.set()
+            wait_for(go_on)
+            return [1]
+
+        leader = Started(lambda: cache.get_or_set("k", slow))
+        wait_for(begun)
+        waiter = Started(lambda: cache.get_or_set("k", list))
+        wait_until(lambda: cache.stats.misses == 2)
+        go_on.set()
+        assert leader.result() == waiter.result() == [1]
+        assert leader.result() is not waiter.result()
