@@ -61,9 +61,9 @@ if {"build_ext", "bdist_wheel", "editable_wheel", "build", "install", "develop"}
 # What every get, set, eviction and decorated hit goes through, as `bench/instructions.py` counts it, is compiled for
 # speed; all else for size: a wheel has a quarter less. A module is here only if those counts say so.
 FAST = {
-    "_calls/call_key", "_calls/cached_function", "_engine/auto", "_engine/fifo", "_engine/lfu", "_engine/lru",
-    "_engine/shadow", "_engine/table", "_loading/fast_path", "_store/operation", "_store/state", "_store/store",
-    "cache", "distributed/_near/hits",
+    "_calls/cached_call", "_calls/call_key", "_calls/entry_points", "_engine/auto", "_engine/fifo", "_engine/lfu",
+    "_engine/lru", "_engine/shadow", "_engine/table", "_loading/fast_path", "_loading/fetch", "_store/operation",
+    "_store/state", "_store/store", "_store/writes", "cache", "distributed/_near/hits",
 }
 assert all((SOURCES / "cachebox" / f"{name}.pyx").exists() for name in FAST), "FAST names a module that is not there"
 # ... but for its functions of these names, which nobody calls in a loop.
@@ -74,6 +74,8 @@ RARE = re.compile(
 )
 
 link_flags = [f"-fsanitize={sanitize}"] if sanitize else []
+if sys.platform == "linux" and not (sanitize or debug):
+    link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]     # names of static functions, a twelfth; empty pages
 macros = [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
 
 
@@ -95,10 +97,6 @@ def flags_for(name):
         return [*flags, "-O1", "-g", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
     # No exception of C++ comes by, and where a thread ends in the middle of it glibc does without tables.
     return [*flags, "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
-
-
-if sys.platform == "linux" and not debug and not sanitize:
-    link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
 
 
 def extension(path):

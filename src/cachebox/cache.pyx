@@ -1,8 +1,8 @@
 """The in-memory cache: what users call.
 
 Each method checks its input, finds out whether it can take the short way (a built-in policy, nothing that expires), and
-leaves the rest to `Store`. The short ways of `get`, `c[key]` and `set` are spelt out (`quick_get`, `quick_set`), for
-they are what the product is about.
+leaves the rest to `_store` and `_loading`. The file is long because it is one class, the public one, and half of it is
+its documentation.
 """
 
 cimport cython
@@ -17,68 +17,56 @@ from sys import maxsize as LARGEST_SIZE
 
 from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
-    UNCHANGED, Engine, Entry, decref, hash_of, incref, likely, mixed, unlikely, xdecref,
+    UNCHANGED, Engine, Entry, decref, hash_of, incref, likely, mixed, take_over, unlikely,
 )
-from cachebox._store.compute cimport look_and_watch, new_watch, replace, stop_watching
-from cachebox._store.deadlines cimport deadline
-from cachebox._store.durations cimport as_float, lifetime_of, seconds_given
-from cachebox._loading.single_flight cimport (
-    ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land as land_flight, new_leader, still_leads,
-)
-from cachebox._store.python_policy cimport Foreign
-from cachebox._platform.method_slot cimport Method, stand_in_front, stand_in_front_of_subscript
-from cachebox._store.invalidation cimport every_key, remove_tagged, remove_value
-from cachebox._store.invariants cimport check
-from cachebox._loading.loader cimport NOTHING, Loader, check_loading, load_all
-from cachebox._platform.lock cimport acquire, release
-from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
-from cachebox._store.options cimport (
-    bound_on_bytes, bound_on_weight, check_callables, checked_name, copier_of, is_monotonic, jitter_of,
-)
-from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
-    quick_get, quick_land, quick_lead, quick_miss, quick_set, search_and_use, take_hit,
+    quick_get, quick_set, search_and_use, take_hit,
 )
-from cachebox._loading.refresh cimport flight_of, serve, serve_at_once
-from cachebox._store.entries cimport add_entries, add_entry, describe, export, restore
-from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS
+from cachebox._loading.fetch cimport (
+    Loading, fetch, find_missing, get_long, get_many_through, no_arguments, plain_result,
+)
+from cachebox._loading.loader cimport Loader, check_loading
+from cachebox._loading.refresh cimport flight_of
+from cachebox._platform.lock cimport acquire, release
+from cachebox._platform.method_slot cimport Method, stand_in_front, stand_in_front_of_subscript
+from cachebox._store.deadlines cimport deadline
+from cachebox._store.entries cimport (
+    Row, add_entries, add_entry, copy_rows, describe, export, free_rows, restore, snapshot,
+)
+from cachebox._store.invariants cimport check
+from cachebox._store.notices cimport import_causes
+from cachebox._store.operation cimport EXPLICIT, Operation, start
+from cachebox._store.options cimport (
+    as_float, bound_on_bytes, bound_on_weight, check_callables, checked_name, copier_of, is_monotonic, jitter_of,
+    lifetime_of, seconds_given,
+)
+from cachebox._store.python_policy cimport Foreign
+from cachebox._store.removals cimport remove_tagged, remove_value, take
 from cachebox._store.state cimport (
     AHEAD, BY_VALUE, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, ISOLATED, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE,
-    WEIGHED, Outcome, Watch, reserve,
+    WEIGHED, Outcome, Watch, every_key, hash_in, new_watch,
 )
-from cachebox._store.notices cimport import_causes
-from cachebox._store.store cimport ROUNDS, Row, Store, free_rows
+from cachebox._store.store cimport ROUNDS, Store
 from cachebox._store.tags cimport checked_tags
 from cachebox._store.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
+from cachebox._store.writes cimport (
+    add_int, look_and_watch, not_an_int, replace, set_all, set_long, set_tagged, setdefault_long, stop_watching, sum_of,
+    touch_value,
+)
+from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
 
-from cachebox._platform.awaitables import is_context, ready, refuse_async, refuse_awaitable
+from cachebox._platform.awaitables import ready, refuse_async
 from cachebox._platform.registry import register
 from cachebox._store.options import refuse_unknown
 from cachebox.policies import BUILT_IN, empty_like
 
 
 cdef extern from *:
-    """
-    #define CB_TAKE(object) ((PyObject *)(object))
-    #define CB_ADD(a, b) PyLong_Type.tp_as_number->nb_add(a, b)     /* ints: runs no method of a subclass */
-    """
-    bint is_int "PyLong_Check"(PyObject*) noexcept
-    PyObject* add_ints "CB_ADD"(PyObject*, PyObject*) noexcept
-    object take_over "CB_TAKE"(PyObject*)       # a new reference becomes the caller's
-    object vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*)
-    PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
     PyObject* None_ "Py_None"
 
 cdef extern from "_platform/results.h":
-    bint is_consumed "cb_is_consumed"(PyObject* value) noexcept
-    bint is_heap_type "cb_is_heap_type"(type) noexcept
     bint may_be_async "cb_may_be_async"(PyObject* callable) noexcept
-    void note_harmless "cb_note_harmless"(PyObject* value) noexcept
-
-
-cdef object _zero = 0
-cdef PyObject* zero = <PyObject*>_zero
 
 
 cdef class Missing:
@@ -386,67 +374,6 @@ cdef class Cache(Store):
                 raise KeyError(key)
         return take_over(value)
 
-    cdef PyObject* get_through(self, object key, uint64_t h) except? NULL:
-        """`get_long` of a cache with a loader: a new reference to the value, or NULL: there is none."""
-        cdef Loading how
-        cdef PyObject* value
-        cdef PyObject* argument = <PyObject*>key
-        if self.modes & (AHEAD | STALE):
-            value = serve(self, key, h)
-            if value != NULL:
-                return self.own_copy(value)
-        if (<Loader>self.loader).is_async:
-            value = self.find_and_use(key, h, False)
-            if value == NULL:
-                (<Loader>self.loader).refuse_to_wait("aget")
-            return self.own_copy(value)
-        by_loader(&how, self.loader, &argument, self)
-        loaded = self.fetch(key, h, &how)
-        value = <PyObject*>loaded
-        if value == NOTHING:
-            return NULL
-        incref(value)
-        return value
-
-    cdef PyObject* own_copy(self, PyObject* value) except? NULL:
-        """What a lookup hands out of a value whose reference it takes over; NULL stays that."""
-        if value == NULL or not self.modes & ISOLATED:
-            return value
-        copied = self.copy_of(take_over(value))
-        incref(<PyObject*>copied)
-        return <PyObject*>copied
-
-    cdef PyObject* get_long(self, object key, uint64_t h) except? NULL:
-        """A new reference to the key's value, or NULL: the long way, for a miss too."""
-        if self.loader is not None:
-            return self.get_through(key, h)
-        return self.own_copy(self.find_and_use(key, h, True))
-
-    cdef PyObject* find_and_use(self, object key, uint64_t h, bint counts) except? NULL:
-        """A hit: a new reference to the stored value. NULL: a miss, which is counted if that is wanted."""
-        cdef Operation op
-        cdef double now
-        cdef uint32_t i
-        cdef PyObject* value = NULL
-        start(&op)
-        try:
-            now = self.now(INFINITY)
-            i = self.find_to_change(key, h, &op)
-            if self.is_live(i, now):
-                self.note_hit(i, now, &op)
-                value = self.table.entries[i].value
-                incref(value)
-            elif counts:
-                self.counts[MISSES] += 1
-                if i != 0 and self.table.entries[i].value != NULL and not (
-                    self.modes & STALE and deadline(&self.expiry, i) + self.stale > now     # a function may serve it
-                ):
-                    self.remove(i, EXPIRED, &op)
-            release(self.lock)
-        finally:
-            self.finish_with(&op, value)
-        return value
-
     def set(self, key, value, ttl=None, *, tags=()):
         """Store a value under a key, which replaces an older value and its expiry. O(1); O(log n) where entries expire.
 
@@ -467,54 +394,14 @@ cdef class Cache(Store):
         """
         cdef uint64_t h = hash_in(self, key)
         if tags is not no_tags:
-            self.set_tagged(key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"), checked_tags(tags))
+            set_tagged(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"), checked_tags(tags))
         elif ttl is not None or not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            self.set_long(key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
+            set_long(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
 
     def __setitem__(self, key, value):
         cdef uint64_t h = hash_in(self, key)
         if not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            self.set_long(key, h, value, self.lifetime)
-
-    cdef int set_long(self, object key, uint64_t h, object value, double lifetime) except -1:
-        value = self.copy_of(value)
-        lifetime = self.lifetime_for(lifetime, key, value)
-        return self.set_weighed(key, h, value, lifetime, self.weigh_checked(key, value), False)
-
-    cdef int set_weighed(
-        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new
-    ) except -1:
-        cdef Operation op
-        start(&op)
-        try:
-            self.put(key, h, value, lifetime, weight, only_new, &op)
-        finally:
-            self.finish(&op)
-        return self.forget_failure(key)
-
-    cdef int set_tagged(self, object key, uint64_t h, object value, double lifetime, tuple tags) except -1:
-        cdef Operation op
-        cdef double weight
-        if not tags:
-            return self.set_long(key, h, value, lifetime)
-        value = self.copy_of(value)
-        lifetime = self.lifetime_for(lifetime, key, value)
-        weight = self.weigh_checked(key, value)
-        start(&op)
-        try:
-            self.put_tagged(key, h, value, lifetime, weight, tags, &op)
-        finally:
-            self.finish(&op)
-        return self.forget_failure(key)
-
-    cdef double weigh_checked(self, object key, object value) except -1.0:
-        """The weight of an entry that has to fit."""
-        cdef double weight = self.weigh(key, value)
-        if weight > self.bound_weight and self.measures:
-            raise ValueError(f"key and value take {weight:.0f} bytes, more than max_bytes={self.max_bytes_given}")
-        if weight > self.bound_weight:
-            raise ValueError(f"weigher gives this entry {weight:g}, more than max_weight={self.max_weight_given}")
-        return weight
+            set_long(self, key, h, value, self.lifetime)
 
     def add(self, key, value, ttl=None, *, tags=()):
         """Store a value under a key that has none, in one step. Returns whether it did. O(1); O(log n) if entries expire.
@@ -573,10 +460,10 @@ cdef class Cache(Store):
         >>> cache.delete("a"), cache.delete("a")
         (True, False)
         """
-        return self.take(key, False) is not NO_DEFAULT
+        return take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
 
     def __delitem__(self, key):
-        if self.take(key, False) is NO_DEFAULT:
+        if take(self, key, False, NO_DEFAULT) is NO_DEFAULT:
             raise KeyError(key)
 
     @cython.embedsignature(False)               # it would show NO_DEFAULT, which inspect cannot read
@@ -593,49 +480,12 @@ cdef class Cache(Store):
         >>> cache.pop("a"), cache.pop("a", None)
         (1, None)
         """
-        value = self.take(key, True)
+        value = take(self, key, True, NO_DEFAULT)
         if value is not NO_DEFAULT:
             return value
         if default is NO_DEFAULT:
             raise KeyError(key)
         return default
-
-    cdef object take(self, object key, bint wanted):
-        """Remove a key. Returns its value (if it is not `wanted`, None), or NO_DEFAULT where there was none."""
-        cdef Operation op
-        cdef double now
-        cdef uint32_t i
-        cdef uint64_t h = hash_in(self, key)
-        cdef Outcome outcome = DONE
-        value = NO_DEFAULT
-        start(&op)
-        try:
-            now = self.now(INFINITY)
-            i = self.find_to_change(key, h, &op)
-            if self.is_live(i, now):
-                value = <object>self.table.entries[i].value if wanted else None
-                outcome = self.remove(i, EXPLICIT, &op)
-            elif i != 0 and self.table.entries[i].value != NULL:
-                outcome = self.remove(i, EXPIRED, &op)
-                self.touch_watches(i, False)    # it may be being loaded anew
-            elif i != 0:
-                self.touch_watches(i, False)    # a load is under way: what it gets must not be stored
-                reserve(&self.table.entries[i], NULL)
-                self.drop_reserved(i, &op)
-            self.give_memory_back()
-            release(self.lock)
-            if outcome != DONE:
-                raise MemoryError("no memory left to remove an entry")
-        finally:
-            self.finish(&op)
-        self.forget_failure(key)
-        return value
-
-    cdef int forget_failure(self, object key) except -1:
-        """The key was written or deleted."""
-        if self.failures is not None:
-            self.failures.forget(key)
-        return 0
 
     def __contains__(self, key):
         cdef PyObject* value = self.look(key)
@@ -655,25 +505,6 @@ cdef class Cache(Store):
         cdef PyObject* value = self.own_copy(self.look(key))
         return default if value == NULL else take_over(value)
 
-    cdef PyObject* look(self, object key) except? NULL:
-        """A new reference to a live value, or NULL."""
-        cdef Operation op
-        cdef double now
-        cdef uint32_t i
-        cdef uint64_t h = hash_in(self, key)
-        cdef PyObject* value = NULL
-        start(&op)
-        try:
-            now = self.now(INFINITY)
-            i = self.find(key, h, &op)
-            if self.is_live(i, now):
-                value = self.table.entries[i].value
-                incref(value)
-            release(self.lock)
-        finally:
-            self.finish(&op)
-        return value
-
     def setdefault(self, key, default=None):
         """The value of `key`, a hit; where it is absent, a miss, store `default` for `default_ttl` and return it.
 
@@ -689,56 +520,7 @@ cdef class Cache(Store):
         cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
-        return self.setdefault_long(key, h, default)
-
-    cdef object setdefault_long(self, object key, uint64_t h, object default):
-        cdef Operation op
-        cdef Outcome outcome = DONE
-        cdef double weight = 0.0, now, lifetime = self.lifetime
-        cdef bint counted = False, weighed = True
-        cdef uint32_t i
-        cdef PyObject* found
-        value = kept = default
-        if self.modes & (WEIGHED | ISOLATED) or lifetime == BY_VALUE:
-            found = self.look(key)              # where there is a value, the default need not fit
-            weighed = found == NULL
-            xdecref(found)
-            if weighed:
-                kept = self.copy_of(default)
-                lifetime = self.lifetime_for(lifetime, key, kept)
-                weight = self.weigh_checked(key, kept)
-        start(&op)
-        try:
-            now = self.now(lifetime)
-            while True:
-                i = self.find_to_change(key, h, &op)
-                if self.is_live(i, now):
-                    if not counted:
-                        self.note_hit(i, now, &op)
-                    value = <object>self.table.entries[i].value
-                    kept = None
-                    outcome = DONE
-                elif not weighed:               # there was a value a moment ago
-                    release(self.lock)
-                    value = NO_DEFAULT
-                    break
-                else:
-                    if not counted:
-                        self.counts[MISSES] += 1
-                        counted = True
-                    outcome = self.write(i, key, h, kept, lifetime, False, weight, now, &op)
-                release(self.lock)
-                if outcome == DONE:
-                    self.forget_failure(key)
-                    break
-                if outcome == NO_MEMORY:
-                    raise MemoryError("no memory left to store an entry")
-                self.evict_foreign(&op)
-        finally:
-            self.finish(&op)
-        if value is NO_DEFAULT:
-            return self.setdefault_long(key, h, default)
-        return value if value is default else self.copy_of(value)
+        return setdefault_long(self, key, h, default)
 
     def get_or_set(self, key, factory, ttl=None, *, tags=()):
         """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`. O(1) and the factory.
@@ -779,7 +561,7 @@ cdef class Cache(Store):
             how.tags = <PyObject*>names
         if self.failures is not None:
             how.failures = <PyObject*>self.failures
-        return self.fetch(key, h, &how)
+        return fetch(self, key, h, &how)
 
     # --- for coroutines: they are made at once, and what is there is found at once --------------------------------------
 
@@ -862,67 +644,9 @@ cdef class Cache(Store):
     def _loader(self):
         return self.loader
 
-    def _find(self, key):
-        """A hit, or what stands for nothing, which counts nothing."""
-        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, hash_in(self, key))
-        return take_over(value) if value != NULL else <object>NOTHING
-
-    def _serve(self, key):
-        """What may be served although it is to be loaded anew, or has expired; or what stands for nothing."""
-        cdef PyObject* value = self.own_copy(serve_at_once(self, key, hash_in(self, key)))
-        return take_over(value) if value != NULL else <object>NOTHING
-
     def _refreshing(self, key):
         """What those wait for who find nothing to serve while a key is loaded anew; None: it is not."""
         return flight_of(self, key)
-
-    def _known_failure(self, key):
-        """What to raise for a key whose load failed lately, or None."""
-        error = self.failures.find(key) if self.failures is not None else None
-        if error is not None:
-            self.count_hit()
-        return error
-
-    def _count_miss(self):
-        self.count_miss()
-
-    def _begin_load(self, key, bint counted, bint alone):
-        """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
-        cdef Ticket ticket
-        cdef Leader leader = new_leader(self)
-        cdef Flight flight
-        ticket.counted = counted
-        if alone:
-            leader.alone = new_watch(self)
-        flight = board(self, key, hash_in(self, key), leader, &ticket)
-        leader.began = self.invalidations
-        if ticket.value != NULL:
-            return None, (self.copy_of(take_over(ticket.value)),)
-        return (None, flight) if flight is not None else (leader, None)
-
-    def _land_loaded(self, Leader leader not None, key, value):
-        """End a load by the loader."""
-        cdef Loading how
-        by_loader(&how, self.loader, NULL, self)
-        how.began = leader.began
-        self.land(leader, key, hash_in(self, key), value, &how)
-
-    def _land_made(self, Leader leader not None, key, value, double lifetime, tuple tags):
-        """End a load by a function."""
-        cdef Loading how
-        no_arguments(&how, None, lifetime)
-        if is_awaitable(<PyObject*>value):
-            refuse_awaitable("what factory", value)
-        if tags:
-            how.tags = <PyObject*>tags
-        how.began = leader.began
-        self.land(leader, key, hash_in(self, key), value, &how)
-
-    def _fail_load(self, Leader leader not None, key, error):
-        """End a load by an exception."""
-        if self.failures is not None:
-            self.remember(key, leader, error, self.failures)
-        crash(self, leader, error)
 
     def _keep_loads(self, make):
         """What keeps the loads of event loops, made by ``make()`` at the first use."""
@@ -933,175 +657,6 @@ cdef class Cache(Store):
                 self.loads_by_loop = made
             release(self.lock)
         return self.loads_by_loop
-
-    cdef object fetch(self, object key, uint64_t h, Loading* how):
-        """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
-        cdef Leader leader
-        cdef Flight flight
-        cdef Ticket ticket
-        cdef PyObject* value
-        cdef int state
-        cdef object known
-        if how.unwatched:
-            return self.load_unwatched(key, h, how)
-        if how.failures != NULL:
-            known = (<object>how.failures).find(key)
-            if known is not None:
-                how.missed = False
-                self.count_hit()
-                if how.instance == NOTHING and isinstance(known, KeyError):
-                    return <object>NOTHING
-                raise known
-        how.began = self.invalidations
-        leader = new_leader(self)
-        ticket.counted = how.single_flight and quick_lead(self, <PyObject*>key, h, leader)
-        if ticket.counted:
-            how.missed = True
-        else:
-            if not how.single_flight:
-                leader.alone = new_watch(self)
-            while True:
-                flight = board(self, key, h, leader, &ticket)
-                how.missed = ticket.counted
-                if ticket.value != NULL:
-                    return self.copy_of(take_over(ticket.value))
-                if flight is None:
-                    break
-                state = flight.wait()
-                if state == FLYING:             # waiting would be for ourselves
-                    leader.alone = new_watch(self)
-                elif state != ABANDONED:
-                    known = flight.outcome()
-                    if <PyObject*>known != NOTHING or how.instance == NOTHING:
-                        return known            # else a loader said that there is none, but this is a factory
-        value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
-        if value != NULL and is_simple(how) and <PyObject*>value != how.instance and not may_pass_once(value):
-            if quick_land(self, leader, value):
-                return take_over(value)
-        return self.land_or_crash(key, h, leader, value, how)
-
-    cdef object land_or_crash(self, object key, uint64_t h, Leader leader, PyObject* value, Loading* how):
-        """End a load with its value, or with the exception that is set where that is NULL."""
-        try:
-            if value == NULL:
-                raise_current()
-            if how.single_use != STORED and is_only_returned(<object>value, how):
-                crash(self, leader, None)       # whoever waits has to get its own
-            else:
-                self.land(leader, key, h, <object>value, how)
-        except BaseException as error:
-            xdecref(value)
-            if how.failures != NULL:
-                self.remember(key, leader, error, <object>how.failures)
-            crash(self, leader, error)
-            raise
-        return take_over(value)
-
-    cdef int remember(self, object key, Leader leader, object error, object failures) except -1:
-        """Remember that a load failed, unless its key was changed meanwhile."""
-        if failures.remember(key, error) and not still_leads(self, leader):
-            failures.forget(key)                # whoever writes the key does so, too, after that: in any order it is gone
-        return 0
-
-    cdef int land(self, Leader leader, object key, uint64_t h, object value, Loading* how) except -1:
-        """End a load with the value that it got."""
-        cdef bint wanted = is_wanted(value, how)
-        cdef double weight = 0.0
-        cdef tuple tags = tags_for(value, how) if wanted and how.tags != NULL else None
-        if <PyObject*>value != NOTHING:
-            value = self.copy_of(value)         # what the leader gets it may change before those who wait have theirs
-        if wanted:
-            how.lifetime = self.lifetime_for(how.lifetime, key, value)
-            weight = self.weigh(key, value)
-        if how.failures != NULL and <PyObject*>value == NOTHING:
-            self.remember(key, leader, KeyError(key), <object>how.failures)
-        wanted = wanted and weight <= self.bound_weight
-        return land_flight(self, key, h, leader, value, how.lifetime, weight, wanted, tags, how.began)
-
-    cdef int keep_due(self, double ahead, double stale) except -1:
-        """Keep what functions need that serve results while they are computed anew.
-
-        `ahead`: the share of lifetimes in which that may begin. `stale`: the seconds for which they want results beyond
-        their end; nobody else sees these.
-        """
-        cdef uint32_t i, known
-        cdef int modes = self.modes
-        cdef bint prepared
-        if self.refreshes is None:
-            made = {}
-            acquire(self.lock)
-            if self.refreshes is None:
-                self.refreshes = made
-            release(self.lock)
-        acquire(self.lock)
-        modes = self.modes
-        known = self.spans_known
-        self.modes |= (AHEAD if ahead > 0.0 else 0) | (STALE if stale > 0.0 else 0)
-        prepared = self.prepare(False)
-        if prepared:
-            for i in range(known, self.spans_known):
-                self.spans[i] = 0.0             # of an entry that is there already: it is not due before its end
-            self.ahead = max(self.ahead, ahead)
-            self.stale = max(self.stale, min(stale, DBL_MAX / 4))
-        else:
-            self.modes = modes
-        release(self.lock)
-        if not prepared:
-            raise MemoryError("no memory left for the lifetimes of entries")
-        return 0
-
-    cdef int put_result(self, object key, uint64_t h, object value, Loading* how) except -1:
-        """Store a value as if it had been loaded."""
-        cdef Operation op
-        cdef double weight
-        cdef tuple tags = None
-        if not is_wanted(value, how):
-            return 0
-        if how.tags != NULL:
-            tags = tags_for(value, how)
-        value = self.copy_of(value)
-        how.lifetime = self.lifetime_for(how.lifetime, key, value)
-        weight = self.weigh(key, value)
-        if weight > self.bound_weight:
-            return 0
-        start(&op)
-        try:
-            if tags:
-                self.put_tagged(key, h, value, how.lifetime, weight, tags, &op)
-            else:
-                self.put(key, h, value, how.lifetime, weight, False, &op)
-        finally:
-            self.finish(&op)
-        return self.forget_failure(key)
-
-    cdef object load_unwatched(self, object key, uint64_t h, Loading* how):
-        """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
-        cdef PyObject* found
-        how.missed = quick_miss(self, <PyObject*>key, h)
-        if not how.missed:
-            found = self.get_long(key, h)
-            how.missed = found == NULL
-            if found != NULL:
-                return take_over(found)
-        value = vectorcall(how.function, how.arguments, how.n, how.names)
-        if not quick_set(self, <PyObject*>key, h, <PyObject*>value, how.first_wins):
-            self.set_weighed(key, h, value, how.lifetime, 0.0, how.first_wins)
-        return value
-
-    cdef int count_hit(self) except -1:
-        """A hit of a failure that is remembered."""
-        acquire(self.lock)
-        self.counts[HITS] += 1
-        self.counts[NEGATIVE_HITS] += 1
-        release(self.lock)
-        return 0
-
-    cdef int count_miss(self) except -1:
-        """A miss of something that has no key."""
-        acquire(self.lock)
-        self.counts[MISSES] += 1
-        release(self.lock)
-        return 0
 
     def compute(self, key, fn):
         """Replace the value of `key` by ``fn(old)``, atomically, and return it. O(1) beside `fn`.
@@ -1160,7 +715,7 @@ cdef class Cache(Store):
         if not isinstance(amount, int):
             raise TypeError(f"amount must be an int, not {type(amount).__name__}")
         if not self.modes & WEIGHED and self.lifetime != BY_VALUE:
-            return self.add_int(key, amount)
+            return add_int(self, key, amount)
 
         def weighed(old):
             if not isinstance(old, int) and old is not MISSING:
@@ -1168,43 +723,6 @@ cdef class Cache(Store):
             return sum_of(0 if old is MISSING else old, amount)
 
         return self.compute(key, weighed)
-
-    cdef object add_int(self, object key, object amount):
-        """`increment` where no weigher has to be asked: ints are added under the lock, which runs no Python code."""
-        cdef Operation op
-        cdef Outcome outcome
-        cdef double now
-        cdef uint64_t h = hash_in(self, key)
-        cdef uint32_t i
-        cdef PyObject* total
-        start(&op)
-        try:
-            now = self.now(self.lifetime)
-            while True:
-                i = self.find_to_change(key, h, &op)
-                total = zero
-                if self.is_live(i, now):
-                    total = self.table.entries[i].value
-                    if not is_int(total):
-                        old = <object>total
-                        release(self.lock)
-                        raise not_an_int(key, old)
-                total = add_ints(total, <PyObject*>amount)
-                if total == NULL:
-                    release(self.lock)
-                    raise_current()
-                outcome = self.write(i, key, h, <object>total, self.lifetime, True, 0.0, now, &op)
-                release(self.lock)
-                if outcome == DONE:
-                    summed = take_over(total)
-                    self.forget_failure(key)
-                    return summed
-                xdecref(total)
-                if outcome == NO_MEMORY:
-                    raise MemoryError("no memory left to store an entry")
-                self.evict_foreign(&op)
-        finally:
-            self.finish(&op)
 
     def ttl(self, key):
         """The seconds that an entry has left to live (a float), whichever of its ends is nearer; None: for ever. O(1).
@@ -1252,35 +770,10 @@ cdef class Cache(Store):
                 if value == NULL:
                     return False
                 held = take_over(value)
-                touched = self.touch_value(key, self.lifetime_for(lifetime, key, held), value)
+                touched = touch_value(self, key, self.lifetime_for(lifetime, key, held), value)
             else:
-                touched = self.touch_value(key, lifetime, NULL)
+                touched = touch_value(self, key, lifetime, NULL)
         return touched != 0
-
-    cdef int touch_value(self, object key, double lifetime, PyObject* value) except -2:
-        """`touch`, if the key has that very value, or any, if that is NULL; -1: it has another. 0: it has none."""
-        cdef Operation op
-        cdef double now
-        cdef uint32_t i
-        cdef bint prepared = True
-        cdef int touched
-        start(&op)
-        try:
-            now = self.now(lifetime)
-            i = self.find_to_change(key, hash_in(self, key), &op)
-            touched = self.is_live(i, now)
-            if touched and value != NULL and self.table.entries[i].value != value:
-                touched = -1
-            elif touched:
-                prepared = self.prepare(lifetime < INFINITY)
-                if prepared:
-                    self.set_lifetime(i, lifetime, now, &op)
-            release(self.lock)
-            if not prepared:
-                raise MemoryError("no memory left for a deadline")
-        finally:
-            self.finish(&op)
-        return touched
 
     # --- many keys: all input is checked first, then it is one operation after the other ------------------------------
 
@@ -1301,49 +794,15 @@ cdef class Cache(Store):
         cdef list wanted = listed(keys, "keys", "an iterable of keys")
         cdef list hashes = [hash_of(<PyObject*>key) for key in wanted]
         if self.loader is not None:
-            return self.get_many_through(wanted, hashes)
+            return get_many_through(self, wanted, hashes)
         for key, hashed in zip(wanted, hashes):
             h = mixed(self.table, hashed)
             value = quick_get(<PyObject*>self, <PyObject*>key, h)
             if value == NULL:
-                value = self.get_long(key, h)
+                value = get_long(self, key, h)
             if value != NULL:
                 found[key] = take_over(value)
         return found
-
-    cdef object get_many_through(self, list keys, list hashes):
-        """`get_many` of a cache with a loader."""
-        cdef PyObject* value
-        cdef uint64_t h
-        cdef dict found = {}, missing = {}
-        cdef list left = []
-        cdef bint together = (<Loader>self.loader).many is not None
-        for key, hashed in zip(keys, hashes):
-            h = mixed(self.table, hashed)
-            value = quick_get(<PyObject*>self, <PyObject*>key, h)
-            if value == NULL and not together:
-                value = self.get_through(key, h)
-            elif value == NULL and self.modes & (AHEAD | STALE):
-                value = serve(self, key, h)
-            if value != NULL:
-                found[key] = take_over(value)
-            elif together and key in missing:
-                self.count_miss()
-            elif together:
-                known = self.failures.find(key) if self.failures is not None else None
-                if known is None:
-                    missing[key] = None
-                else:
-                    self.count_hit()
-                    if not isinstance(known, KeyError):
-                        raise known
-        if missing:
-            load_all(self, self.loader, list(missing), found, left)
-            for key in left:
-                value = self.get_through(key, hash_in(self, key))
-                if value != NULL:
-                    found[key] = take_over(value)
-        return {key: found[key] for key in keys if key in found} if together else found
 
     def set_many(self, mapping, ttl=None, *, tags=()):
         """Set every item of a mapping, with one `ttl` and the same tags for all. O(len(mapping)).
@@ -1358,7 +817,7 @@ cdef class Cache(Store):
         if not hasattr(mapping, "items"):
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}: use update for pairs")
         cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
-        self.set_all(list(mapping.items()), lifetime, checked_tags(tags) if tags is not no_tags else ())
+        set_all(self, list(mapping.items()), lifetime, checked_tags(tags) if tags is not no_tags else ())
 
     def delete_many(self, keys):
         """Delete each of `keys` (an iterable). Returns how many live entries that removed. O(len(keys)).
@@ -1373,7 +832,7 @@ cdef class Cache(Store):
         for key in doomed:
             hash_of(<PyObject*>key)
         for key in doomed:
-            n += self.take(key, False) is not NO_DEFAULT
+            n += take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
         return n
 
     def update(self, other=(), /, **more):
@@ -1396,34 +855,7 @@ cdef class Cache(Store):
         else:
             items = [pair_of(item) for item in listed(other, "other", "a mapping or an iterable of pairs")]
         items.extend(more.items())
-        self.set_all(items, self.lifetime, ())
-
-    cdef int set_all(self, list items, double lifetime, tuple tags) except -1:
-        """Store all of them, as one operation: callbacks run when the last one is there."""
-        cdef Operation op
-        cdef list checked = []
-        cdef uint64_t h
-        for key, value in items:
-            hashed = hash_of(<PyObject*>key)
-            value = self.copy_of(value)
-            checked.append((key, hashed, value, self.lifetime_for(lifetime, key, value), self.weigh_checked(key, value)))
-        start(&op)
-        try:
-            for key, hashed, value, lifetime, weight in checked:
-                h = mixed(self.table, hashed)
-                if tags:
-                    self.put_tagged(key, h, value, lifetime, weight, tags, &op)
-                else:
-                    self.put(key, h, value, lifetime, weight, False, &op)
-                self.forget_failure(key)
-                if op.in_turn:
-                    failure = self.settle(&op)
-                    if failure is not None:
-                        raise failure
-                    op.victims = 0
-        finally:
-            self.finish(&op)
-        return 0
+        set_all(self, items, self.lifetime, ())
 
     # --- the whole cache ----------------------------------------------------------------------------------------------
 
@@ -1567,7 +999,7 @@ cdef class Cache(Store):
         """
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        return self.delete_many([key for key in every_key(self) if isinstance(key, str) and key.startswith(prefix)])
+        return self.delete_many([key for key in every_key(self, True) if isinstance(key, str) and key.startswith(prefix)])
 
     def invalidate_glob(self, pattern):
         """Remove all entries whose key is a str that matches a pattern with ``*``, ``?``, ``[a-z]``, ``[!a-z]``. O(n).
@@ -1586,7 +1018,7 @@ cdef class Cache(Store):
         from re import compile
 
         matches = compile(translate(pattern)).match
-        return self.delete_many([key for key in every_key(self) if isinstance(key, str) and matches(key)])
+        return self.delete_many([key for key in every_key(self, True) if isinstance(key, str) and matches(key)])
 
     def invalidate_where(self, predicate):
         """Remove all entries for which ``predicate(key, value)`` is true. Returns how many that were. O(n).
@@ -1602,7 +1034,7 @@ cdef class Cache(Store):
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
         cdef list doomed = [
-            (key, value) for key, value in self.snapshot(True, True)
+            (key, value) for key, value in snapshot(self, True, True)
             if plain_result("predicate", predicate(key, self.copy_of(value)))
         ]
         cdef Py_ssize_t n = 0
@@ -1650,21 +1082,6 @@ cdef class Cache(Store):
     def _check_ttl(self, ttl):
         """Raise what `set_many` would raise for that lifetime of nothing."""
         lifetime_of(ttl, "ttl")
-
-    def _load_one(self, key, Loader loader):
-        """Load a key, if it is missing. Returns whether it is there then."""
-        cdef Loading how
-        cdef PyObject* argument = <PyObject*>key
-        by_loader(&how, loader, &argument, self)
-        loaded = self.fetch(key, hash_in(self, key), &how)
-        return <PyObject*>loaded != NOTHING
-
-    def _load_many(self, list keys, Loader loader):
-        """Load keys together, if they are missing. Returns how many are there then."""
-        cdef dict found = {}
-        cdef list left = []
-        load_all(self, loader, keys, found, left)
-        return len(found) + sum([self._load_one(key, loader) for key in left])
 
     def dump(self, path, *, serializer="json", secret=None):
         """Write all entries to a file: keys, values, tags, order, and when they expire. Returns how many. O(n).
@@ -1742,33 +1159,15 @@ cdef class Cache(Store):
 
     def _snapshot(self, bint keys, bint values):
         """The live keys, values or pairs as a list, next victim first. O(n)."""
-        cdef list found = self.snapshot(keys, values)
+        cdef list found = snapshot(self, keys, values)
         if not values or not self.modes & ISOLATED:
             return found
         return [(key, self.copy_of(value)) for key, value in found] if keys else [self.copy_of(value) for value in found]
 
-    cdef list snapshot(self, bint keys, bint values):
-        """The same, with the very values that are stored."""
-        cdef Row* rows
-        cdef Py_ssize_t n, k
-        cdef list copied
-        self.purge(False)
-        n = self.copy_rows(&rows)
-        try:
-            if not values:
-                copied = [<object>rows[k].key for k in range(n)]
-            elif not keys:
-                copied = [<object>rows[k].value for k in range(n)]
-            else:
-                copied = [(<object>rows[k].key, <object>rows[k].value) for k in range(n)]
-        finally:
-            free_rows(rows, n)
-        return copied
-
     def __eq__(self, other):
         if not isinstance(other, Mapping):
             return NotImplemented
-        return dict(self.snapshot(True, True)) == dict(other.items())
+        return dict(snapshot(self, True, True)) == dict(other.items())
 
     __hash__ = None
     __reversed__ = None                         # else `reversed` would take the cache for a sequence
@@ -1808,7 +1207,7 @@ cdef class Cache(Store):
         self.purge(False)
         if not self.modes & STALE:
             return total_weight(&self.weights, self.lock)
-        n = self.copy_rows(&rows)               # some of them may have expired
+        n = copy_rows(self, &rows)               # some of them may have expired
         try:
             return sum_of_weights([rows[k].weight for k in range(n)])
         finally:
@@ -1981,45 +1380,6 @@ cdef object loads_for_coroutines():
     return for_coroutines
 
 
-cdef bint passes_once(object value) except -1:
-    """Whether a value can be consumed only once."""
-    if is_consumed(<PyObject*>value):
-        return True
-    if is_heap_type(type(value)):
-        if is_context(value):
-            return True
-        type.__getattribute__(type(value), "__doc__")       # a type gets its version when it is asked for something
-        note_harmless(<PyObject*>value)
-    return False
-
-
-cdef bint is_only_returned(object value, Loading* how) except -1:
-    """Whether a computed value must not be stored, because it can be consumed only once. TypeError: a factory was async."""
-    if how.single_use == RETURNED and passes_once(value):
-        how.single_use = PASSED
-        return True
-    if how.single_use == REFUSED and is_awaitable(<PyObject*>value):
-        refuse_awaitable("factory" if how.n == 0 else "loader", value)
-    return False
-
-
-cdef object plain_result(str name, object result):
-    """What a user's function returned. TypeError where somebody would have to await it."""
-    if is_awaitable(<PyObject*>result):
-        refuse_awaitable(name, result)
-    return result
-
-
-cdef inline bint is_simple(const Loading* how) noexcept:
-    """Whether every value is to be stored, and for ever."""
-    return how.condition == NULL and how.ttl_of == NULL and how.lifetime == INFINITY and how.tags == NULL
-
-
-cdef int raise_current() except -1:
-    """Let the exception that is set take its course."""
-    return -1
-
-
 cdef object failures_for(dict options, object max_size):
     """Where a cache with these options remembers loads that failed, or None."""
     if not options.get("cache_exceptions"):
@@ -2056,14 +1416,6 @@ cdef object name_if_built_in(EvictionPolicy policy):
     return policy
 
 
-cdef object sum_of(object a, object b):
-    """Of two ints, as a plain int; methods of a subclass have no say in it."""
-    cdef PyObject* total = add_ints(<PyObject*>a, <PyObject*>b)
-    if total == NULL:
-        raise_current()
-    return take_over(total)
-
-
 cdef Py_ssize_t bound_of(object size) except -1:
     return LARGEST_SIZE if size is None else <Py_ssize_t>min(size, LARGEST_SIZE)
 
@@ -2079,46 +1431,6 @@ cdef tuple pair_of(object item):
     if len(pair) != 2:
         raise ValueError(f"other must be an iterable of pairs, but one of them has the length {len(pair)}")
     return tuple(pair)
-
-
-cdef object not_an_int(object key, object value):
-    return TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
-
-
-cdef bint is_wanted(object value, Loading* how) except -1:
-    """Whether a loaded value is to be stored; sets its lifetime."""
-    if <PyObject*>value == how.instance:
-        return False
-    if how.condition != NULL and not plain_result("condition", (<object>how.condition)(value)):
-        return False
-    if how.ttl_of != NULL:
-        ttl = seconds_given(plain_result("ttl", (<object>how.ttl_of)(value)))
-        if isinstance(ttl, (int, float)) and ttl <= 0:
-            return False
-        if ttl is not None:
-            how.lifetime = lifetime_of(ttl, "what ttl returned")
-    return True
-
-
-cdef void by_loader(Loading* how, Loader loader, PyObject** key, Cache cache) noexcept:
-    """A value comes from a loader."""
-    no_arguments(how, loader, cache.lifetime)
-    how.arguments = key
-    how.n = 1
-    how.instance = NOTHING
-    if cache.failures is not None:
-        how.failures = <PyObject*>cache.failures
-
-
-cdef tuple tags_for(object value, Loading* how):
-    """The tags of a loaded value."""
-    tags = <object>how.tags
-    if callable(tags):
-        arguments = [<object>how.arguments[k] for k in range(how.n)]
-        names = <object>how.names if how.names != NULL else ()
-        keywords = {name: <object>how.arguments[how.n + k] for k, name in enumerate(names)}
-        tags = plain_result("tags", tags(value, *arguments, **keywords))
-    return checked_tags(() if tags is None else tags)
 
 
 def tags_as_given(tags):
@@ -2184,14 +1496,6 @@ cdef PyObject* get_missing(PyObject* self, PyObject** args, Py_ssize_t n, uint64
         value = args[1] if n == 2 else None_
         incref(value)
     return value
-
-
-cdef PyObject* find_missing(PyObject* self, PyObject* key, uint64_t h, bint compared) except? NULL:
-    """A new reference to the value of a key that was no hit at first sight, or NULL: it is a miss."""
-    if compared and (<Cache>self).loader is None:
-        (<Cache>self).count_miss()
-        return NULL
-    return (<Cache>self).get_long(<object>key, h)
 
 
 cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:

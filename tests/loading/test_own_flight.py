@@ -48,8 +48,7 @@ def make(request):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """What takes seconds, to be on the safe side, takes a moment here."""
-    from cachebox._loading import single_flight as flight
-    from cachebox._loading import tasks
+    from cachebox._loading import flight, tasks
     from cachebox._platform import callers
 
     for module in (callers, flight, tasks):

@@ -24,7 +24,7 @@ FLOORS = {
     "_loading": "_platform _engine stats _store",
     "policies": "_platform _engine _store",
     "_files": "",
-    "cache": "_platform _engine stats _store _loading policies _files",
+    "cache": "_platform _engine _store _loading policies _files",
     "_simulation": "_platform _engine _store policies cache",
     "_calls": "_platform _engine _store _loading cache",
     "keys": "_calls",

@@ -446,7 +446,7 @@ GEVENT = """
         return key * 2
     def soon():                     # what takes seconds, to be on the safe side, takes a moment
         from cachebox._platform import callers
-        from cachebox._loading import single_flight as flight
+        from cachebox._loading import flight
         from cachebox._loading import tasks
         for module in (callers, flight, tasks):
             module.PULSE = 0.05

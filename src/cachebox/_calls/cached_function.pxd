@@ -1,115 +1,15 @@
-from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-
-from cachebox._calls.key_arguments cimport Arguments, KeyArguments
-from cachebox.cache cimport Cache, Loading
-from cachebox._calls.call_key cimport Call
+from cachebox._calls.cached_call cimport CachedCall, vectorcallfunc
 
 
-cdef extern from "Python.h":
-    ctypedef PyObject* (*vectorcallfunc)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL
-
-
-cdef enum Lone:                     # when the key of a call is its one positional argument itself
-    NEVER
-    PLAIN                           # if it is an int or a str, as functools has it
-    ALWAYS
-
-
-cdef class CachedFunction:
-    cdef vectorcallfunc vectorcall
-    cdef Cache _cache
-    cdef object function
-    cdef object token               # tells the function's keys from others' in a shared cache; None: it has its own
-    cdef Lone lone
-    cdef bint typed
-    cdef bint is_simple             # keys are the arguments as they are: no token, no types, no key_func
-    cdef KeyArguments key_arguments     # which arguments belong to the key, or None: all of them, as they are
-    cdef bint by_instance           # a method's results belong to its instance, unless the keys have nothing of that
-    cdef bint binds_weakly          # results of a method belong to the instance, which they do not keep alive
-    cdef bint is_method             # ... and the first argument is the instance, however it is called
-    cdef bint asks_classes          # ... else its class may say so: see `receives`
-    cdef public bint _may_be_class_method       # ... that does not bind it: see `methods`
-    cdef uint64_t known[8]          # what classes have said: twice the version of a class, the answer in the lowest bit
-    cdef str first_name             # of the first parameter, if it may be a keyword
-    cdef bint single_flight
-    cdef bint unwatched             # a result is stored whatever happened to its call meanwhile, as functools has it
-    cdef bint first_wins            # ... unless it has another result by now
-    cdef double lifetime
-    cdef object ttl_of              # the time to live as a function of the result, or None
-    cdef object condition
-    cdef object tags                # of results: a tuple, or a function of the result and the arguments; or None
-    cdef object failures            # where failed calls are remembered: a Failures, or None
-    cdef bint own_failures          # it is not the cache's
-    cdef object key_func
-    cdef object ready               # of an async function: makes a coroutine of a value that is there
-    cdef object fly                 # ... and one that loads it
-    cdef object fly_anew            # ... and one that does so whatever is there
-    cdef bint serves                # results while they are computed anew: the next two are not both 0
-    cdef double ahead               # the share of a result's lifetime at its end in which it is computed anew
-    cdef double stale               # the seconds for which it is served beyond its end
-    cdef bint stores                # results; `lru_cache(maxsize=0)` does not
-    cdef object claim               # on its name: it lives as long as the function
-    cdef object own_tag             # of its entries in a shared cache, where a key_func makes the keys; or None
-    cdef bint warned                # somebody has been told why its results are not stored
-    cdef dict parameters
-    cdef object nullary             # the key of the call without arguments, once it has been made
-    cdef uint32_t nullary_at        # ... and where its entry was
-    cdef dict receivers             # of a method: the Receiver of every instance that has results, by id
-    cdef dict members               # ... and the Member, of instances that live as long as their class
-    cdef int64_t hits               # this function's, counted only beside others in a shared cache
-    cdef int64_t misses
-    cdef dict __dict__
-    cdef object __weakref__
-
-    cdef PyObject* call_selected(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL
-    cdef PyObject* find_selected(
-        self, const Call* call, Py_hash_t* hashed, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method
-    ) except? NULL
-    cdef int explain(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except -1
+cdef class CachedFunction(CachedCall):
     cdef object peek_call(self, tuple args, dict kwargs, bint as_method)
     cdef object refresh_call(self, tuple args, dict kwargs, bint as_method)
     cdef int set_call(self, object value, tuple args, dict kwargs, bint as_method) except -1
     cdef bint invalidate_call(self, tuple args, dict kwargs, bint as_method) except -1
-    cdef PyObject* serve(
-        self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
-    ) except? NULL
-    cdef int start_refresh(
-        self, object key, uint64_t h, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
-    ) except -1
     cdef object receiver_in(self, object key)
     cdef object anew(self)
-    cdef PyObject* call(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL
-    cdef bint receives(self, PyObject** args, Py_ssize_t n, PyObject* names) except -1
-    cdef bint ask_class(self, PyObject* first, uint32_t version) except -1
-    cdef PyObject* call_unreceived(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    cdef PyObject* call_received(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    cdef PyObject* passed(
-        self, object value, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver,
-        bint anew,
-    ) except NULL
-    cdef int become_async(self) except -1
-    cdef object begin(
-        self, object fly, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
-    )
-    cdef int warn_uncached(self, object instance) except -1
-    cdef PyObject* find_nullary(self, PyObject** args) except NULL
-    cdef PyObject* miss_call(
-        self, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed, bint as_method
-    ) except NULL
-    cdef void describe(self, Call* call, PyObject** args, Py_ssize_t n, PyObject* names) noexcept
-    cdef PyObject* miss(
-        self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
-    ) except NULL
-    cdef PyObject* call_lasting(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    cdef object member_of(self, object instance)
-    cdef PyObject* call_uncached(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    cdef PyObject* hit(self, PyObject* value) except NULL
-    cdef int prepare(self, Loading* how) except -1
     cdef bint forget_call(self, object key) except -1
     cdef bint forget_below(self, tuple args, dict kwargs) except -1
-    cdef object key_of(self, tuple args, dict kwargs, bint as_method, bint known_only)
-    cdef object receiver_of(self, object instance, bint known_only)
 
 
 cdef class CachedMethod(CachedFunction):

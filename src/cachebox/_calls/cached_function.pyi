@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from cachebox._calls.cache_info import CacheInfo
+from cachebox._loading.flight import Flight
 from cachebox._loading.refresh import Refresh
-from cachebox._loading.single_flight import Flight, Leader
+from cachebox._loading.single_flight import Leader
 from cachebox.cache import Cache, Missing
 
 _P = ParamSpec("_P")

@@ -15,9 +15,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from cachebox._engine.table cimport (
     Table, candidate, candidate_nearby, hash_of, home, likely, plain_equal, short_equal, unlikely,
 )
-from cachebox.cache cimport Cache
-from cachebox._platform.lock cimport acquire, release
 from cachebox._loading.fast_path cimport knows_hash
+from cachebox._platform.lock cimport acquire
+from cachebox.cache cimport Cache
 
 
 cdef extern from *:
@@ -55,6 +55,8 @@ cdef object key_of_call(const Call* call, object receiver)
 cdef Py_hash_t (*try_hash_call)(const Call* call) noexcept      # `hash_call`; -1: an exception is set
 cdef list keys_of_hash(Cache cache, Py_hash_t hashed)
 cdef list keys_of_token(Cache cache, object token)
+cdef int remember(object receiver, Py_hash_t hashed, Cache cache) except -1
+cdef int watch_over(receiver) except -1
 
 
 # --- hashing: the same for the arguments of a call and for the items of its key ---------------------------------------

@@ -3,15 +3,16 @@
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
+import gc
 import os
 from _weakref import ref
 
 from cachebox._engine.table cimport (
     Table, candidate, decref, hash_of, home, incref, likely, mixed, plain_equal, rest_differs, try_equal, unlikely,
 )
-from cachebox.cache cimport Cache
-from cachebox._platform.lock cimport acquire, release
 from cachebox._loading.fast_path cimport quick_use
+from cachebox._platform.lock cimport acquire, release
+from cachebox.cache cimport Cache
 
 
 cdef extern from *:
@@ -273,3 +274,67 @@ cdef list keys_of_token(Cache cache, object token):
     finally:
         release(cache.lock)
     return keys
+
+
+# --- the results of methods -------------------------------------------------------------------------------------------
+
+cdef int remember(object receiver, Py_hash_t hashed, Cache cache) except -1:
+    """Note that an instance has a result of that hash, so that it can go when the instance does.
+
+    Hashes are noted, not keys: a key would keep its arguments alive after the cache has evicted it. Those whose entries
+    are gone are dropped when they have become as many as the others. Any thread may add one at any time, which it does
+    after the entry came into being; so one is dropped first and then, if it has an entry after all, added again.
+    """
+    hashes = receiver.hashes
+    if len(hashes) >= receiver.limit:
+        for old in list(hashes):
+            hashes.discard(old)
+            if keys_of_hash(cache, old):
+                hashes.add(old)
+        receiver.limit = max(64, 2 * len(hashes))
+    hashes.add(hashed)
+    return 0
+
+
+cdef list finalized = []                # receivers of instances that were finalised before they were seen
+
+cdef int watch_over(receiver) except -1:
+    """Look after each collection whether an instance has ended. Newer collectors clear a weak reference that was made
+    while its object was finalised, and call nobody."""
+    finalized.append(receiver)
+    if forget_finalized not in gc.callbacks:
+        gc.callbacks.append(forget_finalized)
+    return 0
+
+
+def forget_finalized(phase, info):
+    if phase != "stop":
+        return
+    alive = []
+    try:
+        while finalized:
+            receiver = finalized.pop()
+            if receiver() is None:
+                forget_receiver(receiver)
+            else:
+                alive.append(receiver)          # it came back to life, or belongs to an older generation
+    finally:
+        finalized.extend(alive)
+
+
+def forget_receiver(receiver):
+    """An instance is about to end: its results must not outlive it."""
+    if receiver.known.get(receiver.id) is receiver:
+        del receiver.known[receiver.id]
+    cache = receiver.cache()
+    failure = None
+    if cache is not None:
+        for hashed in receiver.hashes:
+            for key in keys_of_hash(cache, hashed):
+                if type(key) is CallKey and any([item is receiver for item in (<tuple>key)[:2]]):
+                    try:
+                        cache.delete(key)
+                    except BaseException as error:      # a callback's KeyboardInterrupt: the others must go too
+                        failure = error
+    if failure is not None:
+        raise failure

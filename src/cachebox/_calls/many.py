@@ -346,7 +346,7 @@ def run(steps: _Steps) -> Any:
 
 def _over(flight: Any) -> bool:
     """Wait in this thread until a flight is over. False: the caller has to load alone."""
-    from cachebox._loading.single_flight import Wait
+    from cachebox._loading.flight import Wait
 
     bell = waiter()
     wait = Wait(flight, bell)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from _contextvars import copy_context
 
+from cachebox._loading.flight import led
 from cachebox._loading.refresh_pool import submit
-from cachebox._loading.single_flight import led
 from cachebox._platform.awaitables import called
 from cachebox._platform.guard import report
 

@@ -54,6 +54,7 @@ cdef extern from "_platform/portable.h" nogil:
 
 
 cdef extern from "_platform/portable.h":
+    object take_over "(PyObject *)"(PyObject*)  # a new reference becomes the caller's
     void decref "Py_DECREF"(PyObject*)          # may run any code: never between two steps of a change
     void xdecref "Py_XDECREF"(PyObject*)
     Py_hash_t hash_of "cb_hash"(PyObject* key) except? -1

@@ -15,10 +15,10 @@ from functools import partial
 from time import perf_counter_ns
 from weakref import ref
 
-from cachebox._loading import tasks
+from cachebox._loading import fetch, tasks
+from cachebox._loading.flight import Course, led
 from cachebox._loading.loader import NOTHING_LOADED
 from cachebox._loading.refresh_pool import submit
-from cachebox._loading.single_flight import Course, led
 from cachebox._platform.callers import PULSE
 
 TYPE_CHECKING = False               # typing's own is slow to import
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    from cachebox._loading.flight import Flight
     from cachebox._loading.loader import Loader
     from cachebox._loading.refresh import Refresh
-    from cachebox._loading.single_flight import Flight, Leader
+    from cachebox._loading.single_flight import Leader
     from cachebox.cache import Cache
 
     _AnyCache: TypeAlias = Cache[Any, Any]
@@ -63,13 +64,13 @@ async def get_many(cache: _AnyCache, keys: list[Any]) -> dict[Any, Any]:
     requests: dict[Any, _Request] = {}
     try:
         for key in keys:
-            value = cache._find(key)
+            value = fetch.find(cache, key)
             if value is NOTHING_LOADED and cache._refreshes:
                 value = await _served(cache, key)
             if value is not NOTHING_LOADED:
                 found[key] = value
             elif key in requests:
-                cache._count_miss()
+                fetch.count_miss(cache)
             else:
                 requests[key] = _Request(cache, key, source, loads)
         for key, request in requests.items():
@@ -115,11 +116,11 @@ async def _refresh(refresh: Refresh) -> None:
 
 async def _served(cache: _AnyCache, key: Any) -> Any:
     """What may be served although it is due to be loaded anew, or has expired."""
-    value = cache._serve(key)
+    value = fetch.serve_now(cache, key)
     if value is NOTHING_LOADED:
         flight = cache._refreshing(key)
         if flight is not None and await tasks.over(flight):
-            value = cache._serve(key)
+            value = fetch.serve_now(cache, key)
     return value
 
 
@@ -152,7 +153,7 @@ class _ByLoader:
     def land(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
         """End the load of a key. Returns what the caller gets that began it."""
         value = values.get(key, NOTHING_LOADED)
-        self.cache._land_loaded(lead, key, value)
+        fetch.land_loaded(self.cache, lead, key, value)
         return value
 
 
@@ -175,7 +176,7 @@ class _ByFactory:
 
     def land(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
         """End the load of a key. Returns what the caller gets that began it."""
-        self.cache._land_made(lead, key, values[key], self.lifetime, self.tags)
+        fetch.land_made(self.cache, lead, key, values[key], self.lifetime, self.tags)
         return values[key]
 
 
@@ -356,7 +357,7 @@ class _Load:
             self._tell(key, value, None)
 
     def _fail(self, key: Any, lead: Leader, error: BaseException) -> None:
-        self._source.cache._fail_load(lead, key, error)
+        fetch.fail_load(self._source.cache, lead, key, error)
         self._tell(key, None, error)
 
     def _tell(self, key: Any, value: Any, error: BaseException | None) -> None:
@@ -429,7 +430,7 @@ class _Request:
         self._key = key
         self._source = source
         self._loads = loads
-        failure = cache._known_failure(key)
+        failure = fetch.known_failure(cache, key)
         if failure is None:
             self._begin(False)
         elif source.by_loader and isinstance(failure, KeyError):
@@ -439,7 +440,7 @@ class _Request:
 
     def _begin(self, alone: bool) -> None:
         """Find out who loads the key."""
-        lead, known = self._cache._begin_load(self._key, self._counted, alone)
+        lead, known = fetch.begin_load(self._cache, self._key, self._counted, alone)
         self._counted = True
         if lead is None and type(known) is tuple:
             self._found = known
@@ -489,7 +490,7 @@ class _Request:
             values = await self._source.load([self._key])
             return self._source.land(lead, self._key, values)
         except BaseException as error:
-            self._cache._fail_load(lead, self._key, error)
+            fetch.fail_load(self._cache, lead, self._key, error)
             raise
         finally:
             if course is not None:

@@ -16,12 +16,12 @@ from cachebox._engine.table cimport (
     ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup,
     lookup_from, mixed, move_to_back, note_use, plain_equal, plainly_equal, put_value, short_equal, unlikely,
 )
-from cachebox._store.deadlines cimport ends_within
 from cachebox._loading.single_flight cimport Leader, leads
 from cachebox._platform.lock cimport acquire, release
-from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
+from cachebox._store.deadlines cimport ends_within
 from cachebox._store.state cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, ISOLATED, PRECISE, reserve
 from cachebox._store.store cimport Store
+from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
 
 
 cdef extern from "_platform/portable.h" nogil:

@@ -1,8 +1,8 @@
 """Read-through: what a cache with a loader does about missing keys."""
 
-from cachebox._loading.single_flight cimport NOTHING
-from cachebox.stats cimport CacheStats
+from cachebox._loading.flight cimport NOTHING
 from cachebox._store.store cimport Store
+from cachebox.stats cimport CacheStats
 
 
 cdef class Loader:

@@ -10,24 +10,17 @@ from libc.stdint cimport uint64_t
 from _collections_abc import Mapping
 from time import perf_counter_ns
 
-from cachebox._engine.table cimport hash_of, mixed
-from cachebox._loading.single_flight cimport (
-    ABANDONED, FLYING, Flight, Leader, Ticket, board, crash, land, new_leader, still_leads,
-)
+from cachebox._engine.table cimport hash_of, mixed, take_over
+from cachebox._loading.flight cimport ABANDONED, FLYING, Flight
+from cachebox._loading.single_flight cimport Leader, Ticket, board, crash, land, new_leader, still_leads
 from cachebox._platform.lock cimport acquire, release
-from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
-from cachebox._store.durations cimport lifetime_of, number_of
+from cachebox._store.options cimport lifetime_of, number_of
 from cachebox._store.store cimport Store
+from cachebox.stats cimport LOAD_FAILURE, LOAD_SUCCESS, LOAD_TIME, CacheStats
 
 from cachebox._platform.awaitables import is_async, lookup_to_await, refuse_awaitable
 from cachebox._store.options import check_failures
 
-
-cdef extern from *:
-    """
-    #define CB_TAKE_LOADED(reference) ((PyObject *)(reference))
-    """
-    object take_over "CB_TAKE_LOADED"(PyObject*)
 
 cdef extern from "_platform/results.h":
     bint is_awaitable "cb_is_awaitable"(PyObject* value) noexcept

@@ -7,7 +7,7 @@ the cache, makes it void. At most one is under way for a key, and `Store.refresh
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._loading.single_flight cimport Flight
+from cachebox._loading.flight cimport Flight
 from cachebox._store.operation cimport Operation
 from cachebox._store.state cimport Watch
 from cachebox._store.store cimport Store
@@ -39,3 +39,4 @@ cdef PyObject* find_servable(
 ) except? NULL
 cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bint by_call)
 cdef object flight_of(Store store, object key)
+cdef int keep_due(Store store, double ahead, double stale) except -1

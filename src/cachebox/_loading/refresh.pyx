@@ -1,19 +1,22 @@
 """Refresh-ahead and serve-stale; `refresh.pxd` has the overview."""
 
 from cpython.object cimport PyObject
+from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport decref, incref, note_use
-from cachebox._store.deadlines cimport deadline, end_of, set_deadline
-from cachebox._loading.single_flight cimport FLYING, LANDED, Course, Flight, new_flight, wake_all
+from cachebox._loading.flight cimport FLYING, LANDED, Course, Flight, new_flight, wake_all
 from cachebox._loading.loader cimport NOTHING, Loader
 from cachebox._platform.lock cimport acquire, release
-from cachebox._store.operation cimport EXPLICIT, Operation, start
-from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
+from cachebox._store.deadlines cimport deadline, end_of, set_deadline
 from cachebox._store.notices cimport note_failure, note_success
-from cachebox._store.state cimport AHEAD, BY_VALUE, DONE, FOREIGN, IDLES, NO_MEMORY, TAGGED, Outcome, Watch, forks
+from cachebox._store.operation cimport EXPLICIT, Operation, start
+from cachebox._store.state cimport (
+    AHEAD, BY_VALUE, DONE, FOREIGN, IDLES, NO_MEMORY, STALE, TAGGED, Outcome, forks, new_watch,
+)
 from cachebox._store.store cimport Store
+from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
 
 from cachebox._platform.guard import report
 
@@ -299,8 +302,7 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bin
     refresh.h = h
     refresh.forks = forks
     refresh.by_call = by_call
-    refresh.watch = Watch.__new__(Watch)
-    refresh.watch.store = store
+    refresh.watch = new_watch(store)
     refresh.watch.only_writes = True
     while store.refreshes is not None:
         known = store.refreshes.setdefault(key, refresh)
@@ -327,3 +329,36 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bin
         refresh.end()
         return None
     return refresh
+
+
+cdef int keep_due(Store store, double ahead, double stale) except -1:
+    """Keep what functions need that serve results while they are computed anew.
+
+    `ahead`: the share of lifetimes in which that may begin. `stale`: the seconds for which they want results beyond
+    their end; nobody else sees these.
+    """
+    cdef uint32_t i, known
+    cdef int modes = store.modes
+    cdef bint prepared
+    if store.refreshes is None:
+        made = {}
+        acquire(store.lock)
+        if store.refreshes is None:
+            store.refreshes = made
+        release(store.lock)
+    acquire(store.lock)
+    modes = store.modes
+    known = store.spans_known
+    store.modes |= (AHEAD if ahead > 0.0 else 0) | (STALE if stale > 0.0 else 0)
+    prepared = store.prepare(False)
+    if prepared:
+        for i in range(known, store.spans_known):
+            store.spans[i] = 0.0             # of an entry that is there already: it is not due before its end
+        store.ahead = max(store.ahead, ahead)
+        store.stale = max(store.stale, min(stale, DBL_MAX / 4))
+    else:
+        store.modes = modes
+    release(store.lock)
+    if not prepared:
+        raise MemoryError("no memory left for the lifetimes of entries")
+    return 0

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from weakref import ref
 
-from cachebox._loading.single_flight import Wait
+from cachebox._loading.flight import Wait
 from cachebox._platform.callers import PULSE
 
 TYPE_CHECKING = False               # typing's own is slow to import
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cachebox._loading.single_flight import Flight
+    from cachebox._loading.flight import Flight
 
 
 def current() -> tuple[Any, Callable[[], bool] | None]:

@@ -9,7 +9,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import NamedTuple
 
-from cachebox._loading.single_flight import act_for, delegate, undelegate
+from cachebox._loading import fetch
+from cachebox._loading.flight import act_for, delegate, undelegate
 from cachebox._platform.callers import Turn, waiter
 from cachebox._platform.section import in_section
 from cachebox._platform.thread import Thread
@@ -188,7 +189,7 @@ class _Job:
         if key in self.cache:
             return self.note(skipped=1)
         try:
-            found = self.cache._load_one(key, self.loader)
+            found = fetch.load_one(self.cache, key, self.loader)
         except Exception as error:
             return self.note(failed=1, error=error)
         self.note(loaded=found, failed=not found)
@@ -197,7 +198,7 @@ class _Job:
         missing = [key for key in dict.fromkeys(keys) if key not in self.cache]
         there = len(keys) - len(missing)
         try:
-            loaded = self.cache._load_many(missing, self.loader) if missing else 0
+            loaded = fetch.load_many(self.cache, missing, self.loader) if missing else 0
         except Exception as error:
             return self.note(failed=len(missing), skipped=there, error=error)
         self.note(loaded=loaded, failed=len(missing) - loaded, skipped=there)

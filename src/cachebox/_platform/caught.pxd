@@ -33,3 +33,8 @@ cdef extern from *:
     object caught "cb_caught"()
     PyObject* ask "PyObject_CallFunctionObjArgs"(PyObject* callable, ...) noexcept      # NULL at the end
     Py_hash_t ask_hash "PyObject_Hash"(PyObject* key) noexcept
+
+
+cdef inline int raise_current() except -1:
+    """Let the exception that is set take its course."""
+    return -1

@@ -4,18 +4,126 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport allocate, hash_of, mixed, put_value
-from cachebox._store.deadlines cimport end_of, set_deadline
-from cachebox._platform.lock cimport release
+from cachebox._engine.table cimport Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value
+from cachebox._platform.lock cimport acquire, release
+from cachebox._store.deadlines cimport deadline, end_of, set_deadline
 from cachebox._store.operation cimport Operation, start
-from cachebox._store.state cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome
-from cachebox._store.store cimport Row, Store, free_rows
-from cachebox._store.tags cimport Label, Tag, free_labels, make_room_for_labels, new_labels, some_dropped
+from cachebox._store.state cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, every_key, hash_in
+from cachebox._store.store cimport Store
+from cachebox._store.tags cimport Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, some_dropped
 from cachebox._store.weights cimport add_weight, sum_of_weights
 
 
-cdef inline uint64_t hashed(Store store, object key) except? 0:
-    return mixed(store.table, hash_of(<PyObject*>key))
+cdef Py_ssize_t copy_rows(Store store, Row** rows) except -1:
+    """The live entries, next victim first, into new memory that `free_rows` frees. Returns how many."""
+    cdef Py_ssize_t size, n = 0
+    cdef double now = store.now(INFINITY)
+    cdef uint32_t i
+    cdef bint failed = False
+    rows[0] = NULL
+    if store.foreign is not None:
+        return copy_foreign_rows(store, rows, now)
+    while True:
+        size = store.live
+        rows[0] = <Row*>allocate(max(size, <Py_ssize_t>1) * sizeof(Row))
+        if rows[0] == NULL:
+            raise MemoryError(f"no memory left to copy {size} entries")
+        acquire(store.lock)
+        if store.live <= size:
+            break
+        release(store.lock)                  # it grew meanwhile
+        deallocate(rows[0])
+    i = store.engine.first()
+    while i != 0:
+        if store.is_live(i, now):
+            copy_row(store, i, &rows[0][n], &failed)
+            n += 1
+        i = store.engine.after(i)
+    release(store.lock)
+    if failed:
+        free_rows(rows[0], n)
+        raise MemoryError("no memory left to copy tags")
+    return n
+
+
+cdef Py_ssize_t copy_foreign_rows(Store store, Row** rows, double now) except -1:
+    """`copy_rows` where the order is known to a policy written in Python."""
+    cdef Py_ssize_t n = 0
+    cdef Operation op
+    cdef uint32_t i
+    cdef bint failed = False
+    start(&op)
+    try:
+        store.foreign.enter(&op, store.lock)
+        if not op.strays:
+            keys = list(store.foreign.policy)
+        else:
+            keys = every_key(store, False)
+        rows[0] = <Row*>allocate(max(len(keys), 1) * sizeof(Row))
+        if rows[0] == NULL:
+            raise MemoryError(f"no memory left to copy {len(keys)} entries")
+        for key in keys:
+            i = store.find_itself(key, mixed(store.table, hash_of(<PyObject*>key)), &op)
+            if store.is_live(i, now):
+                copy_row(store, i, &rows[0][n], &failed)
+                n += 1
+            release(store.lock)
+        if failed:
+            raise MemoryError("no memory left to copy tags")
+    except:
+        free_rows(rows[0], n)
+        rows[0] = NULL
+        raise
+    finally:
+        store.finish(&op)
+    return n
+
+
+cdef void copy_row(Store store, uint32_t i, Row* row, bint* failed) noexcept:
+    cdef Entry* e = &store.table.entries[i]
+    incref(e.key)
+    incref(e.value)
+    row.key = e.key
+    row.value = e.value
+    row.deadline = deadline(&store.expiry, i)
+    row.end = store.expiry.lifetimes[i] if store.modes & IDLES else row.deadline
+    row.span = store.spans[i] if store.modes & (AHEAD | STALE) else INFINITY
+    row.weight = store.weights.of[i] if store.modes & WEIGHED else 0.0
+    row.tags = copy_tags(&store.labels, i, failed)
+    row.rank = store.engine.rank(i)
+
+
+cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
+    cdef Py_ssize_t k
+    cdef PyObject** tag
+    for k in range(n):
+        decref(rows[k].key)
+        decref(rows[k].value)
+        tag = rows[k].tags
+        while tag != NULL and tag[0] != NULL:
+            decref(tag[0])
+            tag += 1
+        deallocate(rows[k].tags)
+    deallocate(rows)
+
+
+cdef list snapshot(Store store, bint keys, bint values):
+    """The live keys, values or pairs, next victim first: the very objects that are stored. O(n)."""
+    cdef Row* rows
+    cdef Py_ssize_t n, k
+    cdef list copied
+    store.purge(False)
+    n = copy_rows(store, &rows)
+    try:
+        if not values:
+            copied = [<object>rows[k].key for k in range(n)]
+        elif not keys:
+            copied = [<object>rows[k].value for k in range(n)]
+        else:
+            copied = [(<object>rows[k].key, <object>rows[k].value) for k in range(n)]
+    finally:
+        free_rows(rows, n)
+    return copied
 
 
 cdef list export(Store store):
@@ -26,7 +134,7 @@ cdef list export(Store store):
     cdef double now
     cdef list entries
     now = store.now(0.0)
-    n = store.copy_rows(&rows)
+    n = copy_rows(store, &rows)
     try:
         entries = [
             (
@@ -56,7 +164,7 @@ cdef object describe(Store store, object key, uint64_t h):
         i = store.find(key, h, &op)
         found = store.is_live(i, now)
         if found:
-            store.copy_row(i, row, &failed)
+            copy_row(store, i, row, &failed)
         release(store.lock)
         if failed:
             raise MemoryError("no memory left to copy tags")
@@ -98,7 +206,7 @@ cdef int restore(Store store, list entries) except -1:
             # until the policy agrees: the sweeper may come for what is over already
             store.foreign.enter(&op, store.lock)
         for key, value, left, end, weight, rank, names, span in entries:
-            h = hashed(store, key)
+            h = hash_in(store, key)
             chain = new_labels(store.find_tags(names)) if names else NULL
             highest = max(highest, rank)        # next victim first, so ranks do not fall
             i = store.find(key, h, &op)
@@ -175,7 +283,7 @@ cdef bint has_value(Store store, object key, PyObject* value) except -1:
     cdef double now = store.now(INFINITY)
     start(&op)
     try:
-        i = store.find(key, hashed(store, key), &op)
+        i = store.find(key, hash_in(store, key), &op)
         found = store.is_live(i, now) and (value == NULL or store.table.entries[i].value == value)
         release(store.lock)
     finally:
@@ -190,7 +298,7 @@ cdef bint add_entry(
     cdef Operation op
     cdef Outcome outcome
     cdef double now
-    cdef uint64_t h = hashed(store, key)
+    cdef uint64_t h = hash_in(store, key)
     cdef uint32_t i
     cdef Label* chain = NULL
     cdef bint dropped, added = False

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from cachebox._store.deadlines cimport check_heap
 from cachebox._platform.lock cimport acquire, release
+from cachebox._store.deadlines cimport check_heap
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.state cimport EXPIRES, IDLES, TAGGED, WATCHED, WEIGHED
 from cachebox._store.store cimport Store

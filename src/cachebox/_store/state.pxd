@@ -1,4 +1,4 @@
-"""A cache's entries and all that is kept by entry: order, deadlines, weights, tags, watches. Changed as one, under the lock.
+"""A cache's entries, and what is kept by entry: order, deadlines, weights, tags, watches. Changed as one, under its lock.
 
 All methods need the lock, with the one exception that its comment names, and run no Python code. What leaves the cache goes
 into the `Operation`.
@@ -7,7 +7,7 @@ into the `Operation`.
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from cachebox._engine.table cimport Engine, Entry, Moves, Table
+from cachebox._engine.table cimport Engine, Entry, Moves, Table, hash_of, mixed
 from cachebox._platform.lock cimport Guard, Lock
 from cachebox._store.deadlines cimport Expiry
 from cachebox._store.operation cimport Cause, Operation
@@ -70,6 +70,7 @@ cdef class State:
     cdef int modes
     cdef Py_ssize_t live            # entries that have a value
     cdef Py_ssize_t bound           # the most of them
+    cdef bint unbounded             # ... is none that anybody asked for
     cdef Expiry expiry
     cdef double lifetime            # seconds that an entry lives unless told otherwise; infinity: for ever; or BY_VALUE
     cdef object ttl_of              # the function that tells then, or None
@@ -79,6 +80,8 @@ cdef class State:
     cdef double latest              # the latest time that the user's clock told
     cdef double next_visit          # when the sweeper comes; infinity: it does not know this cache
     cdef double bound_weight        # infinity: entries weigh nothing
+    cdef object max_weight_given    # ... as the user gave it; or None
+    cdef object max_bytes_given
     cdef Weights weights
     cdef bint measures              # entries weigh what they take in memory
     cdef PyObject** watches         # a hash table of the open watches, by entry
@@ -160,3 +163,12 @@ cdef inline void reserve(Entry* e, Reservation* reservation) noexcept nogil:
     e.prev = <uint32_t><size_t>reservation
     e.next = <uint32_t>(<uint64_t><size_t>reservation >> 32)
     e.aux = forks                   # after a fork, leaders of before are not to be looked at: their threads are gone
+
+
+cdef inline uint64_t hash_in(State self, object key) except? 0:
+    """A key's hash, as the cache's table wants it."""
+    return mixed(self.table, hash_of(<PyObject*>key))
+
+
+cdef Watch new_watch(State state)
+cdef list every_key(State state, bint reserved_too)

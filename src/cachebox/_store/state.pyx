@@ -9,8 +9,8 @@ import os
 import sys
 
 from cachebox._engine.table cimport (
-    Engine, Entry, Moves, Table, allocate_zeroed, deallocate, drop_detached, incref, is_too_large, note_use, put_value,
-    reallocate,
+    Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, incref, is_too_large,
+    note_use, put_value, reallocate,
 )
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
@@ -18,9 +18,7 @@ from cachebox._store.deadlines cimport (
     count_over, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline, set_deadline,
 )
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, can_leave, drop_all, leave, start
-from cachebox._store.tags cimport (
-    Label, free_labels, less_room_for_labels, move_labels, peel, peel_all, stick,
-)
+from cachebox._store.tags cimport Label, free_labels, less_room_for_labels, move_labels, peel, peel_all, stick
 from cachebox._store.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
@@ -476,6 +474,43 @@ cdef class Watch:
             store.modes &= ~WATCHED
         if store.table.entries[i].value == NULL:
             store.drop_reserved(i, op)
+
+
+cdef Watch new_watch(State state):
+    cdef Watch watch = Watch.__new__(Watch)
+    watch.store = state
+    return watch
+
+
+cdef list every_key(State state, bint reserved_too):
+    """The keys of all entries that have a value, in the table's order of victims; or all keys, in no order. O(n)."""
+    cdef PyObject** keys
+    cdef Py_ssize_t size, n = 0, k
+    cdef uint32_t i
+    while True:
+        size = state.table.used
+        keys = <PyObject**>allocate((size + 1) * sizeof(PyObject*))
+        if keys == NULL:
+            raise MemoryError(f"no memory left to copy {size} keys")
+        acquire(state.lock)
+        if state.table.used <= size:
+            break
+        release(state.lock)                     # it grew meanwhile
+        deallocate(keys)
+    i = 1 if reserved_too else state.engine.first()
+    while i != 0 and i < state.table.fresh:
+        if state.table.entries[i].key != NULL:
+            keys[n] = state.table.entries[i].key
+            incref(keys[n])
+            n += 1
+        i = i + 1 if reserved_too else state.engine.after(i)
+    release(state.lock)
+    try:
+        return [<object>keys[k] for k in range(n)]
+    finally:
+        for k in range(n):
+            decref(keys[k])
+        deallocate(keys)
 
 
 # --- the collector ----------------------------------------------------------------------------------------------------

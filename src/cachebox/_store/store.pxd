@@ -16,17 +16,6 @@ cdef enum:
     ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
 
 
-cdef struct Row:                    # an entry, copied out; owns its references
-    PyObject* key
-    PyObject* value
-    double end                      # the deadline that hits do not move
-    double deadline
-    double span                     # the lifetime that it was given, if the cache keeps that
-    double weight
-    uint64_t rank
-    PyObject** tags                 # Tags, with NULL at their end; NULL: none
-
-
 cdef class Store(State):
     # without the lock
     cdef int begin(self, Engine engine) except -1
@@ -34,6 +23,13 @@ cdef class Store(State):
     cdef double weigh(self, object key, object value) except -1.0
     cdef double lifetime_for(self, double lifetime, object key, object value) except -1.0
     cdef object copy_of(self, object value)
+    cdef PyObject* own_copy(self, PyObject* value) except? NULL
+    cdef PyObject* look(self, object key) except? NULL
+    cdef PyObject* find_and_use(self, object key, uint64_t h, bint counts) except? NULL
+    cdef double weigh_checked(self, object key, object value) except -1.0
+    cdef int forget_failure(self, object key) except -1
+    cdef int count_hit(self) except -1
+    cdef int count_miss(self) except -1
     cdef int finish(self, Operation* op) except -1
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
     cdef object settle(self, Operation* op)
@@ -41,24 +37,16 @@ cdef class Store(State):
     cdef int tell(self, Operation* op) except -1
     cdef int reconcile(self) except -1
     cdef bint holds(self, object key) except -1
-    cdef int put(
-        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
-    ) except -1
     cdef int evict_foreign(self, Operation* op) except -1
     cdef void lock_again(self, Operation* op) noexcept nogil
     cdef uint32_t find_victim(self, Operation* op, int rounds) except FAILED
     cdef Py_ssize_t purge(self, bint stale_too) except -1
     cdef Py_ssize_t size(self) except -1
-    cdef int put_tagged(
-        self, object key, uint64_t h, object value, double lifetime, double weight, tuple names, Operation* op
-    ) except -1
     cdef list find_tags(self, tuple names)
     cdef Tag find_tag(self, object name, bint makes)
     cdef Engine table_of_tags(self)
     cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef double sweep(self) except? -1.0
-    cdef Py_ssize_t copy_rows(self, Row** rows) except -1
-    cdef Py_ssize_t copy_foreign_rows(self, Row** rows, double now) except -1
     cdef int empty(self, bint statistics_too) except -1
 
     # takes the lock and leaves it held; lets it go while keys are compared; an exception leaves it released
@@ -68,8 +56,4 @@ cdef class Store(State):
 
     # with the lock
     cdef void drop_unused_tags(self, Operation* op) noexcept
-    cdef void copy_row(self, uint32_t i, Row* row, bint* failed) noexcept
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept
-
-
-cdef void free_rows(Row* rows, Py_ssize_t n) noexcept

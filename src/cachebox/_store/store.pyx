@@ -6,29 +6,27 @@ from libc.math cimport INFINITY, nextafter
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    UNCERTAIN, Engine, Entry, Table, allocate, candidate, deallocate, decref, drop_detached, hash_of, home, incref, lookup,
-    mixed, put_value, xdecref,
+    UNCERTAIN, Engine, Table, candidate, decref, drop_detached, hash_of, home, incref, lookup, mixed, put_value,
+    take_over, xdecref,
 )
 from cachebox._platform.callers cimport this_greenlet
 from cachebox._platform.caught cimport ask_hash, caught
 from cachebox._platform.clock cimport coarse_now, precise_now
 from cachebox._platform.lock cimport Guard, acquire, release
 from cachebox._store.deadlines cimport deadline
-from cachebox._store.durations cimport as_float, lifetime_of
 from cachebox._store.notices cimport as_exhaustion, call_sweeper, notify
 from cachebox._store.operation cimport (
     EXPIRED, FAILED, NO_CAUSE, SIZE, can_leave, drop_all, find_by_comparing, leave, start,
 )
+from cachebox._store.options cimport as_float, lifetime_of
 from cachebox._store.python_policy cimport Foreign
 from cachebox._store.sizes cimport size_of_pair
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, CLOCKED, CLOCK_LAGS, DONE, EXPIRES, IDLES, ISOLATED, LISTENED, NO_MEMORY, PRECISE, STALE, TAGGED,
-    VISITS_APART, WEIGHED, Outcome, State,
+    BY_VALUE, CLOCK_LAGS, CLOCKED, DONE, EXPIRES, IDLES, ISOLATED, LISTENED, PRECISE, STALE, VISITS_APART, WEIGHED,
+    Outcome, State, every_key, hash_in,
 )
-from cachebox._store.tags cimport (
-    Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, peel_all, some_dropped,
-)
-from cachebox.stats cimport SETS, CacheStats
+from cachebox._store.tags cimport Tag, peel_all
+from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS, SETS, CacheStats
 
 from cachebox._platform.awaitables import refuse_awaitable
 
@@ -103,6 +101,23 @@ cdef class Store(State):
         refuse_awaitable("isolate", copied) if copied is not value else None
         return copied
 
+    cdef double weigh_checked(self, object key, object value) except -1.0:
+        """The weight of an entry that has to fit."""
+        cdef double weight = self.weigh(key, value)
+        if weight > self.bound_weight and self.measures:
+            raise ValueError(f"key and value take {weight:.0f} bytes, more than max_bytes={self.max_bytes_given}")
+        if weight > self.bound_weight:
+            raise ValueError(f"weigher gives this entry {weight:g}, more than max_weight={self.max_weight_given}")
+        return weight
+
+    cdef PyObject* own_copy(self, PyObject* value) except? NULL:
+        """What a lookup hands out of a value whose reference it takes over; NULL stays that."""
+        if value == NULL or not self.modes & ISOLATED:
+            return value
+        copied = self.copy_of(take_over(value))
+        incref(<PyObject*>copied)
+        return <PyObject*>copied
+
     # --- the end of an operation: all that may run Python code ------------------------------------------------------
 
     cdef int finish(self, Operation* op) except -1:
@@ -156,7 +171,7 @@ cdef class Store(State):
         self.foreign.depth += 1
         try:
             known = list(policy)
-            keys = every_live_key(self)
+            keys = every_key(self, False)
             for key in known:
                 if not self.holds(key):
                     policy.remove(key)
@@ -267,62 +282,70 @@ cdef class Store(State):
 
     # --- whole operations, without the lock -------------------------------------------------------------------------
 
-    cdef int put(
-        self, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
-    ) except -1:
-        """The long way of `set`: store a value, if `only_new` only where there is none. The caller finishes `op`."""
-        cdef double now = self.now(lifetime)
-        cdef Outcome outcome
+    cdef PyObject* look(self, object key) except? NULL:
+        """A new reference to a live value, or NULL."""
+        cdef Operation op
+        cdef double now
         cdef uint32_t i
-        while True:
-            outcome = DONE
-            i = self.find_to_change(key, h, op)
-            if not (only_new and self.is_live(i, now)):
-                outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
-                if outcome == DONE and self.modes & TAGGED:
-                    self.take_tags(op.i, op)
-                if outcome == DONE:
-                    self.give_memory_back()     # many may have left for a heavy one
-            release(self.lock)
-            if outcome == DONE:
-                return 0
-            if outcome == NO_MEMORY:
-                raise MemoryError("no memory left to store an entry")
-            self.evict_foreign(op)
-
-    cdef int put_tagged(
-        self, object key, uint64_t h, object value, double lifetime, double weight, tuple names, Operation* op
-    ) except -1:
-        """`put` with tags."""
-        cdef double now = self.now(lifetime)
-        cdef Outcome outcome = NO_MEMORY
-        cdef Label* chain = NULL
-        cdef uint32_t i
-        cdef bint dropped
+        cdef uint64_t h = hash_in(self, key)
+        cdef PyObject* value = NULL
+        start(&op)
         try:
-            while True:
-                if chain == NULL:
-                    chain = new_labels(self.find_tags(names))
-                i = self.find_to_change(key, h, op)
-                dropped = some_dropped(chain)
-                outcome = NO_MEMORY
-                if not dropped and self.prepare(True) and make_room_for_labels(&self.labels, self.table.capacity):
-                    outcome = self.write(i, key, h, value, lifetime, False, weight, now, op)
-                if outcome == DONE:
-                    self.give_tags(op.i, chain, op)
-                    chain = NULL
-                release(self.lock)
-                if outcome == DONE:
-                    return 0
-                if dropped:
-                    free_labels(chain)
-                    chain = NULL
-                elif outcome == NO_MEMORY:
-                    raise MemoryError("no memory left to store an entry")
-                else:
-                    self.evict_foreign(op)
+            now = self.now(INFINITY)
+            i = self.find(key, h, &op)
+            if self.is_live(i, now):
+                value = self.table.entries[i].value
+                incref(value)
+            release(self.lock)
         finally:
-            free_labels(chain)
+            self.finish(&op)
+        return value
+
+    cdef PyObject* find_and_use(self, object key, uint64_t h, bint counts) except? NULL:
+        """A hit: a new reference to the stored value. NULL: a miss, which is counted if that is wanted."""
+        cdef Operation op
+        cdef double now
+        cdef uint32_t i
+        cdef PyObject* value = NULL
+        start(&op)
+        try:
+            now = self.now(INFINITY)
+            i = self.find_to_change(key, h, &op)
+            if self.is_live(i, now):
+                self.note_hit(i, now, &op)
+                value = self.table.entries[i].value
+                incref(value)
+            elif counts:
+                self.counts[MISSES] += 1
+                if i != 0 and self.table.entries[i].value != NULL and not (
+                    self.modes & STALE and deadline(&self.expiry, i) + self.stale > now     # a function may serve it
+                ):
+                    self.remove(i, EXPIRED, &op)
+            release(self.lock)
+        finally:
+            self.finish_with(&op, value)
+        return value
+
+    cdef int count_hit(self) except -1:
+        """A hit of a failure that is remembered."""
+        acquire(self.lock)
+        self.counts[HITS] += 1
+        self.counts[NEGATIVE_HITS] += 1
+        release(self.lock)
+        return 0
+
+    cdef int count_miss(self) except -1:
+        """A miss of something that has no key."""
+        acquire(self.lock)
+        self.counts[MISSES] += 1
+        release(self.lock)
+        return 0
+
+    cdef int forget_failure(self, object key) except -1:
+        """The key was written or deleted."""
+        if self.failures is not None:
+            self.failures.forget(key)
+        return 0
 
     cdef list find_tags(self, tuple names):
         """The Tag of each of these tags, new ones where there is none."""
@@ -524,82 +547,6 @@ cdef class Store(State):
         release(self.lock)
         return size
 
-    cdef Py_ssize_t copy_rows(self, Row** rows) except -1:
-        """The live entries, next victim first, into new memory that `free_rows` frees. Returns how many."""
-        cdef Py_ssize_t size, n = 0
-        cdef double now = self.now(INFINITY)
-        cdef uint32_t i
-        cdef bint failed = False
-        rows[0] = NULL
-        if self.foreign is not None:
-            return self.copy_foreign_rows(rows, now)
-        while True:
-            size = self.live
-            rows[0] = <Row*>allocate(max(size, <Py_ssize_t>1) * sizeof(Row))
-            if rows[0] == NULL:
-                raise MemoryError(f"no memory left to copy {size} entries")
-            acquire(self.lock)
-            if self.live <= size:
-                break
-            release(self.lock)                  # it grew meanwhile
-            deallocate(rows[0])
-        i = self.engine.first()
-        while i != 0:
-            if self.is_live(i, now):
-                self.copy_row(i, &rows[0][n], &failed)
-                n += 1
-            i = self.engine.after(i)
-        release(self.lock)
-        if failed:
-            free_rows(rows[0], n)
-            raise MemoryError("no memory left to copy tags")
-        return n
-
-    cdef Py_ssize_t copy_foreign_rows(self, Row** rows, double now) except -1:
-        """`copy_rows` where the order is known to a policy written in Python."""
-        cdef Py_ssize_t n = 0
-        cdef Operation op
-        cdef uint32_t i
-        cdef bint failed = False
-        start(&op)
-        try:
-            self.foreign.enter(&op, self.lock)
-            if not op.strays:
-                keys = list(self.foreign.policy)
-            else:
-                keys = every_live_key(self)
-            rows[0] = <Row*>allocate(max(len(keys), 1) * sizeof(Row))
-            if rows[0] == NULL:
-                raise MemoryError(f"no memory left to copy {len(keys)} entries")
-            for key in keys:
-                i = self.find_itself(key, mixed(self.table, hash_of(<PyObject*>key)), &op)
-                if self.is_live(i, now):
-                    self.copy_row(i, &rows[0][n], &failed)
-                    n += 1
-                release(self.lock)
-            if failed:
-                raise MemoryError("no memory left to copy tags")
-        except:
-            free_rows(rows[0], n)
-            rows[0] = NULL
-            raise
-        finally:
-            self.finish(&op)
-        return n
-
-    cdef void copy_row(self, uint32_t i, Row* row, bint* failed) noexcept:
-        cdef Entry* e = &self.table.entries[i]
-        incref(e.key)
-        incref(e.value)
-        row.key = e.key
-        row.value = e.value
-        row.deadline = deadline(&self.expiry, i)
-        row.end = self.expiry.lifetimes[i] if self.modes & IDLES else row.deadline
-        row.span = self.spans[i] if self.modes & (AHEAD | STALE) else INFINITY
-        row.weight = self.weights.of[i] if self.modes & WEIGHED else 0.0
-        row.tags = copy_tags(&self.labels, i, failed)
-        row.rank = self.engine.rank(i)
-
     cdef int empty(self, bint statistics_too) except -1:
         """Forget all entries; nobody is told. Loads that are under way will not be stored."""
         cdef Operation op
@@ -638,50 +585,6 @@ cdef class Store(State):
         return self.next_visit
 
     # --- watches, under the lock --------------------------------------------------------------------------------------
-
-cdef list every_live_key(Store store):
-    """The keys of all entries that have a value, oldest first. O(n)."""
-    cdef PyObject** keys
-    cdef Py_ssize_t size, n = 0, k
-    cdef uint32_t i
-    while True:
-        size = store.live
-        keys = <PyObject**>allocate((size + 1) * sizeof(PyObject*))
-        if keys == NULL:
-            raise MemoryError(f"no memory left to copy {size} keys")
-        acquire(store.lock)
-        if store.live <= size:
-            break
-        release(store.lock)                     # it grew meanwhile
-        deallocate(keys)
-    i = store.engine.first()
-    while i != 0:
-        keys[n] = store.table.entries[i].key
-        incref(keys[n])
-        n += 1
-        i = store.engine.after(i)
-    release(store.lock)
-    try:
-        return [<object>keys[k] for k in range(n)]
-    finally:
-        for k in range(n):
-            decref(keys[k])
-        deallocate(keys)
-
-
-cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
-    cdef Py_ssize_t k
-    cdef PyObject** tag
-    for k in range(n):
-        decref(rows[k].key)
-        decref(rows[k].value)
-        tag = rows[k].tags
-        while tag != NULL and tag[0] != NULL:
-            decref(tag[0])
-            tag += 1
-        deallocate(rows[k].tags)
-    deallocate(rows)
-
 
 cdef double as_number(object told, str teller) except? -1.0:
     if isinstance(told, bool) or not hasattr(type(told), "__float__"):

@@ -13,7 +13,9 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from cachebox.cache cimport hash_in
+from cachebox._engine.table cimport take_over
+from cachebox._store.state cimport hash_in
+from cachebox._store.writes cimport set_long
 from cachebox.distributed._embedded.noted cimport note
 from cachebox.distributed._embedded.page cimport (
     Page, begin_change, end_change, is_unlinked, load, load8, start_of, store8,
@@ -33,10 +35,6 @@ from cachebox.distributed._wire.codec import HEAD
 from cachebox.distributed._wire.plain import is_plain
 
 cdef extern from *:
-    """
-    #define CB_TAKE_READ(reference) ((PyObject *)(reference))
-    """
-    object take_over "CB_TAKE_READ"(PyObject*)
     bint PyUnicode_IS_COMPACT_ASCII(PyObject*) noexcept
 
 cdef enum:
@@ -270,7 +268,7 @@ cdef class FolderFastPath:
             noted = note(page, value, wanted.h, wanted.count, ())
             if tier.tags:
                 tier.tags.pop(key, None)
-            tier.first.set_long(key, hash_in(tier.first, key), noted, lifetime)
+            set_long(tier.first, key, hash_in(tier.first, key), noted, lifetime)
         return 0
 
     # --- writing ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use
+from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use, take_over
 from cachebox._loading.fast_path cimport (
     find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,
 )
@@ -12,16 +12,13 @@ from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.lock cimport release
 from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
 from cachebox._store.store cimport Store
-from cachebox.cache cimport Cache, hash_in
+from cachebox._store.state cimport hash_in
+from cachebox.cache cimport Cache
 from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark
 from cachebox.distributed._near.near_cache cimport Tier
 from cachebox.stats cimport HITS
 
 cdef extern from *:
-    """
-    #define CB_TAKE_HIT(reference) ((PyObject *)(reference))
-    """
-    object take_over "CB_TAKE_HIT"(PyObject*)
     bint is_exact_str "PyUnicode_CheckExact"(PyObject*) noexcept
 
 

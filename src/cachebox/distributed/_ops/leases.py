@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from cachebox._loading.single_flight import Flight
+from cachebox._loading.flight import Flight
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._net.effects import Effects
 from cachebox.distributed._ops.operations import Core

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from cachebox._loading.single_flight import Flight, led
+from cachebox._loading.flight import Flight, led
 from cachebox._platform.section import Section
 from cachebox.distributed._net.effects import Effects, Failure, Spawn
 from cachebox.distributed._net.health import log

@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cachebox._loading import single_flight as flights
+from cachebox._loading import flight as flights
 from cachebox._loading import tasks
-from cachebox._loading.single_flight import Flight
+from cachebox._loading.flight import Flight
 from cachebox._platform.callers import PULSE
 from cachebox.cache import MISSING
 from cachebox.distributed._net.effects import Call, Effects, Failure, NewWaiter, Wait

@@ -1,19 +1,51 @@
-"""Removing entries by something else than their key; `invalidation.pxd` has the overview."""
+"""Removals: of one key, and of all entries with a tag."""
 
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport allocate, deallocate, decref, hash_of, incref, mixed
+from cachebox._engine.table cimport hash_of, mixed
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
-from cachebox._store.state cimport DONE, Outcome
+from cachebox._store.state cimport DONE, Outcome, hash_in, reserve
 from cachebox._store.store cimport Store
 from cachebox._store.tags cimport Tag
 
 
 cdef enum:
     REMOVED_AT_ONCE = 256           # entries that leave under one hold of the lock
+
+
+cdef object take(Store store, object key, bint wanted, object missing):
+    """Remove a key. Returns its value (if it is not `wanted`, None), or missing where there was none."""
+    cdef Operation op
+    cdef double now
+    cdef uint32_t i
+    cdef uint64_t h = hash_in(store, key)
+    cdef Outcome outcome = DONE
+    value = missing
+    start(&op)
+    try:
+        now = store.now(INFINITY)
+        i = store.find_to_change(key, h, &op)
+        if store.is_live(i, now):
+            value = <object>store.table.entries[i].value if wanted else None
+            outcome = store.remove(i, EXPLICIT, &op)
+        elif i != 0 and store.table.entries[i].value != NULL:
+            outcome = store.remove(i, EXPIRED, &op)
+            store.touch_watches(i, False)    # it may be being loaded anew
+        elif i != 0:
+            store.touch_watches(i, False)    # a load is under way: what it gets must not be stored
+            reserve(&store.table.entries[i], NULL)
+            store.drop_reserved(i, &op)
+        store.give_memory_back()
+        release(store.lock)
+        if outcome != DONE:
+            raise MemoryError("no memory left to remove an entry")
+    finally:
+        store.finish(&op)
+    store.forget_failure(key)
+    return value
 
 
 cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
@@ -88,32 +120,3 @@ cdef bint remove_value(Store store, object key, PyObject* value) except -1:
     finally:
         store.finish(&op)
     return found
-
-
-cdef list every_key(Store store):
-    """All keys, those that are only being loaded included, in no order. O(n)."""
-    cdef PyObject** keys
-    cdef Py_ssize_t size, n = 0, k
-    cdef uint32_t i
-    while True:
-        size = store.table.used
-        keys = <PyObject**>allocate(max(size, <Py_ssize_t>1) * sizeof(PyObject*))
-        if keys == NULL:
-            raise MemoryError(f"no memory left to copy {size} keys")
-        acquire(store.lock)
-        if store.table.used <= size:
-            break
-        release(store.lock)                     # it grew meanwhile
-        deallocate(keys)
-    for i in range(1, store.table.fresh):
-        if store.table.entries[i].key != NULL:
-            keys[n] = store.table.entries[i].key
-            incref(keys[n])
-            n += 1
-    release(store.lock)
-    try:
-        return [<object>keys[k] for k in range(n)]
-    finally:
-        for k in range(n):
-            decref(keys[k])
-        deallocate(keys)
