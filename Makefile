@@ -19,13 +19,13 @@ debug:                          # compile all without optimisation, with debug i
 	CACHEBOX_DEBUG=1 $(BIN)/python setup.py -q build_ext --inplace --force
 
 test:                           # all tests but the slow ones
-	$(BIN)/pytest -n 4
+	$(BIN)/pytest -n 3
 
 quick:                          # the inner loop: the cache alone, without servers and processes
 	$(BIN)/pytest -q -n 2 tests/cache/test_cache_*.py tests/cache/test_state_machine.py tests/calls/test_cached.py tests/engine/test_policies.py
 
 slow:                           # the tests that take minutes
-	$(BIN)/pytest -n 4 -m slow
+	$(BIN)/pytest -n 3 -m slow
 
 lint:                           # every linter
 	.ci/run lint
