@@ -32,8 +32,6 @@ def test_four_processes_share_what_they_compute():
     assert sums["words"] == sums["computations"] - sums["twice"]
     lost = sums["words"] - sums["entries"]
     assert 0 <= sums["twice"] + lost <= 1       # what the killed process had computed, and not stored
-    told = sum(each["misses"] for each in document["processes"])
-    assert told <= sums["computations"]         # the killed process could not tell of its last ones
 
 
 def test_it_ends_in_a_table():

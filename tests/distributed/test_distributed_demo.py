@@ -44,7 +44,7 @@ def test_four_processes_share_survive_and_recover():
 def test_it_ends_in_a_table():
     done = demo("--seconds", "1")
     assert done.returncode == 0, done.stderr
-    assert "computed" in done.stdout and "it is back" in done.stdout
+    assert "missed" in done.stdout and "it is back" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 

@@ -1,7 +1,8 @@
 """``python -m cachebox demo --processes``: four processes share results in a folder, and one of them is killed.
 
-Every computed word is also written to a log. So the computations are counted three times over: by the processes, by the
-log, and by what is in the folder in the end.
+Every computed word is also written to a log. So the computations are counted twice: by the log, and by what is in the
+folder in the end. The processes count what they missed: each miss was computed, or waited for by a process that asked
+for a word while another one computed it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 KILLED_AT = 0.5                                 # of the whole time
 PHASES = ("four processes", "one is killed")
-TIERS = {"first tier": "local_hits", "folder": "remote_hits", "computed": "misses"}
+TIERS = {"first tier": "local_hits", "folder": "remote_hits", "missed": "misses"}
 TIMEOUT = 10.0                                  # seconds: on a busy machine too a process waits for its turn to write
 JSON_VERSION = 1
 

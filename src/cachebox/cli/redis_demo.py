@@ -15,7 +15,7 @@ from cachebox.cli.workers import WORKERS, Counts, Tally, Worker, lookups, wait_f
 
 KILLED_AT, STARTED_AT = 0.4, 0.65               # of the whole time
 PHASES = ("the server runs", "the server is dead", "it is back")
-TIERS = {"local": "local_hits", "server": "remote_hits", "stale": "stale_serves", "computed": "misses"}
+TIERS = {"local": "local_hits", "server": "remote_hits", "stale": "stale_serves", "missed": "misses"}
 CHANGES = 0.01                                  # of the calls, one in a hundred, are followed by a change
 TIMEOUT = 0.2                                   # seconds
 JSON_VERSION = 1
