@@ -20,6 +20,7 @@ import weakref
 import pytest
 
 from cachebox import Cache, cached, lru_cache
+from cachebox._calls.cached_function import CachedFunction, CachedMethod
 from cachebox.policies import BUILT_IN
 from conftest import POLICIES, Clock, PythonFIFO
 
@@ -618,13 +619,23 @@ def test_slots_of_subclasses_are_copied_and_pickled(kind):
     assert not hasattr(copy.copy(kind(5)), "x")
 
 
-@pytest.mark.parametrize("decorator", [cached, lru_cache, lambda function: cached(typed=True)(function)])
+def with_options(function):
+    return cached(typed=True)(function)
+
+
+def as_method(function):
+    function.__qualname__ = "Class.method"
+    return cached(function)
+
+
+@pytest.mark.parametrize("decorator", [as_method, with_options, cached, lru_cache])
 def test_a_long_chain_of_cached_functions_is_freed(decorator):
     function = len
     for _ in range(30_000):
         following = decorator(lambda x: x)
         following.previous = function
         function = following
+    assert type(following) is (CachedMethod if decorator in (as_method, lru_cache) else CachedFunction)
     gone = weakref.ref(function)
     del function, following
     gc.collect()

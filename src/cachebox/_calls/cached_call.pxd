@@ -69,13 +69,10 @@ cdef class CachedCall:
     cdef object key_func
     cdef object ready               # of an async function: makes a coroutine of a value that is there
     cdef object fly                 # ... and one that loads it
-    cdef object fly_anew            # ... and one that does so whatever is there
     cdef bint serves                # results while they are computed anew: the next two are not both 0
     cdef double ahead               # the share of a result's lifetime at its end in which it is computed anew
     cdef double stale               # the seconds for which it is served beyond its end
     cdef bint stores                # results; `lru_cache(maxsize=0)` does not
-    cdef object claim               # on its name: it lives as long as the function
-    cdef object own_tag             # of its entries in a shared cache, where a key_func makes the keys; or None
     cdef bint warned                # somebody has been told why its results are not stored
     cdef dict parameters
     cdef object nullary             # the key of the call without arguments, once it has been made

@@ -1,6 +1,5 @@
 """How a cached function is called: what of a call is not done by `entry_points`; see `cached_call.pxd`."""
 
-cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -47,7 +46,6 @@ class HasNoKey(TypeError):
     """A call on an instance that takes no weak reference: nobody would know when its result is to go."""
 
 
-@cython.trashcan(True)              # one may be an attribute of another, a hundred thousand deep
 cdef class CachedCall:
 
     def __cinit__(self, function, Cache cache not None, **options):

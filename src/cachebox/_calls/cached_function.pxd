@@ -1,7 +1,13 @@
 from cachebox._calls.cached_call cimport CachedCall, vectorcallfunc
 
 
+# Cython frees long chains of objects without recursion (`trashcan`), but only of a class with a member of its own.
+
 cdef class CachedFunction(CachedCall):
+    cdef object claim               # on its name: it lives as long as the function
+    cdef object fly_anew            # of an async function: makes a coroutine that loads a value, whatever is there
+    cdef object own_tag             # of its entries in a shared cache, where a key_func makes the keys; or None
+
     cdef object peek_call(self, tuple args, dict kwargs, bint as_method)
     cdef object refresh_call(self, tuple args, dict kwargs, bint as_method)
     cdef int set_call(self, object value, tuple args, dict kwargs, bint as_method) except -1
@@ -13,7 +19,7 @@ cdef class CachedFunction(CachedCall):
 
 
 cdef class CachedMethod(CachedFunction):
-    pass
+    cdef object member              # None: see above
 
 
 cdef class BoundFunction:
