@@ -202,3 +202,19 @@ def test_a_lock_that_python_code_may_run_under_is_a_section():
         if re.search(r"\b(?:RLock|Lock|Condition|Semaphore)\(", text):
             found.add(path.relative_to(SOURCES).as_posix())
     assert found == OWN_LOCKS
+
+
+def test_a_class_that_frees_long_chains_has_a_member_of_its_own():
+    """Cython has the deallocator of a class without members leave all to its base, whose trashcan is for that base."""
+    found = []
+    for path in SOURCES.rglob("*.pyx"):
+        text = path.read_text()
+        for name in re.findall(r"@cython\.trashcan\(True\).*\n(?:@.*\n)*cdef class (\w+)", text):
+            declared = path.with_suffix(".pxd")
+            both = text + (declared.read_text() if declared.exists() else "")
+            bodies = re.findall(rf"^cdef class {name}\b.*:\n((?:    .*\n|\n)*)", both, re.MULTILINE)
+            kinds = r"(?:readonly |public )?(?:object|dict|list|tuple|set|str|[A-Z]\w*)"
+            members = [re.search(rf"^    cdef {kinds} \w+(?!\w*\()", body, re.MULTILINE) for body in bodies]
+            assert any(members), f"{path.name}: {name}"
+            found.append(name)
+    assert {"Cache", "CachedFunction", "CachedMethod", "BoundFunction"} <= set(found)
