@@ -29,6 +29,16 @@ def test_it_is_a_daemon_with_a_name():
     wait_until(thread.is_gone)
 
 
+def test_one_that_a_signal_handler_starts_in_the_middle_of_another_start_is_not_waited_for_without_end():
+    ran = threading.Event()
+    thread = Thread("cachebox-test", ran.set)
+    with threading._active_limbo_lock:          # as `threading` has it while it starts a thread
+        thread.start()
+        assert thread.runs() and not ran.is_set()
+    assert ran.wait(60)
+    wait_until(thread.is_gone)
+
+
 def test_what_is_gone_is_forgotten():
     for thread in [ended() for _ in range(20)]:
         wait_until(thread.is_gone)

@@ -32,6 +32,8 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BEGINS_WITHIN = 1.0                     # seconds that the start of a thread waits for it to begin
+
 _started: set[Thread] = set()           # those of which it is not known that they are gone
 
 
@@ -62,7 +64,10 @@ class Thread(threading.Thread):
         """RuntimeError where no thread is to be had, or the process is ending. Do not hold a lock meanwhile."""
         try:
             super().start()
-            while not self._begun.acquire(timeout=0.1) and self.is_alive():     # before that, exceptions could end it
+            # Before it has begun, exceptions could end it. But it is not waited for without end: who has interrupted
+            # `threading` in the start of another thread (a signal handler) holds the lock that this one needs to begin.
+            until = time.monotonic() + BEGINS_WITHIN
+            while not self._begun.acquire(timeout=0.1) and self.is_alive() and time.monotonic() < until:
                 pass
         finally:
             self._is_coming = False
