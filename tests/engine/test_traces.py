@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cachebox import Cache, EvictionPolicy
+from cachebox import Cache
+from conftest import PythonFIFO
 
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 ROWS = {"LRU": "LRU", "FIFO": "FIFO", "LFU(tie=LRU)": "LFU"}
@@ -53,38 +54,11 @@ def test_the_hit_ratio_is_the_known_one(trace, size, policy, expected):
     assert hit_ratio(trace, Cache(size, policy=policy)) == expected
 
 
-class LRUInPython(EvictionPolicy):
+class LRUInPython(PythonFIFO):
     """LRU, as a user would write it."""
-
-    def __init__(self, max_size):
-        super().__init__(max_size)
-        self.order = {}
-
-    def add(self, key):
-        self.order[key] = None
-
-    def remove(self, key):
-        del self.order[key]
 
     def access(self, key):
         self.order[key] = self.order.pop(key)
-
-    def evict(self):
-        key = next(iter(self.order))
-        del self.order[key]
-        return key
-
-    def clear(self):
-        self.order.clear()
-
-    def __len__(self):
-        return len(self.order)
-
-    def __contains__(self, key):
-        return key in self.order
-
-    def __iter__(self):
-        return iter(list(self.order))
 
 
 @absent
