@@ -1,7 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 
-from cachebox.distributed._embedded.page cimport Page, load, load8, store8
+from cachebox.distributed._embedded.page cimport Page, load, mark_used
 
 
 cdef class Noted:
@@ -32,5 +32,4 @@ cdef inline bint is_current(PyObject* noted) noexcept:
 
 cdef inline void mark(PyObject* noted) noexcept:
     """It was used."""
-    if load8((<Noted>noted).visited) == 0:
-        store8((<Noted>noted).visited, 1)
+    mark_used((<Noted>noted).visited)

@@ -73,6 +73,12 @@ cdef inline uint32_t start_of(uint64_t h, uint64_t generation, uint64_t end) noe
     return <uint32_t>(mixed >> 32)
 
 
+cdef inline void mark_used(uint8_t* visited) noexcept:
+    """A key was used. Looks first: a cache line that nobody writes is shared by all processors."""
+    if load8(visited) == 0:
+        store8(visited, 1)
+
+
 cdef inline void begin_change(Page page, uint64_t h) noexcept:
     """A key with that hash is about to change."""
     store32(&page.head.dirty, 1)

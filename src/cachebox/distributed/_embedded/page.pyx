@@ -207,9 +207,7 @@ cdef class Page:
 
     def mark(self, int64_t h):
         """A key was used."""
-        cdef uint8_t* at = self.visited_at(<uint64_t>h)
-        if load8(at) == 0:
-            store8(at, 1)
+        mark_used(self.visited_at(<uint64_t>h))
 
     def unmark(self, int64_t h):
         """Whether a key was used since this was last asked; it counts as unused from now on."""

@@ -18,7 +18,7 @@ from cachebox._store.state cimport hash_in
 from cachebox._store.writes cimport set_long
 from cachebox.distributed._embedded.noted cimport note
 from cachebox.distributed._embedded.page cimport (
-    Page, begin_change, end_change, is_unlinked, load, load8, start_of, store8,
+    Page, begin_change, end_change, is_unlinked, load, mark_used, start_of,
 )
 from cachebox.distributed._near.hits cimport exact_get
 from cachebox.distributed._near.near_cache cimport LAG, Tier
@@ -234,7 +234,6 @@ cdef class FolderFastPath:
         cdef bytes data = row[at + 4]
         cdef const uint8_t* envelope = data
         cdef int64_t end = row[at + 2]
-        cdef uint8_t* visited
         if (
             len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < head_size
             or envelope[4] & TAGGED_OR_KEPT
@@ -255,9 +254,7 @@ cdef class FolderFastPath:
                 value = self.codec.loads(kind, payload)
         except Exception:                       # the operations say what is wrong
             return MISSING
-        visited = page.visited_at(h)
-        if load8(visited) == 0:
-            store8(visited, 1)
+        mark_used(page.visited_at(h))
         return value
 
     cdef int keep(
