@@ -125,9 +125,9 @@ class AsyncWriteThrough(AsyncCacheMethods):
                     found, value = False, None
                 if found and self._loads.get(key) is load:      # nobody wrote the key meanwhile
                     await awaited(self.cache.set(key, value))
-            load.land((found, value))
+            load.complete((found, value))
         except Exception as error:
-            load.crash(error)
+            load.fail(error)
         finally:
             if self._loads.get(key) is load:
                 del self._loads[key]
@@ -222,9 +222,9 @@ class AsyncWriteThrough(AsyncCacheMethods):
                 if value is MISSING:
                     value = await awaited(factory())
                     await self._save_unless_written(watch, key, value, ttl, tags)
-            make.land(value)
+            make.complete(value)
         except Exception as error:
-            make.crash(error)
+            make.fail(error)
         finally:
             if self._makes.get(key) is make:
                 del self._makes[key]
