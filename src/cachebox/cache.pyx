@@ -21,18 +21,18 @@ from cachebox._engine.table cimport (
 )
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
-    quick_get, quick_set, search_and_use, take_hit,
+    try_get, try_set, search_and_use, take_hit,
 )
 from cachebox._loading.fetch cimport (
-    Loading, fetch, find_missing, get_long, get_many_through, no_arguments, plain_result,
+    LoadSpec, fetch, find_missing, get_slow, get_many_through, no_arguments, plain_result,
 )
 from cachebox._loading.loader cimport Loader, check_loading
 from cachebox._loading.refresh cimport flight_of
 from cachebox._platform.lock cimport acquire, release
-from cachebox._platform.method_slot cimport Method, stand_in_front, stand_in_front_of_subscript
+from cachebox._platform.method_slot cimport Method, replace_method, replace_subscript
 from cachebox._store.deadlines cimport deadline
 from cachebox._store.entries cimport (
-    Row, add_entries, add_entry, copy_rows, describe, export, free_rows, restore, snapshot,
+    EntryCopy, add_entries, add_entry, copy_entries, describe, export, free_copies, restore, snapshot,
 )
 from cachebox._store.invariants cimport check
 from cachebox._store.notices cimport import_causes
@@ -41,20 +41,20 @@ from cachebox._store.options cimport (
     as_float, bound_on_bytes, bound_on_weight, check_callables, checked_name, copier_of, is_monotonic, jitter_of,
     lifetime_of, seconds_given,
 )
-from cachebox._store.python_policy cimport Foreign
+from cachebox._store.python_policy cimport PythonPolicy
 from cachebox._store.removals cimport remove_tagged, remove_value, take
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, CLOCKED, DEFAULTS, DONE, FOREIGN, IDLES, ISOLATED, LISTENED, NEGATIVE, NO_MEMORY, PRECISE, STALE,
+    AHEAD, BY_VALUE, USER_CLOCK, DEFAULTS, DONE, PYTHON_POLICY, IDLES, ISOLATED, HAS_CALLBACKS, NEGATIVE, NO_MEMORY, PRECISE, STALE,
     WEIGHED, Outcome, Watch, every_key, hash_in, new_watch,
 )
 from cachebox._store.store cimport ROUNDS, Store
 from cachebox._store.tags cimport checked_tags
 from cachebox._store.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 from cachebox._store.writes cimport (
-    add_int, look_and_watch, not_an_int, replace, set_all, set_long, set_tagged, setdefault_long, stop_watching, sum_of,
+    add_int, look_and_watch, not_an_int, replace, set_all, set_slow, set_tagged, setdefault_slow, stop_watching, sum_of,
     touch_value,
 )
-from cachebox.policies cimport EvictionPolicy, _Ordered, checked_size
+from cachebox.policies cimport EvictionPolicy, _BuiltInPolicy, checked_size
 
 from cachebox._platform.awaitables import ready, refuse_async
 from cachebox._platform.registry import register
@@ -90,7 +90,7 @@ cdef tuple OPTIONS = (
     "name", "max_bytes", "jitter", "isolate",
     "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl",
 )
-cdef dict FOREIGN_OPTIONS = {       # what others call them
+cdef dict OTHER_NAMES = {       # what others call them
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size", "ttl": "default_ttl",
     "timeout": "default_ttl", "expire": "default_ttl", "expiry": "default_ttl", "time_to_live": "default_ttl",
     "tti": "time_to_idle", "getsizeof": "weigher", "sizeof": "weigher", "timer": "clock", "callback": "on_removal",
@@ -202,7 +202,7 @@ cdef class Cache(Store):
         **unknown,
     ):
         if unknown:
-            refuse_unknown("Cache", unknown, OPTIONS, FOREIGN_OPTIONS)
+            refuse_unknown("Cache", unknown, OPTIONS, OTHER_NAMES)
         self.configure({
             "max_size": None if max_size is SIZE_BY_DEFAULT and max_bytes is not None else max_size,
             "default_ttl": default_ttl,
@@ -240,7 +240,7 @@ cdef class Cache(Store):
         cdef double ahead, stale
         cdef Loader loader = None
         cdef Weights weights
-        cdef Foreign foreign = None
+        cdef PythonPolicy python_policy = None
         cdef EvictionPolicy policy
         cdef Engine engine
         cdef bint given, is_used
@@ -264,15 +264,15 @@ cdef class Cache(Store):
         name = name_if_built_in(policy)
         if not isinstance(name, str):
             engine = Engine.__new__(Engine)
-            foreign = Foreign(policy)
+            python_policy = PythonPolicy(policy)
         elif not given:
-            engine = (<_Ordered>policy).engine
+            engine = (<_BuiltInPolicy>policy).engine
         memset(&weights, 0, sizeof(Weights))
         if given and not policy.take():
             raise ValueError(f"policy {policy!r} serves another cache: an instance can serve one cache only")
         try:
-            if given and foreign is None:
-                engine = (<_Ordered>policy).lend()
+            if given and python_policy is None:
+                engine = (<_BuiltInPolicy>policy).lend()
             if given:
                 policy.max_size = max_size      # the cache's is the one that holds
             if bound_weight < INFINITY and not bind_weight(&weights, bound_weight):
@@ -281,9 +281,9 @@ cdef class Cache(Store):
                 (DEFAULTS if lifetime < INFINITY else 0)
                 | (IDLES if idle < INFINITY else 0)
                 | (WEIGHED if bound_weight < INFINITY else 0)
-                | (0 if options["clock"] is None else PRECISE if is_monotonic(options["clock"]) else CLOCKED)
-                | (LISTENED if options["on_evict"] is not None or options["on_removal"] is not None else 0)
-                | (FOREIGN if foreign is not None else 0)
+                | (0 if options["clock"] is None else PRECISE if is_monotonic(options["clock"]) else USER_CLOCK)
+                | (HAS_CALLBACKS if options["on_evict"] is not None or options["on_removal"] is not None else 0)
+                | (PYTHON_POLICY if python_policy is not None else 0)
                 | (AHEAD if ahead > 0.0 else 0)
                 | (STALE if stale < INFINITY or ends["stale_ttl"] is not None else 0)
                 | (NEGATIVE if failures is not None else 0)
@@ -294,7 +294,7 @@ cdef class Cache(Store):
             is_used = self.ready or self.table.version != UNCHANGED
             if not is_used:
                 self.equip(engine)
-                self.foreign = foreign
+                self.python_policy = python_policy
                 self.name_of_policy = policy if given else name
                 self.bound = bound_of(max_size)
                 self.unbounded = max_size is None
@@ -331,8 +331,8 @@ cdef class Cache(Store):
             if is_used:
                 raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
             weights.room = NULL                 # it is the cache's now
-            if given and foreign is None:
-                (<_Ordered>policy).serve(engine, self.guard)
+            if given and python_policy is None:
+                (<_BuiltInPolicy>policy).serve(engine, self.shared_lock)
         except:
             forget_weights(&weights)
             if given:
@@ -395,13 +395,13 @@ cdef class Cache(Store):
         cdef uint64_t h = hash_in(self, key)
         if tags is not no_tags:
             set_tagged(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"), checked_tags(tags))
-        elif ttl is not None or not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            set_long(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
+        elif ttl is not None or not try_set(self, <PyObject*>key, h, <PyObject*>value, False):
+            set_slow(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
 
     def __setitem__(self, key, value):
         cdef uint64_t h = hash_in(self, key)
-        if not quick_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            set_long(self, key, h, value, self.lifetime)
+        if not try_set(self, <PyObject*>key, h, <PyObject*>value, False):
+            set_slow(self, key, h, value, self.lifetime)
 
     def add(self, key, value, ttl=None, *, tags=()):
         """Store a value under a key that has none, in one step. Returns whether it did. O(1); O(log n) if entries expire.
@@ -517,10 +517,10 @@ cdef class Cache(Store):
         [1]
         """
         cdef uint64_t h = hash_in(self, key)
-        cdef PyObject* value = quick_get(<PyObject*>self, <PyObject*>key, h)
+        cdef PyObject* value = try_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
-        return setdefault_long(self, key, h, default)
+        return setdefault_slow(self, key, h, default)
 
     def get_or_set(self, key, factory, ttl=None, *, tags=()):
         """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`. O(1) and the factory.
@@ -544,7 +544,7 @@ cdef class Cache(Store):
         42
         """
         cdef uint64_t h = hash_in(self, key)
-        cdef Loading how
+        cdef LoadSpec spec
         cdef double lifetime
         cdef PyObject* value
         if not callable(factory):
@@ -553,15 +553,15 @@ cdef class Cache(Store):
             refuse_async("factory", factory, "aget_or_set")
         lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
         names = checked_tags(tags) if tags is not no_tags else no_tags
-        value = quick_get(<PyObject*>self, <PyObject*>key, h)
+        value = try_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return take_over(value)
-        no_arguments(&how, factory, lifetime)
+        no_arguments(&spec, factory, lifetime)
         if names:
-            how.tags = <PyObject*>names
+            spec.tags = <PyObject*>names
         if self.failures is not None:
-            how.failures = <PyObject*>self.failures
-        return fetch(self, key, h, &how)
+            spec.failures = <PyObject*>self.failures
+        return fetch(self, key, h, &spec)
 
     # --- for coroutines: they are made at once, and what is there is found at once --------------------------------------
 
@@ -635,7 +635,7 @@ cdef class Cache(Store):
         cdef PyObject* value
         if not callable(factory):
             raise TypeError(f"factory must be callable, not {type(factory).__name__}")
-        value = quick_get(<PyObject*>self, <PyObject*>key, h)
+        value = try_get(<PyObject*>self, <PyObject*>key, h)
         if value != NULL:
             return ready(take_over(value))
         return loads_for_coroutines().get_or_set(self, key, factory, lifetime, names)
@@ -797,9 +797,9 @@ cdef class Cache(Store):
             return get_many_through(self, wanted, hashes)
         for key, hashed in zip(wanted, hashes):
             h = mixed(self.table, hashed)
-            value = quick_get(<PyObject*>self, <PyObject*>key, h)
+            value = try_get(<PyObject*>self, <PyObject*>key, h)
             if value == NULL:
-                value = get_long(self, key, h)
+                value = get_slow(self, key, h)
             if value != NULL:
                 found[key] = take_over(value)
         return found
@@ -886,8 +886,8 @@ cdef class Cache(Store):
         self.purge(True)
         start(&op)
         try:
-            if self.foreign is not None:
-                self.foreign.enter(&op, self.lock)
+            if self.python_policy is not None:
+                self.python_policy.enter(&op, self.lock)
                 if self.live:
                     i = self.find_victim(&op, ROUNDS)
                 else:
@@ -895,16 +895,16 @@ cdef class Cache(Store):
                     i = 0
             else:
                 acquire(self.lock)
-                i = self.engine.first()
+                i = self.engine.victim()
             key = value = None
             if i != 0:
                 key = <object>self.table.entries[i].key
                 value = <object>self.table.entries[i].value
                 outcome = self.remove(i, EXPLICIT, &op)
-                op.told = op.n                  # a policy of the user's named the victim: it knows
+                op.notified = op.n                  # a policy of the user's named the victim: it knows
                 self.give_memory_back()
-            if outcome != DONE and self.foreign is not None:
-                self.foreign.behind = True      # its policy has given the key up, which stays
+            if outcome != DONE and self.python_policy is not None:
+                self.python_policy.behind = True      # its policy has given the key up, which stays
             release(self.lock)
             if outcome != DONE:
                 raise MemoryError("no memory left to remove an entry")
@@ -949,8 +949,8 @@ cdef class Cache(Store):
         start(&op)
         try:
             now = self.now(INFINITY)
-            if self.foreign is not None:
-                self.foreign.enter(&op, self.lock)
+            if self.python_policy is not None:
+                self.python_policy.enter(&op, self.lock)
             while True:
                 self.lock_again(&op)
                 older, self.bound = self.bound, bound
@@ -966,7 +966,7 @@ cdef class Cache(Store):
                     break
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to remove entries")
-                self.evict_foreign(&op)
+                self.evict_by_policy(&op)
             if isinstance(self.name_of_policy, EvictionPolicy):
                 self.name_of_policy.max_size = size
         finally:
@@ -1200,18 +1200,18 @@ cdef class Cache(Store):
     @property
     def weight(self):
         """What the live entries weigh together, an int or a float. Without a weigher each of them weighs 1."""
-        cdef Row* rows
+        cdef EntryCopy* rows
         cdef Py_ssize_t n, k
         if not self.modes & WEIGHED:
             return len(self)
         self.purge(False)
         if not self.modes & STALE:
             return total_weight(&self.weights, self.lock)
-        n = copy_rows(self, &rows)               # some of them may have expired
+        n = copy_entries(self, &rows)               # some of them may have expired
         try:
             return sum_of_weights([rows[k].weight for k in range(n)])
         finally:
-            free_rows(rows, n)
+            free_copies(rows, n)
 
     def __repr__(self):
         bound = "unbounded" if self.max_size is None else f"max_size={self.max_size}"
@@ -1266,7 +1266,7 @@ cdef class Cache(Store):
             if self.table.rests != NULL:
                 size += (self.table.capacity + 1) * sizeof(uint32_t)
         size += self.expiry.size * (sizeof(double) + sizeof(uint32_t)) + self.expiry.known * sizeof(uint32_t)
-        return size + self.weights.known * sizeof(double) + self.spans_known * sizeof(double)
+        return size + self.weights.known * sizeof(double) + self.ttls_known * sizeof(double)
 
     # --- copies and pickles: configuration, entries, order and remaining lifetimes; the statistics start at zero ------
 
@@ -1293,8 +1293,8 @@ cdef class Cache(Store):
         self.purge(False)                       # its callbacks must not run within a turn
         start(&op)
         try:
-            if self.foreign is not None:
-                self.foreign.enter(&op, self.lock)
+            if self.python_policy is not None:
+                self.python_policy.enter(&op, self.lock)
             while True:
                 size = self.max_size
                 entries = export(self)
@@ -1302,19 +1302,19 @@ cdef class Cache(Store):
                     break
             if op.strays:
                 raise RuntimeError(
-                    f"policy {type(self.foreign.policy).__name__} cannot be copied: one of its methods does not return"
+                    f"policy {type(self.python_policy.policy).__name__} cannot be copied: one of its methods does not return"
                 )
-            if self.foreign is not None:        # of its policy a copy that orders the same keys, as they are now
+            if self.python_policy is not None:        # of its policy a copy that orders the same keys, as they are now
                 from copy import deepcopy
 
-                policy = deepcopy(self.foreign.policy, {id(entry[0]): entry[0] for entry in entries})
+                policy = deepcopy(self.python_policy.policy, {id(entry[0]): entry[0] for entry in entries})
         finally:
             self.finish(&op)
         return make, (type(self),), {
             "options": {
                 "max_size": size,
                 "default_ttl": self.default_ttl_given,
-                "policy": self.name_of_policy if self.foreign is None else "LRU",
+                "policy": self.name_of_policy if self.python_policy is None else "LRU",
                 "on_evict": self.on_evict,
                 "time_to_idle": self.time_to_idle_given,
                 "max_weight": self.max_weight_given,
@@ -1542,7 +1542,7 @@ cdef PyObject* getitem_missing(PyObject* self, PyObject* key, uint64_t h, bint c
 
 
 cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    if n != 2 or names != NULL or not quick_set(
+    if n != 2 or names != NULL or not try_set(
         <Cache>self, args[0], mixed_in(self, hash_of(args[0])), args[1], False
     ):
         return compiled_set(self, args, n, names)
@@ -1554,6 +1554,6 @@ cdef Rest get_otherwise = <Rest>get_by_any_means
 cdef Search compare_and_get = get_by_comparing, search_and_get = <Search>get_by_search
 cdef ItemRest hash_and_getitem = <ItemRest>getitem_by_hashing
 cdef ItemSearch compare_and_getitem = getitem_by_comparing, search_and_getitem = <ItemSearch>getitem_by_search
-cdef Method compiled_get = stand_in_front(<PyTypeObject*>Cache, "get", <Method>call_get)
-cdef Method compiled_set = stand_in_front(<PyTypeObject*>Cache, "set", call_set)
-stand_in_front_of_subscript(<PyTypeObject*>Cache, call_getitem)
+cdef Method compiled_get = replace_method(<PyTypeObject*>Cache, "get", <Method>call_get)
+cdef Method compiled_set = replace_method(<PyTypeObject*>Cache, "set", call_set)
+replace_subscript(<PyTypeObject*>Cache, call_getitem)

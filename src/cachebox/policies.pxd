@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine
-from cachebox._platform.lock cimport Guard
+from cachebox._platform.lock cimport SharedLock
 from cachebox._store.operation cimport FAILED, Operation
 
 
@@ -10,23 +10,23 @@ cdef object checked_size(object max_size)
 
 cdef class EvictionPolicy:
     cdef object size                # the attribute max_size
-    cdef bint taken                 # it serves a cache
+    cdef bint has_cache                 # it serves a cache
     cdef object __weakref__
 
     cdef bint take(self) noexcept
     cdef void give_back(self) noexcept
 
 
-cdef class _Ordered(EvictionPolicy):
+cdef class _BuiltInPolicy(EvictionPolicy):
     cdef Engine engine              # of its own: never replaced, so whoever is at work on it works on
-    cdef Guard guard                # ... under this lock, which also guards the rest
-    cdef bint lent                  # it only looks at a cache's engine
+    cdef SharedLock shared_lock                # ... under this lock, which also guards the rest
+    cdef bint owned_by_cache                  # it only looks at a cache's engine
     cdef Engine served              # that engine, and its lock; None: not yet. Once there, they are never replaced
-    cdef Guard server
+    cdef SharedLock server
 
     cdef Engine lend(self)
     cdef Engine new_engine(self)
-    cdef int serve(self, Engine engine, Guard guard) except -1
+    cdef int serve(self, Engine engine, SharedLock shared_lock) except -1
     cdef int take_lock(self) except -1
     cdef Engine at_hand(self)
     cdef uint32_t find(self, object key, Operation* op) except FAILED

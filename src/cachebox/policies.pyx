@@ -12,14 +12,14 @@ from cachebox._engine.fifo cimport FIFO
 from cachebox._engine.lfu cimport LFU
 from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
-    UNCERTAIN, Engine, Table, allocate, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed, note_use,
+    UNCERTAIN, Engine, Table, allocate, deallocate, decref, drop_detached, hash_of, incref, lookup, mixed, on_hit,
     put_value,
 )
-from cachebox._platform.lock cimport Guard, acquire, release
-from cachebox._store.operation cimport FAILED, NO_CAUSE, Operation, can_leave, drop_all, find_by_comparing, leave, start
+from cachebox._platform.lock cimport SharedLock, acquire, release
+from cachebox._store.operation cimport FAILED, NO_CAUSE, Operation, reserve_removal, drop_all, find_by_comparing, note_removal, start
 
 
-cdef Guard taking = Guard.__new__(Guard)        # of two caches that are given one policy, one gets it
+cdef SharedLock taking = SharedLock.__new__(SharedLock)        # of two caches that are given one policy, one gets it
 
 
 cdef class EvictionPolicy:
@@ -71,16 +71,16 @@ cdef class EvictionPolicy:
         """Begin to serve a cache. False: it serves one already."""
         cdef bint free
         acquire(&taking.lock)
-        free = not self.taken
-        self.taken = True
+        free = not self.has_cache
+        self.has_cache = True
         release(&taking.lock)
         return free
 
     cdef void give_back(self) noexcept:
         """It is not to serve that cache after all."""
-        if isinstance(self, _Ordered):
-            (<_Ordered>self).lent = False
-        self.taken = False
+        if isinstance(self, _BuiltInPolicy):
+            (<_BuiltInPolicy>self).owned_by_cache = False
+        self.has_cache = False
 
     @property
     def max_size(self):
@@ -133,7 +133,7 @@ cdef class EvictionPolicy:
 
 
 @cython.no_gc_clear                 # see `clear_cycles`
-cdef class _Ordered(EvictionPolicy):
+cdef class _BuiltInPolicy(EvictionPolicy):
     """What the built-in policies share: an engine, as an ordered set of keys. All methods are safe from any thread.
 
     Keys are compared without the lock, and meanwhile the policy may be lent to a cache. So whoever changes something asks
@@ -141,7 +141,7 @@ cdef class _Ordered(EvictionPolicy):
     """
 
     def __cinit__(self, *args, **kwargs):
-        self.guard = Guard.__new__(Guard)
+        self.shared_lock = SharedLock.__new__(SharedLock)
         self.engine = Engine.__new__(Engine)    # the built-in policies bring their own
 
     def __init__(self, max_size=None):
@@ -156,32 +156,32 @@ cdef class _Ordered(EvictionPolicy):
         """Begin to serve a cache: from now on only the cache changes the order. Returns the engine for it."""
         cdef Engine engine = self.new_engine()
         cdef uint32_t known
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         known = self.engine.table.used
         if known == 0:
-            self.lent = True
-        release(&self.guard.lock)
+            self.owned_by_cache = True
+        release(&self.shared_lock.lock)
         if known != 0:
             raise ValueError(f"policy {self!r} must be empty to serve a cache, but it orders {known} keys")
         return engine
 
     cdef Engine new_engine(self):
         """One like the policy's own, as it was at first."""
-        return (<_Ordered>type(self).__new__(type(self))).engine
+        return (<_BuiltInPolicy>type(self).__new__(type(self))).engine
 
-    cdef int serve(self, Engine engine, Guard guard) except -1:
+    cdef int serve(self, Engine engine, SharedLock shared_lock) except -1:
         """Look at what the cache looks at."""
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         self.served = engine
-        self.server = guard
-        release(&self.guard.lock)
+        self.server = shared_lock
+        release(&self.shared_lock.lock)
         return 0
 
     cdef int take_lock(self) except -1:
         """Take the lock, to change something. An exception leaves it released."""
-        acquire(&self.guard.lock)
-        if self.lent:
-            release(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
+        if self.owned_by_cache:
+            release(&self.shared_lock.lock)
             raise lent(self)
         return 0
 
@@ -199,16 +199,16 @@ cdef class _Ordered(EvictionPolicy):
             i = self.find(key, &op)
             self.engine.expect(bound)
             if i != 0:
-                note_use(<PyObject*>self.engine, i)
-            elif self.engine.reserve(bound) and can_leave(&op):
+                on_hit(<PyObject*>self.engine, i)
+            elif self.engine.reserve(bound) and reserve_removal(&op):
                 if self.engine.table.used >= bound:
-                    self.take_out(self.engine.first(), &op)
+                    self.take_out(self.engine.victim(), &op)
                 i = self.engine.insert(<PyObject*>key, h)
                 put_value(&self.engine.table, i, <PyObject*>None)
-                self.engine.admit(i)
+                self.engine.on_insert(i)
             else:
                 stored = False
-            release(&self.guard.lock)
+            release(&self.shared_lock.lock)
             if not stored:
                 raise MemoryError("no memory left to add a key")
         finally:
@@ -227,8 +227,8 @@ cdef class _Ordered(EvictionPolicy):
         try:
             i = self.find(key, &op)
             if i != 0:
-                note_use(<PyObject*>self.engine, i)
-            release(&self.guard.lock)
+                on_hit(<PyObject*>self.engine, i)
+            release(&self.shared_lock.lock)
         finally:
             drop_all(&op)
         if i == 0:
@@ -241,12 +241,12 @@ cdef class _Ordered(EvictionPolicy):
         key = None
         start(&op)
         self.take_lock()
-        i = self.engine.first()
+        i = self.engine.victim()
         if i != 0:
             key = <object>self.engine.table.entries[i].key
             self.take_out(i, &op)
             self.engine.shrink_alone()
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         drop_all(&op)
         return key
 
@@ -255,20 +255,20 @@ cdef class _Ordered(EvictionPolicy):
         cdef Table old
         self.take_lock()
         old = self.engine.detach()
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         drop_detached(&old)
 
     def __len__(self):
         cdef Py_ssize_t n = 0
         cdef uint32_t i
         cdef Engine engine = self.at_hand()
-        cdef Guard guard = self.guard if engine is self.engine else self.server
-        acquire(&guard.lock)
-        i = engine.first()
+        cdef SharedLock shared_lock = self.shared_lock if engine is self.engine else self.server
+        acquire(&shared_lock.lock)
+        i = engine.victim()
         while i != 0:               # a cache may have reserved entries, which no policy knows
             n += 1
-            i = engine.after(i)
-        release(&guard.lock)
+            i = engine.next_victim(i)
+        release(&shared_lock.lock)
         return n
 
     def __contains__(self, key):
@@ -276,13 +276,13 @@ cdef class _Ordered(EvictionPolicy):
         cdef uint64_t h
         cdef uint32_t i
         cdef Engine engine = self.at_hand()
-        cdef Guard guard = self.guard if engine is self.engine else self.server
+        cdef SharedLock shared_lock = self.shared_lock if engine is self.engine else self.server
         h = mixed(&engine.table, hash_of(<PyObject*>key))
         start(&op)
         try:
-            i = find_in(engine, guard, key, h, &op)
+            i = find_in(engine, shared_lock, key, h, &op)
             known = i != 0 and engine.table.entries[i].value != NULL
-            release(&guard.lock)
+            release(&shared_lock.lock)
         finally:
             drop_all(&op)
         return known
@@ -301,34 +301,34 @@ cdef class _Ordered(EvictionPolicy):
     def _check(self):
         """Verify every invariant of the engine; AssertionError where one does not hold."""
         cdef Engine engine = self.at_hand()
-        cdef Guard guard = self.guard if engine is self.engine else self.server
-        acquire(&guard.lock)
+        cdef SharedLock shared_lock = self.shared_lock if engine is self.engine else self.server
+        acquire(&shared_lock.lock)
         try:
             return engine._check()
         finally:
-            release(&guard.lock)
+            release(&shared_lock.lock)
 
     cdef Engine at_hand(self):
         """The engine to look at: its own, or that of the cache that it serves."""
         cdef bint serves
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         serves = self.served is not None
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         return self.served if serves else self.engine
 
     cdef uint32_t find(self, object key, Operation* op) except FAILED:
         """The index of a key or 0, to change something. Leaves the lock held; an exception leaves it released."""
-        cdef uint32_t i = find_in(self.engine, self.guard, key, mixed(&self.engine.table, hash_of(<PyObject*>key)), op)
-        if self.lent:
-            release(&self.guard.lock)
+        cdef uint32_t i = find_in(self.engine, self.shared_lock, key, mixed(&self.engine.table, hash_of(<PyObject*>key)), op)
+        if self.owned_by_cache:
+            release(&self.shared_lock.lock)
             raise lent(self)
         return i
 
     cdef void take_out(self, uint32_t i, Operation* op) noexcept:
-        """Remove an entry, under the lock. Needs `can_leave`."""
+        """Remove an entry, under the lock. Needs `reserve_removal`."""
         cdef Table* t = &self.engine.table
-        self.engine.forget(i)
-        leave(op, t.entries[i].key, t.entries[i].value, NO_CAUSE)
+        self.engine.on_remove(i)
+        note_removal(op, t.entries[i].key, t.entries[i].value, NO_CAUSE)
         self.engine.release(i)
 
     cdef bint discard(self, object key) except -1:
@@ -340,11 +340,11 @@ cdef class _Ordered(EvictionPolicy):
         try:
             i = self.find(key, &op)
             if i != 0:
-                ready = can_leave(&op)
+                ready = reserve_removal(&op)
                 if ready:
                     self.take_out(i, &op)
                     self.engine.shrink_alone()
-            release(&self.guard.lock)
+            release(&self.shared_lock.lock)
             if not ready:
                 raise MemoryError("no memory left to remove a key")
         finally:
@@ -354,7 +354,7 @@ cdef class _Ordered(EvictionPolicy):
     cdef list ranked(self):
         """All keys with their ranks, next victim first, as they are at one instant."""
         cdef Engine engine = self.at_hand()
-        cdef Guard guard = self.guard if engine is self.engine else self.server
+        cdef SharedLock shared_lock = self.shared_lock if engine is self.engine else self.server
         cdef PyObject** keys
         cdef uint64_t* ranks
         cdef Py_ssize_t size, n = 0, k
@@ -364,20 +364,20 @@ cdef class _Ordered(EvictionPolicy):
             keys = <PyObject**>allocate((size + 1) * (sizeof(PyObject*) + sizeof(uint64_t)))
             if keys == NULL:
                 raise MemoryError(f"no memory left to copy {size} keys")
-            acquire(&guard.lock)
+            acquire(&shared_lock.lock)
             if <Py_ssize_t>engine.table.used <= size:
                 break
-            release(&guard.lock)                # it grew meanwhile
+            release(&shared_lock.lock)                # it grew meanwhile
             deallocate(keys)
         ranks = <uint64_t*>&keys[size + 1]
-        i = engine.first()
+        i = engine.victim()
         while i != 0:
             keys[n] = engine.table.entries[i].key
             ranks[n] = engine.rank(i)
             incref(keys[n])
             n += 1
-            i = engine.after(i)
-        release(&guard.lock)
+            i = engine.next_victim(i)
+        release(&shared_lock.lock)
         try:
             return [(<object>keys[k], ranks[k]) for k in range(n)]
         finally:
@@ -403,8 +403,8 @@ cdef class _Ordered(EvictionPolicy):
                 if ready:
                     i = self.engine.insert(<PyObject*>key, h)
                     put_value(&self.engine.table, i, <PyObject*>None)
-                    self.engine.admit_ranked(i, highest if self.engine.ranks_rise else rank)
-                release(&self.guard.lock)
+                    self.engine.on_insert_ranked(i, highest if self.engine.ranks_rise else rank)
+                release(&self.shared_lock.lock)
             finally:
                 drop_all(&op)
             if not ready and i != 0:
@@ -414,13 +414,13 @@ cdef class _Ordered(EvictionPolicy):
         return 0
 
 
-cdef uint32_t find_in(Engine engine, Guard guard, object key, uint64_t h, Operation* op) except FAILED:
+cdef uint32_t find_in(Engine engine, SharedLock shared_lock, object key, uint64_t h, Operation* op) except FAILED:
     """The index of a key or 0. Takes the lock and leaves it held; an exception leaves it released."""
     cdef uint32_t i
-    acquire(&guard.lock)
+    acquire(&shared_lock.lock)
     i = lookup(&engine.table, <PyObject*>key, h)
     if i == UNCERTAIN:
-        i = find_by_comparing(engine, &guard.lock, key, h, op.n, op)
+        i = find_by_comparing(engine, &shared_lock.lock, key, h, op.n, op)
     return i
 
 
@@ -432,7 +432,7 @@ cdef object lent(policy):
     return RuntimeError(f"this {type(policy).__name__} serves a cache: change it through the cache")
 
 
-cdef class LRUPolicy(_Ordered):
+cdef class LRUPolicy(_BuiltInPolicy):
     """LRUPolicy(max_size=None)
 --
 
@@ -455,7 +455,7 @@ cdef class LRUPolicy(_Ordered):
         self.engine = LRU.__new__(LRU)
 
 
-cdef class LFUPolicy(_Ordered):
+cdef class LFUPolicy(_BuiltInPolicy):
     """LFUPolicy(max_size=None)
 --
 
@@ -475,7 +475,7 @@ cdef class LFUPolicy(_Ordered):
         self.engine = LFU.__new__(LFU)
 
 
-cdef class FIFOPolicy(_Ordered):
+cdef class FIFOPolicy(_BuiltInPolicy):
     """FIFOPolicy(max_size=None)
 --
 
@@ -494,7 +494,7 @@ cdef class FIFOPolicy(_Ordered):
         self.engine = FIFO.__new__(FIFO)
 
 
-cdef class AutoPolicy(_Ordered):
+cdef class AutoPolicy(_BuiltInPolicy):
     """AutoPolicy(max_size=None, seed=None)
 --
 
@@ -530,7 +530,7 @@ cdef class AutoPolicy(_Ordered):
         plant(self.engine, self.seed)
 
     cdef Engine new_engine(self):
-        cdef Engine engine = _Ordered.new_engine(self)
+        cdef Engine engine = _BuiltInPolicy.new_engine(self)
         plant(engine, self.seed)
         return engine
 
@@ -569,8 +569,8 @@ def restore(cls, max_size, keys, ranks, seed=None):
     if isinstance(policy, AutoPolicy):
         (<AutoPolicy>policy).seed = checked_seed(seed)
         plant((<AutoPolicy>policy).engine, seed)
-    if isinstance(policy, _Ordered):
-        (<_Ordered>policy).fill(keys, ranks)
+    if isinstance(policy, _BuiltInPolicy):
+        (<_BuiltInPolicy>policy).fill(keys, ranks)
     return policy
 
 
@@ -608,11 +608,11 @@ BUILT_IN = {"LRU": LRUPolicy, "LFU": LFUPolicy, "FIFO": FIFOPolicy, "AUTO": Auto
 
 cdef int clear_cycles(PyObject* self) noexcept:
     """What the collector may do to break a cycle: forget the keys. Those of a cache are the cache's to forget."""
-    cdef _Ordered policy = <_Ordered>self
+    cdef _BuiltInPolicy policy = <_BuiltInPolicy>self
     cdef Table old = policy.engine.detach()
     drop_detached(&old)
     return 0
 
 
-for _type in (_Ordered, *BUILT_IN.values()):
+for _type in (_BuiltInPolicy, *BUILT_IN.values()):
     (<PyTypeObject*>_type).tp_clear = <inquiry>clear_cycles

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from cachebox._platform.lock cimport Guard
+from cachebox._platform.lock cimport SharedLock
 
 
 cdef enum:
@@ -28,7 +28,7 @@ cdef class StatsSnapshot:
 cdef class CacheStats:
     cdef int64_t counts[COUNTERS]   # written under the guard's lock, by the cache directly
     cdef list carried               # what has been taken out of `counts`, before it was too much for them; or None
-    cdef Guard guard
+    cdef SharedLock shared_lock
     cdef double started
 
     cdef object count(self, int i)
@@ -37,5 +37,5 @@ cdef class CacheStats:
     cdef int add(self, int i, object amount) except -1
 
     @staticmethod
-    cdef CacheStats under(Guard guard)
+    cdef CacheStats under(SharedLock shared_lock)
     cdef void zero(self) noexcept

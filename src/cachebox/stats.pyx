@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from cachebox._platform.clock cimport coarse_now
-from cachebox._platform.lock cimport Guard, acquire, release
+from cachebox._platform.lock cimport SharedLock, acquire, release
 
 cdef int64_t MOST_COUNTED = <int64_t>1 << 62      # one by one nobody will ever count from here to where an int64_t wraps
 
@@ -171,17 +171,17 @@ cdef class CacheStats:
     """
 
     def __cinit__(self):
-        self.guard = Guard.__new__(Guard)
+        self.shared_lock = SharedLock.__new__(SharedLock)
         self.started = coarse_now()
 
     def __init__(self):
         pass
 
     @staticmethod
-    cdef CacheStats under(Guard guard):
-        """Counters that the owner of `guard` writes while it holds its lock."""
+    cdef CacheStats under(SharedLock shared_lock):
+        """Counters that the owner of `shared_lock` writes while it holds its lock."""
         cdef CacheStats stats = CacheStats.__new__(CacheStats)
-        stats.guard = guard
+        stats.shared_lock = shared_lock
         return stats
 
     cdef void zero(self) noexcept:
@@ -203,11 +203,11 @@ cdef class CacheStats:
         cdef int64_t[COUNTERS] counts
         cdef int i
         cdef list carried = None
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         for i in range(COUNTERS):
             counts[i] = self.counts[i]
         carried = self.carried
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         if carried is None:
             return tuple([counts[i] for i in range(COUNTERS)])
         return tuple([counts[i] + carried[i] for i in range(COUNTERS)])
@@ -318,23 +318,23 @@ cdef class CacheStats:
         cdef list carried, known
         cdef bint added
         while True:
-            acquire(&self.guard.lock)
+            acquire(&self.shared_lock.lock)
             added = amount < MOST_COUNTED and self.counts[i] < MOST_COUNTED - few
             if added:
                 self.counts[i] += few
             counted = self.counts[i]
             known = self.carried
-            release(&self.guard.lock)
+            release(&self.shared_lock.lock)
             if added:
                 return 0
             carried = list(known) if known is not None else [0] * COUNTERS
             carried[i] += counted + amount
-            acquire(&self.guard.lock)
+            acquire(&self.shared_lock.lock)
             if self.counts[i] == counted and self.carried is known:
                 self.counts[i] = 0
                 known, self.carried = self.carried, carried
                 added = True
-            release(&self.guard.lock)
+            release(&self.shared_lock.lock)
             if added:
                 return 0
 
@@ -345,9 +345,9 @@ cdef class CacheStats:
 
     def reset(self):
         """Set all counters to zero and start the uptime anew. To measure a stretch of time, subtract two snapshots."""
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         self.zero()
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
 
     def snapshot(self):
         """The counters at this instant, as a `StatsSnapshot`, which does not change any more and can be pickled.

@@ -658,7 +658,7 @@ def test_private_classes_are_whole_or_refuse_to_be_made():
     program = """
 import cachebox, gc
 from cachebox._calls.cached_function import CachedFunction, CachedMethod, BoundFunction
-from cachebox.policies import _Ordered
+from cachebox.policies import _BuiltInPolicy
 for kind in (CachedFunction, CachedMethod, BoundFunction):
     try:
         kind.__new__(kind)
@@ -678,10 +678,10 @@ for call in (
             call(it)
         except (TypeError, AttributeError, KeyError):
             pass
-order = _Ordered.__new__(_Ordered)
+order = _BuiltInPolicy.__new__(_BuiltInPolicy)
 order.add(1); order.add(2); order.access(1); order._check()
 assert sorted(order) == [1, 2]
-class Careless(_Ordered):
+class Careless(_BuiltInPolicy):
     def __init__(self, size=None): pass
 cache = cachebox.Cache(2, policy=Careless)
 cache.update({n: n for n in range(5)})

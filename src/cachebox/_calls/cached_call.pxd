@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._calls.call_key cimport Call, call_key, type_of
 from cachebox._calls.key_arguments cimport KeyArguments
-from cachebox._loading.fetch cimport Loading
+from cachebox._loading.fetch cimport LoadSpec
 from cachebox.cache cimport Cache
 
 
@@ -17,7 +17,7 @@ cdef extern from "Python.h":
     ctypedef PyObject* (*vectorcallfunc)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL
 
 
-cdef enum Lone:                     # when the key of a call is its one positional argument itself
+cdef enum SingleArg:                     # when the key of a call is its one positional argument itself
     NEVER
     PLAIN                           # if it is an int or a str, as functools has it
     ALWAYS
@@ -45,8 +45,8 @@ cdef class CachedCall:
     cdef vectorcallfunc vectorcall
     cdef Cache _cache
     cdef object function
-    cdef object token               # tells the function's keys from others' in a shared cache; None: it has its own
-    cdef Lone lone
+    cdef object function_id               # tells the function's keys from others' in a shared cache; None: it has its own
+    cdef SingleArg single_arg
     cdef bint typed
     cdef bint is_simple             # keys are the arguments as they are: no token, no types, no key_func
     cdef KeyArguments key_arguments     # which arguments belong to the key, or None: all of them, as they are
@@ -58,8 +58,8 @@ cdef class CachedCall:
     cdef uint64_t known[8]          # what classes have said: twice the version of a class, the answer in the lowest bit
     cdef str first_name             # of the first parameter, if it may be a keyword
     cdef bint single_flight
-    cdef bint unwatched             # a result is stored whatever happened to its call meanwhile, as functools has it
-    cdef bint first_wins            # ... unless it has another result by now
+    cdef bint functools_rules             # a result is stored whatever happened to its call meanwhile, as functools has it
+    cdef bint keep_first            # ... unless it has another result by now
     cdef double lifetime
     cdef object ttl_of              # the time to live as a function of the result, or None
     cdef object condition
@@ -68,7 +68,7 @@ cdef class CachedCall:
     cdef bint own_failures          # it is not the cache's
     cdef object key_func
     cdef object ready               # of an async function: makes a coroutine of a value that is there
-    cdef object fly                 # ... and one that loads it
+    cdef object load_async          # ... and one that loads it
     cdef bint serves                # results while they are computed anew: the next two are not both 0
     cdef double ahead               # the share of a result's lifetime at its end in which it is computed anew
     cdef double stale               # the seconds for which it is served beyond its end
@@ -106,7 +106,7 @@ cdef class CachedCall:
     ) except NULL
     cdef int become_async(self) except -1
     cdef object begin(
-        self, object fly, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
     )
     cdef int warn_uncached(self, object instance) except -1
     cdef PyObject* find_nullary(self, PyObject** args) except NULL
@@ -121,7 +121,7 @@ cdef class CachedCall:
     cdef object member_of(self, object instance)
     cdef PyObject* call_uncached(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     cdef PyObject* hit(self, PyObject* value) except NULL
-    cdef int prepare(self, Loading* how) except -1
+    cdef int prepare(self, LoadSpec* spec) except -1
     cdef object key_of(self, tuple args, dict kwargs, bint as_method, bint known_only)
     cdef object receiver_of(self, object instance, bint known_only)
 
@@ -130,8 +130,8 @@ cdef PyObject* NO_KEY               # what stands for the key of a call that can
 cdef Py_hash_t (*try_hash)(PyObject* item) noexcept     # -1: an exception is set
 
 
-cdef inline bint is_lone(CachedCall self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
+cdef inline bint is_single_arg(CachedCall self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
     """Whether the key of a call is its one argument."""
     if n != 1 or names != NULL:
         return False
-    return type_of(args[0]) != call_key if self.lone == ALWAYS else self.lone == PLAIN and is_plain(args[0])
+    return type_of(args[0]) != call_key if self.single_arg == ALWAYS else self.single_arg == PLAIN and is_plain(args[0])

@@ -14,8 +14,8 @@ from cachebox._engine.table cimport hash_of, take_over
 from cachebox._loading.fast_path cimport (
     find_at_once, find_quickly, get_equal, go_on, is_plain_hit, knows_hash, mixed_in, search_and_use, take_hit,
 )
-from cachebox._loading.fetch cimport PASSED, RETURNED, STORED, Loading, fetch, is_awaitable
-from cachebox._loading.flight cimport FLYING, Flight
+from cachebox._loading.fetch cimport PASSED, RETURNED, STORED, LoadSpec, fetch, is_awaitable
+from cachebox._loading.flight cimport PENDING, Flight
 from cachebox._loading.refresh cimport Refresh, find_servable, flight_of, open_refresh
 from cachebox._platform.caught cimport raise_current
 from cachebox._platform.lock cimport acquire, release
@@ -23,7 +23,7 @@ from cachebox.cache cimport Cache
 
 from cachebox._calls.call_key import Member, Receiver, forget_receiver
 from cachebox._calls.methods import is_lasting
-from cachebox._calls.returned_awaitables import fly_begun
+from cachebox._calls.returned_awaitables import load_begun
 from cachebox._platform.awaitables import refuse_awaitable, warn_of_one_shot
 
 
@@ -62,19 +62,19 @@ cdef class CachedCall:
         cdef Call call
         cdef Py_hash_t hashed
         cdef PyObject* value
-        cdef PyObject* lone
+        cdef PyObject* single_arg
         cdef bint compared
         if self.key_arguments is not None:
             return self.call_selected(args, n, names, as_method and self.by_instance)
         self.describe(&call, args, n, names)
         if self.key_func is not None:
             key = take_over(vectorcall(<PyObject*>self.key_func, args, n, names))
-            lone = <PyObject*>key
-            if unlikely(is_awaitable(lone)):
+            single_arg = <PyObject*>key
+            if unlikely(is_awaitable(single_arg)):
                 refuse_awaitable("key_func", key)
-            hashed = hash_of(lone)
+            hashed = hash_of(single_arg)
             value = get_equal(
-                <PyObject*>self._cache, lone, mixed_in(<PyObject*>self._cache, hashed), &compared
+                <PyObject*>self._cache, single_arg, mixed_in(<PyObject*>self._cache, hashed), &compared
             )
             if value != NULL:
                 return self.hit(value)
@@ -121,7 +121,7 @@ cdef class CachedCall:
                 return self.hit(value)
             if as_method:
                 receiver = self.receiver_of(<object>args[0], False)
-            if call.receiver == NULL and is_lone(self, taken.items, taken.n, taken.names):
+            if call.receiver == NULL and is_single_arg(self, taken.items, taken.n, taken.names):
                 key = <object>taken.items[0]
             else:
                 key = key_of_call(&call, receiver)
@@ -137,7 +137,7 @@ cdef class CachedCall:
         cdef uint32_t i
         cdef uint64_t h
         cdef bint compared
-        if call.receiver == NULL and is_lone(self, call.arguments, call.n, call.names):
+        if call.receiver == NULL and is_single_arg(self, call.arguments, call.n, call.names):
             if knows_hash(call.arguments[0], hashed):
                 h = mixed_in(cache, hashed[0])
                 if likely(find_at_once(cache, call.arguments[0], h, &i) and is_plain_hit(cache, i)):
@@ -147,7 +147,7 @@ cdef class CachedCall:
             if unlikely(hashed[0] == -1):
                 self.explain(args, n, names, as_method)
             return get_equal(cache, call.arguments[0], mixed_in(cache, hashed[0]), &compared)
-        if call.token == NULL and not call.typed and knows_hash_of_call(call, hashed):
+        if call.function_id == NULL and not call.typed and knows_hash_of_call(call, hashed):
             acquire((<Cache>cache).lock)
             i = find_call_quickly(cache, call, mixed_in(cache, hashed[0]))
             if likely(i != 0 and is_plain_hit(cache, i)):
@@ -165,7 +165,7 @@ cdef class CachedCall:
         try:
             raise_current()
         except TypeError as error:
-            if self.unwatched:
+            if self.functools_rules:
                 raise                           # functools' own words
             from cachebox._calls.unhashable import explained
 
@@ -192,7 +192,7 @@ cdef class CachedCall:
         return self.miss(key_of_call(&call, receiver), hashed, args, n, names, receiver)
 
     cdef void describe(self, Call* call, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
-        call.token = <PyObject*>self.token if self.token is not None else NULL
+        call.function_id = <PyObject*>self.function_id if self.function_id is not None else NULL
         call.receiver = NULL
         call.arguments = args
         call.n = n
@@ -201,7 +201,7 @@ cdef class CachedCall:
 
     cdef PyObject* hit(self, PyObject* value) except NULL:
         """What a call returns for a value that was there; takes over the reference."""
-        if self.token is not None:
+        if self.function_id is not None:
             count(&self.hits)
         if self.ready is None:
             return value
@@ -211,7 +211,7 @@ cdef class CachedCall:
         self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
     ) except NULL:
         """What a call returns that had no value at first sight."""
-        cdef Loading how
+        cdef LoadSpec spec
         cdef PyObject* found
         if receiver is None and self.asks_classes and self.receives(args, n, names):
             return self.call_received(args, n, names)
@@ -219,28 +219,28 @@ cdef class CachedCall:
             found = self.serve(key, hashed, args, n, names, receiver)
             if found != NULL:
                 return self.hit(found)
-        if self.fly is not None:
-            return new_reference(self.begin(self.fly, key, hashed, args, n, names, receiver))
-        self.prepare(&how)
-        how.arguments = args
-        how.n = n
-        how.names = names
-        how.instance = args[0] if receiver is not None else NULL
-        if receiver is None and self.token is None:
-            value = fetch(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &how)
-            if unlikely(how.single_use == PASSED):
+        if self.load_async is not None:
+            return new_reference(self.begin(self.load_async, key, hashed, args, n, names, receiver))
+        self.prepare(&spec)
+        spec.arguments = args
+        spec.n = n
+        spec.names = names
+        spec.instance = args[0] if receiver is not None else NULL
+        if receiver is None and self.function_id is None:
+            value = fetch(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &spec)
+            if unlikely(spec.single_use == PASSED):
                 return self.passed(value, key, hashed, args, n, names, receiver, False)
             return new_reference(value)
         try:
-            value = fetch(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &how)
-            if how.single_use == PASSED:
+            value = fetch(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), &spec)
+            if spec.single_use == PASSED:
                 return self.passed(value, key, hashed, args, n, names, receiver, False)
             return new_reference(value)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
-            if self.token is not None and how.missed >= 0:
-                count(&self.misses if how.missed else &self.hits)
+            if self.function_id is not None and spec.missed >= 0:
+                count(&self.misses if spec.missed else &self.hits)
 
     cdef PyObject* serve(
         self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
@@ -255,10 +255,10 @@ cdef class CachedCall:
         cdef Flight flight
         while True:
             value = find_servable(self._cache, key, h, self.ahead, self.stale, &due)
-            if value != NULL or joined or self.fly is not None:     # a coroutine waits for itself
+            if value != NULL or joined or self.load_async is not None:     # a coroutine waits for itself
                 break
             flight = flight_of(self._cache, key)
-            if flight is None or flight.wait() == FLYING:
+            if flight is None or flight.wait() == PENDING:
                 break
             joined = True
         if value == NULL:
@@ -281,7 +281,7 @@ cdef class CachedCall:
 
             arguments = tuple([<object>args[k] for k in range(n)])
             keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
-            started = RefreshCall(self, refresh, arguments, keywords, receiver).start(self.fly is not None)
+            started = RefreshCall(self, refresh, arguments, keywords, receiver).start(self.load_async is not None)
         except:
             refresh.end()
             raise
@@ -290,13 +290,13 @@ cdef class CachedCall:
         return 0
 
     cdef object begin(
-        self, object fly, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
     ):
         """A coroutine that has the value of a call."""
         cdef Py_ssize_t k
         arguments = tuple([<object>args[k] for k in range(n)])
         keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
-        coroutine = fly(self, key, hashed, arguments, keywords, receiver)
+        coroutine = load_async(self, key, hashed, arguments, keywords, receiver)
         name = getattr(self, "__qualname__", None)
         if isinstance(name, str):
             coroutine.__qualname__ = name                   # for warnings, and for whoever looks at a task
@@ -310,11 +310,11 @@ cdef class CachedCall:
         if not is_awaitable(<PyObject*>value):
             self._report(value)
             return new_reference(value)
-        if self.fly is None:
+        if self.load_async is None:
             self.become_async()
 
         def go_on(wrapper, key, hashed, arguments, keywords, receiver):
-            return fly_begun(wrapper, value, key, hashed, arguments, keywords, receiver, anew)
+            return load_begun(wrapper, value, key, hashed, arguments, keywords, receiver, anew)
 
         return new_reference(self.begin(go_on, key, hashed, args, n, names, receiver))
 
@@ -328,18 +328,18 @@ cdef class CachedCall:
             self.warned = True
             warn_of_one_shot(getattr(self, "__qualname__", repr(self.function)), value)
 
-    cdef int prepare(self, Loading* how) except -1:
-        how.function = <PyObject*>self.function
-        how.lifetime = self.lifetime
-        how.ttl_of = <PyObject*>self.ttl_of if self.ttl_of is not None else NULL
-        how.condition = <PyObject*>self.condition if self.condition is not None else NULL
-        how.tags = <PyObject*>self.tags if self.tags is not None else NULL
-        how.failures = <PyObject*>self.failures if self.failures is not None else NULL
-        how.single_flight = self.single_flight
-        how.single_use = STORED if self.unwatched else RETURNED
-        how.unwatched = self.unwatched
-        how.first_wins = self.first_wins
-        how.missed = -1
+    cdef int prepare(self, LoadSpec* spec) except -1:
+        spec.function = <PyObject*>self.function
+        spec.lifetime = self.lifetime
+        spec.ttl_of = <PyObject*>self.ttl_of if self.ttl_of is not None else NULL
+        spec.condition = <PyObject*>self.condition if self.condition is not None else NULL
+        spec.tags = <PyObject*>self.tags if self.tags is not None else NULL
+        spec.failures = <PyObject*>self.failures if self.failures is not None else NULL
+        spec.single_flight = self.single_flight
+        spec.single_use = STORED if self.functools_rules else RETURNED
+        spec.functools_rules = self.functools_rules
+        spec.keep_first = self.keep_first
+        spec.missed = -1
         return 0
 
     # --- methods that other decorators hide ---------------------------------------------------------------------------
@@ -441,7 +441,7 @@ cdef class CachedCall:
         if n != 0 and is_lasting(<object>args[0]):
             return self.call_lasting(args, n, names)
         self._cache.count_miss()
-        if self.token is not None:
+        if self.function_id is not None:
             count(&self.misses)
         if not self.warned and n != 0:
             self.warn_uncached(<object>args[0])
@@ -534,7 +534,7 @@ cdef class CachedCall:
         hashed = try_hash_call(&call)
         if unlikely(hashed == -1):              # unhashable arguments have no key
             self.explain(items_of(flat_given), n_given, <PyObject*>names_given if names_given else NULL, as_method)
-        if not as_method and is_lone(self, call.arguments, call.n, call.names):
+        if not as_method and is_single_arg(self, call.arguments, call.n, call.names):
             return args[0]
         if receiver is not None and not known_only:
             remember(receiver, hashed, self._cache)     # the caller may store something under the key

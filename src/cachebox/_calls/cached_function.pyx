@@ -7,18 +7,18 @@ from libc.stdint cimport uint64_t
 from types import FunctionType, MethodType
 
 from cachebox._calls.cached_call cimport ALWAYS, NEVER, NO_KEY, PLAIN, CachedCall, count, items_of, vectorcallfunc
-from cachebox._calls.call_key cimport keys_of_token, remember
+from cachebox._calls.call_key cimport keys_of_function, remember
 from cachebox._calls.entry_points cimport (
     call_counted, call_general, call_method, call_otherwise, call_selecting, call_varying, likely_call, method_call,
 )
 from cachebox._engine.table cimport hash_of, take_over
 from cachebox._loading.fast_path cimport get_equal, mixed_in
 from cachebox._loading.fetch cimport (
-    PASSED, Loading, is_awaitable, land as land_value, land_or_crash, may_pass_once, passes_once, put_result,
+    PASSED, LoadSpec, is_awaitable, complete_load, end_load, may_pass_once, passes_once, put_result,
     remember as remember_failure,
 )
 from cachebox._loading.refresh cimport Refresh, flight_of, keep_due
-from cachebox._loading.single_flight cimport Leader, Ticket, board, crash, land, lead_anew, leader_by_watch, new_leader
+from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, lead_anew, leader_by_watch, new_leader
 from cachebox._store.options cimport lifetime_of
 from cachebox._store.state cimport new_watch
 from cachebox.cache cimport Cache
@@ -27,7 +27,7 @@ from cachebox._calls.cached_call import HasNoKey
 from cachebox._calls.call_key import CallKey, Member, Receiver
 from cachebox._calls.methods import bound_by_class, may_be_class_method
 from cachebox._calls.disabling import is_disabled
-from cachebox._calls.returned_awaitables import fly_anew_called, fly_called
+from cachebox._calls.returned_awaitables import reload_called, load_called
 from cachebox._platform.awaitables import is_async, refuse_awaitable
 from cachebox.cache import MISSING
 
@@ -91,12 +91,12 @@ cdef class CachedFunction(CachedCall):
     """A function with a cache in front: what `cached` and `lru_cache` return; they have the documentation."""
 
     def __init__(
-        self, function, Cache cache not None, *, token=None, typed=False, only_plain_alone=False, binds_weakly=True,
-        is_method=False, single_flight=True, unwatched=False, first_wins=False, ttl=None, condition=None, key_func=None,
+        self, function, Cache cache not None, *, function_id=None, typed=False, only_plain_alone=False, binds_weakly=True,
+        is_method=False, single_flight=True, functools_rules=False, keep_first=False, ttl=None, condition=None, key_func=None,
         tags=None, own_tag=None, failures=None, coroutines=None, claim=None, first_name=None, stores=True, parameters=(),
         key_arguments=None, refresh_ahead=None, stale_ttl=None,
     ):
-        self.token = token
+        self.function_id = function_id
         self.typed = typed
         self.key_arguments = key_arguments
         self.binds_weakly = binds_weakly
@@ -114,8 +114,8 @@ cdef class CachedFunction(CachedCall):
         self.claim = claim
         self.own_tag = own_tag
         self.single_flight = single_flight
-        self.unwatched = unwatched
-        self.first_wins = first_wins
+        self.functools_rules = functools_rules
+        self.keep_first = keep_first
         try:
             self.lifetime = cache.lifetime if ttl is None or callable(ttl) else lifetime_of(ttl, "ttl")
         except TypeError:
@@ -127,20 +127,20 @@ cdef class CachedFunction(CachedCall):
         self.condition = condition
         self.tags = tags
         self.own_failures = failures is not None
-        self.failures = failures if failures is not None or unwatched else cache.failures
+        self.failures = failures if failures is not None or functools_rules else cache.failures
         self.key_func = key_func
         self.ready = coroutines.ready if coroutines is not None else None
-        self.fly = coroutines.fly if coroutines is not None else None
-        self.fly_anew = coroutines.fly_anew if coroutines is not None else None
+        self.load_async = coroutines.load_async if coroutines is not None else None
+        self.reload_async = coroutines.reload_async if coroutines is not None else None
         self.parameters = dict(parameters)
-        self.is_simple = token is None and not typed and key_func is None and key_arguments is None
+        self.is_simple = function_id is None and not typed and key_func is None and key_arguments is None
         if not stores:
             self.vectorcall = <vectorcallfunc>call_counted
         elif self.is_method:
             self.vectorcall = method_call(self)
         elif key_arguments is not None:
-            self.lone = ALWAYS if token is None and not typed else NEVER
-            is_quick = self.lone == ALWAYS and self.ready is None
+            self.single_arg = ALWAYS if function_id is None and not typed else NEVER
+            is_quick = self.single_arg == ALWAYS and self.ready is None
             self.vectorcall = <vectorcallfunc>call_general
             if is_quick:
                 self.vectorcall = <vectorcallfunc>call_selecting
@@ -149,7 +149,7 @@ cdef class CachedFunction(CachedCall):
         elif not self.is_simple:
             self.vectorcall = <vectorcallfunc>call_general
         else:
-            self.lone = PLAIN if only_plain_alone else ALWAYS
+            self.single_arg = PLAIN if only_plain_alone else ALWAYS
             self.vectorcall = likely_call(function) if self.ready is None else <vectorcallfunc>call_otherwise
 
     # --- calling -----------------------------------------------------------------------------------------------------
@@ -160,16 +160,16 @@ cdef class CachedFunction(CachedCall):
             self.vectorcall(<PyObject*>self, items_of(flat), len(args), <PyObject*>names if kwargs else NULL)
         )
 
-    def _land_refreshed(self, Refresh refresh not None, value, tuple args, dict kwargs, receiver):
+    def _complete_refreshed(self, Refresh refresh not None, value, tuple args, dict kwargs, receiver):
         """Store the result of a call that was made anew, unless the key was written meanwhile."""
         cdef Leader lead = leader_by_watch(self._cache, refresh.watch)
         if lead is None:
             return
         lead.began = self._cache.invalidations
         try:
-            self._land(lead, refresh.key, hash_of(<PyObject*>refresh.key), value, receiver, args, kwargs)
+            self._complete(lead, refresh.key, hash_of(<PyObject*>refresh.key), value, receiver, args, kwargs)
         except:
-            crash(self._cache, lead, None)
+            fail(self._cache, lead, None)
             raise
 
     def _refreshing(self, key):
@@ -181,7 +181,7 @@ cdef class CachedFunction(CachedCall):
         from cachebox._calls.coroutines import ready
 
         self.ready = ready
-        self.fly = fly_called
+        self.load_async = load_called
         if self.is_method:
             self.vectorcall = method_call(self)
         elif self.is_simple:
@@ -192,44 +192,44 @@ cdef class CachedFunction(CachedCall):
         if not self.is_method and self.asks_classes:
             become_method(self)
 
-    # --- loading in a coroutine: what `coroutines.fly` needs ----------------------------------------------------------
+    # --- loading in a coroutine: what `coroutines.load_async` needs ----------------------------------------------------------
 
-    def _board(self, key, Py_hash_t hashed, bint counted, bint alone):
+    def _join_or_lead(self, key, Py_hash_t hashed, bint counted, bint alone):
         """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
-        cdef Ticket ticket
+        cdef Joined joined
         cdef Leader lead = new_leader(self._cache)
-        ticket.counted = counted
+        joined.counted = counted
         if alone:
-            lead.alone = new_watch(self._cache)
-        flight = board(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead, &ticket)
-        if self.token is not None and not counted:
-            count(&self.misses if ticket.counted else &self.hits)
+            lead.side_load = new_watch(self._cache)
+        flight = join_or_lead(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead, &joined)
+        if self.function_id is not None and not counted:
+            count(&self.misses if joined.counted else &self.hits)
         lead.began = self._cache.invalidations
-        if ticket.value != NULL:
-            return None, (self._cache.copy_of(take_over(ticket.value)),)
+        if joined.value != NULL:
+            return None, (self._cache.copy_of(take_over(joined.value)),)
         return (None, flight) if flight is not None else (lead, None)
 
-    def _land(self, Leader lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):
+    def _complete(self, Leader lead, key, Py_hash_t hashed, value, receiver, tuple args, dict kwargs):
         """End a load with a value."""
-        cdef Loading how
+        cdef LoadSpec spec
         cdef tuple flat, names
         instance = receiver() if receiver is not None else None
         if may_pass_once(<PyObject*>value) and passes_once(value):
-            crash(self._cache, lead, None)
+            fail(self._cache, lead, None)
             self._report(value)
             return
-        self.prepare(&how)
-        how.began = lead.began
+        self.prepare(&spec)
+        spec.began = lead.began
         if self.tags is not None:               # which may be a function of the arguments
             flat, names = args + tuple(kwargs.values()), tuple(kwargs)
-            how.arguments = items_of(flat)
-            how.n = len(args)
-            how.names = <PyObject*>names if names else NULL
-        how.instance = <PyObject*>instance if receiver is not None else NULL
+            spec.arguments = items_of(flat)
+            spec.n = len(args)
+            spec.names = <PyObject*>names if names else NULL
+        spec.instance = <PyObject*>instance if receiver is not None else NULL
         if self.failures is not None:
             self.failures.forget(key)           # it is known to have failed only where it is loaded anew
         try:
-            land_value(self._cache, lead, key, mixed_in(<PyObject*>self._cache, hashed), value, &how)
+            complete_load(self._cache, lead, key, mixed_in(<PyObject*>self._cache, hashed), value, &spec)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
@@ -242,11 +242,11 @@ cdef class CachedFunction(CachedCall):
         `prefix`: the instance of a method, or nothing. `anew`: look for none.
         """
         cdef PyObject* value
-        cdef bint compared, is_lone = self.is_simple and not prefix
+        cdef bint compared, is_single_arg = self.is_simple and not prefix
         cdef list left = []
         for key in keys:
             made = key
-            if not is_lone or type(key) is CallKey:
+            if not is_single_arg or type(key) is CallKey:
                 made = self.key_of((*prefix, key), {}, len(prefix) != 0, False)
             if not anew:
                 value = get_equal(
@@ -255,19 +255,19 @@ cdef class CachedFunction(CachedCall):
                 )
                 if value != NULL:
                     found[key] = take_over(value)
-                    if self.token is not None:
+                    if self.function_id is not None:
                         count(&self.hits)
                     continue
             left.append((key, made))
         return left
 
-    def _land_absent(self, Leader lead, key, Py_hash_t hashed, value, ttl):
+    def _complete_absent(self, Leader lead, key, Py_hash_t hashed, value, ttl):
         """End a load that found nothing with a value that says so, stored for `ttl` seconds; None: not at all."""
         cdef double lifetime = lifetime_of(ttl, "missing_ttl")
         cdef tuple tags = None if self.own_tag is None else (self.own_tag,)
         receiver = self.receiver_in(key)
         try:
-            land(
+            complete(
                 self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead, value, lifetime, 0.0, ttl is not None,
                 tags, self._cache.invalidations,
             )
@@ -293,7 +293,7 @@ cdef class CachedFunction(CachedCall):
         error = self.failures.find(key) if self.failures is not None else None
         if error is not None:
             self._cache.count_hit()
-            if self.token is not None:
+            if self.function_id is not None:
                 count(&self.hits)
         return error
 
@@ -326,7 +326,7 @@ cdef class CachedFunction(CachedCall):
         if self.parameters["maxsize"] == 0:
             return CacheInfo(0, self.misses, 0, 0)
         stats = self._cache.stats
-        hits, misses = (self.hits, self.misses) if self.token is not None else (stats.hits, stats.misses)
+        hits, misses = (self.hits, self.misses) if self.function_id is not None else (stats.hits, stats.misses)
         return CacheInfo(hits, misses, self._cache.max_size, len(self._cache))
 
     def cache_clear(self):
@@ -335,17 +335,17 @@ cdef class CachedFunction(CachedCall):
         Where the function has a cache of its own below this one, and a `cache_clear`, that is emptied first.
         """
         below = getattr(self.function, "cache_clear", None)
-        if not self.unwatched and callable(below) and not is_async(below):
+        if not self.functools_rules and callable(below) and not is_async(below):
             below()
         self.hits = self.misses = 0
         if self.own_failures:
             self.failures.clear()
-        if self.token is None:
+        if self.function_id is None:
             self._cache.clear()
         elif self.own_tag is not None:
             self._cache.invalidate_tag(self.own_tag)
         else:
-            self._cache.delete_many(keys_of_token(self._cache, self.token))
+            self._cache.delete_many(keys_of_function(self._cache, self.function_id))
 
     def cache_parameters(self):
         """How the function is cached, as a new dict: maxsize and typed; from `cached`, policy and ttl too."""
@@ -395,7 +395,7 @@ cdef class CachedFunction(CachedCall):
         return MISSING if key is <object>NO_KEY else self._cache.peek(key, MISSING)
 
     cdef object refresh_call(self, tuple args, dict kwargs, bint as_method):
-        cdef Loading how
+        cdef LoadSpec spec
         cdef Leader leader
         cdef PyObject* value
         cdef Py_hash_t hashed
@@ -411,23 +411,23 @@ cdef class CachedFunction(CachedCall):
             return function(*args, **kwargs)
         hashed = hash_of(<PyObject*>key)
         receiver = self.receiver_in(key)
-        if self.fly is not None:
-            fly = fly_anew_called if self.fly is fly_called else self.fly_anew
-            return self.begin(fly, key, hashed, items_of(flat), len(args), names_or_none, receiver)
+        if self.load_async is not None:
+            load_async = reload_called if self.load_async is load_called else self.reload_async
+            return self.begin(load_async, key, hashed, items_of(flat), len(args), names_or_none, receiver)
         instance = receiver() if receiver is not None else None
-        self.prepare(&how)
-        how.function = <PyObject*>function
-        how.arguments = items_of(flat)
-        how.n = len(args)
-        how.names = names_or_none
-        how.instance = <PyObject*>instance if receiver is not None else NULL
-        how.began = self._cache.invalidations
+        self.prepare(&spec)
+        spec.function = <PyObject*>function
+        spec.arguments = items_of(flat)
+        spec.n = len(args)
+        spec.names = names_or_none
+        spec.instance = <PyObject*>instance if receiver is not None else NULL
+        spec.began = self._cache.invalidations
         leader = new_leader(self._cache)
         h = mixed_in(<PyObject*>self._cache, hashed)
         lead_anew(self._cache, key, h, leader)
-        value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
-        result = land_or_crash(self._cache, key, h, leader, value, &how)
-        if how.single_use == PASSED:
+        value = quick_vectorcall(spec.function, spec.arguments, spec.n, spec.names)
+        result = end_load(self._cache, key, h, leader, value, &spec)
+        if spec.single_use == PASSED:
             return take_over(self.passed(
                 result, key, hashed, items_of(flat), len(args), names_or_none, receiver, True
             ))
@@ -443,7 +443,7 @@ cdef class CachedFunction(CachedCall):
         return self.function.refresh
 
     cdef int set_call(self, object value, tuple args, dict kwargs, bint as_method) except -1:
-        cdef Loading how
+        cdef LoadSpec spec
         cdef tuple flat = args + tuple(kwargs.values()), names = tuple(kwargs)
         if is_awaitable(<PyObject*>value):
             refuse_awaitable("value", value)
@@ -453,20 +453,20 @@ cdef class CachedFunction(CachedCall):
         key = self.key_of(args, kwargs, as_method, False)
         receiver = self.receiver_in(key)
         instance = receiver() if receiver is not None else None
-        self.prepare(&how)
-        how.arguments = items_of(flat)
-        how.n = len(args)
-        how.names = <PyObject*>names if names else NULL
-        how.instance = <PyObject*>instance if receiver is not None else NULL
+        self.prepare(&spec)
+        spec.arguments = items_of(flat)
+        spec.n = len(args)
+        spec.names = <PyObject*>names if names else NULL
+        spec.instance = <PyObject*>instance if receiver is not None else NULL
         if self.stores:
-            put_result(self._cache, key, mixed_in(<PyObject*>self._cache, hash_of(<PyObject*>key)), value, &how)
+            put_result(self._cache, key, mixed_in(<PyObject*>self._cache, hash_of(<PyObject*>key)), value, &spec)
             if self.own_failures:
                 self.failures.forget(key)
         return 0
 
     cdef object receiver_in(self, object key):
         """The Receiver in the key of a call, or None."""
-        cdef Py_ssize_t at = self.token is not None
+        cdef Py_ssize_t at = self.function_id is not None
         if self.key_func is None and type(key) is CallKey and len(<tuple>key) > at:
             found = (<tuple>key)[at]
             if type(found) is Receiver or type(found) is Member:
@@ -607,7 +607,7 @@ cdef class BoundFunction:
 cdef int become_method(CachedFunction function) except -1:
     """Take the first argument for the instance from now on."""
     function.is_method = True
-    function.lone = NEVER
+    function.single_arg = NEVER
     function.vectorcall = method_call(function)
     set_type(<PyObject*>function, <PyTypeObject*>CachedMethod)
     return 0

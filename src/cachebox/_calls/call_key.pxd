@@ -39,7 +39,7 @@ cdef extern from *:
 
 
 cdef struct Call:                   # borrows everything
-    PyObject* token                 # a str; NULL: the function has its cache to itself
+    PyObject* function_id                 # a str; NULL: the function has its cache to itself
     PyObject* receiver              # the instance that a method is called on, or NULL
     PyObject** arguments            # positional ones, then the values of keywords
     Py_ssize_t n                    # positional ones
@@ -54,7 +54,7 @@ cdef PyObject* KEYWORDS
 cdef object key_of_call(const Call* call, object receiver)
 cdef Py_hash_t (*try_hash_call)(const Call* call) noexcept      # `hash_call`; -1: an exception is set
 cdef list keys_of_hash(Cache cache, Py_hash_t hashed)
-cdef list keys_of_token(Cache cache, object token)
+cdef list keys_of_function(Cache cache, object function_id)
 cdef int remember(object receiver, Py_hash_t hashed, Cache cache) except -1
 cdef int watch_over(receiver) except -1
 
@@ -121,15 +121,15 @@ cdef inline Py_ssize_t length(const Call* call) noexcept nogil:
         n += 1 + 2 * keywords
     if call.typed:
         n += call.n + keywords
-    return n + (call.token != NULL) + (call.receiver != NULL)
+    return n + (call.function_id != NULL) + (call.receiver != NULL)
 
 
 cdef inline Py_hash_t hash_call(const Call* call) except? -1:
     cdef Mix m
     cdef Py_ssize_t k, keywords = keywords_of(call)
     begin(&m)
-    if call.token != NULL:
-        mix(&m, hash_of(call.token))
+    if call.function_id != NULL:
+        mix(&m, hash_of(call.function_id))
     if call.receiver != NULL:
         mix(&m, address_hash(call.receiver))
     for k in range(call.n):
@@ -162,8 +162,8 @@ cdef inline int matches(const Call* call, PyObject* key) noexcept:
     cdef int equal, all_equal = 1
     if type_of(key) != call_key or size_of_tuple(key) != length(call):
         return 0
-    if call.token != NULL:
-        if item_of(key, 0) != call.token and plain_equal(item_of(key, 0), call.token) <= 0:
+    if call.function_id != NULL:
+        if item_of(key, 0) != call.function_id and plain_equal(item_of(key, 0), call.function_id) <= 0:
             return 0
         at = 1
     if call.receiver != NULL:

@@ -10,7 +10,7 @@ from _weakref import ref
 from cachebox._engine.table cimport (
     Table, candidate, decref, hash_of, home, incref, likely, mixed, plain_equal, rest_differs, try_equal, unlikely,
 )
-from cachebox._loading.fast_path cimport quick_use
+from cachebox._loading.fast_path cimport try_hit
 from cachebox._platform.lock cimport acquire, release
 from cachebox.cache cimport Cache
 
@@ -138,8 +138,8 @@ cdef object key_of_call(const Call* call, object receiver):
     cdef Py_ssize_t k, at = 0, keywords = keywords_of(call)
     cdef object key = new_key(CallKey, length(call))
     cdef PyObject* value
-    if call.token != NULL:
-        put_item(key, at, call.token)
+    if call.function_id != NULL:
+        put_item(key, at, call.function_id)
         at += 1
     if call.receiver != NULL:
         put_item(key, at, <PyObject*>receiver)
@@ -201,14 +201,14 @@ cdef PyObject* get_call(PyObject* cache, const Call* call, uint64_t h) except? N
             if equal > 0:
                 break
         slot = (slot + 1) & t.mask
-    value = quick_use(cache, i)
+    value = try_hit(cache, i)
     release((<Cache>cache).lock)
     return value
 
 
 cdef int matches_by_comparing(const Call* call, PyObject* key) noexcept:
     """`matches` where it could not tell. -1: an exception is set."""
-    cdef Py_ssize_t k, at = (call.token != NULL) + (call.receiver != NULL)
+    cdef Py_ssize_t k, at = (call.function_id != NULL) + (call.receiver != NULL)
     cdef int equal
     for k in range(call.n):
         equal = compares_equal(call, call.arguments[k], item_of(key, at))
@@ -257,10 +257,10 @@ cdef list keys_of_hash(Cache cache, Py_hash_t hashed):
     return keys
 
 
-cdef list keys_of_token(Cache cache, object token):
+cdef list keys_of_function(Cache cache, object function_id):
     """The keys in a cache of one function's calls. O(n)."""
     cdef Table* t = cache.table
-    cdef PyObject* wanted = <PyObject*>token
+    cdef PyObject* wanted = <PyObject*>function_id
     cdef PyObject* key
     cdef uint32_t i
     cdef list keys = []

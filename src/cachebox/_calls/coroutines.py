@@ -22,7 +22,7 @@ async def ready(value: Any) -> Any:
     return value
 
 
-async def fly(
+async def load_async(
     wrapper: CachedFunction[..., Any],
     key: Hashable,
     hashed: int,
@@ -38,7 +38,7 @@ async def fly(
     if refreshing is not None:
         await tasks.over(refreshing)
     alone = not wrapper._single_flight
-    lead, known = wrapper._board(key, hashed, False, alone)
+    lead, known = wrapper._join_or_lead(key, hashed, False, alone)
     while lead is None:
         if type(known) is tuple:
             return known[0]
@@ -48,11 +48,11 @@ async def fly(
                 return known.get()
             finally:
                 del known                       # it keeps the error, the error its traceback, and that keeps this frame
-        lead, known = wrapper._board(key, hashed, True, alone)
+        lead, known = wrapper._join_or_lead(key, hashed, True, alone)
     return await _lead(wrapper, lead, wrapper.__wrapped__, key, hashed, args, kwargs, receiver)
 
 
-async def fly_anew(
+async def reload_async(
     wrapper: CachedFunction[..., Any],
     key: Hashable,
     hashed: int,
@@ -80,10 +80,10 @@ async def _lead(
     try:
         course = lead.begin(*tasks.current())
         value = await function(*args, **kwargs)
-        wrapper._land(lead, key, hashed, value, receiver, args, kwargs)
+        wrapper._complete(lead, key, hashed, value, receiver, args, kwargs)
     except BaseException as error:
         wrapper._failed(lead, key, error)
-        lead.crashed(error)
+        lead.fail(error)
         raise
     finally:
         if course is not None:

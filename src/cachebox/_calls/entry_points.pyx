@@ -8,7 +8,7 @@ tail calls: what it cannot finish it hands, lock included, to a function that it
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._calls.cached_call cimport CachedCall, count, is_lone, takes_weak_references, try_hash, vectorcallfunc
+from cachebox._calls.cached_call cimport CachedCall, count, is_single_arg, takes_weak_references, try_hash, vectorcallfunc
 from cachebox._calls.call_key cimport (
     Call, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, is_call_at, knows_hash_of_arguments,
     knows_hash_of_call, knows_hash_of_pair, likely, try_hash_call, unlikely,
@@ -16,7 +16,7 @@ from cachebox._calls.call_key cimport (
 from cachebox._calls.key_arguments cimport FAILED, FEW, get_variable, select_quickly
 from cachebox._engine.table cimport decref, hash_of, xdecref
 from cachebox._loading.fast_path cimport (
-    Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in, quick_use, search_and_use,
+    Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in, try_hit, search_and_use,
     take_hit,
 )
 from cachebox._platform.lock cimport HAS_GIL, acquire, release
@@ -46,7 +46,7 @@ cdef vectorcallfunc likely_call(object function) except NULL:
             return <vectorcallfunc>call_nullary
         if function.__code__.co_argcount - len(function.__defaults__ or ()) >= 2:
             return <vectorcallfunc>call_several
-    return <vectorcallfunc>call_lone
+    return <vectorcallfunc>call_single_arg
 
 
 cdef vectorcallfunc method_call(CachedCall function) except NULL:
@@ -56,7 +56,7 @@ cdef vectorcallfunc method_call(CachedCall function) except NULL:
     return <vectorcallfunc>call_method
 
 
-cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
+cdef PyObject* call_single_arg(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
     """A function that has its cache to itself, called with one argument that is its key."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
@@ -70,7 +70,7 @@ cdef PyObject* call_lone(PyObject* self, PyObject** args, size_t nargsf, PyObjec
     h = mixed_in(cache, hashed)
     if likely(find_at_once(cache, args[0], h, &i) and is_plain_hit(cache, i)):
         return take_hit(cache, i)
-    return compare_lone(self, args, 1, h, i)
+    return compare_single_arg(self, args, 1, h, i)
 
 
 cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
@@ -199,12 +199,12 @@ cdef PyObject* by_arguments(PyObject* self, PyObject** args, Py_ssize_t n, PyObj
         return call_with_keywords(self, args, n, names)
     if HAS_GIL:                     # else another thread may make it a method just now
         (<CachedCall>self).vectorcall = <vectorcallfunc>(
-            call_nullary if n == 0 else call_lone if n == 1 else call_several
+            call_nullary if n == 0 else call_single_arg if n == 1 else call_several
         )
     if n == 0:
         return call_nullary(self, args, 0, NULL)
     if n == 1:
-        return call_lone(self, args, 1, NULL)
+        return call_single_arg(self, args, 1, NULL)
     return call_several(self, args, n, NULL)
 
 
@@ -251,7 +251,7 @@ cdef PyObject* simple_by_search(
     if likely(is_call_at(cache, &call, mixed_in(cache, hashed), i)):
         if likely(is_plain_hit(cache, i)):
             return take_hit(cache, i)
-        value = quick_use(cache, i)
+        value = try_hit(cache, i)
     release((<Cache>cache).lock)
     if value != NULL:
         return value
@@ -292,15 +292,15 @@ cdef PyObject* simple_by_hash(
     return (<CachedCall>self).miss_call(args, n, names, hashed, False)
 
 
-cdef PyObject* lone_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept:
-    """The rest of `call_lone`, with the lock: what takes no call."""
+cdef PyObject* single_arg_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept:
+    """The rest of `call_single_arg`, with the lock: what takes no call."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     if likely(is_equal_hit(cache, args[0], h, i)):
         return take_hit(cache, i)
-    return search_lone(self, args, n, h, i)
+    return search_single_arg(self, args, n, h, i)
 
 
-cdef PyObject* lone_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) except NULL:
+cdef PyObject* single_arg_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) except NULL:
     """The rest of that."""
     cdef bint compared
     cdef PyObject* value = search_and_use(<PyObject*>(<CachedCall>self)._cache, args[0], h, i, &compared)
@@ -333,7 +333,7 @@ cdef PyObject* call_anyhow(PyObject* self, PyObject** args, size_t nargsf, PyObj
     cdef bint compared
     if n == 0 and names == NULL:
         return (<CachedCall>self).find_nullary(args)
-    if not is_lone(<CachedCall>self, args, n, names):
+    if not is_single_arg(<CachedCall>self, args, n, names):
         return simple_by_hashing(self, NULL, args, n, names)
     if (<CachedCall>self).asks_classes and (<CachedCall>self).receives(args, n, names):
         return (<CachedCall>self).call(args, n, names, True)
@@ -355,15 +355,15 @@ ctypedef PyObject* (*SimpleGet)(
 ctypedef PyObject* (*SimpleSearch)(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, Py_hash_t hashed, uint32_t i
 ) noexcept
-ctypedef PyObject* (*Entry)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept
-cdef Entry any_call = <Entry>call_anyhow
+ctypedef PyObject* (*VectorCall)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept
+cdef VectorCall any_call = <VectorCall>call_anyhow
 cdef Rest other_call = by_arguments
 cdef Rest call_in_doubt = <Rest>in_doubt
 cdef Rest call_generally = <Rest>call_general_
 cdef Rest select_call = <Rest>call_selecting_
 cdef Rest call_with_keywords = <Rest>by_keywords
 cdef Rest other_method_call = <Rest>by_arguments_of_method
-cdef Search compare_lone = lone_by_comparing, search_lone = <Search>lone_by_search
+cdef Search compare_single_arg = single_arg_by_comparing, search_single_arg = <Search>single_arg_by_search
 cdef SimpleRest hash_simple = <SimpleRest>simple_by_hashing
 cdef SimpleGet get_simple = <SimpleGet>simple_by_hash
 cdef SimpleSearch search_simple = <SimpleSearch>simple_by_search
@@ -372,7 +372,7 @@ cdef SimpleSearch search_simple = <SimpleSearch>simple_by_search
 cdef inline void describe_simple(
     Call* call, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
 ) noexcept:
-    call.token = NULL
+    call.function_id = NULL
     call.receiver = receiver
     call.arguments = args
     call.n = n

@@ -155,7 +155,7 @@ cdef class KeyArguments:
     cdef int take(
         self, PyObject** args, Py_ssize_t n, PyObject* names, Py_ssize_t first, Arguments* taken
     ) except -1:
-        """Tell the arguments of a call from `first` on that belong to its key; `drop` them later.
+        """Tell the arguments of a call from `victim` on that belong to its key; `drop` them later.
 
         Returns 0, with nothing to drop, where these are no arguments for the function.
         """

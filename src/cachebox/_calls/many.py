@@ -116,7 +116,7 @@ class CachedMany:
                 if anew:
                     leads.append((key, made, one._lead_anew(made, hash(made))))
                     continue
-                lead, known = one._board(made, hash(made), counted, key in alone)
+                lead, known = one._join_or_lead(made, hash(made), counted, key in alone)
                 if lead is not None:
                     leads.append((key, made, lead))
                 elif type(known) is tuple:
@@ -147,17 +147,17 @@ class CachedMany:
                 found[key] = values[key] if key in values else ABSENT
         except BaseException as error:
             for _, _, lead in leads:
-                lead.crashed(error)
+                lead.fail(error)
             raise
         failure: BaseException | None = None
         for key, made, lead in leads:
             try:
                 if found[key] is ABSENT:
-                    one._land_absent(lead, made, hash(made), ABSENT, self._missing_ttl)
+                    one._complete_absent(lead, made, hash(made), ABSENT, self._missing_ttl)
                 else:
-                    one._land(lead, made, hash(made), found[key], one._receiver_in(made), (*prefix, key), {})
+                    one._complete(lead, made, hash(made), found[key], one._receiver_in(made), (*prefix, key), {})
             except BaseException as error:      # what a `condition` raised, or a weigher: the others land all the same
-                lead.crashed(error)
+                lead.fail(error)
                 failure = failure or error
         if failure is not None:
             raise failure

@@ -88,5 +88,5 @@ class RefreshCall:
         if hasattr(type(value), "__await__"):   # a plain function that is async after all: a later call finds out
             getattr(value, "close", int)()
             return
-        self._wrapper._land_refreshed(self._refresh, value, self._args, self._kwargs, self._receiver)
+        self._wrapper._complete_refreshed(self._refresh, value, self._args, self._kwargs, self._receiver)
         self._refresh.succeeded()

@@ -16,7 +16,7 @@ def _called(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Begun:
-    """A cached function as `coroutines.fly` sees it, whose call has begun already: it has returned an awaitable."""
+    """A cached function as `coroutines.load_async` sees it, whose call has begun already: it has returned an awaitable."""
 
     def __init__(self, wrapper: Any, awaitable: Any) -> None:
         self._wrapper = wrapper
@@ -26,8 +26,8 @@ class Begun:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapper, name)
 
-    def _board(self, key: Any, hashed: int, counted: bool, alone: bool) -> Any:
-        return self._wrapper._board(key, hashed, counted or self._counted, alone)
+    def _join_or_lead(self, key: Any, hashed: int, counted: bool, alone: bool) -> Any:
+        return self._wrapper._join_or_lead(key, hashed, counted or self._counted, alone)
 
     def __wrapped__(self, *args: Any, **kwargs: Any) -> Any:
         awaitable, self._awaitable = self._awaitable, None
@@ -43,7 +43,7 @@ class Begun:
             awaitable.close()
 
 
-async def fly_begun(
+async def load_begun(
     wrapper: Any,
     awaitable: Any,
     key: Any,
@@ -53,29 +53,29 @@ async def fly_begun(
     receiver: Any,
     anew: bool = False,
 ) -> Any:
-    """`coroutines.fly` for a plain function that returns awaitables; None in place of the first one: call it.
+    """`coroutines.load_async` for a plain function that returns awaitables; None in place of the first one: call it.
 
-    `anew`: `coroutines.fly_anew`.
+    `anew`: `coroutines.reload_async`.
     """
     from cachebox._calls import coroutines  # which imports asyncio
 
-    fly = coroutines.fly_anew if anew else coroutines.fly
+    load_async = coroutines.reload_async if anew else coroutines.load_async
     begun: Any = Begun(wrapper, awaitable)
     try:
-        return await fly(begun, key, hashed, args, kwargs, receiver)
+        return await load_async(begun, key, hashed, args, kwargs, receiver)
     finally:
         begun.drop()
 
 
-async def fly_called(
+async def load_called(
     wrapper: Any, key: Any, hashed: int, args: tuple[Any, ...], kwargs: dict[str, Any], receiver: Any
 ) -> Any:
-    """`coroutines.fly` for a plain function that has returned an awaitable before."""
-    return await fly_begun(wrapper, None, key, hashed, args, kwargs, receiver)
+    """`coroutines.load_async` for a plain function that has returned an awaitable before."""
+    return await load_begun(wrapper, None, key, hashed, args, kwargs, receiver)
 
 
-async def fly_anew_called(
+async def reload_called(
     wrapper: Any, key: Any, hashed: int, args: tuple[Any, ...], kwargs: dict[str, Any], receiver: Any
 ) -> Any:
-    """`coroutines.fly_anew` for a plain function that has returned an awaitable before."""
-    return await fly_begun(wrapper, None, key, hashed, args, kwargs, receiver, True)
+    """`coroutines.reload_async` for a plain function that has returned an awaitable before."""
+    return await load_begun(wrapper, None, key, hashed, args, kwargs, receiver, True)

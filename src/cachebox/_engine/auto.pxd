@@ -34,7 +34,7 @@ cdef class AUTO(Engine):
     cdef Mode mode
     cdef uint32_t now               # the time, in its place in `aux`
     cdef uint32_t requests          # for which nothing has been aged
-    cdef uint32_t chosen            # whom `first` or `after` named, if nothing has happened since
+    cdef uint32_t chosen            # whom `victim` or `next_victim` named, if nothing has happened since
     cdef uint32_t size              # the entries of a full cache, as far as is known
     cdef uint32_t window            # the most that the window is to hold
     cdef uint32_t main              # the most for the main part: the others
@@ -48,8 +48,8 @@ cdef class AUTO(Engine):
     cdef bint ruled                 # an entry came since the last victim left: the mode tells who is next
     cdef uint32_t from_window       # entries at the tails that get a second chance if `chosen` leaves
     cdef uint32_t from_main
-    cdef uint32_t lead              # whom `first` named, out of turn
-    cdef uint32_t walked            # whom `after` named
+    cdef uint32_t lead              # whom `victim` named, out of turn
+    cdef uint32_t walked            # whom `next_victim` named
     cdef uint32_t at[LISTS]         # how far it is in each list
     cdef Ghosts ghosts
     cdef Shadow shadow

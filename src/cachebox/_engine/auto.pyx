@@ -133,7 +133,7 @@ cdef class AUTO(Engine):
         self.set_seed(self.table.seed)
         self.mode = LRU_MODE
         self.tick = 1
-        self.restart()
+        self.on_clear()
 
     def __dealloc__(self):
         deallocate(self.ghosts.words)
@@ -146,7 +146,7 @@ cdef class AUTO(Engine):
 
     # --- the policy's verbs
 
-    cdef bint room(self, uint32_t capacity) noexcept nogil:
+    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil:
         """Memory that goes with so many entries: ghosts, and the records of the shadow."""
         cdef uint32_t buckets = buckets_for(min(capacity, self.size) if self.bounded else capacity)
         cdef uint32_t size = max(self.size, capacity)
@@ -185,7 +185,7 @@ cdef class AUTO(Engine):
             if not self.begun:
                 self._begin()
 
-    cdef void admit(self, uint32_t i) noexcept nogil:
+    cdef void on_insert(self, uint32_t i) noexcept nogil:
         cdef Entry* e = &self.table.entries[i]
         cdef uint32_t word, age, tail, list = WINDOW, uses = 1
         self.chosen = 0
@@ -223,7 +223,7 @@ cdef class AUTO(Engine):
         self.ruled = True
         self._show(e.hash, True)
 
-    cdef void used(self, uint32_t i) noexcept nogil:
+    cdef void on_hit(self, uint32_t i) noexcept nogil:
         cdef Entry* e = &self.table.entries[i]
         cdef uint32_t aux = e.aux, list = aux & LIST, tail
         e.aux = self.now | counted(aux & BELOW)
@@ -243,7 +243,7 @@ cdef class AUTO(Engine):
                     move(self, i, WINDOW)
         self._show(e.hash, False)
 
-    cdef void forget(self, uint32_t i) noexcept nogil:
+    cdef void on_remove(self, uint32_t i) noexcept nogil:
         cdef Entry* e = &self.table.entries[i]
         cdef bint evicted = i == self.chosen
         self.chosen = 0
@@ -255,7 +255,7 @@ cdef class AUTO(Engine):
         elif is_sampled(&self.shadow, scrambled(e.hash)):
             show_removal(&self.shadow, e.hash)
 
-    cdef uint32_t first(self) noexcept nogil:
+    cdef uint32_t victim(self) noexcept nogil:
         """The mode tells who is next, but once for each entry that came: then the lists follow each other."""
         cdef uint32_t i
         self.from_window = self.from_main = 0
@@ -269,8 +269,8 @@ cdef class AUTO(Engine):
         expect_to_leave(&self.table, self.table.entries[i].next)
         return i
 
-    cdef uint32_t after(self, uint32_t i) noexcept nogil:
-        """O(1), if i is whom `first` or `after` named last."""
+    cdef uint32_t next_victim(self, uint32_t i) noexcept nogil:
+        """O(1), if i is whom `victim` or `next_victim` named last."""
         cdef int list
         if self.mode != LRU_MODE:
             if i == self.lead:
@@ -286,9 +286,9 @@ cdef class AUTO(Engine):
                 self.walked = oldest(self, self.at)
                 self.at[self.table.entries[i].aux & LIST] = self.table.entries[i].next
             elif i != self.walked:
-                self.walked = self.first()
+                self.walked = self.victim()
                 while self.walked != i:
-                    self.after(self.walked)
+                    self.next_victim(self.walked)
             i = oldest(self, self.at)
             if i != 0:
                 self.at[self.table.entries[i].aux & LIST] = self.table.entries[i].next
@@ -297,7 +297,7 @@ cdef class AUTO(Engine):
         self.from_window = self.from_main = 0
         return i
 
-    cdef void restart(self) noexcept nogil:
+    cdef void on_clear(self) noexcept nogil:
         cdef int list
         deallocate(self.ghosts.words)
         self.ghosts.words = NULL
@@ -320,7 +320,7 @@ cdef class AUTO(Engine):
             | <uint64_t>self.mode << 8 | (e.aux & BELOW)
         )
 
-    cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
+    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
         cdef uint32_t mode = <uint32_t>(rank >> 8 & 0xFF), low = <uint32_t>(rank & BELOW)
         cdef uint32_t age = <uint32_t>(rank >> 16 & 0xFFFFFF) << 8
         if rank >> 56 != RANK_BELONGS or mode >= MODES or low & LIST >= LISTS:
@@ -338,7 +338,7 @@ cdef class AUTO(Engine):
         if in_all(self) > self.size:
             self._fit(in_all(self))
 
-    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil:
         cdef Entry* e = &self.table.entries[to]
         cdef uint32_t list = e.aux & LIST
         if e.prev != 0:
@@ -432,7 +432,7 @@ cdef class AUTO(Engine):
         return w
 
     cdef uint32_t _second_chances(self) noexcept nogil:
-        """Whom S3-FIFO evicts. Looks on, over those that it would put back; `forget` does that."""
+        """Whom S3-FIFO evicts. Looks on, over those that it would put back; `on_remove` does that."""
         cdef Entry* entries = self.table.entries
         cdef uint32_t w = self.tail[WINDOW], m = main_tail(self), left = self.count[WINDOW]
         cdef int _

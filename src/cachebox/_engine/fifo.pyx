@@ -18,7 +18,7 @@ cdef class FIFO(Engine):
     def __dealloc__(self):
         deallocate(self.ring)
 
-    cdef bint room(self, uint32_t capacity) noexcept nogil:
+    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil:
         cdef size_t size = 8
         cdef uint32_t at, place = 0, i
         cdef uint32_t* ring
@@ -42,7 +42,7 @@ cdef class FIFO(Engine):
         self.tail = place
         return True
 
-    cdef void admit(self, uint32_t i) noexcept nogil:
+    cdef void on_insert(self, uint32_t i) noexcept nogil:
         if self.tail - self.head > self.mask:
             self._close_holes()
         self.ring[self.tail & self.mask] = i
@@ -50,11 +50,11 @@ cdef class FIFO(Engine):
         self.tail += 1
         self.ordered += 1
 
-    cdef void forget(self, uint32_t i) noexcept nogil:
+    cdef void on_remove(self, uint32_t i) noexcept nogil:
         self.ring[self.table.entries[i].prev & self.mask] = 0
         self.ordered -= 1
 
-    cdef uint32_t first(self) noexcept nogil:
+    cdef uint32_t victim(self) noexcept nogil:
         while self.head != self.tail:
             if self.ring[self.head & self.mask] != 0:
                 if self.head + 1 != self.tail:
@@ -63,7 +63,7 @@ cdef class FIFO(Engine):
             self.head += 1
         return 0
 
-    cdef uint32_t after(self, uint32_t i) noexcept nogil:
+    cdef uint32_t next_victim(self, uint32_t i) noexcept nogil:
         cdef uint32_t at = self.table.entries[i].prev + 1
         while at != self.tail:
             if self.ring[at & self.mask] != 0:
@@ -71,12 +71,12 @@ cdef class FIFO(Engine):
             at += 1
         return 0
 
-    cdef void restart(self) noexcept nogil:
+    cdef void on_clear(self) noexcept nogil:
         deallocate(self.ring)
         self.ring = NULL
         self.mask = self.head = self.tail = self.ordered = 0
 
-    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil:
         self.ring[self.table.entries[to].prev & self.mask] = to
 
     cdef Py_ssize_t check_order(self) except -1:

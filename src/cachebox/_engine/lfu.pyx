@@ -6,7 +6,7 @@ end of the next stretch. Every verb is O(1) (Shah, Mitra, Matani: "An O(1) algor
 eviction scheme", 2010, with one list for all buckets).
 
 Invariants: `uses` grows strictly along the chain; no bucket is empty; `last` ends the bucket's stretch; an entry's
-`aux` is its bucket; a bucket is free or the first one holds the entries used once, so that `admit` never needs memory.
+`aux` is its bucket; a bucket is free or the first one holds the entries used once, so that `on_insert` never needs memory.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -26,15 +26,15 @@ cdef class LFU(Engine):
     def __dealloc__(self):
         deallocate(self.buckets)
 
-    cdef bint room(self, uint32_t capacity) noexcept nogil:
+    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil:
         if self.size // 4 > capacity:           # the table has shrunk
             self._fewer_buckets()
         return self.buckets != NULL or self._more_buckets()
 
-    cdef void admit(self, uint32_t i) noexcept nogil:
-        self.admit_ranked(i, 1)
+    cdef void on_insert(self, uint32_t i) noexcept nogil:
+        self.on_insert_ranked(i, 1)
 
-    cdef void used(self, uint32_t i) noexcept nogil:
+    cdef void on_hit(self, uint32_t i) noexcept nogil:
         cdef Bucket* b = &self.buckets[self.table.entries[i].aux]
         cdef uint64_t uses = b.uses + 1
         cdef uint32_t old = self.table.entries[i].aux, bucket = b.next
@@ -51,10 +51,10 @@ cdef class LFU(Engine):
             self.buckets[bucket].last = self.buckets[old].last
         self._join(i, bucket)
 
-    cdef void forget(self, uint32_t i) noexcept nogil:
+    cdef void on_remove(self, uint32_t i) noexcept nogil:
         self._leave(i)
 
-    cdef void restart(self) noexcept nogil:
+    cdef void on_clear(self) noexcept nogil:
         deallocate(self.buckets)
         self.buckets = NULL
         self.size = self.free = 0
@@ -62,7 +62,7 @@ cdef class LFU(Engine):
     cdef uint64_t rank(self, uint32_t i) noexcept nogil:
         return self.buckets[self.table.entries[i].aux].uses
 
-    cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
+    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
         """Insert with `rank` uses: behind all that have as many or fewer. The search is O(1) for 1 and for the most."""
         cdef uint32_t before, bucket
         rank = min(max(rank, <uint64_t>1), <uint64_t>MOST_USES)
@@ -72,15 +72,15 @@ cdef class LFU(Engine):
         bucket = before if before != 0 else self.buckets[0].next
         if self.buckets[bucket].uses != rank:
             if rank != 1 and not self._spare():
-                self.admit_ranked(i, 1)             # out of memory: the uses are forgotten
+                self.on_insert_ranked(i, 1)             # out of memory: the uses are forgotten
                 return
             bucket = self._open(rank, before)
             self.buckets[bucket].last = self.buckets[before].last if before != 0 else 0
         self._join(i, bucket)
 
-    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil:
         cdef Bucket* b = &self.buckets[self.table.entries[to].aux]
-        Engine.moved(self, i, to)
+        Engine.on_move(self, i, to)
         if b.last == i:
             b.last = to
 

@@ -1,6 +1,6 @@
 """Least recently used: the entry that was got or set longest ago leaves first.
 
-The order is the table's list, oldest at the front. A hit moves the entry to the back, which `note_use` does without
+The order is the table's list, oldest at the front. A hit moves the entry to the back, which `on_hit` does without
 asking this file. Every verb is O(1).
 """
 
@@ -14,6 +14,6 @@ cdef class LRU(Engine):
     def __cinit__(self):
         self.table.use = MOVES_TO_BACK
 
-    cdef void used(self, uint32_t i) noexcept nogil:
-        """Only while somebody records: then `note_use` asks."""
+    cdef void on_hit(self, uint32_t i) noexcept nogil:
+        """Only while somebody records: then `on_hit` asks."""
         move_to_back(&self.table, i)

@@ -16,7 +16,7 @@
 
 /* Those whose word is `wanted` in the bits of `compared`. */
 static inline uint32_t
-cb_fitting(const uint32_t *slots, uint32_t wanted, uint32_t compared)
+cb_match4(const uint32_t *slots, uint32_t wanted, uint32_t compared)
 {
     __m128i differ = _mm_xor_si128(CB_LOAD(slots), _mm_set1_epi32((int)wanted));
     return CB_SET(_mm_cmpeq_epi32(_mm_and_si128(differ, _mm_set1_epi32((int)compared)), _mm_setzero_si128()));
@@ -25,7 +25,7 @@ cb_fitting(const uint32_t *slots, uint32_t wanted, uint32_t compared)
 /* Those whose entries' homes, by their tags, are not behind a hole so many steps (1 or more) before the first of the
    four, which is slot `at` of the table. Says nothing of empty ones. */
 static inline uint32_t
-cb_returning(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
+cb_movable4(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
 {
     const __m128i each = _mm_set_epi32(3, 2, 1, 0);
     __m128i end = _mm_srli_epi32(CB_LOAD(slots), 32 - CB_NEAR_BITS);
@@ -38,7 +38,7 @@ cb_returning(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
 #  undef CB_SET
 #else
 static inline uint32_t
-cb_fitting(const uint32_t *slots, uint32_t wanted, uint32_t compared)
+cb_match4(const uint32_t *slots, uint32_t wanted, uint32_t compared)
 {
     uint32_t k, set = 0;
     for (k = 0; k < 4; k++) {
@@ -48,7 +48,7 @@ cb_fitting(const uint32_t *slots, uint32_t wanted, uint32_t compared)
 }
 
 static inline uint32_t
-cb_returning(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
+cb_movable4(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
 {
     uint32_t k, set = 0;
     for (k = 0; k < 4; k++) {
@@ -61,7 +61,7 @@ cb_returning(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
 
 /* The first of a set that is not empty. */
 static inline uint32_t
-cb_first(uint32_t set)
+cb_lowest_bit(uint32_t set)
 {
 #if defined(__GNUC__) || defined(__clang__)
     return (uint32_t)__builtin_ctz(set);
@@ -72,7 +72,7 @@ cb_first(uint32_t set)
 
 /* Those before the first of another set; all where that is empty. */
 static inline uint32_t
-cb_before(uint32_t set, uint32_t other)
+cb_bits_before(uint32_t set, uint32_t other)
 {
     return set & ((other & (0u - other)) - 1u);
 }

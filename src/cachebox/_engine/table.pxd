@@ -30,17 +30,17 @@ cdef extern from "_platform/portable.h" nogil:
     bint likely "CB_LIKELY"(bint)
     bint unlikely "CB_UNLIKELY"(bint)
     void prefetch "CB_PREFETCH"(const void*)
-    uint32_t within "cb_within"(uint32_t a, uint32_t limit, uint32_t b)
+    uint32_t select_le "cb_select_le"(uint32_t a, uint32_t limit, uint32_t b)
 
 
 cdef extern from "_engine/slots.h" nogil:
     enum:
         NEAR_BITS "CB_NEAR_BITS"
         FAR "CB_FAR"
-    uint32_t fitting "cb_fitting"(const uint32_t* slots, uint32_t wanted, uint32_t compared)    # four slots, as a set
-    uint32_t returning "cb_returning"(const uint32_t* slots, uint32_t at, uint32_t steps, uint32_t mask)
-    uint32_t first_of "cb_first"(uint32_t these)
-    uint32_t before "cb_before"(uint32_t these, uint32_t others)
+    uint32_t match4 "cb_match4"(const uint32_t* slots, uint32_t wanted, uint32_t compared)    # four slots, as a set
+    uint32_t movable4 "cb_movable4"(const uint32_t* slots, uint32_t at, uint32_t steps, uint32_t mask)
+    uint32_t lowest_bit "cb_lowest_bit"(uint32_t these)
+    uint32_t bits_before "cb_bits_before"(uint32_t these, uint32_t others)
 
 
 cdef extern from "_platform/portable.h" nogil:
@@ -78,7 +78,7 @@ cdef struct Entry:                  # 32 bytes: two to a cache line
 cdef enum Use:                      # what a policy does about a hit, so that the commonest cost no call
     IGNORED                         # nothing
     MOVES_TO_BACK                   # the entry moves to the back of the list
-    ASKS                            # `used` is called
+    ASKS                            # `on_hit` is called
 
 
 cdef struct Moves:                  # which entries stand elsewhere since a table has shrunk
@@ -109,7 +109,7 @@ cdef struct Table:
     uint32_t used                   # entries in use, reserved ones included
     uint64_t version
     Use use                         # the policy's
-    bint strays                     # some slot may be too far from its home for its tag to tell how far
+    bint has_long_probes                     # some slot may be too far from its home for its tag to tell how far
     bint keys_collectable           # some key, once stored, could be part of a reference cycle
     bint values_collectable         # likewise for values
 
@@ -129,35 +129,35 @@ cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
     return (h >> t.shift) & t.mask
 
 
-cdef inline uint32_t tag(const Table* t, uint32_t h) noexcept nogil:
+cdef inline uint32_t fingerprint(const Table* t, uint32_t h) noexcept nogil:
     """The last NEAR_BITS bits of the home, and the bits of the hash below it: what fits above an index."""
     return h << t.bits
 
 
-cdef inline uint32_t way_from_home(const Table* t, uint32_t slot, uint32_t word) noexcept nogil:
+cdef inline uint32_t probe_distance(const Table* t, uint32_t slot, uint32_t word) noexcept nogil:
     """How many steps a slot with this word is from the home of its entry."""
-    if unlikely(t.strays):
+    if unlikely(t.has_long_probes):
         return (slot - home(t, t.entries[word & t.mask].hash)) & t.mask
     return (slot - (word >> (32 - NEAR_BITS))) & t.mask & (FAR - 1)
 
 
-cdef inline bint is_far(const Table* t, uint32_t slot, uint32_t h) noexcept nogil:
+cdef inline bint is_long_probe(const Table* t, uint32_t slot, uint32_t h) noexcept nogil:
     """Whether a slot is so far from the home of `h` that a tag does not tell."""
     return ((slot - home(t, h)) & t.mask) >= FAR
 
 
 cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexcept nogil:
     """The index in the first slot from `slot` on whose tag fits `h`, 0 where the run ends; O(1) expected."""
-    cdef uint32_t wanted = tag(t, h), at = slot[0], word, empty, fit
+    cdef uint32_t wanted = fingerprint(t, h), at = slot[0], word, empty, fit
     while at + 3 <= t.mask:
-        empty = fitting(&t.slots[at], 0, 0xFFFFFFFF)
-        fit = before(fitting(&t.slots[at], wanted, ~t.mask), empty)
+        empty = match4(&t.slots[at], 0, 0xFFFFFFFF)
+        fit = bits_before(match4(&t.slots[at], wanted, ~t.mask), empty)
         if fit != 0:
-            at += first_of(fit)
+            at += lowest_bit(fit)
             slot[0] = at
             return t.slots[at] ^ wanted
         if likely(empty != 0):
-            slot[0] = at + first_of(empty)
+            slot[0] = at + lowest_bit(empty)
             return 0
         at += 4
     while True:                     # the last three slots, and on from the first one
@@ -174,8 +174,8 @@ cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexc
 
 cdef inline uint32_t candidate_nearby(const Table* t, uint32_t h) noexcept nogil:
     """An index in the home slot of `h` or in the next, if its tag fits; more than `t.mask` if neither does."""
-    cdef uint32_t slot = home(t, h), wanted = tag(t, h)
-    return within(t.slots[slot] ^ wanted, t.mask, t.slots[(slot + 1) & t.mask] ^ wanted)
+    cdef uint32_t slot = home(t, h), wanted = fingerprint(t, h)
+    return select_le(t.slots[slot] ^ wanted, t.mask, t.slots[(slot + 1) & t.mask] ^ wanted)
 
 
 cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil
@@ -270,27 +270,27 @@ cdef class Engine:
     """A table and the order in which its entries are to leave it.
 
     A policy is a subclass in a file of its own that defines the verbs below, in this order. None of them may fail,
-    allocate (but `room`), run Python code, or touch an entry that it was not told of.
+    allocate (but `reserve_order`), run Python code, or touch an entry that it was not told of.
     """
 
     cdef Table table
     cdef Tape* tape                                                 # NULL: nobody records
     cdef bint ranks_rise                                            # from the next victim on: `rank` is part of the order
-    cdef Entry lone                                                 # the sentinel while nothing is allocated
+    cdef Entry empty_sentinel                                                 # the sentinel while nothing is allocated
     cdef object collectable                                         # never set: makes the collector visit the type
 
     # the policy's verbs
-    cdef bint room(self, uint32_t capacity) noexcept nogil          # make room for that many entries; False: no memory
+    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil          # make room for that many entries; False: no memory
     cdef void expect(self, Py_ssize_t limit) noexcept nogil         # there will be no more than that many entries
-    cdef void admit(self, uint32_t i) noexcept nogil                # a new entry
-    cdef void used(self, uint32_t i) noexcept nogil                 # a hit, or a new value
-    cdef void forget(self, uint32_t i) noexcept nogil               # it leaves, for whatever reason
-    cdef uint32_t first(self) noexcept nogil                        # the next victim; 0: none
-    cdef uint32_t after(self, uint32_t i) noexcept nogil            # the victim after i; 0: none
-    cdef void restart(self) noexcept nogil                          # all entries are gone
-    cdef uint64_t rank(self, uint32_t i) noexcept nogil             # what `admit_ranked` needs besides the order
-    cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil      # a new last victim, of known rank
-    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil   # entry i has been copied to `to`: it stands there now
+    cdef void on_insert(self, uint32_t i) noexcept nogil                # a new entry
+    cdef void on_hit(self, uint32_t i) noexcept nogil                 # a hit, or a new value
+    cdef void on_remove(self, uint32_t i) noexcept nogil               # it leaves, for whatever reason
+    cdef uint32_t victim(self) noexcept nogil                        # the next victim; 0: none
+    cdef uint32_t next_victim(self, uint32_t i) noexcept nogil            # the victim after i; 0: none
+    cdef void on_clear(self) noexcept nogil                          # all entries are gone
+    cdef uint64_t rank(self, uint32_t i) noexcept nogil             # what `on_insert_ranked` needs besides the order
+    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil      # a new last victim, of known rank
+    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil   # entry i has been copied to `to`: it stands there now
     cdef Py_ssize_t check_order(self) except -1                     # count what is ordered, or raise AssertionError
 
     # the table's verbs
@@ -328,12 +328,12 @@ cdef inline void write_down(Tape* tape, uint32_t h) noexcept nogil:
             tape.lost += 1
 
 
-cdef inline void note_use(PyObject* engine, uint32_t i) noexcept nogil:
+cdef inline void on_hit(PyObject* engine, uint32_t i) noexcept nogil:
     """A hit, or a new value. Here and in all that is as hot, objects are pointers: no references are counted."""
     if (<Engine>engine).table.use == MOVES_TO_BACK:
         move_to_back(&(<Engine>engine).table, i)
     elif (<Engine>engine).table.use == ASKS:
-        (<Engine>engine).used(i)
+        (<Engine>engine).on_hit(i)
         if unlikely((<Engine>engine).tape != NULL):
             write_down((<Engine>engine).tape, (<Engine>engine).table.entries[i].hash)
 

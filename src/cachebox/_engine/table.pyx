@@ -29,8 +29,8 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
     cdef uint32_t h = t.entries[i].hash, slot = home(t, h)
     while t.slots[slot] != 0:
         slot = (slot + 1) & t.mask
-    t.slots[slot] = tag(t, h) | i
-    t.strays |= is_far(t, slot, h)
+    t.slots[slot] = fingerprint(t, h) | i
+    t.has_long_probes |= is_long_probe(t, slot, h)
 
 
 cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
@@ -51,9 +51,9 @@ cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
     """Where the index of an entry stands."""
     cdef uint32_t slot = home(t, t.entries[i].hash), found
     while slot + 3 <= t.mask:
-        found = fitting(&t.slots[slot], i, t.mask)
+        found = match4(&t.slots[slot], i, t.mask)
         if likely(found != 0):
-            return slot + first_of(found)
+            return slot + lowest_bit(found)
         slot += 4
     while (t.slots[slot & t.mask] & t.mask) != i:
         slot += 1
@@ -63,11 +63,11 @@ cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
 cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
     """Empty a slot, and shift back what had to step over it (Knuth, TAOCP 3, 6.4, algorithm R)."""
     cdef uint32_t at = hole + 1, word, empty, back
-    while at + 3 <= t.mask and likely(not t.strays):
-        empty = fitting(&t.slots[at], 0, 0xFFFFFFFF)
-        back = before(returning(&t.slots[at], at, at - hole, t.mask), empty)
+    while at + 3 <= t.mask and likely(not t.has_long_probes):
+        empty = match4(&t.slots[at], 0, 0xFFFFFFFF)
+        back = bits_before(movable4(&t.slots[at], at, at - hole, t.mask), empty)
         if back != 0:
-            at += first_of(back)
+            at += lowest_bit(back)
             t.slots[hole] = t.slots[at]
             hole = at
             at += 1
@@ -82,7 +82,7 @@ cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
         if word == 0:
             t.slots[hole] = 0
             return
-        if way_from_home(t, at, word) >= ((at - hole) & t.mask):    # its home is not behind the hole
+        if probe_distance(t, at, word) >= ((at - hole) & t.mask):    # its home is not behind the hole
             t.slots[hole] = word
             hole = at
         at += 1
@@ -103,7 +103,7 @@ cdef void index_anew(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
     t.bits = bits
     t.shift = 32 - NEAR_BITS - bits if bits <= 32 - NEAR_BITS else 0
     t.mask = (<uint32_t>1 << bits) - 1
-    t.strays = bits > 32 - NEAR_BITS            # indices leave no room for them
+    t.has_long_probes = bits > 32 - NEAR_BITS            # indices leave no room for them
     for i in range(1, t.fresh):
         if t.entries[i].key != NULL:
             place(t, i)
@@ -138,8 +138,8 @@ cdef inline void enter_instead(Table* t, uint32_t i, PyObject* key, uint32_t h, 
     t.entries[i].key = key
     t.entries[i].value = NULL
     t.entries[i].hash = <uint32_t>h
-    t.slots[slot] = tag(t, h) | i           # before the hole closes, for that may move this one too
-    t.strays |= is_far(t, slot, h)
+    t.slots[slot] = fingerprint(t, h) | i           # before the hole closes, for that may move this one too
+    t.has_long_probes |= is_long_probe(t, slot, h)
     close_hole(t, hole)
     t.version += 1
 
@@ -182,40 +182,40 @@ cdef class Engine:
 
     # --- the policy's verbs, for a policy that keeps the order of insertion in the list
 
-    cdef bint room(self, uint32_t capacity) noexcept nogil:
+    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil:
         return True
 
     cdef void expect(self, Py_ssize_t limit) noexcept nogil:
         pass
 
-    cdef void admit(self, uint32_t i) noexcept nogil:
+    cdef void on_insert(self, uint32_t i) noexcept nogil:
         link_after(&self.table, i, self.table.entries[0].prev)
 
-    cdef void used(self, uint32_t i) noexcept nogil:
+    cdef void on_hit(self, uint32_t i) noexcept nogil:
         pass
 
-    cdef void forget(self, uint32_t i) noexcept nogil:
+    cdef void on_remove(self, uint32_t i) noexcept nogil:
         unlink(&self.table, i)
 
-    cdef uint32_t first(self) noexcept nogil:
+    cdef uint32_t victim(self) noexcept nogil:
         cdef Table* t = &self.table
         cdef uint32_t i = t.entries[0].next
         expect_to_leave(t, t.entries[i].next)   # the one after it, so that it will be there when it is asked for
         return i
 
-    cdef uint32_t after(self, uint32_t i) noexcept nogil:
+    cdef uint32_t next_victim(self, uint32_t i) noexcept nogil:
         return self.table.entries[i].next
 
-    cdef void restart(self) noexcept nogil:
+    cdef void on_clear(self) noexcept nogil:
         pass
 
     cdef uint64_t rank(self, uint32_t i) noexcept nogil:
         return 0
 
-    cdef void admit_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
-        self.admit(i)
+    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
+        self.on_insert(i)
 
-    cdef void moved(self, uint32_t i, uint32_t to) noexcept nogil:
+    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil:
         cdef Entry* e = &self.table.entries[to]
         self.table.entries[e.prev].next = to
         self.table.entries[e.next].prev = to
@@ -295,7 +295,7 @@ cdef class Engine:
                     t.rests[to] = t.rests[i]
                 t.entries[i].key = t.entries[i].value = NULL
                 if t.entries[to].value != NULL:
-                    self.moved(i, to)
+                    self.on_move(i, to)
                 moves.pairs[2 * moves.n] = i
                 moves.pairs[2 * moves.n + 1] = to
                 moves.n += 1
@@ -310,7 +310,7 @@ cdef class Engine:
             if rests != NULL:
                 t.rests = rests
         t.capacity = capacity
-        self.room(capacity)
+        self.reserve_order(capacity)
         return True
 
     cdef void shrink_alone(self) noexcept nogil:
@@ -321,14 +321,14 @@ cdef class Engine:
     cdef Table detach(self) noexcept nogil:
         cdef Table old = self.table
         self._start_over()
-        self.restart()
+        self.on_clear()
         return old
 
     cdef void _start_over(self) noexcept nogil:
         """Back to a table without arrays."""
         cdef Table* t = &self.table
-        memset(&self.lone, 0, sizeof(Entry))
-        t.entries = &self.lone
+        memset(&self.empty_sentinel, 0, sizeof(Entry))
+        t.entries = &self.empty_sentinel
         t.slots = no_slots
         t.rests = NULL
         t.mask = t.bits = 1
@@ -336,7 +336,7 @@ cdef class Engine:
         t.capacity = t.free = t.used = 0
         t.fresh = 1
         t.version += 1
-        t.strays = t.keys_collectable = t.values_collectable = False
+        t.has_long_probes = t.keys_collectable = t.values_collectable = False
 
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil:
         cdef Table* t = &self.table
@@ -353,7 +353,7 @@ cdef class Engine:
             wanted = t.capacity + max(<Py_ssize_t>SMALLEST, t.capacity >> 3)
         wanted = min(wanted, <Py_ssize_t>LARGEST)
         bits = bits_for(wanted)
-        if not self.room(<uint32_t>wanted):
+        if not self.reserve_order(<uint32_t>wanted):
             return False
         if bits != t.bits or t.capacity == 0:
             slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
@@ -370,7 +370,7 @@ cdef class Engine:
             deallocate(slots)
             return False
         if t.capacity == 0:
-            entries[0] = self.lone
+            entries[0] = self.empty_sentinel
         t.entries = entries
         if slots != NULL:
             if t.capacity != 0:
@@ -411,9 +411,9 @@ cdef class Engine:
             indexed += 1
             i = word & t.mask
             assert 1 <= i < t.fresh and t.entries[i].key != NULL, f"slot {slot} names {i}, which is not in use"
-            assert word == tag(t, t.entries[i].hash) | i, f"slot {slot} has a wrong tag"
+            assert word == fingerprint(t, t.entries[i].hash) | i, f"slot {slot} has a wrong tag"
             way = (slot - home(t, t.entries[i].hash)) & t.mask
-            assert way == way_from_home(t, slot, word), f"slot {slot} is {way} steps from home, by its tag it is not"
+            assert way == probe_distance(t, slot, word), f"slot {slot} is {way} steps from home, by its tag it is not"
             while slot != home(t, t.entries[i].hash):
                 slot = (slot - 1) & t.mask
                 assert t.slots[slot] != 0, f"a lookup of entry {i} would end early"

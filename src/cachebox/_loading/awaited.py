@@ -116,11 +116,11 @@ async def _refresh(refresh: Refresh) -> None:
 
 async def _served(cache: _AnyCache, key: Any) -> Any:
     """What may be served although it is due to be loaded anew, or has expired."""
-    value = fetch.serve_now(cache, key)
+    value = fetch.get_now_(cache, key)
     if value is NOTHING_LOADED:
         flight = cache._refreshing(key)
         if flight is not None and await tasks.over(flight):
-            value = fetch.serve_now(cache, key)
+            value = fetch.get_now_(cache, key)
     return value
 
 
@@ -150,10 +150,10 @@ class _ByLoader:
         values = {key: await _load_one(self.loader, key) for key in keys}
         return {key: value for key, value in values.items() if value is not NOTHING_LOADED}
 
-    def land(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
+    def complete(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
         """End the load of a key. Returns what the caller gets that began it."""
         value = values.get(key, NOTHING_LOADED)
-        fetch.land_loaded(self.cache, lead, key, value)
+        fetch.complete_loaded(self.cache, lead, key, value)
         return value
 
 
@@ -174,9 +174,9 @@ class _ByFactory:
         value = self.factory()
         return {keys[0]: await value if hasattr(type(value), "__await__") else value}
 
-    def land(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
+    def complete(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
         """End the load of a key. Returns what the caller gets that began it."""
-        fetch.land_made(self.cache, lead, key, values[key], self.lifetime, self.tags)
+        fetch.complete_made(self.cache, lead, key, values[key], self.lifetime, self.tags)
         return values[key]
 
 
@@ -338,7 +338,7 @@ class _Load:
         try:
             values = await self._source.load([key for key, _ in leads])
             for key, lead in leads:
-                self._land(key, lead, values)
+                self._complete(key, lead, values)
         except BaseException as error:
             for key, lead in leads:
                 self._fail(key, lead, error)
@@ -348,9 +348,9 @@ class _Load:
             self._course.leave()
             self._forget()
 
-    def _land(self, key: Any, lead: Leader, values: dict[Any, Any]) -> None:
+    def _complete(self, key: Any, lead: Leader, values: dict[Any, Any]) -> None:
         try:
-            value = self._source.land(lead, key, values)
+            value = self._source.complete(lead, key, values)
         except Exception as error:              # a weigher's: of this key alone
             self._fail(key, lead, error)
         else:
@@ -387,7 +387,7 @@ class _Load:
             self._task.cancel()
             if not self._has_begun:             # and never will
                 for lead in self.leads.values():
-                    lead.crashed(None)
+                    lead.fail(None)
                 self._forget()
 
     def _look_again(self) -> None:
@@ -488,7 +488,7 @@ class _Request:
         try:
             course = lead.begin(*tasks.current())
             values = await self._source.load([self._key])
-            return self._source.land(lead, self._key, values)
+            return self._source.complete(lead, self._key, values)
         except BaseException as error:
             fetch.fail_load(self._cache, lead, self._key, error)
             raise

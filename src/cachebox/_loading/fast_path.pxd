@@ -14,12 +14,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
     ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup,
-    lookup_from, mixed, move_to_back, note_use, plain_equal, plainly_equal, put_value, short_equal, unlikely,
+    lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value, short_equal, unlikely,
 )
-from cachebox._loading.single_flight cimport Leader, leads
+from cachebox._loading.single_flight cimport Leader, may_store
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport ends_within
-from cachebox._store.state cimport AHEAD, CLOCKED, EXPIRES, FOREIGN, IDLES, ISOLATED, PRECISE, reserve
+from cachebox._store.state cimport AHEAD, USER_CLOCK, EXPIRES, PYTHON_POLICY, IDLES, ISOLATED, PRECISE, reserve
 from cachebox._store.store cimport Store
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
 
@@ -69,7 +69,7 @@ cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint64_t h, ui
 cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
     """Whether a hit on entry i is `take_hit` and nothing else."""
     return (<Store>store).table.entries[i].value != NULL and not (
-        (<Store>store).modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD | ISOLATED)
+        (<Store>store).modes & (EXPIRES | IDLES | USER_CLOCK | PYTHON_POLICY | AHEAD | ISOLATED)
     )
 
 
@@ -103,7 +103,7 @@ cdef PyObject* go_on(
 ) except? NULL
 
 
-cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
+cdef inline PyObject* try_hit(PyObject* store, uint32_t i) noexcept:
     """A hit on entry i, under the lock: a new reference to its value. NULL: it has none, or it takes more than that."""
     cdef PyObject* value = (<Store>store).table.entries[i].value
     cdef int64_t* counts = (<Store>store).counts
@@ -111,15 +111,15 @@ cdef inline PyObject* quick_use(PyObject* store, uint32_t i) noexcept:
     cdef double soon = 0.0
     if value == NULL:
         return NULL
-    if modes & (EXPIRES | IDLES | CLOCKED | FOREIGN | AHEAD | ISOLATED):
-        if modes & (IDLES | CLOCKED | FOREIGN | ISOLATED):
+    if modes & (EXPIRES | IDLES | USER_CLOCK | PYTHON_POLICY | AHEAD | ISOLATED):
+        if modes & (IDLES | USER_CLOCK | PYTHON_POLICY | ISOLATED):
             return NULL
         if modes & AHEAD:                       # to end so soon is as good as over: it may have to be loaded anew
-            soon = (<Store>store).ahead * (<Store>store).spans[i]
+            soon = (<Store>store).ahead * (<Store>store).ttls[i]
         if ends_within(&(<Store>store).expiry, i, soon, (modes & PRECISE) != 0):
             return NULL
     counts[HITS] += 1
-    note_use(<PyObject*>(<Store>store).engine, i)
+    on_hit(<PyObject*>(<Store>store).engine, i)
     incref(value)
     return value
 
@@ -145,19 +145,19 @@ cdef inline PyObject* search_and_use(
                 return go_on(store, key, h, slot, 0, compared)
             release((<Store>store).lock)
             return NULL
-    value = quick_use(store, i)
+    value = try_hit(store, i)
     release((<Store>store).lock)
     return value
 
 
-cdef inline PyObject* quick_get(PyObject* store, PyObject* key, uint64_t h) noexcept:
+cdef inline PyObject* try_get(PyObject* store, PyObject* key, uint64_t h) noexcept:
     """A hit that needs no Python code: a new reference to the value. NULL: it is a miss, or not so simple."""
     cdef uint32_t i
     cdef PyObject* value = NULL
     acquire((<Store>store).lock)
     i = lookup((<Store>store).table, key, h)
     if i != 0 and i != UNCERTAIN:
-        value = quick_use(store, i)
+        value = try_hit(store, i)
     release((<Store>store).lock)
     return value
 
@@ -170,8 +170,8 @@ cdef inline PyObject* get_equal(PyObject* store, PyObject* key, uint64_t h, bint
 
 # --- changes of a cache without modes: nothing expires, nothing is weighed, nobody listens or watches ----------------
 
-cdef inline bint quick_miss(Store self, PyObject* key, uint64_t h) noexcept:
-    """Count the miss of a key that is surely missing, in a cache without modes. False: `get_long` has to find out."""
+cdef inline bint try_miss(Store self, PyObject* key, uint64_t h) noexcept:
+    """Count the miss of a key that is surely missing, in a cache without modes. False: `get_slow` has to find out."""
     cdef bint missing
     acquire(self.lock)
     missing = self.modes == 0 and lookup(self.table, key, h) == 0
@@ -181,7 +181,7 @@ cdef inline bint quick_miss(Store self, PyObject* key, uint64_t h) noexcept:
     return missing
 
 
-cdef inline bint quick_set(Store self, PyObject* key, uint64_t h, PyObject* value, bint only_new) noexcept:
+cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value, bint only_new) noexcept:
     """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
     cdef Table* t = self.table
     cdef uint32_t slot, i
@@ -192,7 +192,7 @@ cdef inline bint quick_set(Store self, PyObject* key, uint64_t h, PyObject* valu
     i = lookup_from(t, key, h, &slot) if self.modes == 0 else UNCERTAIN
     if i == 0:
         if self.live >= self.bound:
-            i = quick_replace(self, key, h, slot, &old_key, &old_value)
+            i = replace_victim(self, key, h, slot, &old_key, &old_value)
         elif self.engine.reserve(self.bound):
             self.live += 1
             i = self.engine.insert(key, h)
@@ -200,7 +200,7 @@ cdef inline bint quick_set(Store self, PyObject* key, uint64_t h, PyObject* valu
             release(self.lock)
             return False
         put_value(t, i, value)
-        self.engine.admit(i)
+        self.engine.on_insert(i)
     elif i == UNCERTAIN or t.entries[i].value == NULL:
         release(self.lock)
         return False
@@ -210,7 +210,7 @@ cdef inline bint quick_set(Store self, PyObject* key, uint64_t h, PyObject* valu
     else:
         old_value = t.entries[i].value
         put_value(t, i, value)
-        note_use(<PyObject*>self.engine, i)
+        on_hit(<PyObject*>self.engine, i)
     self.counts[SETS] += 1
     release(self.lock)
     if old_value != NULL:
@@ -220,12 +220,12 @@ cdef inline bint quick_set(Store self, PyObject* key, uint64_t h, PyObject* valu
     return True
 
 
-cdef inline uint32_t quick_replace(
+cdef inline uint32_t replace_victim(
     Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
 ) noexcept:
     """Give the next victim's entry to another key; the victim's references become the caller's."""
-    cdef uint32_t victim = self.engine.first()
-    self.engine.forget(victim)
+    cdef uint32_t victim = self.engine.victim()
+    self.engine.on_remove(victim)
     old_key[0] = self.table.entries[victim].key
     old_value[0] = self.table.entries[victim].value
     self.engine.replace(victim, key, h, slot)
@@ -233,22 +233,22 @@ cdef inline uint32_t quick_replace(
     return victim
 
 
-cdef inline void quick_room(Store self, PyObject** key, PyObject** value) noexcept:
+cdef inline void room_for_one(Store self, PyObject** key, PyObject** value) noexcept:
     """Room for one more in a cache without modes, under the lock; the victim's references become the caller's."""
     cdef uint32_t victim
     if self.live < self.bound:
         self.live += 1
         return
-    victim = self.engine.first()
-    self.engine.forget(victim)
+    victim = self.engine.victim()
+    self.engine.on_remove(victim)
     key[0] = self.table.entries[victim].key
     value[0] = self.table.entries[victim].value
     self.engine.release(victim)
     self.counts[EVICTIONS] += 1
 
 
-cdef inline bint quick_lead(Store self, PyObject* key, uint64_t h, Leader leader) noexcept:
-    """Lead the load of a key that is missing for certain, in a cache without modes. False: `board` has to find out."""
+cdef inline bint try_lead(Store self, PyObject* key, uint64_t h, Leader leader) noexcept:
+    """Lead the load of a key that is missing for certain, in a cache without modes. False: `join_or_lead` has to find out."""
     acquire(self.lock)
     if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
         leader.place.i = self.engine.insert(key, h)
@@ -259,17 +259,17 @@ cdef inline bint quick_lead(Store self, PyObject* key, uint64_t h, Leader leader
     return leader.place.i != 0
 
 
-cdef inline bint quick_land(Store self, Leader leader, PyObject* value) noexcept:
-    """End a load for which nobody waits, in a cache without modes. False: `land` has to."""
+cdef inline bint try_complete(Store self, Leader leader, PyObject* value) noexcept:
+    """End a load for which nobody waits, in a cache without modes. False: `complete` has to."""
     cdef PyObject* old_key = NULL
     cdef PyObject* old_value = NULL
     acquire(self.lock)
-    if self.modes != 0 or leader.flight is not None or leader.alone is not None or not leads(self, leader):
+    if self.modes != 0 or leader.flight is not None or leader.side_load is not None or not may_store(self, leader):
         release(self.lock)
         return False
-    quick_room(self, &old_key, &old_value)
+    room_for_one(self, &old_key, &old_value)
     put_value(self.table, leader.place.i, value)
-    self.engine.admit(leader.place.i)
+    self.engine.on_insert(leader.place.i)
     leader.place.i = 0
     self.counts[SETS] += 1
     self.loads -= 1

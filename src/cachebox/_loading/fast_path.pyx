@@ -4,17 +4,17 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    Table, candidate, decref, incref, likely, note_use, plainly_equal, try_equal, unlikely,
+    Table, candidate, decref, incref, likely, on_hit, plainly_equal, try_equal, unlikely,
 )
 from cachebox._platform.lock cimport acquire, release
-from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, leave, start
-from cachebox._store.state cimport CLOCKED, FOREIGN, IDLES, ISOLATED
+from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, note_removal, start
+from cachebox._store.state cimport USER_CLOCK, PYTHON_POLICY, IDLES, ISOLATED
 from cachebox._store.store cimport Store
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
     """The end of `take_hit` where the policy is to be asked."""
-    note_use(<PyObject*>(<Store>store).engine, i)
+    on_hit(<PyObject*>(<Store>store).engine, i)
     release((<Store>store).lock)
     return value
 
@@ -25,7 +25,7 @@ cdef PyObject* go_on(
     """The rest of a search for a hit, where i was found at `slot`; or 0, and the search goes on from there.
 
     Keys are compared by `==` if need be, which runs without the lock. NULL, and no exception: there is no such key, or the
-    hit takes more than `quick_use`. `compared` becomes true if keys were compared, and there is none: it need not be done
+    hit takes more than `try_hit`. `compared` becomes true if keys were compared, and there is none: it need not be done
     again. Takes over the lock, and releases it.
     """
     cdef Table* t = (<Store>store).table
@@ -46,7 +46,7 @@ cdef PyObject* go_on(
             if equal > 0:
                 break
             if equal < 0:
-                if (<Store>store).modes & (IDLES | CLOCKED | FOREIGN | ISOLATED):       # a hit takes more anyway
+                if (<Store>store).modes & (IDLES | USER_CLOCK | PYTHON_POLICY | ISOLATED):       # a hit takes more anyway
                     release((<Store>store).lock)
                     return NULL
                 version = t.version
@@ -63,7 +63,7 @@ cdef PyObject* go_on(
                 break
         slot = (slot + 1) & t.mask
         i = 0
-    value = quick_use(store, i)
+    value = try_hit(store, i)
     release((<Store>store).lock)
     return value
 
@@ -75,13 +75,13 @@ cdef PyObject* go_on_comparing(
     cdef Operation op
     cdef PyObject* value = NULL
     start(&op)
-    leave(&op, NULL, stored, NO_CAUSE)
-    op.left[0].i = 0 if equal else i
+    note_removal(&op, NULL, stored, NO_CAUSE)
+    op.removed[0].i = 0 if equal else i
     try:
         if not equal or i >= (<Store>store).table.fresh or (<Store>store).table.entries[i].key != stored:
             i = find_by_comparing((<Store>store).engine, (<Store>store).lock, <object>key, h, 0, &op)
         if i != 0:
-            value = quick_use(store, i)
+            value = try_hit(store, i)
         release((<Store>store).lock)
         compared[0] = i == 0
     finally:

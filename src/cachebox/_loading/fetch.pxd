@@ -1,7 +1,7 @@
 """The load path: one caller loads what is missing, the others wait, and it is stored unless it was changed meanwhile.
 
-A `Loading` says what to call and what becomes of the value. `fetch` does it all; where coroutines load, `begin_load` and
-`land_loaded`, `land_made` or `fail_load` are its halves.
+A `LoadSpec` says what to call and what becomes of the value. `fetch` does it all; where coroutines load, `begin_load` and
+`complete_loaded`, `complete_made` or `fail_load` are its halves.
 """
 
 from cpython.object cimport PyObject
@@ -12,7 +12,7 @@ from cachebox._loading.single_flight cimport Leader
 from cachebox._store.store cimport Store
 
 
-cdef struct Loading:                # how to get a value that is missing; borrows everything
+cdef struct LoadSpec:                # how to get a value that is missing; borrows everything
     PyObject* function
     PyObject** arguments
     Py_ssize_t n
@@ -26,8 +26,8 @@ cdef struct Loading:                # how to get a value that is missing; borrow
     int64_t began                   # when, on the store's clock of invalidations
     bint single_flight
     int single_use                  # what becomes of a value that can be consumed only once, see below
-    bint unwatched                  # as functools has it: the value is stored whatever happened to the key meanwhile
-    bint first_wins                 # ... unless it has another value by now
+    bint functools_rules                  # as functools has it: the value is stored whatever happened to the key meanwhile
+    bint keep_first                 # ... unless it has another value by now
     int missed                      # tells whether it was a miss; -1: it never came to that
 
 
@@ -45,25 +45,25 @@ cdef extern from "_platform/results.h":
 cdef bint passes_once(object value) except -1
 
 
-cdef PyObject* get_long(Store store, object key, uint64_t h) except? NULL
+cdef PyObject* get_slow(Store store, object key, uint64_t h) except? NULL
 cdef PyObject* find_missing(PyObject* self, PyObject* key, uint64_t h, bint compared) except? NULL
 cdef object get_many_through(Store store, list keys, list hashes)
-cdef object fetch(Store store, object key, uint64_t h, Loading* how)
-cdef object land_or_crash(Store store, object key, uint64_t h, Leader leader, PyObject* value, Loading* how)
-cdef int land(Store store, Leader leader, object key, uint64_t h, object value, Loading* how) except -1
+cdef object fetch(Store store, object key, uint64_t h, LoadSpec* spec)
+cdef object end_load(Store store, object key, uint64_t h, Leader leader, PyObject* value, LoadSpec* spec)
+cdef int complete_load(Store store, Leader leader, object key, uint64_t h, object value, LoadSpec* spec) except -1
 cdef int remember(Store store, object key, Leader leader, object error, object failures) except -1
-cdef int put_result(Store store, object key, uint64_t h, object value, Loading* how) except -1
+cdef int put_result(Store store, object key, uint64_t h, object value, LoadSpec* spec) except -1
 cdef object plain_result(str name, object result)
 
 
-cdef inline void no_arguments(Loading* how, object factory, double lifetime) noexcept:
+cdef inline void no_arguments(LoadSpec* spec, object factory, double lifetime) noexcept:
     """A value comes from ``factory()`` and lives that long."""
-    how.function = <PyObject*>factory
-    how.arguments = NULL
-    how.n = 0
-    how.names = how.ttl_of = how.condition = how.instance = how.tags = how.failures = NULL
-    how.lifetime = lifetime
-    how.single_flight = True
-    how.single_use = REFUSED
-    how.unwatched = how.first_wins = False
-    how.missed = -1
+    spec.function = <PyObject*>factory
+    spec.arguments = NULL
+    spec.n = 0
+    spec.names = spec.ttl_of = spec.condition = spec.instance = spec.tags = spec.failures = NULL
+    spec.lifetime = lifetime
+    spec.single_flight = True
+    spec.single_use = REFUSED
+    spec.functools_rules = spec.keep_first = False
+    spec.missed = -1

@@ -5,11 +5,11 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from cachebox._engine.table cimport incref, mixed, take_over, xdecref
-from cachebox._loading.fast_path cimport quick_get, quick_land, quick_lead, quick_miss, quick_set
-from cachebox._loading.flight cimport ABANDONED, FLYING, Flight
+from cachebox._loading.fast_path cimport try_get, try_complete, try_lead, try_miss, try_set
+from cachebox._loading.flight cimport ABANDONED, PENDING, Flight
 from cachebox._loading.loader cimport NOTHING, Loader, load_all
-from cachebox._loading.refresh cimport serve, serve_at_once
-from cachebox._loading.single_flight cimport Leader, Ticket, board, crash, land as land_flight, new_leader, still_leads
+from cachebox._loading.refresh cimport get_or_refresh, get_now
+from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, new_leader, still_leads
 from cachebox._platform.caught cimport raise_current
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.options cimport lifetime_of, seconds_given
@@ -33,7 +33,7 @@ cdef extern from "_platform/results.h":
 
 # --- one key ----------------------------------------------------------------------------------------------------------
 
-cdef PyObject* get_long(Store store, object key, uint64_t h) except? NULL:
+cdef PyObject* get_slow(Store store, object key, uint64_t h) except? NULL:
     """A new reference to the key's value, or NULL: the long way, for a miss too."""
     if store.loader is not None:
         return get_through(store, key, h)
@@ -41,12 +41,12 @@ cdef PyObject* get_long(Store store, object key, uint64_t h) except? NULL:
 
 
 cdef PyObject* get_through(Store store, object key, uint64_t h) except? NULL:
-    """`get_long` of a cache with a loader: a new reference to the value, or NULL: there is none."""
-    cdef Loading how
+    """`get_slow` of a cache with a loader: a new reference to the value, or NULL: there is none."""
+    cdef LoadSpec spec
     cdef PyObject* value
     cdef PyObject* argument = <PyObject*>key
     if store.modes & (AHEAD | STALE):
-        value = serve(store, key, h)
+        value = get_or_refresh(store, key, h)
         if value != NULL:
             return store.own_copy(value)
     if (<Loader>store.loader).is_async:
@@ -54,8 +54,8 @@ cdef PyObject* get_through(Store store, object key, uint64_t h) except? NULL:
         if value == NULL:
             (<Loader>store.loader).refuse_to_wait("aget")
         return store.own_copy(value)
-    by_loader(&how, store.loader, &argument, store)
-    loaded = fetch(store, key, h, &how)
+    by_loader(&spec, store.loader, &argument, store)
+    loaded = fetch(store, key, h, &spec)
     value = <PyObject*>loaded
     if value == NOTHING:
         return NULL
@@ -68,70 +68,70 @@ cdef PyObject* find_missing(PyObject* self, PyObject* key, uint64_t h, bint comp
     if compared and (<Store>self).loader is None:
         (<Store>self).count_miss()
         return NULL
-    return get_long(<Store>self, <object>key, h)
+    return get_slow(<Store>self, <object>key, h)
 
 
-cdef object fetch(Store store, object key, uint64_t h, Loading* how):
+cdef object fetch(Store store, object key, uint64_t h, LoadSpec* spec):
     """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
     cdef Leader leader
     cdef Flight flight
-    cdef Ticket ticket
+    cdef Joined joined
     cdef PyObject* value
     cdef int state
     cdef object known
-    if how.unwatched:
-        return load_unwatched(store, key, h, how)
-    if how.failures != NULL:
-        known = (<object>how.failures).find(key)
+    if spec.functools_rules:
+        return load_by_functools_rules(store, key, h, spec)
+    if spec.failures != NULL:
+        known = (<object>spec.failures).find(key)
         if known is not None:
-            how.missed = False
+            spec.missed = False
             store.count_hit()
-            if how.instance == NOTHING and isinstance(known, KeyError):
+            if spec.instance == NOTHING and isinstance(known, KeyError):
                 return <object>NOTHING
             raise known
-    how.began = store.invalidations
+    spec.began = store.invalidations
     leader = new_leader(store)
-    ticket.counted = how.single_flight and quick_lead(store, <PyObject*>key, h, leader)
-    if ticket.counted:
-        how.missed = True
+    joined.counted = spec.single_flight and try_lead(store, <PyObject*>key, h, leader)
+    if joined.counted:
+        spec.missed = True
     else:
-        if not how.single_flight:
-            leader.alone = new_watch(store)
+        if not spec.single_flight:
+            leader.side_load = new_watch(store)
         while True:
-            flight = board(store, key, h, leader, &ticket)
-            how.missed = ticket.counted
-            if ticket.value != NULL:
-                return store.copy_of(take_over(ticket.value))
+            flight = join_or_lead(store, key, h, leader, &joined)
+            spec.missed = joined.counted
+            if joined.value != NULL:
+                return store.copy_of(take_over(joined.value))
             if flight is None:
                 break
             state = flight.wait()
-            if state == FLYING:             # waiting would be for ourselves
-                leader.alone = new_watch(store)
+            if state == PENDING:             # waiting would be for ourselves
+                leader.side_load = new_watch(store)
             elif state != ABANDONED:
                 known = flight.outcome()
-                if <PyObject*>known != NOTHING or how.instance == NOTHING:
+                if <PyObject*>known != NOTHING or spec.instance == NOTHING:
                     return known            # else a loader said that there is none, but this is a factory
-    value = quick_vectorcall(how.function, how.arguments, how.n, how.names)
-    if value != NULL and is_simple(how) and <PyObject*>value != how.instance and not may_pass_once(value):
-        if quick_land(store, leader, value):
+    value = quick_vectorcall(spec.function, spec.arguments, spec.n, spec.names)
+    if value != NULL and is_simple(spec) and <PyObject*>value != spec.instance and not may_pass_once(value):
+        if try_complete(store, leader, value):
             return take_over(value)
-    return land_or_crash(store, key, h, leader, value, how)
+    return end_load(store, key, h, leader, value, spec)
 
 
-cdef object land_or_crash(Store store, object key, uint64_t h, Leader leader, PyObject* value, Loading* how):
+cdef object end_load(Store store, object key, uint64_t h, Leader leader, PyObject* value, LoadSpec* spec):
     """End a load with its value, or with the exception that is set where that is NULL."""
     try:
         if value == NULL:
             raise_current()
-        if how.single_use != STORED and is_only_returned(<object>value, how):
-            crash(store, leader, None)       # whoever waits has to get its own
+        if spec.single_use != STORED and is_only_returned(<object>value, spec):
+            fail(store, leader, None)       # whoever waits has to get its own
         else:
-            land(store, leader, key, h, <object>value, how)
+            complete_load(store, leader, key, h, <object>value, spec)
     except BaseException as error:
         xdecref(value)
-        if how.failures != NULL:
-            remember(store, key, leader, error, <object>how.failures)
-        crash(store, leader, error)
+        if spec.failures != NULL:
+            remember(store, key, leader, error, <object>spec.failures)
+        fail(store, leader, error)
         raise
     return take_over(value)
 
@@ -143,57 +143,57 @@ cdef int remember(Store store, object key, Leader leader, object error, object f
     return 0
 
 
-cdef int land(Store store, Leader leader, object key, uint64_t h, object value, Loading* how) except -1:
+cdef int complete_load(Store store, Leader leader, object key, uint64_t h, object value, LoadSpec* spec) except -1:
     """End a load with the value that it got."""
-    cdef bint wanted = is_wanted(value, how)
+    cdef bint wanted = is_wanted(value, spec)
     cdef double weight = 0.0
-    cdef tuple tags = tags_for(value, how) if wanted and how.tags != NULL else None
+    cdef tuple tags = tags_for(value, spec) if wanted and spec.tags != NULL else None
     if <PyObject*>value != NOTHING:
         value = store.copy_of(value)         # what the leader gets it may change before those who wait have theirs
     if wanted:
-        how.lifetime = store.lifetime_for(how.lifetime, key, value)
+        spec.lifetime = store.lifetime_for(spec.lifetime, key, value)
         weight = store.weigh(key, value)
-    if how.failures != NULL and <PyObject*>value == NOTHING:
-        remember(store, key, leader, KeyError(key), <object>how.failures)
+    if spec.failures != NULL and <PyObject*>value == NOTHING:
+        remember(store, key, leader, KeyError(key), <object>spec.failures)
     wanted = wanted and weight <= store.bound_weight
-    return land_flight(store, key, h, leader, value, how.lifetime, weight, wanted, tags, how.began)
+    return complete(store, key, h, leader, value, spec.lifetime, weight, wanted, tags, spec.began)
 
 
-cdef object load_unwatched(Store store, object key, uint64_t h, Loading* how):
+cdef object load_by_functools_rules(Store store, object key, uint64_t h, LoadSpec* spec):
     """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
     cdef PyObject* found
-    how.missed = quick_miss(store, <PyObject*>key, h)
-    if not how.missed:
-        found = get_long(store, key, h)
-        how.missed = found == NULL
+    spec.missed = try_miss(store, <PyObject*>key, h)
+    if not spec.missed:
+        found = get_slow(store, key, h)
+        spec.missed = found == NULL
         if found != NULL:
             return take_over(found)
-    value = vectorcall(how.function, how.arguments, how.n, how.names)
-    if not quick_set(store, <PyObject*>key, h, <PyObject*>value, how.first_wins):
-        set_weighed(store, key, h, value, how.lifetime, 0.0, how.first_wins)
+    value = vectorcall(spec.function, spec.arguments, spec.n, spec.names)
+    if not try_set(store, <PyObject*>key, h, <PyObject*>value, spec.keep_first):
+        set_weighed(store, key, h, value, spec.lifetime, 0.0, spec.keep_first)
     return value
 
 
-cdef int put_result(Store store, object key, uint64_t h, object value, Loading* how) except -1:
+cdef int put_result(Store store, object key, uint64_t h, object value, LoadSpec* spec) except -1:
     """Store a value as if it had been loaded."""
     cdef Operation op
     cdef double weight
     cdef tuple tags = None
-    if not is_wanted(value, how):
+    if not is_wanted(value, spec):
         return 0
-    if how.tags != NULL:
-        tags = tags_for(value, how)
+    if spec.tags != NULL:
+        tags = tags_for(value, spec)
     value = store.copy_of(value)
-    how.lifetime = store.lifetime_for(how.lifetime, key, value)
+    spec.lifetime = store.lifetime_for(spec.lifetime, key, value)
     weight = store.weigh(key, value)
     if weight > store.bound_weight:
         return 0
     start(&op)
     try:
         if tags:
-            put_tagged(store, key, h, value, how.lifetime, weight, tags, &op)
+            put_tagged(store, key, h, value, spec.lifetime, weight, tags, &op)
         else:
-            put(store, key, h, value, how.lifetime, weight, False, &op)
+            put(store, key, h, value, spec.lifetime, weight, False, &op)
     finally:
         store.finish(&op)
     return store.forget_failure(key)
@@ -210,11 +210,11 @@ cdef object get_many_through(Store store, list keys, list hashes):
     cdef bint together = (<Loader>store.loader).many is not None
     for key, hashed in zip(keys, hashes):
         h = mixed(store.table, hashed)
-        value = quick_get(<PyObject*>store, <PyObject*>key, h)
+        value = try_get(<PyObject*>store, <PyObject*>key, h)
         if value == NULL and not together:
             value = get_through(store, key, h)
         elif value == NULL and store.modes & (AHEAD | STALE):
-            value = serve(store, key, h)
+            value = get_or_refresh(store, key, h)
         if value != NULL:
             found[key] = take_over(value)
         elif together and key in missing:
@@ -240,13 +240,13 @@ cdef object get_many_through(Store store, list keys, list hashes):
 
 def find(Store store not None, key):
     """A hit, or what stands for nothing, which counts nothing."""
-    cdef PyObject* value = quick_get(<PyObject*>store, <PyObject*>key, hash_in(store, key))
+    cdef PyObject* value = try_get(<PyObject*>store, <PyObject*>key, hash_in(store, key))
     return take_over(value) if value != NULL else <object>NOTHING
 
 
-def serve_now(Store store not None, key):
+def get_now_(Store store not None, key):
     """What may be served although it is to be loaded anew, or has expired; or what stands for nothing."""
-    cdef PyObject* value = store.own_copy(serve_at_once(store, key, hash_in(store, key)))
+    cdef PyObject* value = store.own_copy(get_now(store, key, hash_in(store, key)))
     return take_over(value) if value != NULL else <object>NOTHING
 
 
@@ -264,52 +264,52 @@ def count_miss(Store store not None):
 
 def begin_load(Store store not None, key, bint counted, bint alone):
     """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
-    cdef Ticket ticket
+    cdef Joined joined
     cdef Leader leader = new_leader(store)
     cdef Flight flight
-    ticket.counted = counted
+    joined.counted = counted
     if alone:
-        leader.alone = new_watch(store)
-    flight = board(store, key, hash_in(store, key), leader, &ticket)
+        leader.side_load = new_watch(store)
+    flight = join_or_lead(store, key, hash_in(store, key), leader, &joined)
     leader.began = store.invalidations
-    if ticket.value != NULL:
-        return None, (store.copy_of(take_over(ticket.value)),)
+    if joined.value != NULL:
+        return None, (store.copy_of(take_over(joined.value)),)
     return (None, flight) if flight is not None else (leader, None)
 
 
-def land_loaded(Store store not None, Leader leader not None, key, value):
+def complete_loaded(Store store not None, Leader leader not None, key, value):
     """End a load by the loader."""
-    cdef Loading how
-    by_loader(&how, store.loader, NULL, store)
-    how.began = leader.began
-    land(store, leader, key, hash_in(store, key), value, &how)
+    cdef LoadSpec spec
+    by_loader(&spec, store.loader, NULL, store)
+    spec.began = leader.began
+    complete_load(store, leader, key, hash_in(store, key), value, &spec)
 
 
-def land_made(Store store not None, Leader leader not None, key, value, double lifetime, tuple tags):
+def complete_made(Store store not None, Leader leader not None, key, value, double lifetime, tuple tags):
     """End a load by a function."""
-    cdef Loading how
-    no_arguments(&how, None, lifetime)
+    cdef LoadSpec spec
+    no_arguments(&spec, None, lifetime)
     if is_awaitable(<PyObject*>value):
         refuse_awaitable("what factory", value)
     if tags:
-        how.tags = <PyObject*>tags
-    how.began = leader.began
-    land(store, leader, key, hash_in(store, key), value, &how)
+        spec.tags = <PyObject*>tags
+    spec.began = leader.began
+    complete_load(store, leader, key, hash_in(store, key), value, &spec)
 
 
 def fail_load(Store store not None, Leader leader not None, key, error):
     """End a load by an exception."""
     if store.failures is not None:
         remember(store, key, leader, error, store.failures)
-    crash(store, leader, error)
+    fail(store, leader, error)
 
 
 def load_one(Store store not None, key, Loader loader):
     """Load a key, if it is missing. Returns whether it is there then."""
-    cdef Loading how
+    cdef LoadSpec spec
     cdef PyObject* argument = <PyObject*>key
-    by_loader(&how, loader, &argument, store)
-    loaded = fetch(store, key, hash_in(store, key), &how)
+    by_loader(&spec, loader, &argument, store)
+    loaded = fetch(store, key, hash_in(store, key), &spec)
     return <PyObject*>loaded != NOTHING
 
 
@@ -323,54 +323,54 @@ def load_many(Store store not None, list keys, Loader loader):
 
 # --- what becomes of a value --------------------------------------------------------------------------------------------
 
-cdef void by_loader(Loading* how, Loader loader, PyObject** key, Store store) noexcept:
+cdef void by_loader(LoadSpec* spec, Loader loader, PyObject** key, Store store) noexcept:
     """A value comes from a loader."""
-    no_arguments(how, loader, store.lifetime)
-    how.arguments = key
-    how.n = 1
-    how.instance = NOTHING
+    no_arguments(spec, loader, store.lifetime)
+    spec.arguments = key
+    spec.n = 1
+    spec.instance = NOTHING
     if store.failures is not None:
-        how.failures = <PyObject*>store.failures
+        spec.failures = <PyObject*>store.failures
 
 
-cdef bint is_wanted(object value, Loading* how) except -1:
+cdef bint is_wanted(object value, LoadSpec* spec) except -1:
     """Whether a loaded value is to be stored; sets its lifetime."""
-    if <PyObject*>value == how.instance:
+    if <PyObject*>value == spec.instance:
         return False
-    if how.condition != NULL and not plain_result("condition", (<object>how.condition)(value)):
+    if spec.condition != NULL and not plain_result("condition", (<object>spec.condition)(value)):
         return False
-    if how.ttl_of != NULL:
-        ttl = seconds_given(plain_result("ttl", (<object>how.ttl_of)(value)))
+    if spec.ttl_of != NULL:
+        ttl = seconds_given(plain_result("ttl", (<object>spec.ttl_of)(value)))
         if isinstance(ttl, (int, float)) and ttl <= 0:
             return False
         if ttl is not None:
-            how.lifetime = lifetime_of(ttl, "what ttl returned")
+            spec.lifetime = lifetime_of(ttl, "what ttl returned")
     return True
 
 
-cdef tuple tags_for(object value, Loading* how):
+cdef tuple tags_for(object value, LoadSpec* spec):
     """The tags of a loaded value."""
-    tags = <object>how.tags
+    tags = <object>spec.tags
     if callable(tags):
-        arguments = [<object>how.arguments[k] for k in range(how.n)]
-        names = <object>how.names if how.names != NULL else ()
-        keywords = {name: <object>how.arguments[how.n + k] for k, name in enumerate(names)}
+        arguments = [<object>spec.arguments[k] for k in range(spec.n)]
+        names = <object>spec.names if spec.names != NULL else ()
+        keywords = {name: <object>spec.arguments[spec.n + k] for k, name in enumerate(names)}
         tags = plain_result("tags", tags(value, *arguments, **keywords))
     return checked_tags(() if tags is None else tags)
 
 
-cdef inline bint is_simple(const Loading* how) noexcept:
+cdef inline bint is_simple(const LoadSpec* spec) noexcept:
     """Whether every value is to be stored, and for ever."""
-    return how.condition == NULL and how.ttl_of == NULL and how.lifetime == INFINITY and how.tags == NULL
+    return spec.condition == NULL and spec.ttl_of == NULL and spec.lifetime == INFINITY and spec.tags == NULL
 
 
-cdef bint is_only_returned(object value, Loading* how) except -1:
+cdef bint is_only_returned(object value, LoadSpec* spec) except -1:
     """Whether a computed value must not be stored, because it can be consumed only once. TypeError: a factory was async."""
-    if how.single_use == RETURNED and passes_once(value):
-        how.single_use = PASSED
+    if spec.single_use == RETURNED and passes_once(value):
+        spec.single_use = PASSED
         return True
-    if how.single_use == REFUSED and is_awaitable(<PyObject*>value):
-        refuse_awaitable("factory" if how.n == 0 else "loader", value)
+    if spec.single_use == REFUSED and is_awaitable(<PyObject*>value):
+        refuse_awaitable("factory" if spec.n == 0 else "loader", value)
     return False
 
 

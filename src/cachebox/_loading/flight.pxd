@@ -2,19 +2,19 @@
 
 from cpython.object cimport PyObject
 
-from cachebox._platform.lock cimport Guard
+from cachebox._platform.lock cimport SharedLock
 
 
 cdef enum FlightState:
-    FLYING
-    LANDED                          # with what was loaded
-    CRASHED                         # with an error
+    PENDING
+    COMPLETED                          # with what was loaded
+    RAISED                         # with an error
     ABANDONED                       # the leader was interrupted, or is lost: somebody else has to load
 
 
 cdef class Flight:
     """What those who wait for a leader share. It exists only if somebody waits."""
-    cdef Guard guard                # its lock guards the rest
+    cdef SharedLock shared_lock                # its lock guards the rest
     cdef unsigned long thread       # the leader's, and its greenlet, as `callers` has them
     cdef object greenlet
     cdef Course course              # None: no coroutine leads, and nobody acts for the leader
@@ -65,6 +65,6 @@ cdef class Wait:
 
 cdef PyObject* NOTHING              # what stands for "there is none": what a loader says
 
-cdef Flight new_flight(Guard guard)
+cdef Flight new_flight(SharedLock shared_lock)
 cdef int wake_all(Flight flight) except -1
-cdef object one_more(object error)
+cdef object raisable(object error)

@@ -18,14 +18,14 @@ from cpython.object cimport PyObject
 import os
 
 from cachebox._platform.callers cimport this_greenlet, this_thread
-from cachebox._platform.lock cimport HAS_GIL, Guard, acquire, release
+from cachebox._platform.lock cimport HAS_GIL, SharedLock, acquire, release
 from cachebox._platform.section cimport in_section
 
 from cachebox._platform.callers import LONG, PULSE, standing, waiter as new_waiter
 
 
 if not HAS_GIL:
-    from cachebox._platform.exceptions import one_more as copied_if_need_be
+    from cachebox._platform.exceptions import raisable as copied_if_need_be
 
 
 cdef object nothing = object()
@@ -42,7 +42,7 @@ cdef class Flight:
 
     def __init__(self, task=None, goes_on=None):
         """A flight that the caller leads, and nobody finds by itself; a task's, if there is one."""
-        self.guard = Guard()
+        self.shared_lock = SharedLock()
         self.thread = this_thread()
         self.greenlet = this_greenlet()
         self.waiters = {}
@@ -60,8 +60,8 @@ cdef class Flight:
         return self.state
 
     @property
-    def is_over(self):
-        return self.state != FLYING
+    def has_expired(self):
+        return self.state != PENDING
 
     @property
     def was_abandoned(self):
@@ -72,8 +72,8 @@ cdef class Flight:
         return self.outcome()
 
     cdef object outcome(self):
-        if self.state == CRASHED:
-            raise one_more(self.result).with_traceback(self.traceback)  # the leader's: waiters must not lengthen it
+        if self.state == RAISED:
+            raise raisable(self.result).with_traceback(self.traceback)  # the leader's: waiters must not lengthen it
         return self.result if self.copier is None or self.result is nothing else self.copier(self.result)
 
     cdef bint stands_still(self, Course course):
@@ -82,7 +82,7 @@ cdef class Flight:
 
     cdef bint is_lost(self) except -1:
         """Whether a task leads that nobody will go on with: it is gone, or its event loop does not run."""
-        if self.course is None or self.course.task is None or self.state != FLYING:
+        if self.course is None or self.course.task is None or self.state != PENDING:
             return False
         return self.course.task() is None or not self.course.goes_on()
 
@@ -97,9 +97,9 @@ cdef class Flight:
         self.course.goes_on = goes_on
         self.course.task = ref(task)
 
-    def land(self, result):
+    def complete(self, result):
         """It is over, with a value."""
-        self.end(LANDED, result, None)
+        self.end(COMPLETED, result, None)
 
     def give_up(self):
         """It is over, without a value: the next one leads. Nothing, where it is over already."""
@@ -107,28 +107,28 @@ cdef class Flight:
 
     cdef int end(self, int state, object result, object traceback) except -1:
         """The first end counts."""
-        acquire(&self.guard.lock)
-        first = self.state == FLYING
+        acquire(&self.shared_lock.lock)
+        first = self.state == PENDING
         if first:
             self.result = result
             self.traceback = traceback
             self.state = state
             if self.course is not None:
                 self.course.over = True
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         if first:
             wake_all(self)
         return 0
 
-    def crash(self, error):
+    def fail(self, error):
         """It failed, and so does everybody who waits."""
         traceback = error.__traceback__
         try:
-            shared = one_more(error)
+            shared = raisable(error)
         except Exception:                       # not to be had: the next one fails for itself
             self.give_up()
         else:
-            self.end(CRASHED, shared, traceback)
+            self.end(RAISED, shared, traceback)
 
     def __enter__(self):
         """What runs in this context meanwhile acts for the leader."""
@@ -227,16 +227,16 @@ cdef class Wait:
         """Have the waiter woken when the flight is over. False: it is over already."""
         cdef Flight flight = self.flight
         cdef bint flying
-        acquire(&flight.guard.lock)
-        flying = flight.state == FLYING
+        acquire(&flight.shared_lock.lock)
+        flying = flight.state == PENDING
         if flying:
             flight.waiters[self.wake] = None    # such callables are hashed by address: no Python code runs
-        release(&flight.guard.lock)
+        release(&flight.shared_lock.lock)
         return flying
 
     def is_in_vain(self):
         """Whether whoever has waited for a while should go on, alone if need be; to be asked now and then."""
-        if self.flight.lost() or self.flight.state != FLYING:
+        if self.flight.lost() or self.flight.state != PENDING:
             return True
         if monotonic() - self.began < LONG:
             return False
@@ -256,10 +256,10 @@ cdef class Wait:
             self.known = None
         for course in self.courses:
             (<Course>course).awaited.pop(self, None)
-        acquire(&flight.guard.lock)
-        if flight.state == FLYING:
+        acquire(&flight.shared_lock.lock)
+        if flight.state == PENDING:
             flight.waiters.pop(self.wake, None)     # not the last reference, so nothing runs
-        release(&flight.guard.lock)
+        release(&flight.shared_lock.lock)
         self.waiter.close()
 
     cdef bint is_circular(self, bint is_long) except -1:
@@ -275,7 +275,7 @@ cdef class Wait:
         cdef set seen = set()
         while ahead:
             at = ahead.pop()
-            if at is None or at.state != FLYING or at in seen:
+            if at is None or at.state != PENDING or at in seen:
                 continue
             seen.add(at)
             if self.holds_up(at):
@@ -323,17 +323,17 @@ cdef bint is_gone(unsigned long thread) except -1:
     return is_gone(thread)
 
 
-cdef Flight new_flight(Guard guard):
+cdef Flight new_flight(SharedLock shared_lock):
     """A flight that this thread leads, which nobody finds by itself."""
     cdef Flight flight = Flight.__new__(Flight)
-    flight.guard = guard
+    flight.shared_lock = shared_lock
     flight.waiters = {}
     flight.thread = this_thread()
     flight.greenlet = this_greenlet()
     return flight
 
 
-cdef object one_more(object error):
+cdef object raisable(object error):
     """See `exceptions`, which only some builds need."""
     return error if HAS_GIL else copied_if_need_be(error)
 

@@ -11,8 +11,8 @@ from _collections_abc import Mapping
 from time import perf_counter_ns
 
 from cachebox._engine.table cimport hash_of, mixed, take_over
-from cachebox._loading.flight cimport ABANDONED, FLYING, Flight
-from cachebox._loading.single_flight cimport Leader, Ticket, board, crash, land, new_leader, still_leads
+from cachebox._loading.flight cimport ABANDONED, PENDING, Flight
+from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, new_leader, still_leads
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.options cimport lifetime_of, number_of
 from cachebox._store.store cimport Store
@@ -107,10 +107,10 @@ cdef class Loader:
 
     cdef int count(self, bint succeeded, object began) except -1:
         cdef long long took = perf_counter_ns() - began
-        acquire(&self.statistics.guard.lock)
+        acquire(&self.statistics.shared_lock.lock)
         self.statistics.counts[LOAD_SUCCESS if succeeded else LOAD_FAILURE] += 1
         self.statistics.counts[LOAD_TIME] += took
-        release(&self.statistics.guard.lock)
+        release(&self.statistics.shared_lock.lock)
         return 0
 
 
@@ -140,7 +140,7 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
     Puts values into `found`. Keys that are still to be loaded, one by one, end up in `left`: somebody else's load of them
     was interrupted, or to wait for it would be to wait for ourselves.
     """
-    cdef Ticket ticket
+    cdef Joined joined
     cdef Leader leader
     cdef Flight flight
     cdef list leads = [], waits = []
@@ -152,10 +152,10 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
     for key in keys:
         h = mixed(store.table, hash_of(<PyObject*>key))
         leader = new_leader(store)              # one that is given up ends its flight
-        ticket.counted = False
-        flight = board(store, key, h, leader, &ticket)
-        if ticket.value != NULL:
-            found[key] = store.copy_of(take_over(ticket.value))
+        joined.counted = False
+        flight = join_or_lead(store, key, h, leader, &joined)
+        if joined.value != NULL:
+            found[key] = store.copy_of(take_over(joined.value))
         elif flight is not None:
             waits.append((key, flight))
         else:
@@ -168,7 +168,7 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
                     found[key] = values[key]
         except BaseException as error:
             for _, leader in leads:
-                crash(store, leader, error)
+                fail(store, leader, error)
             raise
     for key, leader in leads:
         h = mixed(store.table, hash_of(<PyObject*>key))
@@ -183,18 +183,18 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
             if value is nothing and store.failures is not None and store.failures.remember(key, KeyError(key)):
                 if not still_leads(store, leader):
                     store.failures.forget(key)
-            land(
+            complete(
                 store, key, h, leader, value, lifetime, weight,
                 value is not nothing and weight <= store.bound_weight, None, 0,
             )
         except BaseException as error:
-            crash(store, leader, error)
+            fail(store, leader, error)
             failure = error if failure is None else failure
     if failure is not None:
         raise failure
     for key, flight in waits:
         state = flight.wait()
-        if state == FLYING or state == ABANDONED:
+        if state == PENDING or state == ABANDONED:
             left.append(key)
         else:
             value = flight.outcome()

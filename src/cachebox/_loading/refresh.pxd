@@ -27,13 +27,13 @@ cdef class Refresh:
     cdef object goes_on             # says whether its event loop runs
 
     cdef bint is_void(self) noexcept
-    cdef int land(self, object value, double weight) except -1
-    cdef int land_nothing(self) except -1
+    cdef int complete(self, object value, double weight) except -1
+    cdef int complete_nothing(self) except -1
     cdef int count(self, int counter) except -1
 
 
-cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL
-cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL
+cdef PyObject* get_or_refresh(Store store, object key, uint64_t h) except? NULL
+cdef PyObject* get_now(Store store, object key, uint64_t h) except? NULL
 cdef PyObject* find_servable(
     Store store, object key, uint64_t h, double ahead, double stale, bint* due
 ) except? NULL

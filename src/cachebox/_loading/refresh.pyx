@@ -5,20 +5,20 @@ from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport decref, incref, note_use
-from cachebox._loading.flight cimport FLYING, LANDED, Course, Flight, new_flight, wake_all
+from cachebox._engine.table cimport decref, incref, on_hit
+from cachebox._loading.flight cimport PENDING, COMPLETED, Course, Flight, new_flight, wake_all
 from cachebox._loading.loader cimport NOTHING, Loader
 from cachebox._platform.lock cimport acquire, release
-from cachebox._store.deadlines cimport deadline, end_of, set_deadline
+from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.notices cimport note_failure, note_success
 from cachebox._store.operation cimport EXPLICIT, Operation, start
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, DONE, FOREIGN, IDLES, NO_MEMORY, STALE, TAGGED, Outcome, forks, new_watch,
+    AHEAD, BY_VALUE, DONE, PYTHON_POLICY, IDLES, NO_MEMORY, STALE, TAGGED, Outcome, forks, new_watch,
 )
 from cachebox._store.store cimport Store
 from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
 
-from cachebox._platform.guard import report
+from cachebox._platform.shared_lock import report
 
 
 cdef class Refresh:
@@ -48,7 +48,7 @@ cdef class Refresh:
         cdef Flight flight
         if self.is_void() or (self.store.loader is None and not self.by_call):
             return False
-        flight = new_flight(self.store.guard)
+        flight = new_flight(self.store.shared_lock)
         if self.task is not None:
             flight.course = Course(self.task, self.goes_on)
             flight.__enter__()
@@ -60,14 +60,14 @@ cdef class Refresh:
         cdef double weight
         self.count(REFRESHES)
         if <PyObject*>value == NOTHING:
-            self.land_nothing()
+            self.complete_nothing()
         else:
             value = self.store.copy_of(value)
             weight = self.store.weigh(self.key, value)
             if self.store.lifetime == BY_VALUE:
                 self.lifetime = self.store.lifetime_for(BY_VALUE, self.key, value)
             if weight <= self.store.bound_weight:
-                self.land(value, weight)
+                self.complete(value, weight)
         note_success(self.store, "refresh")
 
     def succeeded(self):
@@ -91,7 +91,7 @@ cdef class Refresh:
     cdef bint is_void(self) noexcept:
         cdef bint void
         acquire(self.store.lock)
-        void = self.watch.i == 0 or self.watch.touched
+        void = self.watch.i == 0 or self.watch.changed
         release(self.store.lock)
         return void
 
@@ -101,7 +101,7 @@ cdef class Refresh:
         release(self.store.lock)
         return 0
 
-    cdef int land(self, object value, double weight) except -1:
+    cdef int complete(self, object value, double weight) except -1:
         cdef Store store = self.store
         cdef Operation op
         cdef Outcome outcome
@@ -110,24 +110,24 @@ cdef class Refresh:
         start(&op)
         try:
             while True:
-                if store.foreign is not None:
-                    store.foreign.enter(&op, store.lock)
+                if store.python_policy is not None:
+                    store.python_policy.enter(&op, store.lock)
                 store.lock_again(&op)
                 outcome = DONE
                 i = self.watch.i
-                if i != 0 and not self.watch.touched and (store.table.entries[i].value != NULL or not self.tagged):
+                if i != 0 and not self.watch.changed and (store.table.entries[i].value != NULL or not self.tagged):
                     end = INFINITY
                     if store.table.entries[i].value != NULL:
                         end = deadline(&store.expiry, i)
                         if store.lifetime != BY_VALUE:
-                            self.lifetime = store.spans[i]  # `touch` may have given it another
+                            self.lifetime = store.ttls[i]  # `touch` may have given it another
                     if end < INFINITY:
                         set_deadline(&store.expiry, i, INFINITY)        # it is replaced, be it expired or not
                     outcome = store.write(i, self.key, self.h, value, self.lifetime, False, weight, now, &op)
                     if outcome != DONE and end < INFINITY:
                         set_deadline(&store.expiry, i, end)
                     elif outcome == DONE and store.jitter != 0.0 and store.lifetime != BY_VALUE:
-                        store.set_end(op.i, end_of(now, self.lifetime), now, &op)   # it has been shortened once
+                        store.set_end(op.i, deadline_after(now, self.lifetime), now, &op)   # it has been shortened once
                 if outcome == DONE:
                     self.watch.close(&op)
                 release(store.lock)
@@ -135,11 +135,11 @@ cdef class Refresh:
                     return 0
                 if outcome == NO_MEMORY:
                     raise MemoryError("no memory left to store an entry")
-                store.evict_foreign(&op)
+                store.evict_by_policy(&op)
         finally:
             store.finish(&op)
 
-    cdef int land_nothing(self) except -1:
+    cdef int complete_nothing(self) except -1:
         """The loader says that there is no such thing any more: the old value goes."""
         cdef Store store = self.store
         cdef Operation op
@@ -147,11 +147,11 @@ cdef class Refresh:
         cdef Outcome outcome = DONE
         start(&op)
         try:
-            if store.foreign is not None:
-                store.foreign.enter(&op, store.lock)
+            if store.python_policy is not None:
+                store.python_policy.enter(&op, store.lock)
             acquire(store.lock)
             i = self.watch.i
-            if i != 0 and not self.watch.touched and store.table.entries[i].value != NULL:
+            if i != 0 and not self.watch.changed and store.table.entries[i].value != NULL:
                 outcome = store.remove(i, EXPLICIT, &op)
             release(store.lock)
             if outcome != DONE:
@@ -168,7 +168,7 @@ cdef class Refresh:
         acquire(self.store.lock)
         self.watch.close(&op)
         if flight is not None:
-            flight.state = LANDED
+            flight.state = COMPLETED
         release(self.store.lock)
         try:
             if self.store.refreshes is not None:
@@ -190,7 +190,7 @@ cdef int take_out(dict refreshes, Refresh refresh) except -1:
     return 0
 
 
-cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
+cdef PyObject* get_or_refresh(Store store, object key, uint64_t h) except? NULL:
     """A new reference to a value that may be served, counted as a hit; NULL: there is none, which counts nothing.
 
     Starts a refresh if one is due. Where there is nothing to serve, but a refresh is running, waits for that.
@@ -198,10 +198,10 @@ cdef PyObject* serve(Store store, object key, uint64_t h) except? NULL:
     cdef bint joined = False
     cdef PyObject* value
     while True:
-        value = serve_at_once(store, key, h)
+        value = get_now(store, key, h)
         if value != NULL or joined or not store.refreshes or (<Loader>store.loader).is_async:
             return value
-        if not join(store.refreshes.get(key)):
+        if not wait_for_refresh(store.refreshes.get(key)):
             return NULL
         joined = True
 
@@ -214,15 +214,15 @@ cdef object flight_of(Store store, object key):
     return refresh.flight
 
 
-cdef bint join(object known) except -1:
+cdef bint wait_for_refresh(object known) except -1:
     """Wait for a refresh. False: it is not running, or waits for us."""
     cdef Refresh refresh = known
     if refresh is None or refresh.forks != forks or refresh.flight is None:
         return False
-    return refresh.flight.wait() != FLYING
+    return refresh.flight.wait() != PENDING
 
 
-cdef PyObject* serve_at_once(Store store, object key, uint64_t h) except? NULL:
+cdef PyObject* get_now(Store store, object key, uint64_t h) except? NULL:
     cdef bint due = False
     cdef PyObject* value = find_servable(store, key, h, store.ahead, store.stale, &due)
     if due:
@@ -255,8 +255,8 @@ cdef PyObject* find_servable(
                 else:                           # a hit, but it prolongs nothing
                     store.counts[HITS] += 1
                     store.counts[STALE_SERVES] += 1
-                    note_use(<PyObject*>store.engine, i)
-                    if store.modes & FOREIGN:
+                    on_hit(<PyObject*>store.engine, i)
+                    if store.modes & PYTHON_POLICY:
                         op.used = store.table.entries[i].key
                         incref(op.used)
                 value = store.table.entries[i].value
@@ -273,8 +273,8 @@ cdef bint is_due(Store store, uint32_t i, double now, double ahead) noexcept:
     if end <= now:
         return True
     if store.modes & IDLES:
-        end = store.expiry.lifetimes[i]         # a hit has just put the other end off
-    return end < INFINITY and store.modes & AHEAD and end - now < ahead * store.spans[i]
+        end = store.expiry.write_deadlines[i]         # a hit has just put the other end off
+    return end < INFINITY and store.modes & AHEAD and end - now < ahead * store.ttls[i]
 
 
 cdef int start_refresh(Store store, object key, uint64_t h) except -1:
@@ -316,8 +316,8 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bin
         now = store.now(0.0)
         i = store.find_to_change(key, h, &op)
         if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, ahead):     # still
-            refresh.lifetime = store.spans[i]
-            refresh.tagged = store.modes & TAGGED and i < store.labels.known and store.labels.chains[i] != NULL
+            refresh.lifetime = store.ttls[i]
+            refresh.tagged = store.modes & TAGGED and i < store.links.known and store.links.chains[i] != NULL
             opened = refresh.watch.open(i)
         release(store.lock)
     except:
@@ -348,12 +348,12 @@ cdef int keep_due(Store store, double ahead, double stale) except -1:
         release(store.lock)
     acquire(store.lock)
     modes = store.modes
-    known = store.spans_known
+    known = store.ttls_known
     store.modes |= (AHEAD if ahead > 0.0 else 0) | (STALE if stale > 0.0 else 0)
     prepared = store.prepare(False)
     if prepared:
-        for i in range(known, store.spans_known):
-            store.spans[i] = 0.0             # of an entry that is there already: it is not due before its end
+        for i in range(known, store.ttls_known):
+            store.ttls[i] = 0.0             # of an entry that is there already: it is not due before its end
         store.ahead = max(store.ahead, ahead)
         store.stale = max(store.stale, min(stale, DBL_MAX / 4))
     else:

@@ -10,14 +10,14 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport Entry, incref
-from cachebox._loading.flight cimport ABANDONED, CRASHED, FLYING, LANDED, Course, Flight, one_more, wake_all
+from cachebox._loading.flight cimport ABANDONED, RAISED, PENDING, COMPLETED, Course, Flight, raisable, wake_all
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, Operation, start
 from cachebox._store.state cimport DONE, NO_MEMORY, Reservation, Watch, forks, new_watch, reservation_of, reserve
 from cachebox._store.store cimport Store
 from cachebox._store.tags cimport (
-    Label, free_labels, make_room_for_labels, new_labels, some_dropped, some_invalidated_since,
+    TagLink, free_links, make_room_for_links, new_links, some_dropped, some_invalidated_since,
 )
 from cachebox.stats cimport MISSES
 
@@ -28,7 +28,7 @@ cdef class Leader:
 
     def __dealloc__(self):
         if self.place.i != 0 and self.store is not None:
-            crash(self.store, self, None)
+            fail(self.store, self, None)
 
     def begin(self, task, goes_on):
         """A coroutine leads, of an asyncio task or of none. Its course is part of the context until `course.leave()`."""
@@ -46,9 +46,9 @@ cdef class Leader:
             flight.course = course
         release(self.store.lock)
 
-    def crashed(self, error):
+    def fail(self, error):
         """The load failed."""
-        crash(self.store, self, error)
+        fail(self.store, self, error)
 
     @property
     def joined(self):
@@ -75,10 +75,10 @@ cdef Leader new_leader(Store store):
     return leader
 
 
-cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ticket):
+cdef Flight join_or_lead(Store store, object key, uint64_t h, Leader leader, Joined* joined):
     """Find out who loads a missing key.
 
-    Returns the flight to wait for, or None: then `ticket.value` is the value that the key has after all, or that is
+    Returns the flight to wait for, or None: then `joined.value` is the value that the key has after all, or that is
     NULL and it is `leader` who loads, alone if it has a watch for that.
     """
     cdef Operation op
@@ -89,7 +89,7 @@ cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ti
     cdef Flight flight = None
     cdef bint opened, leads_on
     while True:
-        ticket.value = NULL
+        joined.value = NULL
         known = None
         start(&op)
         try:
@@ -98,10 +98,10 @@ cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ti
             e = &store.table.entries[i]
             if e.value != NULL:
                 if store.is_live(i, now):
-                    if not ticket.counted:
+                    if not joined.counted:
                         store.note_hit(i, now, &op)
-                    ticket.value = e.value
-                    incref(ticket.value)
+                    joined.value = e.value
+                    incref(joined.value)
                     release(store.lock)
                     return None
                 if store.remove(i, EXPIRED, &op) != DONE:
@@ -109,10 +109,10 @@ cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ti
                     raise MemoryError("no memory left to remove an entry")
                 if e.key == NULL:
                     i = 0
-            if not ticket.counted:
+            if not joined.counted:
                 store.counts[MISSES] += 1
-                ticket.counted = True
-            other = reservation_of(e) if leader.alone is None and i != 0 and e.aux == forks else NULL
+                joined.counted = True
+            other = reservation_of(e) if leader.side_load is None and i != 0 and e.aux == forks else NULL
             leads_on = other != NULL
             if leads_on:
                 known = (<Leader>other.leader).flight
@@ -121,7 +121,7 @@ cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ti
                     flight.greenlet = (<Leader>other.leader).greenlet
                     flight.course = (<Leader>other.leader).course
                     (<Leader>other.leader).flight = known = flight
-                leads_on = known is None or (<Flight>known).state == FLYING     # else it was given up: the key is free
+                leads_on = known is None or (<Flight>known).state == PENDING     # else it was given up: the key is free
             if leads_on:
                 release(store.lock)
                 if known is not None:
@@ -129,15 +129,15 @@ cdef Flight board(Store store, object key, uint64_t h, Leader leader, Ticket* ti
             else:
                 if i == 0 and store.prepare(False):
                     i = store.engine.insert(<PyObject*>key, h)
-                opened = i != 0 and take_off(store, i, leader, &op)
+                opened = i != 0 and start_leading(store, i, leader, &op)
                 release(store.lock)
                 if not opened:
                     raise MemoryError("no memory left to load an entry")
                 return None
         finally:
-            store.finish_with(&op, ticket.value)
+            store.finish_with(&op, joined.value)
         flight = Flight.__new__(Flight)         # not under the lock: making an object may run the collector
-        flight.guard = store.guard
+        flight.shared_lock = store.shared_lock
         flight.waiters = {}
         flight.copier = store.copier
 
@@ -156,14 +156,14 @@ cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1
     try:
         i = store.find_to_change(key, h, &op)
         if i != 0:
-            store.touch_watches(i, False)
+            store.mark_changed(i, False)
             if store.table.entries[i].value != NULL:
-                leader.alone = watch
+                leader.side_load = watch
             else:
                 reserve(&store.table.entries[i], NULL)
         elif store.prepare(False):
             i = store.engine.insert(<PyObject*>key, h)
-        opened = i != 0 and take_off(store, i, leader, &op)
+        opened = i != 0 and start_leading(store, i, leader, &op)
         release(store.lock)
         if not opened:
             raise MemoryError("no memory left to load an entry")
@@ -176,20 +176,20 @@ cdef Leader leader_by_watch(Store store, Watch watch):
     """Somebody who has loaded a key that was watched meanwhile; None: it was written."""
     cdef Leader leader = new_leader(store)
     acquire(store.lock)
-    if watch.i != 0 and not watch.touched:
-        leader.alone = watch
+    if watch.i != 0 and not watch.changed:
+        leader.side_load = watch
         leader.place.i = watch.i
         store.loads += 1
     release(store.lock)
     return leader if leader.place.i != 0 else None
 
 
-cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexcept:
+cdef bint start_leading(Store store, uint32_t i, Leader leader, Operation* op) noexcept:
     """Let the leader load the key of a reserved entry, under the lock. False: no memory."""
     leader.place.i = i
-    if leader.alone is None:
+    if leader.side_load is None:
         reserve(&store.table.entries[i], &leader.place)
-    elif not leader.alone.open(i):
+    elif not leader.side_load.open(i):
         leader.place.i = 0
         if store.table.entries[i].value == NULL:
             store.drop_reserved(i, op)
@@ -198,7 +198,7 @@ cdef bint take_off(Store store, uint32_t i, Leader leader, Operation* op) noexce
     return True
 
 
-cdef int land(
+cdef int complete(
     Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,
 ) except -1:
@@ -210,25 +210,25 @@ cdef int land(
     cdef double now = store.now(lifetime) if stored else 0.0
     cdef int outcome = DONE
     cdef Flight flight = None
-    cdef Label* chain = NULL
+    cdef TagLink* chain = NULL
     cdef list known
     start(&op)
     try:
         while True:
             if tags and stored and chain == NULL:
                 known = store.find_tags(tags)               # kept alive until their labels are stuck
-                chain = new_labels(known)
-            if store.foreign is not None:
-                store.foreign.enter(&op, store.lock)
+                chain = new_links(known)
+            if store.python_policy is not None:
+                store.python_policy.enter(&op, store.lock)
             store.lock_again(&op)
             outcome = DONE
             if chain != NULL and some_dropped(chain):
                 release(store.lock)
-                free_labels(chain)
+                free_links(chain)
                 chain = NULL
                 continue
-            if stored and leads(store, leader) and not some_invalidated_since(chain, began):
-                if chain != NULL and not make_room_for_labels(&store.labels, store.table.capacity):
+            if stored and may_store(store, leader) and not some_invalidated_since(chain, began):
+                if chain != NULL and not make_room_for_links(&store.links, store.table.capacity):
                     outcome = NO_MEMORY
                 else:
                     outcome = store.write(entry_of(leader), key, h, value, lifetime, False, weight, now, &op)
@@ -237,23 +237,23 @@ cdef int land(
                     chain = NULL
                     tags = None
             if outcome == DONE:
-                flight = end(store, leader, LANDED, value, None, &op)
+                flight = end(store, leader, COMPLETED, value, None, &op)
             release(store.lock)
             if outcome == DONE:
                 break
             if outcome == NO_MEMORY:
                 raise MemoryError("no memory left to store an entry")
-            store.evict_foreign(&op)
+            store.evict_by_policy(&op)
         wake_all(flight)
     finally:
-        free_labels(chain)
+        free_links(chain)
         store.finish(&op)
     return 0
 
 
 cdef inline uint32_t entry_of(Leader leader) noexcept:
     """Where the key stands whose value a leader has loaded, if it may be stored. Under the lock."""
-    return leader.place.i if leader.alone is None else leader.alone.i
+    return leader.place.i if leader.side_load is None else leader.side_load.i
 
 
 cdef bint still_leads(Store store, Leader leader) noexcept:
@@ -262,22 +262,22 @@ cdef bint still_leads(Store store, Leader leader) noexcept:
     if leader.place.i == 0:
         return False
     acquire(store.lock)
-    still = leads(store, leader)
+    still = may_store(store, leader)
     release(store.lock)
     return still
 
 
-cdef int crash(Store store, Leader leader, object error) except -1:
+cdef int fail(Store store, Leader leader, object error) except -1:
     """End a load with an exception, which reaches all who wait; one that is not an Exception ends only its leader."""
     cdef Operation op
     cdef Flight flight
-    cdef int state = CRASHED if isinstance(error, Exception) else ABANDONED     # may run its class's code: not locked
+    cdef int state = RAISED if isinstance(error, Exception) else ABANDONED     # may run its class's code: not locked
     if leader.place.i == 0:
         return 0                                # it has ended: what was raised came after that
     traceback = error.__traceback__ if error is not None else None
-    if state == CRASHED:
+    if state == RAISED:
         try:
-            error = one_more(error)
+            error = raisable(error)
         except Exception:                       # not to be had: the next one fails for itself
             state = ABANDONED
     start(&op)
@@ -291,16 +291,16 @@ cdef int crash(Store store, Leader leader, object error) except -1:
 cdef Flight end(Store store, Leader leader, int state, object result, object traceback, Operation* op):
     """The leader leads no more. Returns its flight, if anybody waits, for `wake_all`. Under the lock."""
     cdef Flight flight
-    if leader.alone is not None:
-        leader.alone.close(op)
-    elif leads(store, leader):
+    if leader.side_load is not None:
+        leader.side_load.close(op)
+    elif may_store(store, leader):
         reserve(&store.table.entries[leader.place.i], NULL)
         store.drop_reserved(leader.place.i, op)
     leader.place.i = 0
     store.loads -= 1
     if leader.course is not None:
         leader.course.over = True
-    if leader.flight is None or leader.flight.state != FLYING:
+    if leader.flight is None or leader.flight.state != PENDING:
         return None                             # nobody waits, or those who did have given it up
     flight = leader.flight
     leader.flight = None

@@ -9,7 +9,7 @@ import sys
 from _weakref import ref
 from time import monotonic
 
-from cachebox._platform.lock cimport Guard, acquire, release
+from cachebox._platform.lock cimport SharedLock, acquire, release
 
 
 modules = sys.modules
@@ -108,7 +108,7 @@ cdef class Turn:
         self._at_fork_reinit()
 
     def _at_fork_reinit(self):
-        self.guard = Guard()
+        self.shared_lock = SharedLock()
         self.depth = 0
         self.greenlet = None
         self.waiting = {}
@@ -126,14 +126,14 @@ cdef class Turn:
         mine = this_greenlet()
         bell = stands = None
         while True:
-            acquire(&self.guard.lock)
+            acquire(&self.shared_lock.lock)
             owner, owners = self.greenlet, self.thread
             free = self.depth == 0 or (owners == thread and owner is mine)
             if free:
                 self.take(thread, mine)
             elif bell is not None:
                 self.waiting[bell.wake] = None      # such callables are hashed by address: no Python code runs
-            release(&self.guard.lock)
+            release(&self.shared_lock.lock)
             if free:
                 return True
             if not blocking:
@@ -173,43 +173,43 @@ cdef class Turn:
         """Take the turn beside its owner, or in its place if it has given it back."""
         cdef unsigned long thread = this_thread()
         mine = this_greenlet()
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         owner = self.greenlet                       # so that no last reference is dropped under the lock
         self.take(thread, mine)
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         return owner is not self
 
     cdef int leave_line(self, object bell) except -1:
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         left = self.waiting.pop(bell.wake, bell)
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         if left is not None:                        # it has been woken: that is the next one's
             self.wake_next()
         return 0
 
     cdef int wake_next(self) except -1:
         wake = None
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         if self.depth == 0:
             for first in self.waiting:
                 wake = first
                 break
             if wake is not None:
                 del self.waiting[wake]              # not the last reference
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         if wake is not None:
             wake()
         return 0
 
     def release(self):
         cdef bint over
-        acquire(&self.guard.lock)
+        acquire(&self.shared_lock.lock)
         owner = self.greenlet                       # so that no last reference is dropped under the lock
         self.depth -= 1
         if self.depth == 0:
             self.greenlet = None
         over = self.depth == 0
-        release(&self.guard.lock)
+        release(&self.shared_lock.lock)
         if over and owner is not self:
             self.wake_next()
 

@@ -24,24 +24,24 @@ HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
 UNSET = object()
 
 
-def one_more(error: _Raised) -> _Raised:
+def raisable(error: _Raised) -> _Raised:
     """What one more caller may raise where `error` was raised. Raises what `copied` does."""
-    return error if HAS_GIL else copied(error)
+    return error if HAS_GIL else copy_exception(error)
 
 
-def copied(error: _Raised) -> _Raised:
+def copy_exception(error: _Raised) -> _Raised:
     """An exception like this one, without its traceback; raises TypeError or what its class's `__new__` raises."""
-    copy = put_together(type(error), *taken_apart(error))
+    copy = rebuild_exception(type(error), *reduce_exception(error))
     copy.__cause__, copy.__context__ = error.__cause__, error.__context__
     copy.__suppress_context__ = error.__suppress_context__
     return copy
 
 
-def taken_apart(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def reduce_exception(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What its class makes it of, and its attributes: all but the traceback, the cause and the context."""
     kind = type(error)
     args: Any = _built_in(kind).__reduce__(error)[1]    # with what OSError takes out of its `args`
-    plain = put_together(kind, args, {})                # to see which attributes these bring
+    plain = rebuild_exception(kind, args, {})                # to see which attributes these bring
     attributes = {}
     for base in kind.__mro__:                           # what is not in `__dict__`: `__slots__`, ImportError.name
         for name, member in base.__dict__.items():
@@ -52,7 +52,7 @@ def taken_apart(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, attributes | error.__dict__
 
 
-def put_together(kind: type[_Raised], args: tuple[Any, ...], attributes: dict[str, Any]) -> _Raised:
+def rebuild_exception(kind: type[_Raised], args: tuple[Any, ...], attributes: dict[str, Any]) -> _Raised:
     """An exception of a class, without its `__init__`."""
     built_in = _built_in(kind)
     error = kind.__new__(kind, *args)

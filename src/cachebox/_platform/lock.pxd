@@ -12,5 +12,5 @@ cdef extern from "_platform/lock.h" nogil:
     void release "cb_lock_release"(Lock*)
 
 
-cdef class Guard:
+cdef class SharedLock:
     cdef Lock lock

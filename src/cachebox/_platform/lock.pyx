@@ -49,7 +49,7 @@ cdef extern from *:
     void after_fork "cb_locks_after_fork"()
 
 
-cdef class Guard:
+cdef class SharedLock:
 
     def __cinit__(self):
         create(&self.lock)

@@ -13,7 +13,7 @@ cdef extern from *:
 
     /* Put another function in front of a method. Returns the one that was there; NULL: it is called in another way. */
     static cb_method
-    cb_stand_in_front(PyTypeObject *type, const char *name, cb_method quick)
+    cb_replace_method(PyTypeObject *type, const char *name, cb_method quick)
     {
         PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
         cb_method replaced = NULL;
@@ -31,7 +31,7 @@ cdef extern from *:
     /* Give a subclass, written in Python, a method of its base for its own: the interpreter's short way to a method is
        for objects of the very type that has it. */
     static int
-    cb_adopt(PyObject *type, const char *name)
+    cb_copy_to_subclass(PyObject *type, const char *name)
     {
         int result = -1;
         PyObject *own = NULL, *found = PyObject_GetAttrString(type, name);
@@ -47,11 +47,11 @@ cdef extern from *:
         return result;
     }
 
-    #define cb_stand_in_front_of_subscript(type, quick) ((type)->tp_as_mapping->mp_subscript = (binaryfunc)(quick))
+    #define cb_replace_subscript(type, quick) ((type)->tp_as_mapping->mp_subscript = (binaryfunc)(quick))
     """
     ctypedef PyObject* (*Method "cb_method")(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
-    Method stand_in_front "cb_stand_in_front"(PyTypeObject*, const char*, Method) noexcept
-    int adopt "cb_adopt"(object type, const char* name) except -1
-    void stand_in_front_of_subscript "cb_stand_in_front_of_subscript"(
+    Method replace_method "cb_replace_method"(PyTypeObject*, const char*, Method) noexcept
+    int copy_to_subclass "cb_copy_to_subclass"(object type, const char* name) except -1
+    void replace_subscript "cb_replace_subscript"(
         PyTypeObject*, PyObject* (*)(PyObject* self, PyObject* key) noexcept
     ) noexcept

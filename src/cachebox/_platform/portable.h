@@ -21,7 +21,7 @@
 
 /* `a` if it is at most `limit`, else `b`. Without a branch: for what is a matter of chance, which no processor guesses. */
 static inline uint32_t
-cb_within(uint32_t a, uint32_t limit, uint32_t b)
+cb_select_le(uint32_t a, uint32_t limit, uint32_t b)
 {
     return a ^ ((a ^ b) & (0u - (uint32_t)(a > limit)));
 }

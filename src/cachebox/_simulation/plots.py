@@ -51,13 +51,13 @@ def plot(simulation: Simulation, path: str | PathLike[str] | None = None) -> Any
     axes.set_title(f"{simulation.requests:,} requests for {simulation.distinct:,} keys", fontsize=10, loc="left")
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    label(axes, ends)
+    link(axes, ends)
     if path is not None:
         figure.savefig(path)
     return figure
 
 
-def label(axes: Any, ends: list[tuple[float, str, str]]) -> None:
+def link(axes: Any, ends: list[tuple[float, str, str]]) -> None:
     """The name of each curve at its right end, moved apart where ends are close."""
     low, high = axes.get_ylim()
     apart = (high - low) * 0.055

@@ -3,8 +3,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 
-from cachebox._engine.table cimport Engine, allocate_zeroed, deallocate, decref, mixed, note_use, put_value, reallocate
-from cachebox.policies cimport _Ordered
+from cachebox._engine.table cimport Engine, allocate_zeroed, deallocate, decref, mixed, on_hit, put_value, reallocate
+from cachebox.policies cimport _BuiltInPolicy
 
 
 cdef class Replay:
@@ -29,7 +29,7 @@ cdef class Replay:
     cdef double weight
     cdef readonly Py_ssize_t hits
 
-    def __cinit__(self, _Ordered policy, hashes, size, weights=None):
+    def __cinit__(self, _BuiltInPolicy policy, hashes, size, weights=None):
         self.engine = policy.lend()
         if weights is None:
             self.engine.expect(size)
@@ -54,7 +54,7 @@ cdef class Replay:
             i = self.where[keys[k]]
             if i != 0:
                 self.hits += 1
-                note_use(<PyObject*>self.engine, i)
+                on_hit(<PyObject*>self.engine, i)
             else:
                 self.store(keys[k])
 
@@ -76,7 +76,7 @@ cdef class Replay:
             self.room_for = self.engine.table.capacity + 1
         i = self.engine.insert(<PyObject*>None, mixed(&self.engine.table, self.hashes[number]))
         put_value(&self.engine.table, i, <PyObject*>None)
-        self.engine.admit(i)
+        self.engine.on_insert(i)
         self.where[number] = i
         self.who[i] = number
         self.live += 1
@@ -84,8 +84,8 @@ cdef class Replay:
         return 0
 
     cdef void evict(self) noexcept:
-        cdef uint32_t i = self.engine.first()
-        self.engine.forget(i)
+        cdef uint32_t i = self.engine.victim()
+        self.engine.on_remove(i)
         self.where[self.who[i]] = 0
         self.weight -= self.weights[self.who[i]] if self.weighed else 1.0
         self.live -= 1

@@ -18,13 +18,13 @@ cdef struct Expiry:
     double* deadlines               # 1-based, like the places
     uint32_t* entries
     uint32_t* place                 # by entry
-    double* lifetimes               # by entry, only under a time to idle: the end that hits do not move
+    double* write_deadlines               # by entry, only under a time to idle: the end that hits do not move
     uint32_t n
     uint32_t size                   # nodes allocated, the unused one at 0 included
     uint32_t known                  # entries that `place` has room for
 
 
-cdef inline bint is_over(const Expiry* x, uint32_t i, double now) noexcept nogil:
+cdef inline bint has_expired(const Expiry* x, uint32_t i, double now) noexcept nogil:
     """Whether entry i has ended. Call it only while x.n > 0."""
     return i < x.known and x.place[i] != 0 and x.deadlines[x.place[i]] <= now
 
@@ -55,7 +55,7 @@ cdef inline double deadline(const Expiry* x, uint32_t i) noexcept nogil:
     return INFINITY
 
 
-cdef inline double end_of(double now, double lifetime) noexcept nogil:
+cdef inline double deadline_after(double now, double lifetime) noexcept nogil:
     """Where a lifetime that begins now ends; rounding never prolongs it."""
     cdef double end = now + lifetime
     return nextafter(end, now) if end - now > lifetime else end

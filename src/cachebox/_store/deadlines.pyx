@@ -53,10 +53,10 @@ cdef bint make_place(Expiry* x, uint32_t capacity, bint idles) noexcept nogil:
             return False
         x.place = numbers
         if idles:
-            times = <double*>reallocate(x.lifetimes, (<size_t>capacity + 1) * sizeof(double))
+            times = <double*>reallocate(x.write_deadlines, (<size_t>capacity + 1) * sizeof(double))
             if times == NULL:
                 return False
-            x.lifetimes = times
+            x.write_deadlines = times
         memset(x.place + x.known, 0, (<size_t>capacity + 1 - x.known) * sizeof(uint32_t))
         x.known = capacity + 1
     if x.n + 1 >= x.size:
@@ -99,8 +99,8 @@ cdef void move_deadline(Expiry* x, uint32_t i, uint32_t to) noexcept nogil:
     x.place[i] = 0
     if x.place[to] != 0:
         x.entries[x.place[to]] = to
-    if x.lifetimes != NULL:
-        x.lifetimes[to] = x.lifetimes[i]
+    if x.write_deadlines != NULL:
+        x.write_deadlines[to] = x.write_deadlines[i]
 
 
 cdef void less_place(Expiry* x, uint32_t capacity) noexcept nogil:
@@ -114,10 +114,10 @@ cdef void less_place(Expiry* x, uint32_t capacity) noexcept nogil:
         numbers = <uint32_t*>reallocate(x.place, (<size_t>capacity + 1) * sizeof(uint32_t))
         if numbers != NULL:
             x.place = numbers
-        if x.lifetimes != NULL:
-            times = <double*>reallocate(x.lifetimes, (<size_t>capacity + 1) * sizeof(double))
+        if x.write_deadlines != NULL:
+            times = <double*>reallocate(x.write_deadlines, (<size_t>capacity + 1) * sizeof(double))
             if times != NULL:
-                x.lifetimes = times
+                x.write_deadlines = times
         x.known = capacity + 1
     if x.size > size:
         x.size = size
@@ -133,7 +133,7 @@ cdef void forget_all(Expiry* x) noexcept nogil:
     deallocate(x.deadlines)
     deallocate(x.entries)
     deallocate(x.place)
-    deallocate(x.lifetimes)
+    deallocate(x.write_deadlines)
     memset(x, 0, sizeof(Expiry))
 
 

@@ -6,19 +6,19 @@ from libc.stdint cimport uint64_t
 from cachebox._store.store cimport Store
 
 
-cdef struct Row:                    # an entry, copied out; owns its references
+cdef struct EntryCopy:                    # an entry, copied out; owns its references
     PyObject* key
     PyObject* value
     double end                      # the deadline that hits do not move
     double deadline
-    double span                     # the lifetime that it was given, if the cache keeps that
+    double ttl                     # the lifetime that it was given, if the cache keeps that
     double weight
     uint64_t rank
     PyObject** tags                 # Tags, with NULL at their end; NULL: none
 
 
-cdef Py_ssize_t copy_rows(Store store, Row** rows) except -1
-cdef void free_rows(Row* rows, Py_ssize_t n) noexcept
+cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1
+cdef void free_copies(EntryCopy* rows, Py_ssize_t n) noexcept
 cdef list snapshot(Store store, bint keys, bint values)
 cdef list export(Store store)
 cdef object describe(Store store, object key, uint64_t h)

@@ -6,26 +6,26 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value
 from cachebox._platform.lock cimport acquire, release
-from cachebox._store.deadlines cimport deadline, end_of, set_deadline
+from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.state cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, every_key, hash_in
 from cachebox._store.store cimport Store
-from cachebox._store.tags cimport Label, Tag, copy_tags, free_labels, make_room_for_labels, new_labels, some_dropped
+from cachebox._store.tags cimport TagLink, Tag, copy_tags, free_links, make_room_for_links, new_links, some_dropped
 from cachebox._store.weights cimport add_weight, sum_of_weights
 
 
-cdef Py_ssize_t copy_rows(Store store, Row** rows) except -1:
-    """The live entries, next victim first, into new memory that `free_rows` frees. Returns how many."""
+cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1:
+    """The live entries, next victim first, into new memory that `free_copies` frees. Returns how many."""
     cdef Py_ssize_t size, n = 0
     cdef double now = store.now(INFINITY)
     cdef uint32_t i
     cdef bint failed = False
     rows[0] = NULL
-    if store.foreign is not None:
-        return copy_foreign_rows(store, rows, now)
+    if store.python_policy is not None:
+        return copy_entries_by_policy(store, rows, now)
     while True:
         size = store.live
-        rows[0] = <Row*>allocate(max(size, <Py_ssize_t>1) * sizeof(Row))
+        rows[0] = <EntryCopy*>allocate(max(size, <Py_ssize_t>1) * sizeof(EntryCopy))
         if rows[0] == NULL:
             raise MemoryError(f"no memory left to copy {size} entries")
         acquire(store.lock)
@@ -33,45 +33,45 @@ cdef Py_ssize_t copy_rows(Store store, Row** rows) except -1:
             break
         release(store.lock)                  # it grew meanwhile
         deallocate(rows[0])
-    i = store.engine.first()
+    i = store.engine.victim()
     while i != 0:
         if store.is_live(i, now):
-            copy_row(store, i, &rows[0][n], &failed)
+            copy_entry(store, i, &rows[0][n], &failed)
             n += 1
-        i = store.engine.after(i)
+        i = store.engine.next_victim(i)
     release(store.lock)
     if failed:
-        free_rows(rows[0], n)
+        free_copies(rows[0], n)
         raise MemoryError("no memory left to copy tags")
     return n
 
 
-cdef Py_ssize_t copy_foreign_rows(Store store, Row** rows, double now) except -1:
-    """`copy_rows` where the order is known to a policy written in Python."""
+cdef Py_ssize_t copy_entries_by_policy(Store store, EntryCopy** rows, double now) except -1:
+    """`copy_entries` where the order is known to a policy written in Python."""
     cdef Py_ssize_t n = 0
     cdef Operation op
     cdef uint32_t i
     cdef bint failed = False
     start(&op)
     try:
-        store.foreign.enter(&op, store.lock)
+        store.python_policy.enter(&op, store.lock)
         if not op.strays:
-            keys = list(store.foreign.policy)
+            keys = list(store.python_policy.policy)
         else:
             keys = every_key(store, False)
-        rows[0] = <Row*>allocate(max(len(keys), 1) * sizeof(Row))
+        rows[0] = <EntryCopy*>allocate(max(len(keys), 1) * sizeof(EntryCopy))
         if rows[0] == NULL:
             raise MemoryError(f"no memory left to copy {len(keys)} entries")
         for key in keys:
             i = store.find_itself(key, mixed(store.table, hash_of(<PyObject*>key)), &op)
             if store.is_live(i, now):
-                copy_row(store, i, &rows[0][n], &failed)
+                copy_entry(store, i, &rows[0][n], &failed)
                 n += 1
             release(store.lock)
         if failed:
             raise MemoryError("no memory left to copy tags")
     except:
-        free_rows(rows[0], n)
+        free_copies(rows[0], n)
         rows[0] = NULL
         raise
     finally:
@@ -79,21 +79,21 @@ cdef Py_ssize_t copy_foreign_rows(Store store, Row** rows, double now) except -1
     return n
 
 
-cdef void copy_row(Store store, uint32_t i, Row* row, bint* failed) noexcept:
+cdef void copy_entry(Store store, uint32_t i, EntryCopy* row, bint* failed) noexcept:
     cdef Entry* e = &store.table.entries[i]
     incref(e.key)
     incref(e.value)
     row.key = e.key
     row.value = e.value
     row.deadline = deadline(&store.expiry, i)
-    row.end = store.expiry.lifetimes[i] if store.modes & IDLES else row.deadline
-    row.span = store.spans[i] if store.modes & (AHEAD | STALE) else INFINITY
+    row.end = store.expiry.write_deadlines[i] if store.modes & IDLES else row.deadline
+    row.ttl = store.ttls[i] if store.modes & (AHEAD | STALE) else INFINITY
     row.weight = store.weights.of[i] if store.modes & WEIGHED else 0.0
-    row.tags = copy_tags(&store.labels, i, failed)
+    row.tags = copy_tags(&store.links, i, failed)
     row.rank = store.engine.rank(i)
 
 
-cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
+cdef void free_copies(EntryCopy* rows, Py_ssize_t n) noexcept:
     cdef Py_ssize_t k
     cdef PyObject** tag
     for k in range(n):
@@ -109,11 +109,11 @@ cdef void free_rows(Row* rows, Py_ssize_t n) noexcept:
 
 cdef list snapshot(Store store, bint keys, bint values):
     """The live keys, values or pairs, next victim first: the very objects that are stored. O(n)."""
-    cdef Row* rows
+    cdef EntryCopy* rows
     cdef Py_ssize_t n, k
     cdef list copied
     store.purge(False)
-    n = copy_rows(store, &rows)
+    n = copy_entries(store, &rows)
     try:
         if not values:
             copied = [<object>rows[k].key for k in range(n)]
@@ -122,30 +122,30 @@ cdef list snapshot(Store store, bint keys, bint values):
         else:
             copied = [(<object>rows[k].key, <object>rows[k].value) for k in range(n)]
     finally:
-        free_rows(rows, n)
+        free_copies(rows, n)
     return copied
 
 
 cdef list export(Store store):
     """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank, tags,
     and the lifetime that the entry was given."""
-    cdef Row* rows
+    cdef EntryCopy* rows
     cdef Py_ssize_t n, k
     cdef double now
     cdef list entries
     now = store.now(0.0)
-    n = copy_rows(store, &rows)
+    n = copy_entries(store, &rows)
     try:
         entries = [
             (
                 <object>rows[k].key, <object>rows[k].value,
                 rows[k].deadline - now, rows[k].end - now, rows[k].weight, rows[k].rank,
-                names_of(rows[k].tags), rows[k].span,
+                names_of(rows[k].tags), rows[k].ttl,
             )
             for k in range(n)
         ]
     finally:
-        free_rows(rows, n)
+        free_copies(rows, n)
     return entries
 
 
@@ -154,7 +154,7 @@ cdef object describe(Store store, object key, uint64_t h):
     cdef Operation op
     cdef double now
     cdef uint32_t i
-    cdef Row* row = <Row*>allocate(sizeof(Row))
+    cdef EntryCopy* row = <EntryCopy*>allocate(sizeof(EntryCopy))
     cdef bint found = False, failed = False
     if row == NULL:
         raise MemoryError("no memory left to copy an entry")
@@ -164,7 +164,7 @@ cdef object describe(Store store, object key, uint64_t h):
         i = store.find(key, h, &op)
         found = store.is_live(i, now)
         if found:
-            copy_row(store, i, row, &failed)
+            copy_entry(store, i, row, &failed)
         release(store.lock)
         if failed:
             raise MemoryError("no memory left to copy tags")
@@ -175,7 +175,7 @@ cdef object describe(Store store, object key, uint64_t h):
             sum_of_weights([row.weight]) if store.modes & WEIGHED else 1, names_of(row.tags),
         )
     finally:
-        free_rows(row, found)
+        free_copies(row, found)
         store.finish(&op)
 
 
@@ -194,30 +194,30 @@ cdef int restore(Store store, list entries) except -1:
     Whatever they are, the cache is sound afterwards: what does not fit is a ValueError.
     """
     cdef Operation op
-    cdef double now = store.now(0.0), left, end, weight, span
+    cdef double now = store.now(0.0), left, end, weight, ttl
     cdef uint64_t rank, highest = 1
     cdef uint32_t i
     cdef uint64_t h
-    cdef Label* chain = NULL
+    cdef TagLink* chain = NULL
     cdef bint ready, fitting
     start(&op)
     try:
-        if store.foreign is not None:
+        if store.python_policy is not None:
             # until the policy agrees: the sweeper may come for what is over already
-            store.foreign.enter(&op, store.lock)
-        for key, value, left, end, weight, rank, names, span in entries:
+            store.python_policy.enter(&op, store.lock)
+        for key, value, left, end, weight, rank, names, ttl in entries:
             h = hash_in(store, key)
-            chain = new_labels(store.find_tags(names)) if names else NULL
+            chain = new_links(store.find_tags(names)) if names else NULL
             highest = max(highest, rank)        # next victim first, so ranks do not fall
             i = store.find(key, h, &op)
             fitting = i == 0 and left == left and end == end and weight >= 0.0 and not store.is_full(1, weight, 0)
             ready = fitting and not some_dropped(chain) and store.prepare(left < INFINITY or end < INFINITY)
             if chain != NULL:
-                ready = ready and make_room_for_labels(&store.labels, store.table.capacity)
+                ready = ready and make_room_for_links(&store.links, store.table.capacity)
             if ready:
                 i = store.engine.insert(<PyObject*>key, h)
                 put_value(store.table, i, <PyObject*>value)
-                store.engine.admit_ranked(i, highest if store.engine.ranks_rise else rank)
+                store.engine.on_insert_ranked(i, highest if store.engine.ranks_rise else rank)
                 store.live += 1
                 if store.modes & WEIGHED:
                     store.weights.of[i] = weight
@@ -226,7 +226,7 @@ cdef int restore(Store store, list entries) except -1:
                 if store.modes & IDLES:
                     set_deadline(&store.expiry, i, now + left)
                 if store.modes & (AHEAD | STALE):
-                    store.spans[i] = span
+                    store.ttls[i] = ttl
                 if chain != NULL:
                     store.give_tags(i, chain, &op)
                     chain = NULL
@@ -235,10 +235,10 @@ cdef int restore(Store store, list entries) except -1:
                 raise ValueError("a damaged state: its entries cannot be those of such a cache")
             if not ready:
                 raise MemoryError("no memory left to restore a cache")
-        if store.foreign is not None:
+        if store.python_policy is not None:
             store.reconcile()               # with what changed after they were listed and before it was pickled
     finally:
-        free_labels(chain)
+        free_links(chain)
         store.finish(&op)
     return 0
 
@@ -300,43 +300,43 @@ cdef bint add_entry(
     cdef double now
     cdef uint64_t h = hash_in(store, key)
     cdef uint32_t i
-    cdef Label* chain = NULL
+    cdef TagLink* chain = NULL
     cdef bint dropped, added = False
     start(&op)
     try:
         now = store.now(left)
         while True:
             if names and chain == NULL:
-                chain = new_labels(store.find_tags(names))
+                chain = new_links(store.find_tags(names))
             i = store.find_to_change(key, h, &op)
             dropped = some_dropped(chain)
             outcome = DONE
             if not dropped and not store.is_live(i, now):
                 outcome = NO_MEMORY
                 if store.prepare(left < INFINITY) and (
-                    chain == NULL or make_room_for_labels(&store.labels, store.table.capacity)
+                    chain == NULL or make_room_for_links(&store.links, store.table.capacity)
                 ):
                     outcome = store.write(i, key, h, value, left, False, weight, now, &op)
                 if outcome == DONE:
                     added = True
                     if exactly and store.jitter != 0.0:
-                        store.set_end(op.i, end_of(now, left), now, &op)
-                    if store.foreign is None and rank != 0:
-                        store.engine.forget(op.i)
-                        store.engine.admit_ranked(op.i, rank)
+                        store.set_end(op.i, deadline_after(now, left), now, &op)
+                    if store.python_policy is None and rank != 0:
+                        store.engine.on_remove(op.i)
+                        store.engine.on_insert_ranked(op.i, rank)
                     if chain != NULL:
                         store.give_tags(op.i, chain, &op)
                         chain = NULL
             release(store.lock)
             if dropped:
-                free_labels(chain)
+                free_links(chain)
                 chain = NULL
             elif outcome == DONE:
                 return added
             elif outcome == NO_MEMORY:
                 raise MemoryError("no memory left to store an entry")
             else:
-                store.evict_foreign(&op)
+                store.evict_by_policy(&op)
     finally:
-        free_labels(chain)
+        free_links(chain)
         store.finish(&op)

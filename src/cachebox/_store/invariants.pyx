@@ -8,7 +8,7 @@ from cachebox._store.deadlines cimport check_heap
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.state cimport EXPIRES, IDLES, TAGGED, WATCHED, WEIGHED
 from cachebox._store.store cimport Store
-from cachebox._store.tags cimport Tag, check_labels
+from cachebox._store.tags cimport Tag, check_links
 from cachebox._store.weights cimport Weights, add_weight, bind_weight, fits, forget_weights, same_room
 
 
@@ -35,16 +35,16 @@ cdef int check(Store store) except -1:
         if store.modes & IDLES:
             assert store.expiry.n == store.live, "an entry of a cache with a time to idle has no deadline"
         if store.modes & WEIGHED:
-            i = store.engine.first()
+            i = store.engine.victim()
             while i != 0:
                 assert fits(&weighed, store.weights.of[i], 0.0), "the entries weigh more than max_weight"
                 add_weight(&weighed, store.weights.of[i])
-                i = store.engine.after(i)
+                i = store.engine.next_victim(i)
             assert same_room(&weighed, &store.weights), "what is left of max_weight is miscounted"
-        assert bool(store.modes & TAGGED) == (store.labels.n > 0), "TAGGED and the labels disagree"
-        check_labels(&store.labels)
-        for i in range(store.labels.known):
-            if store.labels.chains[i] != NULL:
+        assert bool(store.modes & TAGGED) == (store.links.n > 0), "TAGGED and the labels disagree"
+        check_links(&store.links)
+        for i in range(store.links.known):
+            if store.links.chains[i] != NULL:
                 assert i < store.table.fresh and store.table.entries[i].key != NULL, f"label of entry {i}, which is free"
                 assert store.table.entries[i].value != NULL, f"entry {i} has tags but no value"
         assert bool(store.modes & WATCHED) == (store.watch_count > 0), "WATCHED and the watches disagree"
@@ -57,17 +57,17 @@ cdef int check(Store store) except -1:
                 tag = <Tag>store.tags.table.entries[i].value
                 assert not tag.dropped, f"tag {i} was dropped but is still there"
                 labelled += tag.n
-        assert labelled == store.labels.n, f"{store.labels.n} labels, {labelled} of tags that the cache knows"
+        assert labelled == store.links.n, f"{store.links.n} labels, {labelled} of tags that the cache knows"
     finally:
         release(store.lock)
         forget_weights(&weighed)
-    if store.foreign is not None:
+    if store.python_policy is not None:
         start(&op)
         try:
-            store.foreign.enter(&op, store.lock)            # else the sweeper might be in the middle of something
+            store.python_policy.enter(&op, store.lock)            # else the sweeper might be in the middle of something
             if not op.strays:
                 store.tell(&op)                 # if it is behind
-                order = list(store.foreign.policy)
+                order = list(store.python_policy.policy)
                 assert len(order) == store.live, f"the policy orders {len(order)} keys, of {store.live}"
                 assert all([store.holds(key) for key in order]), "the policy orders keys that the cache does not hold"
         finally:

@@ -170,7 +170,7 @@ cdef int call_sweeper(State store) except -1:
     acquire(store.lock)
     known = store.known
     release(store.lock)
-    made = sweeper.know(store) if known is None else None
+    made = sweeper.register(store) if known is None else None
     acquire(store.lock)
     if store.known is None:
         store.known = made

@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine
 from cachebox._platform.lock cimport Lock
-from cachebox._store.tags cimport Label
+from cachebox._store.tags cimport TagLink
 
 
 cdef enum Cause:
@@ -23,7 +23,7 @@ cdef enum:
     FAILED = 0x7FFFFFFF             # no index: an exception is set
 
 
-cdef struct Departure:              # owns both references; the key may be NULL where nobody is told
+cdef struct Removal:              # owns both references; the key may be NULL where nobody is told
     PyObject* key
     PyObject* value
     Cause cause
@@ -31,15 +31,15 @@ cdef struct Departure:              # owns both references; the key may be NULL 
 
 
 cdef struct Operation:
-    Departure* left                 # in the order in which they left
+    Removal* removed                 # in the order in which they left
     uint32_t n
     uint32_t size
-    Departure few[4]
-    Label* peeled                   # labels of what left (owned)
-    bint hurry                      # an entry ends before the sweeper's next visit
-    bint in_turn                    # the rest is for a policy written in Python: this operation has the turn
-    bint strays                     # ... or has not, though it should: see `foreign`
-    uint32_t told                   # departures that the policy has been told of
+    Removal few[4]
+    TagLink* detached                   # labels of what left (owned)
+    bint wake_sweeper                      # an entry ends before the sweeper's next visit
+    bint has_policy_lock                    # the rest is for a policy written in Python: this operation has the turn
+    bint strays                     # ... or has not, though it should: see `python_policy`
+    uint32_t notified                   # departures that the policy has been told of
     PyObject* used                  # the key to tell it as used (owned)
     PyObject* added                 # the key to tell it as added (owned)
     uint32_t i                      # ... and its entry
@@ -50,25 +50,25 @@ cdef struct Operation:
 
 
 cdef inline void start(Operation* op) noexcept nogil:
-    op.left = op.few
-    op.n = op.told = 0
+    op.removed = op.few
+    op.n = op.notified = 0
     op.victims = 0
     op.size = 4
-    op.hurry = op.in_turn = op.strays = op.locked = False
+    op.wake_sweeper = op.has_policy_lock = op.strays = op.locked = False
     op.used = op.added = NULL
-    op.peeled = NULL
+    op.detached = NULL
 
 
-cdef inline bint can_leave(Operation* op) noexcept nogil:
+cdef inline bint reserve_removal(Operation* op) noexcept nogil:
     """Make sure that one more departure can be noted; False: no memory."""
     return op.n < op.size or more_room(op)
 
 
-cdef inline void leave(Operation* op, PyObject* key, PyObject* value, Cause cause) noexcept nogil:
-    """Note a departure, taking over the references. Needs `can_leave`."""
-    op.left[op.n].key = key
-    op.left[op.n].value = value
-    op.left[op.n].cause = cause
+cdef inline void note_removal(Operation* op, PyObject* key, PyObject* value, Cause cause) noexcept nogil:
+    """Note a departure, taking over the references. Needs `reserve_removal`."""
+    op.removed[op.n].key = key
+    op.removed[op.n].value = value
+    op.removed[op.n].cause = cause
     op.n += 1
 
 

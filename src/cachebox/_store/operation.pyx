@@ -8,40 +8,40 @@ from cachebox._engine.table cimport (
     Engine, Table, allocate, candidate, deallocate, home, incref, plainly_equal, reallocate, rich_equal, xdecref,
 )
 from cachebox._platform.lock cimport Lock, acquire, release
-from cachebox._store.tags cimport Label, free_labels
+from cachebox._store.tags cimport TagLink, free_links
 
 cdef enum:
     MOST_ROUNDS = 100
 
 
 cdef bint more_room(Operation* op) noexcept nogil:
-    cdef Departure* left
-    if op.left == op.few:
-        left = <Departure*>allocate(4 * sizeof(op.few))
+    cdef Removal* removed
+    if op.removed == op.few:
+        left = <Removal*>allocate(4 * sizeof(op.few))
         if left != NULL:
             memcpy(left, op.few, sizeof(op.few))
     else:
-        left = <Departure*>reallocate(op.left, 2 * op.size * sizeof(Departure))
+        left = <Removal*>reallocate(op.removed, 2 * op.size * sizeof(Removal))
     if left == NULL:
         return False
-    op.size *= 4 if op.left == op.few else 2
-    op.left = left
+    op.size *= 4 if op.removed == op.few else 2
+    op.removed = left
     return True
 
 
 cdef void drop_all(Operation* op) noexcept:
     """Drop what the operation still holds. Runs any code that objects run when they die."""
     cdef uint32_t k
-    cdef Label* peeled = op.peeled
-    op.peeled = NULL
-    free_labels(peeled)
+    cdef TagLink* detached = op.detached
+    op.detached = NULL
+    free_links(detached)
     for k in range(op.n):
-        xdecref(op.left[k].key)
-        xdecref(op.left[k].value)
+        xdecref(op.removed[k].key)
+        xdecref(op.removed[k].value)
     op.n = 0
-    if op.left != op.few:
-        deallocate(op.left)
-        op.left = op.few
+    if op.removed != op.few:
+        deallocate(op.removed)
+        op.removed = op.few
         op.size = 4
     xdecref(op.used)
     xdecref(op.added)
@@ -56,7 +56,7 @@ cdef uint32_t find_by_comparing(
     Python's `==` runs without the lock and may change everything, this cache included. Three rules make that harmless:
 
     - All keys of the hash are noted before one is compared, and we own a reference to each of them: no other key can come
-      to have its address. Those in `op` from `first` on have been compared already.
+      to have its address. Those in `op` from `victim` on have been compared already.
     - If `==` says "equal", the entry must still hold that very key; else the search starts over.
     - What has been compared is not compared again, whatever else is written meanwhile. Keys of the same hash that came
       after the others had been noted are the next round's.
@@ -82,11 +82,11 @@ cdef uint32_t find_by_comparing(
                 f"hash, or removed the one that was equal; {type(key).__name__}.__eq__ must not do that"
             )
         while at < op.n:
-            stored = op.left[at].value
-            i = op.left[at].i
+            stored = op.removed[at].value
+            i = op.removed[at].i
             at += 1
             if not holds(t, i, stored):
-                op.left[at - 1].i = 0           # it has left, or stands elsewhere now: if so the next round compares it
+                op.removed[at - 1].i = 0           # it has left, or stands elsewhere now: if so the next round compares it
                 continue
             release(lock)
             equal = rich_equal(stored, <PyObject*>key)
@@ -94,7 +94,7 @@ cdef uint32_t find_by_comparing(
             if equal:
                 if holds(t, i, stored):
                     return i
-                op.left[at - 1].i = 0           # wherever it stands now, it is what is searched for
+                op.removed[at - 1].i = 0           # wherever it stands now, it is what is searched for
                 break
 
 
@@ -121,11 +121,11 @@ cdef uint32_t note_candidates(Table* t, PyObject* key, uint64_t h, uint32_t firs
             if equal > 0:
                 return i
             if equal < 0 and not was_noted(op, first, known, stored, &expected):
-                if not can_leave(op):
+                if not reserve_removal(op):
                     return FAILED
                 incref(stored)
-                leave(op, NULL, stored, NO_CAUSE)
-                op.left[op.n - 1].i = i
+                note_removal(op, NULL, stored, NO_CAUSE)
+                op.removed[op.n - 1].i = i
         slot = (slot + 1) & t.mask
 
 
@@ -135,7 +135,7 @@ cdef bint was_noted(const Operation* op, uint32_t first, uint32_t end, PyObject*
     while left > 0:
         if k == end:
             k = first
-        if op.left[k].value == key and op.left[k].i != 0:
+        if op.removed[k].value == key and op.removed[k].i != 0:
             expected[0] = k + 1
             return True
         k += 1

@@ -10,10 +10,10 @@ from cachebox._platform.clock cimport HAS_PRECISE_CLOCK
 from cachebox._platform.awaitables import refuse_async
 
 
-def refuse_unknown(str what, dict unknown, tuple known, dict foreign):
+def refuse_unknown(str what, dict unknown, tuple known, dict other_names):
     """TypeError for arguments that there are not, which names the right ones as far as that can be told."""
     for name in unknown:
-        right = foreign.get(name)
+        right = other_names.get(name)
         if right is None:
             from difflib import get_close_matches
 

@@ -34,20 +34,20 @@ cdef object everyone = WeakSet()
 cdef object PATIENCE = 2.0          # seconds
 
 
-cdef class Foreign:
+cdef class PythonPolicy:
 
     def __init__(self, policy):
         self.policy = policy
-        self.turn = Turn(strict=True)
+        self.policy_lock = Turn(strict=True)
         everyone.add(self)
 
     cdef int enter(self, Operation* op, Lock* lock) except -1:
         """Get the turn, or stray."""
-        if op.in_turn or op.strays:
+        if op.has_policy_lock or op.strays:
             return 0
-        op.in_turn = self.turn.acquire(timeout=PATIENCE)
-        if op.in_turn:
-            self.turns += 1
+        op.has_policy_lock = self.policy_lock.acquire(timeout=PATIENCE)
+        if op.has_policy_lock:
+            self.nesting += 1
         else:
             acquire(lock)
             op.strays = True
@@ -57,23 +57,23 @@ cdef class Foreign:
         return 0
 
     cdef int exit(self, Operation* op) except -1:
-        if op.in_turn:
-            op.in_turn = False
-            self.turns -= 1
-            self.turn.release()
+        if op.has_policy_lock:
+            op.has_policy_lock = False
+            self.nesting -= 1
+            self.policy_lock.release()
         return 0
 
-    cdef int tell(self, Operation* op) except -1:
+    cdef int notify(self, Operation* op) except -1:
         """Tell the policy what it has not been told yet, in the order in which it happened."""
         cdef PyObject* key
-        if self.depth != 0 and (op.told < op.n or op.added != NULL):
+        if self.depth != 0 and (op.notified < op.n or op.added != NULL):
             self.behind = True                  # this comes in the middle of a method that may not see it
         self.depth += 1
         try:
-            while op.told < op.n:
-                op.told += 1
-                if op.left[op.told - 1].cause == EXPIRED or op.left[op.told - 1].cause == EXPLICIT:
-                    self.policy.remove(<object>op.left[op.told - 1].key)
+            while op.notified < op.n:
+                op.notified += 1
+                if op.removed[op.notified - 1].cause == EXPIRED or op.removed[op.notified - 1].cause == EXPLICIT:
+                    self.policy.remove(<object>op.removed[op.notified - 1].key)
             if op.used != NULL:
                 self.policy.access(<object>op.used)
                 key, op.used = op.used, NULL
@@ -88,7 +88,7 @@ cdef class Foreign:
 
     cdef int clear(self) except -1:
         """Tell the policy that all entries are gone."""
-        if self.depth != 0 or self.turns > 1:
+        if self.depth != 0 or self.nesting > 1:
             self.behind = True                  # the method, or the operation, around this may go on to add a key
         self.depth += 1
         try:
@@ -97,7 +97,7 @@ cdef class Foreign:
             self.depth -= 1
         return 0
 
-    cdef object victim(self, bint is_last):
+    cdef object evict(self, bint is_last):
         """The key that the policy gives up; None: there was none, but it is behind, and this is not the last try."""
         if self.depth != 0:
             self.behind = True
@@ -120,26 +120,26 @@ cdef dict held = {}                 # by thread: the turns that it took to fork
 def _before_fork():
     cdef double deadline = monotonic() + STEPS_ASIDE
     held[get_ident()] = [
-        foreign for foreign in list(everyone)
-        if (<Foreign>foreign).turn.acquire(timeout=max(deadline - monotonic(), 0.0))
+        python_policy for python_policy in list(everyone)
+        if (<PythonPolicy>python_policy).policy_lock.acquire(timeout=max(deadline - monotonic(), 0.0))
     ]
 
 
 def _after_fork_in_parent():
-    for foreign in held.pop(get_ident(), ()):
-        (<Foreign>foreign).turn.release()
+    for python_policy in held.pop(get_ident(), ()):
+        (<PythonPolicy>python_policy).policy_lock.release()
 
 
 def _after_fork_in_child():
     """Whoever had a turn all the same is not here to give it back."""
     cdef list mine = held.pop(get_ident(), [])
     held.clear()
-    for foreign in list(everyone):
-        if foreign in mine:
-            (<Foreign>foreign).turn.release()
+    for python_policy in list(everyone):
+        if python_policy in mine:
+            (<PythonPolicy>python_policy).policy_lock.release()
         else:
-            (<Foreign>foreign).depth = (<Foreign>foreign).turns = 0
-            (<Foreign>foreign).turn._at_fork_reinit()
+            (<PythonPolicy>python_policy).depth = (<PythonPolicy>python_policy).nesting = 0
+            (<PythonPolicy>python_policy).policy_lock._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):

@@ -33,9 +33,9 @@ cdef object take(Store store, object key, bint wanted, object missing):
             outcome = store.remove(i, EXPLICIT, &op)
         elif i != 0 and store.table.entries[i].value != NULL:
             outcome = store.remove(i, EXPIRED, &op)
-            store.touch_watches(i, False)    # it may be being loaded anew
+            store.mark_changed(i, False)    # it may be being loaded anew
         elif i != 0:
-            store.touch_watches(i, False)    # a load is under way: what it gets must not be stored
+            store.mark_changed(i, False)    # a load is under way: what it gets must not be stored
             reserve(&store.table.entries[i], NULL)
             store.drop_reserved(i, &op)
         store.give_memory_back()
@@ -76,8 +76,8 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
         portion = 0
         start(&op)
         try:
-            if store.foreign is not None:
-                store.foreign.enter(&op, store.lock)
+            if store.python_policy is not None:
+                store.python_policy.enter(&op, store.lock)
             acquire(store.lock)
             while portion < REMOVED_AT_ONCE and left > 0:
                 if tag.n == 0:
@@ -88,7 +88,7 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
                 if store.remove(i, EXPLICIT if live else EXPIRED, &op) != DONE:
                     release(store.lock)
                     raise MemoryError("no memory left to remove an entry")
-                store.touch_watches(i, False)
+                store.mark_changed(i, False)
                 removed += live
                 portion += 1
                 left -= 1

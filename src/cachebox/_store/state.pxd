@@ -8,11 +8,11 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine, Entry, Moves, Table, hash_of, mixed
-from cachebox._platform.lock cimport Guard, Lock
+from cachebox._platform.lock cimport SharedLock, Lock
 from cachebox._store.deadlines cimport Expiry
 from cachebox._store.operation cimport Cause, Operation
-from cachebox._store.python_policy cimport Foreign
-from cachebox._store.tags cimport Label, Labels
+from cachebox._store.python_policy cimport PythonPolicy
+from cachebox._store.tags cimport TagLink, TagLinks
 from cachebox._store.weights cimport Weights
 from cachebox.stats cimport CacheStats
 
@@ -20,10 +20,10 @@ from cachebox.stats cimport CacheStats
 cdef enum Mode:                     # what makes an operation more than looking up and counting
     EXPIRES = 1                     # some entry has a deadline
     IDLES = 2                       # a hit moves the deadline
-    CLOCKED = 4                     # the clock is the user's: reading it runs Python code
-    FOREIGN = 8                     # the policy is the user's
+    USER_CLOCK = 4                     # the clock is the user's: reading it runs Python code
+    PYTHON_POLICY = 8                     # the policy is the user's
     WEIGHED = 16
-    LISTENED = 32                   # there are callbacks
+    HAS_CALLBACKS = 32                   # there are callbacks
     WATCHED = 64                    # somebody has to learn of a change to some entry
     DEFAULTS = 128                  # entries have a lifetime unless told otherwise
     AHEAD = 256                     # a hit may be the time to load the entry anew
@@ -54,7 +54,7 @@ cdef class Watch:
     cdef bint ignores_own           # what that caller writes does not count
     cdef bint unsure                # its thread has written: `know_writer` has to find out which greenlet did
     cdef bint only_writes           # neither does that the entry expires
-    cdef bint touched
+    cdef bint changed
     cdef PyObject* next             # the watches in one bucket (borrowed: whoever opened it keeps it alive)
 
     cdef bint open(self, uint32_t i) noexcept
@@ -89,25 +89,25 @@ cdef class State:
     cdef uint32_t watch_count
     cdef bint unsure                # some of them is
     cdef uint32_t loads             # under way
-    cdef Labels labels              # the tags of entries, under the lock
+    cdef TagLinks links              # the tags of entries, under the lock
     cdef Engine tags                # tags, and the Tag of each; None: there never were any
     cdef Py_ssize_t tags_limit      # tags at which to look for unused ones
     cdef int64_t invalidations      # of tags
     cdef double stale               # seconds that an expired entry may still be served; 0.0 unless STALE
     cdef double ahead               # the share of a lifetime in which a hit loads the entry anew; 0: none
-    cdef double* spans              # by entry, if AHEAD or STALE: the lifetime that it was given
-    cdef uint32_t spans_known       # entries that `spans` has room for
+    cdef double* ttls              # by entry, if AHEAD or STALE: the lifetime that it was given
+    cdef uint32_t ttls_known       # entries that `ttls` has room for
     cdef object loader              # what loads a missing key: a Loader, or None
     cdef object failures            # failed loads that are remembered: a Failures, or None
     cdef dict refreshes             # key: the Refresh that is under way; None: the cache has no use for it
     cdef CacheStats statistics
-    cdef Guard guard
+    cdef SharedLock shared_lock
     cdef object clock
     cdef object weigher
     cdef object copier              # what copies values, if ISOLATED
     cdef object on_evict
     cdef object on_removal
-    cdef Foreign foreign            # the user's policy, or None
+    cdef PythonPolicy python_policy            # the user's policy, or None
     cdef object known               # the sweeper's weak reference, or None
     cdef str called                 # what the user calls it, or None
     cdef dict troubles              # of which the log has been told: what fails: a Trouble; None: there never were any
@@ -128,15 +128,15 @@ cdef class State:
     cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil
     cdef void give_memory_back(self) noexcept
     cdef void follow(self, Moves* moves) noexcept
-    cdef Py_ssize_t overdue(self, double now) noexcept nogil
+    cdef Py_ssize_t count_expired(self, double now) noexcept nogil
     cdef void take_tags(self, uint32_t i, Operation* op) noexcept
-    cdef void give_tags(self, uint32_t i, Label* chain, Operation* op) noexcept
+    cdef void give_tags(self, uint32_t i, TagLink* chain, Operation* op) noexcept
     cdef void forget_entries(self) noexcept nogil
 
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept
     cdef bint is_watched(self, uint32_t i) noexcept
-    cdef bint touch_watches(self, uint32_t i, bint expired) noexcept
-    cdef void touch_watch(self, PyObject* watch) noexcept
+    cdef bint mark_changed(self, uint32_t i, bint expired) noexcept
+    cdef void mark_watch(self, PyObject* watch) noexcept
     cdef void close_watches(self, object greenlet) noexcept
     cdef void move_watches(self, uint32_t i, uint32_t to) noexcept
     cdef void more_buckets(self) noexcept

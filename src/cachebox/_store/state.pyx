@@ -10,15 +10,15 @@ import sys
 
 from cachebox._engine.table cimport (
     Engine, Entry, Moves, Table, allocate, allocate_zeroed, deallocate, decref, drop_detached, incref, is_too_large,
-    note_use, put_value, reallocate,
+    on_hit, put_value, reallocate,
 )
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport (
-    count_over, drop_deadline, end_of, forget_all, is_over, less_place, make_place, move_deadline, set_deadline,
+    count_over, drop_deadline, deadline_after, forget_all, has_expired, less_place, make_place, move_deadline, set_deadline,
 )
-from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, can_leave, drop_all, leave, start
-from cachebox._store.tags cimport Label, free_labels, less_room_for_labels, move_labels, peel, peel_all, stick
+from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, reserve_removal, drop_all, note_removal, start
+from cachebox._store.tags cimport TagLink, free_links, less_room_for_links, move_links, detach, detach_all, attach
 from cachebox._store.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
@@ -51,10 +51,10 @@ cdef class State:
         if self.engine is not None:
             old = self.engine.detach()          # a policy of its own may outlive the cache, its entries must not
             drop_detached(&old)
-        free_labels(peel_all(&self.labels))
+        free_links(detach_all(&self.links))
         forget_all(&self.expiry)
         forget_weights(&self.weights)
-        deallocate(self.spans)
+        deallocate(self.ttls)
         deallocate(self.watches)
 
     cdef void equip(self, Engine engine) noexcept:
@@ -65,11 +65,11 @@ cdef class State:
     cdef bint is_live(self, uint32_t i, double now) noexcept nogil:
         if i == 0 or self.table.entries[i].value == NULL:
             return False
-        return not (self.modes & EXPIRES and is_over(&self.expiry, i, now))
+        return not (self.modes & EXPIRES and has_expired(&self.expiry, i, now))
 
     cdef bint prepare(self, bint with_deadline) noexcept nogil:
         """Memory for one more entry and all that goes with it; False: there is none."""
-        cdef double* spans
+        cdef double* ttls
         cdef uint32_t capacity
         if not self.engine.reserve(self.bound):
             return False
@@ -78,20 +78,20 @@ cdef class State:
             return False
         if self.modes & WEIGHED and not make_room_for_weights(&self.weights, capacity):
             return False
-        if self.modes & (AHEAD | STALE) and self.spans_known <= capacity:
-            spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
-            if spans == NULL:
+        if self.modes & (AHEAD | STALE) and self.ttls_known <= capacity:
+            ttls = <double*>reallocate(self.ttls, (<size_t>capacity + 1) * sizeof(double))
+            if ttls == NULL:
                 return False
-            self.spans = spans
-            self.spans_known = capacity + 1
+            self.ttls = ttls
+            self.ttls_known = capacity + 1
         return True
 
     cdef Outcome remove(self, uint32_t i, Cause cause, Operation* op) noexcept:
         """Take a live entry out. If somebody watches the key, the entry stays behind as a reserved one."""
         cdef Entry* e = &self.table.entries[i]
-        if not can_leave(op):
+        if not reserve_removal(op):
             return NO_MEMORY
-        self.engine.forget(i)
+        self.engine.on_remove(i)
         if self.modes & EXPIRES:
             drop_deadline(&self.expiry, i)
             if self.expiry.n == 0:
@@ -101,8 +101,8 @@ cdef class State:
         if self.modes & TAGGED:
             self.take_tags(i, op)
         self.live -= 1
-        leave(op, e.key, e.value, cause)
-        if self.modes & WATCHED and self.touch_watches(i, cause == EXPIRED):
+        note_removal(op, e.key, e.value, cause)
+        if self.modes & WATCHED and self.mark_changed(i, cause == EXPIRED):
             incref(e.key)
             e.value = NULL
             reserve(e, NULL)
@@ -127,13 +127,13 @@ cdef class State:
             if self.modes & EXPIRES and self.expiry.deadlines[1] <= now and self.expiry.entries[1] != kept:
                 victim = self.expiry.entries[1]
                 cause = EXPIRED
-            elif self.foreign is not None:
+            elif self.python_policy is not None:
                 op.version = self.table.version
                 return NO_ROOM
             else:
-                victim = self.engine.first()
+                victim = self.engine.victim()
                 if victim == kept and kept != 0:
-                    victim = self.engine.after(victim)
+                    victim = self.engine.next_victim(victim)
                 cause = SIZE
             if victim == 0:
                 break                           # nothing but `kept` is left
@@ -153,9 +153,9 @@ cdef class State:
         """Store a value under a key whose entry is i (0: it has none). `keeps_end`: where there is one to keep."""
         cdef Outcome outcome
         cdef Entry* e
-        cdef double span
+        cdef double ttl
         cdef bint live = i != 0 and self.table.entries[i].value != NULL
-        if live and self.modes & EXPIRES and is_over(&self.expiry, i, now):
+        if live and self.modes & EXPIRES and has_expired(&self.expiry, i, now):
             if self.remove(i, EXPIRED, op) != DONE:
                 return NO_MEMORY
             live = False
@@ -164,18 +164,18 @@ cdef class State:
         if not self.prepare(lifetime < INFINITY):
             return NO_MEMORY
         if live:
-            note_use(<PyObject*>self.engine, i)
+            on_hit(<PyObject*>self.engine, i)
             outcome = self.make_room(0, weight, i, now, op)
             if outcome != DONE:
                 return outcome
-            if not can_leave(op):
+            if not reserve_removal(op):
                 return NO_MEMORY
             e = &self.table.entries[i]
-            if self.modes & LISTENED:
+            if self.modes & HAS_CALLBACKS:
                 incref(e.key)
-                leave(op, e.key, e.value, REPLACED)
+                note_removal(op, e.key, e.value, REPLACED)
             else:
-                leave(op, NULL, e.value, NO_CAUSE)
+                note_removal(op, NULL, e.value, NO_CAUSE)
             if self.modes & WEIGHED:
                 drop_weight(&self.weights, self.weights.of[i])
                 add_weight(&self.weights, weight)
@@ -188,7 +188,7 @@ cdef class State:
             if i == 0:
                 i = self.engine.insert(<PyObject*>key, h)
             put_value(self.table, i, <PyObject*>value)
-            self.engine.admit(i)
+            self.engine.on_insert(i)
             self.live += 1
             if self.modes & WEIGHED:
                 add_weight(&self.weights, weight)
@@ -196,13 +196,13 @@ cdef class State:
         if not (live and keeps_end):
             self.set_lifetime(i, lifetime, now, op)
         elif self.modes & IDLES:
-            span = self.spans[i] if self.modes & (AHEAD | STALE) else 0.0
-            self.set_end(i, self.expiry.lifetimes[i], now, op)
+            ttl = self.ttls[i] if self.modes & (AHEAD | STALE) else 0.0
+            self.set_end(i, self.expiry.write_deadlines[i], now, op)
             if self.modes & (AHEAD | STALE):
-                self.spans[i] = span
-        self.touch_watches(i, False)
+                self.ttls[i] = ttl
+        self.mark_changed(i, False)
         op.i = i
-        if self.modes & FOREIGN:
+        if self.modes & PYTHON_POLICY:
             incref(self.table.entries[i].key)
             if live:
                 op.used = self.table.entries[i].key
@@ -215,27 +215,27 @@ cdef class State:
         """Let entry i end after that time, or somewhat earlier if there is a jitter. Needs `prepare`."""
         cdef uint64_t chance
         if self.jitter == 0.0 or lifetime == INFINITY:
-            self.set_end(i, end_of(now, lifetime), now, op)
+            self.set_end(i, deadline_after(now, lifetime), now, op)
             return
         self.dice += <uint64_t>0x9E3779B97F4A7C15           # splitmix64 (G. Steele and others, 2014)
         chance = self.dice ^ process
         chance = (chance ^ (chance >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
         chance = (chance ^ (chance >> 27)) * <uint64_t>0x94D049BB133111EB
         chance ^= chance >> 31
-        self.set_end(i, end_of(now, lifetime * (1.0 - self.jitter * (chance >> 11) / BITS_53)), now, op)
+        self.set_end(i, deadline_after(now, lifetime * (1.0 - self.jitter * (chance >> 11) / BITS_53)), now, op)
 
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil:
         """Let entry i end then, or earlier if nobody asks for it. Needs `prepare`."""
         if self.modes & (AHEAD | STALE):
-            self.spans[i] = end - now
+            self.ttls[i] = end - now
         if self.modes & IDLES:
-            self.expiry.lifetimes[i] = end
-            end = min(end, end_of(now, self.idle))
+            self.expiry.write_deadlines[i] = end
+            end = min(end, deadline_after(now, self.idle))
         if end < INFINITY:
             set_deadline(&self.expiry, i, end)
             self.modes |= EXPIRES
-            if end + self.stale + VISITS_APART < self.next_visit and not self.modes & (CLOCKED | PRECISE):
-                op.hurry = True
+            if end + self.stale + VISITS_APART < self.next_visit and not self.modes & (USER_CLOCK | PRECISE):
+                op.wake_sweeper = True
         elif self.modes & EXPIRES:
             drop_deadline(&self.expiry, i)
             if self.expiry.n == 0:
@@ -243,10 +243,10 @@ cdef class State:
 
     cdef void note_hit(self, uint32_t i, double now, Operation* op) noexcept nogil:
         self.counts[HITS] += 1
-        note_use(<PyObject*>self.engine, i)
+        on_hit(<PyObject*>self.engine, i)
         if self.modes & IDLES:
-            set_deadline(&self.expiry, i, min(self.expiry.lifetimes[i], end_of(now, self.idle)))
-        if self.modes & FOREIGN:
+            set_deadline(&self.expiry, i, min(self.expiry.write_deadlines[i], deadline_after(now, self.idle)))
+        if self.modes & PYTHON_POLICY:
             op.used = self.table.entries[i].key
             incref(op.used)
 
@@ -260,48 +260,48 @@ cdef class State:
     cdef void follow(self, Moves* moves) noexcept:
         """The table has shrunk: so does all that is kept beside it, by entry."""
         cdef uint32_t k, i, to, capacity = self.table.capacity
-        cdef double* spans
+        cdef double* ttls
         cdef Reservation* reservation
         for k in range(moves.n):
             i = moves.pairs[2 * k]
             to = moves.pairs[2 * k + 1]
             if self.table.entries[to].value != NULL:
                 move_deadline(&self.expiry, i, to)
-                move_labels(&self.labels, i, to)
+                move_links(&self.links, i, to)
                 if self.modes & WEIGHED:
                     self.weights.of[to] = self.weights.of[i]
-                if self.spans != NULL:
-                    self.spans[to] = self.spans[i]
+                if self.ttls != NULL:
+                    self.ttls[to] = self.ttls[i]
             else:
                 reservation = reservation_of(&self.table.entries[to])
                 if reservation != NULL and self.table.entries[to].aux == forks:
                     reservation.i = to
             if self.modes & WATCHED:
                 self.move_watches(i, to)
-        less_room_for_labels(&self.labels, capacity)
+        less_room_for_links(&self.links, capacity)
         less_room_for_weights(&self.weights, capacity)
         less_place(&self.expiry, capacity)
-        if self.spans_known > capacity + 1:
-            spans = <double*>reallocate(self.spans, (<size_t>capacity + 1) * sizeof(double))
-            if spans != NULL:
-                self.spans = spans
-                self.spans_known = capacity + 1
+        if self.ttls_known > capacity + 1:
+            ttls = <double*>reallocate(self.ttls, (<size_t>capacity + 1) * sizeof(double))
+            if ttls != NULL:
+                self.ttls = ttls
+                self.ttls_known = capacity + 1
 
-    cdef Py_ssize_t overdue(self, double now) noexcept nogil:
+    cdef Py_ssize_t count_expired(self, double now) noexcept nogil:
         """How many entries have expired but are still here, for they may be served. O(k) for k of them."""
         return count_over(&self.expiry, 1, now) if self.modes & EXPIRES else 0
 
     cdef void take_tags(self, uint32_t i, Operation* op) noexcept:
         """Entry i leaves, or gets other tags."""
-        op.peeled = peel(&self.labels, i, op.peeled)
-        if self.labels.n == 0:
+        op.detached = detach(&self.links, i, op.detached)
+        if self.links.n == 0:
             self.modes &= ~TAGGED
 
-    cdef void give_tags(self, uint32_t i, Label* chain, Operation* op) noexcept:
+    cdef void give_tags(self, uint32_t i, TagLink* chain, Operation* op) noexcept:
         """Entry i, whose tags have been taken away, gets these. Under the lock; takes the chain over."""
-        op.peeled = peel(&self.labels, i, op.peeled)
-        stick(&self.labels, i, chain)
-        if self.labels.n:
+        op.detached = detach(&self.links, i, op.detached)
+        attach(&self.links, i, chain)
+        if self.links.n:
             self.modes |= TAGGED
 
     cdef void forget_entries(self) noexcept nogil:
@@ -311,16 +311,16 @@ cdef class State:
         forget_all(&self.expiry)
         drop_all_weights(&self.weights)
         less_room_for_weights(&self.weights, 0)
-        deallocate(self.spans)
-        self.spans = NULL
-        self.spans_known = 0
+        deallocate(self.ttls)
+        self.ttls = NULL
+        self.ttls_known = 0
 
     # --- watches ------------------------------------------------------------------------------------------------------
 
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept:
         """A reserved entry lost its leader or its last watch: if nothing else holds it, free it."""
-        if reservation_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and can_leave(op):
-            leave(op, self.table.entries[i].key, NULL, NO_CAUSE)
+        if reservation_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and reserve_removal(op):
+            note_removal(op, self.table.entries[i].key, NULL, NO_CAUSE)
             self.engine.release(i)
             self.give_memory_back()
 
@@ -330,7 +330,7 @@ cdef class State:
             at = (<Watch>at).next
         return at != NULL
 
-    cdef bint touch_watches(self, uint32_t i, bint expired) noexcept:
+    cdef bint mark_changed(self, uint32_t i, bint expired) noexcept:
         """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
         cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
         cdef bint watched = False
@@ -340,14 +340,14 @@ cdef class State:
                 if expired and (<Watch>at).only_writes:
                     pass
                 else:
-                    self.touch_watch(at)
+                    self.mark_watch(at)
             at = (<Watch>at).next
         return watched
 
-    cdef void touch_watch(self, PyObject* watch) noexcept:
+    cdef void mark_watch(self, PyObject* watch) noexcept:
         """The caller has written what is watched. Which greenlet that is cannot be asked under the lock."""
         if not (<Watch>watch).ignores_own or (<Watch>watch).thread != this_thread():
-            (<Watch>watch).touched = True
+            (<Watch>watch).changed = True
         elif (<Watch>watch).greenlet is not None:
             (<Watch>watch).unsure = self.unsure = True
 
@@ -365,7 +365,7 @@ cdef class State:
                 while at != NULL:
                     if (<Watch>at).unsure and (<Watch>at).thread == writer:
                         (<Watch>at).unsure = False
-                        (<Watch>at).touched = (<Watch>at).touched or (<Watch>at).greenlet is not greenlet
+                        (<Watch>at).changed = (<Watch>at).changed or (<Watch>at).greenlet is not greenlet
                     self.unsure = self.unsure or (<Watch>at).unsure
                     at = (<Watch>at).next
         release(self.lock)
@@ -382,7 +382,7 @@ cdef class State:
             at = self.watches[bucket]
             while at != NULL:
                 if not (<Watch>at).ignores_own or (<Watch>at).thread != writer or (<Watch>at).greenlet is not greenlet:
-                    (<Watch>at).touched = True
+                    (<Watch>at).changed = True
                 (<Watch>at).i = 0
                 at = (<Watch>at).next
             self.watches[bucket] = NULL
@@ -450,7 +450,7 @@ cdef class Watch:
                 return False
         bucket = &store.watches[i & store.watch_mask]
         self.i = i
-        self.touched = False
+        self.changed = False
         self.next = bucket[0]
         bucket[0] = <PyObject*>self
         store.watch_count += 1
@@ -497,13 +497,13 @@ cdef list every_key(State state, bint reserved_too):
             break
         release(state.lock)                     # it grew meanwhile
         deallocate(keys)
-    i = 1 if reserved_too else state.engine.first()
+    i = 1 if reserved_too else state.engine.victim()
     while i != 0 and i < state.table.fresh:
         if state.table.entries[i].key != NULL:
             keys[n] = state.table.entries[i].key
             incref(keys[n])
             n += 1
-        i = i + 1 if reserved_too else state.engine.after(i)
+        i = i + 1 if reserved_too else state.engine.next_victim(i)
     release(state.lock)
     try:
         return [<object>keys[k] for k in range(n)]
@@ -520,20 +520,20 @@ cdef list every_key(State state, bint reserved_too):
 cdef int clear_cycles(PyObject* self) noexcept:
     cdef State store = <State>self
     cdef Table old, tags
-    cdef Label* off
+    cdef TagLink* off
     tags.capacity = 0
     if store.engine is None:
         return 0
     old = store.engine.detach()
     if store.tags is not None:
         tags = store.tags.detach()
-    off = peel_all(&store.labels)
+    off = detach_all(&store.links)
     store.forget_entries()
-    store.modes &= ~LISTENED
+    store.modes &= ~HAS_CALLBACKS
     store.close_watches(None)
     store.on_evict = store.on_removal = store.weigher = store.clock = store.ttl_of = store.copier = None
     store.loader = store.failures = store.refreshes = None
-    free_labels(off)
+    free_links(off)
     drop_detached(&old)
     drop_detached(&tags)
     return 0
@@ -545,17 +545,17 @@ cdef traverseproc traverse_attributes = (<PyTypeObject*>State).tp_traverse
 cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
     """Labels own their Tags, too. Where no tag could be part of a cycle there is no need to look."""
     cdef State store = <State>self
-    cdef Label* label
+    cdef TagLink* link
     cdef uint32_t i
     cdef int stop = traverse_attributes(self, visit, arg)
-    if stop == 0 and store.labels.n != 0 and store.tags.table.keys_collectable:
-        for i in range(store.labels.known):
-            label = store.labels.chains[i]
-            while label != NULL:
-                stop = visit(label.tag, arg)
+    if stop == 0 and store.links.n != 0 and store.tags.table.keys_collectable:
+        for i in range(store.links.known):
+            link = store.links.chains[i]
+            while link != NULL:
+                stop = visit(link.tag, arg)
                 if stop:
                     return stop
-                label = label.other
+                link = link.next_of_entry
     return stop
 
 

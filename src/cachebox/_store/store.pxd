@@ -34,10 +34,10 @@ cdef class Store(State):
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
     cdef object settle(self, Operation* op)
     cdef int take_back(self, Operation* op) except -1
-    cdef int tell(self, Operation* op) except -1
+    cdef int notify_policy(self, Operation* op) except -1
     cdef int reconcile(self) except -1
     cdef bint holds(self, object key) except -1
-    cdef int evict_foreign(self, Operation* op) except -1
+    cdef int evict_by_policy(self, Operation* op) except -1
     cdef void lock_again(self, Operation* op) noexcept nogil
     cdef uint32_t find_victim(self, Operation* op, int rounds) except FAILED
     cdef Py_ssize_t purge(self, bint stale_too) except -1

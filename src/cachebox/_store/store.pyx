@@ -12,20 +12,20 @@ from cachebox._engine.table cimport (
 from cachebox._platform.callers cimport this_greenlet
 from cachebox._platform.caught cimport ask_hash, caught
 from cachebox._platform.clock cimport coarse_now, precise_now
-from cachebox._platform.lock cimport Guard, acquire, release
+from cachebox._platform.lock cimport SharedLock, acquire, release
 from cachebox._store.deadlines cimport deadline
 from cachebox._store.notices cimport as_exhaustion, call_sweeper, notify
 from cachebox._store.operation cimport (
-    EXPIRED, FAILED, NO_CAUSE, SIZE, can_leave, drop_all, find_by_comparing, leave, start,
+    EXPIRED, FAILED, NO_CAUSE, SIZE, reserve_removal, drop_all, find_by_comparing, note_removal, start,
 )
 from cachebox._store.options cimport as_float, lifetime_of
-from cachebox._store.python_policy cimport Foreign
+from cachebox._store.python_policy cimport PythonPolicy
 from cachebox._store.sizes cimport size_of_pair
 from cachebox._store.state cimport (
-    BY_VALUE, CLOCK_LAGS, CLOCKED, DONE, EXPIRES, IDLES, ISOLATED, LISTENED, PRECISE, STALE, VISITS_APART, WEIGHED,
+    BY_VALUE, CLOCK_LAGS, USER_CLOCK, DONE, EXPIRES, IDLES, ISOLATED, HAS_CALLBACKS, PRECISE, STALE, VISITS_APART, WEIGHED,
     Outcome, State, every_key, hash_in,
 )
-from cachebox._store.tags cimport Tag, peel_all
+from cachebox._store.tags cimport Tag, detach_all
 from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS, SETS, CacheStats
 
 from cachebox._platform.awaitables import refuse_awaitable
@@ -42,9 +42,9 @@ cdef class Store(State):
 
     cdef int begin(self, Engine engine) except -1:
         """Get a lock, for all who look at the cache, and counters: these are never replaced."""
-        self.guard = Guard.__new__(Guard)
-        self.lock = &self.guard.lock
-        self.statistics = CacheStats.under(self.guard)
+        self.shared_lock = SharedLock.__new__(SharedLock)
+        self.lock = &self.shared_lock.lock
+        self.statistics = CacheStats.under(self.shared_lock)
         self.counts = self.statistics.counts
         self.first_engine = engine
         self.equip(engine)
@@ -55,7 +55,7 @@ cdef class Store(State):
     cdef double now(self, double lifetime) except? -1.0:
         """The time in seconds, for an operation that gives an entry `lifetime`."""
         cdef double told
-        if not self.modes & CLOCKED or self.clock is None:
+        if not self.modes & USER_CLOCK or self.clock is None:
             return precise_now() if self.modes & PRECISE else coarse_now()
         if lifetime == INFINITY and not self.modes & (EXPIRES | IDLES):
             return self.latest                  # nothing depends on it
@@ -125,17 +125,17 @@ cdef class Store(State):
         cdef uint32_t k
         if self.unsure:
             self.know_writer()
-        if op.n == 0 and not op.in_turn and not op.strays and not op.hurry and op.peeled == NULL:
+        if op.n == 0 and not op.has_policy_lock and not op.strays and not op.wake_sweeper and op.detached == NULL:
             return 0
-        failure = self.settle(op) if op.in_turn or op.strays else None
-        if op.hurry and (<Quietly>call_sweeper)(self) == -1:
+        failure = self.settle(op) if op.has_policy_lock or op.strays else None
+        if op.wake_sweeper and (<Quietly>call_sweeper)(self) == -1:
             interruption = as_exhaustion(caught())
             failure = interruption if failure is None else failure
         try:
-            if self.modes & LISTENED:
+            if self.modes & HAS_CALLBACKS:
                 for k in range(op.n):
-                    if op.left[k].cause != NO_CAUSE:
-                        interruption = notify(self, op.left[k].key, op.left[k].value, op.left[k].cause)
+                    if op.removed[k].cause != NO_CAUSE:
+                        interruption = notify(self, op.removed[k].key, op.removed[k].value, op.removed[k].cause)
                         failure = interruption if failure is None else failure
         finally:
             drop_all(op)
@@ -147,16 +147,16 @@ cdef class Store(State):
         """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
         return None if (<Telling>tell_and_exit)(self, op) != -1 else caught()
 
-    cdef int tell(self, Operation* op) except -1:
+    cdef int notify_policy(self, Operation* op) except -1:
         """Tell the user's policy what it has not been told yet. Needs the turn."""
-        cdef bint nested = self.foreign.turns > 1
-        cdef bint apart = self.foreign.behind or self.foreign.strays
-        if self.foreign.depth != 0 or not (apart or nested and (op.told < op.n or op.added != NULL)):
-            return self.foreign.tell(op)
+        cdef bint nested = self.python_policy.nesting > 1
+        cdef bint apart = self.python_policy.behind or self.python_policy.strays
+        if self.python_policy.depth != 0 or not (apart or nested and (op.notified < op.n or op.added != NULL)):
+            return self.python_policy.notify(op)
         self.reconcile()                        # which tells it of this operation, too
         if nested:
-            self.foreign.behind = True          # and of part of the one around this, which must not tell it once more
-        op.told = op.n
+            self.python_policy.behind = True          # and of part of the one around this, which must not tell it once more
+        op.notified = op.n
         xdecref(op.used)
         xdecref(op.added)
         op.used = op.added = NULL
@@ -164,11 +164,11 @@ cdef class Store(State):
 
     cdef int reconcile(self) except -1:
         """Tell the user's policy of all that it was not told: then it knows exactly the live entries. Needs the turn."""
-        policy = self.foreign.policy
+        policy = self.python_policy.policy
         cdef list known, keys = []
         cdef bint agrees = False
-        self.foreign.behind = False
-        self.foreign.depth += 1
+        self.python_policy.behind = False
+        self.python_policy.depth += 1
         try:
             known = list(policy)
             keys = every_key(self, False)
@@ -185,9 +185,9 @@ cdef class Store(State):
                     policy.add(key)
             agrees = True
         finally:
-            self.foreign.depth -= 1
+            self.python_policy.depth -= 1
             if not agrees:
-                self.foreign.behind = True      # whoever has the turn next tries again
+                self.python_policy.behind = True      # whoever has the turn next tries again
         return 0
 
     cdef bint holds(self, object key) except -1:
@@ -258,12 +258,12 @@ cdef class Store(State):
             op.locked = False
             return op.wanted if self.table.entries[op.wanted].key != NULL else 0
         i = self.find(key, h, op)
-        if self.foreign is None:
+        if self.python_policy is None:
             return i
-        if not op.in_turn:
+        if not op.has_policy_lock:
             version = self.table.version
             release(self.lock)
-            self.foreign.enter(op, self.lock)
+            self.python_policy.enter(op, self.lock)
             acquire(self.lock)
             if self.table.version != version:
                 release(self.lock)
@@ -272,7 +272,7 @@ cdef class Store(State):
         return i
 
     cdef void lock_again(self, Operation* op) noexcept nogil:
-        """Take the lock, unless `evict_foreign` left it held."""
+        """Take the lock, unless `evict_by_policy` left it held."""
         if op.locked:
             op.locked = False
         else:
@@ -373,7 +373,7 @@ cdef class Store(State):
                 if ready:
                     i = tags.insert(<PyObject*>name, h)
                     put_value(&tags.table, i, found)
-                    tags.admit(i)
+                    tags.on_insert(i)
             elif i != 0:
                 found = tags.table.entries[i].value
             incref(found)
@@ -408,15 +408,15 @@ cdef class Store(State):
                 continue
             tag = <Tag>t.entries[i].value
             # a load that began before the tag was invalidated must learn of it, even if no entry has the tag now
-            if tag.n == 0 and (tag.invalidated == 0 or self.loads == 0) and can_leave(op):
+            if tag.n == 0 and (tag.invalidated == 0 or self.loads == 0) and reserve_removal(op):
                 tag.dropped = True
-                self.tags.forget(i)
-                leave(op, t.entries[i].key, t.entries[i].value, NO_CAUSE)
+                self.tags.on_remove(i)
+                note_removal(op, t.entries[i].key, t.entries[i].value, NO_CAUSE)
                 self.tags.release(i)
         self.tags.shrink_alone()
         self.tags_limit = max(<Py_ssize_t>FEW_TAGS, 2 * <Py_ssize_t>t.used)
 
-    cdef int evict_foreign(self, Operation* op) except -1:
+    cdef int evict_by_policy(self, Operation* op) except -1:
         """Have the user's policy name a victim, and remove it.
 
         If that is all that has happened since there was no room, the lock stays held (`op.locked`): the victim leaves and
@@ -428,13 +428,13 @@ cdef class Store(State):
             op.victims = self.live + VICTIMS_TOO_MANY
         op.victims -= 1
         if op.victims == 0:                     # whatever it does, an operation ends
-            raise RuntimeError(f"policy {type(self.foreign.policy).__name__}: evict() stores as much as it gives up")
+            raise RuntimeError(f"policy {type(self.python_policy.policy).__name__}: evict() stores as much as it gives up")
         i = self.find_victim(op, ROUNDS)
         op.locked = self.table.version == op.version
         outcome = self.remove(i, SIZE, op) if i != 0 else DONE      # 0: there is room by now
         if outcome != DONE:
             op.locked = False
-            self.foreign.behind = True          # the policy has given the key up, which stays
+            self.python_policy.behind = True          # the policy has given the key up, which stays
         if not op.locked:
             release(self.lock)
         if outcome != DONE:
@@ -450,9 +450,9 @@ cdef class Store(State):
         cdef Py_hash_t hashed
         if op.strays:
             acquire(self.lock)
-            return self.engine.first()          # the oldest entry: the policy cannot be asked
-        self.tell(op)                           # what has gone meanwhile it must not name
-        key = self.foreign.victim(rounds == 1)
+            return self.engine.victim()          # the oldest entry: the policy cannot be asked
+        self.notify_policy(op)                           # what has gone meanwhile it must not name
+        key = self.python_policy.evict(rounds == 1)
         if key is None:
             return self.find_victim(op, rounds - 1)
         hashed = ask_hash(<PyObject*>key)
@@ -461,7 +461,7 @@ cdef class Store(State):
             self.remove_forgotten(key, op)
             if isinstance(error, TypeError):
                 raise RuntimeError(
-                    f"policy {type(self.foreign.policy).__name__}: evict() named what is no key"
+                    f"policy {type(self.python_policy.policy).__name__}: evict() named what is no key"
                 ) from error
             raise error
         try:
@@ -471,25 +471,25 @@ cdef class Store(State):
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
-            if self.foreign.behind and self.foreign.depth == 0 and rounds > 1:      # somebody has removed it meanwhile
+            if self.python_policy.behind and self.python_policy.depth == 0 and rounds > 1:      # somebody has removed it meanwhile
                 return self.find_victim(op, rounds - 1)
             raise RuntimeError(
-                f"policy {type(self.foreign.policy).__name__}: evict() named {key!r}, which is not in the cache"
+                f"policy {type(self.python_policy.policy).__name__}: evict() named {key!r}, which is not in the cache"
             )
         if self.table.entries[i].key != <PyObject*>key:     # an equal one, which must not die here, under the lock
-            if not can_leave(op):
-                self.foreign.behind = True
+            if not reserve_removal(op):
+                self.python_policy.behind = True
                 release(self.lock)
                 raise MemoryError("no memory left to remove an entry")
             incref(<PyObject*>key)
-            leave(op, NULL, <PyObject*>key, NO_CAUSE)
+            note_removal(op, NULL, <PyObject*>key, NO_CAUSE)
         return i
 
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
         """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
         acquire(self.lock)
         if not self.remove_itself(<PyObject*>key, 0, SIZE, op):
-            self.foreign.behind = True          # it has forgotten an equal one, which stays
+            self.python_policy.behind = True          # it has forgotten an equal one, which stays
         release(self.lock)
 
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
@@ -518,8 +518,8 @@ cdef class Store(State):
             portion = 0
             start(&op)
             try:
-                if self.foreign is not None:
-                    self.foreign.enter(&op, self.lock)
+                if self.python_policy is not None:
+                    self.python_policy.enter(&op, self.lock)
                 acquire(self.lock)
                 while portion < PURGED_AT_ONCE and self.modes & EXPIRES and self.expiry.deadlines[1] <= now:
                     if self.remove(self.expiry.entries[1], EXPIRED, &op) != DONE:
@@ -543,7 +543,7 @@ cdef class Store(State):
             return self.live
         now = self.now(0.0)
         acquire(self.lock)
-        size = self.live - self.overdue(now)
+        size = self.live - self.count_expired(now)
         release(self.lock)
         return size
 
@@ -554,19 +554,19 @@ cdef class Store(State):
         greenlet = this_greenlet()
         start(&op)
         try:
-            if self.foreign is not None:
-                self.foreign.enter(&op, self.lock)
+            if self.python_policy is not None:
+                self.python_policy.enter(&op, self.lock)
             acquire(self.lock)
             old = self.engine.detach()
-            op.peeled = peel_all(&self.labels)
+            op.detached = detach_all(&self.links)
             self.forget_entries()
             self.close_watches(greenlet)
             if statistics_too:
                 self.statistics.zero()
             release(self.lock)
             try:
-                if self.foreign is not None and not op.strays:
-                    self.foreign.clear()
+                if self.python_policy is not None and not op.strays:
+                    self.python_policy.clear()
             finally:
                 drop_detached(&old)
         finally:
@@ -601,31 +601,31 @@ ctypedef int (*Telling)(Store, Operation*) noexcept
 
 
 cdef int tell_and_exit(Store store, Operation* op) except -1:
-    cdef Foreign foreign = store.foreign
+    cdef PythonPolicy python_policy = store.python_policy
     cdef int rounds = ROUNDS
     if op.strays:
         acquire(store.lock)
         op.strays = False
-        foreign.strays -= 1 if foreign.strays else 0
-        foreign.behind = True
+        python_policy.strays -= 1 if python_policy.strays else 0
+        python_policy.behind = True
         release(store.lock)
         xdecref(op.used)
         xdecref(op.added)
         op.used = op.added = NULL
     else:
         try:
-            store.tell(op)
+            store.notify_policy(op)
         finally:
             if op.added != NULL:
                 store.take_back(op)
-            foreign.exit(op)
-    while rounds and foreign.behind and foreign.turn.acquire(False):
+            python_policy.exit(op)
+    while rounds and python_policy.behind and python_policy.policy_lock.acquire(False):
         rounds -= 1                             # else whoever has the turn does it, when it is over
         try:
-            if foreign.turns or foreign.depth:
+            if python_policy.nesting or python_policy.depth:
                 rounds = 0                      # that is the operation, or the method, around this one
             else:
                 store.reconcile()
         finally:
-            foreign.turn.release()
+            python_policy.policy_lock.release()
     return 0

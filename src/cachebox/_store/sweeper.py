@@ -38,7 +38,7 @@ LONGEST_SLEEP = 86400.0
 """Seconds that the thread sleeps at a time: a deadline may be farther away than a system call can express."""
 
 
-class Known(weakref.ref["Cache[Any, Any]"]):
+class CacheRef(weakref.ref["Cache[Any, Any]"]):
     """A cache that the sweeper knows. Caches are not hashable, so one is known by this object, which it keeps."""
 
     __slots__ = ()
@@ -48,7 +48,7 @@ class Known(weakref.ref["Cache[Any, Any]"]):
         return self is other
 
 
-class Bell:
+class WakeUp:
     """Wakes the thread, or the greenlet that stands for it. Once rung it stays so until somebody has waited for it."""
 
     def __init__(self) -> None:
@@ -73,22 +73,22 @@ class Bell:
 
 
 _lock = Section()
-_bell = Bell()
-_due: dict[Known, float] = {}           # when to visit whom
-_visited: Known | None = None           # whom the thread is visiting, who is not in `_due`
-_gone: list[Known] = []                 # died since the last look
+_bell = WakeUp()
+_due: dict[CacheRef, float] = {}           # when to visit whom
+_visited: CacheRef | None = None           # whom the thread is visiting, who is not in `_due`
+_dead: list[CacheRef] = []                 # died since the last look
 _thread: Thread | None = None
 _idle_since = 0.0                       # 0: there is somebody to visit
 _told_to_end = False
 _looks_at = 0.0                         # when the thread looks at `_due` again by itself; 0: it is about to
 
 
-def know(cache: Cache[Any, Any]) -> Known:
+def register(cache: Cache[Any, Any]) -> CacheRef:
     """What a cache is to be known by, for as long as it lives."""
-    return Known(cache, _gone.append)   # a list's append is one step, and a weak reference's callback may run anywhere
+    return CacheRef(cache, _dead.append)   # a list's append is one step, and a weak reference's callback may run anywhere
 
 
-def schedule(known: Known, due: float) -> None:
+def schedule(known: CacheRef, due: float) -> None:
     """Visit a cache at that monotonic time, in seconds, or earlier if that is planned already; infinity: no need to."""
     if due == float("inf"):
         return
@@ -103,9 +103,9 @@ def schedule(known: Known, due: float) -> None:
 def _forget_the_dead() -> None:
     """Needs the lock. For each cache that comes at least one goes, so that none pile up while the thread sleeps."""
     for _ in range(100):
-        if not _gone:
+        if not _dead:
             break
-        _due.pop(_gone.pop(), None)
+        _due.pop(_dead.pop(), None)
 
 
 def _start() -> None:
@@ -222,7 +222,7 @@ def may_resume_later() -> bool:
 
 def _resume_in_child() -> None:
     global _lock, _bell, _thread
-    _lock, _bell = Section(), Bell()    # another thread may have held the old lock
+    _lock, _bell = Section(), WakeUp()    # another thread may have held the old lock
     _thread = None
     _visit_again()
     resume()

@@ -3,10 +3,10 @@
 An entry has a chain of labels, one for each of its tags; a tag has a ring of labels, one for each of its entries. So an
 entry that leaves takes its labels along, and to invalidate a tag is to walk its ring: both cost what they touch.
 
-A label owns its Tag. So labels that come off are handed to whoever took them off, for `free_labels` after the lock has been
+A label owns its Tag. So labels that come off are handed to whoever took them off, for `free_links` after the lock has been
 released.
 
-Invariants: a label is in its entry's chain and in its tag's ring, or in neither; `Labels.n` counts those that are; a Tag
+Invariants: a label is in its entry's chain and in its tag's ring, or in neither; `TagLinks.n` counts those that are; a Tag
 that has been dropped from the cache's table of tags has no labels, and gets none.
 """
 
@@ -14,40 +14,40 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 
 
-cdef struct Label:
+cdef struct TagLink:
     uint32_t entry
-    Label* next                     # in the tag's ring, oldest first
-    Label* prev
-    Label* other                    # the entry's next label
+    TagLink* next                     # in the tag's ring, oldest first
+    TagLink* prev
+    TagLink* next_of_entry                    # the entry's next label
     PyObject* tag                   # the Tag (owned)
 
 
-cdef struct Labels:
-    Label** chains                  # by entry
+cdef struct TagLinks:
+    TagLink** chains                  # by entry
     uint32_t known                  # entries that `chains` has room for
     Py_ssize_t n                    # labels
 
 
 cdef class Tag:
     cdef readonly object name
-    cdef Label ring                 # the sentinel
+    cdef TagLink ring                 # the sentinel
     cdef Py_ssize_t n               # entries
     cdef int64_t invalidated        # when it was last, on the cache's clock of invalidations; 0: never
     cdef bint dropped               # it is not in the cache's table any more: use the one that is
 
 
 cdef tuple checked_tags(object tags)
-cdef Label* new_labels(list tags) except? NULL
-cdef void free_labels(Label* chain) noexcept            # drops references: never under a lock
+cdef TagLink* new_links(list tags) except? NULL
+cdef void free_links(TagLink* chain) noexcept            # drops references: never under a lock
 
 # under the cache's lock
-cdef bint make_room_for_labels(Labels* labels, uint32_t capacity) noexcept nogil
-cdef bint some_dropped(const Label* chain) noexcept
-cdef bint some_invalidated_since(const Label* chain, int64_t began) noexcept
-cdef void stick(Labels* labels, uint32_t i, Label* chain) noexcept
-cdef Label* peel(Labels* labels, uint32_t i, Label* off) noexcept
-cdef Label* peel_all(Labels* labels) noexcept
-cdef void move_labels(Labels* labels, uint32_t i, uint32_t to) noexcept nogil
-cdef void less_room_for_labels(Labels* labels, uint32_t capacity) noexcept nogil
-cdef PyObject** copy_tags(const Labels* labels, uint32_t i, bint* failed) noexcept
-cdef int check_labels(const Labels* labels) except -1
+cdef bint make_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil
+cdef bint some_dropped(const TagLink* chain) noexcept
+cdef bint some_invalidated_since(const TagLink* chain, int64_t began) noexcept
+cdef void attach(TagLinks* links, uint32_t i, TagLink* chain) noexcept
+cdef TagLink* detach(TagLinks* links, uint32_t i, TagLink* off) noexcept
+cdef TagLink* detach_all(TagLinks* links) noexcept
+cdef void move_links(TagLinks* links, uint32_t i, uint32_t to) noexcept nogil
+cdef void less_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil
+cdef PyObject** copy_tags(const TagLinks* links, uint32_t i, bint* failed) noexcept
+cdef int check_links(const TagLinks* links) except -1

@@ -36,169 +36,169 @@ cdef bint is_hashable(object tag) except -1:
     return False
 
 
-cdef Label* new_labels(list tags) except? NULL:
-    """A chain of labels for these Tags, to `stick` to an entry, or `free_labels`. NULL: there are none."""
-    cdef Label* chain = NULL
-    cdef Label* label
+cdef TagLink* new_links(list tags) except? NULL:
+    """A chain of labels for these Tags, to `attach` to an entry, or `free_links`. NULL: there are none."""
+    cdef TagLink* chain = NULL
+    cdef TagLink* link
     for tag in tags:
-        label = <Label*>allocate(sizeof(Label))
-        if label == NULL:
-            free_labels(chain)
+        link = <TagLink*>allocate(sizeof(TagLink))
+        if link == NULL:
+            free_links(chain)
             raise MemoryError("no memory left for tags")
-        label.tag = <PyObject*>tag
-        incref(label.tag)
-        label.other = chain
-        chain = label
+        link.tag = <PyObject*>tag
+        incref(link.tag)
+        link.next_of_entry = chain
+        chain = link
     return chain
 
 
-cdef bint make_room_for_labels(Labels* labels, uint32_t capacity) noexcept nogil:
-    cdef Label** chains
-    if labels.known <= capacity:
-        chains = <Label**>reallocate(labels.chains, (<size_t>capacity + 1) * sizeof(Label*))
+cdef bint make_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil:
+    cdef TagLink** chains
+    if links.known <= capacity:
+        chains = <TagLink**>reallocate(links.chains, (<size_t>capacity + 1) * sizeof(TagLink*))
         if chains == NULL:
             return False
-        memset(chains + labels.known, 0, (<size_t>capacity + 1 - labels.known) * sizeof(Label*))
-        labels.chains = chains
-        labels.known = capacity + 1
+        memset(chains + links.known, 0, (<size_t>capacity + 1 - links.known) * sizeof(TagLink*))
+        links.chains = chains
+        links.known = capacity + 1
     return True
 
 
-cdef bint some_dropped(const Label* chain) noexcept:
+cdef bint some_dropped(const TagLink* chain) noexcept:
     while chain != NULL:
         if (<Tag>chain.tag).dropped:
             return True
-        chain = chain.other
+        chain = chain.next_of_entry
     return False
 
 
-cdef bint some_invalidated_since(const Label* chain, int64_t began) noexcept:
+cdef bint some_invalidated_since(const TagLink* chain, int64_t began) noexcept:
     while chain != NULL:
         if (<Tag>chain.tag).invalidated > began:
             return True
-        chain = chain.other
+        chain = chain.next_of_entry
     return False
 
 
-cdef void stick(Labels* labels, uint32_t i, Label* chain) noexcept:
-    """Give entry i, which has none, these labels. Needs `make_room_for_labels`."""
-    cdef Label* label = chain
-    cdef Label* ring
-    labels.chains[i] = chain
-    while label != NULL:
-        ring = &(<Tag>label.tag).ring
-        label.entry = i
-        label.next = ring
-        label.prev = ring.prev
-        ring.prev.next = label
-        ring.prev = label
-        (<Tag>label.tag).n += 1
-        labels.n += 1
-        label = label.other
+cdef void attach(TagLinks* links, uint32_t i, TagLink* chain) noexcept:
+    """Give entry i, which has none, these labels. Needs `make_room_for_links`."""
+    cdef TagLink* link = chain
+    cdef TagLink* ring
+    links.chains[i] = chain
+    while link != NULL:
+        ring = &(<Tag>link.tag).ring
+        link.entry = i
+        link.next = ring
+        link.prev = ring.prev
+        ring.prev.next = link
+        ring.prev = link
+        (<Tag>link.tag).n += 1
+        links.n += 1
+        link = link.next_of_entry
 
 
-cdef Label* peel(Labels* labels, uint32_t i, Label* off) noexcept:
+cdef TagLink* detach(TagLinks* links, uint32_t i, TagLink* off) noexcept:
     """Take all its labels from entry i. Returns them, and behind them those that were `off` before."""
-    cdef Label* label
-    cdef Label* chain
-    if i >= labels.known or labels.chains[i] == NULL:
+    cdef TagLink* link
+    cdef TagLink* chain
+    if i >= links.known or links.chains[i] == NULL:
         return off
-    chain = label = labels.chains[i]
-    labels.chains[i] = NULL
+    chain = link = links.chains[i]
+    links.chains[i] = NULL
     while True:
-        label.prev.next = label.next
-        label.next.prev = label.prev
-        (<Tag>label.tag).n -= 1
-        labels.n -= 1
-        if label.other == NULL:
+        link.prev.next = link.next
+        link.next.prev = link.prev
+        (<Tag>link.tag).n -= 1
+        links.n -= 1
+        if link.next_of_entry == NULL:
             break
-        label = label.other
-    label.other = off
+        link = link.next_of_entry
+    link.next_of_entry = off
     return chain
 
 
-cdef Label* peel_all(Labels* labels) noexcept:
+cdef TagLink* detach_all(TagLinks* links) noexcept:
     """All entries are gone. Gives the memory back, but for the labels, which it returns."""
     cdef uint32_t i
-    cdef Label* off = NULL
-    if labels.n:
-        for i in range(labels.known):
-            off = peel(labels, i, off)
-    deallocate(labels.chains)
-    labels.chains = NULL
-    labels.known = 0
+    cdef TagLink* off = NULL
+    if links.n:
+        for i in range(links.known):
+            off = detach(links, i, off)
+    deallocate(links.chains)
+    links.chains = NULL
+    links.known = 0
     return off
 
 
-cdef void move_labels(Labels* labels, uint32_t i, uint32_t to) noexcept nogil:
+cdef void move_links(TagLinks* links, uint32_t i, uint32_t to) noexcept nogil:
     """Entry i stands at `to` now."""
-    cdef Label* label
-    if i >= labels.known:
+    cdef TagLink* link
+    if i >= links.known:
         return
-    label = labels.chains[to] = labels.chains[i]
-    labels.chains[i] = NULL
-    while label != NULL:
-        label.entry = to
-        label = label.other
+    link = links.chains[to] = links.chains[i]
+    links.chains[i] = NULL
+    while link != NULL:
+        link.entry = to
+        link = link.next_of_entry
 
 
-cdef void less_room_for_labels(Labels* labels, uint32_t capacity) noexcept nogil:
+cdef void less_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil:
     """No entry stands beyond `capacity` any more."""
-    cdef Label** chains
-    if labels.known > capacity + 1:
-        chains = <Label**>reallocate(labels.chains, (<size_t>capacity + 1) * sizeof(Label*))
+    cdef TagLink** chains
+    if links.known > capacity + 1:
+        chains = <TagLink**>reallocate(links.chains, (<size_t>capacity + 1) * sizeof(TagLink*))
         if chains != NULL:
-            labels.chains = chains
-            labels.known = capacity + 1
+            links.chains = chains
+            links.known = capacity + 1
 
 
-cdef void free_labels(Label* chain) noexcept:
+cdef void free_links(TagLink* chain) noexcept:
     """Labels that are stuck to nothing."""
-    cdef Label* other
+    cdef TagLink* next_of_entry
     while chain != NULL:
-        other = chain.other
+        other = chain.next_of_entry
         decref(chain.tag)
         deallocate(chain)
         chain = other
 
 
-cdef PyObject** copy_tags(const Labels* labels, uint32_t i, bint* failed) noexcept:
+cdef PyObject** copy_tags(const TagLinks* links, uint32_t i, bint* failed) noexcept:
     """New references to the Tags of entry i, with NULL at their end, in memory of its own. NULL: there are none."""
-    cdef Label* label = labels.chains[i] if i < labels.known else NULL
-    cdef Label* at = label
+    cdef TagLink* link = links.chains[i] if i < links.known else NULL
+    cdef TagLink* at = link
     cdef PyObject** copied
     cdef Py_ssize_t n = 0
-    if label == NULL:
+    if link == NULL:
         return NULL
     while at != NULL:
         n += 1
-        at = at.other
+        at = at.next_of_entry
     copied = <PyObject**>allocate((n + 1) * sizeof(PyObject*))
     if copied == NULL:
         failed[0] = True
         return NULL
     copied[n] = NULL
-    while label != NULL:                    # chains begin with the last tag
+    while link != NULL:                    # chains begin with the last tag
         n -= 1
-        copied[n] = label.tag
-        incref(label.tag)
-        label = label.other
+        copied[n] = link.tag
+        incref(link.tag)
+        link = link.next_of_entry
     return copied
 
 
-cdef int check_labels(const Labels* labels) except -1:
+cdef int check_links(const TagLinks* links) except -1:
     cdef uint32_t i
     cdef Py_ssize_t n = 0
-    cdef Label* label
+    cdef TagLink* link
     cdef set tags = set()
-    for i in range(labels.known):
-        label = labels.chains[i]
-        while label != NULL:
+    for i in range(links.known):
+        link = links.chains[i]
+        while link != NULL:
             n += 1
-            assert label.entry == i, f"a label of entry {i} thinks it is that of {label.entry}"
-            assert label.next.prev == label and label.prev.next == label, f"a label of entry {i} is not in its ring"
-            tags.add(id(<object>label.tag))
-            assert not (<Tag>label.tag).dropped, f"entry {i} has a tag that was dropped"
-            label = label.other
-    assert n == labels.n, f"{n} labels, {labels.n} counted"
+            assert link.entry == i, f"a label of entry {i} thinks it is that of {link.entry}"
+            assert link.next.prev == link and link.prev.next == link, f"a label of entry {i} is not in its ring"
+            tags.add(id(<object>link.tag))
+            assert not (<Tag>link.tag).dropped, f"entry {i} has a tag that was dropped"
+            link = link.next_of_entry
+    assert n == links.n, f"{n} labels, {links.n} counted"
     return 0

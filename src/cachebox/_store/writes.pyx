@@ -10,7 +10,7 @@ from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox._store.state cimport BY_VALUE, DONE, ISOLATED, NO_MEMORY, TAGGED, WEIGHED, Outcome, Watch, hash_in
 from cachebox._store.store cimport Store
-from cachebox._store.tags cimport Label, free_labels, make_room_for_labels, new_labels, some_dropped
+from cachebox._store.tags cimport TagLink, free_links, make_room_for_links, new_links, some_dropped
 from cachebox.stats cimport MISSES
 
 
@@ -48,7 +48,7 @@ cdef int put(
             return 0
         if outcome == NO_MEMORY:
             raise MemoryError("no memory left to store an entry")
-        store.evict_foreign(op)
+        store.evict_by_policy(op)
 
 
 cdef int put_tagged(
@@ -57,17 +57,17 @@ cdef int put_tagged(
     """`put` with tags."""
     cdef double now = store.now(lifetime)
     cdef Outcome outcome = NO_MEMORY
-    cdef Label* chain = NULL
+    cdef TagLink* chain = NULL
     cdef uint32_t i
     cdef bint dropped
     try:
         while True:
             if chain == NULL:
-                chain = new_labels(store.find_tags(names))
+                chain = new_links(store.find_tags(names))
             i = store.find_to_change(key, h, op)
             dropped = some_dropped(chain)
             outcome = NO_MEMORY
-            if not dropped and store.prepare(True) and make_room_for_labels(&store.labels, store.table.capacity):
+            if not dropped and store.prepare(True) and make_room_for_links(&store.links, store.table.capacity):
                 outcome = store.write(i, key, h, value, lifetime, False, weight, now, op)
             if outcome == DONE:
                 store.give_tags(op.i, chain, op)
@@ -76,17 +76,17 @@ cdef int put_tagged(
             if outcome == DONE:
                 return 0
             if dropped:
-                free_labels(chain)
+                free_links(chain)
                 chain = NULL
             elif outcome == NO_MEMORY:
                 raise MemoryError("no memory left to store an entry")
             else:
-                store.evict_foreign(op)
+                store.evict_by_policy(op)
     finally:
-        free_labels(chain)
+        free_links(chain)
 
 
-cdef int set_long(Store store, object key, uint64_t h, object value, double lifetime) except -1:
+cdef int set_slow(Store store, object key, uint64_t h, object value, double lifetime) except -1:
     value = store.copy_of(value)
     lifetime = store.lifetime_for(lifetime, key, value)
     return set_weighed(store, key, h, value, lifetime, store.weigh_checked(key, value), False)
@@ -108,7 +108,7 @@ cdef int set_tagged(Store store, object key, uint64_t h, object value, double li
     cdef Operation op
     cdef double weight
     if not tags:
-        return set_long(store, key, h, value, lifetime)
+        return set_slow(store, key, h, value, lifetime)
     value = store.copy_of(value)
     lifetime = store.lifetime_for(lifetime, key, value)
     weight = store.weigh_checked(key, value)
@@ -138,7 +138,7 @@ cdef int set_all(Store store, list items, double lifetime, tuple tags) except -1
             else:
                 put(store, key, h, value, lifetime, weight, False, &op)
             store.forget_failure(key)
-            if op.in_turn:
+            if op.has_policy_lock:
                 failure = store.settle(&op)
                 if failure is not None:
                     raise failure
@@ -148,7 +148,7 @@ cdef int set_all(Store store, list items, double lifetime, tuple tags) except -1
     return 0
 
 
-cdef object setdefault_long(Store store, object key, uint64_t h, object default):
+cdef object setdefault_slow(Store store, object key, uint64_t h, object default):
     cdef Operation op
     cdef Outcome outcome = DONE
     cdef double weight = 0.0, now, lifetime = store.lifetime
@@ -190,11 +190,11 @@ cdef object setdefault_long(Store store, object key, uint64_t h, object default)
                 break
             if outcome == NO_MEMORY:
                 raise MemoryError("no memory left to store an entry")
-            store.evict_foreign(&op)
+            store.evict_by_policy(&op)
     finally:
         store.finish(&op)
     if value is NO_VALUE:
-        return setdefault_long(store, key, h, default)
+        return setdefault_slow(store, key, h, default)
     return value if value is default else store.copy_of(value)
 
 
@@ -259,7 +259,7 @@ cdef object add_int(Store store, object key, object amount):
             xdecref(total)
             if outcome == NO_MEMORY:
                 raise MemoryError("no memory left to store an entry")
-            store.evict_foreign(&op)
+            store.evict_by_policy(&op)
     finally:
         store.finish(&op)
 
@@ -329,11 +329,11 @@ cdef bint replace(
         now = store.now(lifetime)
         while True:
             outcome = DONE
-            if store.foreign is not None:
-                store.foreign.enter(&op, store.lock)
+            if store.python_policy is not None:
+                store.python_policy.enter(&op, store.lock)
             is_held = op.locked
             store.lock_again(&op)
-            if watch.i != 0 or watch.touched:
+            if watch.i != 0 or watch.changed:
                 i = watch.i
             elif is_held:
                 i = i if store.table.entries[i].key != NULL else 0
@@ -344,8 +344,8 @@ cdef bint replace(
                 outcome = store.remove(i, EXPIRED, &op)
                 if store.table.entries[i].key == NULL:
                     i = 0
-                watch.touched = watch.touched or old is not missing
-            if watch.touched or outcome != DONE:
+                watch.changed = watch.changed or old is not missing
+            if watch.changed or outcome != DONE:
                 changed = False
             elif new is missing:
                 changed = True
@@ -365,6 +365,6 @@ cdef bint replace(
             if outcome == NO_MEMORY:
                 stop_watching(store, watch)
                 raise MemoryError("no memory left to change an entry")
-            store.evict_foreign(&op)
+            store.evict_by_policy(&op)
     finally:
         store.finish(&op)

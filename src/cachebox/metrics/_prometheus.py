@@ -137,4 +137,4 @@ def _write_from_now_on() -> None:
     atexit.register(writer.write)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=writer.write)        # so that the child writes only what it adds itself
-    sweeper.schedule(sweeper.know(writer), time.monotonic() + WRITTEN_EVERY)
+    sweeper.schedule(sweeper.register(writer), time.monotonic() + WRITTEN_EVERY)

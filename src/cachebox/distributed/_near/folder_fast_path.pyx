@@ -15,7 +15,7 @@ from libc.string cimport memcmp
 
 from cachebox._engine.table cimport take_over
 from cachebox._store.state cimport hash_in
-from cachebox._store.writes cimport set_long
+from cachebox._store.writes cimport set_slow
 from cachebox.distributed._embedded.noted cimport note
 from cachebox.distributed._embedded.page cimport (
     Page, begin_change, end_change, is_unlinked, load, mark_used, start_of,
@@ -265,7 +265,7 @@ cdef class FolderFastPath:
             noted = note(page, value, wanted.h, wanted.count, ())
             if tier.tags:
                 tier.tags.pop(key, None)
-            set_long(tier.first, key, hash_in(tier.first, key), noted, lifetime)
+            set_slow(tier.first, key, hash_in(tier.first, key), noted, lifetime)
         return 0
 
     # --- writing ------------------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, note_use, take_over
+from cachebox._engine.table cimport UNCERTAIN, Table, decref, incref, lookup, on_hit, take_over
 from cachebox._loading.fast_path cimport (
-    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, quick_get, quick_use, search_and_use, take_hit,
+    find_at_once, is_plain_hit, knows_hash, likely, mixed_in, try_get, try_hit, search_and_use, take_hit,
 )
 from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.lock cimport release
-from cachebox._platform.method_slot cimport Method, adopt, stand_in_front
+from cachebox._platform.method_slot cimport Method, copy_to_subclass, replace_method
 from cachebox._store.store cimport Store
 from cachebox._store.state cimport hash_in
 from cachebox.cache cimport Cache
@@ -36,7 +36,7 @@ cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept:
         if likely(noted != NULL and is_noted(noted) and is_current(noted)):
             if likely(is_plain_hit(first, i)):
                 (<Store>first).counts[HITS] += 1
-                note_use(<PyObject*>(<Store>first).engine, i)
+                on_hit(<PyObject*>(<Store>first).engine, i)
             elif not ends_not(first, i):
                 noted = NULL
             if noted != NULL:
@@ -49,7 +49,7 @@ cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept:
 
 cdef bint ends_not(PyObject* first, uint32_t i) noexcept:
     """A hit on an entry that may have ended: whether it has not. Counts it."""
-    cdef PyObject* noted = quick_use(first, i)
+    cdef PyObject* noted = try_hit(first, i)
     if noted != NULL:
         decref(noted)                               # the entry has another reference
     return noted != NULL
@@ -84,7 +84,7 @@ cdef class NearCacheBase:
             if value != NULL:
                 return take_over(value)
         elif self.tier.plain and coarse_now() < self.tier.fresh_until:
-            value = quick_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
+            value = try_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
         return default

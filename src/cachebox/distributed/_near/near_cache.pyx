@@ -23,7 +23,7 @@ from libc.math cimport INFINITY
 
 from cachebox._platform.section cimport Section
 from cachebox._store.state cimport hash_in
-from cachebox._store.writes cimport set_long
+from cachebox._store.writes cimport set_slow
 from cachebox.cache cimport Cache
 from cachebox._platform.clock cimport coarse_now
 from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
@@ -154,7 +154,7 @@ cdef class Tier:
         if fill.permits(tags) and lifetime > 0:
             if tags or self.tags:
                 self.note_tags(fill.key, tags)
-            set_long(self.first, fill.key, hash_in(self.first, fill.key), value, lifetime)
+            set_slow(self.first, fill.key, hash_in(self.first, fill.key), value, lifetime)
             if not fill.permits(tags):              # voided by what ran meanwhile
                 self.first.delete(fill.key)
         live = fill.permits(tags)

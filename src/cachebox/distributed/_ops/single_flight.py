@@ -407,7 +407,7 @@ class Loader:
             if isinstance(error, Exception):
                 deadline += time.monotonic() - begun
                 yield from self.leases.fail(key, token, groups, error, deadline)
-                flight.crash(error)
+                flight.fail(error)
             else:                               # a cancelled task cannot wait any more
                 self.leases.give_up_soon(token, groups)
             raise
@@ -417,7 +417,7 @@ class Loader:
             yield from self.leases.give_up(token, groups, deadline)
         else:
             yield from self.land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
-        flight.land(self._shared(encoded, value, decide.schema))
+        flight.complete(self._shared(encoded, value, decide.schema))
         return value
 
     def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any, schema: Schema | None) -> Any:
@@ -485,7 +485,7 @@ class Loader:
                 value = yield Call(factory)
             flight.land(value)
         except Exception as error:
-            flight.crash(error)
+            flight.fail(error)
             raise
         finally:
             if self.flights.get(key) is flight:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from cachebox._platform.exceptions import put_together, taken_apart
+from cachebox._platform.exceptions import rebuild_exception, reduce_exception
 from cachebox.distributed._wire.codec import Codec
 
 KEPT_MS = 10_000                    # twice what a lease lasts: who waited asks within that
@@ -25,7 +25,7 @@ def encode(codec: Codec, key: str, token: bytes, error: Exception) -> tuple[byte
     if _find(kind.__module__, kind.__qualname__) is not kind:
         return None
     try:
-        args, attributes = taken_apart(error)
+        args, attributes = reduce_exception(error)
         return codec.encode(_name(key, token), [kind.__module__, kind.__qualname__, list(args), attributes], ())
     except Exception:               # TypeError from the codec, or anything from the class: it stays here
         return None
@@ -36,7 +36,7 @@ def decode(codec: Codec, key: str, token: bytes, data: bytes) -> Exception | Non
     try:
         module, qualname, args, attributes = codec.decode(_name(key, token), data)
         kind = _find(module, qualname)
-        return None if kind is None else put_together(kind, tuple(args), attributes)
+        return None if kind is None else rebuild_exception(kind, tuple(args), attributes)
     except Exception:               # Undecodable, or anything from a class that is another here
         return None
 
