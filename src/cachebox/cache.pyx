@@ -90,7 +90,7 @@ cdef tuple OPTIONS = (
     "name", "max_bytes", "jitter", "isolate",
     "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl",
 )
-cdef dict OTHER_NAMES = {       # what others call them
+cdef dict OTHER_NAMES = {           # what others call them
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size", "ttl": "default_ttl",
     "timeout": "default_ttl", "expire": "default_ttl", "expiry": "default_ttl", "time_to_live": "default_ttl",
     "tti": "time_to_idle", "getsizeof": "weigher", "sizeof": "weigher", "timer": "clock", "callback": "on_removal",
@@ -901,10 +901,10 @@ cdef class Cache(Store):
                 key = <object>self.table.entries[i].key
                 value = <object>self.table.entries[i].value
                 outcome = self.remove(i, EXPLICIT, &op)
-                op.notified = op.n                  # a policy of the user's named the victim: it knows
+                op.notified = op.n              # a policy of the user's named the victim: it knows
                 self.give_memory_back()
             if outcome != DONE and self.python_policy is not None:
-                self.python_policy.behind = True      # its policy has given the key up, which stays
+                self.python_policy.behind = True  # its policy has given the key up, which stays
             release(self.lock)
             if outcome != DONE:
                 raise MemoryError("no memory left to remove an entry")
@@ -1207,7 +1207,7 @@ cdef class Cache(Store):
         self.purge(False)
         if not self.modes & STALE:
             return total_weight(&self.weights, self.lock)
-        n = copy_entries(self, &rows)               # some of them may have expired
+        n = copy_entries(self, &rows)            # some of them may have expired
         try:
             return sum_of_weights([rows[k].weight for k in range(n)])
         finally:
@@ -1304,7 +1304,7 @@ cdef class Cache(Store):
                 raise RuntimeError(
                     f"policy {type(self.python_policy.policy).__name__} cannot be copied: one of its methods does not return"
                 )
-            if self.python_policy is not None:        # of its policy a copy that orders the same keys, as they are now
+            if self.python_policy is not None:  # of its policy a copy that orders the same keys, as they are now
                 from copy import deepcopy
 
                 policy = deepcopy(self.python_policy.policy, {id(entry[0]): entry[0] for entry in entries})

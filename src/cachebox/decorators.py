@@ -55,7 +55,7 @@ def cached(
     Args:
         cache: a `Cache` to keep the results in, which other functions may share, or a `DistributedCache`, which other
             processes share too; None: the function gets its own, of 1000 entries unless `max_size` says otherwise.
-        ttl: spec long a result lives: seconds (a number greater than 0), a `timedelta`, or a function of the result that
+        ttl: how long a result lives: seconds (a number greater than 0), a `timedelta`, or a function of the result that
             returns one of these (0 or less: do not store it). None: as long as the cache lets entries live.
         key_func: called with the arguments (a method's include ``self``), returns the key: any hashable object, under
             which the cache has the result (a `DistributedCache` wants a str). Functions that share a cache and give
@@ -70,7 +70,7 @@ def cached(
             returns one of these, called with the result and then the arguments of the call.
         cache_exceptions: classes of exceptions: a call that raised one of these is not made again for `exception_ttl`,
             but raises a copy of it, in this process. None by default.
-        exception_ttl: spec long such a failure is remembered, given as `ttl` is; None: as long as the cache lets entries
+        exception_ttl: how long such a failure is remembered, given as `ttl` is; None: as long as the cache lets entries
             live.
 
         name: what the function is called in the keys of a shared `cache`, and in dumps; None: by its module and
@@ -85,7 +85,7 @@ def cached(
             function's annotation says.
         refresh_ahead: the share of a result's lifetime, between 0 and 1, at its end in which a call has it computed
             anew in the background, in its own context and with its own arguments, and returns the older one.
-        stale_ttl: spec long after its end a result is still returned, given as `ttl` is, while it is computed anew in
+        stale_ttl: how long after its end a result is still returned, given as `ttl` is, while it is computed anew in
             the background, or the function fails. Neither of the two goes together with a `cache` that has a loader.
 
     Works on functions, ``async def`` functions, methods, and above or below `classmethod`, `staticmethod`, `property`

@@ -10,7 +10,7 @@ cdef object checked_size(object max_size)
 
 cdef class EvictionPolicy:
     cdef object size                # the attribute max_size
-    cdef bint has_cache                 # it serves a cache
+    cdef bint has_cache             # it serves a cache
     cdef object __weakref__
 
     cdef bint take(self) noexcept
@@ -19,8 +19,8 @@ cdef class EvictionPolicy:
 
 cdef class _BuiltInPolicy(EvictionPolicy):
     cdef Engine engine              # of its own: never replaced, so whoever is at work on it works on
-    cdef SharedLock shared_lock                # ... under this lock, which also guards the rest
-    cdef bint owned_by_cache                  # it only looks at a cache's engine
+    cdef SharedLock shared_lock     # ... under this lock, which also guards the rest
+    cdef bint owned_by_cache        # it only looks at a cache's engine
     cdef Engine served              # that engine, and its lock; None: not yet. Once there, they are never replaced
     cdef SharedLock server
 

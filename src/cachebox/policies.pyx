@@ -19,7 +19,7 @@ from cachebox._platform.lock cimport SharedLock, acquire, release
 from cachebox._store.operation cimport FAILED, NO_CAUSE, Operation, reserve_removal, drop_all, find_by_comparing, note_removal, start
 
 
-cdef SharedLock taking = SharedLock.__new__(SharedLock)        # of two caches that are given one policy, one gets it
+cdef SharedLock taking = SharedLock.__new__(SharedLock)  # of two caches that are given one policy, one gets it
 
 
 cdef class EvictionPolicy:
@@ -367,7 +367,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
             acquire(&shared_lock.lock)
             if <Py_ssize_t>engine.table.used <= size:
                 break
-            release(&shared_lock.lock)                # it grew meanwhile
+            release(&shared_lock.lock)          # it grew meanwhile
             deallocate(keys)
         ranks = <uint64_t*>&keys[size + 1]
         i = engine.victim()

@@ -340,7 +340,7 @@ def test_it_sleeps_until_the_next_deadline():
         """
         from cachebox._store import sweeper
 
-        class Watched(sweeper.Bell):
+        class Watched(sweeper.WakeUp):
             def wait(self, seconds):
                 waits.append(seconds)
                 waiting.set()
@@ -365,7 +365,7 @@ def test_a_deadline_farther_than_a_clock_reaches_does_not_end_the_sweeping(ttl):
         f"""
         from cachebox._store import sweeper
 
-        class Watched(sweeper.Bell):
+        class Watched(sweeper.WakeUp):
             def wait(self, seconds):
                 waiting.set()
                 return super().wait(seconds)

@@ -14,7 +14,7 @@ import pytest
 
 from api_error import Api
 from cachebox import Cache, cached
-from cachebox._platform.exceptions import HAS_GIL, copied
+from cachebox._platform.exceptions import HAS_GIL, copy_exception
 from in_threads import LIMIT, must_end, run_all
 
 
@@ -83,7 +83,7 @@ def all_of(error):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_copy_is_like_the_original(error):
-    for copy in (copied(error), copied(copied(error))):
+    for copy in (copy_exception(error), copy_exception(copy_exception(error))):
         assert type(copy) is type(error) and copy is not error
         assert all_of(copy) == all_of(error) and str(copy) == str(error) and repr(copy) == repr(error)
         assert copy.__traceback__ is None
@@ -97,7 +97,7 @@ def test_a_copy_has_the_same_cause_and_context():
             raise ValueError("second") from error
 
     error = raised_by(fail)
-    copy = copied(error)
+    copy = copy_exception(error)
     assert copy.__cause__ is error.__cause__ and copy.__context__ is error.__context__
     assert type(copy.__cause__) is KeyError and copy.__suppress_context__
 
@@ -105,14 +105,14 @@ def test_a_copy_has_the_same_cause_and_context():
 def test_a_copy_changes_nothing_of_the_original():
     error = Api(1, reason="one")
     made = Api.made
-    copy = copied(error)
+    copy = copy_exception(error)
     copy.code, copy.args = 2, ("other",)
     assert error.code == 1 and error.args == ("1: one",) and Api.made == made
 
 
 def test_what_cannot_be_copied_says_so():
     with pytest.raises(TypeError):
-        copied(Stubborn(really=True))
+        copy_exception(Stubborn(really=True))
 
 
 def fails_together(use, make, threads=4, rounds=60):

@@ -17,7 +17,7 @@ cdef extern from "Python.h":
     ctypedef PyObject* (*vectorcallfunc)(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL
 
 
-cdef enum SingleArg:                     # when the key of a call is its one positional argument itself
+cdef enum SingleArg:                # when the key of a call is its one positional argument itself
     NEVER
     PLAIN                           # if it is an int or a str, as functools has it
     ALWAYS
@@ -45,7 +45,7 @@ cdef class CachedCall:
     cdef vectorcallfunc vectorcall
     cdef Cache _cache
     cdef object function
-    cdef object function_id               # tells the function's keys from others' in a shared cache; None: it has its own
+    cdef object function_id         # tells the function's keys from others' in a shared cache; None: it has its own
     cdef SingleArg single_arg
     cdef bint typed
     cdef bint is_simple             # keys are the arguments as they are: no token, no types, no key_func
@@ -58,7 +58,7 @@ cdef class CachedCall:
     cdef uint64_t known[8]          # what classes have said: twice the version of a class, the answer in the lowest bit
     cdef str first_name             # of the first parameter, if it may be a keyword
     cdef bint single_flight
-    cdef bint functools_rules             # a result is stored whatever happened to its call meanwhile, as functools has it
+    cdef bint functools_rules       # a result is stored whatever happened to its call meanwhile, as functools has it
     cdef bint keep_first            # ... unless it has another result by now
     cdef double lifetime
     cdef object ttl_of              # the time to live as a function of the result, or None

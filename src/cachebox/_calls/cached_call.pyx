@@ -255,7 +255,7 @@ cdef class CachedCall:
         cdef Flight flight
         while True:
             value = find_servable(self._cache, key, h, self.ahead, self.stale, &due)
-            if value != NULL or joined or self.load_async is not None:     # a coroutine waits for itself
+            if value != NULL or joined or self.load_async is not None:  # a coroutine waits for itself
                 break
             flight = flight_of(self._cache, key)
             if flight is None or flight.wait() == PENDING:

@@ -5,7 +5,7 @@ from cachebox._calls.cached_call cimport CachedCall, vectorcallfunc
 
 cdef class CachedFunction(CachedCall):
     cdef object claim               # on its name: it lives as long as the function
-    cdef object fly_anew            # of an async function: makes a coroutine that loads a value, whatever is there
+    cdef object reload_async        # of an async function: makes a coroutine that loads a value, whatever is there
     cdef object own_tag             # of its entries in a shared cache, where a key_func makes the keys; or None
 
     cdef object peek_call(self, tuple args, dict kwargs, bint as_method)

@@ -39,7 +39,7 @@ cdef extern from *:
 
 
 cdef struct Call:                   # borrows everything
-    PyObject* function_id                 # a str; NULL: the function has its cache to itself
+    PyObject* function_id           # a str; NULL: the function has its cache to itself
     PyObject* receiver              # the instance that a method is called on, or NULL
     PyObject** arguments            # positional ones, then the values of keywords
     Py_ssize_t n                    # positional ones

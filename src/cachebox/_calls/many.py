@@ -356,8 +356,8 @@ def _over(flight: Any) -> bool:
                 pass
     finally:
         wait.ends()
-    is_over: bool = flight.is_over
-    return is_over
+    is_done: bool = flight.is_done
+    return is_done
 
 
 def listed(keys: Iterable[Any]) -> list[Any]:

@@ -16,7 +16,7 @@ def _called(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Begun:
-    """A cached function as `coroutines.load_async` sees it, whose call has begun already: it has returned an awaitable."""
+    """A cached function as `coroutines.load_async` sees it, whose call has begun: it returned an awaitable."""
 
     def __init__(self, wrapper: Any, awaitable: Any) -> None:
         self._wrapper = wrapper

@@ -72,7 +72,7 @@ cdef class LFU(Engine):
         bucket = before if before != 0 else self.buckets[0].next
         if self.buckets[bucket].uses != rank:
             if rank != 1 and not self._spare():
-                self.on_insert_ranked(i, 1)             # out of memory: the uses are forgotten
+                self.on_insert_ranked(i, 1)         # out of memory: the uses are forgotten
                 return
             bucket = self._open(rank, before)
             self.buckets[bucket].last = self.buckets[before].last if before != 0 else 0

@@ -37,7 +37,7 @@ cdef extern from "_engine/slots.h" nogil:
     enum:
         NEAR_BITS "CB_NEAR_BITS"
         FAR "CB_FAR"
-    uint32_t match4 "cb_match4"(const uint32_t* slots, uint32_t wanted, uint32_t compared)    # four slots, as a set
+    uint32_t match4 "cb_match4"(const uint32_t* slots, uint32_t wanted, uint32_t compared)      # four slots, as a set
     uint32_t movable4 "cb_movable4"(const uint32_t* slots, uint32_t at, uint32_t steps, uint32_t mask)
     uint32_t lowest_bit "cb_lowest_bit"(uint32_t these)
     uint32_t bits_before "cb_bits_before"(uint32_t these, uint32_t others)
@@ -109,7 +109,7 @@ cdef struct Table:
     uint32_t used                   # entries in use, reserved ones included
     uint64_t version
     Use use                         # the policy's
-    bint has_long_probes                     # some slot may be too far from its home for its tag to tell how far
+    bint has_long_probes            # some slot may be too far from its home for its tag to tell how far
     bint keys_collectable           # some key, once stored, could be part of a reference cycle
     bint values_collectable         # likewise for values
 
@@ -276,21 +276,21 @@ cdef class Engine:
     cdef Table table
     cdef Tape* tape                                                 # NULL: nobody records
     cdef bint ranks_rise                                            # from the next victim on: `rank` is part of the order
-    cdef Entry empty_sentinel                                                 # the sentinel while nothing is allocated
+    cdef Entry empty_sentinel                                       # the sentinel while nothing is allocated
     cdef object collectable                                         # never set: makes the collector visit the type
 
     # the policy's verbs
-    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil          # make room for that many entries; False: no memory
+    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil  # make room for that many entries; False: no memory
     cdef void expect(self, Py_ssize_t limit) noexcept nogil         # there will be no more than that many entries
-    cdef void on_insert(self, uint32_t i) noexcept nogil                # a new entry
-    cdef void on_hit(self, uint32_t i) noexcept nogil                 # a hit, or a new value
-    cdef void on_remove(self, uint32_t i) noexcept nogil               # it leaves, for whatever reason
-    cdef uint32_t victim(self) noexcept nogil                        # the next victim; 0: none
-    cdef uint32_t next_victim(self, uint32_t i) noexcept nogil            # the victim after i; 0: none
-    cdef void on_clear(self) noexcept nogil                          # all entries are gone
+    cdef void on_insert(self, uint32_t i) noexcept nogil            # a new entry
+    cdef void on_hit(self, uint32_t i) noexcept nogil               # a hit, or a new value
+    cdef void on_remove(self, uint32_t i) noexcept nogil            # it leaves, for whatever reason
+    cdef uint32_t victim(self) noexcept nogil                       # the next victim; 0: none
+    cdef uint32_t next_victim(self, uint32_t i) noexcept nogil      # the victim after i; 0: none
+    cdef void on_clear(self) noexcept nogil                         # all entries are gone
     cdef uint64_t rank(self, uint32_t i) noexcept nogil             # what `on_insert_ranked` needs besides the order
-    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil      # a new last victim, of known rank
-    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil   # entry i has been copied to `to`: it stands there now
+    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil  # a new last victim, of known rank
+    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil  # entry i has been copied to `to`: it stands there now
     cdef Py_ssize_t check_order(self) except -1                     # count what is ordered, or raise AssertionError
 
     # the table's verbs

@@ -82,7 +82,7 @@ cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
         if word == 0:
             t.slots[hole] = 0
             return
-        if probe_distance(t, at, word) >= ((at - hole) & t.mask):    # its home is not behind the hole
+        if probe_distance(t, at, word) >= ((at - hole) & t.mask):   # its home is not behind the hole
             t.slots[hole] = word
             hole = at
         at += 1
@@ -103,7 +103,7 @@ cdef void index_anew(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
     t.bits = bits
     t.shift = 32 - NEAR_BITS - bits if bits <= 32 - NEAR_BITS else 0
     t.mask = (<uint32_t>1 << bits) - 1
-    t.has_long_probes = bits > 32 - NEAR_BITS            # indices leave no room for them
+    t.has_long_probes = bits > 32 - NEAR_BITS   # indices leave no room for them
     for i in range(1, t.fresh):
         if t.entries[i].key != NULL:
             place(t, i)
@@ -138,7 +138,7 @@ cdef inline void enter_instead(Table* t, uint32_t i, PyObject* key, uint32_t h, 
     t.entries[i].key = key
     t.entries[i].value = NULL
     t.entries[i].hash = <uint32_t>h
-    t.slots[slot] = fingerprint(t, h) | i           # before the hole closes, for that may move this one too
+    t.slots[slot] = fingerprint(t, h) | i   # before the hole closes, for that may move this one too
     t.has_long_probes |= is_long_probe(t, slot, h)
     close_hole(t, hole)
     t.version += 1

@@ -46,7 +46,7 @@ cdef PyObject* go_on(
             if equal > 0:
                 break
             if equal < 0:
-                if (<Store>store).modes & (IDLES | USER_CLOCK | PYTHON_POLICY | ISOLATED):       # a hit takes more anyway
+                if (<Store>store).modes & (IDLES | USER_CLOCK | PYTHON_POLICY | ISOLATED):  # a hit takes more anyway
                     release((<Store>store).lock)
                     return NULL
                 version = t.version

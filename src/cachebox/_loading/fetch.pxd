@@ -12,7 +12,7 @@ from cachebox._loading.single_flight cimport Leader
 from cachebox._store.store cimport Store
 
 
-cdef struct LoadSpec:                # how to get a value that is missing; borrows everything
+cdef struct LoadSpec:               # how to get a value that is missing; borrows everything
     PyObject* function
     PyObject** arguments
     Py_ssize_t n
@@ -26,7 +26,7 @@ cdef struct LoadSpec:                # how to get a value that is missing; borro
     int64_t began                   # when, on the store's clock of invalidations
     bint single_flight
     int single_use                  # what becomes of a value that can be consumed only once, see below
-    bint functools_rules                  # as functools has it: the value is stored whatever happened to the key meanwhile
+    bint functools_rules            # as functools has it: the value is stored whatever happened to the key meanwhile
     bint keep_first                 # ... unless it has another value by now
     int missed                      # tells whether it was a miss; -1: it never came to that
 

@@ -105,7 +105,7 @@ cdef object fetch(Store store, object key, uint64_t h, LoadSpec* spec):
             if flight is None:
                 break
             state = flight.wait()
-            if state == PENDING:             # waiting would be for ourselves
+            if state == PENDING:            # waiting would be for ourselves
                 leader.side_load = new_watch(store)
             elif state != ABANDONED:
                 known = flight.outcome()
@@ -124,7 +124,7 @@ cdef object end_load(Store store, object key, uint64_t h, Leader leader, PyObjec
         if value == NULL:
             raise_current()
         if spec.single_use != STORED and is_only_returned(<object>value, spec):
-            fail(store, leader, None)       # whoever waits has to get its own
+            fail(store, leader, None)        # whoever waits has to get its own
         else:
             complete_load(store, leader, key, h, <object>value, spec)
     except BaseException as error:

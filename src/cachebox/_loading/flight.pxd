@@ -7,14 +7,14 @@ from cachebox._platform.lock cimport SharedLock
 
 cdef enum FlightState:
     PENDING
-    COMPLETED                          # with what was loaded
-    RAISED                         # with an error
+    COMPLETED                       # with what was loaded
+    RAISED                          # with an error
     ABANDONED                       # the leader was interrupted, or is lost: somebody else has to load
 
 
 cdef class Flight:
     """What those who wait for a leader share. It exists only if somebody waits."""
-    cdef SharedLock shared_lock                # its lock guards the rest
+    cdef SharedLock shared_lock     # its lock guards the rest
     cdef unsigned long thread       # the leader's, and its greenlet, as `callers` has them
     cdef object greenlet
     cdef Course course              # None: no coroutine leads, and nobody acts for the leader

@@ -60,7 +60,7 @@ cdef class Flight:
         return self.state
 
     @property
-    def has_expired(self):
+    def is_done(self):
         return self.state != PENDING
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachebox._platform.exceptions import HAS_GIL, copied
+from cachebox._platform.exceptions import HAS_GIL, copy_exception
 
 TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
@@ -52,6 +52,6 @@ class Failures:
 
 def _copied(error: Exception) -> Exception | None:
     try:
-        return copied(error)
+        return copy_exception(error)
     except Exception:               # whatever the class thinks of its own `args`
         return error if HAS_GIL else None

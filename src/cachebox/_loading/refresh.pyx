@@ -18,7 +18,7 @@ from cachebox._store.state cimport (
 from cachebox._store.store cimport Store
 from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
 
-from cachebox._platform.shared_lock import report
+from cachebox._platform.guard import report
 
 
 cdef class Refresh:
@@ -120,14 +120,14 @@ cdef class Refresh:
                     if store.table.entries[i].value != NULL:
                         end = deadline(&store.expiry, i)
                         if store.lifetime != BY_VALUE:
-                            self.lifetime = store.ttls[i]  # `touch` may have given it another
+                            self.lifetime = store.ttls[i]   # `touch` may have given it another
                     if end < INFINITY:
                         set_deadline(&store.expiry, i, INFINITY)        # it is replaced, be it expired or not
                     outcome = store.write(i, self.key, self.h, value, self.lifetime, False, weight, now, &op)
                     if outcome != DONE and end < INFINITY:
                         set_deadline(&store.expiry, i, end)
                     elif outcome == DONE and store.jitter != 0.0 and store.lifetime != BY_VALUE:
-                        store.set_end(op.i, deadline_after(now, self.lifetime), now, &op)   # it has been shortened once
+                        store.set_end(op.i, deadline_after(now, self.lifetime), now, &op)  # it has been shortened once
                 if outcome == DONE:
                     self.watch.close(&op)
                 release(store.lock)
@@ -273,7 +273,7 @@ cdef bint is_due(Store store, uint32_t i, double now, double ahead) noexcept:
     if end <= now:
         return True
     if store.modes & IDLES:
-        end = store.expiry.write_deadlines[i]         # a hit has just put the other end off
+        end = store.expiry.write_deadlines[i]   # a hit has just put the other end off
     return end < INFINITY and store.modes & AHEAD and end - now < ahead * store.ttls[i]
 
 
@@ -353,7 +353,7 @@ cdef int keep_due(Store store, double ahead, double stale) except -1:
     prepared = store.prepare(False)
     if prepared:
         for i in range(known, store.ttls_known):
-            store.ttls[i] = 0.0             # of an entry that is there already: it is not due before its end
+            store.ttls[i] = 0.0              # of an entry that is there already: it is not due before its end
         store.ahead = max(store.ahead, ahead)
         store.stale = max(store.stale, min(stale, DBL_MAX / 4))
     else:

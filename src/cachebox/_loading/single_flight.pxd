@@ -17,7 +17,7 @@ cdef class Leader:
     cdef Reservation place          # of the key's entry
     cdef unsigned long thread       # who it is, as `callers` has it
     cdef object greenlet
-    cdef Watch side_load                # its watch, if it does not lead but loads beside who does
+    cdef Watch side_load            # its watch, if it does not lead but loads beside who does
     cdef Flight flight              # what others wait for. Under the store's lock; None: nobody waits
     cdef Course course              # a coroutine's. Under the store's lock
     cdef int64_t began              # when, on the store's clock of invalidations

@@ -121,7 +121,7 @@ cdef Flight join_or_lead(Store store, object key, uint64_t h, Leader leader, Joi
                     flight.greenlet = (<Leader>other.leader).greenlet
                     flight.course = (<Leader>other.leader).course
                     (<Leader>other.leader).flight = known = flight
-                leads_on = known is None or (<Flight>known).state == PENDING     # else it was given up: the key is free
+                leads_on = known is None or (<Flight>known).state == PENDING    # else it was given up: the key is free
             if leads_on:
                 release(store.lock)
                 if known is not None:
@@ -271,7 +271,7 @@ cdef int fail(Store store, Leader leader, object error) except -1:
     """End a load with an exception, which reaches all who wait; one that is not an Exception ends only its leader."""
     cdef Operation op
     cdef Flight flight
-    cdef int state = RAISED if isinstance(error, Exception) else ABANDONED     # may run its class's code: not locked
+    cdef int state = RAISED if isinstance(error, Exception) else ABANDONED      # may run its class's code: not locked
     if leader.place.i == 0:
         return 0                                # it has ended: what was raised came after that
     traceback = error.__traceback__ if error is not None else None

@@ -53,7 +53,7 @@ async def over(flight: Flight) -> bool:
                 pass
     finally:
         wait.ends()
-    return flight.is_over
+    return flight.is_done
 
 
 def goes_on(loop: ref[asyncio.AbstractEventLoop]) -> bool:

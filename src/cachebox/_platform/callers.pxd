@@ -29,7 +29,7 @@ cdef class Waiter:
 cdef class Turn:
     """A re-entrant lock that belongs to a caller: greenlets of one thread take turns, too."""
     cdef bint strict                # two must not have it at the same time, whatever happens
-    cdef SharedLock shared_lock                # its lock guards the rest
+    cdef SharedLock shared_lock     # its lock guards the rest
     cdef unsigned long thread       # the owner
     cdef object greenlet
     cdef int depth                  # how often it was taken; 0: nobody has it

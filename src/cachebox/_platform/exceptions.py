@@ -41,7 +41,7 @@ def reduce_exception(error: BaseException) -> tuple[tuple[Any, ...], dict[str, A
     """What its class makes it of, and its attributes: all but the traceback, the cause and the context."""
     kind = type(error)
     args: Any = _built_in(kind).__reduce__(error)[1]    # with what OSError takes out of its `args`
-    plain = rebuild_exception(kind, args, {})                # to see which attributes these bring
+    plain = rebuild_exception(kind, args, {})           # to see which attributes these bring
     attributes = {}
     for base in kind.__mro__:                           # what is not in `__dict__`: `__slots__`, ImportError.name
         for name, member in base.__dict__.items():

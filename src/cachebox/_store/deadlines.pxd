@@ -18,7 +18,7 @@ cdef struct Expiry:
     double* deadlines               # 1-based, like the places
     uint32_t* entries
     uint32_t* place                 # by entry
-    double* write_deadlines               # by entry, only under a time to idle: the end that hits do not move
+    double* write_deadlines         # by entry, only under a time to idle: the end that hits do not move
     uint32_t n
     uint32_t size                   # nodes allocated, the unused one at 0 included
     uint32_t known                  # entries that `place` has room for

@@ -6,12 +6,12 @@ from libc.stdint cimport uint64_t
 from cachebox._store.store cimport Store
 
 
-cdef struct EntryCopy:                    # an entry, copied out; owns its references
+cdef struct EntryCopy:              # an entry, copied out; owns its references
     PyObject* key
     PyObject* value
     double end                      # the deadline that hits do not move
     double deadline
-    double ttl                     # the lifetime that it was given, if the cache keeps that
+    double ttl                      # the lifetime that it was given, if the cache keeps that
     double weight
     uint64_t rank
     PyObject** tags                 # Tags, with NULL at their end; NULL: none

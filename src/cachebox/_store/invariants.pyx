@@ -64,9 +64,9 @@ cdef int check(Store store) except -1:
     if store.python_policy is not None:
         start(&op)
         try:
-            store.python_policy.enter(&op, store.lock)            # else the sweeper might be in the middle of something
+            store.python_policy.enter(&op, store.lock)      # else the sweeper might be in the middle of something
             if not op.strays:
-                store.tell(&op)                 # if it is behind
+                store.notify_policy(&op)        # if it is behind
                 order = list(store.python_policy.policy)
                 assert len(order) == store.live, f"the policy orders {len(order)} keys, of {store.live}"
                 assert all([store.holds(key) for key in order]), "the policy orders keys that the cache does not hold"

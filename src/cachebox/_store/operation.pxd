@@ -23,7 +23,7 @@ cdef enum:
     FAILED = 0x7FFFFFFF             # no index: an exception is set
 
 
-cdef struct Removal:              # owns both references; the key may be NULL where nobody is told
+cdef struct Removal:                # owns both references; the key may be NULL where nobody is told
     PyObject* key
     PyObject* value
     Cause cause
@@ -31,15 +31,15 @@ cdef struct Removal:              # owns both references; the key may be NULL wh
 
 
 cdef struct Operation:
-    Removal* removed                 # in the order in which they left
+    Removal* removed                # in the order in which they left
     uint32_t n
     uint32_t size
     Removal few[4]
-    TagLink* detached                   # labels of what left (owned)
-    bint wake_sweeper                      # an entry ends before the sweeper's next visit
-    bint has_policy_lock                    # the rest is for a policy written in Python: this operation has the turn
+    TagLink* detached               # labels of what left (owned)
+    bint wake_sweeper               # an entry ends before the sweeper's next visit
+    bint has_policy_lock            # the rest is for a policy written in Python: this operation has the turn
     bint strays                     # ... or has not, though it should: see `python_policy`
-    uint32_t notified                   # departures that the policy has been told of
+    uint32_t notified               # departures that the policy has been told of
     PyObject* used                  # the key to tell it as used (owned)
     PyObject* added                 # the key to tell it as added (owned)
     uint32_t i                      # ... and its entry

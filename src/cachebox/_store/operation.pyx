@@ -86,7 +86,7 @@ cdef uint32_t find_by_comparing(
             i = op.removed[at].i
             at += 1
             if not holds(t, i, stored):
-                op.removed[at - 1].i = 0           # it has left, or stands elsewhere now: if so the next round compares it
+                op.removed[at - 1].i = 0        # it has left, or stands elsewhere now: if so the next round compares it
                 continue
             release(lock)
             equal = rich_equal(stored, <PyObject*>key)
@@ -94,7 +94,7 @@ cdef uint32_t find_by_comparing(
             if equal:
                 if holds(t, i, stored):
                     return i
-                op.removed[at - 1].i = 0           # wherever it stands now, it is what is searched for
+                op.removed[at - 1].i = 0        # wherever it stands now, it is what is searched for
                 break
 
 

@@ -33,9 +33,9 @@ cdef object take(Store store, object key, bint wanted, object missing):
             outcome = store.remove(i, EXPLICIT, &op)
         elif i != 0 and store.table.entries[i].value != NULL:
             outcome = store.remove(i, EXPIRED, &op)
-            store.mark_changed(i, False)    # it may be being loaded anew
+            store.mark_changed(i, False)     # it may be being loaded anew
         elif i != 0:
-            store.mark_changed(i, False)    # a load is under way: what it gets must not be stored
+            store.mark_changed(i, False)     # a load is under way: what it gets must not be stored
             reserve(&store.table.entries[i], NULL)
             store.drop_reserved(i, &op)
         store.give_memory_back()

@@ -20,10 +20,10 @@ from cachebox.stats cimport CacheStats
 cdef enum Mode:                     # what makes an operation more than looking up and counting
     EXPIRES = 1                     # some entry has a deadline
     IDLES = 2                       # a hit moves the deadline
-    USER_CLOCK = 4                     # the clock is the user's: reading it runs Python code
-    PYTHON_POLICY = 8                     # the policy is the user's
+    USER_CLOCK = 4                  # the clock is the user's: reading it runs Python code
+    PYTHON_POLICY = 8               # the policy is the user's
     WEIGHED = 16
-    HAS_CALLBACKS = 32                   # there are callbacks
+    HAS_CALLBACKS = 32              # there are callbacks
     WATCHED = 64                    # somebody has to learn of a change to some entry
     DEFAULTS = 128                  # entries have a lifetime unless told otherwise
     AHEAD = 256                     # a hit may be the time to load the entry anew
@@ -89,14 +89,14 @@ cdef class State:
     cdef uint32_t watch_count
     cdef bint unsure                # some of them is
     cdef uint32_t loads             # under way
-    cdef TagLinks links              # the tags of entries, under the lock
+    cdef TagLinks links             # the tags of entries, under the lock
     cdef Engine tags                # tags, and the Tag of each; None: there never were any
     cdef Py_ssize_t tags_limit      # tags at which to look for unused ones
     cdef int64_t invalidations      # of tags
     cdef double stale               # seconds that an expired entry may still be served; 0.0 unless STALE
     cdef double ahead               # the share of a lifetime in which a hit loads the entry anew; 0: none
-    cdef double* ttls              # by entry, if AHEAD or STALE: the lifetime that it was given
-    cdef uint32_t ttls_known       # entries that `ttls` has room for
+    cdef double* ttls               # by entry, if AHEAD or STALE: the lifetime that it was given
+    cdef uint32_t ttls_known        # entries that `ttls` has room for
     cdef object loader              # what loads a missing key: a Loader, or None
     cdef object failures            # failed loads that are remembered: a Failures, or None
     cdef dict refreshes             # key: the Refresh that is under way; None: the cache has no use for it
@@ -107,7 +107,7 @@ cdef class State:
     cdef object copier              # what copies values, if ISOLATED
     cdef object on_evict
     cdef object on_removal
-    cdef PythonPolicy python_policy            # the user's policy, or None
+    cdef PythonPolicy python_policy  # the user's policy, or None
     cdef object known               # the sweeper's weak reference, or None
     cdef str called                 # what the user calls it, or None
     cdef dict troubles              # of which the log has been told: what fails: a Trouble; None: there never were any

@@ -155,7 +155,7 @@ cdef class Store(State):
             return self.python_policy.notify(op)
         self.reconcile()                        # which tells it of this operation, too
         if nested:
-            self.python_policy.behind = True          # and of part of the one around this, which must not tell it once more
+            self.python_policy.behind = True    # and of part of the one around this, which must not tell it once more
         op.notified = op.n
         xdecref(op.used)
         xdecref(op.added)
@@ -187,7 +187,7 @@ cdef class Store(State):
         finally:
             self.python_policy.depth -= 1
             if not agrees:
-                self.python_policy.behind = True      # whoever has the turn next tries again
+                self.python_policy.behind = True  # whoever has the turn next tries again
         return 0
 
     cdef bint holds(self, object key) except -1:
@@ -434,7 +434,7 @@ cdef class Store(State):
         outcome = self.remove(i, SIZE, op) if i != 0 else DONE      # 0: there is room by now
         if outcome != DONE:
             op.locked = False
-            self.python_policy.behind = True          # the policy has given the key up, which stays
+            self.python_policy.behind = True    # the policy has given the key up, which stays
         if not op.locked:
             release(self.lock)
         if outcome != DONE:
@@ -450,8 +450,8 @@ cdef class Store(State):
         cdef Py_hash_t hashed
         if op.strays:
             acquire(self.lock)
-            return self.engine.victim()          # the oldest entry: the policy cannot be asked
-        self.notify_policy(op)                           # what has gone meanwhile it must not name
+            return self.engine.victim()         # the oldest entry: the policy cannot be asked
+        self.notify_policy(op)                  # what has gone meanwhile it must not name
         key = self.python_policy.evict(rounds == 1)
         if key is None:
             return self.find_victim(op, rounds - 1)
@@ -471,7 +471,7 @@ cdef class Store(State):
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
-            if self.python_policy.behind and self.python_policy.depth == 0 and rounds > 1:      # somebody has removed it meanwhile
+            if self.python_policy.behind and self.python_policy.depth == 0 and rounds > 1:  # somebody has removed it meanwhile
                 return self.find_victim(op, rounds - 1)
             raise RuntimeError(
                 f"policy {type(self.python_policy.policy).__name__}: evict() named {key!r}, which is not in the cache"
@@ -489,7 +489,7 @@ cdef class Store(State):
         """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
         acquire(self.lock)
         if not self.remove_itself(<PyObject*>key, 0, SIZE, op):
-            self.python_policy.behind = True          # it has forgotten an equal one, which stays
+            self.python_policy.behind = True    # it has forgotten an equal one, which stays
         release(self.lock)
 
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:

@@ -74,9 +74,9 @@ class WakeUp:
 
 _lock = Section()
 _bell = WakeUp()
-_due: dict[CacheRef, float] = {}           # when to visit whom
-_visited: CacheRef | None = None           # whom the thread is visiting, who is not in `_due`
-_dead: list[CacheRef] = []                 # died since the last look
+_due: dict[CacheRef, float] = {}        # when to visit whom
+_visited: CacheRef | None = None        # whom the thread is visiting, who is not in `_due`
+_dead: list[CacheRef] = []              # died since the last look
 _thread: Thread | None = None
 _idle_since = 0.0                       # 0: there is somebody to visit
 _told_to_end = False
@@ -85,7 +85,7 @@ _looks_at = 0.0                         # when the thread looks at `_due` again 
 
 def register(cache: Cache[Any, Any]) -> CacheRef:
     """What a cache is to be known by, for as long as it lives."""
-    return CacheRef(cache, _dead.append)   # a list's append is one step, and a weak reference's callback may run anywhere
+    return CacheRef(cache, _dead.append)  # a list's append is one step, and a weak reference's callback may run anywhere
 
 
 def schedule(known: CacheRef, due: float) -> None:
@@ -152,7 +152,7 @@ def _run() -> None:
             del cache
 
 
-def _plan() -> list[Known] | None:
+def _plan() -> list[CacheRef] | None:
     """Whom to visit now; none: to wait until `_looks_at`; None: to end. Needs the lock.
 
     A function of its own, because of a fault of CPython's: where not even a small object is to be had, it enters the
@@ -222,7 +222,7 @@ def may_resume_later() -> bool:
 
 def _resume_in_child() -> None:
     global _lock, _bell, _thread
-    _lock, _bell = Section(), WakeUp()    # another thread may have held the old lock
+    _lock, _bell = Section(), WakeUp()  # another thread may have held the old lock
     _thread = None
     _visit_again()
     resume()

@@ -16,21 +16,21 @@ from libc.stdint cimport int64_t, uint32_t
 
 cdef struct TagLink:
     uint32_t entry
-    TagLink* next                     # in the tag's ring, oldest first
+    TagLink* next                   # in the tag's ring, oldest first
     TagLink* prev
-    TagLink* next_of_entry                    # the entry's next label
+    TagLink* next_of_entry          # the entry's next label
     PyObject* tag                   # the Tag (owned)
 
 
 cdef struct TagLinks:
-    TagLink** chains                  # by entry
+    TagLink** chains                # by entry
     uint32_t known                  # entries that `chains` has room for
     Py_ssize_t n                    # labels
 
 
 cdef class Tag:
     cdef readonly object name
-    cdef TagLink ring                 # the sentinel
+    cdef TagLink ring               # the sentinel
     cdef Py_ssize_t n               # entries
     cdef int64_t invalidated        # when it was last, on the cache's clock of invalidations; 0: never
     cdef bint dropped               # it is not in the cache's table any more: use the one that is
@@ -38,7 +38,7 @@ cdef class Tag:
 
 cdef tuple checked_tags(object tags)
 cdef TagLink* new_links(list tags) except? NULL
-cdef void free_links(TagLink* chain) noexcept            # drops references: never under a lock
+cdef void free_links(TagLink* chain) noexcept           # drops references: never under a lock
 
 # under the cache's lock
 cdef bint make_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil

@@ -178,7 +178,7 @@ cdef PyObject** copy_tags(const TagLinks* links, uint32_t i, bint* failed) noexc
         failed[0] = True
         return NULL
     copied[n] = NULL
-    while link != NULL:                    # chains begin with the last tag
+    while link != NULL:                     # chains begin with the last tag
         n -= 1
         copied[n] = link.tag
         incref(link.tag)

@@ -104,7 +104,7 @@ cdef class BlockingNearCacheBase(NearCacheBase):
 
 def with_own_get(cls):
     """Decorate a subclass of `BlockingNearCacheBase`: hits are a quarter cheaper where the method is its own."""
-    adopt(cls, b"get")
+    copy_to_subclass(cls, b"get")
     return cls
 
 
@@ -137,4 +137,4 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     return compiled_get(self, args, n, names)
 
 
-cdef Method compiled_get = stand_in_front(<PyTypeObject*>BlockingNearCacheBase, "get", call_get)
+cdef Method compiled_get = replace_method(<PyTypeObject*>BlockingNearCacheBase, "get", call_get)

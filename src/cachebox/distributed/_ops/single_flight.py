@@ -337,7 +337,7 @@ class Loader:
                     pass
         finally:
             wait.ends()
-        return other.is_over
+        return other.is_done
 
     def _take_over(self, token: bytes, deadline: float) -> Effects[None]:
         """A flight was given up. Where its leader is not there to do so, give its lease up."""
@@ -483,7 +483,7 @@ class Loader:
         try:
             with flight:
                 value = yield Call(factory)
-            flight.land(value)
+            flight.complete(value)
         except Exception as error:
             flight.fail(error)
             raise
