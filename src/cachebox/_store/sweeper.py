@@ -85,7 +85,7 @@ _looks_at = 0.0                         # when the thread looks at `_due` again 
 
 def register(cache: Cache[Any, Any]) -> CacheRef:
     """What a cache is to be known by, for as long as it lives."""
-    return CacheRef(cache, _dead.append)  # a list's append is one step, and a weak reference's callback may run anywhere
+    return CacheRef(cache, _dead.append)  # a list's append is one step: a weak reference's callback may run anywhere
 
 
 def schedule(known: CacheRef, due: float) -> None:
