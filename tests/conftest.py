@@ -114,7 +114,6 @@ ONE_IN = {
     "test_distributed_service::test_the_reason_is_not_replaced_by_the_time_that_is_over": 2,
     "test_leaks::test_counts_and_memory_come_back": 5,
     "test_lookups::test_equal_arguments_are_hits": 3,
-    "test_memory_safety::test_a_long_chain_of_cached_functions_is_freed": 2,
     "test_memory_safety::test_comparing_keys_may_wait_for_a_thread_that_uses_the_cache": 21,
     "test_state_machine::test_longer_rows": 4,
     "test_threads_go_on::test_the_pool_goes_on_after_an_asynchronous_exception": 3,
