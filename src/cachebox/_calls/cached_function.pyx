@@ -33,8 +33,8 @@ from cachebox.cache import MISSING
 
 
 cdef extern from *:
+    """
     /* Make instances of a type callable by vectorcall. Call it before there are any. */
-    /* Let the instances of a type be called by vectorcall, before there are any. */
     static void
     cb_enable_vectorcall(PyTypeObject *type, Py_ssize_t offset, int like_a_function)
     {

@@ -74,7 +74,6 @@ cdef class KeyArguments:
 
     Raises ValueError for a name that the function does not have, TypeError for any other argument that makes no sense.
     """
-    """
 
     def __init__(self, function, *, ignore=(), normalize=False, vary=(), hashes=True):
         self.vary = checked_vary(vary)
