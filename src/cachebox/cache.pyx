@@ -20,10 +20,10 @@ from cachebox._engine.table cimport (
 )
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
-    try_get, try_set, search_and_use, take_hit,
+    search_and_use, take_hit, try_get, try_set,
 )
 from cachebox._loading.fetch cimport (
-    LoadSpec, fetch, find_missing, get_slow, get_many_through, no_arguments, plain_result,
+    LoadSpec, fetch, find_missing, get_many_through, get_slow, no_arguments, plain_result,
 )
 from cachebox._loading.loader cimport Loader, check_loading
 from cachebox._loading.refresh cimport flight_of
@@ -43,8 +43,8 @@ from cachebox._store.options cimport (
 from cachebox._store.python_policy cimport PythonPolicy
 from cachebox._store.removals cimport remove_tagged, remove_value, take
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, USER_CLOCK, DEFAULTS, DONE, PYTHON_POLICY, IDLES, ISOLATED, HAS_CALLBACKS, NEGATIVE, NO_MEMORY, PRECISE, STALE,
-    WEIGHED, Outcome, Watch, every_key, hash_in, new_watch,
+    AHEAD, BY_VALUE, DEFAULTS, DONE, HAS_CALLBACKS, IDLES, ISOLATED, NEGATIVE, NO_MEMORY, PRECISE, PYTHON_POLICY, STALE,
+    USER_CLOCK, WEIGHED, Outcome, Watch, every_key, hash_in, new_watch,
 )
 from cachebox._store.store cimport ROUNDS, Store
 from cachebox._store.tags cimport checked_tags
@@ -1305,9 +1305,8 @@ cdef class Cache(Store):
                 if size is None or len(entries) <= size:    # else it was resized meanwhile
                     break
             if op.strays:
-                raise RuntimeError(
-                    f"policy {type(self.python_policy.policy).__name__} cannot be copied: one of its methods does not return"
-                )
+                name = type(self.python_policy.policy).__name__
+                raise RuntimeError(f"policy {name} cannot be copied: one of its methods does not return")
             if self.python_policy is not None:  # a copy of its policy that orders the same keys, as they are now
                 from copy import deepcopy
 

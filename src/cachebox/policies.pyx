@@ -16,7 +16,9 @@ from cachebox._engine.table cimport (
     put_value,
 )
 from cachebox._platform.lock cimport SharedLock, acquire, release
-from cachebox._store.operation cimport FAILED, NO_CAUSE, Operation, reserve_removal, drop_all, find_by_comparing, note_removal, start
+from cachebox._store.operation cimport (
+    FAILED, NO_CAUSE, Operation, drop_all, find_by_comparing, note_removal, reserve_removal, start,
+)
 
 
 cdef SharedLock taking = SharedLock.__new__(SharedLock)  # if one policy is given to two caches, one of them gets it
@@ -319,7 +321,8 @@ cdef class _BuiltInPolicy(EvictionPolicy):
 
     cdef uint32_t find(self, object key, Operation* op) except FAILED:
         """The index of a key or 0, for a change. Leaves the lock held; an exception leaves it released."""
-        cdef uint32_t i = find_in(self.engine, self.shared_lock, key, mixed(&self.engine.table, hash_of(<PyObject*>key)), op)
+        cdef uint64_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
+        cdef uint32_t i = find_in(self.engine, self.shared_lock, key, h, op)
         if self.owned_by_cache:
             release(&self.shared_lock.lock)
             raise lent(self)

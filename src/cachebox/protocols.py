@@ -1,4 +1,4 @@
-"""The methods that all caches have, for type checkers and ``isinstance``: `CacheLike`, and awaited, `AsyncCacheLike`."""
+"""The methods that all caches have, for type checkers and ``isinstance``: `CacheLike` and `AsyncCacheLike`."""
 
 from __future__ import annotations
 

@@ -107,7 +107,8 @@ cdef class CachedCall:
     ) except NULL
     cdef int become_async(self) except -1
     cdef object begin(
-        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names,
+        object receiver,
     )
     cdef int warn_uncached(self, object instance) except -1
     cdef PyObject* find_nullary(self, PyObject** args) except NULL

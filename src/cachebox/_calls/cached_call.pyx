@@ -290,7 +290,8 @@ cdef class CachedCall:
         return 0
 
     cdef object begin(
-        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names,
+        object receiver,
     ):
         """A coroutine that returns the value of a call."""
         cdef Py_ssize_t k

@@ -14,11 +14,13 @@ from cachebox._calls.entry_points cimport (
 from cachebox._engine.table cimport hash_of, take_over
 from cachebox._loading.fast_path cimport get_equal, mixed_in
 from cachebox._loading.fetch cimport (
-    PASSED, LoadSpec, is_awaitable, complete_load, end_load, may_pass_once, passes_once, put_result,
+    PASSED, LoadSpec, complete_load, end_load, is_awaitable, may_pass_once, passes_once, put_result,
     remember as remember_failure,
 )
 from cachebox._loading.refresh cimport Refresh, flight_of, keep_due
-from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, lead_anew, leader_by_watch, new_leader
+from cachebox._loading.single_flight cimport (
+    Joined, Leader, complete, fail, join_or_lead, lead_anew, leader_by_watch, new_leader,
+)
 from cachebox._store.options cimport lifetime_of
 from cachebox._store.state cimport new_watch
 from cachebox.cache cimport Cache
@@ -92,9 +94,9 @@ cdef class CachedFunction(CachedCall):
 
     def __init__(
         self, function, Cache cache not None, *, function_id=None, typed=False, only_plain_alone=False, binds_weakly=True,
-        is_method=False, single_flight=True, functools_rules=False, keep_first=False, ttl=None, condition=None, key_func=None,
-        tags=None, own_tag=None, failures=None, coroutines=None, claim=None, first_name=None, stores=True, parameters=(),
-        key_arguments=None, refresh_ahead=None, stale_ttl=None,
+        is_method=False, single_flight=True, functools_rules=False, keep_first=False, ttl=None, condition=None,
+        key_func=None, tags=None, own_tag=None, failures=None, coroutines=None, claim=None, first_name=None, stores=True,
+        parameters=(), key_arguments=None, refresh_ahead=None, stale_ttl=None,
     ):
         self.function_id = function_id
         self.typed = typed

@@ -8,7 +8,9 @@ calls through a pointer; see `_loading/fast_path.pxd`.
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._calls.cached_call cimport CachedCall, count, is_single_arg, takes_weak_references, try_hash, vectorcallfunc
+from cachebox._calls.cached_call cimport (
+    CachedCall, count, is_single_arg, takes_weak_references, try_hash, vectorcallfunc,
+)
 from cachebox._calls.call_key cimport (
     Call, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, is_call_at, knows_hash_of_arguments,
     knows_hash_of_call, knows_hash_of_pair, likely, try_hash_call, unlikely,
@@ -16,8 +18,8 @@ from cachebox._calls.call_key cimport (
 from cachebox._calls.key_arguments cimport FAILED, FEW, get_variable, select_quickly
 from cachebox._engine.table cimport decref, hash_of, xdecref
 from cachebox._loading.fast_path cimport (
-    Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in, try_hit, search_and_use,
-    take_hit,
+    Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in, search_and_use, take_hit,
+    try_hit,
 )
 from cachebox._platform.lock cimport HAS_GIL, acquire, release
 from cachebox.cache cimport Cache

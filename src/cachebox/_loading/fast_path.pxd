@@ -18,7 +18,7 @@ from cachebox._engine.table cimport (
 from cachebox._loading.single_flight cimport Leader, may_store
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport ends_within
-from cachebox._store.state cimport AHEAD, USER_CLOCK, EXPIRES, PYTHON_POLICY, IDLES, ISOLATED, PRECISE, reserve
+from cachebox._store.state cimport AHEAD, EXPIRES, IDLES, ISOLATED, PRECISE, PYTHON_POLICY, USER_CLOCK, reserve
 from cachebox._store.store cimport Store
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
 

@@ -8,7 +8,7 @@ from cachebox._engine.table cimport (
 )
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, note_removal, start
-from cachebox._store.state cimport USER_CLOCK, PYTHON_POLICY, IDLES, ISOLATED
+from cachebox._store.state cimport IDLES, ISOLATED, PYTHON_POLICY, USER_CLOCK
 from cachebox._store.store cimport Store
 
 

@@ -5,11 +5,11 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from cachebox._engine.table cimport incref, mixed, take_over, xdecref
-from cachebox._loading.fast_path cimport try_get, try_complete, try_lead, try_miss, try_set
+from cachebox._loading.fast_path cimport try_complete, try_get, try_lead, try_miss, try_set
 from cachebox._loading.flight cimport ABANDONED, PENDING, Flight
 from cachebox._loading.loader cimport NOTHING, Loader, load_all
-from cachebox._loading.refresh cimport get_or_refresh, get_now
-from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, new_leader, still_leads
+from cachebox._loading.refresh cimport get_now, get_or_refresh
+from cachebox._loading.single_flight cimport Joined, Leader, complete, fail, join_or_lead, new_leader, still_leads
 from cachebox._platform.caught cimport raise_current
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.options cimport lifetime_of, seconds_given

@@ -12,7 +12,7 @@ from time import perf_counter_ns
 
 from cachebox._engine.table cimport hash_of, mixed, take_over
 from cachebox._loading.flight cimport ABANDONED, PENDING, Flight
-from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, new_leader, still_leads
+from cachebox._loading.single_flight cimport Joined, Leader, complete, fail, join_or_lead, new_leader, still_leads
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.options cimport lifetime_of, number_of
 from cachebox._store.store cimport Store

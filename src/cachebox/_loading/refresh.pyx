@@ -6,14 +6,14 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport decref, incref, on_hit
-from cachebox._loading.flight cimport PENDING, COMPLETED, Course, Flight, new_flight, wake_all
+from cachebox._loading.flight cimport COMPLETED, PENDING, Course, Flight, new_flight, wake_all
 from cachebox._loading.loader cimport NOTHING, Loader
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.notices cimport note_failure, note_success
 from cachebox._store.operation cimport EXPLICIT, Operation, start
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, DONE, PYTHON_POLICY, IDLES, NO_MEMORY, STALE, TAGGED, Outcome, forks, new_watch,
+    AHEAD, BY_VALUE, DONE, IDLES, NO_MEMORY, PYTHON_POLICY, STALE, TAGGED, Outcome, forks, new_watch,
 )
 from cachebox._store.store cimport Store
 from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES

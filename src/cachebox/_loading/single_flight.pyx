@@ -10,7 +10,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport Entry, incref
-from cachebox._loading.flight cimport ABANDONED, RAISED, PENDING, COMPLETED, Course, Flight, raisable, wake_all
+from cachebox._loading.flight cimport ABANDONED, COMPLETED, PENDING, RAISED, Course, Flight, raisable, wake_all
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, Operation, start

@@ -10,7 +10,7 @@ from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.state cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, every_key, hash_in
 from cachebox._store.store cimport Store
-from cachebox._store.tags cimport TagLink, Tag, copy_tags, free_links, make_room_for_links, new_links, some_dropped
+from cachebox._store.tags cimport Tag, TagLink, copy_tags, free_links, make_room_for_links, new_links, some_dropped
 from cachebox._store.weights cimport add_weight, sum_of_weights
 
 

@@ -8,7 +8,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine, Entry, Moves, Table, hash_of, mixed
-from cachebox._platform.lock cimport SharedLock, Lock
+from cachebox._platform.lock cimport Lock, SharedLock
 from cachebox._store.deadlines cimport Expiry
 from cachebox._store.operation cimport Cause, Operation
 from cachebox._store.python_policy cimport PythonPolicy

@@ -15,10 +15,13 @@ from cachebox._engine.table cimport (
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport (
-    count_over, drop_deadline, deadline_after, forget_all, has_expired, less_place, make_place, move_deadline, set_deadline,
+    count_over, deadline_after, drop_deadline, forget_all, has_expired, less_place, make_place, move_deadline,
+    set_deadline,
 )
-from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, reserve_removal, drop_all, note_removal, start
-from cachebox._store.tags cimport TagLink, free_links, less_room_for_links, move_links, detach, detach_all, attach
+from cachebox._store.operation cimport (
+    EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, drop_all, note_removal, reserve_removal, start,
+)
+from cachebox._store.tags cimport TagLink, attach, detach, detach_all, free_links, less_room_for_links, move_links
 from cachebox._store.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )

@@ -16,14 +16,14 @@ from cachebox._platform.lock cimport SharedLock, acquire, release
 from cachebox._store.deadlines cimport deadline
 from cachebox._store.notices cimport as_exhaustion, call_sweeper, notify
 from cachebox._store.operation cimport (
-    EXPIRED, FAILED, NO_CAUSE, SIZE, reserve_removal, drop_all, find_by_comparing, note_removal, start,
+    EXPIRED, FAILED, NO_CAUSE, SIZE, drop_all, find_by_comparing, note_removal, reserve_removal, start,
 )
 from cachebox._store.options cimport as_float, lifetime_of
 from cachebox._store.python_policy cimport PythonPolicy
 from cachebox._store.sizes cimport size_of_pair
 from cachebox._store.state cimport (
-    BY_VALUE, CLOCK_LAGS, USER_CLOCK, DONE, EXPIRES, IDLES, ISOLATED, HAS_CALLBACKS, PRECISE, STALE, VISITS_APART, WEIGHED,
-    Outcome, State, every_key, hash_in,
+    BY_VALUE, CLOCK_LAGS, DONE, EXPIRES, HAS_CALLBACKS, IDLES, ISOLATED, PRECISE, STALE, USER_CLOCK, VISITS_APART,
+    WEIGHED, Outcome, State, every_key, hash_in,
 )
 from cachebox._store.tags cimport Tag, detach_all
 from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS, SETS, CacheStats
