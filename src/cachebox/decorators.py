@@ -149,8 +149,8 @@ def cached(
         raise TypeError(f"{' and '.join(options)} cannot go together with cache: they are the cache's own")
     if isinstance(cache, Cache) and cache._refreshes:
         raise TypeError(
-            "a cache with refresh_ahead or stale_ttl cannot be the cache of a function: it would load anew by its "
-            "loader, not by the function"
+            "a cache with refresh_ahead or stale_ttl cannot be the cache of a function: it would refresh results by "
+            "its loader, not by the function"
         )
     if refreshing:
         from cachebox._loading.loader import check_refreshing
@@ -158,7 +158,7 @@ def cached(
         check_refreshing(refreshing)
         if isinstance(cache, Cache) and cache._loader is not None:
             raise TypeError(
-                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader, which loads values anew"
+                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader, which refreshes values"
             )
     _check_callables(key_func=key_func, condition=condition)
     for option, given in (("key_func", key_func), ("condition", condition), ("ttl", ttl), ("tags", tags)):
@@ -523,7 +523,7 @@ def warn_of_slots(wrapper, instance):
 
     warnings.warn(
         f"{getattr(wrapper, '__qualname__', wrapper)} is computed every time: a {cls.__name__} takes no weak "
-        f"reference, so nobody would know when its results are to go; {cure}",
+        f"reference, so its results could not be removed when it dies; {cure}",
         UserWarning,
         stacklevel=2,
     )

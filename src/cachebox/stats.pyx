@@ -380,14 +380,14 @@ cdef class CacheStats:
           sets                  0
           deletes               0
           evictions             0   removed to keep the bound
-          expired               0   removed because their time was over
+          expired               0   removed because their deadline passed
           load_success          0
           load_failure          0
           load_time         0.000   seconds
           stale_serves          0   hits on values that had expired
-          refreshes             0   values loaded anew in the background
+          refreshes             0   values loaded in the background
           refresh_failures      0
-          negative_hits         0   hits on failures that are remembered
+          negative_hits         0   hits on remembered failures
           uptime            ... s
         """
         rows, uptime = self.rows()
@@ -402,11 +402,11 @@ cdef class CacheStats:
         remarks = {
             "hits": f"{now.hit_rate():.1%} of {lookups:,} lookups" if lookups else "no lookups yet",
             "evictions": "removed to keep the bound",
-            "expired": "removed because their time was over",
+            "expired": "removed because their deadline passed",
             "load_time": "seconds",
             "stale_serves": "hits on values that had expired",
-            "refreshes": "values loaded anew in the background",
-            "negative_hits": "hits on failures that are remembered",
+            "refreshes": "values loaded in the background",
+            "negative_hits": "hits on remembered failures",
         }
         rows = [
             (name, f"{count:,.3f}" if name == "load_time" else f"{count:,}", remarks.get(name, ""))

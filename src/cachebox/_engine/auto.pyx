@@ -375,7 +375,7 @@ cdef class AUTO(Engine):
             assert self.count[list] == n, f"list {list} has {n} entries, not {self.count[list]}"
             total += n
         assert self.window == window_of(self.mode, self.size) and self.window + self.main == max(self.size, self.window), (
-            f"a window of {self.window} and {self.main} beside it, of {self.size}"
+            f"a window of {self.window} and {self.main} outside it, of {self.size}"
         )
         assert self.mode == self.shadow.mode, "the shadow believes in another mode"
         assert self.tick == max(self.size >> TICKS_SHIFT, 1), f"a tick of {self.tick} misses for {self.size} entries"

@@ -207,7 +207,7 @@ cdef int check_loading(dict options) except -1:
     """Check the options that concern loading."""
     for name in ("refresh_ahead", "stale_ttl"):
         if options.get(name) is not None and options.get("loader") is None:
-            raise ValueError(f"{name} needs loader: what is to load the values anew?")
+            raise ValueError(f"{name} needs loader: what is to refresh the values?")
     if options.get("loader") is not None:
         Loader(options["loader"], CacheStats())
     check_refreshing(options)

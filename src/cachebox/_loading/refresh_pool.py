@@ -38,7 +38,7 @@ _changed = _lock.condition()
 _queue: deque[_Task] = deque()
 _threads: dict[Thread, _Task | None] = {}   # with what each is running, so that no work is lost with a thread
 _idle: set[Thread] = set()
-_told_to_end = False
+_is_ending = False
 
 
 def submit(task: _Task) -> bool:
@@ -65,7 +65,7 @@ def _start_one() -> bool:
         with _lock:
             for ended in [known for known in list(_threads) if not known.runs()]:
                 _take_back(ended)
-            if _told_to_end or len(_idle) >= len(_queue) or len(_threads) >= MOST_THREADS:
+            if _is_ending or len(_idle) >= len(_queue) or len(_threads) >= MOST_THREADS:
                 return bool(_threads)
             thread = Thread("cachebox-refresh", _run)
             _threads[thread] = None
@@ -97,7 +97,7 @@ def _run() -> None:
             task = _threads[this]       # the work that was interrupted, if any
             if task is None:
                 _wait_for_work(this)
-                if _told_to_end or not _queue:
+                if _is_ending or not _queue:
                     del _threads[this]
                     _changed.notify_all()   # wakes a fork that waits
                     return
@@ -116,7 +116,7 @@ def _wait_for_work(this: Thread) -> None:
     give_up = time.monotonic() + LINGERS
     try:
         _idle.add(this)
-        while not _queue and not _told_to_end and time.monotonic() < give_up:
+        while not _queue and not _is_ending and time.monotonic() < give_up:
             _changed.wait(give_up - time.monotonic())
     finally:
         _idle.discard(this)
@@ -124,17 +124,17 @@ def _wait_for_work(this: Thread) -> None:
 
 def _end() -> None:
     """End idle threads. Busy ones are daemons, for which no thread waits."""
-    global _told_to_end
+    global _is_ending
     with _lock:
-        _told_to_end = True
+        _is_ending = True
         _changed.notify_all()
 
 
 def _step_aside() -> None:
     """Before a fork: end idle threads, so that the fork does not warn of a thread of ours."""
-    global _told_to_end
+    global _is_ending
     with _lock:
-        _told_to_end = True
+        _is_ending = True
         idle = list(_idle)
         _changed.notify_all()
         until = time.monotonic() + STEPS_ASIDE
@@ -146,22 +146,22 @@ def _step_aside() -> None:
 
 
 def _resume() -> None:
-    global _told_to_end
+    global _is_ending
     with _lock:
-        _told_to_end = False
+        _is_ending = False
     if _queue:
         _start_one()
 
 
 def _resume_in_child() -> None:
     """Drop the parent's refreshes. They are void here, as their caches can tell."""
-    global _lock, _changed, _threads, _idle, _told_to_end
+    global _lock, _changed, _threads, _idle, _is_ending
     _lock = Section()           # another thread of the parent may have held the old lock
     _changed = _lock.condition()
     _queue.clear()
     _threads = {}
     _idle = set()
-    _told_to_end = False
+    _is_ending = False
 
 
 atexit.register(_end)

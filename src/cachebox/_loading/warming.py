@@ -82,14 +82,14 @@ class Tally:
     def __init__(self, total: int, show: Callable[[int, int], object] | None) -> None:
         self.total = total
         self.show = show
-        self.turn = Turn()   # re-entrant, because `show` is the user's function, and may warm, too
+        self.lock = Turn()   # re-entrant, because `show` is the user's function, and may warm, too
         self.loaded = self.failed = self.skipped = 0
         self.first_error: Exception | None = None
         self.ended_by: BaseException | None = None      # what `progress` raised, or an interruption
 
     def note(self, loaded: int = 0, failed: int = 0, skipped: int = 0, error: Exception | None = None) -> None:
         """Add to the counts."""
-        with self.turn:
+        with self.lock:
             self.loaded += loaded
             self.failed += failed
             self.skipped += skipped
@@ -179,7 +179,7 @@ class _Job:
     def work_off(self) -> None:
         """Do one piece after the other, until there is none or another thread has ended the work."""
         while self.tally.ended_by is None:
-            with self.tally.turn:
+            with self.tally.lock:
                 piece: Any = next(self.work, self)      # `self` stands for the end
             if piece is self:
                 return

@@ -38,19 +38,19 @@ cdef bint fork_waited = False
 
 cdef object notify(State store, PyObject* key, PyObject* value, Cause cause):
     """Run the callbacks for one removal. Returns an exception that must propagate, or None."""
-    cdef PyObject* told
+    cdef PyObject* answer
     interruption = None
     on_evict, on_removal = store.on_evict, store.on_removal
     if on_evict is not None:
-        told = plain(ask(<PyObject*>on_evict, key, value, NULL), "on_evict")
-        xdecref(told)
-        interruption = judge(store, "on_evict", on_evict, caught() if told == NULL else None)
+        answer = plain(ask(<PyObject*>on_evict, key, value, NULL), "on_evict")
+        xdecref(answer)
+        interruption = judge(store, "on_evict", on_evict, caught() if answer == NULL else None)
     if on_removal is not None:
-        told = NULL
+        answer = NULL
         if causes or (<int (*)() noexcept>import_causes)() != -1:
-            told = plain(ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL), "on_removal")
-        xdecref(told)
-        later = judge(store, "on_removal", on_removal, caught() if told == NULL else None)
+            answer = plain(ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL), "on_removal")
+        xdecref(answer)
+        later = judge(store, "on_removal", on_removal, caught() if answer == NULL else None)
         interruption = later if interruption is None else interruption
     return interruption
 
@@ -134,7 +134,7 @@ cdef object make_trouble(str called, str what):
     finally:
         importing.release()
     if what == "refresh":
-        begins, ends = "values are not loaded anew in the background, which fails", "values are loaded anew again"
+        begins, ends = "refreshing values in the background fails", "values are refreshed again"
     else:
         begins, ends = f"{what} fails", f"{what} works again"
     return Trouble(f"{called}: {begins}", f"{called}: {ends}", traceback=True)

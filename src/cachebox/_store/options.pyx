@@ -125,7 +125,7 @@ cdef double lifetime_of(object ttl, str name) except -1.0:
         raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
     seconds = number_of(given, name, "a number of seconds, a timedelta or None")
     if not seconds > 0.0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means for ever")
+        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means no end")
     return seconds
 
 

@@ -54,21 +54,21 @@ cdef class Store(State):
 
     cdef double now(self, double lifetime) except? -1.0:
         """The time in seconds, for an operation that gives an entry `lifetime`."""
-        cdef double told
+        cdef double seconds
         if not self.modes & USER_CLOCK or self.clock is None:
             return precise_now() if self.modes & PRECISE else coarse_now()
         if lifetime == INFINITY and not self.modes & (EXPIRES | IDLES):
             return self.latest                  # nothing depends on it
-        told = as_number(self.clock(), "clock")
-        if told != told:
+        seconds = as_number(self.clock(), "clock")
+        if seconds != seconds:
             raise ValueError("clock must return a number of seconds, not NaN")
-        told = min(max(told, -DBL_MAX), DBL_MAX)    # no deadline is the sum of two infinities, which would be NaN
+        seconds = min(max(seconds, -DBL_MAX), DBL_MAX)    # no deadline is the sum of two infinities, which would be NaN
         acquire(self.lock)
-        if told > self.latest:                  # a clock that steps back revives no entry
-            self.latest = told
-        told = self.latest
+        if seconds > self.latest:                  # a clock that steps back revives no entry
+            self.latest = seconds
+        seconds = self.latest
         release(self.lock)
-        return told
+        return seconds
 
     cdef double weigh(self, object key, object value) except -1.0:
         """The weight of an entry, by the weigher or in bytes."""
@@ -590,14 +590,14 @@ cdef class Store(State):
         release(self.lock)
         return self.next_visit
 
-cdef double as_number(object told, str teller) except? -1.0:
-    if isinstance(told, bool) or not hasattr(type(told), "__float__"):
-        refuse_awaitable(teller, told)
-        raise TypeError(f"{teller} must return a number, not {type(told).__name__}")
+cdef double as_number(object given, str name) except? -1.0:
+    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+        refuse_awaitable(name, given)
+        raise TypeError(f"{name} must return a number, not {type(given).__name__}")
     try:
-        return as_float(told)
+        return as_float(given)
     except Exception as error:
-        raise TypeError(f"{teller} must return a number; {type(told).__name__} is none: {error}") from error
+        raise TypeError(f"{name} must return a number; {type(given).__name__} is none: {error}") from error
 
 
 ctypedef int (*Quietly)(State) noexcept

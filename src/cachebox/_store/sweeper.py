@@ -82,7 +82,7 @@ _visited: CacheRef | None = None        # the cache that the thread is visiting,
 _dead: list[CacheRef] = []              # caches that died since the last look
 _thread: Thread | None = None
 _idle_since = 0.0                       # 0: there is a cache to visit
-_told_to_end = False
+_is_ending = False
 _looks_at = 0.0                         # when the thread looks at `_due` next by itself; 0: it is about to
 
 
@@ -121,7 +121,7 @@ def _start() -> None:
     thread = None
     try:
         with _lock:
-            if _told_to_end or not _due or (_thread is not None and _thread.runs()):
+            if _is_ending or not _due or (_thread is not None and _thread.runs()):
                 return
             _thread = thread = Thread("cachebox-sweeper", _run)
             _looks_at = 0.0
@@ -147,7 +147,7 @@ def _run() -> None:
             _bell.wait(max(0.0, _looks_at - time.monotonic()))
             _looks_at = 0.0
         for known in ready:
-            if _told_to_end:
+            if _is_ending:
                 break
             with _lock:
                 _visited = known
@@ -174,11 +174,11 @@ def _plan() -> list[CacheRef] | None:
     now = time.monotonic()
     due = {known: _due.get(known, now) for known in list(_due)}
     ready = [known for known, when in due.items() if when <= now]
-    if _told_to_end:
+    if _is_ending:
         ready.clear()
     if not ready:
         _idle_since = 0.0 if due else _idle_since or now
-        if _told_to_end or (_idle_since and now >= _idle_since + LINGERS and not _due):
+        if _is_ending or (_idle_since and now >= _idle_since + LINGERS and not _due):
             _thread = None
             return None
         _looks_at = min(due.values(), default=_idle_since + LINGERS)
@@ -205,9 +205,9 @@ def _sweep(cache: Cache[Any, Any]) -> float:
 
 def _end() -> None:
     """End the thread. Waits for it, but not without end: it may be running a callback that waits for this thread."""
-    global _told_to_end
+    global _is_ending
     with _lock:
-        _told_to_end = True
+        _is_ending = True
         thread = _thread
         _bell.ring()
     if thread is not None and thread is not threading.current_thread():
@@ -216,9 +216,9 @@ def _end() -> None:
 
 def resume() -> None:
     """Start sweeping again, if there is anything to sweep."""
-    global _told_to_end
+    global _is_ending
     with _lock:
-        _told_to_end = False
+        _is_ending = False
     _start()
 
 
