@@ -208,7 +208,7 @@ def _check(value: object, what: str) -> None:
             if type(item) not in _PLAIN:
                 _check(item, what)
     elif kind is dict:
-        for key, item in value.items():     # type: ignore[attr-defined]  # likewise
+        for key, item in value.items():     # type: ignore[attr-defined]  # not narrowed either
             if type(key) is not str:
                 raise TypeError(
                     f"{what} must be what JSON can hold, but a dict in it has a key of type {type(key).__name__}; use "
@@ -218,5 +218,5 @@ def _check(value: object, what: str) -> None:
                 _check(item, what)
     elif kind is not float:
         raise TypeError(f"{what} must be what JSON can hold, not of type {kind.__name__}; use another serializer")
-    elif value - value != 0:        # type: ignore[operator]  # likewise
+    elif value - value != 0:        # type: ignore[operator]  # not narrowed either
         raise TypeError(f"{what} must be what JSON can hold, but {value!r} is no number there; use another serializer")

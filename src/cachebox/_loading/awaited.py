@@ -301,7 +301,7 @@ class Loads:
             self._gathers = None
 
     def forget(self, load: _Load) -> None:
-        """Remove a load that is over."""
+        """Remove a load that has ended."""
         for key in load.leads:
             if self._by_key.get(key) is load:
                 del self._by_key[key]

@@ -170,7 +170,7 @@ def acting():
 
 
 cdef tuple with_course(tuple known, Course course):
-    """Courses without those that are over, and with one more."""
+    """Courses without those that have ended, and with one more."""
     return (*[other for other in known if not (<Course>other).over], course)
 
 
@@ -183,7 +183,7 @@ def delegate(waiter):
 
 
 def undelegate(Course course):
-    """The wait of a delegated course is over."""
+    """End the wait of a delegated course."""
     course.over = True
     delegations.pop(course, None)
 

@@ -16,7 +16,7 @@ _USED_UP = ("_GeneratorContextManagerBase", "closing", "aclosing", "ExitStack", 
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call of `function` returns a coroutine, as far as can be told without calling it."""
+    """Whether a call of `function` returns a coroutine, as far as can be known without calling it."""
     while isinstance(function, partial):
         function = function.func
     inner = getattr(function, "__func__", function)
