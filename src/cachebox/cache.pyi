@@ -23,22 +23,22 @@ _Seconds: TypeAlias = float | timedelta
 _Policy: TypeAlias = str | type[EvictionPolicy[_K]] | EvictionPolicy[_K]
 
 class _TakesInts(Protocol[_K_contra]):
-    """A cache that an int may be stored in."""
+    """A cache that accepts ints."""
 
     def set(self, key: _K_contra, value: int, /) -> None: ...
 
 class _Store(Protocol[_K_contra, _V_co]):
-    """What a loader may be instead of a callable."""
+    """A store with a method `load`, as a loader."""
 
     def load(self, key: _K_contra, /) -> _V_co: ...
 
 class _AsyncStore(Protocol[_K_contra, _V_co]):
-    """The same for coroutines."""
+    """A store with an async method `load`, as a loader."""
 
     def load(self, key: _K_contra, /) -> Awaitable[_V_co]: ...
 
 class _Lookup(Protocol[_K_contra]):
-    """A cache of another kind."""
+    """A cache of another kind, as a loader."""
 
     def get(self, key: _K_contra, default: Any = None, /) -> Any: ...
     def get_or_set(self, key: _K_contra, factory: Callable[[], Any], /) -> Any: ...
@@ -53,7 +53,7 @@ _Loader: TypeAlias = (
 )
 
 class Missing(enum.Enum):
-    """The type of `MISSING`. An enum for type checkers only, so that ``is MISSING`` tells it from values."""
+    """The type of `MISSING`. It is an enum only for type checkers, which then understand ``is MISSING``."""
 
     MISSING = ...
     def __bool__(self) -> Literal[False]: ...
@@ -171,7 +171,7 @@ class Cache(MutableMapping[_K, _V]):
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[_K]: ...
     def __eq__(self, other: object, /) -> bool: ...
-    __hash__: None  # type: ignore[assignment]  # as typeshed has it for dict
+    __hash__: None  # like typeshed's dict
     __reversed__: None
     def clear(self) -> None: ...
     def popitem(self) -> tuple[_K, _V]: ...

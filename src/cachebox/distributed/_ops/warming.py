@@ -123,7 +123,7 @@ class Warming:
 
     def _work_off(self) -> Effects[None]:
         while self._tally.ended_by is None:
-            with self._tally.turn:
+            with self._tally.lock:
                 batch = next(self._left, None)
             if batch is None:
                 return
