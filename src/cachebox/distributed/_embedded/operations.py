@@ -1,7 +1,7 @@
-"""What a second tier can be asked for, over SQLite: for each script of the servers' a function that answers as it does.
+"""What a second tier can be asked for, over SQLite: one function per script of the servers, with the same answers.
 
-Where a server is told names, keys stand here, in UTF-8. Generations and versions of tags are put into envelopes here,
-as the scripts do. What needs the writer lock takes it once, and changes everything in one transaction.
+Keys in UTF-8 stand where a server gets names. The functions put generations and tag versions into envelopes, as the
+scripts do. An operation that needs the writer lock takes it once and changes everything in one transaction.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Keys = Sequence[bytes]
 
 
 class Transaction:
-    """One transaction: what all operations have in common."""
+    """One transaction, with the steps that all operations share."""
 
     def __init__(self, execute: Execute, page: Page, now: int) -> None:
         self.execute = execute
@@ -46,24 +46,24 @@ class Transaction:
         self._generation: int | None = None
 
     def end_of(self, px: bytes) -> int:
-        """When something ends that lives for so many milliseconds from now on; nothing: never."""
+        """The deadline, in milliseconds, of something that lives `px` milliseconds from now; empty: never."""
         return min(self.now + int(px), NEVER) if px else NEVER
 
     @property
     def generation(self) -> int:
-        """The present one."""
+        """The present generation."""
         if self._generation is None:
             ((self._generation,),) = self.execute("SELECT v FROM m WHERE id = 0").fetchall()
         return self._generation
 
     @property
     def epoch(self) -> int:
-        """What every invalidation of a tag changes."""
+        """A number that every invalidation of a tag changes."""
         ((epoch,),) = self.execute("SELECT v FROM m WHERE id = 2").fetchall()
         return int(epoch)
 
     def find(self, key: bytes) -> tuple[bytes, int] | None:
-        """The envelope of a live entry, and its end."""
+        """The envelope of a live entry and its deadline, or None."""
         h = self.page.hash_of(key)
         row = self.execute(FIND_ANY, (h,)).fetchone()
         if row is None or row[0] != key or row[1] != self.generation:
@@ -71,19 +71,19 @@ class Transaction:
         return check(self.execute, h, row, self.now)
 
     def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
-        """Store an envelope that is whole, and end the key's lease."""
+        """Store a complete envelope, and end the key's lease."""
         h, generation = self.page.hash_of(key), self.generation
         self.execute(PUT, (h, key, generation, end, sum_of(h, generation, end, envelope), envelope))
         if ends_lease and self.page.leases:
             self.end_lease(h)
 
     def find_present(self, key: bytes) -> tuple[bytes, int] | None:
-        """The same of one that has not ended, and is not only kept to be served stale."""
+        """The envelope of an entry that is not stale and its deadline, or None."""
         found = self.find(key)
         return None if found is None or found[1] - Codec.kept(found[0]) <= self.now else found
 
     def remove(self, key: bytes) -> bool:
-        """Whether a live entry was removed. Ends the key's lease."""
+        """Remove an entry and end the key's lease. Returns whether the entry was present."""
         found = self.find_present(key) is not None
         h = self.page.hash_of(key)
         self.execute("DELETE FROM e WHERE h = ?", (h,))
@@ -92,13 +92,13 @@ class Transaction:
         return found
 
     def envelope(self, head: bytes, block: bytes, body: bytes) -> bytes:
-        """An envelope with the generation, and the block of its tags."""
+        """An envelope with the present generation and the block of its tags."""
         if block:
             head = head[:4] + bytes([head[4] + TAGGED])
         return head + self.generation.to_bytes(16, "big") + block + body
 
     def tagged(self, tags: Sequence[str], fresh: bytes) -> bytes:
-        """The block of some tags."""
+        """The block of some tags, with their versions; an unknown tag gets the version `fresh`."""
         if not tags:
             return b""
         block = [bytes([len(tags)])]
@@ -111,10 +111,10 @@ class Transaction:
             block += (len(name).to_bytes(2, "big"), name, found[0])
         return b"".join(block)
 
-    # --- leases -----------------------------------------------------------------------------------------------------
+    # --- leases -------------------------------------------------------------------------------------------------------
 
     def lease(self, key: bytes) -> tuple[bytes, int, int, int, int, int] | None:
-        """A key's lease: token, generation, change of tags, end, and whose: place and incarnation."""
+        """A key's lease: token, generation, tag epoch, deadline, and the holder's place and incarnation."""
         if not self.page.leases:
             return None
         found = self.execute(
@@ -134,7 +134,7 @@ class Transaction:
         )
 
     def end_lease(self, h: int) -> None:
-        """Take it away from whoever has it."""
+        """End the lease of a key, no matter who holds it."""
         self.execute("DELETE FROM l WHERE h = ?", (h,))
 
 
@@ -180,7 +180,7 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
 
 
 def ttl(store: Store, keys: Keys, deadline: float) -> int:
-    """TTL: milliseconds; -1: for ever, -2: absent."""
+    """TTL in milliseconds; -1: never expires; -2: absent."""
     now = store.now_ms()
     found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
     if found is None or found[1] >= NEVER:
@@ -209,7 +209,7 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
 
 
 def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, n: int, *rest: Any) -> bytes:
-    """ADD. What remembers that it was done is not needed, here and below: a transaction happens once."""
+    """ADD. Needs no record that it was done, and neither do the operations below: a transaction happens once."""
     tags, (head, body, px) = rest[:n], rest[n:]
 
     def run(execute: Execute, page: Page) -> bytes:
@@ -246,7 +246,7 @@ def swap(
 
 
 def delete(store: Store, keys: Keys, deadline: float) -> int:
-    """DELETE: how many were alive."""
+    """DELETE. Returns how many entries were present."""
     def run(execute: Execute, page: Page) -> int:
         change = Transaction(execute, page, store.now_ms())
         return sum([change.remove(key) for key in keys])
@@ -255,7 +255,7 @@ def delete(store: Store, keys: Keys, deadline: float) -> int:
 
 
 def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
-    """TOUCH: 1 where there is an entry."""
+    """TOUCH. Returns 1 if there is an entry."""
     (key,) = keys
 
     def run(execute: Execute, page: Page) -> int:
@@ -300,7 +300,7 @@ def increment(
 
 
 def _block(envelope: bytes) -> bytes:
-    """The tags of an envelope, as they stand in it."""
+    """The block of tags in an envelope, as bytes."""
     if not envelope[4] & TAGGED:
         return b""
     return envelope[21:22 + sum(len(tag) + 18 for tag, _ in tags_in(envelope))]
@@ -393,7 +393,7 @@ def fail(
 
 
 def lease(store: Store, keys: Keys, deadline: float, token: bytes, milliseconds: bytes) -> int:
-    """LEASE: renew, or give up."""
+    """LEASE: renew leases, or give them up."""
     def run(execute: Execute, page: Page) -> int:
         change = Transaction(execute, page, store.now_ms())
         n = 0
@@ -461,7 +461,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: An
 # --- everything -------------------------------------------------------------------------------------------------------
 
 def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
-    """CLEAR: a new generation."""
+    """CLEAR: start a new generation."""
     def run(execute: Execute, page: Page) -> int:
         page.generation = 0
         execute("REPLACE INTO m VALUES(0, ?)", (new_number(),))
@@ -471,7 +471,7 @@ def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
 
 
 def invalidate_tag(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
-    """INVALIDATE_TAG: a new version."""
+    """INVALIDATE_TAG: give the tag a new version."""
     (tag,) = keys
 
     def run(execute: Execute, page: Page) -> int:
@@ -500,4 +500,4 @@ OPERATIONS: dict[bytes, Callable[..., Any]] = {
     scripts.CLEAR.digest: clear,
     scripts.INVALIDATE_TAG.digest: invalidate_tag,
 }
-"""By script."""
+"""Operations by the digest of their script."""

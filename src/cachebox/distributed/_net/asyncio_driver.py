@@ -1,4 +1,4 @@
-"""Doing what the core asks for in the calling task, which lets its event loop go on."""
+"""The driver that carries out effects in the calling task, so that its event loop goes on."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class AsyncConnection:
         self.replies = Replies()
         self.used_at = time.monotonic()
         self.is_talking = False
-        self.talks = 0                  # how many there were
+        self.talks = 0                  # the number of exchanges so far
         self.is_late = False
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The deadline has passed: give the connection up, which ends the wait for it.
+        """Give the connection up, which ends the wait for it, because the deadline has passed.
 
-        But first let the loop, which may be late itself, hand over what has come before.
+        Before that, the loop hands over what has arrived, because it may be late itself.
         """
         loop.call_soon(self._expire, self.talks)
 
@@ -73,34 +73,34 @@ class AsyncConnection:
             self.is_talking = False
 
     def close(self) -> None:
-        """At once, whatever is under way; also where the event loop is closed already."""
+        """Close at once, whatever is under way, even if the event loop is closed."""
         try:
             self.writer.transport.abort()
         except RuntimeError:                        # the loop is closed: only the socket is left to close
             self.close_socket()
 
     def close_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """`close`, in whatever thread the loop runs, if it does."""
+        """`close`, from any thread, even while the loop runs in another."""
         try:
             if loop.is_running() and loop is not running_loop():
                 loop.call_soon_threadsafe(self.close)
                 return
-        except RuntimeError:                        # it has been closed since
+        except RuntimeError:                        # the loop was closed meanwhile
             pass
         self.close()
 
     def close_socket(self) -> None:
-        """Only the socket, without the loop, which may be closed or belong to the process that forked."""
+        """Close only the socket, without the loop, which may be closed or belong to the parent of a fork."""
         transport = self.writer.transport
         sock = getattr(transport.get_extra_info("socket"), "_sock", None)
         if sock is not None:
             sock.close()
         if getattr(transport, "_sock", None) is not None:
-            transport._sock = None                  # or it would warn, when it ends, that nobody closed it
+            transport._sock = None                  # otherwise its finaliser warns that nobody closed it
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in this thread."""
+    """The event loop that runs in this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -108,9 +108,9 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class LoopConnections:
-    """The connections of one event loop to a node: at most `PER_LOOP` at a time, and who wants more stands in line.
+    """The connections of one event loop to a node: at most `PER_LOOP` at a time; further tasks stand in line.
 
-    A thousand tasks at once would else make a thousand connections, which takes longer than a call may.
+    Otherwise a thousand tasks would open a thousand connections, which takes longer than a call may.
     """
 
     def __init__(self, limit: int = PER_LOOP) -> None:
@@ -119,7 +119,7 @@ class LoopConnections:
         self._line: deque[asyncio.Future[bool]] = deque()
 
     async def enter(self, seconds: float) -> None:
-        """Wait for a lane, in order of arrival. TimeoutError where none becomes free in time."""
+        """Wait for a lane, in order of arrival. Raises TimeoutError if none becomes free in time."""
         if self._free:
             self._free -= 1
             return
@@ -132,7 +132,7 @@ class LoopConnections:
                 raise TimeoutError("no connection became free in time")
         except asyncio.CancelledError:
             if not mine.cancelled() and mine.result():
-                self.leave()                        # it came, and nobody wants it any more
+                self.leave()                        # the lane came, but the task was cancelled
             raise
         finally:
             timer.cancel()
@@ -143,7 +143,7 @@ class LoopConnections:
             waiting.set_result(False)
 
     def leave(self) -> None:
-        """Let the next one in."""
+        """Free a lane, or give it to the next task in line."""
         while self._line:
             first = self._line.popleft()
             if not first.done():
@@ -153,10 +153,10 @@ class LoopConnections:
 
 
 class Async:
-    """Runs the core's generators in the calling task."""
+    """Runs the operations' generators in the calling task."""
 
     async def run(self, steps: Effects[T]) -> T:
-        """Do all that the generator asks for, and return what it returns."""
+        """Carry out every effect of the generator, and return its result."""
         try:
             effect = next(steps)
             while True:
@@ -171,7 +171,7 @@ class Async:
             return result
 
     async def do(self, effect: Any) -> Any:
-        """One effect."""
+        """Carry out one effect."""
         if type(effect) is Exchange:
             if len(effect.requests) == 1:
                 return [await exchange_async(*effect.requests[0], effect.deadline, effect.once)]
@@ -181,7 +181,8 @@ class Async:
         if type(effect) is NewWaiter:
             return TaskWaiter()
         if type(effect) is Spawn:
-            # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
+            # What the task waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without
+            # it.
             asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006
             return True
         if type(effect) is Block:
@@ -191,8 +192,10 @@ class Async:
 
 
 async def in_thread(effect: Block) -> Any:
-    """What a function returns that a thread of its own calls. Whoever is cancelled waits for its end all the same: it
-    must not do anything after what the task does next."""
+    """Call a function in a thread of its own, and return its result.
+
+    A cancelled caller waits for its end all the same, because it must not act after what the task does next.
+    """
     waiter = TaskWaiter()
     outcome: list[Any] = []
 
@@ -205,7 +208,7 @@ async def in_thread(effect: Block) -> Any:
 
     try:
         Thread("cachebox-wait", call).start()
-    except RuntimeError:                            # no thread is to be had
+    except RuntimeError:                            # no thread can be started
         return effect.function()
     cancelled: BaseException | None = None
     while not outcome:
@@ -224,7 +227,7 @@ async def in_thread(effect: Block) -> Any:
 async def exchange_async(
     node: Node, commands: Commands, deadline: float, once: bool = False
 ) -> list[Any] | Failure:
-    """Send commands, and receive their replies, over one connection."""
+    """Send commands and receive their replies over one connection."""
     loop = asyncio.get_running_loop()
     own = node.by_loop.get(loop)
     if own is None:
@@ -293,7 +296,7 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
 
 
 async def talk_until(connection: AsyncConnection, data: bytes, commands: Commands, deadline: float) -> list[Any]:
-    """Send commands, and receive their replies, before the deadline; else the connection is closed."""
+    """Send commands and receive their replies before the deadline; otherwise close the connection."""
     loop = asyncio.get_running_loop()
     timer = loop.call_later(left(deadline), connection.expire, loop)
     try:
@@ -305,9 +308,10 @@ async def talk_until(connection: AsyncConnection, data: bytes, commands: Command
 
 
 class Second:
-    """A second question, over a new connection, when the answer over an old one takes long: it may be forgotten.
+    """A second question, over a new connection, if the answer over the old one takes long.
 
-    The old one goes on to be listened to, for the server may as well be slow; whichever answers first ends the other.
+    The network may have forgotten the old connection, but the server may as well be slow. So both are listened to, and
+    the one that answers first ends the other.
     """
 
     def __init__(self, node: Node, commands: Commands, old: AsyncConnection, begin: float, deadline: float) -> None:
@@ -321,7 +325,7 @@ class Second:
 
     def _start(self) -> None:
         seconds = self._deadline - time.monotonic()
-        if seconds <= 0:                        # it was not to be begun before the end
+        if seconds <= 0:                        # nothing was to begin before the deadline
             self._old.expire(self._loop)
             return
         self._timer = self._loop.call_later(seconds, self._old.expire, self._loop)
@@ -330,7 +334,7 @@ class Second:
 
     async def _ask(self) -> list[Any]:
         pool = self._node.pool
-        while not pool.take_place():            # there is no place for both: the old one's is given back when it ends
+        while not pool.take_place():            # no place for both: the old one's becomes free when it ends
             self._old.close()
             await asyncio.sleep(min(0.01, left(self._deadline)))
         connection = await new_connection(self._node, self._deadline)
@@ -345,10 +349,11 @@ class Second:
 
     def _over(self, task: asyncio.Task[list[Any]]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._old.close()                   # which ends the wait for it
+            self._old.close()                   # this ends the wait for it
 
     async def outcome(self) -> list[Any] | None:
-        """What it brought, now that the old connection has failed; None: nothing, or it was not begun."""
+        """The replies to the second question, after the old connection failed; None: it failed, too, or was never
+        asked."""
         self._timer.cancel()
         if self._task is None:
             return None
@@ -360,7 +365,7 @@ class Second:
         return None if self._task.cancelled() or self._task.exception() is not None else self._task.result()
 
     def cancel(self) -> None:
-        """It is not needed."""
+        """Give the second question up: it is not needed."""
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
@@ -369,7 +374,7 @@ class Second:
 async def idle_connection(
     node: Node, loop: asyncio.AbstractEventLoop, now: float, deadline: float, once: bool
 ) -> AsyncConnection | None:
-    """A connection that no task uses, and that is believed to be alive."""
+    """An idle connection that is believed to be alive, or None."""
     idle, pool = node.by_loop[loop].idle, node.pool
     while True:
         try:
@@ -395,7 +400,7 @@ async def idle_connection(
 
 
 async def new_connection(node: Node, deadline: float) -> AsyncConnection:
-    """A new connection, for which there is a place already."""
+    """A new connection; the caller has its place already."""
     try:
         return await open_async_channel(node, deadline)
     except BaseException:
@@ -406,7 +411,8 @@ async def new_connection(node: Node, deadline: float) -> AsyncConnection:
 async def next_connection(
     node: Node, loop: asyncio.AbstractEventLoop, deadline: float
 ) -> tuple[AsyncConnection, bool]:
-    """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
+    """The next connection that becomes free, and whether it was used before. Raises TimeoutError if none does in
+    time."""
     waiter = TaskWaiter()
     turn = Turn(loop, waiter.wake)
     try:
@@ -431,7 +437,7 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncConnection:
     try:
         if not (await asyncio.wait({opening}, timeout=seconds))[0]:
             raise TimeoutError
-    except BaseException:                           # it may succeed even so, at the last moment
+    except BaseException:                           # the attempt may succeed even so, at the last moment
         opening.cancel()
         try:
             await asyncio.wait({opening})

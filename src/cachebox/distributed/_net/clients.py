@@ -1,7 +1,7 @@
-"""Where the servers are, as a ready client of redis-py or valkey-py knows it.
+"""The servers, as a ready client of redis-py or valkey-py knows them.
 
-Of a client only the address, the credentials and the like are used. So one that does more by itself, a subclass or one
-with connections of a class of its own, is refused: what it does would not happen.
+Only the address, the credentials and similar options of a client are used. So a client with behaviour of its own is
+refused, such as a subclass, or one with a connection class of its own: that behaviour would be lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POOLS = ("ConnectionPool", "BlockingConnectionPool")
 
 
 def _classes(module: str, names: tuple[str, ...]) -> set[type]:
-    """Those of the named classes that are loaded, of both libraries, blocking and asyncio."""
+    """The loaded ones of the named classes, of both libraries, blocking and asyncio."""
     found = set()
     for library in CLIENTS:
         for place in (f"{library}.{module}", f"{library}.asyncio.{module}"):
@@ -41,7 +41,7 @@ def _is_own(client: Any) -> bool:
 
 
 def from_client(client: Any) -> Servers:
-    """The servers that a ready client of redis-py or valkey-py talks to, blocking or asyncio. TypeError for others."""
+    """The servers that a client of redis-py or valkey-py talks to, blocking or asyncio. Raises TypeError for others."""
     if not _is_own(client):
         kind = type(client)
         hint = ": pass what its master_for returns" if kind.__name__ == "Sentinel" else ""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Remembered(Exception):
-    """A call has failed a moment ago, and is not made again. Users get the `error`."""
+    """A call failed a moment ago, and is not made again. Users get the `error`."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -23,7 +23,8 @@ class Remembered(Exception):
 
 
 class Consumed(BaseException):
-    """A call returned what can be consumed only once: it goes to its caller, and who waits makes a call of its own."""
+    """A call returned something that can be consumed only once: its caller gets it, and each waiter makes its own
+    call."""
 
     def __init__(self, value: Any) -> None:
         super().__init__(value)
@@ -31,13 +32,13 @@ class Consumed(BaseException):
 
 
 def plain(name: str, result: Any) -> Any:
-    """What a user's function returned; TypeError where somebody would have to await it."""
+    """The result of a user's function; raises TypeError if it must be awaited."""
     refuse_awaitable(name, result)
     return result
 
 
 class CallDecision:
-    """What is to become of the result of one call, as `cached` was told."""
+    """What `cached` decides about the result of one call."""
 
     __slots__ = ("_args", "_function", "_kwargs")
 
@@ -77,7 +78,7 @@ class AsyncCalls:
         self._begun = begun
 
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Any:
-        """The value of a call. `anew`: whatever is there."""
+        """The value of a call. `anew`: even if there is a value already."""
         function = self._function
         missed = True
         try:
@@ -96,7 +97,7 @@ class AsyncCalls:
                 function._count(missed)
             drop = getattr(self._begun, "close", None)
             if drop is not None:
-                drop()                      # nobody needs what has begun
+                drop()                      # nobody awaits what was begun
         return value
 
     def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
@@ -104,7 +105,7 @@ class AsyncCalls:
         return (yield from self._function._loaded(key, run, CallDecision(self._function, args, kwargs), anew))
 
     async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        """Make a call, unless it has failed a moment ago."""
+        """Make a call, unless it failed a moment ago."""
         function = self._function
         forgotten = function._forgotten
         function._raise_known(key)

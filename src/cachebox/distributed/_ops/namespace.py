@@ -1,6 +1,6 @@
-"""What concerns a whole namespace: `clear`, tags, prefixes, predicates; and giving back the memory of what is gone.
+"""Operations on a whole namespace: `clear`, tags, prefixes, predicates; and freeing the memory of dead entries.
 
-Nothing here holds up the server: what must be done at once is to replace generations, and names are looked for page by
+Nothing here holds up the server. The part that must happen at once only replaces generations. Names are found page by
 page (SCAN), never by KEYS.
 """
 
@@ -25,18 +25,19 @@ from cachebox.distributed._wire.scripts import CLEAR, INVALIDATE_TAG, READ, TTL,
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.options import checked_tags, seconds_of
 
-CLEANINGS = 5                       # tries to give memory back, where the server does not answer
+CLEANINGS = 5                       # tries to free memory while the server does not answer
 CLEANINGS_APART = 1.0               # seconds
 
 
 class Namespace:
-    """The operations of one cache that are about more than some keys."""
+    """The operations of one cache that concern more than some keys."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
     def clear(self) -> Effects[None]:
-        """`DistributedCache.clear`: a new generation for every bucket; what the old ones left is removed by and by."""
+        """`DistributedCache.clear`: a new generation for every bucket. The entries of old ones are removed in the
+        background."""
         deadline = self._core.deadline()
         yield from self._core.begin(deadline)
         names = self._core.topology.names
@@ -63,7 +64,7 @@ class Namespace:
             self._core.raise_failed([([], failures[0])])
 
     def _clean(self, tries: int) -> None:
-        """Remove what older generations left: in the background, page by page."""
+        """In the background: remove what older generations left, page by page."""
         if self._cleans() or self._core.background.must_end:
             return
         if tries > 1:
@@ -72,7 +73,7 @@ class Namespace:
             log.warning("what was cleared still takes memory on the servers: %s", self._core.last_error or "no answer")
 
     def _cleans(self) -> bool:
-        """Whether it got to the end."""
+        """Remove what older generations left. Returns whether everything was removed."""
         core = self._core
         return core.topology.clean(Blocking(), lambda: core.background.must_end, core.deadline)
 
@@ -114,7 +115,7 @@ class Namespace:
         return (yield from self._remove_named(prefix, lambda key: True, ("prefix", prefix), timeout))
 
     def invalidate_glob(self, pattern: Any, timeout: Any = None) -> Effects[int]:
-        """`DistributedCache.invalidate_glob`: the server compares what comes before the first wildcard."""
+        """`DistributedCache.invalidate_glob`: the server only compares the part before the first wildcard."""
         if not isinstance(pattern, str):
             raise TypeError(f"pattern must be a str, not {type(pattern).__name__}")
         prefix = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
@@ -135,7 +136,7 @@ class Namespace:
             raise
 
     def _pay_named(self, prefix: str, rule: Rule) -> Effects[None]:
-        """Remove what is left: each page in its own time."""
+        """Remove what is left of a rule; each page has its own deadline."""
         yield from self._remove_pages(prefix, rule, self._core.deadline, True)
 
     def _remove_pages(
@@ -154,7 +155,7 @@ class Namespace:
         return removed
 
     def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Any = None) -> Effects[int]:
-        """`DistributedCache.invalidate_where`: nothing is removed before all entries have been looked at."""
+        """`DistributedCache.invalidate_where`: nothing is removed before all entries have been checked."""
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
         core = self._core
@@ -176,7 +177,7 @@ class Namespace:
             raise
 
     def _chosen(self, rule: Rule, entries: Iterable[tuple[str, Any]]) -> Effects[dict[str, None]]:
-        """The keys of those entries for which the predicate is true."""
+        """The keys of the entries for which the predicate is true."""
         assert rule.predicate is not None
         chosen: dict[str, None] = {}
         for key, value in entries:
@@ -185,7 +186,7 @@ class Namespace:
         return chosen
 
     def _pay_where(self, rule: Rule) -> Effects[None]:
-        """Remove what is left: each page in its own time."""
+        """Remove what is left of a rule; each page has its own deadline."""
         core = self._core
         for node in (yield from self._masters(core.deadline())):
             cursor = b"0"
@@ -213,7 +214,7 @@ class Namespace:
     def _page(
         self, node: Node, cursor: bytes, letter: str, prefix: str, deadline: float
     ) -> Effects[tuple[bytes, tuple[str, ...]]]:
-        """Where the next page begins (nothing: there is none), and the keys of this one."""
+        """The cursor of the next page (empty: none), and the keys of this one."""
         found = yield from self._core.topology.page(node, cursor, letter, prefix, deadline)
         if type(found) is Failure:
             self._core.raise_failed([([], found)])
@@ -221,7 +222,7 @@ class Namespace:
         return following, keys
 
     def _read(self, keys: Iterable[str], deadline: float) -> Effects[list[tuple[str, Any]]]:
-        """What is stored under some keys; counts nothing, and keeps nothing here."""
+        """The entries of some keys; counts nothing, and stores nothing in the first tier."""
         core = self._core
         groups = core.grouped(keys)
         commands = [

@@ -1,6 +1,6 @@
-"""Whether a value is plain: made of nothing but what JSON and msgpack give back as it was, types included.
+"""Plain values: those that JSON and msgpack return unchanged, types included.
 
-Compiled, because everything that is stored goes through it.
+Compiled, because every stored value goes through it.
 """
 
 
@@ -20,8 +20,9 @@ MAX_DEPTH = DEEPEST_NESTING
 
 
 def is_plain(value, bint binary):
-    """Whether a value consists of None, bool, str, finite float, int of 64 bits, list, and dict with str keys; with
-    `binary`, of bytes too. O(size of the value). ValueError where it is nested more than `MAX_DEPTH` deep.
+    """Whether a value consists of None, bool, str, finite float, int of 64 bits, list, and dict with str keys.
+
+    `binary`: bytes are plain, too. O(size of the value). Raises ValueError if it is nested more than `MAX_DEPTH` deep.
 
     >>> is_plain([1, {"a": 2.0}], False), is_plain((1,), False), is_plain({1: 2}, False), is_plain(b"", True)
     (True, False, False, True)
