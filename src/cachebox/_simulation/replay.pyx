@@ -1,4 +1,4 @@
-"""Requests replayed on an engine, without a cache around it: what `simulation` counts hits with."""
+"""Requests replayed on an engine without a cache around it, so that `simulation` can count hits."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
@@ -8,13 +8,13 @@ from cachebox.policies cimport _BuiltInPolicy
 
 
 cdef class Replay:
-    """A cache that holds numbers: `keys` many of them may be asked for, and a miss is followed by a set.
+    """A cache of numbers, one for each of `len(hashes)` keys. A miss is followed by a set.
 
     Args:
-        policy: a built-in policy, new; it serves this replay alone.
+        policy: a new built-in policy, which serves this replay alone.
         hashes: the hash of each key, by number (an array of type "q").
         size: the most entries, or the most weight.
-        weights: of each key, by number (an array of type "d"), or None.
+        weights: the weight of each key, by number (an array of type "d"), or None.
     """
 
     cdef Engine engine
@@ -47,7 +47,7 @@ cdef class Replay:
         deallocate(self.who)
 
     def run(self, const uint32_t[::1] keys):
-        """Replay these requests after those before."""
+        """Replay more requests."""
         cdef Py_ssize_t k
         cdef uint32_t i
         for k in range(keys.shape[0]):
@@ -97,9 +97,9 @@ cdef class Replay:
 
 
 cdef class Optimum:
-    """Belady's optimum: it knows when each key is asked for again, and lets go of what is asked for last, or never.
+    """Belady's optimum: it knows when each key is requested next, and evicts the key that is requested last, or never.
 
-    It may decline to store. O(log n) for each request. With weights it is a good guess and no bound: the true optimum
+    It may decline to store. O(log n) for each request. With weights it is a good guess, not a bound: the true optimum
     is a hard problem then.
 
     L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5, 1966.
@@ -108,9 +108,9 @@ cdef class Optimum:
     cdef const uint32_t[::1] keys
     cdef const double[::1] weights
     cdef bint weighed
-    cdef uint32_t* again            # request -> the next one for the same key; 0: there is none
-    cdef uint32_t* heap             # the requests for which something is held, the last of them first
-    cdef char* held                 # by number of key
+    cdef uint32_t* again            # request -> the next request of the same key; 0: none
+    cdef uint32_t* heap             # the next requests of the held keys, the last one first
+    cdef char* held                 # by key number
     cdef Py_ssize_t n
     cdef Py_ssize_t done
     cdef double size
@@ -156,7 +156,7 @@ cdef class Optimum:
                 self.weight += self.weight_of(number)
                 self.push(self.again[k])
                 while self.weight > self.size * (1 + 1e-12):
-                    self.let_go(self.keys[self.pop()])      # perhaps this very key
+                    self.let_go(self.keys[self.pop()])      # this may be the same key
             self.done = k + 1
 
     cdef double weight_of(self, uint32_t number) noexcept nogil:
@@ -166,7 +166,8 @@ cdef class Optimum:
         self.held[number] = False
         self.weight -= self.weight_of(number)
 
-    # What was asked for stays in the heap. It is never taken out: while anything is held, that comes later, so above it.
+    # Past requests stay in the heap, but are never popped: while any key is held, its next request is later and so
+    # above.
 
     cdef void push(self, uint32_t request) noexcept nogil:
         cdef Py_ssize_t at = self.n, above
