@@ -23,8 +23,7 @@ cdef enum:
 
 cdef struct Bucket:
     uint64_t count                  # even: quiet; odd: a key of the bucket is being changed, or its writer has died
-    uint8_t visited[16]             # for each value of the hash's next 4 bits: whether a key was used since the hand
-                                    # passed
+    uint8_t visited[16]             # per value of the hash's next 4 bits: whether a key was used since the hand passed
     uint64_t unused                 # two buckets fill a cache line
 
 

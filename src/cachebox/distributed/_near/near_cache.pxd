@@ -5,8 +5,7 @@ from cachebox.cache cimport Cache
 from cachebox.distributed._embedded.page cimport Page
 
 
-cdef double LAG                     # seconds by which a ttl is cut short, because the first tier's clock may lag by 4
-                                    # ms
+cdef double LAG                     # seconds cut off from a ttl, because the first tier's clock may lag by 4 ms
 
 
 cdef class Fill:
