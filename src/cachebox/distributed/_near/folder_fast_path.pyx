@@ -60,7 +60,7 @@ cdef class FolderFastPath:
     Args:
         core: the cache's operations, over a folder.
     """
-    cdef object core, store, codec, loads, dumps, owed
+    cdef object core, store, codec, loads, dumps, pending
     cdef bytes start                            # of an envelope with nothing optional; None: all are signed
     cdef bint is_binary, lives_for_ever
     cdef Tier tier
@@ -70,7 +70,7 @@ cdef class FolderFastPath:
         self.core = core
         self.store = core.topology.store
         self.codec = codec
-        self.owed = core.owed
+        self.pending = core.pending
         self.tier = core.tier
         self.start = codec.plain_start
         self.loads = codec.serializer.loads
@@ -88,7 +88,7 @@ cdef class FolderFastPath:
         """Whether the fast path may be used."""
         return not (
             tier.page is None or not tier.exact or tier.fresh_until != INFINITY or self.core.is_closed
-            or self.owed.exists or self.store.has_own_clock
+            or self.pending.exists or self.store.has_own_clock
         )
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ cdef class FolderFastPath:
         """Store a value. Returns False if nothing was done. Raises what the cache's `set` raises for bad input."""
         cdef int64_t end = never
         store, core = self.store, self.core
-        if core.is_closed or self.owed.exists or type(key) is not str or store.is_durable:
+        if core.is_closed or self.pending.exists or type(key) is not str or store.is_durable:
             return False
         if ttl is None and self.lives_for_ever:
             head, body = self.encoded(key, value)

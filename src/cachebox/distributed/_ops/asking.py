@@ -22,7 +22,7 @@ from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 
 if TYPE_CHECKING:
     from cachebox.distributed._near.tracking import Tracking
-    from cachebox.distributed._ops.pending_invalidations import Owed
+    from cachebox.distributed._ops.pending_invalidations import PendingInvalidations
 
 
 class Asking:
@@ -32,7 +32,7 @@ class Asking:
     tier: Tier
     codec: Codec
     tracking: Tracking | None
-    owed: Owed
+    pending: PendingInvalidations
     timeout: float                      # seconds
     is_closed: bool
 
@@ -73,8 +73,8 @@ class Asking:
             if names is None or type(reply) is Failure:
                 return reply
         bucket = names.bucket(key)
-        if self.owed.exists:
-            failures = yield from self.owed.settle((key,), deadline)
+        if self.pending.exists:
+            failures = yield from self.pending.settle((key,), deadline)
             if failures:
                 return failures[bucket]
         keys = (names.generation(bucket), names.value_in(bucket, key), *more)
@@ -85,8 +85,8 @@ class Asking:
         """`Topology.ask` with one command about the keys of each group, after their pending invalidations were
         settled."""
         failures: dict[int, Failure] = {}
-        if self.owed.exists:
-            failures = yield from self.owed.settle([key for _, members in groups for key in members], deadline)
+        if self.pending.exists:
+            failures = yield from self.pending.settle([key for _, members in groups for key in members], deadline)
         if not failures:
             return (yield from self.topology.ask(commands, deadline))
         healthy = [command for command in commands if command[0] not in failures]

@@ -53,14 +53,14 @@ class Namespace:
             raise
         done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
         failures = [reply for reply in replies if type(reply) is Failure]
-        self._core.owed.has_cleared(done, not failures)
+        self._core.pending.has_cleared(done, not failures)
         if done:
             self._core.tier.end_write(write, (), done)
             self._core.background.schedule(0.0, lambda: self._clean(CLEANINGS))
         else:
             self._core.tier.drop_write(write)
         if failures:
-            self._core.owed.add_all(set(buckets) - set(done) if done else None)
+            self._core.pending.add_all(set(buckets) - set(done) if done else None)
             self._core.raise_failed([([], failures[0])])
 
     def _clean(self, tries: int) -> None:
@@ -99,9 +99,9 @@ class Namespace:
             raise
         failures = [reply for reply in replies if type(reply) is Failure]
         done = [bucket for bucket, reply in enumerate(replies) if type(reply) is not Failure]
-        self._core.owed.has_dropped(tag, done)
+        self._core.pending.has_dropped(tag, done)
         if failures:
-            self._core.owed.add_tag(tag, set(range(len(replies))) - set(done) if done else None)
+            self._core.pending.add_tag(tag, set(range(len(replies))) - set(done) if done else None)
         tier.drop_tag(tag)
         tier.end_write(write, (), (), [(bucket, tag) for bucket, reply in enumerate(replies) if reply == 1])
         if failures:
@@ -126,21 +126,22 @@ class Namespace:
         self, prefix: str, matches: Callable[[str], object], name: object, timeout: Any
     ) -> Effects[int]:
         deadline = self._deadline(timeout)
-        rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, partial(self._pay_named, prefix))
+        settle = partial(self._settle_named, prefix)
+        rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, settle)
         try:
             removed = yield from self._remove_pages(prefix, rule, lambda: deadline, False)
-            self._core.owed.has_removed(name)
+            self._core.pending.has_removed(name)
             return removed
         except BackendUnavailable:
-            self._core.owed.add_rule(rule)
+            self._core.pending.add_rule(rule)
             raise
 
-    def _pay_named(self, prefix: str, rule: Rule) -> Effects[None]:
+    def _settle_named(self, prefix: str, rule: Rule) -> Effects[None]:
         """Remove what is left of a rule; each page has its own deadline."""
         yield from self._remove_pages(prefix, rule, self._core.deadline, True)
 
     def _remove_pages(
-        self, prefix: str, rule: Rule, deadline: Callable[[], float], is_owed: bool
+        self, prefix: str, rule: Rule, deadline: Callable[[], float], is_pending: bool
     ) -> Effects[int]:
         removed = 0
         for node in (yield from self._masters(deadline())):
@@ -148,8 +149,8 @@ class Namespace:
             while cursor:
                 cursor, keys = yield from self._page(node, cursor, "[vl]", prefix, deadline())
                 chosen = tuple(filter(rule.matches, keys))
-                if chosen and is_owed:
-                    yield from self._core.owed.remove(rule, chosen, deadline())
+                if chosen and is_pending:
+                    yield from self._core.pending.remove(rule, chosen, deadline())
                 elif chosen:
                     removed += yield from self._core.delete_all(chosen, deadline())
         return removed
@@ -159,7 +160,7 @@ class Namespace:
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
         core = self._core
-        rule = Rule(object(), lambda key: True, predicate, self._pay_where)
+        rule = Rule(object(), lambda key: True, predicate, self._settle_where)
         deadline = self._deadline(timeout)
         chosen: dict[str, None] = {}
         try:
@@ -173,7 +174,7 @@ class Namespace:
                     deadline += time.monotonic() - begun
             return (yield from core.delete_all(tuple(chosen), deadline)) if chosen else 0
         except BackendUnavailable:
-            core.owed.add_rule(rule)
+            core.pending.add_rule(rule)
             raise
 
     def _chosen(self, rule: Rule, entries: Iterable[tuple[str, Any]]) -> Effects[dict[str, None]]:
@@ -185,7 +186,7 @@ class Namespace:
                 chosen[key] = None
         return chosen
 
-    def _pay_where(self, rule: Rule) -> Effects[None]:
+    def _settle_where(self, rule: Rule) -> Effects[None]:
         """Remove what is left of a rule; each page has its own deadline."""
         core = self._core
         for node in (yield from self._masters(core.deadline())):
@@ -195,7 +196,7 @@ class Namespace:
                 entries = yield from self._read(keys, core.deadline())
                 chosen = yield from self._chosen(rule, entries)
                 if chosen:
-                    yield from core.owed.remove(rule, chosen, core.deadline())
+                    yield from core.pending.remove(rule, chosen, core.deadline())
 
     def _deadline(self, timeout: Any) -> float:
         seconds = self._core.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)

@@ -12,7 +12,7 @@ from cachebox.distributed._net.background import Background
 from cachebox.distributed._net.effects import Effects, Failure
 from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._net.topology import Topology
-from cachebox.distributed._ops.pending_invalidations import Owed
+from cachebox.distributed._ops.pending_invalidations import PendingInvalidations
 from cachebox.distributed._ops.reading import Reading
 from cachebox.distributed._ops.writing import Writing
 from cachebox.distributed._ops.writing_once import WritingOnce
@@ -58,7 +58,7 @@ class Core(Reading, Writing, WritingOnce):
         self.is_closed = False
         self.fast_path: Any = None              # of a cache on a folder
         self._reported: set[str] = set()
-        self.owed = Owed(self)
+        self.pending = PendingInvalidations(self)
         self._reaps = False
         if self.tracking is None:
             tier.fresh_until = math.inf
@@ -124,7 +124,7 @@ class Core(Reading, Writing, WritingOnce):
         self.tier.renew()
         self.tier.first.delete_many(list(self.tier.first))
         self.background.renew()
-        self.owed.renew()
+        self.pending.renew()
         if self.tracking is not None:
             self.tracking.renew()
         else:

@@ -33,8 +33,7 @@ MOST_KEYS = 10_000
 MOST_RULES = 16
 LOOKED_EVERY = 0.005                # seconds between looks whether another caller has settled a bucket
 AGAIN = 0.5                         # seconds between tries, in the background or at a server that refuses
-RULES_AFTER = 3.0                   # seconds until a rule is settled in the background, because going through all names
-                                    # is work
+RULES_AFTER = 3.0                   # seconds until a rule is settled in the background: it goes through all names
 
 
 class Rule:
@@ -44,7 +43,7 @@ class Rule:
         name: identifies the rule; a later rule of the same name replaces it.
         matches: called with a key; runs no user code.
         predicate: called with key and value of the keys that match; both must be true. Or None.
-        pay: the steps that make the servers forget all of it; raises `BackendUnavailable`.
+        settle: the steps that make the servers forget all of it; raises `BackendUnavailable`.
     """
 
     def __init__(
@@ -52,19 +51,18 @@ class Rule:
         name: object,
         matches: Callable[[str], object],
         predicate: Callable[[str, Any], object] | None,
-        pay: Callable[[Rule], Effects[None]],
+        settle: Callable[[Rule], Effects[None]],
     ) -> None:
         self.name = name
         self.matches = matches
         self.predicate = predicate
-        self.pay = pay
+        self.settle = settle
         self.not_before = time.monotonic() + RULES_AFTER
-        self.paid: set[str] = set()             # keys that the servers have forgotten since: their present values are
-                                                # new
+        self.settled: set[str] = set()          # keys that the servers have forgotten since
         self.cleared: set[int] = set()          # buckets that were cleared since
 
 
-class Owed:
+class PendingInvalidations:
     """The pending invalidations of one cache. Thread-safe."""
 
     def __init__(self, core: Core) -> None:
@@ -157,7 +155,7 @@ class Owed:
             with self._lock:
                 for key in keys:
                     self._keys.pop(key, None)
-                self._settled()
+                self._drop_settled()
 
     def has_cleared(self, buckets: Iterable[int], are_all: bool) -> None:
         """The servers have forgotten these buckets; `are_all`: all of them."""
@@ -168,7 +166,7 @@ class Owed:
                     return
                 for bucket in buckets:
                     self._strike(bucket)
-                self._settled()
+                self._drop_settled()
 
     def has_dropped(self, tag: str, buckets: Iterable[int]) -> None:
         """The servers have forgotten the entries with a tag."""
@@ -176,14 +174,14 @@ class Owed:
             with self._lock:
                 left = self._spread(self._tags.get(tag, set())) - set(buckets)
                 self._tags[tag] = left
-                self._settled()
+                self._drop_settled()
 
     def has_removed(self, name: object) -> None:
         """The servers have forgotten what a rule matches."""
         if self.exists:
             with self._lock:
                 self._rules.pop(name, None)
-                self._settled()
+                self._drop_settled()
 
     def _spread(self, buckets: set[int] | None) -> set[int]:
         names = self._core.names
@@ -198,7 +196,7 @@ class Owed:
             rule.cleared.add(bucket)
         self._tags = {tag: self._spread(buckets) - {bucket} for tag, buckets in self._tags.items()}
 
-    def _settled(self) -> None:
+    def _drop_settled(self) -> None:
         self._tags = {tag: buckets for tag, buckets in self._tags.items() if buckets is None or buckets}
         if not (self._keys or self._tags or self._rules or self._clears is None or self._clears):
             self._reset()
@@ -234,7 +232,7 @@ class Owed:
         if not (yield from self._enter(bucket, deadline)):
             return Failure(TimeoutError("what was to be forgotten is being forgotten"), False, False, is_ours=True)
         try:
-            return (yield from self._pay_in(bucket, keys, deadline))
+            return (yield from self._settle_locked(bucket, keys, deadline))
         finally:
             self._busy.discard(bucket)
 
@@ -243,15 +241,15 @@ class Owed:
         core = self._core
         for bucket, members in core.grouped(keys):
             if not (yield from self._enter(bucket, deadline)):
-                core.raise_failed([(members, Failure(TimeoutError("others are paying"), False, False, is_ours=True))])
+                core.raise_failed([(members, Failure(TimeoutError("others are settling"), False, False, is_ours=True))])
             try:
-                chosen = tuple(key for key in members if key not in rule.paid)
+                chosen = tuple(key for key in members if key not in rule.settled)
                 if chosen and bucket not in rule.cleared:
                     yield from core.delete_all(chosen, deadline)
             finally:
                 self._busy.discard(bucket)
 
-    def _pay_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
+    def _settle_locked(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
         core, names = self._core, self._core.names
         assert names is not None
         with self._lock:
@@ -265,8 +263,8 @@ class Owed:
         marks: list[tuple[Rule, str]] = []
         for rule in rules:
             for key in keys:
-                if rule.matches(key) and key not in rule.paid:
-                    if len(rule.paid) >= MOST_KEYS:
+                if rule.matches(key) and key not in rule.settled:
+                    if len(rule.settled) >= MOST_KEYS:
                         return Failure(Unavailable("what was to be forgotten has not been yet"), False, False)
                     outcome = yield from self._is_due(rule, bucket, key, deadline)
                     if type(outcome) is Failure:
@@ -296,9 +294,9 @@ class Owed:
             for key in due:
                 self._keys.pop(key, None)
             for rule, key in marks:
-                rule.paid.add(key)
+                rule.settled.add(key)
             if self.exists:
-                self._settled()
+                self._drop_settled()
         return None
 
     def _is_due(self, rule: Rule, bucket: int, key: str, deadline: float) -> Effects[Any]:
@@ -335,14 +333,14 @@ class Owed:
         core = self._core
         try:
             if self.exists and not core.is_closed:
-                Blocking().run(self._pay())
+                Blocking().run(self._settle_all())
         except BackendUnavailable:
             pass                                # the next try follows
         finally:
             if self.exists:
                 self._plan()
 
-    def _pay(self) -> Effects[None]:
+    def _settle_all(self) -> Effects[None]:
         core = self._core
         yield from core.begin(core.deadline())
         names = core.names
@@ -362,7 +360,7 @@ class Owed:
             if not core.topology.can_be_asked:  # it would count as an error each time
                 return
             try:
-                yield from rule.pay(rule)
+                yield from rule.settle(rule)
             except BackendUnavailable:
                 raise
             except Exception:                   # the predicate raised: no value is known to go

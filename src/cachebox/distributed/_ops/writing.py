@@ -109,10 +109,10 @@ class Writing(Entries):
         for (_, members), reply, write in (yield from self.send_writes(commands, groups, deadline, True)):
             if type(reply) is Failure:
                 failed.append((members, reply))
-                self.owed.add_keys(members)
+                self.pending.add_keys(members)
             else:
                 deleted += reply
-                self.owed.has_forgotten(members)
+                self.pending.has_forgotten(members)
             self.tier.end_write(write)
         self.raise_failed(failed)
         return deleted
