@@ -40,8 +40,8 @@ class Schema:
     ... class Point:
     ...     x: int
     >>> schema = Schema(list[Point])
-    >>> number, parts = schema.taken_apart(Point(3))
-    >>> schema.put_together(number, parts)
+    >>> number, parts = schema.decompose(Point(3))
+    >>> schema.compose(number, parts)
     Point(x=3)
     """
 
@@ -58,12 +58,12 @@ class Schema:
         """Whether the annotation has a class that cannot be read without it."""
         return bool(self._said)
 
-    def taken_apart(self, value: Any) -> tuple[int, list[Any]] | None:
+    def decompose(self, value: Any) -> tuple[int, list[Any]] | None:
         """The number of a value's class, and the value's parts; None if the annotation does not have the class."""
         number = self._numbers.get(type(value))
         return None if number is None else (number, self._records[number].parts(value))
 
-    def put_together(self, number: int, parts: list[Any]) -> Any:
+    def compose(self, number: int, parts: list[Any]) -> Any:
         """The value that consists of these parts. Raises any exception if they do not fit."""
         if type(number) is not int or number < 0:
             raise ValueError("no class has that number")

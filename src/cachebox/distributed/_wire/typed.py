@@ -40,10 +40,10 @@ class Schema(Protocol):
     def fingerprint(self) -> str:
         """A text that changes when the annotation, or the fields of a class in it, change."""
 
-    def taken_apart(self, value: Any) -> tuple[int, list[Any]] | None:
+    def decompose(self, value: Any) -> tuple[int, list[Any]] | None:
         """The number of a value's class, and the value's parts; None if the schema does not have the class."""
 
-    def put_together(self, number: int, parts: list[Any]) -> Any:
+    def compose(self, number: int, parts: list[Any]) -> Any:
         """The value that consists of these parts."""
 
 
@@ -113,7 +113,7 @@ class Writer:
         if write is not None:
             return write(self, value)
         if self.schema is not None:
-            found = self.schema.taken_apart(value)
+            found = self.schema.decompose(value)
             if found is not None:
                 number, parts = found
                 return ["o", number, *map(self.tree, parts)]
@@ -279,7 +279,7 @@ def _all_different(found: Any, n: int) -> Any:
 def _object(reader: Reader, number: int, *parts: Tree) -> Any:
     if reader.schema is None:
         raise ValueError("of a class that only an annotation tells of")
-    return reader.schema.put_together(number, list(map(reader.value, parts)))
+    return reader.schema.compose(number, list(map(reader.value, parts)))
 
 
 _TAGS: dict[type, str] = {list: "l", tuple: "t", set: "s", frozenset: "f"}
