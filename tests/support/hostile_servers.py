@@ -28,9 +28,9 @@ def of_script(args) -> bytes:
         scripts.ADD.digest: lambda: bulk(b"0" * (1 + int(rest[2]))),
         scripts.SWAP.digest: lambda: bulk(b"10"),
         scripts.LEAD.digest: lambda: b"*2\r\n:3\r\n:0\r\n",
-        scripts.LAND.digest: lambda: b"*2\r\n:1\r\n" + bulk(b"0" * int(rest[5])),
+        scripts.COMPLETE.digest: lambda: b"*2\r\n:1\r\n" + bulk(b"0" * int(rest[5])),
         scripts.LEAD_MANY.digest: lambda: bulk(b"0" + b"3" * keys),
-        scripts.LAND_MANY.digest: lambda: bulk(b"1" * keys),
+        scripts.COMPLETE_MANY.digest: lambda: bulk(b"1" * keys),
     }.get(digest, lambda: b":0\r\n")()
 
 

@@ -22,7 +22,7 @@ from cachebox.distributed._embedded.writer_lock import Busy
 from cachebox.distributed._net.effects import Block, Effects, Failure
 from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._wire.resp import ReplyError
-from cachebox.distributed._wire.scripts import LAND, STORING
+from cachebox.distributed._wire.scripts import COMPLETE, STORING
 
 PAGE = 1000                         # keys that one step looks at
 SWEPT = 512                         # entries that one transaction of the background cleaning removes
@@ -156,7 +156,7 @@ class Directory:
             return self._failed(error)
 
     def _done(self, reply: Any, digest: bytes) -> Any:
-        if self.trouble is not None and (digest in STORING or digest == LAND.digest or not self._is_full):
+        if self.trouble is not None and (digest in STORING or digest == COMPLETE.digest or not self._is_full):
             self.trouble, self._is_full = None, False
         return Failure(reply, True, False) if type(reply) is ReplyError else reply
 

@@ -350,11 +350,11 @@ def lead(
     return store.write((), run, deadline)
 
 
-def land(
+def complete(
     store: Store, keys: Keys, deadline: float, token: bytes, fresh: bytes, head: bytes, body: bytes, px: bytes, n: int,
     *tags: str,
 ) -> list[Any]:
-    """LAND."""
+    """COMPLETE."""
     key = keys[0]
 
     def run(execute: Execute, page: Page) -> list[Any]:
@@ -439,8 +439,8 @@ def lead_many(
     return store.write((), run, deadline)
 
 
-def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: Any) -> bytes:
-    """LAND_MANY."""
+def complete_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: Any) -> bytes:
+    """COMPLETE_MANY."""
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page, store.now_ms())
         answers = []
@@ -492,11 +492,11 @@ OPERATIONS: dict[bytes, Callable[..., Any]] = {
     scripts.TOUCH.digest: touch,
     scripts.INCREMENT.digest: increment,
     scripts.LEAD.digest: lead,
-    scripts.LAND.digest: land,
+    scripts.COMPLETE.digest: complete,
     scripts.FAIL.digest: fail,
     scripts.LEASE.digest: lease,
     scripts.LEAD_MANY.digest: lead_many,
-    scripts.LAND_MANY.digest: land_many,
+    scripts.COMPLETE_MANY.digest: complete_many,
     scripts.CLEAR.digest: clear,
     scripts.INVALIDATE_TAG.digest: invalidate_tag,
 }

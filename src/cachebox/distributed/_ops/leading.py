@@ -10,7 +10,7 @@ from cachebox.distributed._ops.leases import Group
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.single_flight import Loader, new_flight
 from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed._wire.scripts import LAND_MANY, LEAD_MANY, script_call
+from cachebox.distributed._wire.scripts import COMPLETE_MANY, LEAD_MANY, script_call
 
 Row = tuple[tuple[bytes, bytes], float, tuple[str, ...]]
 """A value to store: encoded, its lifetime in seconds, its tags."""
@@ -100,7 +100,7 @@ class LeadOfMany:
         assert names is not None
         return bucket, [names.generation(bucket), *(names.lease(bucket, key) for key in keys)]
 
-    def land(self, rows: dict[str, Row]) -> Effects[list[tuple[list[str], Failure]]]:
+    def complete(self, rows: dict[str, Row]) -> Effects[list[tuple[list[str], Failure]]]:
         """Store values, as far as the leases hold: those without tags in one step.
 
         Returns the keys whose servers did not answer.
@@ -114,7 +114,8 @@ class LeadOfMany:
             for key in members:
                 encoded, lifetime, _ = together[key]
                 arguments += (*encoded, self._expiry(lifetime))
-            commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
+            script_keys = core.names_of(core.names, bucket, members)
+            commands.append((bucket, script_call(COMPLETE_MANY, script_keys, *arguments)))
         replies = (yield from core.send_writes(commands, groups, core.deadline())) if commands else []
         failed = []
         for (_, members), reply, write in replies:
@@ -128,7 +129,7 @@ class LeadOfMany:
         for key, (encoded, lifetime, tags) in rows.items():
             if tags and names is not None:
                 lease = names.lease(names.bucket(key), key)
-                yield from self._loader.land(
+                yield from self._loader.complete(
                     key, encoded, self._expiry(lifetime), tags, self.token, lease, core.deadline()
                 )
         return failed

@@ -154,7 +154,7 @@ class DistributedMany(CachedMany):
                     if encoded is not None:
                         rows[names[key]] = encoded, lifetime, tags
             lead.let_go()
-            failed = yield from lead.land(rows)
+            failed = yield from lead.complete(rows)
             if failed and not core.is_local:
                 core.raise_failed(failed)
             if len(rows) < len(leased):

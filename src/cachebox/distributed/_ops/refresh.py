@@ -133,7 +133,7 @@ class Refreshing:
                 pause = PAUSE
             elif reply[0] == 3:
                 with flight:
-                    yield from loader.fly(key, factory, decide, token, flight, deadline)
+                    yield from loader.load_as_leader(key, factory, decide, token, flight, deadline)
                 counted = {"refreshes": 1}
                 self._fails = False
         except Exception:                       # counted; the old value lives on, and a later hit tries again

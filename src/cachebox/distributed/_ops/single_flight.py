@@ -33,7 +33,7 @@ from cachebox.distributed._wire.codec import Undecodable
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import Senseless
-from cachebox.distributed._wire.scripts import LAND, LEAD, READ
+from cachebox.distributed._wire.scripts import COMPLETE, LEAD, READ
 from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.options import checked_key, checked_tags, seconds_of
@@ -292,7 +292,7 @@ class Loader:
                 missed = True
                 tier.count(misses=not anew)
             if reply[0] == 3:
-                return (yield from self.fly(key, factory, decide, token, flight, deadline)), True
+                return (yield from self.load_as_leader(key, factory, decide, token, flight, deadline)), True
             other = self.flights.get(reply[2])
             awaited = reply[2] if other is None and not anew else b""
             if other is not None:
@@ -382,7 +382,7 @@ class Loader:
 
     # --- leading ------------------------------------------------------------------------------------------------------
 
-    def fly(
+    def load_as_leader(
         self,
         key: str,
         factory: Callable[[], Any],
@@ -419,7 +419,7 @@ class Loader:
         if encoded is None:
             yield from self.leases.give_up(token, groups, deadline)
         else:
-            yield from self.land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
+            yield from self.complete(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
         flight.complete(self._shared(encoded, value, decide.schema))
         return value
 
@@ -429,7 +429,7 @@ class Loader:
             return value
         return Packed(*self._core.codec.payload(*encoded), schema)
 
-    def land(
+    def complete(
         self,
         key: str,
         encoded: tuple[bytes, bytes],
@@ -439,11 +439,12 @@ class Loader:
         lease: bytes,
         deadline: float,
     ) -> Effects[None]:
+        """Store a value under its lease, if the lease still holds, and end the lease."""
         core, tier = self._core, self._core.tier
         write = tier.begin_write((key,))
         try:
             reply = yield from core.call(
-                LAND, key, token, new_token(), *encoded, px, len(tags), *tags,
+                COMPLETE, key, token, new_token(), *encoded, px, len(tags), *tags,
                 deadline=deadline, more=[lease],
             )
         except BaseException:

@@ -179,7 +179,7 @@ class Warming:
                 else:
                     rows[key] = encoded, core.lifetime, ()
             lead.let_go()
-            failed = yield from lead.land(rows)
+            failed = yield from lead.complete(rows)
             loaded = len(rows) - sum([len(members) for members, _ in failed])
             if failed:
                 core.tier.count(errors=1)

@@ -135,7 +135,7 @@ def _lead(reply: Any, command: Command) -> bool:
     return kind == 5 and not rest and _arguments(command)[4] != b""
 
 
-def _land(reply: Any, command: Command) -> bool:
+def _complete(reply: Any, command: Command) -> bool:
     if type(reply) is not list or not reply or type(reply[0]) is not int:
         return False
     if reply[0] == 1:
@@ -147,7 +147,7 @@ def _lead_many(reply: Any, command: Command) -> bool:
     return type(reply) is bytes and len(reply) == 1 + _keys(command) and _answers(reply) is not None
 
 
-def _land_many(reply: Any, command: Command) -> bool:
+def _complete_many(reply: Any, command: Command) -> bool:
     return _are_flags(reply, _keys(command))
 
 
@@ -237,11 +237,11 @@ SHAPES: dict[bytes, Fits] = {
     scripts.TOUCH.digest: _yes_or_no,
     scripts.INCREMENT.digest: _increment,
     scripts.LEAD.digest: _lead,
-    scripts.LAND.digest: _land,
+    scripts.COMPLETE.digest: _complete,
     scripts.FAIL.digest: _yes_or_no,
     scripts.LEASE.digest: _number_of_keys,
     scripts.LEAD_MANY.digest: _lead_many,
-    scripts.LAND_MANY.digest: _land_many,
+    scripts.COMPLETE_MANY.digest: _complete_many,
     scripts.CLEAR.digest: _yes_or_no,
     scripts.INVALIDATE_TAG.digest: _yes_or_no,
     scripts.CLEAN.digest: _number_of_keys,

@@ -291,7 +291,7 @@ return {3, made}
 """
 
 # ARGV: token, fresh, head, body, milliseconds, number of tags, tags -> {1, tags made}: stored; {0}: the lease was lost
-_LAND = r"""
+_COMPLETE = r"""
 local lease = call('GET', KEYS[3])
 if not lease or sub(lease, 17, 32) ~= ARGV[1] then return {0} end
 local n = tonumber(ARGV[6])
@@ -350,7 +350,7 @@ return table.concat(out)
 
 # KEYS: generation, entries. ARGV: token, then for each entry head, body, milliseconds
 # -> for each 1: stored; 0: the lease was lost
-_LAND_MANY = r"""
+_COMPLETE_MANY = r"""
 local out = {}
 for i = 2, #KEYS do
   local name, at = lease_of(KEYS[i]), 3 * i - 4
@@ -413,11 +413,11 @@ TTL = Script(_TTL)
 TOUCH = Script(_TOUCH)
 INCREMENT = Script(_INCREMENT)
 LEAD = Script(_LEAD)
-LAND = Script(_LAND)
+COMPLETE = Script(_COMPLETE)
 FAIL = Script(_FAIL)
 LEASE = Script(_LEASE)
 LEAD_MANY = Script(_LEAD_MANY)
-LAND_MANY = Script(_LAND_MANY)
+COMPLETE_MANY = Script(_COMPLETE_MANY)
 CLEAR = Script(_CLEAR)
 INVALIDATE_TAG = Script(_INVALIDATE_TAG)
 CLEAN = Script(_CLEAN)
@@ -425,12 +425,12 @@ CLEAN = Script(_CLEAN)
 BY_DIGEST = {
     script.digest: script
     for script in (
-        READ, WRITE, ADD, SWAP, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
-        INVALIDATE_TAG, CLEAN,
+        READ, WRITE, ADD, SWAP, DELETE, TTL, TOUCH, INCREMENT, LEAD, COMPLETE, FAIL, LEASE, LEAD_MANY, COMPLETE_MANY,
+        CLEAR, INVALIDATE_TAG, CLEAN,
     )
 }
 
-STORING = frozenset(script.digest for script in (WRITE, ADD, SWAP, INCREMENT, LAND_MANY))
+STORING = frozenset(script.digest for script in (WRITE, ADD, SWAP, INCREMENT, COMPLETE_MANY))
 """The digests of scripts that cannot succeed on a full server."""
 WRITING = STORING | {script.digest for script in (DELETE, CLEAR, INVALIDATE_TAG)}
 """The digests of scripts that cannot succeed on a server that refuses writes."""
