@@ -240,7 +240,7 @@ class Backlog(Delivering):
                 number = self.queue.accept(write.key, write.value, now, write.journaled).number
                 self.unfinished[write.key] = numbers[write.key] = number
                 self._letters.drop(write.key)
-            self.queue.hurry(now)
+            self.queue.make_all_due(now)
         self.call_thread()
         return numbers
 
@@ -259,7 +259,7 @@ class Backlog(Delivering):
         """See `WriteBehind.flush`."""
         self._refuse_to_wait_for_itself("flush")
         with self._lock:
-            writes = self.queue.hurry(time.monotonic())
+            writes = self.queue.make_all_due(time.monotonic())
         self.call_thread()
         return self._wait_for(writes, until) and not self._letters.kept
 
@@ -270,7 +270,7 @@ class Backlog(Delivering):
         with self._lock:
             while self._unsynced and until.left() > 0.0:        # writes about to be accepted
                 self._has_progressed.wait(min(until.left(), LOOKS_EVERY))
-            writes = self.queue.hurry(time.monotonic())
+            writes = self.queue.make_all_due(time.monotonic())
             self._call_thread()
         reached = self._wait_for(writes, until) and not self._letters.kept
         with self._lock:
@@ -296,7 +296,7 @@ class Backlog(Delivering):
         """Accept no more writes, and send all pending ones at once."""
         with self._lock:
             self.closing = True
-            self.queue.hurry(time.monotonic())
+            self.queue.make_all_due(time.monotonic())
             self._has_progressed.notify_all()         # wakes writers that wait for room
         self.call_thread()
 

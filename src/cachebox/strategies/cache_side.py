@@ -19,8 +19,8 @@ from cachebox.strategies.store import contained, with_tags
 
 MOST_STALE = 100_000
 """Stale keys that are kept one by one; if there are more, the cache must forget everything."""
-UNTOLD = "a cache could not be told of a write; until it can, what it may have is loaded from the store instead"
-TOLD = "the cache has been told of all writes"
+UNREACHED = "a cache could not be told of a write; until it can, what it may have is loaded from the store instead"
+REACHED = "the cache has been told of all writes"
 
 
 class StaleKeys:
@@ -89,7 +89,7 @@ class CacheSide:
     def __init__(self, cache: Any) -> None:
         self.cache = cache
         self.stale = StaleKeys(callable(getattr(cache, "clear", None)))
-        self._trouble = Trouble(UNTOLD, TOLD)
+        self._trouble = Trouble(UNREACHED, REACHED)
 
     def is_stale(self, key: Any) -> Steps[bool]:
         """Whether a key is stale, after an attempt to settle it."""
@@ -99,7 +99,7 @@ class CacheSide:
         return False
 
     def setting(self, key: Any, value: Any, ttl: Any, tags: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The step that sets a value in the cache. The caller calls `has_failed` if it raises, else `has_heard`."""
+        """The step that sets a value in the cache. The caller calls `has_failed` if it raises, else `was_reached`."""
         set_: Callable[..., Any] = partial(self.cache.set, tags=tags) if tags else self.cache.set
         return set_, (key, value, ttl)
 
@@ -111,7 +111,7 @@ class CacheSide:
             yield from self.has_failed((key,), error)
             raise
         if self.stale:
-            yield from self.has_heard((key,))
+            yield from self.was_reached((key,))
 
     def set_many(self, items: Mapping[Any, Any], ttl: Any, tags: Any) -> Steps[None]:
         """`set` for many keys, by one call if the cache has `set_many`."""
@@ -124,7 +124,7 @@ class CacheSide:
         except BaseException as error:
             yield from self.has_failed(items, error)
             raise
-        yield from self.has_heard(items)
+        yield from self.was_reached(items)
 
     def increment(self, key: Any, amount: int, sum_: int) -> Steps[None]:
         """Set a sum in the cache. If the cache has the old value, the entry keeps its lifetime and tags."""
@@ -153,7 +153,7 @@ class CacheSide:
             yield from self.has_failed((key,), error)
             raise
         if self.stale:
-            yield from self.has_heard((key,))
+            yield from self.was_reached((key,))
         return deleted
 
     def delete_many(self, keys: Iterable[Any]) -> Steps[int]:
@@ -163,7 +163,7 @@ class CacheSide:
         except BaseException as error:
             yield from self.has_failed(keys, error)
             raise
-        yield from self.has_heard(keys)
+        yield from self.was_reached(keys)
         return deleted
 
     def forget(self, keys: Iterable[Any]) -> Steps[None]:
@@ -191,7 +191,7 @@ class CacheSide:
         self.stale.settle(seen)
         self._trouble.end()
 
-    def has_heard(self, keys: Iterable[Any]) -> Steps[None]:
+    def was_reached(self, keys: Iterable[Any]) -> Steps[None]:
         """The cache was reached, and has something newer under these keys."""
         if self.stale:
             self.stale.remove(keys)

@@ -133,7 +133,7 @@ class WritingBehind(Operations):
             yield self._accept, (key, value, numbers)
             yield self._side.setting(key, value, ttl, tags)
             if self._side.stale.keys or self._side.stale.of_all is not None:
-                yield from self._side.has_heard((key,))
+                yield from self._side.was_reached((key,))
             late = self._backlog.done_with(numbers)
             if late:
                 yield from self._side.forget(late)

@@ -53,7 +53,7 @@ class WriteQueue:
         self.in_flight: dict[Any, Write] = {}
         self.promised = 0               # places reserved for writes that are about to be accepted
         self.accepted = 0               # values accepted so far
-        self.hurried = 0                # writes up to this number go out without waiting for others
+        self.due_up_to = 0                # writes up to this number go out without waiting for others
         self.fresh: dict[int, Write] = {}      # pending, and not tried yet; by serial, oldest first
         self._again: list[tuple[float, int, Write]] = []    # a heap of failed writes; outdated items stay until popped
         self._plans = count()           # a tie-breaker, so that writes are never compared
@@ -105,7 +105,7 @@ class WriteQueue:
             if crowded or len(self.fresh) >= self.batch_size:
                 return 0.0
             (oldest,) = self._oldest(1)
-            soonest = min(soonest, 0.0 if oldest.first <= self.hurried else oldest.accepted + self.max_delay - now)
+            soonest = min(soonest, 0.0 if oldest.first <= self.due_up_to else oldest.accepted + self.max_delay - now)
         return soonest
 
     def _next_again(self) -> float | None:
@@ -135,16 +135,16 @@ class WriteQueue:
             if again is None or again > now:
                 break
             write = self._again[0][2]
-            self._fly(write)            # before it leaves the heap, so that it is always somewhere
+            self._put_in_flight(write)            # before it leaves the heap, so that it is always somewhere
             heappop(self._again)
             batch.append(write)
         for write in self._oldest(self.batch_size - len(batch)):
-            self._fly(write)
+            self._put_in_flight(write)
             del self.fresh[write.serial]
             batch.append(write)
         return batch
 
-    def _fly(self, write: Write) -> None:
+    def _put_in_flight(self, write: Write) -> None:
         self.in_flight[write.key] = write       # in both for a moment, so that a reader always finds it
         del self.pending[write.key]
         write.due = None
@@ -170,9 +170,9 @@ class WriteQueue:
         self.fresh.pop(write.serial, None)
         self.in_flight.pop(write.key, None)
 
-    def hurry(self, now: float) -> list[Write]:
+    def make_all_due(self, now: float) -> list[Write]:
         """Let all writes go out at once, without waiting for others or for their next attempt. Returns them."""
-        self.hurried = self.accepted
+        self.due_up_to = self.accepted
         planned = {write.serial: write for _, _, write in self._again if write.due is not None}
         self._again = []
         for write in planned.values():
