@@ -22,7 +22,7 @@ from cachebox.distributed._net.effects import (
     T,
     Wait,
 )
-from cachebox.distributed._net.pool import Turn, needs_sign_of_life, patience, share
+from cachebox.distributed._net.pool import PoolWaiter, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect_async, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
@@ -288,7 +288,7 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
         raise
     if second is not None:
         second.cancel()
-    if connection.is_late or pool.is_over:
+    if connection.is_late or pool.is_closed:
         pool.discard(connection)
     else:
         pool.give_back(connection, loop)
@@ -414,18 +414,18 @@ async def next_connection(
     """The next connection that becomes free, and whether it was used before. Raises TimeoutError if none does in
     time."""
     waiter = TaskWaiter()
-    turn = Turn(loop, waiter.wake)
+    queued = PoolWaiter(loop, waiter.wake)
     try:
-        if node.pool.line_up(turn):
+        if node.pool.enqueue(queued):
             await waiter.wait(left(deadline))
-        connection, turn.connection = turn.connection, None
+        connection, queued.connection = queued.connection, None
         if connection is not None:
             return connection, True
-        if turn.has_place:
-            turn.has_place = False
+        if queued.has_place:
+            queued.has_place = False
             return await new_connection(node, deadline), False
     finally:
-        node.pool.step_out(turn)
+        node.pool.withdraw(queued)
     raise TimeoutError("no connection became free in time")
 
 

@@ -10,7 +10,7 @@ from cachebox._platform.callers import waiter
 from cachebox._platform.guard import report
 from cachebox._platform.steps import run
 from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, NewWaiter, Node, Spawn, T, Wait
-from cachebox.distributed._net.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
+from cachebox.distributed._net.pool import TRUSTED_ONCE, PoolWaiter, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
@@ -138,18 +138,18 @@ def next_connection(node: Node, deadline: float) -> tuple[Connection, bool]:
     """The next connection that becomes free, and whether it was used before. Raises TimeoutError if none does in
     time."""
     waiting = waiter()
-    turn = Turn(None, waiting.wake)
+    queued = PoolWaiter(None, waiting.wake)
     try:
-        if node.pool.line_up(turn):
+        if node.pool.enqueue(queued):
             waiting.wait(max(0.0, deadline - time.monotonic()))
-        connection, turn.connection = turn.connection, None
+        connection, queued.connection = queued.connection, None
         if connection is not None:
             return connection, True
-        if turn.has_place:
-            turn.has_place = False
+        if queued.has_place:
+            queued.has_place = False
             return new_connection(node, deadline), False
     finally:
-        node.pool.step_out(turn)
+        node.pool.withdraw(queued)
         waiting.close()
     raise TimeoutError("no connection became free in time")
 

@@ -43,7 +43,7 @@ class Node:
 
     def close(self, for_good: bool = False) -> None:
         """Close the idle connections; `for_good`: also close the others as soon as they are given back."""
-        self.pool.is_over = self.pool.is_over or for_good
+        self.pool.is_closed = self.pool.is_closed or for_good
         self.pool.close()
 
     @property

@@ -2,7 +2,7 @@
 
 Threads share one stack of idle connections, and so do the tasks of each event loop. The connection used last is used
 next, so the oldest lies at the bottom of its stack. One bound holds for all of them: a *place* stands for a connection
-that is open or being opened. A caller that finds neither an idle connection nor a free place stands in line, and is
+that is open or being opened. A caller that finds neither an idle connection nor a free place waits in a queue, and is
 handed the next one that becomes free.
 """
 
@@ -33,7 +33,7 @@ LARGE = 65536
 """Bytes from which a request is not sent a second time to a server that may only be slow."""
 
 
-class Turn:
+class PoolWaiter:
     """A caller that waits for a connection: what it was handed, and how it is woken. `home`: its event loop, or
     None."""
 
@@ -54,7 +54,7 @@ class ConnectionPool:
         self.limit = limit
         self.idle: list[Connection] = []
         self.by_loop: dict[Any, LoopConnections] = {}       # by event loop
-        self.is_over = False
+        self.is_closed = False
         self.on_open: Callable[[], object] | None = None
         self.renew()
 
@@ -69,7 +69,7 @@ class ConnectionPool:
         self.idle = []
         self.by_loop = {}
         self.size = 0                           # places that are taken
-        self.line: deque[Turn] = deque()
+        self.queue: deque[PoolWaiter] = deque()
 
     # --- places -------------------------------------------------------------------------------------------------------
 
@@ -88,32 +88,32 @@ class ConnectionPool:
             return True
 
     def give_place(self) -> None:
-        """A connection is gone: give its place to the first in line, if there is one."""
+        """A connection is gone: give its place to the first waiter, if there is one."""
         with self._lock:
-            turn = self.line.popleft() if self.line else None
-            if turn is None:
+            waiter = self.queue.popleft() if self.queue else None
+            if waiter is None:
                 self.size -= 1
             else:
-                turn.has_place = True
-        if turn is not None:
-            turn.wake()
+                waiter.has_place = True
+        if waiter is not None:
+            waiter.wake()
 
-    def line_up(self, turn: Turn) -> bool:
-        """Stand in line. Returns False if `turn` got a connection or a place at once."""
+    def enqueue(self, waiter: PoolWaiter) -> bool:
+        """Enter the queue. Returns False if `waiter` got a connection or a place at once."""
         with self._lock:
-            own = self.idle if turn.home is None else self.by_loop[turn.home].idle
+            own = self.idle if waiter.home is None else self.by_loop[waiter.home].idle
             with contextlib.suppress(IndexError):
-                turn.connection = own.pop()
+                waiter.connection = own.pop()
                 return False
-            turn.has_place = self._reserve()
-            spare = None if turn.has_place else self._pop_spare()
+            waiter.has_place = self._reserve()
+            spare = None if waiter.has_place else self._pop_spare()
             if spare is not None:
-                turn.has_place = True
-            elif not turn.has_place:
-                self.line.append(turn)
+                waiter.has_place = True
+            elif not waiter.has_place:
+                self.queue.append(waiter)
         if spare is not None:
             _close(*spare)
-        return not turn.has_place
+        return not waiter.has_place
 
     def _pop_spare(self) -> tuple[Any, Any] | None:
         """An idle connection of another home, and that home's event loop."""
@@ -124,40 +124,40 @@ class ConnectionPool:
                 return own.idle.pop(0), home
         return None
 
-    def step_out(self, turn: Turn) -> None:
-        """Leave the line; pass on what was handed over meanwhile."""
+    def withdraw(self, waiter: PoolWaiter) -> None:
+        """Leave the queue; pass on what was handed over meanwhile."""
         with self._lock:
-            if turn in self.line:
-                self.line.remove(turn)
-        if turn.connection is not None:
-            self.give_back(turn.connection, turn.home)
-        elif turn.has_place:
+            if waiter in self.queue:
+                self.queue.remove(waiter)
+        if waiter.connection is not None:
+            self.give_back(waiter.connection, waiter.home)
+        elif waiter.has_place:
             self.give_place()
 
     # --- connections --------------------------------------------------------------------------------------------------
 
     def give_back(self, connection: Any, home: Any = None) -> None:
-        """Make a connection idle, or hand it to the first in line."""
+        """Make a connection idle, or hand it to the first waiter."""
         idle: list[Any] = self.idle if home is None else self.by_loop[home].idle
         idle.append(connection)
-        if self.line:
+        if self.queue:
             self._hand_over(idle, home)
-        if self.is_over:
+        if self.is_closed:
             self.close()
 
     def _hand_over(self, idle: list[Any], home: Any) -> None:
         with self._lock:
-            if not self.line or not idle:
+            if not self.queue or not idle:
                 return
-            turn = self.line.popleft()
+            waiter = self.queue.popleft()
             connection = idle.pop()
-            if turn.home is home:
-                turn.connection, connection = connection, None
+            if waiter.home is home:
+                waiter.connection, connection = connection, None
             else:
-                turn.has_place = True
+                waiter.has_place = True
         if connection is not None:
             _close(connection, home)
-        turn.wake()
+        waiter.wake()
 
     def discard(self, connection: Any) -> None:
         """Close a connection that was in use, and let another one be opened."""
