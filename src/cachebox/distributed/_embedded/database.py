@@ -52,7 +52,7 @@ def is_damage(error: sqlite3.Error) -> bool:
     )
 
 
-class Over(Exception):
+class Closing(Exception):
     """The file is being closed, for a fork or for good."""
 
 
@@ -98,20 +98,20 @@ class Database:
         self._idle: list[Reader] = []
         self._living: weakref.WeakSet[Reader] = weakref.WeakSet()   # a lost reader closes itself
         self._opening = 0
-        self._is_over = False
+        self._is_closing = False
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def lend(self) -> Reader:
-        """Lend a reader that nobody else uses until it is given back. Raises sqlite3.Error, `Over`."""
+        """Lend a reader that nobody else uses until it is given back. Raises sqlite3.Error, `Closing`."""
         try:
             reader = self._idle.pop()
         except IndexError:
             reader = Reader()
-            self._living.add(reader)        # before `_is_over` is read: `close_readers` waits for it
+            self._living.add(reader)        # before `_is_closing` is read: `close_readers` waits for it
             try:
-                if self._is_over:
-                    raise Over from None
+                if self._is_closing:
+                    raise Closing from None
                 reader.open(self.path, self._patience)
             except BaseException:
                 self._living.discard(reader)
@@ -210,7 +210,7 @@ class Database:
     def close_readers(self, seconds: float) -> bool:
         """Close all readers, and wait for those in use. Returns False if some still are."""
         until = time.monotonic() + seconds
-        self._is_over = True
+        self._is_closing = True
         while True:
             while self._idle:
                 with contextlib.suppress(IndexError):
@@ -228,4 +228,4 @@ class Database:
 
     def reopen(self) -> None:
         """After `close_readers`, in the same process: allow reading again."""
-        self._is_over = False
+        self._is_closing = False

@@ -69,7 +69,7 @@ class Directory:
     can_be_asked = True
     is_suspect = False
     tracking_probes = False
-    door = None
+    entry_refusal = None
     on_open = None
     news_apart = NEWS_APART
     at_once = sys.maxsize

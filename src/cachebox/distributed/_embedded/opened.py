@@ -28,11 +28,11 @@ def boot_id() -> bytes:
     """16 bytes that differ from one start of the machine to the next."""
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-        told = subprocess.run(command, capture_output=True, check=True).stdout
+        text = subprocess.run(command, capture_output=True, check=True).stdout
     else:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            told = file.read()
-    return bytes.fromhex(told.decode().strip().replace("-", ""))
+            text = file.read()
+    return bytes.fromhex(text.decode().strip().replace("-", ""))
 
 
 class Opened:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from cachebox._platform.section import Section
-from cachebox.distributed._embedded.database import NEVER, Database, Over, is_damage, is_full
+from cachebox.distributed._embedded.database import NEVER, Closing, Database, is_damage, is_full
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
 from cachebox.distributed._embedded.page import Page, sum_start
@@ -146,13 +146,13 @@ class Store:
         return made[1] if self._use(opened, found, made) else self.database(opened)
 
     def _use(self, opened: Opened, old: tuple[int, Database] | None, new: tuple[int, Database] | None) -> bool:
-        """Replace the file in use. Returns False if another thread was faster. Raises `Over`.
+        """Replace the file in use. Returns False if another thread was faster. Raises `Closing`.
 
         Nobody writes to the old file: a writer, under the writer lock, uses the file that the page names.
         """
         with self._lock:
             if self._opened is not opened:
-                raise Over
+                raise Closing
             if self._database is not old:
                 return False
             self._database = new
@@ -187,7 +187,7 @@ class Store:
                     raise
                 database.give_back(reader)
                 return result
-            except Over:                        # closed for a fork, or replaced by another process
+            except Closing:                        # closed for a fork, or replaced by another process
                 time.sleep(0.0005)
             except (sqlite3.Error, Damaged, FileNotFoundError) as error:
                 if isinstance(error, sqlite3.Error) and not is_damage(error):

@@ -29,7 +29,7 @@ from cachebox.distributed._near.tracking_connection import Request, TrackingConn
 from cachebox.distributed._net.background import Background
 from cachebox.distributed._net.blocking_driver import Blocking, Connection, open_connection, readable
 from cachebox.distributed._net.effects import Effects, NewWaiter, Node, Wait
-from cachebox.distributed._net.health import log, told
+from cachebox.distributed._net.health import log, redacted
 from cachebox.distributed._net.refusals import NOT_SERVING
 from cachebox.distributed._net.servers import failures, left
 from cachebox.distributed._net.topology import Topology
@@ -362,7 +362,8 @@ class Tracking:
     def _probe_soon(self, node: Node) -> None:
         """Schedule a probe of a node that answers PING, but was in trouble."""
         now = time.monotonic()
-        if now >= self._next_probe.get(node, 0.0) and (node.breaker.state != "closed" or node.health.door is not None):
+        is_in_trouble = node.breaker.state != "closed" or node.health.entry_refusal is not None
+        if is_in_trouble and now >= self._next_probe.get(node, 0.0):
             self._next_probe[node] = now + RETRY_APART
             self._background.schedule(0.0, lambda: self._probe(node))
 
@@ -385,8 +386,8 @@ class Tracking:
             node.pool.give_place()
 
     def _is_refused(self, node: Node, words: str) -> None:
-        if told(words) != told(self._refusals.get(node, "")):
-            log.error("%s refuses to track changes, so the first tier is off: %s", node, told(words))
+        if redacted(words) != redacted(self._refusals.get(node, "")):
+            log.error("%s refuses to track changes, so the first tier is off: %s", node, redacted(words))
         self._refusals[node] = words
         self._why[node] = words
 

@@ -235,7 +235,7 @@ async def exchange_async(
     try:
         await own.enter(left(deadline))
     except TimeoutError as error:
-        return Failure(error, False, False, is_ours=True)
+        return Failure(error, False, False, is_internal=True)
     try:
         return await exchange_in_lane(node, commands, deadline, once)
     finally:
@@ -279,7 +279,7 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
         if late and not is_timeout(error):
             error = TimeoutError("no answer in time")
         is_broken = is_cut(error) or (was_sent and not late)
-        return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and late)
+        return Failure(error, was_sent, is_broken, was_reused, is_internal=is_waiting and late)
     except BaseException:
         if second is not None:
             second.cancel()

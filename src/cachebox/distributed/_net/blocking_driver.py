@@ -195,7 +195,7 @@ def exchange(node: Node, commands: Commands, deadline: float, once: bool = False
 def failure_of(error: BaseException, was_sent: bool, was_reused: bool, is_waiting: bool = False) -> Failure:
     """The Failure of an exchange."""
     is_broken = is_cut(error) or (was_sent and not is_timeout(error))
-    return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and is_timeout(error))
+    return Failure(error, was_sent, is_broken, was_reused, is_internal=is_waiting and is_timeout(error))
 
 
 def exchange_anew(node: Node, commands: Commands, old: Connection, deadline: float) -> list[Any] | Failure:

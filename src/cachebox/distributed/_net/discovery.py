@@ -105,10 +105,10 @@ class Discovery:
         return next((state for state in ("open", "half-open") if state in states), "closed")
 
     @property
-    def door(self) -> str | None:
+    def entry_refusal(self) -> str | None:
         """Why a server does not let this client in, in its words."""
         asked = self.masters or [*self._known()]
-        return next((node.health.door for node in asked if node.health.door), None)
+        return next((node.health.entry_refusal for node in asked if node.health.entry_refusal), None)
 
     @property
     def trouble(self) -> str | None:
@@ -243,4 +243,4 @@ def refused(node: Node) -> Failure:
     """The failure of a call that the breaker does not let through."""
     said = node.health.words
     words = f"{node} is not asked again before it serves{f': {said}' if said else ''}"
-    return Failure(Unavailable(words, node.health.door), False, False)
+    return Failure(Unavailable(words, node.health.entry_refusal), False, False)

@@ -74,7 +74,7 @@ class Failure:
     was_sent: bool
     is_broken: bool                 # the connection broke; False: the server did not answer in time
     was_reused: bool = False        # the connection had been used before
-    is_ours: bool = False           # no connection became free in time, which says nothing about the server
+    is_internal: bool = False       # a failure of this process, such as no free connection; not of the server
 
 
 @dataclass

@@ -18,17 +18,17 @@ from cachebox.distributed._wire.scripts import LEAD, STORING, WRITING
 
 log = logging.getLogger("cachebox")
 
-DOOR = "to let us in"
+ENTRY = "to let us in"
 MEMORY = "to store more"
 WRITES = "to be written"
 KINDS = {"OOM": MEMORY, "READONLY": WRITES, "NOREPLICAS": WRITES, "MISCONF": WRITES}
 """What is refused, by the first word of the refusal; other refusals concern one command."""
 
 
-def told(words: str) -> str:
+def redacted(words: str) -> str:
     """A server's words without the part that quotes a command or differs from one command to the next.
 
-    >>> told("ERR unknown command 'EVALSHA', with args beginning with: 'a' 'key' ")
+    >>> redacted("ERR unknown command 'EVALSHA', with args beginning with: 'a' 'key' ")
     "ERR unknown command 'EVALSHA'"
     """
     return re.split(r",? with args |\.? script: |, on @user_script", words, maxsplit=1)[0]
@@ -54,24 +54,24 @@ class Health:
         self.is_troubled = False
 
     @property
-    def door(self) -> str | None:
+    def entry_refusal(self) -> str | None:
         """Why the server does not let this client in, in its words."""
-        return self.refusals.get(DOOR)
+        return self.refusals.get(ENTRY)
 
     @property
     def words(self) -> str | None:
         """What is wrong, in words; None: nothing."""
-        return self.door or self.failure or next(iter(self.refusals.values()), None)
+        return self.entry_refusal or self.failure or next(iter(self.refusals.values()), None)
 
     def has_failed(self, error: BaseException) -> None:
         """A call was not served, or a connection not made."""
         words = refusal_in(error)
         if words is not None:
-            self.refuse(DOOR, words)
+            self.refuse(ENTRY, words)
         self.failure = words or str(error) or type(error).__name__
         self.is_troubled = True
         if self.breaker.failed() and words is None:
-            log.warning("%s does not serve, and is not asked before it does: %s", self._name, told(self.failure))
+            log.warning("%s does not serve, and is not asked before it does: %s", self._name, redacted(self.failure))
 
     def serves(self) -> None:
         """The server carried out a command."""
@@ -83,7 +83,7 @@ class Health:
 
     def lets_in(self) -> None:
         """A connection was made."""
-        self.grant(DOOR)
+        self.grant(ENTRY)
 
     def refused(self, command: Sequence[Any], words: str) -> None:
         """The server refused a command."""
@@ -92,11 +92,11 @@ class Health:
     def refuse(self, what: str, words: str) -> None:
         """Note and log that the server refuses something, in these words."""
         with self._lock:
-            known = {told(other) for other in self.refusals.values()}
+            known = {redacted(other) for other in self.refusals.values()}
             self.refusals = {**self.refusals, what: words}
             self.is_troubled = True
-        if told(words) not in known:
-            log.error("%s refuses %s: %s", self._name, what, told(words))
+        if redacted(words) not in known:
+            log.error("%s refuses %s: %s", self._name, what, redacted(words))
 
     def grant(self, what: str) -> None:
         """The server does not refuse something any more."""

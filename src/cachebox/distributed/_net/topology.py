@@ -64,7 +64,7 @@ class Topology(Discovery):
         todo = list(range(len(commands)))
         asking: set[int] = set()
         target: dict[int, Node] = {}
-        told: dict[int, Failure] = {}           # commands whose server said: later
+        postponed: dict[int, Failure] = {}           # commands whose server said: later
         breaks, redirections = retries, RETRIES + 1
         is_redirected = False
         while todo:
@@ -109,12 +109,12 @@ class Topology(Discovery):
                         todo += members
                         has_broken = True
                         continue
-                    said = next((told[i].error for i in members if i in told), outcome.error)
-                    if not outcome.is_ours and (retries or not outcome.is_broken):
+                    said = next((postponed[i].error for i in members if i in postponed), outcome.error)
+                    if not outcome.is_internal and (retries or not outcome.is_broken):
                         node.health.has_failed(said)
-                    self.is_suspect = self.is_suspect or (self.servers.mode != "single" and not outcome.is_ours)
+                    self.is_suspect = self.is_suspect or (self.servers.mode != "single" and not outcome.is_internal)
                     for i in members:
-                        results[i] = told.get(i, outcome)
+                        results[i] = postponed.get(i, outcome)
                     continue
                 replies = iter(outcome)
                 later: BaseException | None = None
@@ -141,7 +141,7 @@ class Topology(Discovery):
                     elif code in NOT_NOW:
                         pause = True
                         later = reply if code in NOT_SERVING else later
-                        told[i] = Failure(reply, False, False)
+                        postponed[i] = Failure(reply, False, False)
                         self.is_suspect = self.is_suspect or code == "CLUSTERDOWN"
                     else:
                         results[i] = self._refused(node, commands[i][1], reply)

@@ -91,7 +91,7 @@ class Core(Reading, Writing, WritingOnce):
             hopeless = timeout is None and self.tracking.state != "up" and self.topology.worst == "open"
             if hopeless or not (yield from self.tracking.barrier(deadline)):
                 self.tier.count(errors=1)
-                refusal = self.tracking.refusal or self.topology.door
+                refusal = self.tracking.refusal or self.topology.entry_refusal
                 raise self.unavailable(Failure(Unavailable(self.tracking.why, refusal), True, False))
             return
         for reply in (yield from self._ping_all(deadline)):

@@ -230,7 +230,7 @@ class PendingInvalidations:
 
     def _settle_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
         if not (yield from self._enter(bucket, deadline)):
-            return Failure(TimeoutError("what was to be forgotten is being forgotten"), False, False, is_ours=True)
+            return Failure(TimeoutError("what was to be forgotten is being forgotten"), False, False, is_internal=True)
         try:
             return (yield from self._settle_locked(bucket, keys, deadline))
         finally:
@@ -241,7 +241,8 @@ class PendingInvalidations:
         core = self._core
         for bucket, members in core.grouped(keys):
             if not (yield from self._enter(bucket, deadline)):
-                core.raise_failed([(members, Failure(TimeoutError("others are settling"), False, False, is_ours=True))])
+                failure = Failure(TimeoutError("others are settling"), False, False, is_internal=True)
+                core.raise_failed([(members, failure)])
             try:
                 chosen = tuple(key for key in members if key not in rule.settled)
                 if chosen and bucket not in rule.cleared:

@@ -349,8 +349,8 @@ class Codec:
         if len(data) < HEAD or data[:2] != MAGIC or data[2] != VERSION:
             raise Undecodable("not an entry of this version")
         kind, flags = data[3:4], data[4]
-        told = flags & (ZLIB | ZSTD | KEPT)
-        if kind not in self._kinds or flags & ~(SIGNED | TAGGED | told):
+        optional = flags & (ZLIB | ZSTD | KEPT)
+        if kind not in self._kinds or flags & ~(SIGNED | TAGGED | optional):
             raise Undecodable("written with another serializer")
         tags, at = _tags_of(data) if flags & TAGGED else ((), HEAD)
         if bool(flags & SIGNED) != (self._secret is not None):
@@ -363,7 +363,7 @@ class Codec:
             payload = data[at:]
         else:
             payload = data[at + SIGNATURE:]
-            signature = self._signature(kind, told, key, tags, b"" if kind == COUNTER else beyond + payload)
+            signature = self._signature(kind, optional, key, tags, b"" if kind == COUNTER else beyond + payload)
             if not hmac.compare_digest(data[at:at + SIGNATURE], signature):
                 raise Undecodable("the signature is wrong")
         payload = self._unpacked(flags, payload)
