@@ -39,8 +39,8 @@ class AsyncConnection:
         self.writer = writer
         self.replies = Replies()
         self.used_at = time.monotonic()
-        self.is_talking = False
-        self.talks = 0                  # the number of exchanges so far
+        self.is_busy = False
+        self.requests = 0                  # the number of exchanges so far
         self.is_late = False
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,19 +48,19 @@ class AsyncConnection:
 
         Before that, the loop hands over what has arrived, because it may be late itself.
         """
-        loop.call_soon(self._expire, self.talks)
+        loop.call_soon(self._expire, self.requests)
 
-    def _expire(self, talk: int) -> None:
-        if self.is_talking and self.talks == talk:
+    def _expire(self, request: int) -> None:
+        if self.is_busy and self.requests == request:
             self.is_late = True
             self.writer.transport.abort()
 
-    async def talk(self, data: bytes, n: int) -> list[Any]:
+    async def request(self, data: bytes, n: int) -> list[Any]:
         """Send, and receive n replies."""
         replies = self.replies
         found: list[Any] = []
-        self.is_talking = True
-        self.talks += 1
+        self.is_busy = True
+        self.requests += 1
         try:
             self.writer.write(data)
             while not replies.collect(found, n):
@@ -70,7 +70,7 @@ class AsyncConnection:
                 replies.feed(received)
             return found
         finally:
-            self.is_talking = False
+            self.is_busy = False
 
     def close(self) -> None:
         """Close at once, whatever is under way, even if the event loop is closed."""
@@ -108,7 +108,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class LoopConnections:
-    """The connections of one event loop to a node: at most `PER_LOOP` at a time; further tasks stand in line.
+    """The connections of one event loop to a node: at most `PER_LOOP` at a time; further tasks wait in a queue.
 
     Otherwise a thousand tasks would open a thousand connections, which takes longer than a call may.
     """
@@ -116,23 +116,23 @@ class LoopConnections:
     def __init__(self, limit: int = PER_LOOP) -> None:
         self.idle: list[AsyncConnection] = []
         self._free = limit
-        self._line: deque[asyncio.Future[bool]] = deque()
+        self._queue: deque[asyncio.Future[bool]] = deque()
 
-    async def enter(self, seconds: float) -> None:
-        """Wait for a lane, in order of arrival. Raises TimeoutError if none becomes free in time."""
+    async def acquire(self, seconds: float) -> None:
+        """Wait for a slot, in order of arrival. Raises TimeoutError if none becomes free in time."""
         if self._free:
             self._free -= 1
             return
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[bool] = loop.create_future()
-        self._line.append(mine)
+        self._queue.append(mine)
         timer = loop.call_later(seconds, self._give_up, mine)
         try:
             if not await mine:
                 raise TimeoutError("no connection became free in time")
         except asyncio.CancelledError:
             if not mine.cancelled() and mine.result():
-                self.leave()                        # the lane came, but the task was cancelled
+                self.release()                        # the slot came, but the task was cancelled
             raise
         finally:
             timer.cancel()
@@ -142,10 +142,10 @@ class LoopConnections:
         if not waiting.done():
             waiting.set_result(False)
 
-    def leave(self) -> None:
-        """Free a lane, or give it to the next task in line."""
-        while self._line:
-            first = self._line.popleft()
+    def release(self) -> None:
+        """Free a slot, or give it to the next task in the queue."""
+        while self._queue:
+            first = self._queue.popleft()
             if not first.done():
                 first.set_result(True)
                 return
@@ -233,19 +233,19 @@ async def exchange_async(
     if own is None:
         own = node.by_loop[loop] = LoopConnections(min(PER_LOOP, node.pool.limit))
     try:
-        await own.enter(left(deadline))
+        await own.acquire(left(deadline))
     except TimeoutError as error:
         return Failure(error, False, False, is_internal=True)
     try:
-        return await exchange_in_lane(node, commands, deadline, once)
+        return await exchange_in_slot(node, commands, deadline, once)
     finally:
-        own.leave()
+        own.release()
 
 
-async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once: bool) -> list[Any] | Failure:
+async def exchange_in_slot(node: Node, commands: Commands, deadline: float, once: bool) -> list[Any] | Failure:
     loop = asyncio.get_running_loop()
     pool = node.pool
-    connection = second = None
+    connection = hedge = None
     was_sent = was_reused = is_waiting = False
     try:
         data = packed_all(commands)
@@ -261,10 +261,10 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
             is_waiting = False
         was_sent = True
         if once or not was_reused:
-            replies = await talk_until(connection, data, commands, deadline)
+            replies = await request_until(connection, data, commands, deadline)
         else:
-            second = Second(node, commands, connection, patience(connection, now, deadline, len(data)), deadline)
-            replies = await connection.talk(data, len(commands))
+            hedge = HedgedRequest(node, commands, connection, patience(connection, now, deadline, len(data)), deadline)
+            replies = await connection.request(data, len(commands))
             verify(commands, replies, connection.replies)
         connection.used_at = now
     except failures() as error:
@@ -272,8 +272,8 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
         if connection is not None:
             late = late or connection.is_late
             pool.discard(connection)
-        if second is not None:
-            outcome = await second.outcome()
+        if hedge is not None:
+            outcome = await hedge.outcome()
             if outcome is not None:
                 return outcome
         if late and not is_timeout(error):
@@ -281,13 +281,13 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
         is_broken = is_cut(error) or (was_sent and not late)
         return Failure(error, was_sent, is_broken, was_reused, is_internal=is_waiting and late)
     except BaseException:
-        if second is not None:
-            second.cancel()
+        if hedge is not None:
+            hedge.cancel()
         if connection is not None:
             pool.discard(connection)
         raise
-    if second is not None:
-        second.cancel()
+    if hedge is not None:
+        hedge.cancel()
     if connection.is_late or pool.is_closed:
         pool.discard(connection)
     else:
@@ -295,20 +295,20 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
     return replies
 
 
-async def talk_until(connection: AsyncConnection, data: bytes, commands: Commands, deadline: float) -> list[Any]:
+async def request_until(connection: AsyncConnection, data: bytes, commands: Commands, deadline: float) -> list[Any]:
     """Send commands and receive their replies before the deadline; otherwise close the connection."""
     loop = asyncio.get_running_loop()
     timer = loop.call_later(left(deadline), connection.expire, loop)
     try:
-        replies = await connection.talk(data, len(commands))
+        replies = await connection.request(data, len(commands))
         verify(commands, replies, connection.replies)
         return replies
     finally:
         timer.cancel()
 
 
-class Second:
-    """A second question, over a new connection, if the answer over the old one takes long.
+class HedgedRequest:
+    """A hedged request: a second one, over a new connection, if the answer over the old one takes long.
 
     The network may have forgotten the old connection, but the server may as well be slow. So both are listened to, and
     the one that answers first ends the other.
@@ -339,7 +339,7 @@ class Second:
             await asyncio.sleep(min(0.01, left(self._deadline)))
         connection = await new_connection(self._node, self._deadline)
         try:
-            replies = await talk_until(connection, packed_all(self._commands), self._commands, self._deadline)
+            replies = await request_until(connection, packed_all(self._commands), self._commands, self._deadline)
         except BaseException:
             pool.discard(connection)
             raise
@@ -352,8 +352,7 @@ class Second:
             self._old.close()                   # this ends the wait for it
 
     async def outcome(self) -> list[Any] | None:
-        """The replies to the second question, after the old connection failed; None: it failed, too, or was never
-        asked."""
+        """The second request's replies, after the old connection failed; None: it failed, too, or was not sent."""
         self._timer.cancel()
         if self._task is None:
             return None
@@ -365,7 +364,7 @@ class Second:
         return None if self._task.cancelled() or self._task.exception() is not None else self._task.result()
 
     def cancel(self) -> None:
-        """Give the second question up: it is not needed."""
+        """Give the second request up: it is not needed."""
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
@@ -387,7 +386,7 @@ async def idle_connection(
             return connection
         else:
             try:
-                await talk_until(connection, PING, [[b"PING"]], share(deadline, 0.25))
+                await request_until(connection, PING, [[b"PING"]], share(deadline, 0.25))
             except failures():
                 pool.discard(connection)
                 pool.close(connection.used_at)     # the others were idle for longer
@@ -402,7 +401,7 @@ async def idle_connection(
 async def new_connection(node: Node, deadline: float) -> AsyncConnection:
     """A new connection; the caller has its place already."""
     try:
-        return await open_async_channel(node, deadline)
+        return await open_connection(node, deadline)
     except BaseException:
         node.pool.give_place()
         raise
@@ -429,7 +428,7 @@ async def next_connection(
     raise TimeoutError("no connection became free in time")
 
 
-async def open_async_channel(node: Node, deadline: float) -> AsyncConnection:
+async def open_connection(node: Node, deadline: float) -> AsyncConnection:
     """A new connection to a node."""
     node.pool.forget_closed_loops()
     seconds = left(deadline)

@@ -180,7 +180,7 @@ def exchange(node: Node, commands: Commands, deadline: float, once: bool = False
         verify(commands, replies, connection.replies)
     except failures() as error:
         if connection is not None and is_timeout(error) and until < deadline:
-            return exchange_anew(node, commands, connection, deadline)
+            return hedged_exchange(node, commands, connection, deadline)
         if connection is not None:
             node.pool.discard(connection)
         return failure_of(error, was_sent, was_reused, is_waiting)
@@ -198,7 +198,7 @@ def failure_of(error: BaseException, was_sent: bool, was_reused: bool, is_waitin
     return Failure(error, was_sent, is_broken, was_reused, is_internal=is_waiting and is_timeout(error))
 
 
-def exchange_anew(node: Node, commands: Commands, old: Connection, deadline: float) -> list[Any] | Failure:
+def hedged_exchange(node: Node, commands: Commands, old: Connection, deadline: float) -> list[Any] | Failure:
     """Ask over a new connection after no answer came over `old`, but go on listening to both.
 
     The network may have forgotten the old connection. But the server may as well be slow, and answer there.
@@ -298,7 +298,7 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
                 until = deadline
                 for i in [i for i, (_, was_reused) in under_way.items() if was_reused]:
                     connection, _ = under_way.pop(i)
-                    outcomes[i] = exchange_anew(*requests[i], connection, share(deadline, 1 / (1 + len(under_way))))
+                    outcomes[i] = hedged_exchange(*requests[i], connection, share(deadline, 1 / (1 + len(under_way))))
                 continue
             for sock in ready or list(by_sock):
                 i = by_sock[sock]
