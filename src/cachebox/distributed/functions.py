@@ -29,7 +29,7 @@ from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._ops.call_text import written
-from cachebox.distributed._ops.function_calls import AsyncCalls, CallDecision, Consumed, Remembered, plain
+from cachebox.distributed._ops.function_calls import AsyncCalls, CallDecision, Consumed, Remembered, sync_result
 from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
 from cachebox.distributed._wire.codec import LONGEST_KEPT
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
@@ -105,7 +105,7 @@ class DistributedFunction:
 
     def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if self._key_func is not None:
-            key = plain("key_func", self._key_func(*args, **kwargs))
+            key = sync_result("key_func", self._key_func(*args, **kwargs))
             return str(key) if isinstance(key, str) else f"{self._name}:{written(key)}"
         typed = self._typed
         varied: tuple[Any, ...] = ()
@@ -145,19 +145,21 @@ class DistributedFunction:
 
     def _decide(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, float, tuple[str, ...]]:
         """Whether a result is stored, for how long, and under which tags."""
-        if self._condition is not None and not plain("condition", self._condition(value)):
+        if self._condition is not None and not sync_result("condition", self._condition(value)):
             return False, 0.0, ()
         lifetime = self._lifetime_of(value)
         if lifetime <= 0.0:
             return False, 0.0, ()
-        tags = checked_tags(plain("tags", self._tags(value, *args, **kwargs))) if callable(self._tags) else self._tags
+        tags = self._tags
+        if callable(tags):
+            tags = checked_tags(sync_result("tags", tags(value, *args, **kwargs)))
         return True, lifetime, tags if self._own_tag is None else (*tags, self._own_tag)
 
     def _lifetime_of(self, value: Any) -> float:
         """The seconds for which a result is stored; 0: not at all."""
         if self._lifetime is not None:
             return self._lifetime
-        given = plain("ttl", self._ttl(value)) if callable(self._ttl) else None
+        given = sync_result("ttl", self._ttl(value)) if callable(self._ttl) else None
         if given is None:
             lifetime: float = self._cache._core.lifetime
             return lifetime
@@ -353,7 +355,7 @@ class DistributedFunction:
         `condition`, `ttl` and `tags` apply. Raises TypeError for a value that the serializer cannot restore;
         `BackendUnavailable` if the server was not reached.
         """
-        plain("value", value)
+        sync_result("value", value)
         try:
             self._kept(value)
         except Consumed:

@@ -83,7 +83,7 @@ cdef class NearCacheBase:
             value = exact_get(<PyObject*>self.tier, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
-        elif self.tier.plain and coarse_now() < self.tier.fresh_until:
+        elif self.tier.returns_stored and coarse_now() < self.tier.fresh_until:
             value = try_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
@@ -121,7 +121,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     cdef bint compared
     if likely(
         names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed)
-        and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until
+        and (<Tier>tier).returns_stored and coarse_now() < (<Tier>tier).fresh_until
     ):
         first = <PyObject*>(<Tier>tier).first
         h = mixed_in(first, hashed)

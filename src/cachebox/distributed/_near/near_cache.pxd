@@ -34,7 +34,7 @@ cdef class Write:
 cdef class Tier:
     cdef readonly Cache first
     cdef public double fresh_until  # monotonic seconds
-    cdef bint plain                 # whether a hit returns the stored value itself
+    cdef bint returns_stored        # whether a hit returns the stored value itself
     cdef bint exact                 # whether what is stored is a Noted, whose value a hit returns
     cdef bint isolates
     cdef bint follows               # whether only values that a page vouches for may be stored

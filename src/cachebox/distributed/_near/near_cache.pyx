@@ -52,11 +52,11 @@ cdef class Write:
 
 cdef class Tier:
 
-    def __init__(self, Cache first not None, plain=True):
+    def __init__(self, Cache first not None, returns_stored=True):
         self.first = first
         self.first.next_visit = -INFINITY       # never call the sweeper: the tracking thread sweeps
-        self.plain = plain
-        self.isolates = not plain
+        self.returns_stored = returns_stored
+        self.isolates = not returns_stored
         self.epoch = 0
         self.renew()
 
@@ -78,7 +78,7 @@ cdef class Tier:
         """Store and serve only what this page vouches for; None: nothing, until there is a page. Drops all entries."""
         with self.lock:
             self.page = page
-            self.plain = False
+            self.returns_stored = False
             self.follows = True
             self.exact = not self.isolates
         self.clear(False)

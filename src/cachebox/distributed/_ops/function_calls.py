@@ -31,7 +31,7 @@ class Consumed(BaseException):
         self.value = value
 
 
-def plain(name: str, result: Any) -> Any:
+def sync_result(name: str, result: Any) -> Any:
     """The result of a user's function; raises TypeError if it must be awaited."""
     refuse_awaitable(name, result)
     return result
