@@ -168,23 +168,23 @@ class DistributedFunction:
             return 0.0
         return seconds_of(given, "what ttl returned")
 
-    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        """The steps of a call, for the drivers. `anew`: call even if there is a result."""
-        run = functools.partial(self._run, self._function(anew), args, kwargs)
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], reload: bool) -> Any:
+        """The steps of a call, for the drivers. `reload`: call even if there is a result."""
+        run = functools.partial(self._run, self._function(reload), args, kwargs)
         if self._failures is not None:
             run = functools.partial(self._tried, key, run)
-        return (yield from self._loaded(key, run, CallDecision(self, args, kwargs), anew))
+        return (yield from self._loaded(key, run, CallDecision(self, args, kwargs), reload))
 
-    def _loaded(self, key: str, run: Callable[[], Any], decide: CallDecision, anew: bool) -> Any:
+    def _loaded(self, key: str, run: Callable[[], Any], decide: CallDecision, reload: bool) -> Any:
         loader = self._cache._loader
-        if anew:
-            return (yield from loader.load_anew(key, run, decide))
+        if reload:
+            return (yield from loader.reload(key, run, decide))
         return (yield from (loader.load if self._single_flight else loader.load_alone)(key, run, decide))
 
-    def _function(self, anew: bool) -> Callable[..., Any]:
-        """The function that computes a result. If it is a cached function itself, `anew` refreshes it."""
+    def _function(self, reload: bool) -> Callable[..., Any]:
+        """The function that computes a result. If it is a cached function itself, `reload` refreshes it."""
         function: Any = self.__wrapped__
-        if anew and hasattr(type(function), "_is_cached_function"):
+        if reload and hasattr(type(function), "_is_cached_function"):
             refresh: Callable[..., Any] = function.refresh
             return refresh
         return self.__wrapped__
@@ -253,24 +253,24 @@ class DistributedFunction:
             return AsyncCalls(self).call(args, kwargs)
         return self._call(args, kwargs, False)
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], reload: bool) -> Any:
         key = self._key_of(args, kwargs)
-        missed: bool | None = None if anew else True
+        missed: bool | None = None if reload else True
         try:
-            if anew:
+            if reload:
                 self._forget_failures(key)
-            value, missed = self._driver.run(self._steps(key, args, kwargs, anew))
+            value, missed = self._driver.run(self._steps(key, args, kwargs, reload))
         except Consumed as passed:
             value = passed.value
             if hasattr(type(value), "__await__"):           # an async function after all
                 self._is_async = True
-                return AsyncCalls(self, value).call(args, kwargs, anew)
+                return AsyncCalls(self, value).call(args, kwargs, reload)
             self._report(value)
         except Remembered as known:
             missed = False
             raise known.error from None
         finally:
-            if not anew:
+            if not reload:
                 self._count(bool(missed))
         return value
 

@@ -192,9 +192,9 @@ class Store:
             except (sqlite3.Error, Damaged, FileNotFoundError) as error:
                 if isinstance(error, sqlite3.Error) and not is_damage(error):
                     raise Busy(f"SQLite cannot read now: {error}") from error
-                self._begin_anew(opened, data, error, deadline)
+                self._start_again(opened, data, error, deadline)
             if time.monotonic() > deadline + 1.0:
-                raise Busy("it is begun anew again and again")
+                raise Busy("its file is replaced again and again")
 
     def find(self, execute: Execute, page: Page, key: bytes, now: int) -> tuple[bytes, int] | None:
         """The envelope of a live key and its deadline in milliseconds; None if there is none. Raises `Damaged`."""
@@ -341,7 +341,7 @@ class Store:
 
     # --- starting again -----------------------------------------------------------------------------------------------
 
-    def _begin_anew(self, opened: Opened, data: int, error: BaseException, deadline: float) -> None:
+    def _start_again(self, opened: Opened, data: int, error: BaseException, deadline: float) -> None:
         """Discard a file in which a read found damage, unless another file has replaced it."""
         def discard() -> None:
             if opened.is_gone:
@@ -356,7 +356,7 @@ class Store:
 
     def _discard(self, opened: Opened, error: BaseException) -> None:
         """Forget everything, for all processes: the next write makes a file of another name. Under the writer lock."""
-        log.warning("the store %r is begun anew: %s", opened.folder, error)
+        log.warning("the store %r is replaced by an empty one: %s", opened.folder, error)
         page = opened.page
         page.open(None, True)
         data = page.data

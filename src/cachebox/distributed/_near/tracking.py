@@ -259,7 +259,7 @@ class Tracking:
                 self._has_begun()
             if not self._is_troubled:
                 self._is_troubled = True
-                log.error("the tracking link of a cache failed, and begins anew", exc_info=error)
+                log.error("the tracking link of a cache failed, and starts again", exc_info=error)
             time.sleep(TROUBLE_PAUSE)
         except BaseException:                   # nothing can be done about it but go on
             pass

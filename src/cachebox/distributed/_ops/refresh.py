@@ -140,7 +140,7 @@ class Refreshing:
             counted = {"refresh_failures": 1}
             if not self._fails:
                 self._fails = True
-                log.warning("a value could not be computed anew in the background", exc_info=True)
+                log.warning("a value could not be refreshed in the background", exc_info=True)
         finally:
             loader.flights.pop(token, None)
             flight.give_up()

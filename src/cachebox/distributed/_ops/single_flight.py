@@ -158,7 +158,7 @@ class Loader:
             self.flights.pop(token, None)
             flight.give_up()
 
-    def load_anew(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
+    def reload(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
         """`load`, but a present value does not count, nor one that another caller is loading already."""
         deadline = self._core.deadline()
         yield from self._core.begin(deadline)
@@ -168,7 +168,7 @@ class Loader:
         self.flights[token] = flight
         try:
             with flight:
-                return (yield from self._load(key, factory, decide, token, flight, acts, deadline, anew=True))
+                return (yield from self._load(key, factory, decide, token, flight, acts, deadline, reload=True))
         finally:
             self.flights.pop(token, None)
             flight.give_up()
@@ -226,7 +226,7 @@ class Loader:
         flight: Flight,
         acts: bool,
         deadline: float,
-        anew: bool = False,
+        reload: bool = False,
     ) -> Effects[tuple[Any, bool]]:
         """The deadline stands still while the factory runs, and starts again after a wait for another flight."""
         core, tier = self._core, self._core.tier
@@ -244,7 +244,7 @@ class Loader:
             reply: Any = None
             try:
                 reply = yield from self.lead(key, token, no_good, awaited, deadline)
-                if anew and type(reply) is not Failure and reply[0] == 1:
+                if reload and type(reply) is not Failure and reply[0] == 1:
                     no_good = _digest(reply[1])
                     continue
                 if type(reply) is not Failure and reply[0] == 1:
@@ -275,7 +275,7 @@ class Loader:
                 tier.end_fill(fill)
                 if waiter is not None and (type(reply) is not list or reply[0] != 2):
                     tier.wait_no_more(key, waiter.wake)
-            if type(reply) is Failure and anew:
+            if type(reply) is Failure and reload:
                 core.tier.count(errors=1)
                 if not core.is_local:
                     raise core.unavailable(reply, [key])
@@ -290,11 +290,11 @@ class Loader:
                 continue
             if not missed:
                 missed = True
-                tier.count(misses=not anew)
+                tier.count(misses=not reload)
             if reply[0] == 3:
                 return (yield from self.load_as_leader(key, factory, decide, token, flight, deadline)), True
             other = self.flights.get(reply[2])
-            awaited = reply[2] if other is None and not anew else b""
+            awaited = reply[2] if other is None and not reload else b""
             if other is not None:
                 if waiter is not None:
                     tier.wait_no_more(key, waiter.wake)
@@ -302,7 +302,7 @@ class Loader:
                 waits = yield from self._wait_for(other)
                 if not waits:
                     return (yield Call(factory)), True
-                if anew and not other.was_abandoned:
+                if reload and not other.was_abandoned:
                     deadline = core.deadline()
                     continue
                 if not other.was_abandoned:
