@@ -19,8 +19,8 @@ from cachebox.strategies.store import contained, with_tags
 
 MOST_STALE = 100_000
 """Stale keys that are kept one by one; if there are more, the cache must forget everything."""
-UNREACHED = "a cache could not be told of a write; until it can, what it may have is loaded from the store instead"
-REACHED = "the cache has been told of all writes"
+UNREACHED = "a cache could not be reached with a write; until it can, its old value is loaded from the store instead"
+REACHED = "the cache has been reached with all writes"
 
 
 class StaleKeys:

@@ -62,7 +62,7 @@ class Delivering:
         self._picky = Trouble(
             "a store refuses a write, but takes others; it is tried again", "the store has what it refused before"
         )
-        self._notes = Trouble("a journal cannot be told what the store has", "the journal is in order again")
+        self._notes = Trouble("a journal cannot record what the store has", "the journal is in order again")
         self._rewriting = Trouble("a journal cannot be rewritten, and grows", "the journal could be rewritten")
 
     def _make_locks(self) -> None:

@@ -143,7 +143,7 @@ class PendingInvalidations:
 
     def _added(self) -> None:
         if not self.exists:
-            log.warning("the servers cannot be told what to forget: it is not served, and they are told later")
+            log.warning("a server cannot be reached to invalidate entries: they are not served, and are invalidated later")
         self.exists = True
         self._plan()
 
@@ -200,7 +200,7 @@ class PendingInvalidations:
         self._tags = {tag: buckets for tag, buckets in self._tags.items() if buckets is None or buckets}
         if not (self._keys or self._tags or self._rules or self._clears is None or self._clears):
             self._reset()
-            log.info("the servers have forgotten what they were to forget")
+            log.info("all pending invalidations have reached the servers")
 
     def settle(self, keys: Iterable[str], deadline: float) -> Effects[dict[int, Failure]]:
         """Settle what is pending for these keys. Returns the buckets in which that failed, and why."""
