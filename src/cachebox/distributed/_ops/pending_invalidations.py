@@ -143,7 +143,7 @@ class PendingInvalidations:
 
     def _added(self) -> None:
         if not self.exists:
-            log.warning("a server cannot be reached to invalidate entries: they are not served, and are invalidated later")
+            log.warning("a server cannot be reached to invalidate entries: they are not served, and invalidated later")
         self.exists = True
         self._plan()
 
