@@ -77,21 +77,24 @@ RARE = re.compile(
 
 link_flags = [f"-fsanitize={sanitize}"] if sanitize else []
 if sys.platform == "linux" and not (sanitize or debug):
-    link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]     # omits names of static functions (a twelfth of the
-                                                                    # size) and empty pages
-# Without this, Cython 3.3's faster construction of objects drops references that it never took, if there is no memory
-# for the names of its arguments.
-macros = [("CYTHON_VECTORCALL_TPNEW", "0")] + [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
+    # omits names of static functions (a twelfth of the size) and empty pages
+    link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
+# VECTORCALL_TPNEW: Cython 3.3's faster construction of objects drops references that it never took, if there is no
+# memory for the names of its arguments. COMPRESS_STRINGS: a wheel compresses strings better than Cython does.
+macros = [("CYTHON_VECTORCALL_TPNEW", "0"), ("CYTHON_COMPRESS_STRINGS", "0")]
+macros += [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
 
 
 def flags_for(name):
     """The compiler flags of a module: `name` is its path below the package, without a suffix."""
     if sys.platform == "win32":
         return []                       # setuptools has MSVC optimise (/O2 /GL) already
+    speed = "-O3" if name.startswith("_engine/") else "-O2"     # only AUTO is slower with -O2, by a tenth
     flags = [
-        "-O3" if name in FAST else "-Os",       # independent of the interpreter's own flags
+        speed if name in FAST else "-Os",       # independent of the interpreter's own flags
         "-g0",                          # debug information would be three quarters of a wheel
         "-fvisibility=hidden",
+        "-fno-plt",                     # saves a stub for each function of CPython that a module calls
         "-ffp-contract=off",            # numbers are the same on every processor
         "-Wno-unused-function",         # Cython copies the C code in a .pxd into every module that cimports it
         "-Wno-unreachable-code",        # Cython's clean-up labels; CPython on macOS asks for this warning

@@ -154,15 +154,19 @@ class DistributedStats(_Counted):
     - ``stale_serves``: served a stale value, because no server could be asked or no newer value was computed yet,
     - ``misses``: found nowhere, or not decodable.
 
-    In addition there are ``invalidations`` (entries of the first tier dropped because the server reported a change),
-    ``fills_refused`` (values not stored because their key was changed while they were read or computed), ``errors``
-    (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker),
-    ``refreshes`` (values refreshed in the background), ``refresh_failures`` (refreshes that failed), ``undecodable``
-    (misses because of bytes that this cache would not have written), ``unstorable`` (computed values that the
-    serializer does not take, returned without being stored), and ``evictions`` (live entries that left a folder because
-    it was full). The methods are those of `CacheStats`. ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``; of
-    several servers, the state farthest from closed. ``link`` says whether the servers' pushes arrive, and
-    ``last_error`` what is wrong, if something is.
+    Further counters are
+
+    - ``invalidations``: entries of the first tier dropped because the server reported a change,
+    - ``fills_refused``: values not stored because their key was changed while they were read or computed,
+    - ``errors``: calls that a server did not serve: not reached in time, refused, or not asked because of the breaker,
+    - ``refreshes`` and ``refresh_failures``: values refreshed in the background, and refreshes that failed,
+    - ``undecodable``: misses because of bytes that this cache would not have written,
+    - ``unstorable``: computed values that the serializer does not take, returned without being stored,
+    - ``evictions``: live entries that left a folder because it was full.
+
+    ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``; of several servers, the state farthest from closed.
+    ``link`` says whether the servers' pushes arrive, and ``last_error`` what is wrong, if something is. The methods are
+    those of `CacheStats`.
     """
 
     __slots__ = ("_begun", "_core", "_lock", "_taken_off")

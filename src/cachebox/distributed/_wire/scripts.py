@@ -17,14 +17,14 @@ local base = sub(KEYS[1], 1, -2)
 local g = call('GET', KEYS[1])
 if g and #g ~= 16 then g = false end
 
-local function generation(fresh)        -- made where there is none; tells whether it was
+local function generation(fresh)        -- makes the generation if there is none; returns 1 if it did
   if g then return 0 end
   g = fresh
   call('SET', KEYS[1], g)
   return 1
 end
 
-local function tags_end(v)              -- where the tags end; nil: they are damaged
+local function tags_end(v)              -- the offset of the tags' end; nil: they are damaged
   if math.floor(byte(v, 5) / 2) % 2 == 0 then return 21 end
   local at = 23
   for i = 1, byte(v, 22) or 0 do
@@ -48,14 +48,14 @@ local function live(v)
   return true
 end
 
-local function kept(v)                  -- milliseconds for which it is kept beyond its end
+local function kept(v)                  -- milliseconds for which an entry is kept after its deadline
   if math.floor(byte(v, 5) / 16) % 2 == 0 then return 0 end
   local at = tags_end(v)
   if not at or at + 4 > #v then return 0 end
   return struct.unpack('>I4', v, at + 1)
 end
 
-local function present(key, v)          -- it is alive, and has not ended
+local function present(key, v)          -- whether an entry is live and not stale
   if not live(v) then return false end
   local beyond = kept(v)
   if beyond == 0 then return true end
@@ -63,7 +63,7 @@ local function present(key, v)          -- it is alive, and has not ended
   return left < 0 or left > beyond
 end
 
-local function tagged(from, n, fresh)   -- the block of n tags, and which of their generations had to be made
+local function tagged(from, n, fresh)   -- the block of n tags, and whether each generation was made
   if n == 0 then return '', '' end
   local block, made = {string.char(n)}, {}
   for i = from, from + n - 1 do
@@ -89,7 +89,7 @@ local function put(key, value, px)
 end
 
 local function lease_of(key) return base .. 'l:' .. sub(key, #base + 3) end
-local function value_at(key) return call('MGET', key)[1] end    -- unlike GET, it takes another type for nothing
+local function value_at(key) return call('MGET', key)[1] end    -- unlike GET, it returns nil for other types
 """
 
 # KEYS: generation, entries. -> for each: its length (4 bytes, all ones: none), milliseconds to live (a double),
@@ -190,7 +190,7 @@ _TTL = r"""
 local v = value_at(KEYS[2])
 if not live(v) then return -2 end
 local left, beyond = call('PTTL', KEYS[2]), kept(v)
-if beyond == 0 or left < 0 then return left end     -- 0: it lives for less than a millisecond yet
+if beyond == 0 or left < 0 then return left end     -- 0: less than a millisecond to live
 return left > beyond and left - beyond or -2
 """
 
