@@ -23,7 +23,7 @@ cdef class Tap:
     cdef uint32_t* spare            # the buffer to record into next
 
     def __cinit__(self, Store store, uint32_t room, double sample):
-        cdef bint has_cache
+        cdef bint taken
         self.store = store
         self.tape = <Tape*>allocate_zeroed(1, sizeof(Tape))
         self.spare = <uint32_t*>allocate(room * sizeof(uint32_t))

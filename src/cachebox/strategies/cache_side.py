@@ -19,7 +19,7 @@ from cachebox.strategies.store import contained, with_tags
 
 MOST_STALE = 100_000
 """Stale keys that are kept one by one; if there are more, the cache must forget everything."""
-UNREACHED = "a cache could not be reached with a write; until it can, its old value is loaded from the store instead"
+UNREACHED = "a cache could not be reached with a write; until it can, the key is loaded from the store instead"
 REACHED = "the cache has been reached with all writes"
 
 
