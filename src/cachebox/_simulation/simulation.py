@@ -141,7 +141,7 @@ def checked_policies(policies: Any) -> dict[str, Any]:
         elif isinstance(policy, type) and issubclass(policy, EvictionPolicy):
             name = next((name for name, known in BUILT_IN.items() if known is policy), policy.__name__)
             chosen[name] = policy
-        elif not (isinstance(policy, str) and policy.strip().upper() == OPT):     # OPT is always compared
+        elif not (isinstance(policy, str) and policy.strip().upper() == OPT):   # OPT is always compared
             error = ValueError if isinstance(policy, str) else TypeError
             raise error(f"policies must be names ({', '.join(BUILT_IN)}) or EvictionPolicy classes, not {policy!r}")
     if not chosen:

@@ -39,7 +39,7 @@ class Backlog(Delivering):
         self.exit_timeout = exit_timeout
         self.waits = waits
         self.watches = Watches()                # of callers that read a key to write it
-        self.unfinished: dict[Any, int] = {}       # key: its newest write whose caller is not done
+        self.unfinished: dict[Any, int] = {}    # key: its newest write whose caller is not done
         self._unsynced: dict[int, _Accepted] = {}       # in the journal, not yet on the disk; by journal number
         self._forked = False
         self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
@@ -138,7 +138,7 @@ class Backlog(Delivering):
         """Accept a write that the journal, if any, has. Returns what it replaces. Needs the lock."""
         queue, journal, letters = self.queue, self.journal, self._letters
         number = queue.accepted + 1
-        self.unfinished[key] = numbers[key] = number       # before any change, because comparing keys may raise
+        self.unfinished[key] = numbers[key] = number    # before any change, because comparing keys may raise
         letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
         older: Any = None if replaced is None else replaced.value
@@ -297,7 +297,7 @@ class Backlog(Delivering):
         with self._lock:
             self.closing = True
             self.queue.make_all_due(time.monotonic())
-            self._has_progressed.notify_all()         # wakes writers that wait for room
+            self._has_progressed.notify_all()       # wakes writers that wait for room
         self.call_thread()
 
     @property

@@ -106,9 +106,9 @@ class Journal:
 
     def _make_locks(self) -> None:
         # re-entrant, because a signal handler or a finalizer may write in the middle of anything
-        self._sync_turn = Section()
-        self._wake_turn = Section()
-        self._wake = self._wake_turn.condition()
+        self._sync_lock = Section()
+        self._wake_lock = Section()
+        self._wake = self._wake_lock.condition()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Journal:
 
     def _empty(self) -> bool:
         """Cut off all records. Returns False if there is a live one by now."""
-        with self._sync_turn:
+        with self._sync_lock:
             surplus = self._size - _HEADER.size
             if self._live:
                 return False
@@ -275,13 +275,13 @@ class Journal:
             lock_file(written)                  # before it has the name, so that it is locked at every moment
             _write_all(written, bytes(content))
             os.fsync(written)
-            with self._sync_turn:
+            with self._sync_lock:
                 os.replace(beside, self.path)
                 self._use(written, len(content))
         except BaseException:
             if self._file != written:
                 if _is_at(self.path, written):  # the interruption came right after the rename
-                    with self._sync_turn:
+                    with self._sync_lock:
                         self._use(written, len(content))
                 else:
                     os.close(written)
@@ -291,7 +291,7 @@ class Journal:
         sync_folder(os.path.dirname(self.path))
 
     def _use(self, file: int, size: int) -> None:
-        """Switch to another file that is locked, has the name, and is on the disk. Needs `_sync_turn`."""
+        """Switch to another file that is locked, has the name, and is on the disk. Needs `_sync_lock`."""
         before = self._file
         self._file = file
         self._size = self._synced = size
@@ -325,7 +325,7 @@ class Journal:
         After a failure, only a rewritten file is trusted, see `compact`.
         """
         wanted = self._size
-        with self._sync_turn:
+        with self._sync_lock:
             if self._is_doubtful:
                 raise OSError(f"{self.path!r} could not be brought to the disk, and was not rewritten yet")
             # otherwise `close` synced it, another thread did, or the file has shrunk
@@ -333,7 +333,7 @@ class Journal:
                 self._sync_now()
 
     def _sync_now(self) -> None:
-        """Sync the file. Needs `_sync_turn`."""
+        """Sync the file. Needs `_sync_lock`."""
         reached = self._size
         try:
             os.fsync(self._file)
@@ -351,7 +351,7 @@ class Journal:
         """Make sure that the disk has what was recorded so far within about a second."""
         if self._syncer is not None and self._syncer.runs():
             return
-        with self._wake_turn:
+        with self._wake_lock:
             if self._file < 0 or (self._syncer is not None and self._syncer.runs()):
                 return
             syncer = self._syncer = Thread("cachebox-journal", self._sync_later)
@@ -362,10 +362,10 @@ class Journal:
 
     def _sync_later(self) -> None:
         """Sync once, in a thread of its own."""
-        with self._wake_turn:
+        with self._wake_lock:
             self._wake.wait_for(lambda: self._file < 0, SYNC_EVERY)
             self._syncer = None                 # later records need another thread
-        with self._sync_turn:
+        with self._sync_lock:
             file = os.dup(self._file) if self._file >= 0 else -1
         if file < 0:
             return
@@ -381,7 +381,7 @@ class Journal:
 
     def close(self) -> None:
         """Close and unlock the file. What the store lacks stays in it."""
-        with self._wake_turn, self._sync_turn:
+        with self._wake_lock, self._sync_lock:
             if self._file >= 0:
                 file, self._file = self._file, -1
                 try:

@@ -53,8 +53,8 @@ class WriteQueue:
         self.in_flight: dict[Any, Write] = {}
         self.promised = 0               # places reserved for writes that are about to be accepted
         self.accepted = 0               # values accepted so far
-        self.due_up_to = 0                # writes up to this number go out without waiting for others
-        self.fresh: dict[int, Write] = {}      # pending, and not tried yet; by serial, oldest first
+        self.due_up_to = 0              # writes up to this number go out without waiting for others
+        self.fresh: dict[int, Write] = {}   # pending, and not tried yet; by serial, oldest first
         self._again: list[tuple[float, int, Write]] = []    # a heap of failed writes; outdated items stay until popped
         self._plans = count()           # a tie-breaker, so that writes are never compared
 
@@ -135,7 +135,7 @@ class WriteQueue:
             if again is None or again > now:
                 break
             write = self._again[0][2]
-            self._put_in_flight(write)            # before it leaves the heap, so that it is always somewhere
+            self._put_in_flight(write)          # before it leaves the heap, so that it is always somewhere
             heappop(self._again)
             batch.append(write)
         for write in self._oldest(self.batch_size - len(batch)):

@@ -163,7 +163,7 @@ class CachedFunction(Calls):
         return self
 
     def __reduce__(self) -> str:
-        return str(self.__qualname__)       # type: ignore[attr-defined]   # of update_wrapper
+        return str(self.__qualname__)       # type: ignore[attr-defined]    # of update_wrapper
 
     def __repr__(self) -> str:
         return f"<cached {self._function!r}>"

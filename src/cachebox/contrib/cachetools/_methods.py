@@ -114,7 +114,7 @@ class Descriptor:
         try:
             if found is self:
                 return instance.__dict__.setdefault(self._name, self._kind(instance, self))
-            wrappers = instance.__dict__.setdefault(_OVERRIDDEN, {})     # called through `super()`
+            wrappers = instance.__dict__.setdefault(_OVERRIDDEN, {})    # called through `super()`
         except (AttributeError, TypeError):
             raise TypeError(
                 f"an object with cached methods needs a __dict__ to write to: {type(instance).__name__!r},"

@@ -26,7 +26,7 @@ from cachebox.distributed._wire.scripts import COMPLETE, STORING
 
 PAGE = 1000                         # keys that one step looks at
 SWEPT = 512                         # entries that one transaction of the background cleaning removes
-NEWS_APART = 0.01                   # seconds between looks whether another process has finished a load
+POLLED_EVERY = 0.01                 # seconds between looks whether another process has finished a load
 KEYS_AT = 4                         # where the keys of a command begin, behind the generation's name
 
 
@@ -71,7 +71,7 @@ class Directory:
     tracking_probes = False
     entry_refusal = None
     on_open = None
-    news_apart = NEWS_APART
+    polled_every = POLLED_EVERY
     at_once = sys.maxsize
 
     def __init__(self, store: Store) -> None:

@@ -45,7 +45,7 @@ class Transaction:
         self.now = now                  # milliseconds
         self._generation: int | None = None
 
-    def end_of(self, px: bytes) -> int:
+    def deadline_after(self, px: bytes) -> int:
         """The deadline, in milliseconds, of something that lives `px` milliseconds from now; empty: never."""
         return min(self.now + int(px), NEVER) if px else NEVER
 
@@ -202,7 +202,7 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
         if len(keys) > 1:               # in the order of the file, or it would write some of its pages again and again
             entries = sorted(entries, key=lambda entry: page.hash_of(entry[0]))
         for key, head, body, px in entries:
-            change.put(key, change.envelope(head, block, body), change.end_of(px))
+            change.put(key, change.envelope(head, block, body), change.deadline_after(px))
         return b"0" * (1 + n)
 
     return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
@@ -216,7 +216,7 @@ def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: byte
         change = Transaction(execute, page, store.now_ms())
         if change.find_present(keys[0]) is not None:
             return b""
-        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
+        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return b"0" * (1 + n)
 
     return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,)))
@@ -239,7 +239,7 @@ def swap(
         elif found is not None and keeps == b"1":
             change.put(key, change.envelope(head, _block(found[0]), body), found[1])
         else:
-            change.put(key, change.envelope(head, b"", body), change.end_of(px))
+            change.put(key, change.envelope(head, b"", body), change.deadline_after(px))
         return b"10"
 
     return store.write((key,), run, deadline, cost=_cost(keys[:1], (body,)))
@@ -262,7 +262,7 @@ def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
         change = Transaction(execute, page, store.now_ms())
         found = change.find_present(key)
         if found is not None:
-            end = change.end_of(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
+            end = change.deadline_after(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
             change.put(key, found[0], end, ends_lease=False)
         return int(found is not None)
 
@@ -281,7 +281,7 @@ def increment(
         found = change.find_present(key)
         looked = found is not None and digest != b"" and _digest(found[0]) == digest
         if found is None or (looked and verdict == b"0"):
-            change.put(key, change.envelope(head, b"", seal + amount), change.end_of(px))
+            change.put(key, change.envelope(head, b"", seal + amount), change.deadline_after(px))
             return b"0" + amount
         data, end = found
         block, kept = _block(data), Codec.kept(data)
@@ -365,7 +365,7 @@ def complete(
         if lease[1] != change.generation or (n > 0 and lease[2] != change.epoch):
             change.end_lease(page.hash_of(key))
             return [0]
-        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
+        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return [1, b"0" * n]
 
     return store.write((key,), run, deadline, cost=_cost((key,), (body,)))
@@ -449,7 +449,7 @@ def complete_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest
             is_mine = held is not None and held[0] == token
             stores = held is not None and is_mine and held[1] == change.generation
             if stores:
-                change.put(key, change.envelope(head, b"", body), change.end_of(px))
+                change.put(key, change.envelope(head, b"", body), change.deadline_after(px))
             elif is_mine:
                 change.end_lease(page.hash_of(key))
             answers.append(b"1" if stores else b"0")

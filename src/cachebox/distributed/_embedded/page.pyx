@@ -22,7 +22,7 @@ VERSION = 1
 SIZE = HEAD_SIZE + 8 * PLACES + 32 * BUCKETS
 """Size of the file in bytes."""
 
-cdef uint64_t MAGIC = 0x0000016761507843       # "CxPag", and the version
+cdef uint64_t MAGIC = 0x0000016761507843    # "CxPag", and the version
 
 cdef extern from "distributed/_embedded/page.h" nogil:
     uint64_t siphash "cb_siphash"(const uint8_t* secret, const uint8_t* data, size_t size)

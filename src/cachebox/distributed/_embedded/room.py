@@ -77,7 +77,7 @@ class Room:
             passed += moved
             size = database.size()
         if size > wanted and not database.writer.execute("SELECT 1 FROM e LIMIT 1").fetchall():
-            database.transaction(lambda execute: execute("DELETE FROM t"))     # tags that no entry has any more
+            database.transaction(lambda execute: execute("DELETE FROM t"))  # tags that no entry has any more
             size = database.size()
         page.budget = max(0, self.most_pages - 64 - size) * PAGE // 2 - cost.size
         return evicted

@@ -108,7 +108,7 @@ class Store:
         """The time, in milliseconds."""
         return time.time_ns() // 1_000_000 if self._clock is None else int(self._clock() * 1000)
 
-    def end_of(self, px: bytes) -> int:
+    def deadline_after(self, px: bytes) -> int:
         """The deadline, in milliseconds, of something that lives `px` milliseconds from now; empty: never."""
         return min(self.now_ms() + int(px), NEVER) if px else NEVER
 
@@ -187,7 +187,7 @@ class Store:
                     raise
                 database.give_back(reader)
                 return result
-            except Closing:                        # closed for a fork, or replaced by another process
+            except Closing:                     # closed for a fork, or replaced by another process
                 time.sleep(0.0005)
             except (sqlite3.Error, Damaged, FileNotFoundError) as error:
                 if isinstance(error, sqlite3.Error) and not is_damage(error):

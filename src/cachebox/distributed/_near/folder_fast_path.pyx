@@ -43,8 +43,8 @@ cdef enum:
 
 cdef int64_t never = NEVER
 cdef int head_size = HEAD
-cdef uint8_t TAGGED_OR_KEPT = 2 | 16             # flags of an envelope
-cdef object find_some = {}                       # number of keys: the SELECT for them
+cdef uint8_t TAGGED_OR_KEPT = 2 | 16            # flags of an envelope
+cdef object find_some = {}                      # number of keys: the SELECT for them
 
 ABSENT = object()
 
@@ -62,7 +62,7 @@ cdef class FolderFastPath:
     """
     cdef object core, store, codec, loads, dumps, pending
     cdef bytes start                            # of an envelope with nothing optional; None: all are signed
-    cdef bint is_binary, lives_for_ever
+    cdef bint is_binary, never_expires
     cdef Tier tier
 
     def __init__(self, core):
@@ -77,7 +77,7 @@ cdef class FolderFastPath:
         is_own = self.start is not None and codec.method is None and not codec.is_trusted
         self.dumps = codec.serializer.dumps if is_own else None
         self.is_binary = codec.is_binary
-        self.lives_for_ever = core.lifetime == INFINITY
+        self.never_expires = core.lifetime == INFINITY
 
     @property
     def absent(self):
@@ -276,13 +276,13 @@ cdef class FolderFastPath:
         store, core = self.store, self.core
         if core.is_closed or self.pending.exists or type(key) is not str or store.is_durable:
             return False
-        if ttl is None and self.lives_for_ever:
+        if ttl is None and self.never_expires:
             head, body = self.encoded(key, value)
         else:
             lifetime = core.lifetime_of(ttl)
             kept = core.kept_of(lifetime)
             head, body = self.codec.encode(key, value, (), None, kept)
-            end = store.end_of(core.expiry(lifetime, kept))
+            end = store.deadline_after(core.expiry(lifetime, kept))
         opened, found = store._opened, store._database
         if opened is None or found is None or len(body) > LARGEST:
             return False

@@ -70,7 +70,7 @@ class Tracking:
         self._given_up_after = max(1.0, 2 * self._timeout)
         topology.tracking_probes = True
         self._connections: dict[Node, TrackingConnection] = {}
-        self._wakeup_recv: socket.socket | None = None         # a pair of sockets to wake the thread
+        self._wakeup_recv: socket.socket | None = None      # a pair of sockets to wake the thread
         self._wakeup_send: socket.socket | None = None
         self.renew()
 
@@ -306,7 +306,7 @@ class Tracking:
         connection = None
         try:
             connection = open_connection(node, deadline)
-            reply, _ = said(connection, [              # servers before 7.0 refuse the second command
+            reply, _ = said(connection, [           # servers before 7.0 refuse the second command
                 [b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", names.prefix],
                 [b"CLIENT", b"NO-EVICT", b"ON"],
             ], deadline)

@@ -28,7 +28,7 @@ from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
 
 PING = packed_all([[b"PING"]])
-PER_LOOP = 16                          # connections of an event loop to one server
+PER_LOOP = 16                       # connections of an event loop to one server
 
 
 class AsyncConnection:
@@ -40,7 +40,7 @@ class AsyncConnection:
         self.replies = Replies()
         self.used_at = time.monotonic()
         self.is_busy = False
-        self.requests = 0                  # the number of exchanges so far
+        self.requests = 0               # the number of exchanges so far
         self.is_late = False
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -132,7 +132,7 @@ class LoopConnections:
                 raise TimeoutError("no connection became free in time")
         except asyncio.CancelledError:
             if not mine.cancelled() and mine.result():
-                self.release()                        # the slot came, but the task was cancelled
+                self.release()                      # the slot came, but the task was cancelled
             raise
         finally:
             timer.cancel()
@@ -389,7 +389,7 @@ async def idle_connection(
                 await request_until(connection, PING, [[b"PING"]], share(deadline, 0.25))
             except failures():
                 pool.discard(connection)
-                pool.close(connection.used_at)     # the others were idle for longer
+                pool.close(connection.used_at)  # the others were idle for longer
             except BaseException:
                 pool.discard(connection)
                 raise

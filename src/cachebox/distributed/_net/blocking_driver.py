@@ -122,7 +122,7 @@ def idle_connection(node: Node, now: float, deadline: float, once: bool = False)
             connection.used_at = time.monotonic()
             return connection
         pool.discard(connection)
-        pool.close(connection.used_at)             # the others were idle for longer
+        pool.close(connection.used_at)          # the others were idle for longer
 
 
 def new_connection(node: Node, deadline: float) -> Connection:
@@ -207,7 +207,7 @@ def hedged_exchange(node: Node, commands: Commands, old: Connection, deadline: f
     connections = [old]
     try:
         if not pool.take_place():
-            connections.pop().close()              # without a place for both, the new one takes the old one's
+            connections.pop().close()           # without a place for both, the new one takes the old one's
         new = new_connection(node, deadline)
         connections.append(new)
         if connections[0] is new or not readable([old.sock], 0.0):

@@ -30,7 +30,7 @@ class Topology(Discovery):
     is_exact = False                    # whether a first tier can see by itself what has changed
     at_once = 1000                      # keys in one call of a script
     size = None                         # a server reports its size itself
-    news_apart = 0.05                   # seconds between looks if no tracking connection brings news
+    polled_every = 0.05                 # seconds between looks if no tracking connection brings news
 
     def ask_one(
         self, bucket: int, command: Sequence[Any], deadline: float, retries: int = RETRIES
@@ -64,7 +64,7 @@ class Topology(Discovery):
         todo = list(range(len(commands)))
         asking: set[int] = set()
         target: dict[int, Node] = {}
-        postponed: dict[int, Failure] = {}           # commands whose server said: later
+        postponed: dict[int, Failure] = {}          # commands whose server said: later
         breaks, redirections = retries, RETRIES + 1
         is_redirected = False
         while todo:

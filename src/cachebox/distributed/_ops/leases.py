@@ -13,7 +13,7 @@ from cachebox._loading.flight import Flight
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._net.effects import Effects
 from cachebox.distributed._ops.operations import Core
-from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire import error_codec
 from cachebox.distributed._wire.scripts import FAIL, LEASE, script_call
 
 LEASE_MS = 5000
@@ -80,14 +80,14 @@ class Leases:
     def fail(self, key: str, token: bytes, groups: list[Group], error: Exception, deadline: float) -> Effects[None]:
         """Give up the lease of one key, and pass the loader's error to the waiters in other processes."""
         core = self._core
-        encoded = failed.encode(core.codec, key, token, error)
+        encoded = error_codec.encode(core.codec, key, token, error)
         if encoded is None:
             yield from self.give_up(token, groups, deadline)
         else:
             assert core.names is not None
             [(bucket, names)] = groups
             names = [*names, core.names.failed(bucket, token)]
-            command = script_call(FAIL, names, token, *encoded, failed.KEPT_MS)
+            command = script_call(FAIL, names, token, *encoded, error_codec.KEPT_MS)
             yield from core.topology.ask([(bucket, command)], deadline)
 
     def give_up_soon(self, token: bytes, groups: list[Group]) -> None:

@@ -78,7 +78,7 @@ class Refreshing:
 
     def _left_here(self, key: str) -> float:
         """Seconds that an entry of the first tier has to live; infinity if that says nothing about the server's."""
-        if self._core.tracking is None and not self._core.topology.is_exact:             # cut short to `max_staleness`
+        if self._core.tracking is None and not self._core.topology.is_exact:            # cut short to `max_staleness`
             return math.inf
         try:
             left = self._core.tier.first.ttl(key)

@@ -28,7 +28,7 @@ from cachebox.distributed._ops import leases
 from cachebox.distributed._ops.entries import ATOMS, Packed
 from cachebox.distributed._ops.leases import Leases
 from cachebox.distributed._ops.operations import Core
-from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire import error_codec
 from cachebox.distributed._wire.codec import Undecodable
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
@@ -149,7 +149,7 @@ class Loader:
         token = new_token()
         flight = new_flight()
         acts = flights.acting()
-        self.flights[token] = flight           # before the lease is taken: a waiter that sees this token must find the
+        self.flights[token] = flight        # before the lease is taken: a waiter that sees this token must find the
                                                # flight
         try:
             with flight:
@@ -283,7 +283,7 @@ class Loader:
             if type(reply) is Failure:
                 return (yield from self._without_server(key, factory, reply, missed))
             if reply[0] == 4:
-                error = failed.decode(core.codec, key, awaited, reply[1])
+                error = error_codec.decode(core.codec, key, awaited, reply[1])
                 if error is not None:
                     raise error
                 awaited = b""
@@ -320,7 +320,7 @@ class Loader:
                 tier.wait_no_more(key, waiter.wake)
                 return (yield Call(factory)), True
             if not tier.is_tracked:
-                seconds = min(seconds, core.topology.news_apart)
+                seconds = min(seconds, core.topology.polled_every)
             if acts:
                 seconds = min(seconds, 1.0)
             try:
