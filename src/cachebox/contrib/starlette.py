@@ -254,8 +254,8 @@ class ResponseCache:
 
         await self.app(scope, receive, watched)
         if succeeded:
-            await self._ask("invalidate_tag", _path_tag(scope))             # responses that others have stored
-                                                                            # meanwhile
+            # responses that others have stored meanwhile
+            await self._ask("invalidate_tag", _path_tag(scope))
 
     def _passes(self, request: Headers, asked: dict[str, str]) -> bool:
         """Whether a request bypasses the cache."""

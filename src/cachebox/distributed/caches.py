@@ -422,8 +422,8 @@ class AsyncDistributedCache(CacheBase, NearCacheBase):
         from concurrent.futures import ThreadPoolExecutor
 
         self._finalizer.detach()
-        waits = ThreadPoolExecutor(1, "cachebox-close")     # joins the threads; not the loop's own pool, whose thread
-                                                            # would stay
+        # joins the threads; not the loop's own pool, whose thread would stay
+        waits = ThreadPoolExecutor(1, "cachebox-close")
         try:
             await get_running_loop().run_in_executor(waits, self._core.stop)
         except BaseException:

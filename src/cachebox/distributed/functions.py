@@ -40,8 +40,8 @@ class DistributedFunction:
 
     __wrapped__: Callable[..., Any]
     _is_cached_function = True
-    _driver: Any = Blocking()           # the cache's driver; calls of an async function are tasks over either kind of
-                                        # cache
+    # the cache's driver; calls of an async function are tasks over either kind of cache
+    _driver: Any = Blocking()
 
     def __init__(
         self,
@@ -113,8 +113,8 @@ class DistributedFunction:
         if self._key_arguments is not None:
             chosen = self._key_arguments.of(args, kwargs)
             if chosen is None:
-                inspect.signature(self.__wrapped__).bind(*args, **kwargs)   # raises a TypeError that says what is wrong
-                                                                            # with them
+                # raises a TypeError that says what is wrong with them
+                inspect.signature(self.__wrapped__).bind(*args, **kwargs)
                 raise TypeError(f"{self!r} does not take these arguments")
             varied, positional, keywords = chosen
         try:

@@ -105,8 +105,8 @@ class Backlog(Delivering):
                 if self.watches.watched:
                     self.watches.note((key,), watch)
                 if journal is None:
-                    older = self._enqueue(key, value, numbers, 0)       # dropped without the lock, because its __del__
-                                                                        # may run
+                    # dropped without the lock, because its __del__ may run
+                    older = self._enqueue(key, value, numbers, 0)
                     return True
                 journaled = journal.append(payload, value is MISSING)
                 try:

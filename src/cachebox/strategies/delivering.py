@@ -50,8 +50,8 @@ class Delivering:
         self._delivery = Delivery(store, self._settled)
         self._letters = DeadLetters(on_dead_letter)
         self._make_locks()
-        self.thread: threading.Thread | None = None     # who delivers: the background thread, or a caller if none can
-                                                        # start
+        # the delivering thread: the background thread, or a caller's if none can start
+        self.thread: threading.Thread | None = None
         self._is_needed = True                  # whether to check that the thread is there
         self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when called
         self._not_before = 0.0                  # when a store that seems down is asked again

@@ -24,8 +24,8 @@ class Watches:
 
     def __init__(self) -> None:
         self.watched: dict[Any, list[Watch]] = {}       # by key
-        self._lock = Section()                  # re-entrant, because comparing keys or a collection may run code that
-                                                # writes
+        # re-entrant, because comparing keys or a collection may run code that writes
+        self._lock = Section()
         renew_in_child(self)
 
     @contextmanager

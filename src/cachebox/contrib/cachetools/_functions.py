@@ -145,8 +145,8 @@ class CachedFunction(Calls):
         lock: Any,
         condition: Any,
     ) -> None:
-        functools.update_wrapper(self, function)        # first, because it copies attributes of what may be a
-                                                        # CachedFunction
+        # first, because it copies attributes of what may be a CachedFunction
+        functools.update_wrapper(self, function)
         super().__init__(function)
         self.cache = cache
         self.cache_key = key

@@ -10,8 +10,8 @@ from typing import Any
 from cachebox.contrib.cachetools._functions import CacheInfo, Calls
 from cachebox.contrib.cachetools.keys import methodkey
 
-_OVERRIDDEN = "__cachebox_cachedmethods"        # key in an object's ``__dict__``: wrappers of methods that a subclass
-                                                # overrides
+# key in an object's ``__dict__``: wrappers of methods that a subclass overrides
+_OVERRIDDEN = "__cachebox_cachedmethods"
 
 
 class CachedMethod(Calls):

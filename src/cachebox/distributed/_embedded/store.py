@@ -94,8 +94,8 @@ class Store:
         self._lock = Section()
         self._held: Opened | None = None        # during a fork: what `pause` has locked
         self._is_torn_off = False               # during a fork: some thread went on reading
-        self.is_torn = False                    # this process was forked in the middle of a read: the handle cannot go
-                                                # on
+        # this process was forked in the middle of a read: the handle cannot go on
+        self.is_torn = False
         self.is_closed = False
         with contextlib.suppress(Busy):         # a later call opens it
             self.opened(time.monotonic() + patience)

@@ -315,8 +315,8 @@ class Tracking:
             if not self._serves(node, connection, owned[0] if owned else 0, deadline):
                 connection.close()
                 return
-            if names.clustered:                 # otherwise the first write into each bucket would be pushed to
-                                                # everybody
+            # otherwise the first write into each bucket would be pushed to everybody
+            if names.clustered:
                 said(connection, [[b"SET", names.generation(bucket), new_token(), b"NX"] for bucket in owned], deadline)
         except failures() as error:
             if connection is not None:

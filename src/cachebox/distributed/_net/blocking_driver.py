@@ -82,8 +82,8 @@ class Blocking:
         if type(effect) is NewWaiter:
             return waiter()
         if type(effect) is Spawn:
-            from cachebox._loading.refresh_pool import submit  # the pool is imported late, because most programs need
-                                                               # none
+            # the pool is imported late, because most programs need none
+            from cachebox._loading.refresh_pool import submit
 
             return submit(InBackground(effect))
         return effect.function()

@@ -140,8 +140,8 @@ class Discovery:
         if self.servers.mode == "sentinel":
             return (yield from self._ask_sentinels(deadline))
         failure: Failure | None = None
-        masters = sorted(self.masters, key=lambda node: node.breaker.failures)      # the servers that answered lately
-                                                                                    # go first
+        # the servers that answered lately go first
+        masters = sorted(self.masters, key=lambda node: node.breaker.failures)
         known = [node.address for node in masters]
         for address in dict.fromkeys([*known, *self.servers.addresses]):
             node = self.node(address)

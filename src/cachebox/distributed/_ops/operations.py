@@ -49,8 +49,8 @@ class Core(Reading, Writing, WritingOnce):
         self.is_local = is_local
         self.isolate = isolate
         self.jitter = jitter
-        self.kept = min(int(stale * 1000), LONGEST_KEPT)    # milliseconds for which entries are kept after their
-                                                            # deadline
+        # milliseconds for which entries are kept after their deadline
+        self.kept = min(int(stale * 1000), LONGEST_KEPT)
         self.background = Background()
         self.tracking = None
         if invalidation and not topology.is_exact:

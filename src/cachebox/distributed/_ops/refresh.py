@@ -45,8 +45,8 @@ class Refreshing:
         """Reset: at first, and in the child of a fork, where the parent's threads are gone."""
         self._lock = Section()
         self._fails = False                     # whether a failure was logged, and none has succeeded since
-        self._again: dict[str, float] = {}      # key: time before which it is not refreshed; infinity while a refresh
-                                                # runs
+        # key: time before which it is not refreshed; infinity while a refresh runs
+        self._again: dict[str, float] = {}
         self._flights: dict[str, Flight] = {}   # key: the flight of its refresh, which may be lost
 
     def consider(
@@ -119,8 +119,8 @@ class Refreshing:
         counted: dict[str, int] = {}
         led.set(())                             # the caller that started this does not wait for it
         self._flights[key] = flight
-        loader.flights[token] = flight          # before the lease is taken: a waiter that sees this token must find the
-                                                # flight
+        # before the lease is taken: a waiter that sees this token must find the flight
+        loader.flights[token] = flight
         try:
             if core.is_closed:
                 return

@@ -261,8 +261,8 @@ class StructRecord(Record):
     def made(self, parts: list[Any]) -> Any:
         made = self.kind(**dict(zip(self.names, parts, strict=True)))
         for name, part in zip(self.names, parts, strict=True):
-            sys.modules["msgspec"].structs.force_setattr(made, name, part)      # overrides what `__post_init__` has
-                                                                                # done
+            # overrides what `__post_init__` has done
+            sys.modules["msgspec"].structs.force_setattr(made, name, part)
         return made
 
 

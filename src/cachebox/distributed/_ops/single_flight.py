@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from cachebox.distributed._ops.refresh import Refreshing
 
 MOST_LOOKS = 5                      # times that one call meets entries that cannot be decoded
-FOREIGN_WAIT = 8.0                  # seconds for which a call made by a factory waits for another process, which may
-                                    # wait for that factory
+# seconds for which a call made by a factory waits for another process, which may wait for that factory
+FOREIGN_WAIT = 8.0
 
 def new_flight() -> Flight:
     """A new flight with the calling thread, greenlet or task as its leader."""
@@ -149,8 +149,8 @@ class Loader:
         token = new_token()
         flight = new_flight()
         acts = flights.acting()
-        self.flights[token] = flight        # before the lease is taken: a waiter that sees this token must find the
-                                               # flight
+        # before the lease is taken: a waiter that sees this token must find the flight
+        self.flights[token] = flight
         try:
             with flight:
                 return (yield from self._load(key, factory, decide, token, flight, acts, deadline))
@@ -311,8 +311,8 @@ class Loader:
                 deadline = core.deadline()
                 yield from self._take_over(reply[2], deadline)
                 continue
-            if waiter is None:                  # ask once more, so that no push between the question and the wait is
-                                                # missed
+            # ask once more, so that no push between the question and the wait is missed
+            if waiter is None:
                 waiter = yield NewWaiter()
                 continue
             seconds = patience.seconds(reply[2], reply[1])
