@@ -48,8 +48,8 @@ def _text(key: Any) -> str:
     if isinstance(key, Enum) and equals is object.__eq__:
         return f"enum({kind.__module__}.{kind.__qualname__}.{key.name})"
     raise TypeError(
-        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, for of "
-        f"others it is not known when they are equal; not of type {kind.__name__}"
+        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, because "
+        f"equality is not known for others; not of type {kind.__name__}"
     )
 
 

@@ -76,7 +76,7 @@ class Folder:
             if stat.S_ISLNK(found.st_mode):
                 raise ValueError(f"url must name a folder itself, but {path!r} is a symbolic link")
             if not stat.S_ISDIR(found.st_mode):
-                raise ValueError(f"url must name a folder, but {path!r} is none")
+                raise ValueError(f"url must name a folder, but {path!r} is not one")
             _check_owner(path, found)
             if found.st_mode & 0o022:
                 raise PermissionError(f"group or others may write to {path!r}: chmod go-w it, or name another folder")

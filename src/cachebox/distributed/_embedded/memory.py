@@ -35,7 +35,7 @@ class PrivateFolder(Folder):
 def private_folder(url: str, namespace: str) -> PrivateFolder:
     """A new folder. Raises ValueError for any URL other than ``memory://``."""
     if url.lower() != "memory://":
-        raise ValueError(f"url must be 'memory://' alone, for each cache has a folder of its own, not {url!r}")
+        raise ValueError(f"url must be 'memory://' alone, because each cache has its own folder, not {url!r}")
     has_memory = os.path.isdir(IN_MEMORY) and os.access(IN_MEMORY, os.W_OK | os.X_OK)
     above = IN_MEMORY if has_memory else tempfile.gettempdir()
     prefix = f"cachebox-{os.geteuid()}-"

@@ -47,7 +47,7 @@ def from_client(client: Any) -> Servers:
         hint = ": pass what its master_for returns" if kind.__name__ == "Sentinel" else ""
         raise TypeError(
             "client must be a Redis, RedisCluster, Valkey or ValkeyCluster of redis-py or valkey-py itself, blocking "
-            "or asyncio, for only its address and credentials are used, "
+            "or asyncio, because only its address and credentials are used, "
             f"not {kind.__module__}.{kind.__qualname__}{hint}"
         )
     manager = getattr(client, "nodes_manager", None)
@@ -57,7 +57,7 @@ def from_client(client: Any) -> Servers:
 def _check_class(kind: Any, module: str, names: tuple[str, ...], what: str) -> None:
     if kind not in _classes(module, names):
         raise TypeError(
-            f"client must have {what} of the library itself, for it is not used, "
+            f"client must have {what} of the library itself, because others are not used, "
             f"not {getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)}"
         )
 
@@ -89,7 +89,7 @@ def _of_one(pool: Any) -> Servers:
     sentinels = getattr(pool, "sentinel_manager", None)
     for name in ("redis_connect_func", "valkey_connect_func"):
         if options.get(name) is not None:
-            raise TypeError(f"client must have no {name}, for it is not called")
+            raise TypeError(f"client must have no {name}, because it is not called")
     tls = isinstance(kind, type) and "SSL" in kind.__name__
     if sentinels is not None:
         _check_class(type(pool), "sentinel", ("SentinelConnectionPool",), "a pool")

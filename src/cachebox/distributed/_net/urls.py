@@ -57,7 +57,7 @@ def _tls_version(given: str) -> ssl.TLSVersion:
 
 def _protocol(given: str) -> int:
     if given != "3":
-        raise ValueError("3, for the server has to say what has changed")
+        raise ValueError("3, because the server must push changes")
     return 3
 
 

@@ -365,7 +365,7 @@ class PendingInvalidations:
             except BackendUnavailable:
                 raise
             except Exception:                   # the predicate raised: no value is known to go
-                log.warning("what was to be forgotten cannot be found out, for a predicate fails", exc_info=True)
+                log.warning("entries to invalidate cannot be found, because a predicate fails", exc_info=True)
             self.has_removed(rule.name)
 
     def _probe(self) -> Effects[None]:

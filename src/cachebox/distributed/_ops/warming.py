@@ -47,7 +47,7 @@ class Source:
         if self.many is not None and not callable(self.many):
             raise TypeError(f"loader.load_many must be callable, not {type(self.many).__name__}")
         if not may_be_async and any(map(inspect.iscoroutinefunction, (self.one, self.many))):
-            raise TypeError("loader must not be async: AsyncDistributedCache takes such a one")
+            raise TypeError("loader must not be async: use an AsyncDistributedCache for an async loader")
 
     def load(self, keys: list[str]) -> Effects[tuple[dict[str, Any], list[Exception]]]:
         """The values of the keys that have one, and the errors of others."""

@@ -47,7 +47,7 @@ def verify(commands: Commands, replies: list[Any], rest: Replies | None = None) 
         name = command[0]
         fits = SHAPES[command[1] if name == b"EVALSHA" else name] if type(reply) is not ReplyError else _error
         if not fits(reply, command):
-            raise Senseless(f"a {type(reply).__name__} is no answer to {name.decode()}, or not such a one")
+            raise Senseless(f"a {type(reply).__name__} is no answer to {name.decode()}, or has the wrong shape")
     while rest is not None and not rest.is_empty:
         if type(rest.next()) is not Push:
             raise Senseless("more came than was asked for")
