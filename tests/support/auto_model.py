@@ -1,6 +1,7 @@
-"""The rules of the policy AUTO, as plainly as they can be said; `test_auto` compares the compiled engine with this.
+"""The rules of the policy AUTO, as plain as possible; `test_auto` compares the compiled engine with this model.
 
-Lists are Python lists, next victim first. The engine does the same in O(1): it unlinks where this searches.
+Lists are Python lists, next victim first. The engine does the same in O(1): it unlinks an entry for which this model
+searches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ MASK32, MASK64 = 2**32 - 1, 2**64 - 1
 
 
 def window_of(mode: int, size: int) -> int:
-    """How many of `size` entries the window is to hold."""
+    """The window's share of `size` entries."""
     if mode == LRU:
         return size
     return max(size // 4 if mode == S3 else size * 30 // 100 if mode == LARGE else size // 100, 1)
@@ -28,7 +29,7 @@ def next_chance(chance: int) -> int:
 
 
 class Parts:
-    """A window, and a main part of two lists: what the cache and each lane of its shadow have."""
+    """A window, and a main part of two lists, as in the cache and in each loop of its shadow."""
 
     def __init__(self):
         self.lists = [[], [], []]
@@ -98,7 +99,7 @@ class Ghosts:
             if age >= oldest:
                 chosen, oldest = at, age
         self.words[chosen] = [mark, uses, last % 2**14]
-        if self.words[chosen] == [0, 0, 0]:         # what an empty word looks like
+        if self.words[chosen] == [0, 0, 0]:         # it would look like an empty word
             self.words[chosen] = None
 
     def take(self, h):
@@ -139,7 +140,7 @@ class Shadow:
         self.bound = MASK32 >> shift
         self.mode, self.chance = mode, chance
         self.records = {}                           # hash: Record
-        self.gone = []                              # hashes that no lane holds, oldest first
+        self.gone = []                              # hashes that no loop holds, oldest first
         self.slots = []                             # of the records, for ageing: a hash, or None
         self.free = []
         self.by_loop = [Parts() for _ in MODES]
@@ -297,7 +298,7 @@ class Shadow:
             self.total, self.unit = self.total / self.unit, 1.0
 
     def choose(self, hit):
-        """Change to the mode that is ahead by more than chance, and by more than the change throws away."""
+        """Change to the mode that is ahead by more than chance, and by more than the change costs."""
         now, chosen, most = self.mode, self.mode, 0.0
         for i in MODES:
             if hit[i]:
@@ -325,7 +326,7 @@ class Entry:
 
 
 class AutoModel(Parts):
-    """`AutoPolicy(max_size, seed)`, for keys of which the hash is the key: small ints."""
+    """`AutoPolicy(max_size, seed)`, for keys that are their own hash: small ints."""
 
     def __init__(self, max_size, seed):
         super().__init__()
@@ -335,13 +336,13 @@ class AutoModel(Parts):
         self.seed = bits ^ bits >> 31
         self.max_size = max_size
         self.entries = {}                           # key: Entry
-        self.slots, self.free = [], []              # for ageing: the keys where the table has them
+        self.slots, self.free = [], []              # for ageing: the keys in the order of the table's slots
         self.now = self.misses = self.requests = self.short = 0
         self.hand = 1
         self.chance = self.seed >> 32 | 1
         self.ruled = True
         self.fit(max_size, LIRS if max_size >= 10 else LRU)
-        self.capacity = 0                           # of the table, and with it of the ghosts
+        self.capacity = 0                           # of the table, and so of the ghosts
 
     @property
     def mode(self):
@@ -363,7 +364,7 @@ class AutoModel(Parts):
         if self.shadow.is_sampled(h):
             self.shadow.show(h, missed)
 
-    # what a user of the policy calls
+    # The methods for a user of the policy.
 
     def add(self, key):
         if key in self.entries:
@@ -399,7 +400,7 @@ class AutoModel(Parts):
         self.show(key, False)
 
     def remove(self, key):
-        """Not for lack of room: no ghost stays, and the shadow forgets it too."""
+        """Remove a key, but not to make room: no ghost stays, and the shadow forgets it, too."""
         h = self.entries[key].hash
         self.pull(key)
         self.drop(key)
@@ -424,7 +425,7 @@ class AutoModel(Parts):
         return victim
 
     def __iter__(self):
-        """As `evict` would take them: the first by the mode's rule, the others as the lists follow each other."""
+        """The keys in the order in which `evict` takes them: the first by the mode's rule, the others by the lists."""
         if self.entries:
             first = self.victim()[0]
             yield first
@@ -437,7 +438,7 @@ class AutoModel(Parts):
             else:
                 yield from (key for entries in self.lists for key in entries if key != first)
 
-    # the rules
+    # The rules.
 
     def drop(self, key):
         del self.entries[key]
@@ -446,7 +447,7 @@ class AutoModel(Parts):
         self.free.append(at)
 
     def victim(self):
-        """Who leaves, and how many get a second chance then, at the tails of the window and of the main part."""
+        """The victim, and how many entries get a second chance, at the tails of the window and of the main part."""
         w, m = self.tail(WINDOW), self.main_tail()
         window = window_of(self.mode, self.size)
         if self.mode == LRU:
@@ -510,7 +511,7 @@ class AutoModel(Parts):
         self.chance = next_chance(self.chance)
         if not self.ruled and 3 * len(self) < 2 * self.size:
             self.short += 1
-            if self.short > len(self):              # evicting early, again and again: it does not get larger, it seems
+            if self.short > len(self):              # early evictions again and again: the cache does not grow
                 self.fit(len(self), self.mode)
                 self.ghosts.buckets = (3 * self.size + 7) // 8
         elif 2 * len(self) > 3 * self.size:
@@ -522,7 +523,7 @@ class AutoModel(Parts):
         self.show(key, True)
 
     def age(self):
-        """Halve the uses of one entry and three ghosts for each ten requests."""
+        """Halve the uses of one entry and of three ghosts for every ten requests."""
         steps = min(self.requests // 10, 64)
         self.requests = min(self.requests - 10 * steps, 10 * self.size)
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Requests replayed on an engine, without a cache around it: what `simulation` counts hits with."""
+"""Requests replayed on an engine without a cache around it, so that `simulation` can count hits."""
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
@@ -9,7 +9,7 @@ from cachebox.policies cimport _BuiltInPolicy
 
 
 cdef class Numbers:
-    """The numbers of an array, or of a part of one, where they stand: held for as long as this object lives.
+    """The buffer of an array, or of a part of one; held for as long as this object lives.
 
     Cython's typed memoryviews would do the same in a module of three times the size.
     """
@@ -24,7 +24,7 @@ cdef class Numbers:
         self.n = self.view.len // width
 
     def __dealloc__(self):
-        PyBuffer_Release(&self.view)    # nothing happens where there is none
+        PyBuffer_Release(&self.view)    # does nothing without a buffer
 
 
 cdef inline Numbers unsigned(numbers):
@@ -36,18 +36,18 @@ cdef inline Numbers doubles(numbers):
 
 
 cdef class Replay:
-    """A cache that holds numbers: `keys` many of them may be asked for, and a miss is followed by a set.
+    """A cache of numbers, one for each of `len(hashes)` keys. A miss is followed by a set.
 
     Args:
-        policy: a built-in policy, new; it serves this replay alone.
+        policy: a new built-in policy, which serves this replay alone.
         hashes: the hash of each key, by number (an array of type "q").
         size: the most entries, or the most weight.
-        weights: of each key, by number (an array of type "d"), or None.
+        weights: the weight of each key, by number (an array of type "d"), or None.
     """
 
     cdef Engine engine
-    cdef Numbers held               # what the next two point into
-    cdef Numbers held_weights
+    cdef Numbers held               # owns the buffer of `hashes`
+    cdef Numbers held_weights       # owns the buffer of `weights`
     cdef const int64_t* hashes
     cdef const double* weights      # NULL: each weighs 1
     cdef uint32_t* where            # number -> entry; 0: not held
@@ -77,7 +77,7 @@ cdef class Replay:
         deallocate(self.who)
 
     def run(self, requests):
-        """Replay these requests after those before."""
+        """Replay more requests."""
         cdef Numbers held = unsigned(requests)
         cdef const uint32_t* keys = <const uint32_t*>held.view.buf
         cdef Py_ssize_t k
@@ -129,21 +129,21 @@ cdef class Replay:
 
 
 cdef class Optimum:
-    """Belady's optimum: it knows when each key is asked for again, and lets go of what is asked for last, or never.
+    """Belady's optimum: it knows when each key is requested next, and evicts the key that is requested last, or never.
 
-    It may decline to store. O(log n) for each request. With weights it is a good guess and no bound: the true optimum
+    It may decline to store. O(log n) for each request. With weights it is a good guess, not a bound: the true optimum
     is a hard problem then.
 
     L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5, 1966.
     """
 
-    cdef Numbers held_keys          # what the next two point into
-    cdef Numbers held_weights
+    cdef Numbers held_keys          # owns the buffer of `keys`
+    cdef Numbers held_weights       # owns the buffer of `weights`
     cdef const uint32_t* keys
     cdef const double* weights      # NULL: each weighs 1
-    cdef uint32_t* again            # request -> the next one for the same key; 0: there is none
-    cdef uint32_t* heap             # the requests for which something is held, the last of them first
-    cdef char* held                 # by number of key
+    cdef uint32_t* again            # request -> the next request of the same key; 0: none
+    cdef uint32_t* heap             # the next requests of the held keys, the last one first
+    cdef char* held                 # by key number
     cdef Py_ssize_t n
     cdef Py_ssize_t done
     cdef double size
@@ -190,7 +190,7 @@ cdef class Optimum:
                 self.weight += self.weight_of(number)
                 self.push(self.again[k])
                 while self.weight > self.size * (1 + 1e-12):
-                    self.let_go(self.keys[self.pop()])      # perhaps this very key
+                    self.let_go(self.keys[self.pop()])      # this may be the same key
             self.done = k + 1
 
     cdef double weight_of(self, uint32_t number) noexcept nogil:
@@ -200,7 +200,8 @@ cdef class Optimum:
         self.held[number] = False
         self.weight -= self.weight_of(number)
 
-    # What was asked for stays in the heap. It is never taken out: while anything is held, that comes later, so above it.
+    # Past requests stay in the heap, but are never popped: while any key is held, its next request is later and so
+    # above.
 
     cdef void push(self, uint32_t request) noexcept nogil:
         cdef Py_ssize_t at = self.n, above
