@@ -77,18 +77,21 @@ link_flags = [f"-fsanitize={sanitize}"] if sanitize else []
 if sys.platform == "linux" and not (sanitize or debug):
     link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]     # names of static functions, a twelfth; empty pages
 # Where there is no memory for the names of its arguments, Cython 3.3's quicker way to make an object drops references
-# that it has never taken.
-macros = [("CYTHON_VECTORCALL_TPNEW", "0")] + [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
+# that it has never taken. A wheel compresses strings better if Cython has not done so before.
+macros = [("CYTHON_VECTORCALL_TPNEW", "0"), ("CYTHON_COMPRESS_STRINGS", "0")]
+macros += [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
 
 
 def flags_for(name):
     """What a module is compiled with: `name` is its path below the package, without an ending."""
     if sys.platform == "win32":
         return []                       # setuptools has MSVC optimise (/O2 /GL) as it is
+    speed = "-O3" if name.startswith("_engine/") else "-O2"     # AUTO is a tenth slower with -O2, nothing else is
     flags = [
-        "-O3" if name in FAST else "-Os",       # whatever the interpreter was built with
+        speed if name in FAST else "-Os",       # whatever the interpreter was built with
         "-g0",                          # debug information would be three quarters of a wheel
         "-fvisibility=hidden",
+        "-fno-plt",                     # as many stubs as functions of CPython that a module calls
         "-ffp-contract=off",            # numbers come out the same on every processor
         "-Wno-unused-function",         # Cython copies the C code in a .pxd into every module that cimports it
         "-Wno-unreachable-code",        # Cython's clean-up labels; CPython on macOS asks for this warning

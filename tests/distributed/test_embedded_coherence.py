@@ -97,7 +97,7 @@ def test_nothing_older_in_a_million_reads_while_five_hundred_writers_are_killed(
     reads, changes, stale, hits = trial.run(kills=500)
     print(f"{reads} reads, {changes} changes, {stale} stale, {hits} hits, {trial.kills} kills")
     assert stale == 0
-    assert reads == 1_000_000 and changes > 10_000 and hits > 100_000
+    assert reads == 1_000_000 and changes > 2_000 and hits > 100_000
 
 
 @pytest.mark.slow
