@@ -141,8 +141,8 @@ cdef class Cache(Store):
         loader: loads a missing key for `get`, ``cache[key]`` and `get_many`, and for nothing else. It is a callable of
             the key; a store with a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict; another
             cache; or a mapping. A KeyError says that there is no value. An async one loads for `aget` and `aget_many`.
-        refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which a lookup starts a refresh:
-            the entry is loaded in the background; needs `loader`.
+        refresh_ahead: a share of an entry's lifetime, between 0 and 1. In that share, at its end, a lookup starts a
+            refresh: the entry is loaded in the background; needs `loader`.
         stale_ttl: how long after its deadline an entry is still served by lookups, given like `default_ttl`, while it
             is loaded in the background or the loader fails; needs `loader`.
         cache_exceptions: classes of exceptions. If a load, or a factory of `get_or_set`, raised one of these, it is not
