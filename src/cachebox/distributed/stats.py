@@ -138,7 +138,7 @@ class DistributedSnapshot(_Counted):
             return NotImplemented
         return (self._counts, self.uptime) == (other._counts, other.uptime)
 
-    __hash__ = None  # as for a dict
+    __hash__ = None  # type: ignore[assignment]  # as for a dict
 
     def __repr__(self) -> str:
         return f"DistributedSnapshot({', '.join(f'{name}={count}' for name, count in self._counts.items())})"

@@ -70,7 +70,7 @@ class TimedCache(OrderedCache[_K, _V]):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        end = self.__ends.get(key)          # any object may be looked up
+        end = self.__ends.get(key)          # type: ignore[arg-type]        # any object may be looked up
         return end is not None and bool(self.timer() < end[0])
 
     def __iter__(self) -> Iterator[_K]:
