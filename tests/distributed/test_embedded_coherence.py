@@ -69,10 +69,11 @@ class Trial:
                     writers[number].send_signal(signal.SIGKILL)
                     writers[number].communicate()
                     writers[number] = self.start("write", number, 2)
-            told = [list(map(int, reader.communicate(timeout=LIMIT)[0].split())) for reader in readers]
+            # Not `communicate`: it loses what `readline` has buffered, all of it if a reader was done early.
+            counts = [list(map(int, reader.stdout.read().split())) for reader in readers]
             assert [reader.returncode for reader in readers] == [0, 0]
             assert [writer.poll() for writer in writers] == [None, None], "a writer failed"
-            return [sum(column) for column in zip(*told, strict=True)]
+            return [sum(column) for column in zip(*counts, strict=True)]
         finally:
             for process in (*writers, *readers):
                 process.kill()
