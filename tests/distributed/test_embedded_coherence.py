@@ -84,7 +84,7 @@ def test_nothing_older_is_ever_read_while_writers_are_killed(root):
     trial = Trial(root, 8_000)
     reads, changes, stale, hits = trial.run(kills=3)
     assert stale == 0
-    assert reads == 16_000 and changes > 100 and hits > 500
+    assert reads == 16_000 and changes > 20 and hits > 500
 
 
 def test_a_broken_protocol_is_noticed(root):
