@@ -314,12 +314,12 @@ cdef class CacheStats:
 
     cdef int add(self, int i, object amount) except -1:
         """Add to a counter. What is too much for it is carried over, into a new list: readers have the old one, or this."""
-        cdef int64_t few = amount if amount < MOST_COUNTED else 0, counted
+        cdef bint is_few = amount < MOST_COUNTED, added     # compared here: under the lock nothing may be allocated
+        cdef int64_t few = amount if is_few else 0, counted
         cdef list carried, known
-        cdef bint added
         while True:
             acquire(&self.shared_lock.lock)
-            added = amount < MOST_COUNTED and self.counts[i] < MOST_COUNTED - few
+            added = is_few and self.counts[i] < MOST_COUNTED - few
             if added:
                 self.counts[i] += few
             counted = self.counts[i]
