@@ -228,10 +228,12 @@ cdef class Wait:
         cdef Flight flight = self.flight
         cdef bint flying
         acquire(&flight.shared_lock.lock)
-        flying = flight.state == PENDING
-        if flying:
-            flight.waiters[self.wake] = None    # such callables are hashed by address: no Python code runs
-        release(&flight.shared_lock.lock)
+        try:                                    # the dict may find no memory
+            flying = flight.state == PENDING
+            if flying:
+                flight.waiters[self.wake] = None    # such callables are hashed by address: no Python code runs
+        finally:
+            release(&flight.shared_lock.lock)
         return flying
 
     def is_in_vain(self):
