@@ -24,7 +24,7 @@ INSTEAD = {                             # a pattern, and what to write
     r"anew": "again, or 'a new ...'",
     r"for ever": "without end, or never",
     r"(is|are|was|were) over(?! [\d`])": "has ended, has passed, is done",
-    r"(am|are|be|been|being|is|was|were) told": "is notified of, learns, is given",
+    r"(am|are|be|been|being|is|was|were) told(?! apart)": "is notified of, learns, is given",
     r"besides?": "next to, in addition to",
     r"ditto|likewise|as above": "say it again",
     r"so many": "that many, or name the number",
