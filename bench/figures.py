@@ -92,8 +92,8 @@ FIGURES = [
     Figure("ttl", "time.monotonic", "`get` with a TTL, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
     Figure("memory", "no TTL", "bytes per entry at 10⁶, LRU (int keys)", "dict {dict:.0f}", (52, 46)),
     Figure("memory", "TTL", "bytes per entry at 10⁶, LRU with a TTL (int keys)", "dict {dict:.0f}", (68, 60)),
-    Figure("gc", "plain", "`gc.collect()` beside 10⁶ entries, plain values", "dict", (1.3, 1.05)),
-    Figure("gc", "list", "`gc.collect()` beside 10⁶ entries, each value a list", "dict", (1.3, 1.05)),
+    Figure("gc", "plain", "`gc.collect()` with 10⁶ entries, plain values", "dict", (1.3, 1.05)),
+    Figure("gc", "list", "`gc.collect()` with 10⁶ entries, each value a list", "dict", (1.3, 1.05)),
     Figure("import", "import", "`import cachebox`", "import dataclasses", (1.5, 0.5)),
     Figure("threads", "one", "`get`, one thread", "dict.get", (1.25, 1.05), (1.25, 1.05), free_threaded=True),
     Figure(
