@@ -1,4 +1,4 @@
-"""The target figures of the cache: what is measured, against what, and the values to reach.
+"""The target figures of the cache: each is a measurement, the peer that it is compared with, and the values to reach.
 
     python -m bench.figures                         all of them; about a minute
     python -m bench.figures --only get,calls        some groups

@@ -1,4 +1,4 @@
-"""Policies in a cache: how one is chosen, what it is told, what it decides."""
+"""Policies in a cache: how one is chosen, which calls it gets, what it decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUILT_IN = {"LRU": LRUPolicy, "LFU": LFUPolicy, "FIFO": FIFOPolicy, "AUTO": Auto
 
 
 class Recording(EvictionPolicy):
-    """An LRU in Python that notes what it is told."""
+    """An LRU in Python that notes its calls."""
 
     def __init__(self, max_size=None):
         super().__init__(max_size)
@@ -245,7 +245,7 @@ def test_each_order_is_that_of_a_plain_model(policy):
             assert list(cache) == model.order()
 
 
-# --- what a policy is told ------------------------------------------------------------------------------------------
+# --- the calls that a policy gets -------------------------------------------------------------------------------------
 
 TOLD = {
     "set, new, with room": (lambda c: c.set("x", 1), [("add", "x")]),

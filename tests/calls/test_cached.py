@@ -535,7 +535,7 @@ def test_a_key_func_that_fails_or_returns_an_unhashable_passes_its_error_on(cach
 
 
 def make_alike(cache, n):
-    """Functions of one name that tell their number."""
+    """Functions of one name, each of which returns its number."""
 
     def make(number):
         @cached(cache)
@@ -774,7 +774,7 @@ def test_the_bound_and_the_policy_are_the_caches(any_policy):
     f = cached(max_size=3, policy=any_policy)(Counted())
     for k in (1, 2, 3, 1, 4):
         f(k)
-    victim = {"LRU": 2, "LFU": 2, "AUTO": 2}.get(any_policy, 1)     # AUTO begins as LRU where a cache is small
+    victim = {"LRU": 2, "LFU": 2, "AUTO": 2}.get(any_policy, 1)     # AUTO begins as LRU if a cache is small
     assert sorted(f.cache) == sorted({1, 2, 3, 4} - {victim})
     assert f.cache_info() == (1, 4, 3, 3)
 

@@ -23,7 +23,7 @@ FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def in_loop(test):
-    """Decorates an ``async def`` test: it runs in an event loop of its own, and fails where it would hang."""
+    """Decorates an ``async def`` test: it runs in an event loop of its own, and fails if it would hang."""
 
     @must_end
     @functools.wraps(test)
@@ -86,7 +86,7 @@ def decorate(request):
 
 
 class Thing:
-    """What can be weakly referenced."""
+    """An object that can be weakly referenced."""
 
 
 # --- what an async function is ----------------------------------------------------------------------------------------
@@ -441,7 +441,7 @@ async def test_a_leader_cancelled_together_with_some_waiters_hands_over_to_the_o
 
 
 def tasks_cancelled(tasks):
-    """What `gather` tells of tasks that were cancelled."""
+    """The results that `gather` has for tasks that were cancelled."""
     return [AnyCancelledError()] * len(tasks)
 
 
@@ -545,7 +545,7 @@ async def test_wait_for_and_shield(decorate):
 
 
 def test_random_cancellations():
-    """Whoever is not cancelled gets the value; nobody hangs; nothing is left."""
+    """Every task that is not cancelled gets the value; no task hangs; nothing is left."""
 
     @in_loop
     async def run(seed):
@@ -710,7 +710,7 @@ async def test_deep_recursion(decorate):
 
 @in_loop
 async def test_a_task_that_outlives_the_load_is_not_taken_for_its_recursion(decorate):
-    """What a leader started in the background is an ordinary caller once the load is over."""
+    """A task that a leader started in the background is an ordinary caller once the load has ended."""
     background = []
     go = asyncio.Event()
     gate = Gate("again")
@@ -1100,7 +1100,7 @@ def test_closing_a_coroutine_inside_another_load_leaves_that_ones_recursion_alon
 
 
 def test_other_event_loops_need_no_single_flight(decorate):
-    """Where there is no asyncio to wait with, everybody computes."""
+    """Without asyncio to wait with, every caller computes."""
 
     @types.coroutine
     def suspend():
@@ -1254,7 +1254,7 @@ async def test_what_a_load_started_in_the_background_does_not_keep_its_result_al
 
 @in_loop
 async def test_a_chain_of_tasks_that_start_each_other_carries_no_past(decorate):
-    """Each load starts the next one in a task of its own: what each of them inherits must not grow."""
+    """Each load starts the next one in a task of its own: the context that each of them inherits must not grow."""
     sizes, done = [], asyncio.Event()
 
     @decorate
@@ -1296,7 +1296,7 @@ async def test_a_context_is_as_before_after_a_call(decorate):
 
 @pytest.mark.parametrize("waiters", [0, 2])
 def test_a_failed_load_keeps_nothing_alive(decorate, waiters):
-    """The exception's traceback keeps frames, and they keep what they work with: it must not be a cycle."""
+    """The exception's traceback keeps frames, and they keep their variables: it must not be a cycle."""
 
     class Failure(Exception):
         pass

@@ -1,4 +1,4 @@
-"""Cached methods that other decorators hide: whose result it is, and who keeps the instance alive."""
+"""Cached methods that other decorators hide: whose the result is, and what keeps the instance alive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def traced(function):
 
 
 def opaque(function):
-    """One that says nothing of what it wraps."""
+    """A decorator that hides the function that it wraps."""
 
     def inner(*args, **kwargs):
         return function(*args, **kwargs)
@@ -35,7 +35,7 @@ def opaque(function):
 
 
 def by_default(function):
-    """One that keeps what it wraps in a default."""
+    """A decorator that keeps the function that it wraps in a default."""
 
     def inner(*args, _function=function, **kwargs):
         return _function(*args, **kwargs)
@@ -224,7 +224,7 @@ def test_cached_above_and_inside_a_property():
         assert (getattr(one, name), getattr(other, name)) == (["mine"], ["yours"])
     assert Account.computed == 4
     one.above = "new"
-    assert one.above == ["mine"]                # nobody said that it has changed
+    assert one.above == ["mine"]                # nothing said that it has changed
     assert Account.above.fget.invalidate(one) is True
     assert one.above == ["new"]
     gone = weakref.ref(one)

@@ -30,7 +30,7 @@ classes_must_be_mortal = pytest.mark.skipif(
 
 @pytest.fixture
 def no_collector():
-    """What dies in the test dies by its reference count."""
+    """Objects that die in the test die by their reference count."""
     gc.collect()
     gc.disable()
     yield
@@ -542,7 +542,7 @@ def test_results_die_with_the_instance_however_many_it_had_before(cache, no_coll
 
 
 def test_a_result_that_arrives_after_a_thousand_others_dies_with_the_instance(no_collector):
-    """What an instance must not forget is noted when it is stored, not when it is begun."""
+    """The entries that die with an instance are noted when a result is stored, not when its computation begins."""
 
     class Slow:
         @cached(max_size=10)
@@ -724,7 +724,7 @@ def test_an_instance_that_comes_back_to_life_has_its_own_results(in_a_cycle):
 
 
 def test_a_callback_of_a_weak_reference_may_call_the_function():
-    """Whoever hears of the death first may fill the cache before the results are dropped."""
+    """A callback that runs before the results are dropped may fill the cache."""
     cls = plain(cached)
     one, other = cls(), cls()
     heard = []

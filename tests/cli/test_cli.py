@@ -365,7 +365,7 @@ def test_control_c():
         text=True,
         encoding="utf-8",
         env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),   # whoever runs the tests may ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),   # the tests may run without it
     ) as process:
         process.stderr.readline()               # it has begun
         process.send_signal(signal.SIGINT)

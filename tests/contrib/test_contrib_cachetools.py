@@ -1,4 +1,4 @@
-"""The drop-in module for cachetools. Where cachetools is installed, both do the same in random programs."""
+"""The drop-in module for cachetools. If cachetools is installed, both do the same in random programs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def make(request):
 
 
 def outcome(cache, name, *args):
-    """What a call returns, or the class of what it raises."""
+    """The result of a call, or the class of its exception."""
     try:
         return getattr(cache, name)(*args)
     except (KeyError, ValueError) as error:
@@ -127,7 +127,7 @@ def test_which_entry_leaves(kind, gone):
     cache = kinds(cachetools, None)[kind]()
     cache.update({1: 1, 2: 2, 3: 3, 4: 4})
     cache[1], cache[2], cache[2], cache[4], cache[4]    # uses: 1 once, 3 never
-    cache[1] = 1                                        # which FIFO takes for stored anew
+    cache[1] = 1                                        # FIFO counts that as storing it again
     if kind == "LRUCache":
         cache[3], cache[4]
     cache[5] = 5
@@ -320,7 +320,7 @@ def test_a_condition_lets_one_thread_compute():
 
 
 class Doubles:
-    """With cached methods, one of which a subclass overrides."""
+    """A class with cached methods, one of which a subclass overrides."""
 
     def __init__(self) -> None:
         self.cache = LRUCache(4)

@@ -1,4 +1,4 @@
-"""Coherence: what one process writes, no other reads older; what was read in a race is not kept."""
+"""Coherence: no process reads older than another has written; a value that was read in a race is not kept."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_readers_and_writers_in_many_threads_end_with_the_last_value(server):
 
 
 class Pausing(Json):
-    """Waits between the read of a value and its store, where it is told to."""
+    """Waits between the read of a value and its store, if the test says so."""
 
     def __init__(self):
         self.reached, self.go_on, self.pauses = threading.Event(), threading.Event(), False

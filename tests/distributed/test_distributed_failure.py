@@ -1,4 +1,4 @@
-"""Dead, stalled and unreliable servers: what is served, what raises, and how long it takes."""
+"""Dead, stalled and unreliable servers: which calls are served, which raise, and how long each takes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def writes(cache):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """The link tries more often, for tests that are not about how often."""
+    """Makes the link try more often, for tests that are not about how often it tries."""
     monkeypatch.setattr(link, "RETRY_APART", 0.25)
 
 
@@ -147,7 +147,7 @@ def test_a_stalled_server_holds_nobody_up(kind, own, policy, impatient):
                 in_time(call)
         assert cache.stats.breaker in ("open", "half-open")
         begun = time.monotonic()
-        for _ in range(50):  # nobody asks any more
+        for _ in range(50):  # no caller asks any more
             try:
                 cache.get("absent")
             except BackendUnavailable:

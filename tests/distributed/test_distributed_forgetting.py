@@ -1,4 +1,4 @@
-"""What a cache was told to forget and could not tell the server: it is not served here, and forgotten there later."""
+"""Entries that a cache was to forget while the server was away: they are not served, and forgotten there later."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kind(request):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """What is owed is paid as soon as it can be."""
+    """The server is made to forget what it owes as soon as it can be reached."""
     monkeypatch.setattr(pending_invalidations, "RULES_AFTER", 0.0)
 
 

@@ -44,7 +44,7 @@ def said(process: subprocess.Popen, *, limit: float = 60) -> str:
     return output
 
 
-# The count of computations is kept by the server itself, beside the cache.
+# The count of computations is kept by the server itself, next to the cache.
 WORKER = """
 import sys, threading, time
 import redis

@@ -1,4 +1,4 @@
-"""Refresh-ahead over two tiers: computed anew in the background, by one process of all, while the old value is served.
+"""Refresh-ahead over two tiers: one process of all computes a new value in the background, and the old one is served.
 
 An entry that is stored for 20 seconds, and then asked for as one that lives 1000, is in the last fifth of its lifetime:
 so no test has to wait until one is.
@@ -43,7 +43,7 @@ def refreshes(*caches):
 
 
 class Slow:
-    """A factory that goes on when it is told to, and says how often it ran."""
+    """A factory that goes on when the test says so, and counts its calls."""
 
     def __init__(self, *results):
         self.results = iter(results)
@@ -108,7 +108,7 @@ def test_get_starts_nothing(server):
 )
 def test_with_other_options(server, options):
     if "invalidation" in options:
-        assert server.port              # a folder needs none to be told
+        assert server.port              # a folder sends no messages
     with made(server, **options) as cache:
         cache.set("k", ["old"], SHORT)
         assert cache.get_or_set("k", lambda: ["new"], LONG) == ["old"]
@@ -151,7 +151,7 @@ def test_who_does_not_lead_asks_once_in_a_while(server, monkeypatch):
         for _ in range(100):
             assert other.get_or_set("k", unwanted, LONG) == "old"
         assert [due for due in asked if due] == [(b"200000",)]
-        again["k"] -= refreshing.PAUSE  # as if so many seconds had passed
+        again["k"] -= refreshing.PAUSE  # as if that many seconds had passed
         assert other.get_or_set("k", unwanted, LONG) == "old"
         wait_until(lambda: len([due for due in asked if due]) == 2)
         factory.go_on.set()
@@ -268,7 +268,7 @@ def test_a_server_that_dies_meanwhile(own):
         wait_for(factory.begun)
         own.kill()
         factory.go_on.set()
-        wait_until(lambda: refreshes(cache) == 1)  # computed, but nobody knows whether it is stored
+        wait_until(lambda: refreshes(cache) == 1)  # computed; whether it is stored is not known
         assert cache.stats.errors >= 1
         assert cache.get_or_set("k", lambda: "for now", LONG) == "for now"
         with pytest.raises(BackendUnavailable):
@@ -337,7 +337,7 @@ def test_tasks(server):
 
 
 async def begin_without_end(cache):
-    """Have a refresh under way that waits for ever."""
+    """Have a refresh under way that waits without end."""
     begun = asyncio.Event()
 
     async def never():
@@ -366,7 +366,7 @@ def test_a_loop_that_is_left_does_not_keep_the_lease(server, caplog):
 
     loop.run_until_complete(begin_without_end(cache))
     assert cache._loader.leases._kept
-    loop.close()  # as nobody should: with a task under way
+    loop.close()  # as no program should: with a task under way
     gc.collect()
     assert "Task was destroyed but it is pending" in caplog.text
     assert not cache._loader.leases._kept

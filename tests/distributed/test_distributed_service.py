@@ -32,7 +32,7 @@ def impatient(monkeypatch):
 
 
 class Masterdown:
-    """A replica that has lost its master, and was told not to serve what may be old."""
+    """A replica that has lost its master, and is configured not to serve what may be old."""
 
     def __enter__(self):
         self.master = Server()
@@ -81,7 +81,7 @@ class Paused:
         self._client.execute_command("CLIENT", "PAUSE", 3_000, self.how)
 
     def end(self):
-        """It ends by itself: a server that pauses all cannot be told otherwise."""
+        """It ends by itself, because a server that pauses everything takes no command to end it."""
 
     def __exit__(self, *exception):
         self._client.close()
@@ -186,7 +186,7 @@ def test_a_server_that_is_loading(kind, tmp_path, impatient):
             assert cache.get("held") == "old"
             client = server.client()
             for i in range(600):
-                client.set(f"filler{i}", os.urandom(2000))      # what can be compressed would be loaded at once
+                client.set(f"filler{i}", os.urandom(2000))      # a value that can be compressed would be loaded at once
             client.save()
             server.kill()
             server.options = (

@@ -200,7 +200,7 @@ def test_what_somebody_else_computes_is_waited_for(cache, other):
 
 @must_end
 def test_others_wait_for_what_it_loads(server, other, monkeypatch):
-    monkeypatch.setattr(leases, "LEASE_MS", 400)            # renewed, for it takes longer
+    monkeypatch.setattr(leases, "LEASE_MS", 400)            # renewed, because it takes longer
     monkeypatch.setattr(leases, "RENEWED_EVERY", 0.1)
     begun, go_on = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""What befalls a folder: damage, a full disk, removal, forks, writers that are stopped. Never a wrong value."""
+"""Accidents of a folder: damage, a full disk, removal, forks, writers that are stopped. Never a wrong value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 @pytest.fixture
 def root(tmp_path_factory):
-    """A place for a folder, in memory where there is such a place: these tests open many."""
+    """A place for a folder, in memory if there is such a place, because these tests open many."""
     import tempfile
 
     path = tempfile.mkdtemp(prefix="cachebox-test-", dir=MEMORY)
@@ -46,12 +46,12 @@ def at(root):
 
 @pytest.fixture
 def folder(root):
-    """Where the files are."""
+    """The folder of the files."""
     return root / "cache" / "cachebox"
 
 
 def start(code: str, *arguments) -> subprocess.Popen:
-    """A process that runs some code, with the cache `cache` at the place that the first argument tells."""
+    """A process that runs some code, with the cache `cache` at the place that the first argument names."""
     head = "import json, os, signal, sys, time\nfrom cachebox import DistributedCache\n"
     head += "cache = DistributedCache(**json.loads(sys.argv[1]))\n"
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
@@ -90,7 +90,7 @@ def fill(cache) -> dict:
 
 
 def see(cache, values) -> int:
-    """Read everything: what is there is what was written. Returns how many were."""
+    """Read every key: each value that is there was written. Returns how many there were."""
     found = cache.get_many([*values, "gone", "cleared"])
     assert found.items() <= values.items()
     for key in random.sample(sorted(values), 20):
@@ -244,7 +244,7 @@ def test_another_start_of_the_machine(at, monkeypatch, is_closed, durability):
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 class FullDisk:
-    """Has SQLite find no room for what some caches write, for so many transactions."""
+    """Has SQLite find no room for the writes of some caches, for the first `times` transactions."""
 
     def __init__(self, monkeypatch, times, *caches):
         self.times = times

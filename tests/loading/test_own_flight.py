@@ -47,7 +47,7 @@ def make(request):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """What takes seconds, to be on the safe side, takes a moment here."""
+    """Pauses that take seconds, to be on the safe side, take a moment here."""
     from cachebox._loading import flight, tasks
     from cachebox._platform import callers
 

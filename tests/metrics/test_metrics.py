@@ -1,4 +1,4 @@
-"""`cachebox.metrics`: what Prometheus and OpenTelemetry get to see."""
+"""`cachebox.metrics`: the numbers that Prometheus and OpenTelemetry get."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scrape():
     prometheus(registry)
 
     def values(name):
-        """The samples of a cache: (metric, what else is said of it): value."""
+        """The samples of a cache: a dict from (metric, other labels) to value."""
         return {
             (sample.name, *(value for label, value in sample.labels.items() if label != "cache")): sample.value
             for family in registry.collect() for sample in family.samples

@@ -76,7 +76,7 @@ def test_shows_its_signature(name):
 
 
 def test_the_signature_of_the_constructor_is_true():
-    """It is written by hand, for Cython writes none for a class."""
+    """It is written by hand, because Cython writes none for a class."""
     signature = inspect.signature(Cache)
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
     made = Cache(**defaults)

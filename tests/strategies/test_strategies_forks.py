@@ -42,7 +42,7 @@ def in_child(body):
 
 
 def held_by_a_thread(lock):
-    """Have another thread hold a lock. Returns what releases it."""
+    """Have another thread hold a lock. Returns the function that releases it."""
     entered, release = threading.Event(), threading.Event()
 
     def hold():
@@ -264,7 +264,7 @@ def test_a_load_that_another_thread_led_is_void_in_the_child(many):
 # --- coming back from the middle --------------------------------------------------------------------------------------
 
 class Meddling:
-    """A key that, when it is compared, calls what it was told to."""
+    """A key that calls a function of the test when it is compared."""
 
     def __init__(self, meddle):
         self.meddle = meddle
@@ -318,7 +318,7 @@ def test_an_exception_while_keys_are_compared_leaves_no_lock_behind():
 
 
 class Finalized:
-    """A value that, when it goes, calls what it was told to."""
+    """A value that calls a function of the test when it goes."""
 
     def __init__(self, last):
         self.last = last

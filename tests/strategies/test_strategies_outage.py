@@ -107,7 +107,7 @@ def test_what_is_written_again_meanwhile_takes_the_older_ones_place(store, quick
         behind.set("b", 1)
         flushing = Started(behind.flush)
         wait_until(lambda: len(store.calls) > 5)
-        behind.set("a", 2)                      # nobody else would send it before an hour is over
+        behind.set("a", 2)                      # nothing else would send it within an hour
         behind.delete("b")
         switch.is_on = False
         assert flushing.result() is True and store.values == {"a": 2} and behind.pending == 0
@@ -238,7 +238,7 @@ def test_what_the_store_refuses_holds_up_nothing_else(store, quick, bad):
     behind = WriteBehind(Cache(), store, **quick)
     behind.set_many({**dict.fromkeys(bad, 1), **{n: n for n in range(30)}})
     wait_until(lambda: set(store.values) == set(range(30)))
-    for n in range(30, 40):                     # nor what comes later
+    for n in range(30, 40):                     # nor a later write
         behind.set(n, n)
         wait_until(lambda: n in store.values)
     assert behind.pending == len(bad) and behind.flush(0.01) is False
@@ -333,7 +333,7 @@ def test_dead_letters_can_be_accepted_anew(store, quick):
     assert behind.retry_dead_letters() == 3 and behind.flush() is False     # it is down still
     assert len(behind.dead_letters) == 3
     store.fault.is_on = False
-    assert behind.flush() is False              # they are dead until somebody asks
+    assert behind.flush() is False              # they are dead until the user asks
     assert behind.retry_dead_letters() == 3 and behind.flush() is True and behind.dead_letters == []
     assert store.values == {"a": 1, "b": [2]} and behind.retry_dead_letters() == 0
     assert behind.close() is True
@@ -416,7 +416,7 @@ def test_threads_that_write_retry_and_flush_lose_nothing(store, quick):
 
     run_all(*[lambda n=n: work(n) for n in range(4)])
     store.fault = lambda call, keys: None
-    while not behind.flush():                   # what was on its way when that changed may be a dead letter still
+    while not behind.flush():                   # the write that was on its way then may be a dead letter still
         behind.retry_dead_letters()
     assert behind.close() is True
     assert store.values == {(n, k): 55 + k for n in range(4) for k in range(5)}
@@ -584,7 +584,7 @@ def test_asyncio_a_loop_that_stands_still_does_not_hold_the_thread_for_ever(quic
         while not rows.calls:
             await asyncio.sleep(0)
 
-    loop.run_until_complete(begin())            # and nobody runs it any more, in the middle of the store's call
+    loop.run_until_complete(begin())            # the loop stops in the middle of the store's call
     again = loop if goes_on else asyncio.new_event_loop()
     assert again.run_until_complete(behind.close()) is True and rows.values == {"a": 1}
     loop.run_until_complete(asyncio.sleep(0.001))

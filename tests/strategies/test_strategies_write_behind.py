@@ -1,4 +1,4 @@
-"""Write-behind: what was accepted reaches the store, in order per key, whatever the store does."""
+"""Write-behind: every accepted write reaches the store, in order per key, whatever the store does."""
 
 from __future__ import annotations
 
@@ -443,7 +443,7 @@ def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store)
             assert permits.acquire(timeout=60)
 
     store.fault = slow
-    cache = Cache(4)                            # smaller than what is pending: the queue has to serve it
+    cache = Cache(4)                            # smaller than the pending values: the queue has to serve them
     with WriteBehind(cache, store, batch_size=2, max_delay=0.0, max_queue=5) as behind:
 
         def write(i):

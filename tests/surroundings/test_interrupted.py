@@ -1,8 +1,8 @@
 """Public calls that are interrupted at any bytecode, or by the collector, by code that uses the same object.
 
 A signal handler or a finalizer may run between any two bytecodes of a call, the first one above all, and may make any
-call itself. A lock that both want would be for ever. Here a trace function stands for the signal: it makes the inner
-call after a number of bytecodes that chance has chosen, from a seed.
+call itself. If both want one lock, they would wait without end. Here a trace function stands for the signal: it
+makes the inner call after a number of bytecodes that chance has chosen, from a seed.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def quietly(call, thing):
 
 
 def in_between(call, thing):
-    """The same in the middle of another call, which may be what keeps a server from answering in time."""
+    """The same in the middle of another call, which may keep a server from answering in time."""
     with contextlib.suppress(KeyError, *UNAVAILABLE):
         call(thing)
 

@@ -1,4 +1,4 @@
-"""What runs when entries leave: callbacks, finalisers of keys and values, weak references; and the cache's own end."""
+"""Code that runs when entries leave: callbacks, finalisers of keys and values, weak references; the cache's own end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def callback_kinds():
 
 def a_callback_that_never_stops_storing(policy):
     """Each eviction stores something, which evicts: a RecursionError ends that."""
-    sys.stderr = open(os.devnull, "w")          # that deep, the hook for what cannot be raised fails too, and says so
+    sys.stderr = open(os.devnull, "w")          # that deep, the hook for unraisable exceptions fails too, and says so
     os.dup2(sys.stderr.fileno(), 2)
     numbers = iter(range(10**9))
     cache = Cache(2, policy=policy, on_evict=lambda key, value: cache.set(next(numbers), value))

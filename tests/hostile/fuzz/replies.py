@@ -74,7 +74,7 @@ def one(data: bytes) -> None:
 
 
 def work_with(command: list[object], reply: object) -> None:
-    """What is done with a reply that has been found good, in short."""
+    """The use of a reply that has been found good, in short."""
     if isinstance(reply, ReplyError):
         if reply.code == "ASK":
             int(str(reply).split()[2].rpartition(":")[2])
