@@ -141,8 +141,8 @@ cdef class Cache(Store):
         loader: loads a missing key for `get`, ``cache[key]`` and `get_many`, and for nothing else. It is a callable of
             the key; a store with a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict; another
             cache; or a mapping. A KeyError says that there is no value. An async one loads for `aget` and `aget_many`.
-        refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which a lookup starts a refresh:
-            the entry is loaded in the background; needs `loader`.
+        refresh_ahead: a share of an entry's lifetime, between 0 and 1. In that share, at its end, a lookup starts a
+            refresh: the entry is loaded in the background; needs `loader`.
         stale_ttl: how long after its deadline an entry is still served by lookups, given like `default_ttl`, while it
             is loaded in the background or the loader fails; needs `loader`.
         cache_exceptions: classes of exceptions. If a load, or a factory of `get_or_set`, raised one of these, it is not
@@ -150,8 +150,6 @@ cdef class Cache(Store):
         exception_ttl: how long such a failure is remembered, given like `default_ttl`; None: for `default_ttl`.
 
     Raises ValueError or TypeError, with the name of the argument, if one makes no sense.
-
-    Raises ValueError or TypeError, with the name of the argument, where one makes no sense.
 
     As a mapping: ``cache[key]`` is a `get` that raises KeyError. ``key in cache``, ``len(cache)`` and iteration see
     live entries only; they count nothing and are no uses for the policy. Iteration runs over a snapshot, next victim
@@ -405,11 +403,10 @@ cdef class Cache(Store):
             set_slow(self, key, h, value, self.lifetime)
 
     def add(self, key, value, ttl=None, *, tags=()):
-        """Store a value under a key that has none, in one step. Returns whether it did. O(1); O(log n) if entries
-        expire.
+        """Store a value under a key that has none, in one step. Returns whether it did.
 
         Arguments and exceptions are those of `set`. If the key has a value, nothing is counted, and a value that would
-        not fit is no error.
+        not fit is no error. O(1); O(log n) if entries expire.
 
         >>> cache = Cache()
         >>> cache.add("a", 1), cache.add("a", 2), cache["a"]
@@ -508,8 +505,7 @@ cdef class Cache(Store):
         return default if value == NULL else take_over(value)
 
     def setdefault(self, key, default=None):
-        """The value of `key`, counted as a hit; if it is absent, a miss: store `default` for `default_ttl` and return
-        it.
+        """The value of `key`, counted as a hit; if it is absent, a miss: store `default`, for `default_ttl`.
 
         One atomic step. O(1); O(log n) if entries expire. Raises as `set` does. Use `get_or_set` for a value that takes
         work to make.
@@ -1051,11 +1047,11 @@ cdef class Cache(Store):
         """Fill the cache before the first request: load keys, or store items. Existing keys stay, and are not loaded.
 
         Args:
-            keys: a mapping is taken for items to store, any other iterable for keys to load. loader: a callable of the
-            key, or a store, see `Cache`; None: the cache's own. workers: how many threads load, an int from 1 on; None:
-            1, for a loader with `load_many` or a mapping, else 8. progress: called as ``progress(done, total)`` after
-            each key, or each batch, failures included; True: a
-                progress bar on the terminal (extra ``cli``); None: nothing.
+            keys: a mapping is taken for items to store, any other iterable for keys to load.
+            loader: a callable of the key, or a store, see `Cache`; None: the cache's own.
+            workers: how many threads load, an int from 1 on; None: 1 for a loader with `load_many` or a mapping, else 8.
+            progress: called as ``progress(done, total)`` after each key or batch, failures included; True: a progress
+                bar on the terminal (extra ``cli``); None: nothing.
 
         Returns counts with the attributes `loaded`, `failed`, `skipped` and `total`. A key that cannot be loaded counts
         as failed, and does not keep the others from being loaded. After an interruption, call it again: it goes on
@@ -1090,13 +1086,11 @@ cdef class Cache(Store):
         """Write all entries to a file: keys, values, tags, order and deadlines. Returns how many were written. O(n).
 
         Args:
-            path: a str or a path. An older file is replaced in one step, after all data are on the disk: the path
-            always
-                has the old file or the new one.
-            serializer: ``"json"``: keys and values must be what JSON can hold (a tuple is not), or a TypeError is
-            raised;
-                ``"pickle"``: anything that pickle can hold, needs `secret`; or an object with `dumps`, which returns
-                bytes, and `loads`, for (key, value, tags).
+            path: a str or a path. An older file is replaced in one step, after all data are on the disk: at any time,
+                the path has the old file or the new one.
+            serializer: ``"json"``: keys and values must be what JSON can hold (a tuple is not), else a TypeError is
+                raised; ``"pickle"``: anything that pickle can hold, needs `secret`; or an object with `dumps`, which
+                returns bytes, and `loads`, for (key, value, tags).
             secret: bytes or a str. The file is signed with it, and can be loaded only with it.
 
         >>> import tempfile
@@ -1197,6 +1191,11 @@ cdef class Cache(Store):
         return self.max_bytes_given
 
     @property
+    def name(self):
+        """The name given to the constructor, by which `cachebox.caches()` and metrics know the cache; None: it has none."""
+        return self.called
+
+    @property
     def policy(self):
         """The name of a built-in policy, or the policy object that the cache was given."""
         return self.name_of_policy
@@ -1242,10 +1241,6 @@ cdef class Cache(Store):
             rows.insert(2, ("bytes" if self.measures else "weight", f"{self._held_weight:,} of {bound:,}"))
         title = type(self).__name__ if self.called is None else f"{type(self).__name__} {self.called}"
         return table(title, [(name, number, "") for name, number in rows])
-
-    @property
-    def _name(self):
-        return self.called
 
     @property
     def _held(self):

@@ -83,8 +83,8 @@ def cached(
         vary: a `ContextVar`, a callable without arguments, or several: their values belong to the key.
         returns: the type of the results, if a `DistributedCache` is to return that type; None: the function's
             annotation.
-        refresh_ahead: the share of a result's lifetime, between 0 and 1, at its end in which a call returns the older
-            result, and is made in the background, in its own context and with its own arguments.
+        refresh_ahead: a share of a result's lifetime, between 0 and 1. In that share, at its end, a call returns the
+            older result, and is made again in the background, in its own context and with its own arguments.
         stale_ttl: how long after its deadline a result is still returned, given like `ttl`, while it is refreshed in
             the background, or the function fails. Neither of the two goes together with a `cache` that has a loader.
 

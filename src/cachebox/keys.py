@@ -33,8 +33,7 @@ def array(*args: Any, **kwargs: Any) -> Hashable:
 
     Args:
         args, kwargs: those of the call. Arrays are objects with numpy's array protocol, and buffers. Frames count as
-        for
-            `frame`. All other arguments have to be hashable, and count as they are.
+            for `frame`. All other arguments have to be hashable, and count as they are.
 
     O(size of the arrays): their bytes are read, and hashed with BLAKE2. Arrays of objects count by their items. Raises
     TypeError if an argument is neither hashable nor an array. Safe from any thread.

@@ -318,12 +318,12 @@ cdef class CacheStats:
 
         If it would become too large, its count moves to a new list, so that readers see the old or the new.
         """
-        cdef int64_t few = amount if amount < MOST_COUNTED else 0, counted
+        cdef bint is_few = amount < MOST_COUNTED, added     # compared here: under the lock nothing may be allocated
+        cdef int64_t few = amount if is_few else 0, counted
         cdef list carried, known
-        cdef bint added
         while True:
             acquire(&self.shared_lock.lock)
-            added = amount < MOST_COUNTED and self.counts[i] < MOST_COUNTED - few
+            added = is_few and self.counts[i] < MOST_COUNTED - few
             if added:
                 self.counts[i] += few
             counted = self.counts[i]

@@ -11,6 +11,7 @@ import inspect
 import weakref
 
 import pytest
+from test_cached_methods import classes_must_be_mortal
 
 from cachebox import Cache, cached, lru_cache
 
@@ -325,6 +326,7 @@ def test_a_static_method_is_no_method_whatever_its_first_parameter_is_called(dec
     assert len(calls) == 3                      # arguments, compared as arguments are
 
 
+@classes_must_be_mortal
 @pytest.mark.parametrize("between", [traced, opaque])
 def test_class_methods_below_other_decorators(between):
     class Base:

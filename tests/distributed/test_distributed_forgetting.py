@@ -1,4 +1,4 @@
-"""Entries that a cache was to forget while the server was away: they are not served, and forgotten there later."""
+"""Pending invalidations: what the server could not be made to forget is not served here, and forgotten there later."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kind(request):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """The server is made to forget what it owes as soon as it can be reached."""
+    """Pending invalidations are settled as soon as possible."""
     monkeypatch.setattr(pending_invalidations, "RULES_AFTER", 0.0)
 
 
@@ -51,14 +51,14 @@ def cut(proxy):
 
 
 def restore(proxy):
-    """The way is open again."""
+    """Connections work again."""
     proxy.resets = 0
     proxy.silent.clear()
     proxy.cut()
 
 
 def back(cache, proxy, key="user:1", expected="old"):
-    """The same, and the cache has found out."""
+    """Connections work again, and the cache has noticed."""
     restore(proxy)
     wait_until(lambda: (cache.get("absent"), cache.get(key)) == (None, expected) and cache.stats.breaker == "closed")
 
@@ -144,8 +144,8 @@ def test_clear_that_failed(cut_off):
 )
 @pytest.mark.parametrize("how", ["delete", "prefix", "tag", "where"])
 @must_end
-def test_whoever_asks_first_pays(cut_off, how, read, monkeypatch):
-    """No help from the background: the debt is paid before the server is asked for the key."""
+def test_the_first_question_settles_it(cut_off, how, read, monkeypatch):
+    """No help from the background: the invalidation is settled before the server is asked for the key."""
     monkeypatch.setattr(pending_invalidations, "AGAIN", 1e6)
     cache, proxy, _ = cut_off
     cut(proxy)
@@ -158,7 +158,7 @@ def test_whoever_asks_first_pays(cut_off, how, read, monkeypatch):
 
 
 @must_end
-def test_a_counter_begins_anew(cut_off, monkeypatch):
+def test_a_counter_starts_again(cut_off, monkeypatch):
     monkeypatch.setattr(pending_invalidations, "AGAIN", 1e6)
     cache, proxy, _ = cut_off
     assert cache.increment("page:n", 5) == 5
@@ -186,7 +186,7 @@ def test_what_is_set_afterwards_stays(cut_off):
 
 
 @must_end
-def test_who_owes_too_much_owes_everything(cut_off, monkeypatch):
+def test_too_many_pending_keys_are_everything(cut_off, monkeypatch):
     monkeypatch.setattr(pending_invalidations, "MOST_KEYS", 10)
     cache, proxy, other = cut_off
     cut(proxy)
@@ -233,7 +233,7 @@ def test_a_time_that_was_too_short_is_made_up_for(kind, server):
 
 
 @must_end
-def test_a_failing_predicate_is_reported_and_owed_no_more(cut_off, caplog):
+def test_a_failing_predicate_is_reported_and_dropped(cut_off, caplog):
     cache, proxy, _ = cut_off
     calls = []
 
@@ -278,7 +278,7 @@ def test_decorated_functions_forget_too(server, monkeypatch):
 
 @must_end
 def test_what_is_read_meanwhile_is_not_kept(server):
-    """A reader that asked before, and gets its answer after, does not bring back what was to be forgotten."""
+    """A reader that asked before, and gets its answer after, does not bring back an invalidated value."""
     with Proxy(server.port) as proxy, DistributedCache(redis_port=proxy.port, timeout=30, max_staleness=30) as cache:
         cache.set("page:1", "old")
         cache.barrier()

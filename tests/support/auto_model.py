@@ -29,7 +29,7 @@ def next_chance(chance: int) -> int:
 
 
 class Parts:
-    """A window, and a main part of two lists, as in the cache and in each loop of its shadow."""
+    """A window, and a main part of two lists, as in the cache and in each lane of its shadow."""
 
     def __init__(self):
         self.lists = [[], [], []]
@@ -140,10 +140,10 @@ class Shadow:
         self.bound = MASK32 >> shift
         self.mode, self.chance = mode, chance
         self.records = {}                           # hash: Record
-        self.gone = []                              # hashes that no loop holds, oldest first
+        self.gone = []                              # hashes that no lane holds, oldest first
         self.slots = []                             # of the records, for ageing: a hash, or None
         self.free = []
-        self.by_loop = [Parts() for _ in MODES]
+        self.lanes = [Parts() for _ in MODES]
         self.clock = self.misses = self.debt = self.unscored = 0
         self.hand = 1
         self.left = 64 * self.size
@@ -173,7 +173,7 @@ class Shadow:
         record = self.records[h] if known else self.new_record(h)
         if h in self.gone:
             self.gone.remove(h)
-        hit = [lane.place(h) is not None for lane in self.by_loop]
+        hit = [lane.place(h) is not None for lane in self.lanes]
         for mode in MODES:
             if hit[mode]:
                 self.hit(mode, record)
@@ -207,13 +207,13 @@ class Shadow:
         if h in self.records:
             if h in self.gone:
                 self.gone.remove(h)
-            for lane in self.by_loop:
+            for lane in self.lanes:
                 if lane.place(h) is not None:
                     lane.pull(h)
             self.drop(h)
 
     def hit(self, mode, record):
-        lane, h = self.by_loop[mode], record.hash
+        lane, h = self.lanes[mode], record.hash
         tail = lane.main_tail()
         if mode == S3:
             record.hits = min(record.hits + 1, 3)
@@ -228,7 +228,7 @@ class Shadow:
             lane.move(h, WINDOW)
 
     def miss(self, mode, record, known):
-        lane, h = self.by_loop[mode], record.hash
+        lane, h = self.lanes[mode], record.hash
         window = window_of(mode, self.size)
         main = self.size - window
         self.misses += mode == S3
@@ -246,7 +246,7 @@ class Shadow:
 
     def evict(self, lane, h):
         lane.pull(h)
-        if all(other.place(h) is None for other in self.by_loop):
+        if all(other.place(h) is None for other in self.lanes):
             self.gone.append(h)
 
     def victim(self, mode, lane, window):
@@ -308,9 +308,9 @@ class Shadow:
                 needed += 0.005 * (self.total / self.unit)
                 wider = window_of(i, self.size) - window_of(now, self.size)
                 if wider > 0:
-                    lane = self.by_loop[now]
+                    lane = self.lanes[now]
                     main = lane.lists[PROBATION] + lane.lists[PROTECTED]
-                    needed += 0.25 * min(wider, sum(self.by_loop[i].place(h) is None for h in main))
+                    needed += 0.25 * min(wider, sum(self.lanes[i].place(h) is None for h in main))
                 if ahead > needed and ahead > most:
                     chosen, most = i, ahead
         if chosen != now:

@@ -22,8 +22,7 @@ from cachebox.cache cimport Cache
 
 cdef extern from *:
     """
-    /* The object that a weak reference refers to, for comparing: the caller owns another reference to what it compares.
-       */
+    /* The object that a weak reference refers to, for comparisons. The caller owns a reference to the other object. */
     static inline PyObject *cb_referent(PyObject *reference)
     {
     #ifdef Py_GIL_DISABLED
@@ -263,10 +262,10 @@ cdef inline bint mix_known(Mix* m, const Call* call, Py_ssize_t k) noexcept nogi
 
 
 cdef inline bint knows_hash_of_arguments(const Call* call, Py_ssize_t least, Py_hash_t* hashed) noexcept nogil:
-    """Whether `hash_call` needs no Python call; if so, sets the hash. For a call without function id, types and
-    keywords.
+    """Whether `hash_call` needs no Python call; if so, sets the hash.
 
-    The call has at least `least` arguments. `least` is a constant, so the loop over them is unrolled.
+    The call has no function id, types or keywords. It has at least `least` arguments. `least` is a constant, so the loop
+    over them is unrolled.
     """
     cdef Mix m
     cdef Py_ssize_t k

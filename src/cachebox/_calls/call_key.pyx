@@ -63,8 +63,7 @@ KEYWORDS = <PyObject*>keywords
 
 
 class Receiver(ref):
-    """The object on which a method was called, held weakly. It stands for the object in keys, and equals only
-    itself."""
+    """The object on which a method was called, held weakly. It stands for it in keys, and equals only itself."""
 
     __slots__ = ("address", "cache", "hashes", "id", "known", "limit")
 

@@ -5,8 +5,7 @@ from cpython.object cimport PyObject
 
 cdef extern from *:
     """
-    /* Gets the value of a context variable, as a new reference. NULL: no value, or (returning -1) an exception is set.
-       */
+    /* Sets a new reference to the value of a context variable. NULL: no value, or (returning -1) an exception is set. */
     #define cb_get_variable(variable, value) PyContextVar_Get(variable, NULL, value)
     """
     int get_variable "cb_get_variable"(PyObject* variable, PyObject** value) noexcept

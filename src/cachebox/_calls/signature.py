@@ -11,10 +11,9 @@ if TYPE_CHECKING:
 
 
 def dress(wrapper: Any, function: Any, is_async: bool) -> None:
-    """Give a wrapper the name, documentation and attributes of the wrapped function, but no attribute that it has
-    itself.
+    """Give a wrapper the name, documentation and attributes of the wrapped function, except attributes of its own.
 
-    The wrapped function may have some, for example the `cache_clear` of another cache.
+    The wrapped function may have one of these, for example the `cache_clear` of another cache.
     """
     update_wrapper(wrapper, function)
     for cls in type(wrapper).__mro__:

@@ -1,5 +1,4 @@
-"""The shadow: five small caches ("lanes"), one for each mode, that are shown a sample of the keys. It finds the best
-mode.
+"""The shadow: five small caches ("lanes"), one for each mode. They are shown a sample of the keys to find the best mode.
 
 All five share one record for each key, so a key is looked up once. A record stands in one list of each lane that holds
 it. A record that no lane holds is *gone*: it is remembered until its memory is needed. Records hold hashes, no keys.

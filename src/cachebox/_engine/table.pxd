@@ -117,10 +117,10 @@ cdef struct Table:
 # --- finding -------------------------------------------------------------------------------------------------
 
 cdef inline uint64_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
-    """Mix a Python hash by Fibonacci hashing (Knuth, TAOCP 3, 6.4), then swap the halves. Different hashes stay
-    different.
+    """Mix a Python hash by Fibonacci hashing (Knuth, TAOCP 3, 6.4), then swap the halves.
 
-    The home slot begins NEAR_BITS below the top, so the golden section is in the lower 57 bits of the factor.
+    Different hashes stay different. The home slot begins NEAR_BITS below the top, so the golden section is in the lower
+    57 bits of the factor.
     """
     cdef uint64_t h = (<uint64_t>hash ^ t.seed) * <uint64_t>0x9F3C6EF372FE94F9
     return (h >> 32) | (h << 32)    # the half that finds a slot is now the lower one, which takes no shift to read
@@ -183,10 +183,9 @@ cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil
 
 
 cdef inline int plainly_equal(const Table* t, uint32_t i, PyObject* key, uint64_t h) noexcept nogil:
-    """Whether the key of entry i, which has the same half of the hash, equals `key`. 1: yes; 0: no; -1: only `==`
-    knows.
+    """Whether the key of entry i equals `key`. 1: yes; 0: no; -1: only `==` can tell.
 
-    As in a dict, `==` is needed only if the hashes agree in all 64 bits.
+    The entry has the same half of the hash. As in a dict, `==` is needed only if the hashes agree in all 64 bits.
     """
     cdef int equal = plain_equal(t.entries[i].key, key)
     return 0 if equal < 0 and rest_differs(t, i, h) else equal

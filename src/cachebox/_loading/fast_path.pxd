@@ -73,8 +73,7 @@ cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
 
 
 cdef inline bint is_equal_hit(PyObject* store, PyObject* key, uint64_t h, uint32_t i) noexcept:
-    """Whether entry i, which `find_at_once` set, is a plain hit after all, because the texts are equal. Calls nothing.
-    """
+    """Whether entry i, which `find_at_once` set, is a plain hit after all: the texts are equal. Calls nothing."""
     cdef const Table* t = (<Store>store).table
     return (
         i <= t.mask and is_plain_hit(store, i) and t.entries[i].hash == <uint32_t>h       # the sentinel's value is NULL

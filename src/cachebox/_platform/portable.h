@@ -19,8 +19,7 @@
 #  define CB_OUT_OF_LINE
 #endif
 
-/* `a` if it is at most `limit`, else `b`, without a branch: the outcome is random, so a branch would be mispredicted.
-   */
+/* `a` if it is at most `limit`, else `b`. Without a branch, because the outcome is random. */
 static inline uint32_t
 cb_select_le(uint32_t a, uint32_t limit, uint32_t b)
 {

@@ -5,6 +5,8 @@ from typing import Any
 
 from cachebox.policies import EvictionPolicy
 
+class Numbers: ...
+
 class Replay:
     hits: int
     def __init__(

@@ -247,8 +247,7 @@ cdef int restore(Store store, list entries) except -1:
 
 
 cdef Py_ssize_t add_entries(Store store, list entries) except -1:
-    """Add entries (ordered next victim first) whose keys are absent. Returns how many are still stored afterwards.
-    O(n).
+    """Add entries (ordered next victim first) whose keys are absent. Returns how many are stored afterwards. O(n).
 
     If not all have room, only the last ones are added: the others would be evicted at once, and stored entries with
     them.

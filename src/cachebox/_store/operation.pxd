@@ -44,7 +44,7 @@ cdef struct Operation:
     PyObject* added                 # the key to notify it of as added (owned)
     uint32_t i                      # the entry of `added`
     Py_ssize_t victims              # how many victims it may still be asked for; 0: it has not been asked yet
-    uint64_t version                # of the table when there was no room
+    uint64_t version                # the table's version when there was no room
     uint32_t wanted                 # the entry that `find_to_change` found
     bint locked                     # the cache's lock is still held after a victim left: nothing else may come between
 

@@ -153,10 +153,9 @@ cdef struct Reservation:            # a part of a `single_flight.Leader`
 
 
 cdef inline Reservation* reservation_of(const Entry* e) noexcept nogil:
-    """The reservation of the load that leads for a reserved entry, kept in the entry's unused links. NULL: only
-    watched.
+    """The reservation of the leader of a reserved entry. NULL: there is no leader, the entry is only watched.
 
-    It is borrowed: a leader that ends takes itself out.
+    It is kept in the entry's unused links, and borrowed: a leader that ends takes itself out.
     """
     return <Reservation*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
 

@@ -489,9 +489,7 @@ cdef class Store(State):
         return i
 
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
-        """Remove a key that the policy gave up and that cannot be looked up, since its `__hash__` or `__eq__` raises.
-        O(n).
-        """
+        """Remove a key that the policy gave up, and whose `__hash__` or `__eq__` raises. O(n)."""
         acquire(self.lock)
         if not self.remove_itself(<PyObject*>key, 0, SIZE, op):
             self.python_policy.behind = True    # the policy has forgotten an equal key, which stays

@@ -1,9 +1,9 @@
 """Cached functions over a distributed cache: what `cached(DistributedCache(...))` returns.
 
 The key of a call is a str that is the same in every process and every Python version. It consists of the function's
-module and qualified name, and of the arguments, written out by value; their types are included as far as they differ by
-``==``. Nothing depends on `hash`, on the `repr` of users' objects, or on addresses. An argument that cannot be written
-this way raises TypeError.
+module and qualified name, and of the arguments, written out by value. Equal arguments give the same key, unless the
+function is `typed`. Nothing depends on `hash`, on the `repr` of users' objects, or on addresses. An argument that
+cannot be written this way raises TypeError.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Strategies: a cache together with the store that it caches.
 
-A *store* is any object with ``load(key)``, which raises KeyError for an absent key, and ``save(key, value)``. Optional
-methods are ``load_many(keys)``, which returns a dict of the present keys, ``save_many(dict)``, ``delete(key)`` and
-``delete_many(keys)``. The methods may be coroutine functions, for `AsyncWriteThrough` and `AsyncWriteBehind`.
+A *store* is any object with ``load(key)``, which raises KeyError for an absent key. Optional methods are
+``load_many(keys)``, which returns a dict of the present keys, ``save(key, value)``, ``save_many(dict)``,
+``delete(key)`` and ``delete_many(keys)``; writing needs ``save``. The methods may be coroutine functions, for
+`AsyncWriteThrough` and `AsyncWriteBehind`.
 
 - `WriteThrough`: a write is in the store before the cache shows it.
 - `WriteBehind`: a write is accepted at once, and reaches the store soon; with a journal, even after ``kill -9``.

@@ -13,10 +13,10 @@ by ``kill -9``. At the level ``"power"``, `set` returns when the disk has the re
 default level, ``"process"``, the disk has it within about a second (`SYNC_EVERY`), so a power cut may cost the last
 second.
 
-Space. When the store has everything, the file shrinks to its header. Otherwise the file is rewritten once it has grown
-to `COMPACT_AT` bytes and the store has more than half of it. A file that could not be synced is rewritten, too, because
-nobody knows how much of it the disk has. The old file stands until the new one takes over its name, so a failure on the
-way loses nothing.
+Space. When the store has everything, the file shrinks to its header. Otherwise the file is rewritten once it is larger
+than `COMPACT_AT` bytes and more than half of it is no longer needed. A file that could not be synced is rewritten, too,
+because nobody knows how much of it the disk has. The old file stands until the new one takes over its name, so a
+failure on the way loses nothing.
 
 Nothing in a file is trusted: sizes, numbers and kinds are checked, and a mismatch is a ValueError.
 """

@@ -180,7 +180,7 @@ class WriteQueue:
         return [*self.in_flight.values(), *self.pending.values()]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all writes."""
         self.pending.clear()
         self.in_flight.clear()
         self.fresh.clear()

@@ -456,7 +456,10 @@ def new_number() -> int:
 
 
 def check(execute: Execute, h: int, row: tuple[bytes, int, int, int, bytes], now: int) -> tuple[bytes, int] | None:
-    """The envelope and deadline of a row of the present generation, or None if it has expired. Raises `Damaged`."""
+    """The envelope and deadline of a row of the present generation; None if it has expired, or a tag was invalidated.
+
+    Raises `Damaged` if the row is not what was written.
+    """
     _, generation, end, found_sum, envelope = row
     if found_sum != sum_of(h, generation, end, envelope):
         raise Damaged("an entry is not what was written")

@@ -1,4 +1,4 @@
-"""The connections to one server: bounded in number, and closed when they were idle for long.
+"""The connections to one server: a bounded number, of which those that stay idle are closed.
 
 Threads share one stack of idle connections, and so do the tasks of each event loop. The connection used last is used
 next, so the oldest lies at the bottom of its stack. One bound holds for all of them: a *place* stands for a connection

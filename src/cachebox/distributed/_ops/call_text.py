@@ -1,6 +1,7 @@
 """The arguments of calls as text, for keys that are the same in every process and every Python version.
 
-Nothing depends on `hash`, on the `repr` of users' objects, or on addresses. Other arguments raise TypeError.
+Nothing depends on `hash`, on the `repr` of users' objects, or on addresses. An argument without a stable text raises
+TypeError.
 """
 
 from __future__ import annotations

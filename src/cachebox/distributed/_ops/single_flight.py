@@ -228,7 +228,10 @@ class Loader:
         deadline: float,
         reload: bool = False,
     ) -> Effects[tuple[Any, bool]]:
-        """The deadline stands still while the factory runs, and starts again after a wait for another flight."""
+        """The steps of `load` and `reload`.
+
+        The deadline stands still while the factory runs, and starts again after a wait for another flight.
+        """
         core, tier = self._core, self._core.tier
         no_good = b""                           # digest of a value that cannot be decoded
         awaited = b""                           # the token of the leader in another process
