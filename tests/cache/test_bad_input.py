@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 class NoNumber:
-    """Neither a number nor anything else."""
+    """An object of no type that any parameter takes."""
 
 
 def shown(thing):

@@ -232,11 +232,11 @@ def test_what_is_written_while_it_is_loaded_is_not_stored_over(name, write, stor
         found = load(asked)
         if not written:
             written.append(1)
-            Started(writes[write]).wait()  # when the store has answered, and before the cache has it
+            Started(writes[write]).wait()  # after the store has answered, and before the cache has the answer
         return found
 
     setattr(strategy._store, how, slow)
-    assert strategy.get_many(["a"]).get("a") in (1, wanted)  # as it was at some moment of the call
+    assert strategy.get_many(["a"]).get("a") in (1, wanted)  # the value of some moment during the call
     assert strategy.get("a") == wanted and strategy.cache.peek("a") in (wanted, None)
     strategy.close()
 

@@ -203,7 +203,7 @@ def test_fifo_puts_a_removed_and_added_key_at_the_end():
 
 
 class Model:
-    """The three policies, said as plainly as possible: uses and times of use, and a search."""
+    """The three policies, as plain as possible: uses and times of use, and a search."""
 
     def __init__(self, policy):
         self.policy = policy
@@ -456,7 +456,7 @@ def test_the_key_that_a_policy_names_may_be_an_equal_one_that_dies_at_once():
     keys = [Dying(name) for name in "abc"]
     for key in keys:
         cache[key] = key.name
-    assert found == [None]              # by then the cache had let go of it
+    assert found == [None]              # by then the cache had dropped the key
     assert cache.popitem() == (keys[1], "b")
     assert found == [None, None] and cache == {keys[2]: "c"}
     cache.clear()

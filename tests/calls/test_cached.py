@@ -57,7 +57,7 @@ class Thing:
 
 
 class Owner:
-    """Has methods to decorate once they are bound."""
+    """An object whose methods are decorated once they are bound."""
 
     def method(self, x):
         return x
@@ -68,7 +68,7 @@ class Owner:
 
 
 class Same:
-    """Equal to its like of the same number, and all of one hash."""
+    """A key that is equal to those of the same number; all have one hash."""
 
     def __init__(self, number):
         self.number = number
@@ -295,7 +295,7 @@ def test_different_calls_never_meet_and_equal_ones_always_do(kind):
     ["", "a", "a=0", "a, b", "a, b=0", "a, b, *c, **d", "*a", "*a, **d", "**d", "*, x=0", "a=0, *b, x=0, y=0"],
 )
 def test_a_function_of_any_signature_takes_all_its_calls(signature):
-    """Which of them its wrapper expects, and is quickest for, it guesses from the signature."""
+    """From the signature the wrapper guesses which calls come, and is quickest for those."""
     runs = []
     function = eval(f"lambda {signature}: runs.append(1) or len(runs)", {"runs": runs})
     f = cached(function)

@@ -116,7 +116,7 @@ ASYNC = {
 
 
 def is_marked(f):
-    """Whether the standard library takes it for an async function."""
+    """Whether the standard library takes a function for an async one."""
     if sys.version_info >= (3, 12):
         return inspect.iscoroutinefunction(f)
     return asyncio.iscoroutinefunction(f)
@@ -456,7 +456,7 @@ async def test_a_waiter_cancelled_after_it_was_woken_loses_nothing_for_the_other
     f = decorate(gate)
     leader, *waiters = await start(*[f(1) for _ in range(4)])
     leader.cancel()
-    await asyncio.sleep(0)                      # now the leader has ended, and the waiters are about to go on
+    await asyncio.sleep(0)                      # the leader has ended, and the waiters are about to go on
     waiters[0].cancel()
     await settle()
     gate.opened.set()
@@ -681,7 +681,7 @@ async def test_recursion_into_the_same_key_runs_again(decorate, come_back, other
     results = await asyncio.gather(*[f(1) for _ in range(others + 1)])
     assert set(results) <= {"outer of inner", "inner"} and "outer of inner" in results
     assert len(runs) == 2
-    assert await f(1) == "inner"                # which wrote first; a write during a load wins
+    assert await f(1) == "inner"                # the inner call wrote first; a write during a load wins
 
 
 @in_loop
@@ -789,7 +789,7 @@ async def test_a_circle_through_a_child_task_ends(decorate, come_back, child_ask
 
 @pytest.mark.parametrize("thread_asks", ["first", "last"])
 def test_a_circle_of_a_task_and_a_thread_ends(thread_asks):
-    """A task leads A and has a thread that waits for B; another thread leads B and waits for A."""
+    """A circle: a task leads A and has a thread that waits for B; another thread leads B and waits for A."""
     cache = Cache()
     entered = {"a": threading.Event(), "b": threading.Event()}
     go = {"a": threading.Event(), "b": threading.Event()}
@@ -1071,7 +1071,7 @@ def test_a_leader_whose_coroutine_is_dropped_hands_over(decorate, end):
 
 
 def test_closing_a_coroutine_inside_another_load_leaves_that_ones_recursion_alone():
-    """The closed one must not put its own past back into a context that is not its own."""
+    """The closed coroutine must not put its own past back into a context that is not its own."""
 
     @types.coroutine
     def suspend():

@@ -460,7 +460,7 @@ def test_a_class_method_that_was_read_before_its_first_call():
 def test_a_class_method_never_answers_for_another_class():
     Base, Larger = class_with(cached)
     kept = [Base.of_class, Larger.of_class]
-    if sys.version_info >= (3, 13):             # there is no telling which of the two is asked
+    if sys.version_info >= (3, 13):             # the wrapper cannot see which of the two classes is asked
         with pytest.raises(RuntimeError, match="read it again"):
             kept[0].set("given", 1)
     else:

@@ -72,7 +72,7 @@ MAX_SIZES = [None, 0, 1, 3, 50]
 
 
 class Same:
-    """Equal to its like of the same number, all of one hash."""
+    """A key that is equal to those of the same number; all have one hash."""
 
     def __init__(self, number):
         self.number = number
@@ -368,7 +368,7 @@ def test_hits_and_misses_add_up_under_threads():
 
 
 def test_what_sets_it_apart_from_cached():
-    """Said in its documentation, so it has to be true."""
+    """The documentation says it, so it has to be true."""
 
     class One:
         def __eq__(self, other):

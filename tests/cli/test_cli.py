@@ -33,7 +33,7 @@ def run(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def short_run():
-    """The whole demo, with as little time to measure as it takes."""
+    """The whole demo, with the shortest time of measuring."""
     return run("demo", "--seconds", "0.1", "--json")
 
 

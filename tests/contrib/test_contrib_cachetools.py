@@ -185,7 +185,7 @@ def test_what_leaves_goes_through_overridden_methods():
     cache.update(kept=1, other=2)
     with pytest.raises(RuntimeError, match="not now"):
         cache["third"] = 3
-    assert sorted(cache) == ["kept", "other"]           # and all of them have a place in the order
+    assert sorted(cache) == ["kept", "other"]           # all of them have a place in the order, too
     cache["third"] = 3
     cache["fourth"] = 4
     assert popped == [("other", 2), ("kept", 1)]

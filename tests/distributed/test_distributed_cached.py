@@ -68,9 +68,9 @@ def test_class_methods(cache):
                 assert Shelf.holds(1) == Shelf().holds(1) == [1, 1]
                 assert Larger.holds(1) == [2, 1]
             assert calls == [1, 1]
-            cache.clear()               # the next one is known by the same name
+            cache.clear()               # the next function is known by the same name
             with pytest.raises(TypeError, match="key_func"):
-                Local.holds(1)  # there is no telling which class of that name is meant
+                Local.holds(1)  # the cache cannot know which class of that name is meant
         finally:
             del Shelf.holds
     Shelf.holds = classmethod(cached(cache)(Shelf.written))

@@ -402,7 +402,7 @@ def test_a_lease_without_a_sign_of_life_is_not_waited_for_for_ever(kind, millise
 
 
 class Broken(BaseException):
-    """Nothing that anybody expects."""
+    """An exception that no code expects."""
 
 
 @pytest.mark.parametrize("error", [MemoryError, Broken, SystemExit, KeyboardInterrupt, RecursionError, TypeError])

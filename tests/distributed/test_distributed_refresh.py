@@ -375,7 +375,7 @@ def test_a_loop_that_is_left_does_not_keep_the_lease(server, caplog):
 
 
 def test_inside_a_factory_it_is_nobody_elses(server):
-    """A refresh that a factory starts is no part of it: to wait for it would close no circle."""
+    """A refresh that a factory starts is no part of the factory: a wait for it closes no circle."""
     with made(server) as cache:
         cache.set("inner", "old", SHORT)
         factory = Slow("new")
@@ -470,14 +470,14 @@ with DistributedCache(redis_port=port, refresh_ahead=0.995, timeout=10) as cache
 
 
 def test_processes_refresh_a_hot_key_once_each_time(server):
-    """A value is due half a second after it was computed: 4 processes of 4 threads compute it so often and no more."""
+    """A value is due half a second after it was computed: 4 processes of 4 threads compute it only then."""
     rounds = 4
     workers = [start(WORKER, server.port, 4, rounds) for _ in range(4)]
     outputs = [worker.communicate(timeout=60)[0].split() for worker in workers]
     assert {failures for _, failures, _, _ in outputs} == {"0"}
     assert {served for _, _, _, served in outputs} == {"True"}
     assert server.client().get("computed") == b"%d" % rounds
-    assert sum(int(done) for _, _, done, _ in outputs) <= rounds - 1  # the last may not have been counted yet
+    assert sum(int(done) for _, _, done, _ in outputs) <= rounds - 1  # the last may not be in the count yet
 
 
 LEADER = """

@@ -149,7 +149,7 @@ def test_no_more_than_one_buffer_is_asked_for():
 
 
 def work_of(data, step):
-    """How many bytes the parser looks at: of the kind that is measured, not timed."""
+    """How many bytes the parser looks at: a cost that is counted, not timed."""
     replies = Replies()
     begun = time.process_time()
     for at in range(0, len(data), step):
@@ -172,7 +172,7 @@ def test_pieces_are_read_once(kind):
     else:
         data = bulk(b"x" * 3_000_000)
     few = work_of(data, 1_000_000)
-    assert work_of(data, 1000) < 50 * few + 2.0  # thousands of pieces: read from the beginning it was minutes
+    assert work_of(data, 1000) < 50 * few + 2.0  # thousands of pieces: to read all again took minutes
 
 
 # --- the shapes -------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class Handle:
 
 
 class Array:
-    """As arrays of numbers are: == gives no bool."""
+    """Objects like arrays of numbers: == gives no bool."""
 
     def __init__(self, data=b"x"):
         self.data = data
@@ -421,7 +421,7 @@ class Circle:
 
 
 def with_garbage(then, threshold, call):
-    """Make a call, with the collector running at the so-manieth allocation in it."""
+    """Make a call, with the collector running at the allocation number `threshold` in it."""
     gc.collect()
     gc.disable()
     Circle(then)

@@ -60,7 +60,7 @@ def start(code: str, *arguments) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def running(code: str, *arguments):
-    """The same, ended whatever happens; it has printed a line."""
+    """A process that runs some code, ended whatever happens; it has printed a line."""
     process = start(code, *arguments)
     try:
         assert process.stdout.readline() == "ready\n"
@@ -125,7 +125,7 @@ def test_damaged_bytes_of_the_file(at, folder, seed, is_open):
 
 
 def damage(path: Path, dice: random.Random, n: int = 40) -> None:
-    """Change some bits, or cut it, or overwrite a page."""
+    """Change some bits of a file, or cut it, or overwrite a page."""
     size = path.stat().st_size
     how = dice.randrange(5)
     with open(path, "r+b") as file:
@@ -250,7 +250,7 @@ class FullDisk:
         self.times = times
         self.real = Database.transaction
         for cache in caches:
-            monkeypatch.setattr(cache._core, "fast_path", None)             # which makes no transactions
+            monkeypatch.setattr(cache._core, "fast_path", None)             # the fast path makes no transactions
         monkeypatch.setattr(Database, "transaction", lambda database, run: self.transaction(database, run))
 
     def transaction(self, database, run):
@@ -474,7 +474,7 @@ cache.get_or_set("k", factory)
             process.wait(30)
             begun = time.monotonic()
             assert waiter.result() == "second"
-            assert time.monotonic() - begun < 4.0           # a second; the rest is for a machine under load
+            assert time.monotonic() - begun < 4.0           # a second would do; the rest is for a machine under load
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()

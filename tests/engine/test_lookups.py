@@ -438,7 +438,7 @@ P1, P2, P5 = 11400714785074694791, 14029467366897019727, 2870177450012600261
 
 
 def linear(n):
-    """For sums of products with the powers of a known prime."""
+    """Pairs of one hash for sums of products with the powers of a known prime."""
     return usable((signed(-k * P1), k) for k in range(n))
 
 
@@ -447,12 +447,12 @@ def rotated(value):
 
 
 def of_tuples(n):
-    """For the hash of CPython's tuples."""
+    """Pairs of one hash for CPython's hash of tuples."""
     return usable((k, signed((12345 - rotated((P5 + k * P2) % WORD) * P1) * pow(P2, -1, WORD))) for k in range(n))
 
 
 def differential(n):
-    """For the same rounds from any secret beginning: mostly the second number undoes the changes of the first."""
+    """Pairs for the same rounds from any secret beginning: mostly the second number undoes the first's changes."""
     inverse = pow(P2, -1, WORD)
     return usable((signed((k << 40) * inverse), signed(-(rotated(k << 40)) * P1 * inverse)) for k in range(n))
 

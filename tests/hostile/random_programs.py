@@ -143,7 +143,7 @@ class World:
     # --- what happens meanwhile: called from keys, values, callbacks, everything --------------------------------------
 
     def happen(self) -> None:
-        """Something, or more probably nothing; never within itself."""
+        """Do something, or more probably nothing; never within itself."""
         if self.is_quiet or getattr(self.local, "depth", 0) > 1:
             return
         dice = getattr(self.local, "dice", self.dice)
@@ -314,7 +314,7 @@ class World:
 
 
 class Key:
-    """Compared and hashed by Python; anything may happen meanwhile."""
+    """A key that Python code compares and hashes; anything may happen meanwhile."""
 
     def __init__(self, world: World, n: int) -> None:
         self.world = world
@@ -333,7 +333,7 @@ class Key:
 
 
 class Value:
-    """Uses the cache when it dies, which the collector decides if it refers to itself."""
+    """A value that uses the cache when it dies. If it refers to itself, the collector decides when that is."""
 
     def __init__(self, world: World, kind: int) -> None:
         self.world = world

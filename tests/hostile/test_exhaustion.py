@@ -32,7 +32,7 @@ LIMIT = 3000
 
 
 class Key:
-    """Compared by Python, and all of one hash."""
+    """Keys that Python code compares; all have one hash."""
 
     def __init__(self, n):
         self.n = n

@@ -122,7 +122,7 @@ def test_one_that_the_caller_has_interrupted_the_start_of_never_begins():
     """A signal handler cannot wait for a thread that stands still below it: it makes a thread of its own."""
     begun = []
     thread = Thread("cachebox-test", lambda: begun.append(1))
-    assert not thread.runs()                    # as a handler asks, which came just before `start`
+    assert not thread.runs()                    # a handler that came just before `start` asks this
     thread.start()
     thread.join(60)
     assert not begun and not thread.runs()
@@ -183,7 +183,7 @@ def test_the_sweeper_goes_on_whatever_the_hook_for_exceptions_raises(reported, m
     cache["a"] = 1
     other = expires()
     wait_until(lambda: other.stats.expired and cache.stats.expired and reported)
-    cache["a"] = 1                              # the one whose callback failed is visited, too
+    cache["a"] = 1                              # the cache whose callback failed is visited, too
     later = expires()
     wait_until(lambda: later.stats.expired and cache.stats.expired == 2)
     assert OSError in reported
@@ -459,7 +459,7 @@ def test_who_waits_for_room_or_a_flush_is_served_by_a_new_thread(monkeypatch):
     waiting, flushing = Started(behind.set, "b", 1), Started(behind.flush)
     wait_until(lambda: behind._backlog.blocked_writers == 1)
     with behind._backlog._lock:
-        behind._backlog.thread = Ended()        # as if it had; it sees that itself later
+        behind._backlog.thread = Ended()        # as if the thread had ended; it sees that itself later
         behind._backlog._put_back_in_flight()
     store.fault = lambda call, keys: None
     waiting.result(), flushing.result()

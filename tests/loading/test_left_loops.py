@@ -399,7 +399,7 @@ def test_the_thread_of_a_loader_that_ends_without_its_load():
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_the_end_of_a_refresh_leaves_a_newer_one_of_its_key_alone(nth, clock):
-    """The newer one begins while the older one takes itself out: a key may run any code when it is hashed."""
+    """The newer refresh begins while the older one takes itself out: a key may run any code when it is hashed."""
     class Key:
         hashed = None
 

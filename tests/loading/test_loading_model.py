@@ -111,7 +111,7 @@ class Model:
         return found
 
     def refresh(self, key):
-        """The executor has come to it."""
+        """The executor runs a refresh."""
         wanted = self.refreshes.pop(key)
         if wanted and not self.source.is_down:
             lifetime = self.lifetimes[key]

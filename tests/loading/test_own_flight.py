@@ -316,7 +316,7 @@ def test_a_store_hands_the_key_that_it_saves_to_another_thread():
 
 
 def test_who_computes_for_long_is_waited_for():
-    """A leader that works, or waits for the outside world, is not taken for one that waits for us."""
+    """A leader that works, or waits for the outside world, is not taken for one that waits for this caller."""
     cache = Cache()
     begun, over = threading.Event(), time.monotonic() + 1.0
 

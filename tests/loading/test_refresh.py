@@ -267,7 +267,7 @@ def test_the_pool_is_bounded_and_its_threads_are_daemons(source, clock):
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise KeyboardInterrupt"])
 def test_the_end_of_the_process_waits_for_no_refresh(end):
-    """Neither for those that run, all of them in loaders that hang, nor for those that wait for a thread."""
+    """The end waits neither for refreshes that run, in loaders that hang, nor for those that wait for a thread."""
     program = f"""
         import sys, threading
         from cachebox import Cache

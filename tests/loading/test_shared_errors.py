@@ -33,7 +33,7 @@ class Missing(OSError):
 
 
 class Stubborn(Exception):
-    """Does not let itself be copied."""
+    """An exception that cannot be copied."""
 
     def __new__(cls, *, really):
         return super().__new__(cls)

@@ -216,7 +216,7 @@ def test_several_processes_are_scraped_together(tmp_path):
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", MULTIPROCESS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    # two misses of the parent, and of each child one at least: what it counted before its clear it had no time to write
+    # Two misses of the parent, and at least one of each child, which had no time to write its counts before its clear.
     assert done.returncode == 0, done.stderr
     misses, hits, sets = map(int, done.stdout.split())
     assert 4 <= misses <= 6 and 0 <= hits <= 2 and sets == 1

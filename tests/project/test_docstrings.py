@@ -31,7 +31,7 @@ def public_things():
 
 
 PUBLIC = dict(public_things())
-UNDOCUMENTED = {"EvictionPolicy.max_size", "StatsSnapshot.uptime"}      # in the documentation of their classes
+UNDOCUMENTED = {"EvictionPolicy.max_size", "StatsSnapshot.uptime"}      # described in their classes
 UNDOCUMENTED |= {f"StatsSnapshot.{name}" for name in cachebox.CacheStats().get_all()}
 
 

@@ -205,7 +205,7 @@ def test_a_lock_that_python_code_may_run_under_is_a_section():
 
 
 def test_a_class_that_frees_long_chains_has_a_member_of_its_own():
-    """Cython has the deallocator of a class without members leave all to its base, whose trashcan is for that base."""
+    """Cython's deallocator of a class without members leaves all to its base, whose trashcan is for that base."""
     found = []
     for path in SOURCES.rglob("*.pyx"):
         text = path.read_text()

@@ -317,7 +317,7 @@ def test_no_write_is_lost_when_the_server_dies_in_the_middle(own, kind):
 
 
 def test_a_replayed_write_is_newer_than_what_the_cache_kept(server, tmp_path):
-    """A process may be killed between the moment in which a write was accepted and that in which the cache heard."""
+    """A process may be killed after a write was accepted, and before the cache learned of it."""
     journal, left = tmp_path / "journal", tmp_path / "left"
     store = BulkStore(a=1)
     with Here("WriteBehind", server.port, store, journal=journal) as here:

@@ -98,7 +98,7 @@ def test_a_store_that_forks_while_it_saves_goes_on_in_both(tmp_path):
     store.fault = fork
     try:
         through.set("a", 1)
-        Started(through.set, "a", 2).result()               # the first write has let its turn go
+        Started(through.set, "a", 2).result()               # the first write has given up its turn
         fine = store.values["a"] == cache.peek("a") == 2 and through._locks._locks == {}
     finally:
         if children == [0]:
@@ -333,7 +333,7 @@ def test_a_value_that_goes_may_write():
     with WriteBehind(Cache(1), store, max_delay=NEVER) as behind:
         for n in range(20):
             behind.set("a", Finalized(lambda n=n: (behind.set("a", n), behind.set(n, n))))
-            behind.set("a", "replaced")         # the first one goes: "a" is written once more
+            behind.set("a", "replaced")         # the first value goes: "a" is written once more
             assert behind.get("a") == n or n == 19
         behind.set("a", "last")
         assert behind.flush() and behind.get("a") == store.values["a"] == "last"

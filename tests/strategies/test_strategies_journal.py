@@ -351,7 +351,7 @@ def test_no_accepted_write_is_lost_by_kill_9(tmp_path, rounds):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
             assert child.stdout.readline() == "ready\n", child.stderr.read()
             try:
-                child.wait(moment.uniform(0, 0.12))         # wherever it happens to be then
+                child.wait(moment.uniform(0, 0.12))         # wherever the child happens to be then
             except subprocess.TimeoutExpired:
                 pass
             child.kill()

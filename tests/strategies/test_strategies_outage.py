@@ -79,7 +79,7 @@ def test_pauses_grow_and_a_flush_does_not_wait_for_their_end(store):
 
 
 def test_a_store_that_seems_down_is_not_asked_for_every_write():
-    """Without any thread or time: a first batch is tried together, then a few writes alone; later rounds only these."""
+    """Without threads or time: a first batch is tried together, then a few writes alone; later rounds only these."""
     store = BulkStore()
     switch = store.fault = Switch()
     writes = [Write(n, n, n + 1, 0.0, 0) for n in range(100)]
@@ -92,7 +92,7 @@ def test_a_store_that_seems_down_is_not_asked_for_every_write():
         assert len(delivery.deliver(writes)) == 100 and len(store.calls) == before + PROBES
         assert delivery.fruitless == n + 2
         tried |= {call[1] for call in store.calls[before:]}
-    assert tried == set(range(100))             # chance sees to that: one is missed once in 100 billion times
+    assert tried == set(range(100))             # chance misses one of them once in 100 billion times
     switch.is_on = False
     before = len(store.calls)
     assert delivery.deliver(writes) == [] and len(store.calls) == before + 2 and delivery.fruitless == 0
@@ -248,7 +248,7 @@ def test_what_the_store_refuses_holds_up_nothing_else(store, quick, bad):
 
 @must_end
 def test_a_refused_write_is_told_from_an_outage(store, quick, caplog):
-    """It failed before and after others got through: from then on it is sent alone, and said of it once."""
+    """A write that failed before and after others got through is sent alone from then on; the log says so once."""
     switch = store.fault = Switch("bad", error=ValueError("no"))
     with WriteBehind(Cache(), store, **quick) as behind:
         behind.set("bad", 1)
@@ -646,7 +646,7 @@ def test_asyncio_a_load_of_a_loop_that_has_ended_holds_up_nobody():
 
 @must_end
 def test_asyncio_a_cancelled_write_never_comes_after_a_later_one(tmp_path, monkeypatch):
-    """At the level of power it waits for the disk in a thread, which a cancellation does not end."""
+    """With `durability="power"` it waits for the disk in a thread, which a cancellation does not end."""
     from cachebox.strategies import journal as journals
 
     on_the_way, go_on = threading.Event(), threading.Event()
@@ -689,7 +689,7 @@ def test_a_write_that_was_taken_by_halves_goes_out_again(failed_before):
         queue.take(5.0)
         queue.put_back(write, 6.0)
     queue.in_flight["a"] = write
-    for _ in range(2):                          # the second time after another exception
+    for _ in range(2):                          # the second round comes after another exception
         queue.put_back(write, 7.0)
     assert not queue.in_flight and queue.due(6.0, False) == 1.0
     assert queue.take(7.0) == [write] and not queue.pending and queue.due(8.0, True) == float("inf")

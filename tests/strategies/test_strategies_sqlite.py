@@ -78,7 +78,7 @@ def test_each_thread_has_a_connection_of_its_own_which_ends_with_it(store):
     assert len({id(connection) for connection in [*own, store._connection()]}) == 5
     del own
     gc.collect()
-    assert len(store._all) == 2                 # this thread's, and that of the one that made it
+    assert len(store._all) == 2                 # this thread's connection, and that of the thread that made the store
 
 
 @must_end

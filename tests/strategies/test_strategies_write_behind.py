@@ -434,7 +434,7 @@ def test_bad_options_are_refused_by_name(store, options, error):
 
 @must_end
 def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store):
-    """It takes one batch whenever this test lets it: so it is always slower than the writers."""
+    """The store takes one batch whenever this test lets it: so it is always slower than the writers."""
     permits, entered = threading.Semaphore(0), []
 
     def slow(call, keys):
@@ -458,7 +458,7 @@ def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store)
             for key, newest in [(write.key, write.value) for write in list(behind._queue.pending.values())]:
                 assert behind.get(key) >= newest
             assert behind.flush(0) is False or not behind.pending
-            assert len(entered) == so_far       # all that while the store stood still
+            assert len(entered) == so_far       # all that happened while the store stood still
             permits.release()
             wait_until(lambda: len(entered) > so_far or not any(writer.thread.is_alive() for writer in writers))
         for writer in writers:

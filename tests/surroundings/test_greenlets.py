@@ -230,7 +230,7 @@ def test_a_load_whose_greenlet_is_dropped_holds_neither_its_key_nor_memory(end):
 
     one = spawn(cache.get_or_set, "a", load)
     if end == "killed":
-        one.throw(greenlet.GreenletExit)        # which a greenlet that ends so returns
+        one.throw(greenlet.GreenletExit)        # a greenlet that ends by this exception returns it
         assert one.dead
     del one
     gc.collect()

@@ -110,7 +110,7 @@ def weak_references_whose_callbacks_do_anything(policy):
 
 
 def random_deeds_everywhere(policy):
-    """Keys, values and callbacks all act at random, all at once."""
+    """Keys, values and callbacks act at random, all at once."""
     for seed in range(40):
         world = World(max_size=4, policy=policy)
         for options in kinds(policy, world):
@@ -197,7 +197,7 @@ def dropped_by_what_dies(policy):
 
 
 def dropped_by_what_it_calls(policy):
-    """Its clock, weigher, factories, and the function of compute."""
+    """A cache that is dropped by its clock, its weigher, a factory, or the function of `compute`."""
     world = Dropping()
 
     def clock():

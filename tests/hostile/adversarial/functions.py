@@ -111,7 +111,7 @@ def functions_that_do_anything(policy):
 
 
 def options_that_do_anything(policy):
-    """`condition`, `ttl` and `key_func` do."""
+    """`condition`, `ttl` and `key_func` that do anything."""
     for name in ("condition", "ttl", "key_func"):
         world = World()
 

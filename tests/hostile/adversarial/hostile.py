@@ -122,7 +122,7 @@ class Key:
 
 
 class Comparable(Key):
-    """Acts only when it is compared."""
+    """A key that acts only when it is compared."""
 
     __slots__ = ()
 

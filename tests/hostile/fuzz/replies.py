@@ -45,7 +45,7 @@ SEEDS = [
 
 
 def read(data: bytes, step: int) -> tuple[list[object], bool]:
-    """The replies in some bytes, fed in pieces; and whether it ended in nonsense."""
+    """The replies in some bytes, fed in pieces; and whether the stream ended in nonsense."""
     replies, found = Replies(), []
     for at in range(0, len(data), step):
         replies.feed(data[at : at + step])

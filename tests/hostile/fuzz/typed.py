@@ -71,7 +71,7 @@ SCHEMA = Schema(tuple[tuple(CLASSES)])
 
 
 def codecs():
-    """Those that there are here, each with and without a schema."""
+    """The readers that are installed here, each with and without a schema."""
     for serializer in "json", "msgpack":
         for compress in "zlib", "zstd", None:
             try:
