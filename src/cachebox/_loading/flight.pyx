@@ -232,10 +232,12 @@ cdef class Wait:
         cdef Flight flight = self.flight
         cdef bint pending
         acquire(&flight.shared_lock.lock)
-        pending = flight.state == PENDING
-        if pending:
-            flight.waiters[self.wake] = None    # such callables are hashed by address: no Python code runs
-        release(&flight.shared_lock.lock)
+        try:                                    # the dict may find no memory
+            pending = flight.state == PENDING
+            if pending:
+                flight.waiters[self.wake] = None    # such callables are hashed by address: no Python code runs
+        finally:
+            release(&flight.shared_lock.lock)
         return pending
 
     def is_in_vain(self):

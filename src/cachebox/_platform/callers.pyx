@@ -123,22 +123,25 @@ cdef class Turn:
         cdef double began = monotonic(), waited, pause
         cdef bint free
         mine = this_greenlet()
-        bell = stands = None
+        bell = wake = stands = None
         while True:
             acquire(&self.shared_lock.lock)
-            owner, owners = self.greenlet, self.thread
-            free = self.depth == 0 or (owners == thread and owner is mine)
-            if free:
-                self.take(thread, mine)
-            elif bell is not None:
-                self.waiting[bell.wake] = None      # such callables are hashed by address: no Python code runs
-            release(&self.shared_lock.lock)
+            try:                                    # the dict may find no memory
+                owner, owners = self.greenlet, self.thread
+                free = self.depth == 0 or (owners == thread and owner is mine)
+                if free:
+                    self.take(thread, mine)
+                elif bell is not None:
+                    self.waiting[wake] = None       # such callables are hashed by address: no Python code runs
+            finally:
+                release(&self.shared_lock.lock)
             if free:
                 return True
             if not blocking:
                 return False
             if bell is None:
                 bell = waiter()
+                wake = bell.wake
                 if owners == thread and not (bell.is_green and bell.drives(owner)):
                     return not self.strict and self.enter()
                 continue
@@ -154,6 +157,7 @@ cdef class Turn:
                 raise
             if woken:
                 bell = waiter()
+                wake = bell.wake
             elif waited > LONG and not self.strict:
                 stood, stands = stands, standing(owners, owner)
                 if stands is not None and stands == stood:
@@ -179,8 +183,9 @@ cdef class Turn:
         return owner is not self
 
     cdef int leave_line(self, object bell) except -1:
+        wake = bell.wake                            # may make an object: not under the lock
         acquire(&self.shared_lock.lock)
-        left = self.waiting.pop(bell.wake, bell)
+        left = self.waiting.pop(wake, bell)
         release(&self.shared_lock.lock)
         if left is not None:                        # this waiter has been woken: pass that on to the next one
             self.wake_next()
