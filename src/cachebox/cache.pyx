@@ -1191,11 +1191,6 @@ cdef class Cache(Store):
         return self.max_bytes_given
 
     @property
-    def name(self):
-        """The name given to the constructor, by which `cachebox.caches()` and metrics know the cache; None: it has none."""
-        return self.called
-
-    @property
     def policy(self):
         """The name of a built-in policy, or the policy object that the cache was given."""
         return self.name_of_policy
@@ -1241,6 +1236,10 @@ cdef class Cache(Store):
             rows.insert(2, ("bytes" if self.measures else "weight", f"{self._held_weight:,} of {bound:,}"))
         title = type(self).__name__ if self.called is None else f"{type(self).__name__} {self.called}"
         return table(title, [(name, number, "") for name, number in rows])
+
+    @property
+    def _name(self):                    # not public: subclasses may have a `name` of their own
+        return self.called
 
     @property
     def _held(self):

@@ -221,7 +221,7 @@ FAILURES = ["open", "write", "fsync", "replace", "lock"]
 
 def fail_to_rewrite(monkeypatch, what):
     if what == "open":
-        monkeypatch.setattr(journals, "made_beside", raising(errno.EACCES))
+        monkeypatch.setattr(journals, "create_sibling", raising(errno.EACCES))
     elif what == "write":
         whole, full = journals._write_all, raising(errno.ENOSPC)
         monkeypatch.setattr(

@@ -103,7 +103,7 @@ cdef class CachedCall:
     cdef PyObject* call_received(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL
     cdef PyObject* passed(
         self, object value, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver,
-        bint anew,
+        bint reload,
     ) except NULL
     cdef int become_async(self) except -1
     cdef object begin(

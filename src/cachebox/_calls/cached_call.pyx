@@ -305,7 +305,7 @@ cdef class CachedCall:
 
     cdef PyObject* passed(
         self, object value, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver,
-        bint anew,
+        bint reload,
     ) except NULL:
         """The result of a call that can be consumed only once. A function that returned an awaitable is async."""
         if not is_awaitable(<PyObject*>value):
@@ -315,7 +315,7 @@ cdef class CachedCall:
             self.become_async()
 
         def go_on(wrapper, key, hashed, arguments, keywords, receiver):
-            return load_begun(wrapper, value, key, hashed, arguments, keywords, receiver, anew)
+            return load_begun(wrapper, value, key, hashed, arguments, keywords, receiver, reload)
 
         return new_reference(self.begin(go_on, key, hashed, args, n, names, receiver))
 

@@ -13,7 +13,7 @@ cdef class CachedFunction(CachedCall):
     cdef int set_call(self, object value, tuple args, dict kwargs, bint as_method) except -1
     cdef bint invalidate_call(self, tuple args, dict kwargs, bint as_method) except -1
     cdef object receiver_in(self, object key)
-    cdef object anew(self)
+    cdef object reload_function(self)
     cdef bint forget_call(self, object key) except -1
     cdef bint forget_below(self, tuple args, dict kwargs) except -1
 

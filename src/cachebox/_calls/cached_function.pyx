@@ -19,7 +19,7 @@ from cachebox._loading.fetch cimport (
 )
 from cachebox._loading.refresh cimport Refresh, flight_of, keep_due
 from cachebox._loading.single_flight cimport (
-    Joined, Leader, complete, fail, join_or_lead, lead_anew, leader_by_watch, new_leader,
+    Joined, Leader, complete, fail, join_or_lead, lead_reload, leader_by_watch, new_leader,
 )
 from cachebox._store.options cimport lifetime_of
 from cachebox._store.state cimport new_watch
@@ -238,10 +238,10 @@ cdef class CachedFunction(CachedCall):
 
     # --- many keys: for `many.CachedMany` -----------------------------------------------------------------------------
 
-    def _find_many(self, tuple prefix, list keys, dict found, bint anew):
+    def _find_many(self, tuple prefix, list keys, dict found, bint reload):
         """Put the results of calls with one argument each into `found`. Returns the other arguments, with their keys.
 
-        `prefix`: the receiver of a method, or nothing. `anew`: look for no results.
+        `prefix`: the receiver of a method, or nothing. `reload`: look for no results.
         """
         cdef PyObject* value
         cdef bint compared, is_single_arg = self.is_simple and not prefix
@@ -250,7 +250,7 @@ cdef class CachedFunction(CachedCall):
             made = key
             if not is_single_arg or type(key) is CallKey:
                 made = self.key_of((*prefix, key), {}, len(prefix) != 0, False)
-            if not anew:
+            if not reload:
                 value = get_equal(
                     <PyObject*>self._cache, <PyObject*>made,
                     mixed_in(<PyObject*>self._cache, hash_of(<PyObject*>made)), &compared
@@ -280,15 +280,15 @@ cdef class CachedFunction(CachedCall):
     def _receiver_in(self, key):
         return self.receiver_in(key)
 
-    def _lead_anew(self, key, Py_hash_t hashed):
+    def _lead_reload(self, key, Py_hash_t hashed):
         """A Leader for a load, even if there is a value or another leader."""
         cdef Leader lead = new_leader(self._cache)
-        lead_anew(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead)
+        lead_reload(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead)
         lead.began = self._cache.invalidations
         return lead
 
-    def _function_anew(self):
-        return self.anew()
+    def _reload_function(self):
+        return self.reload_function()
 
     def _known_failure(self, key):
         """The exception to raise for a call that failed lately, or None."""
@@ -404,7 +404,7 @@ cdef class CachedFunction(CachedCall):
         cdef uint64_t h
         cdef tuple flat = args + tuple(kwargs.values()), names = tuple(kwargs)
         cdef PyObject* names_or_none = <PyObject*>names if names else NULL
-        function = self.anew()
+        function = self.reload_function()
         if not self.stores or is_disabled():
             return function(*args, **kwargs)
         try:
@@ -426,7 +426,7 @@ cdef class CachedFunction(CachedCall):
         spec.began = self._cache.invalidations
         leader = new_leader(self._cache)
         h = mixed_in(<PyObject*>self._cache, hashed)
-        lead_anew(self._cache, key, h, leader)
+        lead_reload(self._cache, key, h, leader)
         value = quick_vectorcall(spec.function, spec.arguments, spec.n, spec.names)
         result = end_load(self._cache, key, h, leader, value, &spec)
         if spec.single_use == PASSED:
@@ -437,7 +437,7 @@ cdef class CachedFunction(CachedCall):
             self.failures.forget(key)
         return result
 
-    cdef object anew(self):
+    cdef object reload_function(self):
         """The callable that computes a new result: the function, or its `refresh` if it is a cached function itself."""
         refresh = getattr(type(self.function), "refresh", None)
         if refresh is None or not hasattr(type(self.function), "_is_cached_function"):

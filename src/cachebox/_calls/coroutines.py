@@ -61,8 +61,8 @@ async def reload_async(
     receiver: object,
 ) -> Any:
     """The value of a call that is made even if there is one."""
-    lead = wrapper._lead_anew(key, hashed)
-    return await _lead(wrapper, lead, wrapper._function_anew(), key, hashed, args, kwargs, receiver)
+    lead = wrapper._lead_reload(key, hashed)
+    return await _lead(wrapper, lead, wrapper._reload_function(), key, hashed, args, kwargs, receiver)
 
 
 async def _lead(

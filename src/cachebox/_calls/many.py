@@ -47,11 +47,11 @@ class CachedMany:
 
     # --- work on keys, with the receiver of a method in front of them -------------------------------------------------
 
-    def _call(self, prefix: tuple[Any, ...], keys: Iterable[Any], anew: bool = False) -> Any:
+    def _call(self, prefix: tuple[Any, ...], keys: Iterable[Any], reload: bool = False) -> Any:
         wanted = listed(keys)
         if BLOCKS and is_disabled():
             return self._run(self._uncached(prefix, wanted))
-        return self._run(self._steps(prefix, wanted, anew))
+        return self._run(self._steps(prefix, wanted, reload))
 
     def _run(self, steps: _Steps) -> Any:
         """Do the steps, in this thread or in a coroutine."""
@@ -99,12 +99,12 @@ class CachedMany:
         values = self._checked((yield Call(partial(self.__wrapped__, *prefix, wanted), [])))
         return {key: values[key] for key in wanted if key in values}
 
-    def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> _Steps:
+    def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], reload: bool) -> _Steps:
         """A call. Yields what is to be called, or a flight to wait for."""
         one = self._one
         found: dict[Any, Any] = {}
         try:
-            left = one._find_many(prefix, wanted, found, anew)
+            left = one._find_many(prefix, wanted, found, reload)
         except HasNoKey:
             return (yield from self._uncached(prefix, wanted))
         counted = False
@@ -113,8 +113,8 @@ class CachedMany:
             leads: list[tuple[Any, Any, Any]] = []
             waits: list[tuple[Any, Any, Any]] = []
             for key, made in left:
-                if anew:
-                    leads.append((key, made, one._lead_anew(made, hash(made))))
+                if reload:
+                    leads.append((key, made, one._lead_reload(made, hash(made))))
                     continue
                 lead, known = one._join_or_lead(made, hash(made), counted, key in alone)
                 if lead is not None:

@@ -33,8 +33,8 @@ class Begun:
         awaitable, self._awaitable = self._awaitable, None
         return awaitable if awaitable is not None else called(self._wrapper.__wrapped__, args, kwargs)
 
-    def _function_anew(self) -> Any:
-        return self.__wrapped__ if self._awaitable is not None else partial(_called, self._wrapper._function_anew())
+    def _reload_function(self) -> Any:
+        return self.__wrapped__ if self._awaitable is not None else partial(_called, self._wrapper._reload_function())
 
     def drop(self) -> None:
         """Close the awaitable, if it was not awaited."""
@@ -51,15 +51,15 @@ async def load_begun(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     receiver: Any,
-    anew: bool = False,
+    reload: bool = False,
 ) -> Any:
     """`coroutines.load_async` for a plain function that returns awaitables.
 
-    `awaitable` is the first one that it returned; None: it has to be called. `anew`: do as `coroutines.reload_async`.
+    `awaitable` is the first one that it returned; None: it has to be called. `reload`: do as `coroutines.reload_async`.
     """
     from cachebox._calls import coroutines  # which imports asyncio
 
-    load_async = coroutines.reload_async if anew else coroutines.load_async
+    load_async = coroutines.reload_async if reload else coroutines.load_async
     begun: Any = Begun(wrapper, awaitable)
     try:
         return await load_async(begun, key, hashed, args, kwargs, receiver)

@@ -97,7 +97,7 @@ cdef inline uint32_t bits_for(Py_ssize_t capacity) noexcept nogil:
     return bits
 
 
-cdef void index_anew(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
+cdef void rebuild_index(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
     """Make these empty slots the table's, and put all entries in."""
     cdef uint32_t i
     t.slots = slots
@@ -306,7 +306,7 @@ cdef class Engine:
                 moves.n += 1
         t.fresh = t.used + 1
         t.free = 0
-        index_anew(t, slots, bits)
+        rebuild_index(t, slots, bits)
         entries = <Entry*>reallocate(t.entries, (<size_t>capacity + 1) * sizeof(Entry))
         if entries != NULL:                     # else they stay where they are, in more memory than they need
             t.entries = entries
@@ -380,7 +380,7 @@ cdef class Engine:
         if slots != NULL:
             if t.capacity != 0:
                 deallocate(t.slots)
-            index_anew(t, slots, bits)
+            rebuild_index(t, slots, bits)
         t.capacity = <uint32_t>wanted
         return True
 

@@ -55,7 +55,7 @@ def dump(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, 
 def replace(path: str, content: bytes) -> None:
     """Replace a file's content in one step: at any moment, it has the old content or the new."""
     path = os.path.abspath(path)
-    beside, written = made_beside(path, os.O_WRONLY)
+    beside, written = create_sibling(path, os.O_WRONLY)
     try:
         with open(written, "wb") as file:
             file.write(content)
@@ -69,7 +69,7 @@ def replace(path: str, content: bytes) -> None:
     sync_folder(os.path.dirname(path))
 
 
-def made_beside(path: str, how: int) -> tuple[str, int]:
+def create_sibling(path: str, how: int) -> tuple[str, int]:
     """Make a temporary file in the folder of `path`, for its owner alone. Returns its path and the open file.
 
     Its name cannot be guessed. No link is followed, and no existing file is used.

@@ -31,7 +31,7 @@ cdef struct Joined:
 cdef Leader new_leader(Store store)
 cdef Flight join_or_lead(Store store, object key, uint64_t h, Leader leader, Joined* joined)
 cdef Leader leader_by_watch(Store store, Watch watch)
-cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1
+cdef int lead_reload(Store store, object key, uint64_t h, Leader leader) except -1
 cdef int complete(
     Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,

@@ -142,7 +142,7 @@ cdef Flight join_or_lead(Store store, object key, uint64_t h, Leader leader, Joi
         flight.copier = store.copier
 
 
-cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1:
+cdef int lead_reload(Store store, object key, uint64_t h, Leader leader) except -1:
     """Let a leader load a key even if it has a value or a leader. The result of that other leader is not stored.
 
     The old value stays until the new one is stored. A write of the key meanwhile wins.

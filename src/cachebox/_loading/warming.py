@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cachebox._loading import fetch
 from cachebox._loading.flight import act_for, delegate, undelegate
-from cachebox._platform.callers import Turn, waiter
+from cachebox._platform.callers import CallerLock, waiter
 from cachebox._platform.section import in_section
 from cachebox._platform.thread import Thread
 
@@ -82,7 +82,7 @@ class Tally:
     def __init__(self, total: int, show: Callable[[int, int], object] | None) -> None:
         self.total = total
         self.show = show
-        self.lock = Turn()   # re-entrant, because `show` is the user's function, and may warm, too
+        self.lock = CallerLock()   # re-entrant, because `show` is the user's function, and may warm, too
         self.loaded = self.failed = self.skipped = 0
         self.first_error: Exception | None = None
         self.ended_by: BaseException | None = None      # what `progress` raised, or an interruption

@@ -26,7 +26,7 @@ cdef class Waiter:
     cdef bint woken
 
 
-cdef class Turn:
+cdef class CallerLock:
     """A re-entrant lock that belongs to a caller, so that greenlets of one thread exclude each other, too."""
     cdef bint strict                # two callers must never have it at the same time
     cdef SharedLock shared_lock     # its lock guards the fields below
@@ -37,7 +37,7 @@ cdef class Turn:
 
     cdef int take(self, unsigned long thread, object greenlet) except -1
     cdef bint enter(self) except -1
-    cdef int leave_line(self, object bell) except -1
+    cdef int leave_queue(self, object bell) except -1
     cdef int wake_next(self) except -1
 
 

@@ -101,7 +101,7 @@ def standing(thread, greenlet, task=None):
     return stuck.standing(thread, greenlet) if task is None else stuck.standing_of_task(thread, task)
 
 
-cdef class Turn:
+cdef class CallerLock:
 
     def __init__(self, strict=False):
         self.strict = strict
@@ -147,13 +147,13 @@ cdef class Turn:
                 continue
             waited = monotonic() - began
             if 0.0 <= timeout <= waited:
-                self.leave_line(bell)
+                self.leave_queue(bell)
                 return False
             pause = PULSE if timeout < 0.0 else min(PULSE, timeout - waited)
             try:
                 woken = bell.wait(pause)
             except:
-                self.leave_line(bell)
+                self.leave_queue(bell)
                 raise
             if woken:
                 bell = waiter()
@@ -161,7 +161,7 @@ cdef class Turn:
             elif waited > LONG and not self.strict:
                 stood, stands = stands, standing(owners, owner)
                 if stands is not None and stands == stood:
-                    self.leave_line(bell)
+                    self.leave_queue(bell)
                     return self.enter()
 
     cdef int take(self, unsigned long thread, object greenlet) except -1:
@@ -182,7 +182,7 @@ cdef class Turn:
         release(&self.shared_lock.lock)
         return owner is not self
 
-    cdef int leave_line(self, object bell) except -1:
+    cdef int leave_queue(self, object bell) except -1:
         wake = bell.wake                            # may make an object: not under the lock
         acquire(&self.shared_lock.lock)
         left = self.waiting.pop(wake, bell)

@@ -29,7 +29,7 @@ from cachebox._engine.table cimport decref
 from cachebox._platform.lock cimport Lock, acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation
 
-from cachebox._platform.callers import Turn
+from cachebox._platform.callers import CallerLock
 
 
 cdef object everyone = WeakSet()
@@ -40,7 +40,7 @@ cdef class PythonPolicy:
 
     def __init__(self, policy):
         self.policy = policy
-        self.policy_lock = Turn(strict=True)
+        self.policy_lock = CallerLock(strict=True)
         everyone.add(self)
 
     cdef int enter(self, Operation* op, Lock* lock) except -1:

@@ -104,7 +104,7 @@ def _of_function(name: str, function: Any) -> Iterator[Reading]:
     """All readings of the cache, if only this function uses it; else the function's own hits and misses."""
     cache = function.cache
     hits, misses = function.cache_info()[:2]
-    if isinstance(cache, Cache) and cache.name is None and cache.stats.hits == hits and cache.stats.misses == misses:
+    if isinstance(cache, Cache) and cache._name is None and cache.stats.hits == hits and cache.stats.misses == misses:
         yield from _of_cache(name, cache)
     else:
         yield Reading(HITS, name, "local" if isinstance(cache, Cache) else "any", hits)

@@ -31,7 +31,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from cachebox._files.dump import made_beside, sync_folder
+from cachebox._files.dump import create_sibling, sync_folder
 from cachebox._files.serializer import SIGNATURE, Encoding
 from cachebox._platform.section import Section
 from cachebox._platform.thread import Thread
@@ -270,7 +270,7 @@ class Journal:
                 missing.remove(record.number)
         if missing:
             raise OSError(f"{self.path!r} has lost records")
-        beside, written = made_beside(self.path, os.O_RDWR | os.O_APPEND)
+        beside, written = create_sibling(self.path, os.O_RDWR | os.O_APPEND)
         try:
             lock_file(written)                  # before it has the name, so that it is locked at every moment
             _write_all(written, bytes(content))

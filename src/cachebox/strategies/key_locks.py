@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from weakref import ref
 
 from cachebox._platform.at_fork import renew_in_child
-from cachebox._platform.callers import Turn
+from cachebox._platform.callers import CallerLock
 
 
 class Locks(Protocol):
@@ -36,7 +36,7 @@ class _KeyLock:
     __slots__ = ("depth", "lock", "number", "owner", "stands", "waiting")
 
     def __init__(self, number: int) -> None:
-        self.lock = Turn()              # re-entrant, because a callback of the cache may write the same key
+        self.lock = CallerLock()              # re-entrant, because a callback of the cache may write the same key
         self.number = number
         self.owner = 0                  # the thread that holds it
         self.depth = 0                  # how often that thread holds it

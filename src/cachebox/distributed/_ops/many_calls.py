@@ -85,13 +85,13 @@ class DistributedMany(CachedMany):
         values = self._checked((yield Call(partial(self.__wrapped__, *prefix, wanted))))
         return {key: values[key] for key in wanted if key in values}
 
-    def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> Effects[dict[Any, Any]]:
+    def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], reload: bool) -> Effects[dict[Any, Any]]:
         one, core = self._one, self._core
         names = {key: one._key_of((*prefix, key), {}) for key in wanted}
         found: dict[Any, Any] = {}
         if not wanted:
             return {}
-        if anew:
+        if reload:
             values = yield from self._uncached(prefix, wanted)
             yield from self._store(prefix, values)
             return values
