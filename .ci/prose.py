@@ -1,31 +1,33 @@
 """Finds words in comments and docstrings for which the glossary of ARCHITECTURE.md, or plain English, has a better one.
 
-    python .ci/prose.py             the files of CHECKED
+    python .ci/prose.py             all files of the repository
     python .ci/prose.py PATH ...    these files and folders
 
-Prints a line for each finding, and fails if there is one. Code is not looked at, nor are words between backticks.
+Prints a line for each finding, and fails if there is one. It does not look at code, at words between backticks, and at
+what the changelog says of released versions.
 """
 
 import io
 import re
+import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKED = ("ARCHITECTURE.md", "src/cachebox/*.*", *(
-    f"src/cachebox/{folder}/**/*.*" for folder in ("_calls", "_engine", "_files", "_loading", "_platform", "_store")
-))
 SOURCES = {".py", ".pyi", ".pyx", ".pxd"}
+CHECKED = SOURCES | {".h", ".md"}
+RELEASED = re.compile(r"^## \[[^]]+\] - \d", re.MULTILINE)     # a version and its date
 INSTEAD = {                             # a pattern, and what to write
     r"whoever": "name the subject: the caller, the thread, the task",
     r"who (asks|calls|comes|has|holds|leads|needs|reads|takes|waits|wants|writes)": "name the subject, and use 'that'",
     r"anew": "again, or 'a new ...'",
     r"for ever": "without end, or never",
     r"(is|are|was|were) over(?! [\d`])": "has ended, has passed, is done",
-    r"(am|are|be|been|being|is|was|were) told": "is notified of, learns, is given",
+    r"(am|are|be|been|being|is|was|were) told(?! apart)": "is notified of, learns, is given",
     r"besides?": "next to, in addition to",
+    r"for want of": "because there is no",
     r"ditto|likewise|as above": "say it again",
     r"so many": "that many, or name the number",
     r", for (he|it|nobody|she|there|they|we|you)": "because",
@@ -40,10 +42,10 @@ PATTERNS = [(re.compile(rf"(?<!\w){pattern}\b", re.IGNORECASE), words) for patte
 
 def comments(path: Path) -> Iterator[tuple[int, str]]:
     """The number and text of each line of prose in a file: all lines of a page, comments and docstrings of a source."""
-    if path.suffix not in SOURCES | {".h", ".md"}:
-        return
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
+        if path.name == "CHANGELOG.md":
+            text = RELEASED.split(text, maxsplit=1)[0]
         yield from enumerate(text.split("\n"), 1)
     elif path.suffix == ".h":
         for found in re.finditer(r"/\*.*?\*/", text, re.DOTALL):
@@ -67,10 +69,18 @@ def findings(path: Path) -> Iterator[str]:
                 yield f"{number}: {found[0]!r}: write {words}"
 
 
+def files(given: list[str]) -> Iterator[Path]:
+    """The files to check, below the given paths or in the whole repository: those that git has, or would take."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *given]
+    listed = subprocess.run(command, cwd=None if given else ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    for name in sorted(set(listed.split("\0"))):
+        path = Path(name) if given else ROOT / name
+        if path.suffix in CHECKED and path.is_file():
+            yield path
+
+
 def main(given: list[str]) -> int:
-    wanted = [path for name in given for path in ([Path(name)] if Path(name).is_file() else Path(name).rglob("*.*"))]
-    paths = wanted if given else [path for pattern in CHECKED for path in ROOT.glob(pattern)]
-    found = [f"{path.resolve().relative_to(ROOT)}:{text}" for path in sorted(paths) for text in findings(path)]
+    found = [f"{path.resolve().relative_to(ROOT)}:{text}" for path in files(given) for text in findings(path)]
     print("\n".join(found) or "no words to replace")
     return 1 if found else 0
 

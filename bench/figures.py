@@ -1,4 +1,4 @@
-"""The target figures of the cache: what is measured, against what, and the values to reach.
+"""The target figures of the cache: each is a measurement, the peer that it is compared with, and the values to reach.
 
     python -m bench.figures                         all of them; about a minute
     python -m bench.figures --only get,calls        some groups
@@ -92,8 +92,8 @@ FIGURES = [
     Figure("ttl", "time.monotonic", "`get` with a TTL, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
     Figure("memory", "no TTL", "bytes per entry at 10⁶, LRU (int keys)", "dict {dict:.0f}", (52, 46)),
     Figure("memory", "TTL", "bytes per entry at 10⁶, LRU with a TTL (int keys)", "dict {dict:.0f}", (68, 60)),
-    Figure("gc", "plain", "`gc.collect()` beside 10⁶ entries, plain values", "dict", (1.3, 1.05)),
-    Figure("gc", "list", "`gc.collect()` beside 10⁶ entries, each value a list", "dict", (1.3, 1.05)),
+    Figure("gc", "plain", "`gc.collect()` with 10⁶ entries, plain values", "dict", (1.3, 1.05)),
+    Figure("gc", "list", "`gc.collect()` with 10⁶ entries, each value a list", "dict", (1.3, 1.05)),
     Figure("import", "import", "`import cachebox`", "import dataclasses", (1.5, 0.5)),
     Figure("threads", "one", "`get`, one thread", "dict.get", (1.25, 1.05), (1.25, 1.05), free_threaded=True),
     Figure(

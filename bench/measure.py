@@ -143,7 +143,7 @@ def run_until_complete() -> Callable[[Any], Any]:
 
 
 def _turns(batches: Sequence[Sequence[Any]], name: str) -> Iterator[Sequence[Any]]:
-    """The batches over and over, starting at one that depends on the name."""
+    """All batches, again and again, starting at one that depends on the name."""
     first = random.Random(name).randrange(len(batches))
     return itertools.cycle([*batches[first:], *batches[:first]])
 

@@ -179,10 +179,10 @@ def markdown(rows: list[list[str]], names: int = 1) -> list[str]:
 
 GENERATED = "<!-- written by `python -m bench.report write`; do not edit -->"
 METHOD = """\
-Ratios are those of whole loops: `for key in keys: cache.get(key)` takes so many times as long as the same loop with the
-other candidate, the cost of the `for` in both. Every loop is a code object of its own. Keys come in random order. The
+Ratios compare whole loops, with the cost of the `for` in both: how many times as long `for key in keys: cache.get(key)`
+takes as the same loop with the other candidate. Every loop is a code object of its own. Keys come in random order. The
 candidates take turns within one run, with the garbage collector off, and the best of many rounds counts. Memory is what
-the resident memory of a fresh process grows by; `gc.collect()` and imports are measured in fresh processes, too.
+the resident memory of a fresh process grows by. `gc.collect()` and imports are measured in fresh processes, too.
 `pytest bench`, in a clone of the repository, measures all of it on your machine.
 """
 
@@ -201,17 +201,17 @@ def performance_page(results: list[Results], drawn: list[str]) -> str:
         "",
         "## On several interpreters",
         "",
-        "Time beside that of the other candidate; less is better, but in the throughput of threads. Runs of which this",
-        f"is the median: {len(first['runs'])}.",
+        "Times are multiples of the other candidate's. Less is better, except for the throughput of threads. Each",
+        f"figure is the median of several runs: {len(first['runs'])}.",
         "",
         *markdown(figures_table(results, with_targets=False), names=2),
         "",
-        "## Beside the peers",
+        "## Compared with the peers",
         "",
         f"On CPython {first['interpreter']['short']}. The first line of each table is the measure of the others.",
         "",
     ]
-    titles = {"hits": "Hits beside the peers", "growth": "Growth", "threads": "Threads", "memory": "Memory"}
+    titles = {"hits": "Hits, compared with the peers", "growth": "Growth", "threads": "Threads", "memory": "Memory"}
     for name in drawn:
         if name in titles:
             lines += [f"![{titles[name]}](plots/{name}.svg)", ""]
@@ -226,11 +226,12 @@ def targets_page(results: list[Results]) -> str:
         "",
         GENERATED,
         "",
-        "What the hot paths are held to. [The site](../docs/performance.md) has the figures without targets, and says",
-        "how they were measured.",
+        "Targets are the figures that the hot paths have to reach. [The site](../docs/performance.md) has the figures",
+        "without targets, and says how they were measured.",
         "",
-        "Less is better, but in the throughput of threads. ★ reaches the moonshot, ✓ the must, ✗ misses it; without a",
-        f"mark there is no target for that interpreter. Runs of which this is the median: {len(results[0]['runs'])}.",
+        "Less is better, except for the throughput of threads. ★ reaches the moonshot, ✓ the must, ✗ misses the must.",
+        "A figure without a mark has no target for that interpreter. Each figure is the median of several runs:",
+        f"{len(results[0]['runs'])}.",
         "",
         "![The figures, against their targets](../docs/plots/figures.svg)",
         "",
@@ -238,7 +239,7 @@ def targets_page(results: list[Results]) -> str:
         "",
     ]
     if lacking := missed(results):
-        lines += ["What falls short of its must:", "", *lacking, ""]
+        lines += ["These figures miss their must:", "", *lacking, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -41,7 +41,7 @@ MEMORY = Topic(
 )
 COLLECTED = [LRU, DICT, ORDERED, f"{RUST} LRU", "lru-dict", "cachetools LRU"]
 COLLECTOR = Topic(
-    "gc.collect() beside 10⁶ entries",
+    "gc.collect() with 10⁶ entries",
     COLLECTED,
     DICT,
     [

@@ -57,7 +57,7 @@ HITS = Topic(
 
 
 def sets():
-    """Writes of a thousand keys over and over; the store gets none of them meanwhile."""
+    """Writes of a thousand keys, again and again; the store gets none of them meanwhile."""
     folder = tempfile.TemporaryDirectory(prefix="cachebox-bench-")
     later = {"max_delay": 1e6, "batch_size": 10**6, "max_queue": 10**6}
     targets = {

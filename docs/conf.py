@@ -17,8 +17,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["plots"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", ".*")]    # annotations name much that has no page here; links in the text are checked
-default_role = "py:obj"                     # `Cache` in a docstring is a link, where there is something of that name
+nitpick_ignore_regex = [("py:.*", ".*")]    # annotations name classes without a page; links in the text are checked
+default_role = "py:obj"                     # `Cache` in a docstring is a link, if there is something of that name
 
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3

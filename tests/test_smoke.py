@@ -1,4 +1,4 @@
-"""What every wheel is tested with: each compiled part once, with nothing but pytest."""
+"""The test of every wheel: each compiled part once, with nothing but pytest."""
 
 import asyncio
 import pickle

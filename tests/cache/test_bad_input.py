@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 class NoNumber:
-    """Neither a number nor anything else."""
+    """An object of no type that any parameter takes."""
 
 
 def shown(thing):
@@ -128,7 +128,7 @@ NO_PAIRS = [
 
 CONSTRUCTOR = [
     *(("max_size", {"max_size": bad}, error) for bad, error in BAD_SIZES),
-    *(("default_ttl", {"default_ttl": bad}, error) for bad, error in BAD_TTLS[:-1]),     # a function tells lifetimes
+    *(("default_ttl", {"default_ttl": bad}, error) for bad, error in BAD_TTLS[:-1]),     # a function is valid here
     *(("time_to_idle", {"time_to_idle": bad}, error) for bad, error in BAD_TTLS),
     *(("policy", {"policy": bad}, error) for bad, error in BAD_POLICIES),
     *((name, {name: bad}, error) for name in ("on_evict", "on_removal", "clock") for bad, error in NOT_CALLABLE),
@@ -144,7 +144,7 @@ def test_the_constructor_refuses(name, options, error):
     order = LFUPolicy(3)
     with pytest.raises(error, match=rf"\b{name}\b"):
         Cache(**{"policy": order, **options})
-    Cache(3, policy=order)["a"] = 1  # nobody has taken it
+    Cache(3, policy=order)["a"] = 1  # no cache has taken it
 
 
 @pytest.mark.parametrize("option", ["maxsize", "ttl", "loader_", "lock"])

@@ -1,4 +1,4 @@
-"""`on_evict` and `on_removal`: who is told what, when, in which order, and what a callback may do."""
+"""`on_evict` and `on_removal`: which entries each is given, when, in which order, and what a callback may do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cachebox import Cache, RemovalCause
 
 
 class Listener:
-    """Notes what the two callbacks are told, in order."""
+    """Notes the arguments of both callbacks, in order."""
 
     def __init__(self):
         self.told = []
@@ -41,13 +41,13 @@ def cache(any_policy, clock, listener):
 
 @pytest.fixture
 def unraisable(monkeypatch):
-    """What was reported through `sys.unraisablehook`: pairs of the callback and the exception."""
+    """The reports to `sys.unraisablehook`: pairs of the callback and the exception."""
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: reported.append((found.object, found.exc_value)))
     return reported
 
 
-# --- who is told what -----------------------------------------------------------------------------------------------
+# --- which callback is given what -------------------------------------------------------------------------------------
 
 
 def test_there_are_four_causes():

@@ -76,7 +76,7 @@ def test_the_default_clock_is_monotonic_and_lags_by_no_more_than_a_tick(any_poli
 
 
 def test_monotonic_as_the_clock_is_not_a_tick_late(any_policy):
-    """It is read without Python where that is possible, and must tell the same."""
+    """If possible, it is read without Python. Both ways must give the same time."""
     cache = Cache(policy=any_policy, clock=time.monotonic)
     cache.set("long", 1, ttl=3600)
     for _ in range(200):

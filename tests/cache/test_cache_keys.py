@@ -111,7 +111,7 @@ def test_many_keys_with_one_hash_stay_apart(any_policy):
     for n in range(60):
         cache[SameHash(n)] = n
     kept = sorted(cache.values())
-    if any_policy == "AUTO":        # takes all of them for one ghost that came back
+    if any_policy == "AUTO":        # AUTO takes all of them for one ghost that came back
         assert len(kept) == len(cache) == 40 and kept[-1] == 59
     else:
         assert kept == list(range(20, 60))

@@ -1,4 +1,4 @@
-"""What all caches have in common: `CacheLike` and `AsyncCacheLike`, held against every class."""
+"""The protocols that all caches share: `CacheLike` and `AsyncCacheLike`, checked with every class."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_in_works_where_it_can(every):
         assert "a" in every.cache and "x" not in every.cache
 
 
-# --- strategies: every write goes to the store, and what reads in order to write looks there first --------------------
+# --- strategies: every write goes to the store, and a method that reads in order to write looks there first -----------
 
 
 def test_every_write_reaches_the_store(strategy, store):
@@ -192,7 +192,7 @@ def test_every_write_reaches_the_store(strategy, store):
 def test_the_store_is_looked_at_before_a_write(strategy, store):
     strategy.cache.cache.set("b", "only in the cache")
     assert strategy.add("b", 2) is True and strategy.get("b") == 2
-    store.values["x"] = 40  # somebody else wrote it
+    store.values["x"] = 40  # another program wrote it
     strategy.cache.cache.set("x", 1)
     assert strategy.increment("x", 2) == 42 and strategy.get("x") == 42
     assert strategy.add("x", 0) is False and strategy.get_or_set("x", lambda: 0) == 42
@@ -232,11 +232,11 @@ def test_what_is_written_while_it_is_loaded_is_not_stored_over(name, write, stor
         found = load(asked)
         if not written:
             written.append(1)
-            Started(writes[write]).wait()  # when the store has answered, and before the cache has it
+            Started(writes[write]).wait()  # after the store has answered, and before the cache has the answer
         return found
 
     setattr(strategy._store, how, slow)
-    assert strategy.get_many(["a"]).get("a") in (1, wanted)  # as it was at some moment of the call
+    assert strategy.get_many(["a"]).get("a") in (1, wanted)  # the value of some moment during the call
     assert strategy.get("a") == wanted and strategy.cache.peek("a") in (wanted, None)
     strategy.close()
 

@@ -1,4 +1,4 @@
-"""Policies in a cache: how one is chosen, what it is told, what it decides."""
+"""Policies in a cache: how one is chosen, which calls it gets, what it decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUILT_IN = {"LRU": LRUPolicy, "LFU": LFUPolicy, "FIFO": FIFOPolicy, "AUTO": Auto
 
 
 class Recording(EvictionPolicy):
-    """An LRU in Python that notes what it is told."""
+    """An LRU in Python that notes its calls."""
 
     def __init__(self, max_size=None):
         super().__init__(max_size)
@@ -203,7 +203,7 @@ def test_fifo_puts_a_removed_and_added_key_at_the_end():
 
 
 class Model:
-    """The three policies, said as plainly as possible: uses and times of use, and a search."""
+    """The three policies, as plain as possible: uses and times of use, and a search."""
 
     def __init__(self, policy):
         self.policy = policy
@@ -245,7 +245,7 @@ def test_each_order_is_that_of_a_plain_model(policy):
             assert list(cache) == model.order()
 
 
-# --- what a policy is told ------------------------------------------------------------------------------------------
+# --- the calls that a policy gets -------------------------------------------------------------------------------------
 
 TOLD = {
     "set, new, with room": (lambda c: c.set("x", 1), [("add", "x")]),
@@ -456,7 +456,7 @@ def test_the_key_that_a_policy_names_may_be_an_equal_one_that_dies_at_once():
     keys = [Dying(name) for name in "abc"]
     for key in keys:
         cache[key] = key.name
-    assert found == [None]              # by then the cache had let go of it
+    assert found == [None]              # by then the cache had dropped the key
     assert cache.popitem() == (keys[1], "b")
     assert found == [None, None] and cache == {keys[2]: "c"}
     cache.clear()

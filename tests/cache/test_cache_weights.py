@@ -18,7 +18,7 @@ def by_value(key, value):
 
 @pytest.fixture
 def left():
-    """What left the caches of a test."""
+    """Notes what left the caches of a test."""
     return []
 
 

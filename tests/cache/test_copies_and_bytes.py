@@ -1,4 +1,4 @@
-"""`isolate=`: a cache that hands out copies. `max_bytes=` and `sizeof`: one bound by what it takes in memory."""
+"""`isolate=`: a cache that hands out copies. `max_bytes=` and `sizeof`: one bound by the memory that it takes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from in_threads import run_all, wait_until
 
 
 def stored_by(way, cache, value):
-    """Store a value in one of the ways that there are. Returns what that call handed out, or MISSING."""
+    """Store a value in one of the possible ways. Returns what that call handed out, or MISSING."""
     if way == "set":
         cache.set("a", value)
     elif way == "c[key]":

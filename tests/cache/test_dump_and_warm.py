@@ -106,7 +106,7 @@ def test_load_counts_what_is_there_in_the_end(path, any_policy):
     assert weighed.stats.sets == 2 and weighed.stats.evictions == 0
     weighed = weighed_by_value(any_policy)
     weighed.update({10: 7, "mine": 9})
-    assert weighed.load(path) == 2 and dict(weighed) == {8: 8, 9: 9}    # not an older 10, now that the newer one left
+    assert weighed.load(path) == 2 and dict(weighed) == {8: 8, 9: 9}    # not an older 10: the newer one has left
     small = Cache(3, policy=any_policy)
     assert small.load(path) == 3
     small = Cache(3, policy=any_policy)

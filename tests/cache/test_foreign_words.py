@@ -113,7 +113,7 @@ def read_through(items):
 
 
 class Mapped(dict):
-    """One that would make what it has not."""
+    """A mapping that would make a missing value."""
 
     def __missing__(self, key):
         raise AssertionError("nobody asked for that")
@@ -189,7 +189,7 @@ def test_the_key_in_the_cache_is_what_key_func_returns():
     cache["product:3"] = "by hand"
     assert f(3) == "by hand"
     f(4)
-    cache["product:4"] = "by hand"              # it is nobody's result any more
+    cache["product:4"] = "by hand"              # a value stored by hand is no function's result
     f.cache_clear()
     assert set(cache) == {"product:2", "product:3", "product:4", h.cache_key(1)}
     assert f.cache_info()[:2] == (0, 0) and g.cache_info()[:2] == (1, 1)

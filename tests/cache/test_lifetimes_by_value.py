@@ -16,7 +16,7 @@ from in_threads import wait_until
 
 
 def by_value(key, value):
-    """Values of these tests say how long they live."""
+    """A function of key and value: in these tests a value says how long it lives."""
     return value
 
 
@@ -241,7 +241,7 @@ def test_jitter_is_a_share(wrong, error):
 
 
 def test_jitter_needs_no_seed_and_takes_none_from_random():
-    """Programs that seed `random` would have all their processes expire at once."""
+    """If jitter used `random`, all processes of a program that seeds it would expire entries at once."""
     found = []
     for _ in range(2):
         random.seed(7)

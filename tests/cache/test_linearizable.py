@@ -1,8 +1,8 @@
 """Each call takes effect at one instant between its start and its return.
 
-Threads call methods of a small cache, and note when each call began and returned, and what it returned. Then there must
-be an order of all the calls, which none precedes that began only after it had returned, in which the model of a cache
-returns the same, and ends with the same entries and statistics (M. Herlihy and J. Wing, "Linearizability", 1990).
+Threads call methods of a small cache. They note when each call began and returned, and its result. Then there must be
+an order of all the calls in which the model of a cache returns the same, and ends with the same entries and statistics.
+In that order no call comes before one that had returned when it began (M. Herlihy, J. Wing, "Linearizability", 1990).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ IN_THE_MODEL = {"f.invalidate": "delete", "aget": "get"}
 
 
 def method_of(target, name):
-    """A method of a cache or of its function, or what does the same to a model."""
+    """A method of a cache or of its function, or the function that does the same to a model."""
     if isinstance(target, Model):
         if name == "f.peek":
             return lambda key: target.peek(key, MISSING)
@@ -93,7 +93,7 @@ def method_of(target, name):
 
 
 def outcome(target, call):
-    """What a call returns on a cache or on a model, or the class of what it raises."""
+    """The result of a call on a cache or on a model, or the class of its exception."""
     try:
         result = method_of(target, call.method)(*call.arguments)
     except KeyError:
@@ -112,7 +112,7 @@ def deleted(old):
 
 
 def some_calls(draw, keys, thread):
-    """What one thread is to call."""
+    """The calls of one thread."""
     for number in range(thread * CALLS, (thread + 1) * CALLS):
         key = draw.choice(keys)
         method = draw.choice(METHODS)

@@ -1,7 +1,7 @@
 """Nothing that user code does at a bad moment corrupts a cache: kinds of faults, each in several shapes.
 
-Between a question and what is done about the answer the collector, a finalizer, a key's `==` or another thread may have
-acted. So what has been asked is asked again in the step that acts; and what others refer to is owned.
+The collector, a finalizer, a key's `==` or another thread may act between a question and the step that uses its answer.
+So the step that acts asks again, and it owns what others refer to.
 """
 
 from __future__ import annotations
@@ -379,7 +379,7 @@ def test_a_second_init_changes_nothing(any_policy):
 
 
 class InADict(PythonFIFO):
-    """Its own dict compares keys, too: while the policy has the turn."""
+    """Its own dict compares keys, too: while the operation holds the policy lock."""
 
 
 @pytest.mark.parametrize("nth", [1, 3, 4, 6])
@@ -526,7 +526,7 @@ def test_memory_follows_the_entries(any_policy, how):
 
 @pytest.mark.parametrize("before", [0, 1, 5])
 def test_a_load_and_a_compute_under_way_while_entries_move(any_policy, before):
-    """What is being loaded has a place in the table, and so has a watched key; both move with the rest."""
+    """A key that is being loaded has a place in the table, and so has a watched key; both move with the rest."""
     cache = Cache(None, policy=any_policy, default_ttl=1000)
 
     def shrink(result):
@@ -544,7 +544,7 @@ def test_a_load_and_a_compute_under_way_while_entries_move(any_policy, before):
     cache.update({n: n for n in range(990)})
 
     def nested():
-        assert cache.get_or_set("outer", lambda: shrink("inner")) == "inner"    # alone, beside the one that leads
+        assert cache.get_or_set("outer", lambda: shrink("inner")) == "inner"    # alone, next to the leader
         return "outer"
 
     assert cache.get_or_set("outer", nested) == "outer"

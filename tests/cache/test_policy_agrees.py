@@ -11,7 +11,7 @@ from cachebox import Cache, EvictionPolicy
 
 
 class Ordered(EvictionPolicy):
-    """Keeps its keys in a list: what it is told twice, it has twice."""
+    """Keeps its keys in a list: a key that it gets twice is there twice."""
 
     def __init__(self, max_size=None):
         super().__init__(max_size)
@@ -83,7 +83,7 @@ def test_policy_agrees_after_an_operation_in_the_middle_of_an_eviction(outer, in
 
     happened = []
     cache.policy.evict = evict.__get__(cache.policy)
-    with contextlib.suppress(RuntimeError, KeyError):  # that it named what is not there any more
+    with contextlib.suppress(RuntimeError, KeyError):  # the policy named a key that is gone
         if outer == "set":
             cache["d"] = 1
         elif outer == "popitem":
@@ -114,7 +114,7 @@ def test_policy_cleared_in_the_middle_of_its_method_agrees():
 
 
 def test_failure_forgotten_by_a_key_that_changes_the_cache():
-    """Between a write and what the policy is told of it, the key is asked for its hash."""
+    """Between a write and the policy's call about it, the key is asked for its hash."""
     cache = Cache(max_size=3, policy=Ordered, loader=lambda key: 1 / 0, cache_exceptions=ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
         cache.get("failed")

@@ -1,4 +1,4 @@
-"""Names, `caches`, `clear_all`, what the log is told, and what a notebook shows."""
+"""Names, `caches`, `clear_all`, the messages of the log, and the tables in a notebook."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_negative_hits_are_counted():
 
 @pytest.fixture
 def said(caplog):
-    """What the log was told of caches whose names begin so; threads may still be speaking of those of other tests."""
+    """The log's messages about caches whose names begin so; threads may still be speaking of those of other tests."""
     caplog.set_level(logging.DEBUG, "cachebox")
     return lambda: [
         record for record in caplog.records if record.name == "cachebox" and "'seeing:log" in record.getMessage()

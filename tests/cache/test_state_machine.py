@@ -1,8 +1,8 @@
 """Long rows of random operations, compared with the model step by step.
 
 Every row begins with a random cache: policy (one of them written in Python) × size × lifetimes × weight × callbacks.
-After each operation the cache and `model.Model` must agree on its result or exception, on the statistics, on what the
-callbacks were told and in which order, on every value and remaining lifetime, and on the order of eviction; and the
+After each operation the cache and `model.Model` must agree on its result or exception, on the statistics, on the calls
+of the callbacks and their order, on every value and remaining lifetime, and on the order of eviction; and the
 cache verifies its own invariants (`_check`).
 
 Hypothesis draws the rows, the same ones every time, and makes a failing one short. `pytest -m slow` takes a million
@@ -43,7 +43,7 @@ class Slow:
 
 
 class MostRecent(PythonFIFO):
-    """A policy written in Python: evicts what was used last."""
+    """A policy written in Python: it evicts the entry that was used last."""
 
     def access(self, key):
         self.order[key] = self.order.pop(key)
@@ -94,7 +94,7 @@ class Pair:
         return self.now
 
     def both(self, call, call_model=None):
-        """Do the same to both, and compare what comes of it, and everything that can be seen afterwards."""
+        """Do the same to both, and compare the results, and everything that can be seen afterwards."""
         self.now += TICK
         started = self.now
         results = []
@@ -143,7 +143,7 @@ def remaining(it, key):
 
 
 def fresh(key):
-    """An equal key, but another object where that makes a difference."""
+    """An equal key, but if possible another object."""
     return Slow(key.name) if isinstance(key, Slow) else key
 
 

@@ -1,6 +1,6 @@
-"""The thread that removes expired entries which nobody asks for.
+"""The thread that removes expired entries that no caller asks for.
 
-What concerns the whole process, whether there is a thread and how it ends, is tried in processes of its own. Nothing
+Questions of the whole process, whether there is a thread and how it ends, are tried in processes of their own. Nothing
 here asserts how long anything takes: tests wait for events, and the limits only guard against hanging.
 """
 
@@ -489,7 +489,7 @@ def test_it_steps_aside_before_a_fork_so_that_nobody_warns_of_a_multi_threaded_o
 
 @needs_fork
 def test_it_works_after_a_fork_before_which_no_entry_had_a_deadline():
-    """Whoever else had imported it: then it steps aside for the fork, too, and comes back."""
+    """If another library had imported it before, it steps aside for the fork, too, and comes back."""
     program = """
 import os, threading
 import cachebox._store.sweeper

@@ -1,4 +1,4 @@
-"""Eight threads use everything at once: no count is lost, the bound holds for whoever looks, all structures stay whole.
+"""Eight threads use everything at once: no count is lost, every reader sees the bound hold, all structures stay whole.
 
 Without the GIL the threads really run at the same time; with it they switch every few microseconds here.
 """
@@ -50,7 +50,7 @@ def a_key(draw):
 
 
 def work(cache, seed, steps=STEPS):
-    """Use every method that counts something. Returns what this thread saw of it."""
+    """Use every method that counts something. Returns the counts of this thread's results."""
     draw = random.Random(seed)
     seen = collections.Counter()
 
@@ -121,7 +121,7 @@ def work(cache, seed, steps=STEPS):
 
 
 def observe(cache, is_bound, ended):
-    """Look at the cache as often as possible until all is over, and once more."""
+    """Look at the cache as often as possible until the others are done, and once more."""
     is_over = False
     while not is_over:
         is_over = ended.is_set()
@@ -172,7 +172,7 @@ def test_no_count_is_lost(any_policy, kind):
     assert seen["sets"] <= stats.sets <= seen["sets"] + stats.misses
     cache._check()
     remaining = len(cache)
-    # the sweeper counts first, and tells a moment later
+    # the sweeper counts first, and calls back a moment later
     wait_until(lambda: (stats.evictions, stats.expired) == (left["SIZE"], left["EXPIRED"]), "what the sweeper tells")
     assert stats.sets == remaining + sum(left.values())     # whatever was stored is there, or left for a reason
 

@@ -57,7 +57,7 @@ class Thing:
 
 
 class Owner:
-    """Has methods to decorate once they are bound."""
+    """An object whose methods are decorated once they are bound."""
 
     def method(self, x):
         return x
@@ -68,7 +68,7 @@ class Owner:
 
 
 class Same:
-    """Equal to its like of the same number, and all of one hash."""
+    """A key that is equal to those of the same number; all have one hash."""
 
     def __init__(self, number):
         self.number = number
@@ -295,7 +295,7 @@ def test_different_calls_never_meet_and_equal_ones_always_do(kind):
     ["", "a", "a=0", "a, b", "a, b=0", "a, b, *c, **d", "*a", "*a, **d", "**d", "*, x=0", "a=0, *b, x=0, y=0"],
 )
 def test_a_function_of_any_signature_takes_all_its_calls(signature):
-    """Which of them its wrapper expects, and is quickest for, it guesses from the signature."""
+    """From the signature the wrapper guesses which calls come, and is quickest for those."""
     runs = []
     function = eval(f"lambda {signature}: runs.append(1) or len(runs)", {"runs": runs})
     f = cached(function)
@@ -535,7 +535,7 @@ def test_a_key_func_that_fails_or_returns_an_unhashable_passes_its_error_on(cach
 
 
 def make_alike(cache, n):
-    """Functions of one name that tell their number."""
+    """Functions of one name, each of which returns its number."""
 
     def make(number):
         @cached(cache)
@@ -774,7 +774,7 @@ def test_the_bound_and_the_policy_are_the_caches(any_policy):
     f = cached(max_size=3, policy=any_policy)(Counted())
     for k in (1, 2, 3, 1, 4):
         f(k)
-    victim = {"LRU": 2, "LFU": 2, "AUTO": 2}.get(any_policy, 1)     # AUTO begins as LRU where a cache is small
+    victim = {"LRU": 2, "LFU": 2, "AUTO": 2}.get(any_policy, 1)     # AUTO begins as LRU if a cache is small
     assert sorted(f.cache) == sorted({1, 2, 3, 4} - {victim})
     assert f.cache_info() == (1, 4, 3, 3)
 

@@ -23,7 +23,7 @@ FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def in_loop(test):
-    """Decorates an ``async def`` test: it runs in an event loop of its own, and fails where it would hang."""
+    """Decorates an ``async def`` test: it runs in an event loop of its own, and fails if it would hang."""
 
     @must_end
     @functools.wraps(test)
@@ -86,7 +86,7 @@ def decorate(request):
 
 
 class Thing:
-    """What can be weakly referenced."""
+    """An object that can be weakly referenced."""
 
 
 # --- what an async function is ----------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ ASYNC = {
 
 
 def is_marked(f):
-    """Whether the standard library takes it for an async function."""
+    """Whether the standard library takes a function for an async one."""
     if sys.version_info >= (3, 12):
         return inspect.iscoroutinefunction(f)
     return asyncio.iscoroutinefunction(f)
@@ -441,7 +441,7 @@ async def test_a_leader_cancelled_together_with_some_waiters_hands_over_to_the_o
 
 
 def tasks_cancelled(tasks):
-    """What `gather` tells of tasks that were cancelled."""
+    """The results that `gather` has for tasks that were cancelled."""
     return [AnyCancelledError()] * len(tasks)
 
 
@@ -456,7 +456,7 @@ async def test_a_waiter_cancelled_after_it_was_woken_loses_nothing_for_the_other
     f = decorate(gate)
     leader, *waiters = await start(*[f(1) for _ in range(4)])
     leader.cancel()
-    await asyncio.sleep(0)                      # now the leader has ended, and the waiters are about to go on
+    await asyncio.sleep(0)                      # the leader has ended, and the waiters are about to go on
     waiters[0].cancel()
     await settle()
     gate.opened.set()
@@ -545,7 +545,7 @@ async def test_wait_for_and_shield(decorate):
 
 
 def test_random_cancellations():
-    """Whoever is not cancelled gets the value; nobody hangs; nothing is left."""
+    """Every task that is not cancelled gets the value; no task hangs; nothing is left."""
 
     @in_loop
     async def run(seed):
@@ -681,7 +681,7 @@ async def test_recursion_into_the_same_key_runs_again(decorate, come_back, other
     results = await asyncio.gather(*[f(1) for _ in range(others + 1)])
     assert set(results) <= {"outer of inner", "inner"} and "outer of inner" in results
     assert len(runs) == 2
-    assert await f(1) == "inner"                # which wrote first; a write during a load wins
+    assert await f(1) == "inner"                # the inner call wrote first; a write during a load wins
 
 
 @in_loop
@@ -710,7 +710,7 @@ async def test_deep_recursion(decorate):
 
 @in_loop
 async def test_a_task_that_outlives_the_load_is_not_taken_for_its_recursion(decorate):
-    """What a leader started in the background is an ordinary caller once the load is over."""
+    """A task that a leader started in the background is an ordinary caller once the load has ended."""
     background = []
     go = asyncio.Event()
     gate = Gate("again")
@@ -789,7 +789,7 @@ async def test_a_circle_through_a_child_task_ends(decorate, come_back, child_ask
 
 @pytest.mark.parametrize("thread_asks", ["first", "last"])
 def test_a_circle_of_a_task_and_a_thread_ends(thread_asks):
-    """A task leads A and has a thread that waits for B; another thread leads B and waits for A."""
+    """A circle: a task leads A and has a thread that waits for B; another thread leads B and waits for A."""
     cache = Cache()
     entered = {"a": threading.Event(), "b": threading.Event()}
     go = {"a": threading.Event(), "b": threading.Event()}
@@ -1071,7 +1071,7 @@ def test_a_leader_whose_coroutine_is_dropped_hands_over(decorate, end):
 
 
 def test_closing_a_coroutine_inside_another_load_leaves_that_ones_recursion_alone():
-    """The closed one must not put its own past back into a context that is not its own."""
+    """The closed coroutine must not put its own past back into a context that is not its own."""
 
     @types.coroutine
     def suspend():
@@ -1100,7 +1100,7 @@ def test_closing_a_coroutine_inside_another_load_leaves_that_ones_recursion_alon
 
 
 def test_other_event_loops_need_no_single_flight(decorate):
-    """Where there is no asyncio to wait with, everybody computes."""
+    """Without asyncio to wait with, every caller computes."""
 
     @types.coroutine
     def suspend():
@@ -1254,7 +1254,7 @@ async def test_what_a_load_started_in_the_background_does_not_keep_its_result_al
 
 @in_loop
 async def test_a_chain_of_tasks_that_start_each_other_carries_no_past(decorate):
-    """Each load starts the next one in a task of its own: what each of them inherits must not grow."""
+    """Each load starts the next one in a task of its own: the context that each of them inherits must not grow."""
     sizes, done = [], asyncio.Event()
 
     @decorate
@@ -1296,7 +1296,7 @@ async def test_a_context_is_as_before_after_a_call(decorate):
 
 @pytest.mark.parametrize("waiters", [0, 2])
 def test_a_failed_load_keeps_nothing_alive(decorate, waiters):
-    """The exception's traceback keeps frames, and they keep what they work with: it must not be a cycle."""
+    """The exception's traceback keeps frames, and they keep their variables: it must not be a cycle."""
 
     class Failure(Exception):
         pass

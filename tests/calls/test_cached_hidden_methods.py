@@ -1,4 +1,4 @@
-"""Cached methods that other decorators hide: whose result it is, and who keeps the instance alive."""
+"""Cached methods that other decorators hide: whose the result is, and what keeps the instance alive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def traced(function):
 
 
 def opaque(function):
-    """One that says nothing of what it wraps."""
+    """A decorator that hides the function that it wraps."""
 
     def inner(*args, **kwargs):
         return function(*args, **kwargs)
@@ -36,7 +36,7 @@ def opaque(function):
 
 
 def by_default(function):
-    """One that keeps what it wraps in a default."""
+    """A decorator that keeps the function that it wraps in a default."""
 
     def inner(*args, _function=function, **kwargs):
         return _function(*args, **kwargs)
@@ -45,7 +45,7 @@ def by_default(function):
 
 
 def by_keyword(function):
-    """One that hands all arguments on by name."""
+    """A decorator that passes all arguments on by name."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -56,7 +56,7 @@ def by_keyword(function):
 
 
 class Descriptor:
-    """One that is written as a class."""
+    """A decorator that is written as a class."""
 
     def __init__(self, function):
         self.function = function
@@ -66,7 +66,7 @@ class Descriptor:
 
 
 class SlottedDescriptor:
-    """The same without a dict."""
+    """A decorator that is a class without a dict."""
 
     __slots__ = ("function",)
 
@@ -77,7 +77,7 @@ class SlottedDescriptor:
 
 
 class Money:
-    """Equal to another of its amount, and hashed so."""
+    """An instance that is equal to another of the same amount, with the same hash."""
 
     def __init__(self, amount, note):
         self.amount, self.note = amount, note
@@ -225,7 +225,7 @@ def test_cached_above_and_inside_a_property():
         assert (getattr(one, name), getattr(other, name)) == (["mine"], ["yours"])
     assert Account.computed == 4
     one.above = "new"
-    assert one.above == ["mine"]                # nobody said that it has changed
+    assert one.above == ["mine"]                # nothing said that it has changed
     assert Account.above.fget.invalidate(one) is True
     assert one.above == ["new"]
     gone = weakref.ref(one)
@@ -320,7 +320,7 @@ def test_a_static_method_is_no_method_whatever_its_first_parameter_is_called(dec
     assert [Node.weight(1, 2), Node.weight(1, 2), Node.weight("a", 3), Node.weight("a", 3)] == [2, 2, 3, 3]
     assert calls == [1, "a"]
     if not isinstance(vars(Node)["weight"], staticmethod):
-        return                                  # then an instance in front is the one that it is called on
+        return                                  # an instance in front is the one that the function is called on
     node, equal = Node(), Node()
     assert Node.weight(node, 1) == Node.weight(equal, 1) == 1
     assert len(calls) == 3                      # arguments, compared as arguments are

@@ -17,7 +17,7 @@ from in_threads import wait_until
 
 
 class Counted:
-    """A function of many keys that notes what it is asked for, and has none for negative ones."""
+    """A function of many keys that notes its keys, and has no values for negative ones."""
 
     def __init__(self):
         self.asked = []

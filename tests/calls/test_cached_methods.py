@@ -30,7 +30,7 @@ classes_must_be_mortal = pytest.mark.skipif(
 
 @pytest.fixture
 def no_collector():
-    """What dies in the test dies by its reference count."""
+    """Objects that die in the test die by their reference count."""
     gc.collect()
     gc.disable()
     yield
@@ -151,7 +151,7 @@ def named_otherwise(decorate):
 
 def unreadable(decorate):
     class Unreadable(plain(decorate)):
-        """Whose comparison, hash, truth and attributes fail."""
+        """An object whose comparison, hash, truth and attributes fail."""
 
         def __eq__(self, other):
             raise ZeroDivisionError
@@ -413,7 +413,7 @@ def test_such_misses_count_for_the_function_in_a_shared_cache():
 
 
 class Node:
-    """Its methods return it, or are given it."""
+    """A class whose methods return the instance, or get it as an argument."""
 
     made = 0
 
@@ -474,7 +474,7 @@ def test_arguments_that_are_the_instance_do_not_keep_it_alive(no_collector):
     assert [node.given(*args, **kwargs) for args, kwargs in calls] == results
     assert len(set(results)) == len(calls)
     assert node.given(other) != other.given(node) != other.given(other)
-    assert other.given.invalidate(node) is True         # an argument of another's call it would be kept alive by
+    assert other.given.invalidate(node) is True         # as an argument of the other's call it would stay alive
     assert {node.given.cache_key(*args, **kwargs) for args, kwargs in calls} <= set(Node.given.cache)
     assert node.given.invalidate(1, node, y=node) is True
     del calls, node
@@ -512,7 +512,7 @@ def test_typed_methods_tell_the_types_of_arguments_apart():
 
 
 class Same:
-    """All of one hash, and different."""
+    """Objects that all have one hash, and are different."""
 
     def __hash__(self):
         return 1
@@ -542,7 +542,7 @@ def test_results_die_with_the_instance_however_many_it_had_before(cache, no_coll
 
 
 def test_a_result_that_arrives_after_a_thousand_others_dies_with_the_instance(no_collector):
-    """What an instance must not forget is noted when it is stored, not when it is begun."""
+    """The entries that die with an instance are noted when a result is stored, not when its computation begins."""
 
     class Slow:
         @cached(max_size=10)
@@ -617,7 +617,7 @@ def test_no_call_of_a_method_leaks_a_reference():
 
     def use():
         for _ in range(20):
-            thing.inner(1)                      # makes it known as a class method
+            thing.inner(1)                      # this call shows that it is a class method
             for method in (thing.method, thing.inner, Thing.outer):
                 method(argument), method(argument, 1), method(argument, x=argument), method(thing), method(y=thing)
                 method(*[argument] * 10, **{f"k{k}": argument for k in range(10)})
@@ -661,7 +661,7 @@ def test_a_wrapper_forgets_the_instances_that_died(no_collector):
 
 
 class LastWords:
-    """Calls its own method while it dies."""
+    """An object that calls its own method while it dies."""
 
     said: list = []
 
@@ -724,7 +724,7 @@ def test_an_instance_that_comes_back_to_life_has_its_own_results(in_a_cycle):
 
 
 def test_a_callback_of_a_weak_reference_may_call_the_function():
-    """Whoever hears of the death first may fill the cache before the results are dropped."""
+    """A callback that runs before the results are dropped may fill the cache."""
     cls = plain(cached)
     one, other = cls(), cls()
     heard = []
@@ -1174,7 +1174,7 @@ def test_a_cached_function_as_an_attribute_of_an_instance_is_not_bound():
 
 
 def test_a_bound_method_may_be_cached_for_its_instance():
-    """``self.method = cached(self.method)``: a function like any other, which knows its instance already."""
+    """``self.method = cached(self.method)``: a function like any other, which has its instance already."""
 
     class One:
         def __init__(self):

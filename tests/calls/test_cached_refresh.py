@@ -18,7 +18,7 @@ tenant = contextvars.ContextVar("tenant", default="nobody")
 
 
 class Counter:
-    """A function that tells how often it was called, and waits or fails where it is told to."""
+    """A function that returns how often it was called, and waits or fails if a test wants that."""
 
     def __init__(self):
         self.calls = []
@@ -36,7 +36,7 @@ class Counter:
 
 
 def settled(f, number, *args):
-    """Wait until a function's result is that, and its refresh is over."""
+    """Wait until that is a function's result, and its refresh has ended."""
     wait_until(lambda: f.peek(*args) == number and not f.cache._refreshing(f.cache_key(*args)))
 
 
@@ -47,7 +47,7 @@ def ended(f, *args):
 
 @pytest.fixture(params=["own", "shared"])
 def make(request, clock):
-    """What decorates with a cache of either kind, whose clock is the test's."""
+    """A decorator with a cache of either kind, whose clock is the test's."""
     if request.param == "own":
         return lambda **options: cached(clock=clock, **options)
     cache = Cache(clock=clock)
@@ -89,7 +89,7 @@ def test_stale_results_are_served_while_a_new_one_is_computed(make, clock):
     f = make(ttl=10, stale_ttl=30)(count)
     assert f() == 1
     clock.now += 15
-    assert f.peek() is MISSING                  # it has ended, for everybody else
+    assert f.peek() is MISSING                  # for all other methods it has ended
     count.go_on.clear()
     assert f() == f() == 1
     count.go_on.set()
@@ -146,7 +146,7 @@ def test_condition_ttl_and_tags_apply_to_refreshes(make, clock):
     assert f() == "one"
     wait_until(lambda: f.cache.stats.refreshes == 1)
     ended(f)
-    assert f.peek() == "one"                    # what is not to be stored changes nothing
+    assert f.peek() == "one"                    # a value that is not to be stored changes nothing
     assert f() == "one"
     settled(f, "two")
     clock.now += 400

@@ -118,7 +118,7 @@ def test_refresh_applies_condition_and_ttl(clock):
     results = ["good", "bad", "good"]
     f = cached(Cache(clock=clock), condition=lambda r: r != "bad", ttl=10)(lambda: results.pop(0))
     assert f.refresh() == "good" == f.peek()
-    assert f.refresh() == "bad" and f.peek() == "good"          # what is not to be stored changes nothing
+    assert f.refresh() == "bad" and f.peek() == "good"          # a value that is not to be stored changes nothing
     clock.now += 6
     assert f.refresh() == "good"
     clock.now += 6
@@ -149,7 +149,7 @@ def test_a_refresh_that_fails_changes_nothing(cache):
     fails.clear()
     with pytest.raises(OSError):
         f()                                     # remembered
-    assert f.refresh() == "up" == f()           # a refresh asks anew, and ends that
+    assert f.refresh() == "up" == f()           # a refresh calls the function again, and ends that
     f.invalidate()
     fails.append(1)
     with pytest.raises(OSError):
@@ -460,7 +460,7 @@ def test_a_class_method_that_was_read_before_its_first_call():
 def test_a_class_method_never_answers_for_another_class():
     Base, Larger = class_with(cached)
     kept = [Base.of_class, Larger.of_class]
-    if sys.version_info >= (3, 13):             # there is no telling which of the two is asked
+    if sys.version_info >= (3, 13):             # the wrapper cannot see which of the two classes is asked
         with pytest.raises(RuntimeError, match="read it again"):
             kept[0].set("given", 1)
     else:

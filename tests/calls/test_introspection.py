@@ -121,7 +121,7 @@ def test_bound_methods_are_methods():
 
 
 def test_help_shows_what_it_wraps(decorate):
-    text = pydoc.plain(pydoc.render_doc(decorate(example))).replace("'", "")    # which CPython 3.14 spares itself
+    text = pydoc.plain(pydoc.render_doc(decorate(example))).replace("'", "")    # CPython 3.14 leaves the quotes out
     assert "example(x: int, *, y: str = )" in text and "What it is for." in text
     shown = pydoc.plain(pydoc.render_doc(Shown))
     for words in ("the method", "the class method", "the static method", "the value", "the other value"):

@@ -142,7 +142,7 @@ def test_what_is_no_array_counts_as_it_is():
     with pytest.raises(TypeError, match="neither hashable, nor an array"):
         keys.array([1])
     part = keys.array(memoryview(b"abc"))[0][0]
-    assert keys.array(part) != keys.array(memoryview(b"abc"))       # not even the part of a key, as an argument
+    assert keys.array(part) != keys.array(memoryview(b"abc"))       # a part of a key, as an argument, has another
 
 
 def test_a_file_counts_by_path_size_and_time_of_change(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Which arguments belong to the key of a call: `ignore`, `normalize`, `vary`; and what cannot be part of one."""
+"""Which arguments belong to the key of a call: `ignore`, `normalize`, `vary`; and which cannot be part of one."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ CALLS = st.tuples(
 
 
 def bound(function, call):
-    """What a call binds to, with defaults; None: it is none."""
+    """The arguments that a call binds to, with defaults; None if it is no valid call."""
     try:
-        function(*call[0], **call[1])       # what `bind` of 3.13.0 takes is not always a call
+        function(*call[0], **call[1])       # `bind` of 3.13.0 also takes calls that are none
         found = inspect.signature(function).bind(*call[0], **call[1])
     except TypeError:
         return None
@@ -71,7 +71,7 @@ def test_normalised_calls_are_one_exactly_where_they_bind_alike(function, one, o
     one=CALLS, ignored=st.sets(st.sampled_from(["a", "b", "c", "d", "more", "others", "z"])), normalize=st.booleans()
 )
 def test_a_hit_is_what_the_key_says(function, one, ignored, normalize):
-    """Calls and `cache_key` agree, whatever the options; and what is ignored makes no difference."""
+    """Calls and `cache_key` agree, whatever the options; and ignored arguments make no difference."""
     parameters = inspect.signature(function).parameters
     known = ignored & set(parameters)
     if "others" in parameters:

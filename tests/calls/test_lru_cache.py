@@ -23,7 +23,7 @@ from in_threads import LIMIT, run_all
 
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")         # what the standard library's tests import is not our concern
+        warnings.simplefilter("ignore")         # the imports of the standard library's tests are not our concern
         import test.test_functools as tests
 except ImportError:
     tests = None
@@ -72,7 +72,7 @@ MAX_SIZES = [None, 0, 1, 3, 50]
 
 
 class Same:
-    """Equal to its like of the same number, all of one hash."""
+    """A key that is equal to those of the same number; all have one hash."""
 
     def __init__(self, number):
         self.number = number
@@ -104,7 +104,7 @@ NAMES = ["x", "y", "z", "self", "args"]
 
 
 def random_call(chance):
-    """Arguments of which many come again."""
+    """Arguments, many of which come again."""
     few = chance.random() < 0.6
     values = VALUES[:8] if few else VALUES
     args = [chance.choice(values) for _ in range(chance.choice([0, 1, 1, 1, 2, 3]))]
@@ -113,7 +113,7 @@ def random_call(chance):
 
 
 def outcome_of(call):
-    """What a call returns or raises, to be compared with what another does."""
+    """The result or the exception of a call, to be compared with another one's."""
     try:
         return repr(call())
     except Exception as error:
@@ -140,7 +140,7 @@ def test_random_calls(maxsize, typed):
 
 
 def next_result(count, args, kwargs):
-    """A result that tells which computation it is of; now and then a failure."""
+    """A result that names its computation; now and then a failure."""
     count[0] += 1
     if count[0] % 11 == 0:
         raise ValueError(count[0])
@@ -150,7 +150,7 @@ def next_result(count, args, kwargs):
 @pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize("maxsize", MAX_SIZES)
 def test_random_recursion(maxsize, typed):
-    """Functions that call themselves, for the same call too, clear their own cache, and fail."""
+    """Functions that call themselves, even with the same arguments, clear their own cache, and fail."""
 
     def make_recursive(make):
         chance = random.Random(f"{maxsize} {typed}")
@@ -300,7 +300,7 @@ def test_a_method_keeps_its_instance_alive_as_in_functools():
 
 @pytest.mark.parametrize("maxsize", [None, 5])
 def test_there_is_no_single_flight(maxsize):
-    """Of those who compute the same at the same time each gets its own result; which one stays is as in functools."""
+    """Callers that compute the same at the same time get a result each; functools' rule says which one stays."""
     for make in BOTH:
         barrier = threading.Barrier(3)
 
@@ -317,7 +317,7 @@ def test_there_is_no_single_flight(maxsize):
 
 @pytest.mark.parametrize("maxsize", [None, 5])
 def test_of_a_call_and_the_same_call_within_it(maxsize):
-    """Bounded, the inner result stays, for it was there first; unbounded, the outer one."""
+    """With a bound the inner result stays, because it was there first; without one the outer result stays."""
     kept = []
     for make in BOTH:
         results = []
@@ -368,7 +368,7 @@ def test_hits_and_misses_add_up_under_threads():
 
 
 def test_what_sets_it_apart_from_cached():
-    """Said in its documentation, so it has to be true."""
+    """The documentation says it, so it has to be true."""
 
     class One:
         def __eq__(self, other):

@@ -1,4 +1,4 @@
-"""What a cached function is known by: in one process, over a server, in dumps, and when it is defined again."""
+"""The function id of a cached function: in one process, over a server, in dumps, and when it is defined again."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def test_a_module_that_is_run_is_known_by_its_path(tmp_path):
 
 @pytest.fixture
 def names():
-    """The names over one cache."""
+    """The names of the functions over one cache."""
     return SharedNames()
 
 

@@ -60,7 +60,7 @@ ONCE = [
 
 
 class Reusable:
-    """What may be used as often as one likes."""
+    """A result that may be used any number of times."""
 
     def __iter__(self):
         return iter([1])

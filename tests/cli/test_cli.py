@@ -33,7 +33,7 @@ def run(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def short_run():
-    """The whole demo, with as little time to measure as it takes."""
+    """The whole demo, with the shortest time of measuring."""
     return run("demo", "--seconds", "0.1", "--json")
 
 
@@ -365,7 +365,7 @@ def test_control_c():
         text=True,
         encoding="utf-8",
         env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),   # whoever runs the tests may ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),   # the tests may run without it
     ) as process:
         process.stderr.readline()               # it has begun
         process.send_signal(signal.SIGINT)

@@ -58,7 +58,7 @@ def test_a_server(examined, server):
 def test_no_server_is_bad_only_where_it_was_asked_for(examined, monkeypatch):
     pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))           # it listens to nobody
+        nobody.bind(("127.0.0.1", 0))           # no program listens there
         url = f"redis://127.0.0.1:{nobody.getsockname()[1]}"
         assert examined(url, status=1)[url]["state"] == "bad"
         monkeypatch.setattr(doctor, "LOCAL_SERVER", url)

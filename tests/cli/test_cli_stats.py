@@ -1,4 +1,4 @@
-"""``python -m cachebox stats``: what it tells of a folder."""
+"""``python -m cachebox stats``: what it says of a folder."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_four_processes_share_what_they_compute():
     sums = document["sums"]
     assert sums["words"] == sums["computations"] - sums["twice"]
     lost = sums["words"] - sums["entries"]
-    assert 0 <= sums["twice"] + lost <= 1       # what the killed process had computed, and not stored
+    assert 0 <= sums["twice"] + lost <= 1       # the results that the killed process had computed, and not stored
 
 
 def test_it_ends_in_a_table():

@@ -19,7 +19,7 @@ def numbers(path):
 
 
 def pattern(requests):
-    """Which requests are for the same key: what is left of keys once they are hashed."""
+    """Which requests are for the same key: that is all that is left of hashed keys."""
     seen = {}
     return [seen.setdefault(request, len(seen)) for request in requests]
 

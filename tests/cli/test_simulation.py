@@ -1,4 +1,4 @@
-"""`simulate`: what it counts is what caches and slow, plain optima count; what it shows; what it refuses."""
+"""`simulate`: its counts are those of caches and of slow, plain optima; its tables; its errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def on_a_cache(requests, policy, size, **options):
 
 
 def optimum(requests, size):
-    """Belady's, as it is told: what is asked for last, or never again, goes, and it may be the newcomer."""
+    """Belady's rule: the key whose next request is the last, or that has none, leaves; it may be the new key."""
     held, hits = set(), 0
     for at, key in enumerate(requests):
         hits += key in held
@@ -40,7 +40,7 @@ def optimum(requests, size):
 
 
 class MostRecent(EvictionPolicy):
-    """Written in Python: evicts what was used last."""
+    """A policy written in Python: it evicts the entry that was used last."""
 
     def __init__(self, max_size):
         super().__init__(max_size)
@@ -123,7 +123,7 @@ def test_weights_bound_what_is_held(kind):
     found = simulate(requests, kind, [40], weights=weigh)
     (name,) = found.policies
     expected = on_a_cache(requests, kind, None, max_weight=40, weigher=lambda key, value: weigh(key))
-    allowed = 0.06 if kind == "AUTO" else 0     # what it samples is by chance
+    allowed = 0.06 if kind == "AUTO" else 0     # its sample is random
     assert found.hit_ratios[name, 40] == pytest.approx(expected, abs=allowed)
     by_mapping = simulate(requests, kind, [40], weights={key: weigh(key) for key in requests})
     assert by_mapping.hit_ratios == found.hit_ratios

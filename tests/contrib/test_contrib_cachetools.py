@@ -1,4 +1,4 @@
-"""The drop-in module for cachetools. Where cachetools is installed, both do the same in random programs."""
+"""The drop-in module for cachetools. If cachetools is installed, both do the same in random programs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def make(request):
 
 
 def outcome(cache, name, *args):
-    """What a call returns, or the class of what it raises."""
+    """The result of a call, or the class of its exception."""
     try:
         return getattr(cache, name)(*args)
     except (KeyError, ValueError) as error:
@@ -127,7 +127,7 @@ def test_which_entry_leaves(kind, gone):
     cache = kinds(cachetools, None)[kind]()
     cache.update({1: 1, 2: 2, 3: 3, 4: 4})
     cache[1], cache[2], cache[2], cache[4], cache[4]    # uses: 1 once, 3 never
-    cache[1] = 1                                        # which FIFO takes for stored anew
+    cache[1] = 1                                        # FIFO counts that as storing it again
     if kind == "LRUCache":
         cache[3], cache[4]
     cache[5] = 5
@@ -185,7 +185,7 @@ def test_what_leaves_goes_through_overridden_methods():
     cache.update(kept=1, other=2)
     with pytest.raises(RuntimeError, match="not now"):
         cache["third"] = 3
-    assert sorted(cache) == ["kept", "other"]           # and all of them have a place in the order
+    assert sorted(cache) == ["kept", "other"]           # all of them have a place in the order, too
     cache["third"] = 3
     cache["fourth"] = 4
     assert popped == [("other", 2), ("kept", 1)]
@@ -320,7 +320,7 @@ def test_a_condition_lets_one_thread_compute():
 
 
 class Doubles:
-    """With cached methods, one of which a subclass overrides."""
+    """A class with cached methods, one of which a subclass overrides."""
 
     def __init__(self) -> None:
         self.cache = LRUCache(4)

@@ -13,7 +13,7 @@ from cachebox.contrib.starlette import ResponseCache
 
 
 class App:
-    """An application that counts its calls, and says what it is told to."""
+    """An application that counts its calls, and gives the response that the test wants."""
 
     def __init__(self, *bodies, status=200, headers=()):
         self.bodies = bodies or (b"hello",)

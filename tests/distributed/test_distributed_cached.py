@@ -68,9 +68,9 @@ def test_class_methods(cache):
                 assert Shelf.holds(1) == Shelf().holds(1) == [1, 1]
                 assert Larger.holds(1) == [2, 1]
             assert calls == [1, 1]
-            cache.clear()               # the next one is known by the same name
+            cache.clear()               # the next function is known by the same name
             with pytest.raises(TypeError, match="key_func"):
-                Local.holds(1)  # there is no telling which class of that name is meant
+                Local.holds(1)  # the cache cannot know which class of that name is meant
         finally:
             del Shelf.holds
     Shelf.holds = classmethod(cached(cache)(Shelf.written))
@@ -332,7 +332,7 @@ async def opened(kind, **options):
 
 
 async def awaited(kind, result):
-    """What concerns an asyncio cache is awaited."""
+    """The methods that concern an asyncio cache are awaited."""
     return await result if kind == "async" else result
 
 
@@ -432,7 +432,7 @@ def test_a_blocking_cache_closes_the_connections_of_event_loops(when, server):
     finally:
         cache.close()
     assert connections() == []
-    gc.collect()                                # a transport that nobody closed would warn
+    gc.collect()                                # a transport that is not closed would warn
     with server.client() as client:
         wait_until(lambda: len(client.client_list()) == 1)
 
@@ -470,7 +470,7 @@ def test_failures_are_remembered_where_that_is_asked_for(cache, server):
         find(1)
     assert calls.count(1) == 3
     with DistributedCache(**server.at) as other:
-        other.set(find.cache_key(1), "found")   # a value wins, whoever wrote it
+        other.set(find.cache_key(1), "found")   # a value wins, whatever process wrote it
     cache.barrier()
     assert find(1) == "found"
 

@@ -208,7 +208,7 @@ def test_a_stalled_master_holds_nobody_up(kind, harmed):
 
 @pytest.fixture
 def rearranged():
-    """A cluster for a test that moves slots: after that its servers may disagree for a while who has them."""
+    """A cluster for a test that moves slots: afterwards its servers may disagree for a while which of them has one."""
     with new_cluster() as cluster:
         yield cluster
 
@@ -252,7 +252,7 @@ def test_a_failed_computation_reaches_who_waits(kind, cluster):
 
 
 def test_a_sentinel_leads_to_the_master_and_to_the_next():
-    """Both kinds of caches at the same time, for a failover takes seconds."""
+    """Both kinds of caches at the same time, because a failover takes seconds."""
     if not BINARIES:
         pytest.skip("no server here")
     at_once = "--repl-diskless-sync-delay", "0"

@@ -1,4 +1,4 @@
-"""Coherence: what one process writes, no other reads older; what was read in a race is not kept."""
+"""Coherence: no process reads older than another has written; a value that was read in a race is not kept."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ except ConnectionError:
 
 @contextlib.contextmanager
 def crowd(server):
-    """Clients of a process of their own that ask all at the same time: only then does a server use its threads."""
+    """A process whose clients all ask at the same time: only then does a server use its threads."""
     process = subprocess.Popen([sys.executable, "-c", CROWD, str(server.port)])
     try:
         yield
@@ -107,7 +107,7 @@ def test_with_threads_in_the_server_too(kind, n):
         pytest.skip("no server here")
     with Server("--io-threads", "2", "--io-threads-do-reads", "yes") as server, server.client() as client:
         with pair(kind, server) as (a, b), crowd(server):
-            for seed in range(50):              # until its threads have taken part: it is slow to wake them
+            for seed in range(50):              # until the server's threads have taken part: it is slow to wake them
                 trials(a, b, n, seed)
                 if client.info("stats")["io_threaded_reads_processed"]:
                     return
@@ -155,7 +155,7 @@ def test_readers_and_writers_in_many_threads_end_with_the_last_value(server):
 
 
 class Pausing(Json):
-    """Waits between the read of a value and its store, where it is told to."""
+    """Waits between the read of a value and its store, if the test says so."""
 
     def __init__(self):
         self.reached, self.go_on, self.pauses = threading.Event(), threading.Event(), False

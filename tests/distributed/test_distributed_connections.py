@@ -30,7 +30,7 @@ def kind(request):
 
 
 def clients(server):
-    """How many connections the server has, beside the one that asks."""
+    """How many connections the server has, not counting the one that asks."""
     with server.client() as client:
         return client.info("clients")["connected_clients"] - 1
 
@@ -41,7 +41,7 @@ def node_of(cache):
 
 
 def open_some(cache, n, idle_for=0.0):
-    """Have so many connections that nobody uses, since so many seconds."""
+    """Open `n` idle connections, which were last used `idle_for` seconds ago."""
     node = node_of(cache)
     until = time.monotonic() + 30
 
@@ -210,7 +210,7 @@ def test_waiting_keeps_the_deadline(kind, own):
         cache.set("k", 1)
         node = node_of(cache)
         node.close()
-        assert node.pool.take_place()           # somebody's, who does not give it back
+        assert node.pool.take_place()           # another user's, which does not give it back
         begun = time.monotonic()
         with pytest.raises(BackendUnavailable, match="no connection became free in time"):
             cache.set("k", 2)
@@ -335,7 +335,7 @@ def test_what_was_used_last_is_used_next(server):
 
 
 class Fake:
-    """A connection that nobody is behind."""
+    """A connection without a server behind it."""
 
     def __init__(self, used_at=0.0):
         self.used_at = used_at
@@ -388,7 +388,7 @@ def test_another_ones_idle_connection_makes_place():
     waiting = PoolWaiter(loop, lambda: None)
     queued.has_place = False
     assert places.enqueue(waiting)
-    places.give_back(ours)                      # who waits is of another home: it gets the place only
+    places.give_back(ours)                      # the waiter is of another home: it gets the place only
     assert waiting.has_place and ours.closed == 1 and places.size == 1
 
 

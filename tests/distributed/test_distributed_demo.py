@@ -25,7 +25,7 @@ def demo(*options: str, code: str = "", **environment: str):
 
 @pytest.mark.skipif(not HAS_CLIENT or not BINARIES, reason="needs redis-py and a server, and one of them is not here")
 def test_four_processes_share_survive_and_recover():
-    for seconds in ("2", "15"):         # on a busy machine the last third of two may be over before service is back
+    for seconds in ("2", "15"):         # on a busy machine the last third of two may have passed before service is back
         done = demo("--json", "--seconds", seconds)
         assert done.returncode == 0, done.stderr
         document = json.loads(done.stdout)

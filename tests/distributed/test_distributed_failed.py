@@ -1,4 +1,4 @@
-"""A computation that fails, fails for all who wait for it, whatever the process, and for nobody else."""
+"""A computation that fails, fails for all callers that wait for it, in every process, and for no others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def two(server, kind):
 
 
 class Computation:
-    """A computation in one cache that somebody waits for in another, until it is told to end."""
+    """A computation in one cache that a caller waits for in another, until the test ends it."""
 
     def __init__(self, a, b, error, key="k"):
         self.calls = []

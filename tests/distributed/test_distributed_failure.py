@@ -1,4 +1,4 @@
-"""Dead, stalled and unreliable servers: what is served, what raises, and how long it takes."""
+"""Dead, stalled and unreliable servers: which calls are served, which raise, and how long each takes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def writes(cache):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """The link tries more often, for tests that are not about how often."""
+    """Makes the link try more often, for tests that are not about how often it tries."""
     monkeypatch.setattr(link, "RETRY_APART", 0.25)
 
 
@@ -147,7 +147,7 @@ def test_a_stalled_server_holds_nobody_up(kind, own, policy, impatient):
                 in_time(call)
         assert cache.stats.breaker in ("open", "half-open")
         begun = time.monotonic()
-        for _ in range(50):  # nobody asks any more
+        for _ in range(50):  # no caller asks any more
             try:
                 cache.get("absent")
             except BackendUnavailable:
@@ -207,7 +207,7 @@ def test_one_probe_per_interval_without_a_link(kind):
 
 
 def test_a_slow_handshake_is_part_of_the_deadline(kind, server):
-    """Each step of it comes in time, but not all of them together: three would take 1.2 seconds."""
+    """Each step of the handshake comes in time, but not all together: three would take 1.2 seconds."""
     timeout = 0.55
     with Proxy(server.port) as proxy:
         proxy.slowness = 0.4
@@ -438,7 +438,7 @@ def test_standing_in_line_for_a_connection():
         first, second, third = (asyncio.create_task(by_loop.acquire(30)) for _ in range(3))
         await asyncio.sleep(0)
         first.cancel()
-        by_loop.release()  # the first's, which has not heard of its end yet
+        by_loop.release()  # the place of the first, which has not heard of its end yet
         await asyncio.wait([first])
         assert first.cancelled()
         await second

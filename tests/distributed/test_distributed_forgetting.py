@@ -95,7 +95,7 @@ def test_it_is_not_served_before_the_server_has_forgotten_it(cut_off, how):
 
 @must_end
 def test_where_nothing_gets_through(cut_off):
-    """Not even an answer that says so."""
+    """Not even an error of the server gets through: the calls time out."""
     cache, proxy, other = cut_off
     proxy.silent.set()
     for forget, _ in FORGETS.values():
@@ -145,7 +145,7 @@ def test_clear_that_failed(cut_off):
 @pytest.mark.parametrize("how", ["delete", "prefix", "tag", "where"])
 @must_end
 def test_the_first_question_settles_it(cut_off, how, read, monkeypatch):
-    """No help from the background: the invalidation is settled before the server is asked for the key."""
+    """The background does not help: the invalidation is settled before the server is asked for the key."""
     monkeypatch.setattr(pending_invalidations, "AGAIN", 1e6)
     cache, proxy, _ = cut_off
     cut(proxy)

@@ -136,7 +136,7 @@ def writes(cache):
     }
 
 
-# Where a shape happens to be a good answer, the call believes it.
+# If a shape happens to be a good answer, the call believes it.
 GOOD = {
     ("in", "an int"): True,
     ("in", "one"): True,
@@ -168,7 +168,7 @@ def outcome(call):
 
 @pytest.fixture(autouse=True)
 def no_thread_ends(monkeypatch):
-    """Nothing is raised where nobody sees it."""
+    """Nothing is raised that no caller sees."""
     ended = []
     monkeypatch.setattr(threading, "excepthook", lambda args: ended.append(args.exc_value))
     yield
@@ -402,7 +402,7 @@ def test_a_lease_without_a_sign_of_life_is_not_waited_for_for_ever(kind, millise
 
 
 class Broken(BaseException):
-    """Nothing that anybody expects."""
+    """An exception that no code expects."""
 
 
 @pytest.mark.parametrize("error", [MemoryError, Broken, SystemExit, KeyboardInterrupt, RecursionError, TypeError])
@@ -429,7 +429,7 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
             wait_until(lambda: hostile.push(b">2\r\n$10\r\ninvalidate\r\n*0\r\n") or len(raised) == 3)
             wait_until(lambda: cache._tier.is_fresh)
         assert link._thread is thread and thread.is_alive()
-        assert cache.get("k") is None  # nobody asked the link for anything meanwhile
+        assert cache.get("k") is None  # no call asked the link for anything meanwhile
         said = [record for record in caplog.records if "failed, and starts again" in record.message]
         assert 1 <= len(said) <= 3 and said[0].exc_info[0] is error
 

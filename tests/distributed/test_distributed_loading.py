@@ -38,13 +38,13 @@ def start(code: str, *arguments) -> subprocess.Popen:
 
 
 def said(process: subprocess.Popen, *, limit: float = 60) -> str:
-    """All that it printed, once it has ended well."""
+    """The output of a process, once it has ended well."""
     output, _ = process.communicate(timeout=limit)
     assert process.returncode == 0
     return output
 
 
-# The count of computations is kept by the server itself, beside the cache.
+# The count of computations is kept by the server itself, next to the cache.
 WORKER = """
 import sys, threading, time
 import redis
@@ -263,7 +263,7 @@ def test_a_cancelled_leader_hands_over(server):
 @pytest.mark.parametrize("call", ["get_or_set", "warm"])
 @pytest.mark.parametrize("n", range(12))
 def test_whoever_is_cancelled_leaves_no_lease(call, server, n, monkeypatch):
-    """Not even one that was asked for and had not been answered yet."""
+    """A lease that was asked for, and has no answer yet, goes, too."""
     monkeypatch.setattr(leases, "LEASE_MS", 60_000)
 
     async def main():

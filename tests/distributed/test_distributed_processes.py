@@ -91,7 +91,7 @@ print(cache.get("k"))
 
 
 def in_child(body):
-    """Run something in a forked child; what it returns must be true."""
+    """Run a function in a forked child; it must return something true."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of multi-threaded forks
         child = os.fork()

@@ -43,7 +43,7 @@ def refreshes(*caches):
 
 
 class Slow:
-    """A factory that goes on when it is told to, and says how often it ran."""
+    """A factory that goes on when the test says so, and counts its calls."""
 
     def __init__(self, *results):
         self.results = iter(results)
@@ -108,7 +108,7 @@ def test_get_starts_nothing(server):
 )
 def test_with_other_options(server, options):
     if "invalidation" in options:
-        assert server.port              # a folder needs none to be told
+        assert server.port              # a folder sends no messages
     with made(server, **options) as cache:
         cache.set("k", ["old"], SHORT)
         assert cache.get_or_set("k", lambda: ["new"], LONG) == ["old"]
@@ -151,7 +151,7 @@ def test_who_does_not_lead_asks_once_in_a_while(server, monkeypatch):
         for _ in range(100):
             assert other.get_or_set("k", unwanted, LONG) == "old"
         assert [due for due in asked if due] == [(b"200000",)]
-        again["k"] -= refreshing.PAUSE  # as if so many seconds had passed
+        again["k"] -= refreshing.PAUSE  # as if that many seconds had passed
         assert other.get_or_set("k", unwanted, LONG) == "old"
         wait_until(lambda: len([due for due in asked if due]) == 2)
         factory.go_on.set()
@@ -268,7 +268,7 @@ def test_a_server_that_dies_meanwhile(own):
         wait_for(factory.begun)
         own.kill()
         factory.go_on.set()
-        wait_until(lambda: refreshes(cache) == 1)  # computed, but nobody knows whether it is stored
+        wait_until(lambda: refreshes(cache) == 1)  # computed; whether it is stored is not known
         assert cache.stats.errors >= 1
         assert cache.get_or_set("k", lambda: "for now", LONG) == "for now"
         with pytest.raises(BackendUnavailable):
@@ -366,7 +366,7 @@ def test_a_loop_that_is_left_does_not_keep_the_lease(server, caplog):
 
     loop.run_until_complete(begin_without_end(cache))
     assert cache._loader.leases._kept
-    loop.close()  # as nobody should: with a task under way
+    loop.close()  # as no program should: with a task under way
     gc.collect()
     assert "Task was destroyed but it is pending" in caplog.text
     assert not cache._loader.leases._kept
@@ -375,7 +375,7 @@ def test_a_loop_that_is_left_does_not_keep_the_lease(server, caplog):
 
 
 def test_inside_a_factory_it_is_nobody_elses(server):
-    """A refresh that a factory starts is no part of it: to wait for it would close no circle."""
+    """A refresh that a factory starts is no part of the factory: a wait for it closes no circle."""
     with made(server) as cache:
         cache.set("inner", "old", SHORT)
         factory = Slow("new")
@@ -470,14 +470,14 @@ with DistributedCache(redis_port=port, refresh_ahead=0.995, timeout=10) as cache
 
 
 def test_processes_refresh_a_hot_key_once_each_time(server):
-    """A value is due half a second after it was computed: 4 processes of 4 threads compute it so often and no more."""
+    """A value is due half a second after it was computed: 4 processes of 4 threads compute it only then."""
     rounds = 4
     workers = [start(WORKER, server.port, 4, rounds) for _ in range(4)]
     outputs = [worker.communicate(timeout=60)[0].split() for worker in workers]
     assert {failures for _, failures, _, _ in outputs} == {"0"}
     assert {served for _, _, _, served in outputs} == {"True"}
     assert server.client().get("computed") == b"%d" % rounds
-    assert sum(int(done) for _, _, done, _ in outputs) <= rounds - 1  # the last may not have been counted yet
+    assert sum(int(done) for _, _, done, _ in outputs) <= rounds - 1  # the last may not be in the count yet
 
 
 LEADER = """

@@ -1,4 +1,4 @@
-"""A server that answers, but refuses: its own words in every error until it is cured, and told once to the logger."""
+"""A server that answers, but refuses: every error has its words until the cause is cured; the log has one message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kind(request):
 
 @pytest.fixture
 def errors(caplog):
-    """What the logger was told at ERROR."""
+    """The log's messages at ERROR."""
     caplog.set_level(logging.DEBUG, logger="cachebox")
     return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -40,7 +40,7 @@ def refused(call, words):
 
 
 def works(call):
-    """Whether a call does not raise what says that the server is away."""
+    """Whether a call does not raise the error of a server that is away."""
     try:
         call()
     except BackendUnavailable:

@@ -30,7 +30,7 @@ from hostile_servers import bulk
 
 
 def all_of(data, step=None):
-    """What a connection makes of some bytes, however they are cut."""
+    """The replies that a connection reads from some bytes, however they are cut."""
     replies, found = Replies(), []
     for at in range(0, len(data), step or len(data) or 1):
         replies.feed(data[at : at + (step or len(data))])
@@ -149,7 +149,7 @@ def test_no_more_than_one_buffer_is_asked_for():
 
 
 def work_of(data, step):
-    """How many bytes the parser looks at: of the kind that is measured, not timed."""
+    """How many bytes the parser looks at: a cost that is counted, not timed."""
     replies = Replies()
     begun = time.process_time()
     for at in range(0, len(data), step):
@@ -162,7 +162,7 @@ def work_of(data, step):
 
 @pytest.mark.parametrize("kind", ["names", "line", "nested", "text"])
 def test_pieces_are_read_once(kind):
-    """What arrives in many pieces takes about as long as what arrives in few: it was quadratic."""
+    """A reply in many pieces takes about as long as one in few pieces: once it was quadratic."""
     if kind == "names":
         data = b">2\r\n$10\r\ninvalidate\r\n*100000\r\n" + b"$21\r\ncachebox:{0}v:k000001\r\n" * 100_000
     elif kind == "line":
@@ -172,7 +172,7 @@ def test_pieces_are_read_once(kind):
     else:
         data = bulk(b"x" * 3_000_000)
     few = work_of(data, 1_000_000)
-    assert work_of(data, 1000) < 50 * few + 2.0  # thousands of pieces: read from the beginning it was minutes
+    assert work_of(data, 1000) < 50 * few + 2.0  # thousands of pieces: to read all again took minutes
 
 
 # --- the shapes -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from in_threads import must_end, wait_until
 from redis_servers import Cluster, Server, needs_server
 
 TIMEOUT = 0.3
-PATIENT = 20.0                      # of a server that is there, or refuses at once
+PATIENT = 20.0                      # the time-out of a server that is there, or refuses at once
 pytestmark = needs_server
 
 
@@ -32,7 +32,7 @@ def impatient(monkeypatch):
 
 
 class Masterdown:
-    """A replica that has lost its master, and was told not to serve what may be old."""
+    """A replica that has lost its master, and is configured not to serve what may be old."""
 
     def __enter__(self):
         self.master = Server()
@@ -81,7 +81,7 @@ class Paused:
         self._client.execute_command("CLIENT", "PAUSE", 3_000, self.how)
 
     def end(self):
-        """It ends by itself: a server that pauses all cannot be told otherwise."""
+        """The pause ends by itself, because a paused server takes no command to end it."""
 
     def __exit__(self, *exception):
         self._client.close()
@@ -93,7 +93,7 @@ class PausedForWriting(Paused):
 
 
 class Stopped(Paused):
-    """A process that was stopped."""
+    """A server whose process was stopped."""
 
     def begin(self):
         self.server.stall()
@@ -155,7 +155,7 @@ def test_calls_cost_nothing_and_the_first_tier_is_kept(kind, what, impatient):
 
 @must_end
 def test_reads_go_on_or_cost_nothing_while_writing_is_paused(kind, own, impatient):
-    """Reads in between, which may succeed, do not keep the breaker from opening."""
+    """Reads in between may succeed. They do not keep the breaker from opening."""
     with make(kind, redis_port=own.port, timeout=TIMEOUT) as cache:
         cache.set("k", "old")
         assert cache.get("k") == "old"
@@ -178,7 +178,7 @@ def test_reads_go_on_or_cost_nothing_while_writing_is_paused(kind, own, impatien
 
 @must_end
 def test_a_server_that_is_loading(kind, tmp_path, impatient):
-    """It lets everybody in, and says for every call that it is loading."""
+    """A server that lets everybody in, and says for every call that it is loading."""
     folder = str(tmp_path)
     with Server("--dir", folder, "--dbfilename", "dump.rdb") as server:
         with make(kind, redis_port=server.port, timeout=TIMEOUT, max_staleness=0.5) as cache:
@@ -186,7 +186,7 @@ def test_a_server_that_is_loading(kind, tmp_path, impatient):
             assert cache.get("held") == "old"
             client = server.client()
             for i in range(600):
-                client.set(f"filler{i}", os.urandom(2000))      # what can be compressed would be loaded at once
+                client.set(f"filler{i}", os.urandom(2000))      # a value that can be compressed would be loaded at once
             client.save()
             server.kill()
             server.options = (
@@ -210,7 +210,7 @@ def test_a_server_that_is_loading(kind, tmp_path, impatient):
 
 @must_end
 def test_a_cluster_that_is_down(kind, impatient):
-    """Its servers are well, but refuse to serve as long as one is missing."""
+    """A cluster whose servers are well, but refuse to serve as long as one is missing."""
     with Cluster(3, "--cluster-require-full-coverage", "yes") as cluster:
         urls = f"redis://127.0.0.1:{cluster.servers[0].port}"
         with make(kind, url=urls, timeout=1.0, max_staleness=0.5) as cache:

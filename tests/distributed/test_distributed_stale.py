@@ -37,7 +37,7 @@ def cache(request, kind, server):
 
 
 def end(server, *caches, key="k"):
-    """Let the lifetime of an entry be over, which is kept for a while yet."""
+    """End the lifetime of an entry, which is kept for a while yet."""
     server.set_left(key, 1000 * STALE - 1000)
     for cache in caches:
         cache.barrier()

@@ -1,4 +1,4 @@
-"""Which values are stored, what they come back as, and what a secret covers."""
+"""Values: which are stored, how they come back, and what a secret covers."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Handle:
 
 
 class Array:
-    """As arrays of numbers are: == gives no bool."""
+    """Objects like arrays of numbers: == gives no bool."""
 
     def __init__(self, data=b"x"):
         self.data = data
@@ -110,7 +110,7 @@ class Array:
 
 
 class Bytes:
-    """A serializer of somebody's own, which knows arrays only."""
+    """A user's serializer, which knows arrays only."""
 
     def dumps(self, value):
         return value.data
@@ -260,7 +260,7 @@ def test_tags_cannot_be_stripped_added_or_changed(kind, server):
                 before = cache.stats.undecodable
                 assert cache.get(key, "nothing") == "nothing", (key, data)
                 assert cache.get_many([key]) == {}
-                # what the server itself can tell is damaged is absent, all else is undecodable
+                # damage that the server itself can see is absence, all other damage is undecodable
                 assert cache.stats.undecodable in (before, before + 2)
             client.set(names[key], good[key])
             cache.barrier()
@@ -421,7 +421,7 @@ class Circle:
 
 
 def with_garbage(then, threshold, call):
-    """Make a call, with the collector running at the so-manieth allocation in it."""
+    """Make a call, with the collector running at the allocation number `threshold` in it."""
     gc.collect()
     gc.disable()
     Circle(then)
@@ -461,7 +461,7 @@ def test_no_fill_is_lost_while_another_is_taken(inside):
         tier, box = linked_tier(), []
         fill = with_garbage(lambda: INSIDE[inside](tier, box), threshold, lambda: tier.begin_fill("k"))
         tier.on_invalidate("k")
-        tier.on_invalidate("k")  # the first may be taken for what a write in there was about
+        tier.on_invalidate("k")  # the first may be taken for the echo of a write in there
         for one in [fill, *box]:
             if type(one) is type(fill) and one.key == "k":
                 assert not one.live
@@ -503,7 +503,7 @@ class Finalized:
 @pytest.mark.parametrize("inside", INSIDE)
 @pytest.mark.parametrize("outside", ["heard", "tag", "write", "wipe", "lost", "up"])
 def test_finalizers_may_do_anything_to_the_tier(inside, outside):
-    """Values of which the finalizers change what is being gone through."""
+    """Values whose finalizers change the collection that is being walked."""
     tier, box = linked_tier(), []
     for key in "abck":
         tier.store(tier.begin_fill(key), Finalized(lambda: INSIDE[inside](tier, box)), math.inf, ("t", key))

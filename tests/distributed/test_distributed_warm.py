@@ -192,7 +192,7 @@ def test_what_somebody_else_computes_is_waited_for(cache, other):
     wait_for(begun)
     asked = []
     report = Started(lambda: cache.warm(["a", "b"], lambda key: asked.append(key) or "mine"))
-    wait_until(lambda: cache.stats.misses == 2)             # of "a" too: it has been looked for, and is waited for
+    wait_until(lambda: cache.stats.misses == 2)             # both keys: "a" has been looked for, and is waited for
     go_on.set()
     assert leader.result() == "theirs" and report.result().loaded == 2
     assert asked == ["b"] and other.get_many("ab") == {"a": "theirs", "b": "mine"}
@@ -200,7 +200,7 @@ def test_what_somebody_else_computes_is_waited_for(cache, other):
 
 @must_end
 def test_others_wait_for_what_it_loads(server, other, monkeypatch):
-    monkeypatch.setattr(leases, "LEASE_MS", 400)            # renewed, for it takes longer
+    monkeypatch.setattr(leases, "LEASE_MS", 400)            # renewed, because it takes longer
     monkeypatch.setattr(leases, "RENEWED_EVERY", 0.1)
     begun, go_on = threading.Event(), threading.Event()
 

@@ -1,7 +1,7 @@
 """Exact coherence of a folder's first tiers, and what killed writers leave: real processes.
 
-No read finds less than any read or write that returned before it began, in whatever process; and a test that is told to
-break the protocol finds that it does.
+No read finds less than any read or write that returned before it began, in whatever process. A test that breaks the
+protocol on purpose finds that it does.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Trial:
         return process
 
     def run(self, kills: int = 0):
-        """Let them work until the readers are done, and kill that many writers meanwhile. Returns what readers saw."""
+        """Let them work until the readers are done, and kill that many writers. Returns the readers' results."""
         writers = [self.start("write", number, 2) for number in range(2)]
         readers = [self.start("read", number, self.reads) for number in range(2)]
         try:

@@ -1,4 +1,4 @@
-"""What befalls a folder: damage, a full disk, removal, forks, writers that are stopped. Never a wrong value."""
+"""Accidents of a folder: damage, a full disk, removal, forks, writers that are stopped. Never a wrong value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 @pytest.fixture
 def root(tmp_path_factory):
-    """A place for a folder, in memory where there is such a place: these tests open many."""
+    """A place for a folder, in memory if there is such a place, because these tests open many."""
     import tempfile
 
     path = tempfile.mkdtemp(prefix="cachebox-test-", dir=MEMORY)
@@ -46,12 +46,12 @@ def at(root):
 
 @pytest.fixture
 def folder(root):
-    """Where the files are."""
+    """The folder of the files."""
     return root / "cache" / "cachebox"
 
 
 def start(code: str, *arguments) -> subprocess.Popen:
-    """A process that runs some code, with the cache `cache` at the place that the first argument tells."""
+    """A process that runs some code, with the cache `cache` at the place that the first argument names."""
     head = "import json, os, signal, sys, time\nfrom cachebox import DistributedCache\n"
     head += "cache = DistributedCache(**json.loads(sys.argv[1]))\n"
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
@@ -60,7 +60,7 @@ def start(code: str, *arguments) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def running(code: str, *arguments):
-    """The same, ended whatever happens; it has printed a line."""
+    """A process that runs some code, ended whatever happens; it has printed a line."""
     process = start(code, *arguments)
     try:
         assert process.stdout.readline() == "ready\n"
@@ -90,7 +90,7 @@ def fill(cache) -> dict:
 
 
 def see(cache, values) -> int:
-    """Read everything: what is there is what was written. Returns how many were."""
+    """Read every key: each value that is there was written. Returns how many there were."""
     found = cache.get_many([*values, "gone", "cleared"])
     assert found.items() <= values.items()
     for key in random.sample(sorted(values), 20):
@@ -125,7 +125,7 @@ def test_damaged_bytes_of_the_file(at, folder, seed, is_open):
 
 
 def damage(path: Path, dice: random.Random, n: int = 40) -> None:
-    """Change some bits, or cut it, or overwrite a page."""
+    """Change some bits of a file, or cut it, or overwrite a page."""
     size = path.stat().st_size
     how = dice.randrange(5)
     with open(path, "r+b") as file:
@@ -244,13 +244,13 @@ def test_another_start_of_the_machine(at, monkeypatch, is_closed, durability):
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 class FullDisk:
-    """Has SQLite find no room for what some caches write, for so many transactions."""
+    """Has SQLite find no room for the writes of some caches, for the first `times` transactions."""
 
     def __init__(self, monkeypatch, times, *caches):
         self.times = times
         self.real = Database.transaction
         for cache in caches:
-            monkeypatch.setattr(cache._core, "fast_path", None)             # which makes no transactions
+            monkeypatch.setattr(cache._core, "fast_path", None)             # the fast path makes no transactions
         monkeypatch.setattr(Database, "transaction", lambda database, run: self.transaction(database, run))
 
     def transaction(self, database, run):
@@ -474,7 +474,7 @@ cache.get_or_set("k", factory)
             process.wait(30)
             begun = time.monotonic()
             assert waiter.result() == "second"
-            assert time.monotonic() - begun < 4.0           # a second; the rest is for a machine under load
+            assert time.monotonic() - begun < 4.0           # a second would do; the rest is for a machine under load
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()

@@ -1,4 +1,4 @@
-"""The bound of a folder: bytes on the disk, what leaves, and what is too large."""
+"""The bound of a folder: bytes on the disk, the entries that leave, and values that are too large."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def sealed(codec, value, schema=None):
 
 
 def through(codec, value, schema=None):
-    """What comes back of a value."""
+    """A value after a round trip through bytes."""
     return codec.decode("k", sealed(codec, value, schema), schema)
 
 

@@ -30,11 +30,11 @@ def requests(chance, size):
             for _ in range(length):
                 fresh += chance.random() < 0.3
                 yield fresh - min(int(chance.expovariate(1 / size)), 5 * size)
-        elif kind == 3:                             # the popular among many that come once
+        elif kind == 3:                             # popular keys among many that come once
             for _ in range(length):
                 fresh += 1
                 yield int(3 * size * chance.random() ** 2) if chance.random() < 0.5 else fresh
-        elif kind == 4:                             # the popular, and new keys that are soon asked for again
+        elif kind == 4:                             # popular keys, and new keys that are soon asked for again
             for _ in range(length):
                 if chance.random() < 0.5:
                     yield int(4 * size * chance.random() ** 4)

@@ -22,7 +22,7 @@ from conftest import POLICIES
 
 
 class Counted:
-    """A key with a hash of its choice, which counts how often it is compared, and with what."""
+    """A key with a hash of its choice, which counts its comparisons, and notes the other keys."""
 
     def __init__(self, name, hash=1, act=None):
         self.name, self.hash, self.act, self.seen = name, hash, act, []
@@ -49,7 +49,7 @@ def found(mapping, key):
 
 
 class EqualToAll:
-    """Equal to everything: to a dict, two of these are two keys where their hashes differ in a single bit."""
+    """Equal to everything: to a dict, two of these are two keys if their hashes differ in a single bit."""
 
     compared = 0
 
@@ -211,7 +211,7 @@ def test_threads_that_store_keys_of_one_hash_never_give_each_other_up():
 
 
 def test_the_key_that_was_equal_is_found_again_where_it_stands_now():
-    """While a key is compared it leaves, and the very object is stored anew: that is a change of its entry."""
+    """While a key is compared it leaves, and the very object is stored again: that is a change of its entry."""
     cache = Cache(None)
     stored, done = Counted("wanted"), []
     cache[stored] = "old"
@@ -430,7 +430,7 @@ def signed(value):
 
 
 def usable(pairs):
-    """Those of which every number is its own hash."""
+    """The pairs in which every number is its own hash."""
     return [pair for pair in pairs if all(abs(value) < 2**61 - 1 and value != -1 for value in pair)]
 
 
@@ -438,7 +438,7 @@ P1, P2, P5 = 11400714785074694791, 14029467366897019727, 2870177450012600261
 
 
 def linear(n):
-    """For sums of products with the powers of a known prime."""
+    """Pairs of one hash for sums of products with the powers of a known prime."""
     return usable((signed(-k * P1), k) for k in range(n))
 
 
@@ -447,12 +447,12 @@ def rotated(value):
 
 
 def of_tuples(n):
-    """For the hash of CPython's tuples."""
+    """Pairs of one hash for CPython's hash of tuples."""
     return usable((k, signed((12345 - rotated((P5 + k * P2) % WORD) * P1) * pow(P2, -1, WORD))) for k in range(n))
 
 
 def differential(n):
-    """For the same rounds from any secret beginning: what the first changes, the second undoes, most of the time."""
+    """Pairs for the same rounds from any secret beginning: mostly the second number undoes the first's changes."""
     inverse = pow(P2, -1, WORD)
     return usable((signed((k << 40) * inverse), signed(-(rotated(k << 40)) * P1 * inverse)) for k in range(n))
 

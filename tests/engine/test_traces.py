@@ -1,6 +1,6 @@
 """LRU, LFU and FIFO reach the known hit ratios of real request traces, to all six digits.
 
-A request is a `get`, and a miss is followed by a `set`. The traces lie beside the repository, and are no part of it.
+A request is a `get`, and a miss is followed by a `set`. The traces lie next to the repository, and are no part of it.
 """
 
 from __future__ import annotations

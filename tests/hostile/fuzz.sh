@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes what reads bytes of others, with the compiled part instrumented by clang (coverage, AddressSanitizer) in
+# Fuzzes the code that reads foreign bytes, with the compiled part instrumented by clang (coverage, AddressSanitizer) in
 # build/fuzz, which git ignores. Fails at the first finding, which it leaves in a file fuzz-TARGET-...
 #
 #   bash tests/hostile/fuzz.sh              every target for a minute

@@ -1,12 +1,12 @@
 """Fuzzers of everything that is read from files: dumps, journals, keys, values, pickled state.
 
-Guided by coverage, with atheris (``pip install atheris``), for as long as you like:
+They are guided by coverage, with atheris (``pip install atheris``), for as long as you like:
 
     python tests/hostile/fuzz_files.py dump -max_total_time=600
 
-Without it, by seeded mutation of samples: `mutations`, which is what the tests do. A target takes bytes, and raises
-where something is read that no file of ours can have, where what cannot be read is no ValueError that names the file,
-where that has changed something, or where a cache is unsound afterwards.
+Without it the tests use seeded mutation of samples: `mutations`. A target takes bytes. It raises if something is read
+that no file of ours can have, if a file that cannot be read is no ValueError that names the file, if such a file has
+changed something, or if a cache is unsound afterwards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def imported():
 
 
 class Choices:
-    """Bytes as a row of choices; when they are over, zeros."""
+    """Bytes as a row of choices; at their end, zeros."""
 
     def __init__(self, data):
         self.data = data
@@ -54,7 +54,7 @@ class Choices:
 
 
 def folder():
-    """A place for files, in memory where the system has that."""
+    """A place for files, in memory if the system has that."""
     return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
@@ -176,7 +176,7 @@ def a_key(choices, depth=0):
 
 
 def key(data):
-    """Two keys: the same bytes where they are equal, and only there."""
+    """Two keys: their bytes are the same if they are equal, and only then."""
     from cachebox.strategies.row_keys import row_key
 
     choices = Choices(data)
@@ -190,7 +190,7 @@ def key(data):
 
 
 def value(data):
-    """Bytes as the serializer reads them: what comes out can be written, and comes back as it is."""
+    """Bytes as the serializer reads them: the value can be written, and comes back as it is."""
     from cachebox._files.serializer import Encoding
 
     encoding = Encoding()
@@ -201,7 +201,7 @@ def value(data):
             continue
         try:
             written = encoding.dumps(*parts)
-        except TypeError as error:              # what may be read, but not written: a list in a dict's key has no JSON
+        except TypeError as error:              # may be read, but not written: a list in a dict's key has no JSON
             raise AssertionError(error) from error
         assert repr(encoding.loads(written, 3)) == repr(parts)
     signed = Encoding("json", "secret")
@@ -259,7 +259,7 @@ TARGETS = {"dump": dump, "journal": journal, "key": key, "value": value, "state"
 # --- samples and mutations --------------------------------------------------------------------------------------------
 
 def samples(name):
-    """What a target's inputs look like: mutations begin with these."""
+    """The shape of a target's inputs: mutations begin with these."""
     if name == "dump":
         from cachebox import Cache
 

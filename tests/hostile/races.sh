@@ -3,7 +3,7 @@
 # for it. Fails at the first finding. The first time it builds that CPython from Debian's source package, which takes a
 # quarter of an hour on two cores. All is kept in build/races, which git ignores. Needs clang.
 #
-#   bash tests/hostile/races.sh                         everything that threads do
+#   bash tests/hostile/races.sh                         all tests of threads
 #   bash tests/hostile/races.sh tests/cache/test_threads.py   only that
 #   CLANG=clang-19 bash tests/hostile/races.sh          with that compiler
 #   PYTHON=.../python3 bash tests/hostile/races.sh      with a CPython configured --disable-gil --with-thread-sanitizer

@@ -1,4 +1,4 @@
-"""Random programs over everything at once: what a cache can be, what can be done to it, and what can happen meanwhile.
+"""Random programs over everything at once: all kinds of cache, all operations on one, and all events in between.
 
 A program is made from a seed: the options of a cache, its policy, its keys, values, callbacks and tags, some of which
 use the cache themselves, raise, collect garbage or let other threads run; how many threads there are, how often the
@@ -28,7 +28,7 @@ import time
 from cachebox import MISSING, Cache, EvictionPolicy, cached, cached_many
 from cachebox.policies import BUILT_IN
 
-# What the package imports when it is asked for: CPython's locks of imports bear no signal handler that imports, too.
+# The modules that the package imports on demand: CPython's import locks bear no signal handler that imports, too.
 for name in (
     "_calls.cache_info",
     "_calls.refresh_call",
@@ -118,7 +118,7 @@ class World:
         return options
 
     def some_options_of_a_function(self) -> dict:
-        """Of one with parameters that have names: what its keys are made of, and what becomes of its results."""
+        """Options of a function with named parameters: the parts of its keys, and the treatment of its results."""
         pick = self.dice.random
         options: dict = {"name": "everything"}
         choices = {
@@ -143,7 +143,7 @@ class World:
     # --- what happens meanwhile: called from keys, values, callbacks, everything --------------------------------------
 
     def happen(self) -> None:
-        """Something, or more probably nothing; never within itself."""
+        """Do something, or more probably nothing; never within itself."""
         if self.is_quiet or getattr(self.local, "depth", 0) > 1:
             return
         dice = getattr(self.local, "dice", self.dice)
@@ -274,7 +274,7 @@ class World:
             self.step(random.Random(time.perf_counter_ns()))
 
     def batch(self, operations: int) -> None:
-        """So many operations by all threads; then silence, and everything is verified."""
+        """That many operations by all threads; then silence, and everything is verified."""
         seeds = [self.dice.random() for _ in range(self.threads)]
         threads = [
             threading.Thread(target=self.work, args=(random.Random(seed), operations // self.threads), daemon=True)
@@ -314,7 +314,7 @@ class World:
 
 
 class Key:
-    """Compared and hashed by Python; anything may happen meanwhile."""
+    """A key that Python code compares and hashes; anything may happen meanwhile."""
 
     def __init__(self, world: World, n: int) -> None:
         self.world = world
@@ -333,7 +333,7 @@ class Key:
 
 
 class Value:
-    """Uses the cache when it dies, which the collector decides if it refers to itself."""
+    """A value that uses the cache when it dies. If it refers to itself, the collector decides when that is."""
 
     def __init__(self, world: World, kind: int) -> None:
         self.world = world
@@ -355,7 +355,7 @@ def insist(function, *arguments):
 
 
 class Newest(EvictionPolicy):
-    """Evicts what came last; keeps its keys in a dict, which compares them."""
+    """Evicts the key that came last; keeps its keys in a dict, which compares them."""
 
     def __init__(self, max_size: int | None = None) -> None:
         super().__init__(max_size)
@@ -414,7 +414,7 @@ def _use_policy(world: World, cache: Cache, dice: random.Random) -> None:
 
 
 def _control(world: World, cache: Cache, dice: random.Random) -> None:
-    """One call of a function with all options on, or what its wrapper can do to that call."""
+    """One call of a function with all options on, or one of its wrapper's methods for that call."""
     function = world.everything
     key = world.some_key(dice)
     dice.choice(
@@ -440,7 +440,7 @@ def _control_many(world: World, cache: Cache, dice: random.Random) -> None:
 
 
 def _await(world: World, cache: Cache, dice: random.Random) -> None:
-    """Begin a coroutine, and leave it where it waits for something: nobody runs a loop here."""
+    """Begin a coroutine, and leave it where it waits for something: no loop runs here."""
     key = world.some_key(dice)
     coroutine = dice.choice(
         [

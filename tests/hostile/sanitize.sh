@@ -5,7 +5,7 @@
 #   bash tests/hostile/sanitize.sh                         everything
 #   bash tests/hostile/sanitize.sh tests/cache/test_threads.py   only that
 #   PYTHON=python3.13 bash tests/hostile/sanitize.sh       with another interpreter
-#   GREENLETS=1 bash tests/hostile/sanitize.sh             the tests of greenlets: they move the stack, so that is not looked at
+#   GREENLETS=1 bash tests/hostile/sanitize.sh             the tests of greenlets: they move the stack, so the stack is not checked
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 place=$PWD/build/sanitize

@@ -46,14 +46,14 @@ CASES = [
 
 
 class Runner:
-    """Runs scenarios one after the other: by a process that forks for each, where this platform can."""
+    """Runs scenarios one after the other, in a process that forks for each, if this platform can."""
 
     def __init__(self):
         self.environment = {**os.environ, "CACHEBOX_TEST_LIMIT": str(LIMIT)}
         self.process = None
 
     def run(self, name, policy, folder):
-        """The status, and what was written to stdout and to stderr."""
+        """The status, and the text on stdout and on stderr."""
         if not hasattr(os, "fork"):
             done = subprocess.run(
                 [*COMMAND, name, policy], capture_output=True, text=True, timeout=2 * LIMIT, env=self.environment
@@ -83,7 +83,7 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def outcomes(request, tmp_path_factory):
-    """What becomes of every scenario that was chosen, as futures: they all begin now, in order."""
+    """The outcome of every scenario that was chosen, as futures: they all begin now, in order."""
     idle = queue.SimpleQueue()
     runners = [Runner() for _ in range(AT_A_TIME)]
     for runner in runners:

@@ -2,7 +2,7 @@
 
 Every public method is called with memory that fails at the first, second, third ... allocation, once for that one alone
 and once for all that follow, until nothing fails any more. After each call the cache verifies itself, holds what it
-held before or what it would hold afterwards, and nothing is reserved for anybody.
+held before or what it would hold afterwards, and no entry stays reserved.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIMIT = 3000
 
 
 class Key:
-    """Compared by Python, and all of one hash."""
+    """Keys that Python code compares; all have one hash."""
 
     def __init__(self, n):
         self.n = n
@@ -95,7 +95,7 @@ def attempt(function, *arguments):
         return None
 
 
-# Functions that are there before memory fails: CPython 3.13.0 crashes where it makes one without memory.
+# Functions that are there before memory fails: CPython 3.13.0 crashes if it makes one without memory.
 def boxed(old):
     return [old]
 
@@ -231,7 +231,7 @@ def sweep_call(policy, kind, name):
     def check(cache, n, outcome):
         cache._check()
         assert len(cache) <= (cache.max_size or 6), n
-        if policy is PythonFIFO:        # where its own `add` fails, the victim that it named has gone all the same
+        if policy is PythonFIFO:        # if its own `add` fails, the victim that it named has gone all the same
             assert contents(cache).items() <= before.items() | after.items(), (n, outcome, contents(cache))
         elif name in WHOLE_OR_NOT:
             assert contents(cache) in (before, after), (n, outcome, contents(cache))
@@ -249,9 +249,9 @@ def sweep_call(policy, kind, name):
 
 @pytest.fixture(autouse=True)
 def all_is_imported(monkeypatch):
-    """What is imported at its first use is there: an import that fails midway is another matter.
+    """All modules that are imported at first use are there: an import that fails midway is another matter.
 
-    What a callback raises, MemoryError too, is reported to nobody.
+    Exceptions of a callback, MemoryError too, are not reported.
     """
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
     for options in KINDS.values():

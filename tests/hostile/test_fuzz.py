@@ -54,7 +54,7 @@ def mutated(seed: bytes, seeds: list[bytes], chance: random.Random) -> bytes:
 
 
 def run(name: str, n: int, seed: int) -> None:
-    """A target with its seeds, and with so many inputs, or with as many as it says are made in a moment."""
+    """A target with its seeds, and with a number of inputs, or with as many as it says are made in a moment."""
     sys.path.insert(0, str(FOLDER))
     try:
         target = importlib.import_module(name)

@@ -13,7 +13,7 @@ def test_mutated_samples(name, n):
 
 
 def test_a_target_that_finds_something_fails(monkeypatch):
-    """So that the others are worth something: faults that are put in are found."""
+    """The other tests are worth something only if faults that are put in are found."""
     from cachebox._files import serializer as encoding
     from cachebox.strategies import row_keys
 

@@ -1,4 +1,4 @@
-"""Random programs over all features at once; `random_programs` has what they are made of."""
+"""Random programs over all features at once; `random_programs` makes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLOWLY = 5 if "ASAN_OPTIONS" in os.environ else 1
 
 
 def run(*options, seconds):
-    """In a process of its own, for a crash to be seen as one."""
+    """In a process of its own, so that a crash is seen as one."""
     done = subprocess.run(
         [*PROGRAM, *map(str, options)], capture_output=True, text=True, timeout=seconds * SLOWLY, check=False
     )

@@ -1,4 +1,4 @@
-"""Threads of ours go on whatever is raised in them, wherever, and what waits for them waits for no other call."""
+"""CacheBox's threads go on, whatever is raised in them; a caller that waits for them waits for no other call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reported(monkeypatch):
     return kinds
 
 
-# --- what they are made of --------------------------------------------------------------------------------------------
+# --- the parts of a thread --------------------------------------------------------------------------------------------
 
 @must_end
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,17 +112,17 @@ def test_whether_it_runs_is_asked_of_the_thread():
     other = threading.Thread(target=lambda: answers.append(thread.runs()))
     other.start()
     other.join(60)
-    assert answers == [True]                    # somebody is about to start it
+    assert answers == [True]                    # another caller is about to start it
     thread.start()
     thread.join(60)
     assert not thread.runs()
 
 
 def test_one_that_the_caller_has_interrupted_the_start_of_never_begins():
-    """A signal handler cannot wait for what stands still below it: it makes a thread of its own."""
+    """A signal handler cannot wait for a thread that stands still below it: it makes a thread of its own."""
     begun = []
     thread = Thread("cachebox-test", lambda: begun.append(1))
-    assert not thread.runs()                    # as a handler asks, which came just before `start`
+    assert not thread.runs()                    # a handler that came just before `start` asks this
     thread.start()
     thread.join(60)
     assert not begun and not thread.runs()
@@ -140,7 +140,7 @@ def test_one_that_could_not_be_started_does_not_run(monkeypatch):
 
 
 class Ended:
-    """What is left of a thread that something has ended."""
+    """The state of a thread that something has ended."""
 
     def runs(self):
         return False
@@ -183,7 +183,7 @@ def test_the_sweeper_goes_on_whatever_the_hook_for_exceptions_raises(reported, m
     cache["a"] = 1
     other = expires()
     wait_until(lambda: other.stats.expired and cache.stats.expired and reported)
-    cache["a"] = 1                              # the one whose callback failed is visited, too
+    cache["a"] = 1                              # the cache whose callback failed is visited, too
     later = expires()
     wait_until(lambda: later.stats.expired and cache.stats.expired == 2)
     assert OSError in reported
@@ -348,7 +348,7 @@ def test_write_behind_goes_on_after_an_asynchronous_exception(reported, kind):
     behind = WriteBehind(Cache(), store, max_delay=0.05)
     behind.set("a", 1)
     interrupt(behind._backlog.thread, kind)
-    wait_until(lambda: store.values == {"a": 1})        # nobody calls
+    wait_until(lambda: store.values == {"a": 1})        # no caller is there
     interrupt(behind._backlog.thread, kind)
     behind.set("b", 1)
     assert behind.flush() is True and behind.close() is True and set(reported) <= {kind}
@@ -357,7 +357,7 @@ def test_write_behind_goes_on_after_an_asynchronous_exception(reported, kind):
 @must_end
 @pytest.mark.parametrize("where", ["take", "settle", "put_back"])
 def test_write_behind_finds_its_way_from_anywhere(reported, monkeypatch, where):
-    """An exception from the middle of the queue: what was on its way is tried again."""
+    """An exception from the middle of the queue: the write that was on its way is tried again."""
     store = BulkStore()
     failing = [3]
 
@@ -459,7 +459,7 @@ def test_who_waits_for_room_or_a_flush_is_served_by_a_new_thread(monkeypatch):
     waiting, flushing = Started(behind.set, "b", 1), Started(behind.flush)
     wait_until(lambda: behind._backlog.blocked_writers == 1)
     with behind._backlog._lock:
-        behind._backlog.thread = Ended()        # as if it had; it sees that itself later
+        behind._backlog.thread = Ended()        # as if the thread had ended; it sees that itself later
         behind._backlog._put_back_in_flight()
     store.fault = lambda call, keys: None
     waiting.result(), flushing.result()

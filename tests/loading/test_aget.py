@@ -14,12 +14,12 @@ from in_threads import Started, wait_until
 
 
 def run(main):
-    """Run a coroutine; what hangs fails."""
+    """Run a coroutine; if it hangs, it fails."""
     return asyncio.run(asyncio.wait_for(main, 60))
 
 
 class Store:
-    """An async store that notes what it is asked for, and waits until it is let go."""
+    """An async store that notes its keys, and waits until it is let go."""
 
     def __init__(self, together=True, open=True):
         self.asked = []
@@ -60,7 +60,7 @@ def by_key(store):
 
 @pytest.fixture(params=["one at a time", "together"])
 def loads(request):
-    """What makes a loader of a store."""
+    """Makes a loader of a store."""
     return by_key if request.param == "one at a time" else lambda store: store
 
 
@@ -478,7 +478,7 @@ def test_a_loader_may_ask_for_its_own_key(loads):
 
         store = Deep()
         cache = Cache(loader=loads(store))
-        assert await cache.aget("a") == ["inner"] and cache["a"] == "inner"      # who was later finds it written
+        assert await cache.aget("a") == ["inner"] and cache["a"] == "inner"      # a later caller finds it written
 
     run(main())
 
@@ -652,7 +652,7 @@ def test_a_value_is_loaded_anew_by_a_task_before_it_ends(loads, clock):
         assert cache.stats.refreshes == 1
         clock.now += 6
         store.values["a"] = "newest"
-        assert cache.get("a") == "newer"                    # a plain `get` begins one too, where a loop runs
+        assert cache.get("a") == "newer"                    # a plain `get` begins one too, if a loop runs
         await passes(10)
         assert cache.get("a") == "newest"
         return cache

@@ -1,6 +1,6 @@
-"""Event loops that were left while they loaded: closed, stopped, or with a task that nobody has any more.
+"""Event loops that were left while they loaded: closed, stopped, or with a task that nothing holds any more.
 
-What they were loading neither holds its key nor stays in memory, in any cache.
+In every cache their loads neither hold a key nor stay in memory.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def quiet(caplog):
 
 
 class Held:
-    """What a load holds, to see whether it is freed."""
+    """An object that a load holds, to see whether it is freed."""
 
 
 class Loads:
-    """A function to cache, the first run of which never ends."""
+    """A function to cache; its first run never ends."""
 
     def __init__(self):
         self.runs = 0
@@ -97,7 +97,7 @@ def test_a_left_loop_holds_no_key(kind, how):
     kept = run_and_leave(f("k"), load.begun, how)
     assert run(f("k")) == "k" and load.runs == 2
     assert run(f("k")) == "k" and load.runs == 2
-    if how == "stopped":                        # it goes on, and what it gets is its own
+    if how == "stopped":                        # it goes on, and its result is its own
         loop, task = kept
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -387,7 +387,7 @@ def test_loads_of_two_keys_that_ask_for_each_other_end():
 
 
 def test_the_thread_of_a_loader_that_ends_without_its_load():
-    """A leader in a thread that was told to end cannot be left behind: its exception hands over."""
+    """A leader cannot be left behind if its thread ends: its exception hands over."""
     cache = Cache()
 
     def die():
@@ -399,7 +399,7 @@ def test_the_thread_of_a_loader_that_ends_without_its_load():
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_the_end_of_a_refresh_leaves_a_newer_one_of_its_key_alone(nth, clock):
-    """The newer one begins while the older one takes itself out: a key may run any code when it is hashed."""
+    """The newer refresh begins while the older one takes itself out: a key may run any code when it is hashed."""
     class Key:
         hashed = None
 

@@ -14,7 +14,7 @@ LIFETIME, SHARE, STALE = 10.0, 0.3, 5.0
 
 
 class Source:
-    """What is loaded, one by one or together; it can be changed, and can be down."""
+    """The source of values, one by one or together; it can be changed, and can be down."""
 
     def __init__(self, bulk):
         self.values = {"a": 0}
@@ -43,17 +43,17 @@ class Source:
 
 
 class Model:
-    """What a cache with such a loader holds, as plainly as it can be said."""
+    """The contents of a cache with such a loader, as plainly as possible."""
 
     def __init__(self, source, share, stale):
         self.source, self.share, self.stale = source, share, stale
         self.now = 0.0
         self.entries = {}               # key: value, when it ends, the lifetime that it was given
         self.refreshes = {}             # key: whether its result is still wanted
-        self.lifetimes = {}             # key: what the entry had when its refresh was asked for
+        self.lifetimes = {}             # key: the entry's value when its refresh was asked for
 
     def changed(self, key):
-        """Somebody wrote or deleted it."""
+        """Another caller wrote or deleted it."""
         if key in self.refreshes:
             self.refreshes[key] = False
 
@@ -111,7 +111,7 @@ class Model:
         return found
 
     def refresh(self, key):
-        """The executor has come to it."""
+        """The executor runs a refresh."""
         wanted = self.refreshes.pop(key)
         if wanted and not self.source.is_down:
             lifetime = self.lifetimes[key]
@@ -134,7 +134,7 @@ OPERATIONS = st.lists(
 
 
 def outcome(call):
-    """What it returns, or the class of what it raises."""
+    """The result of a call, or the class of its exception."""
     try:
         return call()
     except (KeyError, OSError) as error:

@@ -47,7 +47,7 @@ def make(request):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """What takes seconds, to be on the safe side, takes a moment here."""
+    """Pauses that take seconds, to be on the safe side, take a moment here."""
     from cachebox._loading import flight, tasks
     from cachebox._platform import callers
 
@@ -316,7 +316,7 @@ def test_a_store_hands_the_key_that_it_saves_to_another_thread():
 
 
 def test_who_computes_for_long_is_waited_for():
-    """A leader that works, or waits for the outside world, is not taken for one that waits for us."""
+    """A leader that works, or waits for the outside world, is not taken for one that waits for this caller."""
     cache = Cache()
     begun, over = threading.Event(), time.monotonic() + 1.0
 

@@ -1,4 +1,4 @@
-"""Refresh-ahead, serve-stale and XFetch: what happens in the background, and what readers see meanwhile."""
+"""Refresh-ahead, serve-stale and XFetch: the work in the background, and what readers see meanwhile."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_under_threads_a_hot_key_is_loaded_once_per_refresh_and_nobody_waits(sou
 @must_end
 @pytest.mark.parametrize("look", [lambda cache, key: cache[key], lambda cache, key: cache.get(key)])
 def test_by_the_default_clock_what_is_due_is_refreshed_and_nothing_else_is(source, look):
-    """Hits have a short way there, which an injected clock does not take."""
+    """Hits have a fast path there, which an injected clock does not take."""
     cache = Cache(loader=source, default_ttl=1000, refresh_ahead=0.99999)      # due after 0.01 s
     assert look(cache, "a") == 1
     cache.set("for ever", "set", ttl=float("inf"))
@@ -267,7 +267,7 @@ def test_the_pool_is_bounded_and_its_threads_are_daemons(source, clock):
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise KeyboardInterrupt"])
 def test_the_end_of_the_process_waits_for_no_refresh(end):
-    """Neither for those that run, all of them in loaders that hang, nor for those that wait for a thread."""
+    """The end waits neither for refreshes that run, in loaders that hang, nor for those that wait for a thread."""
     program = f"""
         import sys, threading
         from cachebox import Cache
@@ -295,7 +295,7 @@ def test_the_end_of_the_process_waits_for_no_refresh(end):
         assert process.stdout.readline() == "ready\n"
         ready = time.monotonic()
         assert process.wait(60) == (0 if "raise" not in end else -2 if os.name != "nt" else process.returncode)
-        assert time.monotonic() - ready < 5.0   # on any machine; a refresh would take for ever
+        assert time.monotonic() - ready < 5.0   # on any machine; a refresh would never end
 
 
 def test_a_full_queue_refuses_and_a_later_get_asks_again(source, clock, monkeypatch):

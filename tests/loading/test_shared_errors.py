@@ -33,7 +33,7 @@ class Missing(OSError):
 
 
 class Stubborn(Exception):
-    """Does not let itself be copied."""
+    """An exception that cannot be copied."""
 
     def __new__(cls, *, really):
         return super().__new__(cls)
@@ -76,7 +76,7 @@ ERRORS.append(group)
 
 
 def all_of(error):
-    """What there is to see of an exception."""
+    """The visible parts of an exception."""
     names = [name for name in dir(error) if not name.startswith("__") and not callable(getattr(error, name, len))]
     return {name: getattr(error, name) for name in [*names, "args", "__dict__", "__suppress_context__"]}
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_copied_says_so():
 
 
 def fails_together(use, make, threads=4, rounds=60):
-    """What each thread gets in each round, all of them calling at the same moment what fails."""
+    """The exception that each thread gets in each round; all of them call at the same moment."""
     barrier = threading.Barrier(threads)
     calls = []
     together = threading.Event()

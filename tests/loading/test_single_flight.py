@@ -1,4 +1,4 @@
-"""Single flight between threads: of all that miss one key at the same time, one loads it.
+"""Single flight between threads: of all callers that miss one key at the same time, one loads it.
 
 Every test runs with each way to load: `Cache.get_or_set` and functions, own and shared caches, methods.
 """
@@ -136,7 +136,7 @@ def start_leader(loader, key, gate):
 
 
 def start_waiters(loader, key, n, factory=never):
-    """Threads that have found that somebody loads the key: a waiter counts its miss when it joins a flight."""
+    """Threads that have joined another's load: a waiter counts its miss when it joins a flight."""
     misses = loader.cache.stats.misses
     waiters = [Started(loader.load, key, factory) for _ in range(n)]
     wait_until(lambda: loader.cache.stats.misses == misses + n, "waiters")
@@ -148,7 +148,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform h
 
 
 def in_process(script):
-    """What a script printed, line by line."""
+    """The lines that a script printed."""
     guard = f"import faulthandler; faulthandler.dump_traceback_later({LIMIT}, exit=True)\n"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", guard + textwrap.dedent(script)],
@@ -970,7 +970,7 @@ def test_without_single_flight_a_change_during_the_load_wins_too(alone):
 
 
 class Thing:
-    """What can be weakly referenced."""
+    """An object that can be weakly referenced."""
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,4 +1,4 @@
-"""`cachebox.metrics`: what Prometheus and OpenTelemetry get to see."""
+"""`cachebox.metrics`: the numbers that Prometheus and OpenTelemetry get."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scrape():
     prometheus(registry)
 
     def values(name):
-        """The samples of a cache: (metric, what else is said of it): value."""
+        """The samples of a cache: a dict from (metric, other labels) to value."""
         return {
             (sample.name, *(value for label, value in sample.labels.items() if label != "cache")): sample.value
             for family in registry.collect() for sample in family.samples
@@ -216,7 +216,7 @@ def test_several_processes_are_scraped_together(tmp_path):
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", MULTIPROCESS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    # two misses of the parent, and of each child one at least: what it counted before its clear it had no time to write
+    # Two misses of the parent, and at least one of each child, which had no time to write its counts before its clear.
     assert done.returncode == 0, done.stderr
     misses, hits, sets = map(int, done.stdout.split())
     assert 4 <= misses <= 6 and 0 <= hits <= 2 and sets == 1

@@ -1,4 +1,4 @@
-"""The helpers of the benchmarks run what they say, in turn, and judge what was measured. No time is judged here."""
+"""The helpers of the benchmarks run the right statements, in turn, and judge the results. No time is judged here."""
 
 from __future__ import annotations
 

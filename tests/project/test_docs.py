@@ -21,7 +21,7 @@ MODULES = sorted(["cachebox", *(found.name for found in pkgutil.walk_packages(ca
 
 
 def documented(name: str):
-    """The name and the docstring of a module, of what it defines, and of the members of its classes."""
+    """The name and the docstring of a module, of everything that it defines, and of the members of its classes."""
     module = importlib.import_module(name)
     yield name, module.__doc__
     for thing in {id(thing): thing for thing in vars(module).values()}.values():

@@ -31,7 +31,7 @@ def public_things():
 
 
 PUBLIC = dict(public_things())
-UNDOCUMENTED = {"EvictionPolicy.max_size", "StatsSnapshot.uptime"}      # in the documentation of their classes
+UNDOCUMENTED = {"EvictionPolicy.max_size", "StatsSnapshot.uptime"}      # described in their classes
 UNDOCUMENTED |= {f"StatsSnapshot.{name}" for name in cachebox.CacheStats().get_all()}
 
 
@@ -76,7 +76,7 @@ def test_shows_its_signature(name):
 
 
 def test_the_signature_of_the_constructor_is_true():
-    """It is written by hand, for Cython writes none for a class."""
+    """It is written by hand, because Cython writes none for a class."""
     signature = inspect.signature(Cache)
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
     made = Cache(**defaults)

@@ -131,7 +131,7 @@ def test_a_floor_knows_only_those_below_it(floor):
     for path in files():
         if floor_of(".".join(path.relative_to(SOURCES).with_suffix("").parts)) == floor:
             outside = own(path) - below - LATE.get(floor, set())
-            if floor == "cli":                  # the command line is a user: it knows what is public
+            if floor == "cli":                  # the command line is a user: it knows the public names
                 outside = {name for name in outside if name.startswith("_") and not name.startswith("__")}
             assert not outside, path
             known |= own(path)
@@ -195,7 +195,7 @@ OWN_LOCKS = {
 
 
 def test_a_lock_that_python_code_may_run_under_is_a_section():
-    """Whoever is in a `Section` begins no wait for another thread; with any other lock it might, and hang."""
+    """A thread in a `Section` begins no wait for another thread; with any other lock it might, and hang."""
     found = set()
     for path in files(".py", ".pyx"):
         text = DOCSTRINGS.sub('""', path.read_text(encoding="utf-8"))
@@ -205,7 +205,7 @@ def test_a_lock_that_python_code_may_run_under_is_a_section():
 
 
 def test_a_class_that_frees_long_chains_has_a_member_of_its_own():
-    """Cython has the deallocator of a class without members leave all to its base, whose trashcan is for that base."""
+    """Cython's deallocator of a class without members leaves all to its base, whose trashcan is for that base."""
     found = []
     for path in SOURCES.rglob("*.pyx"):
         text = path.read_text()

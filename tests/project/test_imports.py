@@ -15,14 +15,14 @@ import cachebox
 
 
 def run(code: str, *options: str) -> str:
-    """What a program of its own prints. It must end well and say nothing on stderr."""
+    """The output of a program of its own. It must end well and say nothing on stderr."""
     done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def imported_by(code: str) -> set[str]:
-    """The modules that a program imports, beside those that every program has."""
+    """The modules that a program imports, without those that every program has."""
     printed = run(f"import sys\nbefore = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before))")
     return set(printed.split())
 

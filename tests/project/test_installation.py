@@ -33,7 +33,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def theirs(site):
-    """Files of the other library, beside ours; taken away in the end."""
+    """Files of the other library, next to ours; taken away in the end."""
     files = [site / "cachebox" / name for name in ("_core.py", "_cachebox.py")]
     for path in files:
         path.write_text("LRUCache = dict\n")
@@ -62,7 +62,7 @@ def python(site, *arguments):
 
 
 def refused(site, *modules):
-    """What is said to who imports each of the modules: they must all be refused."""
+    """The error of importing each of the modules: they must all be refused."""
     code = """
 import importlib, sys
 for name in sys.argv[1:]:

@@ -30,7 +30,7 @@ NAMED = re.compile(r"# (\w+\.py)\n")
 SERVER = "redis://localhost:6379"
 FOREIGN = re.compile(r"^\s*(?:import|from) +(\w+)", re.MULTILINE)
 ON_POSIX = re.compile(r"file://|as_uri|memory://")
-ALONE = re.compile(r"settings\.configure\(")             # what a process can do only once
+ALONE = re.compile(r"settings\.configure\(")             # a process can do it only once
 
 
 def text_of(page: str) -> str:
@@ -56,7 +56,7 @@ def what_is_missing(block: str) -> str | None:
 
 
 def prepared(block: str, request) -> str:
-    """The block, with the address of a server of ours where it names one."""
+    """The block; if it names a server's address, with the address of ours."""
     if (why := what_is_missing(block)) is not None:
         pytest.skip(why)
     if SERVER in block:
@@ -95,7 +95,7 @@ def test_example(block, request, tmp_path, monkeypatch):
         exec(compile(code, "pasted.py", "exec"), vars(module))
     assert printed.getvalue().splitlines() == promised(block)
     vars(module).clear()
-    gc.collect()                        # what was left open is closed here, and a warning of it is this test's
+    gc.collect()                        # closes objects that were left open: a warning of it is this test's
 
 
 @pytest.mark.slow

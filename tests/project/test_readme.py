@@ -1,4 +1,4 @@
-"""The documents: each example of the README prints what its comments say, and what they name is there."""
+"""The documents: each example of the README prints what its comments say, and the files that they name exist."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def free_port():
 
 @contextlib.contextmanager
 def serving(command, folder, port, **environment):
-    """A web server in a folder, from when it answers on."""
+    """A web server in a folder, once it answers."""
     env = {**os.environ, **environment}
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

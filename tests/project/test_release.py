@@ -1,4 +1,4 @@
-"""What a release is made with: the gathering of changelog fragments, and the comparison of wheels."""
+"""The tools of a release: the gathering of changelog fragments, and the comparison of wheels."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ needs_mypy = pytest.mark.skipif(
 
 
 def run(*arguments: str) -> None:
-    """Run a module of Python's in the root of the project; what it prints becomes the test's failure."""
+    """Run a module of Python's in the root of the project; its output becomes the test's failure."""
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""Steps, run in a thread and in a task: what is sent and thrown, and how they end."""
+"""Steps, run in a thread and in a task: the values that are sent, the exceptions that are thrown, and their ends."""
 
 from __future__ import annotations
 

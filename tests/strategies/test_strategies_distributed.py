@@ -1,4 +1,4 @@
-"""Strategies over a distributed cache: store and cache agree, whatever becomes of the store and of the server."""
+"""Strategies over a distributed cache: store and cache agree, whatever happens to the store and to the server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Here:
         return (lambda *args, **kwargs: self.call(found, *args, **kwargs)) if callable(found) else found
 
     def settle(self):
-        """Have the store get what is pending."""
+        """Have the store get the pending writes."""
         if hasattr(self.strategy, "flush"):
             assert self.flush(30) is True
 
@@ -317,12 +317,12 @@ def test_no_write_is_lost_when_the_server_dies_in_the_middle(own, kind):
 
 
 def test_a_replayed_write_is_newer_than_what_the_cache_kept(server, tmp_path):
-    """A process may be killed between the moment in which a write was accepted and that in which the cache heard."""
+    """A process may be killed after a write was accepted, and before the cache learned of it."""
     journal, left = tmp_path / "journal", tmp_path / "left"
     store = BulkStore(a=1)
     with Here("WriteBehind", server.port, store, journal=journal) as here:
         here.set("a", 2)
-        shutil.copy(journal, left)              # what a process that was killed here would have left
+        shutil.copy(journal, left)              # the state that a process would have left that was killed here
     store.values["a"] = 1
     with DistributedCache(redis_port=server.port) as cache:
         cache.set("a", 1)
@@ -351,12 +351,12 @@ def test_one_process_of_all_computes_what_several_refresh(server, clock):
         ]
         assert [front["k"] for front in fronts] == [1, 1] and computed == [1]
         for n in (2, 3):
-            tiers[0].delete("k")                        # as if its time were over
+            tiers[0].delete("k")                        # as if it had expired
             tiers[0].barrier(), tiers[1].barrier()
             clock.now += 9
             gate.open.clear(), gate.entered.clear()
             seen = run_all(*[lambda front=front: [front["k"] for _ in range(20)] for front in fronts for _ in range(8)])
-            assert seen == [[n - 1] * 20] * 16          # although nobody has computed anything yet
+            assert seen == [[n - 1] * 20] * 16          # although no caller has computed anything yet
             wait_for(gate.entered)
             gate.open.set()
             wait_until(lambda: [front.peek("k") for front in fronts] == [n, n], "the refreshes")

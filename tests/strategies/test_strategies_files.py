@@ -1,4 +1,4 @@
-"""The files of a journal: where they are, whose they are, what fails on the way, and what others put into them."""
+"""The files of a journal: their places, their owners, faults on the way, and records that others put into them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def down(call, keys):
 
 
 class Held:
-    """A write-behind of which one batch waits in the store, while the journal fills up with what is of no use."""
+    """A write-behind with one batch waiting in the store, while useless records fill the journal."""
 
     def __init__(self, path, **options):
         self.store = MemoryStore()
@@ -125,7 +125,7 @@ def test_a_link_is_followed_once_and_stays(tmp_path):
 
 @must_end
 def test_nobody_can_plant_a_file_where_the_next_one_will_be(path, monkeypatch):
-    """Not even one who guesses its name: what is there already is neither followed nor written to."""
+    """Not even another user that guesses its name: a file that is there is neither followed nor written to."""
     victim = path.with_name("victim")
     victim.write_bytes(b"precious")
     monkeypatch.setattr("cachebox._files.dump.token_hex", lambda n: "guessed")
@@ -491,7 +491,7 @@ def test_a_journal_that_the_disk_did_not_take_later_is_written_anew(path, monkey
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 64 KiB, where this process may mount one."""
+    """A file system of 64 KiB, if this process may mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
     if not shutil.which("mount") or not hasattr(os, "geteuid") or os.geteuid() != 0:
@@ -578,7 +578,7 @@ def test_forged_records_are_refused_by_name_and_nothing_has_changed(path, forged
         WriteBehind(cache, store, journal=path)
     assert path.read_bytes() == content and store.calls == [] and len(cache) == 0
     file = os.open(path, os.O_RDWR)
-    assert journals.lock_file(file)             # nobody has it
+    assert journals.lock_file(file)             # no process has it
     os.close(file)
 
 

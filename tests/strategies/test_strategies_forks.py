@@ -42,7 +42,7 @@ def in_child(body):
 
 
 def held_by_a_thread(lock):
-    """Have another thread hold a lock. Returns what releases it."""
+    """Have another thread hold a lock. Returns the function that releases it."""
     entered, release = threading.Event(), threading.Event()
 
     def hold():
@@ -98,7 +98,7 @@ def test_a_store_that_forks_while_it_saves_goes_on_in_both(tmp_path):
     store.fault = fork
     try:
         through.set("a", 1)
-        Started(through.set, "a", 2).result()               # the first write has let its turn go
+        Started(through.set, "a", 2).result()               # the first write has given up its turn
         fine = store.values["a"] == cache.peek("a") == 2 and through._locks._locks == {}
     finally:
         if children == [0]:
@@ -264,7 +264,7 @@ def test_a_load_that_another_thread_led_is_void_in_the_child(many):
 # --- coming back from the middle --------------------------------------------------------------------------------------
 
 class Meddling:
-    """A key that, when it is compared, calls what it was told to."""
+    """A key that calls a function of the test when it is compared."""
 
     def __init__(self, meddle):
         self.meddle = meddle
@@ -318,7 +318,7 @@ def test_an_exception_while_keys_are_compared_leaves_no_lock_behind():
 
 
 class Finalized:
-    """A value that, when it goes, calls what it was told to."""
+    """A value that calls a function of the test when it goes."""
 
     def __init__(self, last):
         self.last = last
@@ -333,7 +333,7 @@ def test_a_value_that_goes_may_write():
     with WriteBehind(Cache(1), store, max_delay=NEVER) as behind:
         for n in range(20):
             behind.set("a", Finalized(lambda n=n: (behind.set("a", n), behind.set(n, n))))
-            behind.set("a", "replaced")         # the first one goes: "a" is written once more
+            behind.set("a", "replaced")         # the first value goes: "a" is written once more
             assert behind.get("a") == n or n == 19
         behind.set("a", "last")
         assert behind.flush() and behind.get("a") == store.values["a"] == "last"

@@ -32,7 +32,7 @@ def path(tmp_path):
 
 
 def interrupted(path, *writes, **options):
-    """What a process leaves behind that accepted these writes and was killed."""
+    """The files of a process that accepted these writes and was killed."""
     journal = Journal(path, Encoding(), "process")
     for key, value in writes:
         journal.append(journal.encode(key, value), value is MISSING)
@@ -351,7 +351,7 @@ def test_no_accepted_write_is_lost_by_kill_9(tmp_path, rounds):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
             assert child.stdout.readline() == "ready\n", child.stderr.read()
             try:
-                child.wait(moment.uniform(0, 0.12))         # wherever it happens to be then
+                child.wait(moment.uniform(0, 0.12))         # wherever the child happens to be then
             except subprocess.TimeoutExpired:
                 pass
             child.kill()
@@ -383,7 +383,7 @@ def test_no_accepted_write_is_lost_by_kill_9(tmp_path, rounds):
 
 
 def operation_of_child(seed, first, wanted):
-    """What the child does at the number `wanted`, if it began with `first`."""
+    """The write of the child with the number `wanted`, if it began with `first`."""
     chance = random.Random(seed)
     chance.choice([1, 7, 50]), chance.choice([0, 0.001, 0.02])
     for n in range(first, wanted + 1):

@@ -79,7 +79,7 @@ def test_pauses_grow_and_a_flush_does_not_wait_for_their_end(store):
 
 
 def test_a_store_that_seems_down_is_not_asked_for_every_write():
-    """Without any thread or time: a first batch is tried together, then a few writes alone; later rounds only these."""
+    """Without threads or time: a first batch is tried together, then a few writes alone; later rounds only these."""
     store = BulkStore()
     switch = store.fault = Switch()
     writes = [Write(n, n, n + 1, 0.0, 0) for n in range(100)]
@@ -92,7 +92,7 @@ def test_a_store_that_seems_down_is_not_asked_for_every_write():
         assert len(delivery.deliver(writes)) == 100 and len(store.calls) == before + PROBES
         assert delivery.fruitless == n + 2
         tried |= {call[1] for call in store.calls[before:]}
-    assert tried == set(range(100))             # chance sees to that: one is missed once in 100 billion times
+    assert tried == set(range(100))             # chance misses one of them once in 100 billion times
     switch.is_on = False
     before = len(store.calls)
     assert delivery.deliver(writes) == [] and len(store.calls) == before + 2 and delivery.fruitless == 0
@@ -107,7 +107,7 @@ def test_what_is_written_again_meanwhile_takes_the_older_ones_place(store, quick
         behind.set("b", 1)
         flushing = Started(behind.flush)
         wait_until(lambda: len(store.calls) > 5)
-        behind.set("a", 2)                      # nobody else would send it before an hour is over
+        behind.set("a", 2)                      # nothing else would send it within an hour
         behind.delete("b")
         switch.is_on = False
         assert flushing.result() is True and store.values == {"a": 2} and behind.pending == 0
@@ -238,7 +238,7 @@ def test_what_the_store_refuses_holds_up_nothing_else(store, quick, bad):
     behind = WriteBehind(Cache(), store, **quick)
     behind.set_many({**dict.fromkeys(bad, 1), **{n: n for n in range(30)}})
     wait_until(lambda: set(store.values) == set(range(30)))
-    for n in range(30, 40):                     # nor what comes later
+    for n in range(30, 40):                     # nor a later write
         behind.set(n, n)
         wait_until(lambda: n in store.values)
     assert behind.pending == len(bad) and behind.flush(0.01) is False
@@ -248,7 +248,7 @@ def test_what_the_store_refuses_holds_up_nothing_else(store, quick, bad):
 
 @must_end
 def test_a_refused_write_is_told_from_an_outage(store, quick, caplog):
-    """It failed before and after others got through: from then on it is sent alone, and said of it once."""
+    """A write that failed before and after others got through is sent alone from then on; the log says so once."""
     switch = store.fault = Switch("bad", error=ValueError("no"))
     with WriteBehind(Cache(), store, **quick) as behind:
         behind.set("bad", 1)
@@ -333,7 +333,7 @@ def test_dead_letters_can_be_accepted_anew(store, quick):
     assert behind.retry_dead_letters() == 3 and behind.flush() is False     # it is down still
     assert len(behind.dead_letters) == 3
     store.fault.is_on = False
-    assert behind.flush() is False              # they are dead until somebody asks
+    assert behind.flush() is False              # they are dead until the user asks
     assert behind.retry_dead_letters() == 3 and behind.flush() is True and behind.dead_letters == []
     assert store.values == {"a": 1, "b": [2]} and behind.retry_dead_letters() == 0
     assert behind.close() is True
@@ -416,7 +416,7 @@ def test_threads_that_write_retry_and_flush_lose_nothing(store, quick):
 
     run_all(*[lambda n=n: work(n) for n in range(4)])
     store.fault = lambda call, keys: None
-    while not behind.flush():                   # what was on its way when that changed may be a dead letter still
+    while not behind.flush():                   # the write that was on its way then may be a dead letter still
         behind.retry_dead_letters()
     assert behind.close() is True
     assert store.values == {(n, k): 55 + k for n in range(4) for k in range(5)}
@@ -584,7 +584,7 @@ def test_asyncio_a_loop_that_stands_still_does_not_hold_the_thread_for_ever(quic
         while not rows.calls:
             await asyncio.sleep(0)
 
-    loop.run_until_complete(begin())            # and nobody runs it any more, in the middle of the store's call
+    loop.run_until_complete(begin())            # the loop stops in the middle of the store's call
     again = loop if goes_on else asyncio.new_event_loop()
     assert again.run_until_complete(behind.close()) is True and rows.values == {"a": 1}
     loop.run_until_complete(asyncio.sleep(0.001))
@@ -646,7 +646,7 @@ def test_asyncio_a_load_of_a_loop_that_has_ended_holds_up_nobody():
 
 @must_end
 def test_asyncio_a_cancelled_write_never_comes_after_a_later_one(tmp_path, monkeypatch):
-    """At the level of power it waits for the disk in a thread, which a cancellation does not end."""
+    """With `durability="power"` it waits for the disk in a thread, which a cancellation does not end."""
     from cachebox.strategies import journal as journals
 
     on_the_way, go_on = threading.Event(), threading.Event()
@@ -689,7 +689,7 @@ def test_a_write_that_was_taken_by_halves_goes_out_again(failed_before):
         queue.take(5.0)
         queue.put_back(write, 6.0)
     queue.in_flight["a"] = write
-    for _ in range(2):                          # the second time after another exception
+    for _ in range(2):                          # the second round comes after another exception
         queue.put_back(write, 7.0)
     assert not queue.in_flight and queue.due(6.0, False) == 1.0
     assert queue.take(7.0) == [write] and not queue.pending and queue.due(8.0, True) == float("inf")

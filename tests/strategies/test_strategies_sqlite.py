@@ -78,12 +78,12 @@ def test_each_thread_has_a_connection_of_its_own_which_ends_with_it(store):
     assert len({id(connection) for connection in [*own, store._connection()]}) == 5
     del own
     gc.collect()
-    assert len(store._all) == 2                 # this thread's, and that of the one that made it
+    assert len(store._all) == 2                 # this thread's connection, and that of the thread that made the store
 
 
 @must_end
 def test_a_connection_may_be_closed_by_its_thread_that_ends_and_by_the_store_at_once(tmp_path):
-    """The modules sqlite3 before 3.11 crash if they are told to close a connection twice at the same time."""
+    """The modules sqlite3 before 3.11 crash if a connection is closed twice at the same time."""
     for _ in range(10):
         connections = [sqlite_store._Connection(str(tmp_path / "one.db"), 5) for _ in range(10)]
         run_all(*[lambda mine=connections: [each.close() for each in mine]] * 3)
@@ -105,7 +105,7 @@ def test_a_forked_process_opens_its_own(store):
     child = os.fork()
     if child == 0:
         store.save("b", store.load("a") + 1)
-        mine.execute("SELECT 1").fetchall()     # nobody has closed it, which SQLite forbids here
+        mine.execute("SELECT 1").fetchall()     # still open, because SQLite forbids to close it here
         os._exit(0 if sys.getrefcount(mine) > 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert store.load("b") == 2

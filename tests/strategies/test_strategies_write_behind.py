@@ -1,4 +1,4 @@
-"""Write-behind: what was accepted reaches the store, in order per key, whatever the store does."""
+"""Write-behind: every accepted write reaches the store, in order per key, whatever the store does."""
 
 from __future__ import annotations
 
@@ -434,7 +434,7 @@ def test_bad_options_are_refused_by_name(store, options, error):
 
 @must_end
 def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store):
-    """It takes one batch whenever this test lets it: so it is always slower than the writers."""
+    """The store takes one batch whenever this test lets it: so it is always slower than the writers."""
     permits, entered = threading.Semaphore(0), []
 
     def slow(call, keys):
@@ -443,7 +443,7 @@ def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store)
             assert permits.acquire(timeout=60)
 
     store.fault = slow
-    cache = Cache(4)                            # smaller than what is pending: the queue has to serve it
+    cache = Cache(4)                            # smaller than the pending values: the queue has to serve them
     with WriteBehind(cache, store, batch_size=2, max_delay=0.0, max_queue=5) as behind:
 
         def write(i):
@@ -458,7 +458,7 @@ def test_a_slow_store_keeps_the_bounds_blocks_no_reader_and_loses_nothing(store)
             for key, newest in [(write.key, write.value) for write in list(behind._queue.pending.values())]:
                 assert behind.get(key) >= newest
             assert behind.flush(0) is False or not behind.pending
-            assert len(entered) == so_far       # all that while the store stood still
+            assert len(entered) == so_far       # all that happened while the store stood still
             permits.release()
             wait_until(lambda: len(entered) > so_far or not any(writer.thread.is_alive() for writer in writers))
         for writer in writers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Api(Exception):
-    """Its `args` are not what its constructor takes."""
+    """Its constructor does not take its `args`."""
 
     made = 0
 

@@ -1,4 +1,4 @@
-"""Threads for tests: a hang becomes a failure that shows where every thread stands."""
+"""Threads for tests: a hang becomes a failure that shows the stack of every thread."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Started:
             self.error = error
 
     def wait(self):
-        """Wait until the body ends, without raising what it raised."""
+        """Wait until the body ends, without raising its exception."""
         self.thread.join(LIMIT)
         if self.thread.is_alive():
             raise AssertionError(f"hangs:\n{stacks()}")
         return self
 
     def result(self):
-        """The body's result; raises what the body raised."""
+        """The body's result; raises the body's exception."""
         self.wait()
         if self.error is not None:
             raise self.error

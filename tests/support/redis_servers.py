@@ -188,7 +188,7 @@ class Cluster:
                     "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
                     *(self.slots[i] if self.has_ranges(client) else range(self.slots[i][0], self.slots[i][1] + 1)),
                 )
-        for server in self.servers:  # each is told about each, which is faster than gossip
+        for server in self.servers:  # each server meets each, which is faster than gossip
             with server.client() as client:
                 for other in self.servers:
                     if other is not server:

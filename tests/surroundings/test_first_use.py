@@ -1,4 +1,4 @@
-"""What is made when it is first needed is made once, however many threads need it first at the same moment."""
+"""Objects that are made at their first use are made once, however many threads use them first at the same moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUNDS = 150
 
 
 def at_the_same_moment(make, use):
-    """Have every thread `use` the same new thing, again and again: what each made, round by round."""
+    """Have every thread `use` the same new thing, again and again: the objects that each made, round by round."""
     barrier = threading.Barrier(THREADS)
     made = [make() for _ in range(ROUNDS)]
 

@@ -1,6 +1,6 @@
 """Greenlets: several callers in one thread. Plain ones, gevent's, eventlet's, and SQLAlchemy's under asyncio.
 
-What would end the process where it fails, or replaces parts of the interpreter, runs in a process of its own.
+A test that would end the process if it fails, or that replaces parts of the interpreter, runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def pause(value=None):
 
 
 def finish(*greenlets):
-    """Switch to each in turn until all are over."""
+    """Switch to each in turn until all have ended."""
     for _ in range(100):
         for one in greenlets:
             if not one.dead:
@@ -46,7 +46,7 @@ def finish(*greenlets):
 
 
 def in_process(script, *args, needs=()):
-    """Run a script in a process of its own, which has to end well. Skipped where a module is missing."""
+    """Run a script in a process of its own, which has to end well. Skipped if a module is missing."""
     for module in needs:
         pytest.importorskip(module, reason=f"needs {module}, which is not installed")
     done = subprocess.run(
@@ -57,7 +57,7 @@ def in_process(script, *args, needs=()):
     return done.stdout
 
 
-# --- plain greenlets: nobody can switch to the one that leads, so each loads for itself -------------------------------
+# --- plain greenlets: no wait can switch to the leader, so each loads for itself --------------------------------------
 
 def ways():
     """Ways to load a key, by name: each makes a new cache and gives a function of the key."""
@@ -148,7 +148,7 @@ class Oldest(EvictionPolicy):
 
 
 def deep(levels, function, *args):
-    """Call a function from so many levels of compiled calls: with another C stack, that is."""
+    """Call a function from that many levels of compiled calls: with another C stack, that is."""
     return function(*args) if levels == 0 else next(map(functools.partial(deep, levels - 1, function), args))
 
 
@@ -230,7 +230,7 @@ def test_a_load_whose_greenlet_is_dropped_holds_neither_its_key_nor_memory(end):
 
     one = spawn(cache.get_or_set, "a", load)
     if end == "killed":
-        one.throw(greenlet.GreenletExit)        # which a greenlet that ends so returns
+        one.throw(greenlet.GreenletExit)        # a greenlet that ends by this exception returns it
         assert one.dead
     del one
     gc.collect()
@@ -357,7 +357,7 @@ def test_a_greenlet_waits_for_a_load_of_another_thread():
 # --- SQLAlchemy: a greenlet under the event loop's own thread ---------------------------------------------------------
 
 def run_sync(work, n):
-    """Call ``work(query)`` in so many greenlets of one event loop, where ``query(text)`` asks a database."""
+    """Call ``work(query)`` in that many greenlets of one event loop, where ``query(text)`` asks a database."""
     pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy, which is not installed")
     pytest.importorskip("aiosqlite", reason="needs aiosqlite, which is not installed")
     from sqlalchemy import text

@@ -81,7 +81,7 @@ assert dict(new) == dict(old.copy()) == {"a": 1}
 
 
 def test_an_interpreter_that_is_initialised_again(tmp_path):
-    """In a program that embeds Python: the second life of the interpreter is told."""
+    """In a program that embeds Python, the second life of the interpreter gets an error."""
     import shutil
     import sysconfig
 

@@ -1,8 +1,8 @@
 """Public calls that are interrupted at any bytecode, or by the collector, by code that uses the same object.
 
 A signal handler or a finalizer may run between any two bytecodes of a call, the first one above all, and may make any
-call itself. A lock that both want would be for ever. Here a trace function stands for the signal: it makes the inner
-call after a number of bytecodes that chance has chosen, from a seed.
+call itself. If both want one lock, they would wait without end. Here a trace function stands for the signal: it
+makes the inner call after a number of bytecodes that chance has chosen, from a seed.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def quietly(call, thing):
 
 
 def in_between(call, thing):
-    """The same in the middle of another call, which may be what keeps a server from answering in time."""
+    """The same in the middle of another call, which may keep a server from answering in time."""
     with contextlib.suppress(KeyError, *UNAVAILABLE):
         call(thing)
 
@@ -227,7 +227,7 @@ def test_interrupted_by_the_collector_for_long(request, made):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timers")
 @pytest.mark.parametrize("made", MADE)
 def test_interrupted_by_signals(request, made):
-    """Real ones, which come whenever they come, in the first calls of new objects."""
+    """Real signals, which come at any time in the first calls of new objects."""
     chance = random.Random(made)
     calls = list(CALLS[made].values())
     came = []
@@ -271,7 +271,7 @@ def test_a_section_tells_whether_a_thread_is_in_it():
 
 @needs_redis
 def test_who_is_in_a_critical_section_waits_for_no_other_thread(request):
-    """As a callback of the collector is, which runs in the middle of one: others may want the section."""
+    """A callback of the collector runs in the middle of a critical section: other threads may want the section."""
     with Served(request) as served:
         cache = served.tiers()
         begun, go_on = threading.Event(), threading.Event()

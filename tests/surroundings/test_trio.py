@@ -118,7 +118,7 @@ def test_a_loop_of_trio_that_has_ended_holds_no_key():
     kept = f(1)
 
     async def lead():
-        kept.send(None)                         # trio's own steps, and then nobody goes on
+        kept.send(None)                         # trio's own steps, and then no task goes on
 
     trio.run(lead)
     assert gather(lambda: f(1)) == [1] and runs == [1, 1]

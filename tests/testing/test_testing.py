@@ -1,4 +1,4 @@
-"""What `cachebox.testing` gives to the tests of others: a clock, and fixtures for pytest."""
+"""The parts of `cachebox.testing` that users' tests get: a clock, and fixtures for pytest."""
 
 from __future__ import annotations
 

@@ -269,7 +269,8 @@ class WriteBehind(WritingBehind, BlockingMethods):
         cache: any cache with the methods of a `Cache`.
         store: an object with ``load(key)``, ``save(key, value)`` and optionally ``save_many(dict)``, ``delete(key)``
             and ``delete_many(keys)``.
-        batch_size: the most writes that go out together: an int from 1 on. So many writes do not wait for others.
+        batch_size: the most writes that go out together: an int from 1 on. That many writes do not wait
+            for others.
         max_delay: the most seconds that a write waits for others, 0 or more; infinity: until there are `batch_size`
             writes, or `flush` or `close` is called.
         max_queue: the most keys with writes that the store lacks: an int from 1 on.

@@ -1,4 +1,4 @@
-"""The garbage collector, at any moment; and what it runs."""
+"""The garbage collector at any moment, and the code that it runs."""
 
 from __future__ import annotations
 

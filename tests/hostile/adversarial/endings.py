@@ -1,4 +1,4 @@
-"""What runs when entries leave: callbacks, finalisers of keys and values, weak references; and the cache's own end."""
+"""Code that runs when entries leave: callbacks, finalisers of keys and values, weak references; the cache's own end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def callback_kinds():
 
 def a_callback_that_never_stops_storing(policy):
     """Each eviction stores something, which evicts: a RecursionError ends that."""
-    sys.stderr = open(os.devnull, "w")          # that deep, the hook for what cannot be raised fails too, and says so
+    sys.stderr = open(os.devnull, "w")          # that deep, the hook for unraisable exceptions fails too, and says so
     os.dup2(sys.stderr.fileno(), 2)
     numbers = iter(range(10**9))
     cache = Cache(2, policy=policy, on_evict=lambda key, value: cache.set(next(numbers), value))
@@ -110,7 +110,7 @@ def weak_references_whose_callbacks_do_anything(policy):
 
 
 def random_deeds_everywhere(policy):
-    """Keys, values and callbacks all act at random, all at once."""
+    """Keys, values and callbacks act at random, all at once."""
     for seed in range(40):
         world = World(max_size=4, policy=policy)
         for options in kinds(policy, world):
@@ -197,7 +197,7 @@ def dropped_by_what_dies(policy):
 
 
 def dropped_by_what_it_calls(policy):
-    """Its clock, weigher, factories, and the function of compute."""
+    """A cache that is dropped by its clock, its weigher, a factory, or the function of `compute`."""
     world = Dropping()
 
     def clock():

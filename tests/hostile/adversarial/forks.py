@@ -32,8 +32,8 @@ def well_in_the_child(caches):
 
 
 def write(n, caches, ttl, ended):
-    """What a thread does. Not a closure: a variable shared with the thread that forks would be a cell, and without
-    the GIL cells have locks, which CPython 3.13 may leave locked for ever in the child."""
+    """The body of a thread. Not a closure: a variable shared with the thread that forks would be a cell, and without
+    the GIL cells have locks, which CPython 3.13 may leave locked in the child without end."""
     number = 0
     while not ended.is_set():
         number += 1
@@ -67,7 +67,7 @@ def fork_while_threads_write(policy, ttl):
 
 
 def wait_for(child):
-    """A child's exit status; an AssertionError where it hangs."""
+    """A child's exit status; an AssertionError if it hangs."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)

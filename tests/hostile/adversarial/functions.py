@@ -13,7 +13,7 @@ from hostile import EXPECTED, Comparable, DyingKey, Hostile, Key, Value, World, 
 
 
 def deeds_to(function):
-    """What an argument may do to the function that it is an argument of."""
+    """Things that an argument may do to its function."""
     return {
         "clear": lambda world: function.cache_clear(),
         "call": lambda world: function(0),
@@ -111,7 +111,7 @@ def functions_that_do_anything(policy):
 
 
 def options_that_do_anything(policy):
-    """`condition`, `ttl` and `key_func` do."""
+    """`condition`, `ttl` and `key_func` that do anything."""
     for name in ("condition", "ttl", "key_func"):
         world = World()
 
@@ -233,7 +233,7 @@ def in_threads(policy):
 
 
 def coroutines(policy):
-    """Async functions, the arguments of which clear the cache when they are compared; tasks are cancelled at random."""
+    """Async functions whose arguments clear the cache when they are compared; tasks are cancelled at random."""
 
     async def main():
         world = World()

@@ -1,4 +1,4 @@
-"""What the scenarios share: policies, things that act whenever they are asked anything, and what must hold then."""
+"""The parts that the scenarios share: policies, objects that act whenever they are used, and what must hold then."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ POLICIES = {"LRU": "LRU", "LFU": "LFU", "FIFO": "FIFO", "AUTO": "AUTO", "InPytho
 
 
 class Hostile(Exception):
-    """What hostile code raises."""
+    """The exception of hostile code."""
 
 
 EXPECTED = (Hostile, KeyError, ValueError, TypeError, RuntimeError)
-"""What a call may raise under hostile code. RuntimeError: a lookup was given up, or an endless recursion."""
+"""Exceptions that a call may raise under hostile code. RuntimeError: a lookup was given up, or endless recursion."""
 
 
 class World:
-    """A cache, and what hostile code does to it when its turn comes."""
+    """A cache, and the deeds of hostile code to it."""
 
     def __init__(self, **options):
         self.cache = Cache(**options)
@@ -70,7 +70,7 @@ class World:
         self.depth = 0
 
     def turn(self):
-        """Somebody has been asked something: do the deed. Deeds may provoke deeds, but not without end."""
+        """An object was asked something: do the deed. Deeds may provoke deeds, but not without end."""
         if self.act is None or self.depth > 1:
             return
         self.depth += 1
@@ -81,7 +81,7 @@ class World:
             self.depth -= 1
 
     def verify_bound(self):
-        """What must hold at every instant."""
+        """The conditions that must hold at every instant."""
         cache, self.depth = self.cache, self.depth + 9
         try:
             if cache.max_size is not None and type(cache.policy) is str:    # another is in the middle of something
@@ -90,7 +90,7 @@ class World:
             self.depth -= 9
 
     def verify(self, policy_may_be_torn=False):
-        """What must hold when all is quiet again."""
+        """The conditions that must hold when all is quiet again."""
         self.act = None
         bound = self.cache.max_size
         if policy_may_be_torn and type(self.cache.policy) is not str:
@@ -122,7 +122,7 @@ class Key:
 
 
 class Comparable(Key):
-    """Acts only when it is compared."""
+    """A key that acts only when it is compared."""
 
     __slots__ = ()
 
@@ -257,7 +257,7 @@ def random_deed(seed):
 
 
 def ignore_unraisable():
-    """What callbacks and finalisers raise is none of a scenario's business, unless it is no hostile exception."""
+    """Exceptions of callbacks and finalisers do not concern a scenario, unless they are no hostile exceptions."""
     def hook(found):
         if not isinstance(found.exc_value, EXPECTED):
             sys.__unraisablehook__(found)

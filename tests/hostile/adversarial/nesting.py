@@ -11,7 +11,7 @@ from cachebox import Cache, cached
 
 
 def a_hundred_thousand_deep(policy):
-    """Freed at once, without filling the C stack; as a value, as a key's attribute, and after an eviction."""
+    """Nested caches are freed at once, without filling the C stack: as values, as keys' attributes, after evictions."""
     for options in ({}, {"default_ttl": 60, "on_evict": print}):
         inner = Cache(policy=policy)
         last = weakref.ref(inner)

@@ -1,4 +1,4 @@
-"""Pickling and copying what changes the cache meanwhile."""
+"""Pickling and copying objects that change the cache meanwhile."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def a_clock_that_jumps_about(policy):
 
 
 def thousands_of_tiny_ones_under_the_sweeper(policy):
-    """Entries that are over at once, in four threads, while the sweeper takes them away."""
+    """Entries that expire at once, in four threads, while the sweeper takes them away."""
     for options in kinds(policy):
         options.pop("clock", None)
         cache = Cache(**options)

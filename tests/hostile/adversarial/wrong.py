@@ -1,4 +1,4 @@
-"""What a cache calls, misbehaving: weighers, clocks, factories, the function of `compute`, policies."""
+"""User code that misbehaves: weighers, clocks, factories, the function of `compute`, policies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weighers(policy):
 
 
 def called_back(policy, make, operations):
-    """Every deed in the middle of what `make`'s options and `operations` have called."""
+    """Every deed in the middle of the functions that `make`'s options and `operations` have called."""
     for deed in [*DEEDS.values(), random_deed(1), random_deed(2)]:
         for operation in operations:
             world = World(policy=policy, max_size=4)

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of what reads bytes of others: ``python tests/hostile/fuzz TARGET [SECONDS]``.
+"""Coverage-guided fuzzing of all code that reads foreign bytes: ``python tests/hostile/fuzz TARGET [SECONDS]``.
 
-A target is a module beside this one. It has `SEEDS`, good inputs to begin with, and ``one(data)``, which returns
-whatever the bytes are: what it raises is a finding. libFuzzer (the package atheris) makes the inputs. It sees Python
+A target is a module next to this one. It has `SEEDS`, good inputs to begin with, and ``one(data)``, which returns
+whatever the bytes are: its exceptions are findings. libFuzzer (the package atheris) makes the inputs. It sees Python
 code; with the compiled part as `tests/hostile/fuzz.sh` builds it, it sees that, too. `tests/hostile/test_fuzz.py` runs
 all targets for a moment, without any of this.
 """

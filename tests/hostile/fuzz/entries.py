@@ -64,7 +64,7 @@ def one(data: bytes) -> None:
         value = codec.loads(kind, payload)
     except Undecodable:
         return
-    if which in (1, 2):  # signed: it was written, or is a counter, whose number is the server's
+    if which in (1, 2):  # signed: the entry was written, or is a counter, whose number is the server's
         assert kind == b"N" or any((value, tags) == good for (i, _), good in GOOD.items() if i == which), (
             kind,
             payload,

@@ -42,7 +42,7 @@ SEEDS = [bytes([which, how]) + at.to_bytes(3, "big") + b"\1\xff\0" for which in 
 
 
 def one(data: bytes) -> None:
-    """A file; what is done to it; where; the bytes that are put there. And so on, up to four times."""
+    """A file; the change to it; its place; the bytes that are put there. This is repeated up to four times."""
     root = ROOT / "tried"
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(TEMPLATE, root)
@@ -70,7 +70,7 @@ def damage(path: Path, change: bytes) -> None:
             case 0:
                 file.seek(at % (size or 1))
                 file.write(change[5:])
-            case 1:                             # where numbers stand that say what all else is
+            case 1:                             # the numbers there describe all the rest
                 file.seek(at % min(size or 1, 256))
                 file.write(change[5:])
             case 2:

@@ -1,4 +1,4 @@
-"""What servers say on the tracking link: whatever it is, the link hears it or loses the connection."""
+"""Messages of servers on the tracking link: whatever they are, the link reads them or loses the connection."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ SEEDS = [
 
 
 def read(data: bytes, step: int) -> tuple[list[object], bool]:
-    """The replies in some bytes, fed in pieces; and whether it ended in nonsense."""
+    """The replies in some bytes, fed in pieces; and whether the stream ended in nonsense."""
     replies, found = Replies(), []
     for at in range(0, len(data), step):
         replies.feed(data[at : at + step])
@@ -74,7 +74,7 @@ def one(data: bytes) -> None:
 
 
 def work_with(command: list[object], reply: object) -> None:
-    """What is done with a reply that has been found good, in short."""
+    """The use of a reply that has been found good, in short."""
     if isinstance(reply, ReplyError):
         if reply.code == "ASK":
             int(str(reply).split()[2].rpartition(":")[2])

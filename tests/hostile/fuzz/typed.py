@@ -1,4 +1,4 @@
-"""Trees of typed values, in JSON and msgpack, packed or not, with the classes of an annotation: what is read can be
+"""Trees of typed values, in JSON and msgpack, packed or not, with an annotation's classes: a value that is read can be
 written, and is the same again."""
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ SCHEMA = Schema(tuple[tuple(CLASSES)])
 
 
 def codecs():
-    """Those that there are here, each with and without a schema."""
+    """The readers that are installed here, each with and without a schema."""
     for serializer in "json", "msgpack":
         for compress in "zlib", "zstd", None:
             try:
@@ -98,7 +98,7 @@ PLAIN = [
 
 
 def seeds():
-    """A byte that says who reads, and what of an entry follows the generation, behind its kind and its flags."""
+    """A byte that names the reader, and the part of an entry behind its generation, kind and flags."""
     for i, (codec, schema) in enumerate(READERS):
         for value in [*PLAIN, OBJECTS] if schema is not None else PLAIN:
             for kept in (0, 5000) if value == [] else (0,):
@@ -136,7 +136,7 @@ def one(data: bytes) -> None:
     if len(data) < 3:
         return
     codec, schema = READERS[data[0] % len(READERS)]
-    packed = data[2] & (ZLIB | ZSTD)            # the zstd of the package's own may be absent here: that is told apart
+    packed = data[2] & (ZLIB | ZSTD)            # the package's own zstd may be absent here: that is a case of its own
     entry = b"\xcbx\x03" + data[1:3] + GENERATION + data[3:]
     loaded = set(sys.modules)
     try:
@@ -149,7 +149,7 @@ def one(data: bytes) -> None:
         assert not new, f"{new} were imported"
     assert len(entry) >= HEAD and (packed or len(payload) <= len(data))
     if kind == b"N":
-        return                                  # a counter: the server changes it, and nobody writes it
+        return                                  # a counter: only the server changes it
     try:
         head, body = codec.encode("k", value, (), schema)
     except TypeError as error:

@@ -3,7 +3,7 @@
 Each ``type: ignore`` asserts that the line is refused, and why: one that is not needed is an error.
 """
 
-# Nothing here runs: bodies are empty, and nobody awaits.
+# Nothing here runs: bodies are empty, and nothing is awaited.
 # mypy: disable-error-code="empty-body, unused-coroutine"
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ assert_type(anything.increment("a", 2), int)
 texts.increment("a")  # type: ignore[misc]
 
 
-# compute: MISSING stands for "no value", and can be told from every value
+# compute: MISSING stands for "no value", and is distinct from every value
 def longer(old: str | Missing) -> str:
     if old is MISSING:
         return ""

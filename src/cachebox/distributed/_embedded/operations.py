@@ -134,7 +134,7 @@ class Transaction:
         )
 
     def end_lease(self, h: int) -> None:
-        """End the lease of a key, no matter who holds it."""
+        """End the lease of a key, whichever process holds it."""
         self.execute("DELETE FROM l WHERE h = ?", (h,))
 
 

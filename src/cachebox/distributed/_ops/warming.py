@@ -24,7 +24,7 @@ from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed.options import checked_key
 
 FEW = 20
-"""The batch size if keys are loaded one by one: an interruption may cost so many loads."""
+"""The batch size if keys are loaded one by one: an interruption may cost that many loads."""
 
 
 class Source:
