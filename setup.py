@@ -1,7 +1,8 @@
 """Builds the compiled part. All metadata is in pyproject.toml.
 
-CACHEBOX_SANITIZE=address builds with AddressSanitizer, CACHEBOX_TRACE=1 with line tracing for coverage of `.pyx` files,
-CACHEBOX_DEBUG=1 without optimisation, with debug information, bounds checks and Cython's check of references.
+CACHEBOX_SANITIZE=address builds with AddressSanitizer. CACHEBOX_TRACE=1 builds with line tracing, for the coverage of
+`.pyx` files. CACHEBOX_DEBUG=1 builds without optimisation, with debug information, bounds checks and Cython's check of
+references.
 """
 
 import os
@@ -24,7 +25,7 @@ debug = bool(os.environ.get("CACHEBOX_DEBUG"))
 
 
 def check_name():
-    """Stop where the other library is installed whose distribution is called `cachebox`: it has the same folder."""
+    """Stop if the other library is installed whose distribution is called `cachebox`: it uses the same folder."""
     installation = runpy.run_path(str(SOURCES / "cachebox" / "_installation.py"))
     for folder in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
         package = os.path.join(folder, "cachebox")
@@ -37,7 +38,7 @@ def check_name():
 
 
 def check_tools():
-    """Stop at once, and say what to install, where there is no compiler or no header to compile with."""
+    """Stop at once, and say what to install, if there is no compiler or no header to compile with."""
     if sys.platform == "win32":
         return                          # setuptools looks for MSVC, and says where to get it
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
@@ -58,15 +59,16 @@ if {"build_ext", "bdist_wheel", "editable_wheel", "build", "install", "develop"}
     check_name()
     check_tools()
 
-# What every get, set, eviction and decorated hit goes through, as `bench/instructions.py` counts it, is compiled for
-# speed; all else for size: a wheel has a quarter less. A module is here only if those counts say so.
+# Modules compiled for speed: every get, set, eviction and decorated hit goes through them, as `bench/instructions.py`
+# counts. All others are compiled for size, which makes a wheel a quarter smaller. A module is here only if those counts
+# say so.
 FAST = {
     "_calls/cached_call", "_calls/call_key", "_calls/entry_points", "_engine/auto", "_engine/fifo", "_engine/lfu",
     "_engine/lru", "_engine/shadow", "_engine/table", "_loading/fast_path", "_loading/fetch", "_store/operation",
     "_store/state", "_store/store", "_store/writes", "cache", "distributed/_near/hits",
 }
 assert all((SOURCES / "cachebox" / f"{name}.pyx").exists() for name in FAST), "FAST names a module that is not there"
-# ... but for its functions of these names, which nobody calls in a loop.
+# Functions of FAST modules that are compiled for size, because nobody calls them in a loop.
 RARE = re.compile(
     r"^((?:PyObject \*|int )__pyx_(?:pw|pf|f)_\w+_\d*(?:__init__|configure|__repr__|_repr_html_|__reduce__|__setstate__"
     r"|_export|_snapshot|_check|invalidate_\w+|warm|resize|dump|explain|forget_receiver|refresh_call|__set_name__|cache_info"
@@ -75,21 +77,25 @@ RARE = re.compile(
 
 link_flags = [f"-fsanitize={sanitize}"] if sanitize else []
 if sys.platform == "linux" and not (sanitize or debug):
-    link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]     # names of static functions, a twelfth; empty pages
-# Where there is no memory for the names of its arguments, Cython 3.3's quicker way to make an object drops references
-# that it has never taken.
-macros = [("CYTHON_VECTORCALL_TPNEW", "0")] + [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
+    # omits names of static functions (a twelfth of the size) and empty pages
+    link_flags += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
+# VECTORCALL_TPNEW: Cython 3.3's faster construction of objects drops references that it never took, if there is no
+# memory for the names of its arguments. COMPRESS_STRINGS: a wheel compresses strings better than Cython does.
+macros = [("CYTHON_VECTORCALL_TPNEW", "0"), ("CYTHON_COMPRESS_STRINGS", "0")]
+macros += [("CYTHON_TRACE", "1")] * trace + [("CYTHON_REFNANNY", "1")] * debug
 
 
 def flags_for(name):
-    """What a module is compiled with: `name` is its path below the package, without an ending."""
+    """The compiler flags of a module: `name` is its path below the package, without a suffix."""
     if sys.platform == "win32":
-        return []                       # setuptools has MSVC optimise (/O2 /GL) as it is
+        return []                       # setuptools has MSVC optimise (/O2 /GL) already
+    speed = "-O3" if name.startswith("_engine/") else "-O2"     # only AUTO is slower with -O2, by a tenth
     flags = [
-        "-O3" if name in FAST else "-Os",       # whatever the interpreter was built with
+        speed if name in FAST else "-Os",       # independent of the interpreter's own flags
         "-g0",                          # debug information would be three quarters of a wheel
         "-fvisibility=hidden",
-        "-ffp-contract=off",            # numbers come out the same on every processor
+        "-fno-plt",                     # saves a stub for each function of CPython that a module calls
+        "-ffp-contract=off",            # numbers are the same on every processor
         "-Wno-unused-function",         # Cython copies the C code in a .pxd into every module that cimports it
         "-Wno-unreachable-code",        # Cython's clean-up labels; CPython on macOS asks for this warning
     ]
@@ -97,7 +103,7 @@ def flags_for(name):
         return [*flags, "-O0", "-g"]
     if sanitize:
         return [*flags, "-O1", "-g", f"-fsanitize={sanitize}", "-fno-omit-frame-pointer"]
-    # No exception of C++ comes by, and where a thread ends in the middle of it glibc does without tables.
+    # No C++ exceptions pass through, and glibc ends a thread in the middle of a call without these tables.
     return [*flags, "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
 
 
@@ -117,11 +123,11 @@ extensions = [extension(path) for path in sorted(SOURCES.rglob("*.pyx"))]
 
 
 def mend(path):
-    """Have generated code bear that there is no memory left, where Cython 3.3 takes for granted that there is some.
+    """Mend generated C code: Cython 3.3 assumes that there is always memory left.
 
-    Tell the compiler which functions are `RARE`, too. An exception may have no traceback: `except` drops the reference
-    to it, and `with` puts it into a tuple, as if it had one. What a list comprehension could not append is dropped
-    twice.
+    An exception may have no traceback. But `except` drops the reference to it, and `with` puts it into a tuple, as if
+    it had one. An item that a list comprehension could not append is dropped twice. This also marks the functions in
+    `RARE` for the compiler.
     """
     written = path.read_text()
     is_fast = path.relative_to(Path("build/cython", SOURCES, "cachebox")).with_suffix("").as_posix() in FAST
@@ -152,7 +158,7 @@ modules = cythonize(
     compiler_directives={
         "language_level": 3,
         "freethreading_compatible": True,
-        "auto_pickle": False,           # what can be pickled has a `__reduce__` of its own
+        "auto_pickle": False,           # classes that can be pickled have a `__reduce__`
         "binding": False,
         "boundscheck": debug,
         "wraparound": False,

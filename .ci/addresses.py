@@ -1,7 +1,7 @@
-"""Puts the addresses of the site and of the repository into the README, from `[project.urls]` of pyproject.toml.
+"""Writes the addresses of the site and the repository into the README, from `[project.urls]` of pyproject.toml.
 
     python .ci/addresses.py             write them
-    python .ci/addresses.py check       fail where they are no real ones, or the README has others
+    python .ci/addresses.py check       fail if they are not real, or differ from the README's
 """
 
 import re

@@ -1,10 +1,11 @@
-"""Gathers the fragments of `changelog.d` into CHANGELOG.md, and makes a version of what is under "Unreleased".
+"""Collects the fragments of `changelog.d` in CHANGELOG.md, and turns "Unreleased" into a version.
 
     python .ci/changelog.py gather      fragments become lines under "Unreleased", and are removed
     python .ci/changelog.py X.Y.Z       the same, and "Unreleased" becomes version X.Y.Z of today, in pyproject.toml too
-    python .ci/changelog.py check       fail where a fragment has a wrong name, or is empty
+    python .ci/changelog.py check       fail if a fragment has a wrong name, or is empty
 
-A fragment is a file `changelog.d/WORD.KIND.md`: any word, and one of the KINDS. So two branches never change one line.
+A fragment is a file `changelog.d/WORD.KIND.md`: any word, and one of the KINDS. So two branches never change the same
+line.
 """
 
 import datetime
@@ -18,7 +19,7 @@ HEAD = "## [Unreleased]\n"
 
 
 def fragments() -> dict[str, list[Path]]:
-    """The files of each kind, sorted by name. SystemExit for one that is none."""
+    """The files of each kind, sorted by name. Raises SystemExit for a file that is no fragment."""
     found: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     for path in sorted((ROOT / "changelog.d").glob("*.md")):
         if path.name == "README.md":

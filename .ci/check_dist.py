@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Checks that wheels and sdists hold what they should and nothing else: check_dist.py FILE ...
+"""Checks that wheels and sdists contain what they should and nothing else: check_dist.py FILE ...
 
-The tree says what that is. A wheel: the Python files, stubs and `py.typed` of `src`, and a compiled module for every
-`.pyx` and `.c`, without debug information. An sdist: what git tracks, but for files and folders whose names begin with
-a dot.
+The tree says what that is. A wheel has the Python files, stubs and `py.typed` of `src`, and a compiled module for every
+`.pyx` and `.c`, without debug information. An sdist has what git tracks, except files and folders whose names begin
+with a dot.
 """
 
 import subprocess

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks that wheels are small, and compiled as `setup.py` says: check_wheel.py WHEEL ...
 
-Of every compiled module: no debug information, no symbols but those that it exports, no library but those of the
-system, and nothing exported but its entry. A wheel may have 1.5 MiB.
+Each compiled module has no debug information, only the symbols that it exports, only libraries of the system, and
+exports only its entry point. A wheel may have 1.5 MiB.
 """
 
 import re
@@ -21,7 +21,7 @@ def said(*command: str) -> str:
 
 
 def check(module: Path) -> list[str]:
-    """What is wrong with a compiled module."""
+    """The problems of a compiled module."""
     name = module.name
     sections = said("readelf", "--wide", "--section-headers", str(module))
     found = [f"{name} has {kind}" for kind in (".debug_info", ".symtab") if f" {kind} " in sections]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that two wheels hold the same bytes: same_wheels.py WHEEL WHEEL."""
+"""Checks that two wheels have the same contents: same_wheels.py WHEEL WHEEL."""
 
 import sys
 import zipfile

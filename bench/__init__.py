@@ -1,1 +1,1 @@
-"""Benchmarks of the cache beside what else there is; README.md in this folder says how to run them."""
+"""Benchmarks of the cache, compared with alternatives; README.md in this folder says how to run them."""

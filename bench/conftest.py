@@ -1,4 +1,4 @@
-"""Prints a table of ratios as soon as all groups of a topic are measured, in place of pytest-benchmark's own tables."""
+"""Prints a table of ratios as soon as all groups of a topic are measured, instead of pytest-benchmark's own tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench import peers, suite
 
 
 def pytest_configure(config):
-    config.addinivalue_line("filterwarnings", "default")    # the peers may warn of what they like
+    config.addinivalue_line("filterwarnings", "default")    # warnings of the peers are not errors
     config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")    # connections last as long as the process
     config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used")      # by a test that skips
     config.option.benchmark_quiet = True
@@ -25,7 +25,7 @@ def topic_of(item):
 
 
 class Printer:
-    """Remembers the topic that has just ended, for there is no output during a test."""
+    """Prints a topic's table after its last test, because a test must not print."""
 
     def __init__(self, reporter):
         self.reporter = reporter

@@ -1,12 +1,12 @@
-"""The figures that the cache is held to: what is measured, against what, and what it must and should reach.
+"""The target figures of the cache: what is measured, against what, and the values to reach.
 
     python -m bench.figures                         all of them; about a minute
     python -m bench.figures --only get,calls        some groups
     python -m bench.figures --seconds 3             longer for each group (default: 1)
     python -m bench.figures --list
 
-`must` is what a release has to reach, `moonshot` what it would be proud of. Newer interpreters, which are optimised
-builds with a faster dict and functools, have targets of their own where a second pair is given.
+`must` is what a release has to reach, `moonshot` an ambitious goal. Newer interpreters are optimised builds with a
+faster dict and functools; a second pair, if given, has their targets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: a ratio, or bytes; less is better unless `more` is set."""
+    """One line of the table: a ratio, or bytes. Less is better, unless `more` is set."""
 
     group: str
     name: str                       # of the line within its group, as the measuring functions return it
@@ -45,7 +45,7 @@ class Figure:
     free_threaded: bool = False
 
     def goal(self, version: tuple[int, int], free_threaded: bool) -> Pair | None:
-        """What this interpreter is held to, if anything."""
+        """The targets for this interpreter, if there are any."""
         if free_threaded != self.free_threaded:
             return None
         return self.newer if version >= (3, 14) else self.targets
@@ -109,11 +109,11 @@ FIGURES = [
 ]
 
 
-# --- how it is measured: a function for each group --------------------------------------------------------------------
+# --- measuring: a function for each group -----------------------------------------------------------------------------
 
 
 def ratios(timings: dict[str, Timing], baseline: str, **names: str) -> Values:
-    """Ratios of those that were measured: ratios(timings, baseline, line=candidate, ...)."""
+    """Ratios of the measured candidates: ratios(timings, baseline, line=candidate, ...)."""
     if baseline not in timings:
         return {}
     return {line: measure.ratio(timings, name, baseline) for line, name in names.items() if name in timings}
@@ -197,7 +197,7 @@ def measure_import(seconds: float) -> Values:
 def measure_threads(seconds: float) -> Values:
     found = ratios(interleave(reads([DICT, LRU], text_keys(1000)), seconds=seconds), DICT, one=LRU)
     timings = interleave(threads.reads([DICT, LRU], 2), seconds=2 * seconds)
-    return found | ratios(timings, LRU, two=DICT)       # a ratio of throughputs is the inverse of one of times
+    return found | ratios(timings, LRU, two=DICT)       # a ratio of throughputs is the inverse of a ratio of times
 
 
 GROUPS: dict[str, Callable[[float], Values]] = {
@@ -217,7 +217,7 @@ GROUPS: dict[str, Callable[[float], Values]] = {
 
 
 def measure_all(names: list[str], seconds: float) -> dict[str, Values]:
-    """Measure groups, and tell on stderr how long each took."""
+    """Measure groups, and report on stderr how long each took."""
     measured = {}
     for name in names:
         start = time.monotonic()

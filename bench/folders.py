@@ -1,6 +1,6 @@
-"""A folder of this machine, and the candidates that keep their values there: our tier without a server, and peers.
+"""A folder of this machine, and the candidates that keep values there: our tier without a server, and peers.
 
-The folder is made when the first candidate is, and removed when the process ends.
+The folder is created with the first candidate, and removed when the process ends.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def _diskcache() -> Any:
 
 
 def _caches() -> dict[str, Any]:
-    """Ours never finds in its first tier what is asked for."""
+    """The caches by name. Ours never finds a requested key in its first tier."""
     return {OURS: _ours(max_size=1), **({DISKCACHE: _diskcache()} if _diskcache() is not None else {})}
 
 
 def first_tier() -> list[Candidate]:
-    """Hits in memory, each exactly coherent with all processes, beside those of a `Cache` with as many objects."""
+    """Hits in memory, coherent with all processes, compared with those of a `Cache` with as many objects."""
     from cachebox import Cache
 
     plain, both = Cache(), _ours()
@@ -63,7 +63,7 @@ def first_tier() -> list[Candidate]:
 
 
 def gets() -> list[Candidate]:
-    """`get` of a key that is in the folder, its value decoded."""
+    """`get` of a key in the folder, with decoding its value."""
     batches = shuffled(KEYS, batch=200)
     return [candidate(name, batches, "cache.get(key)", cache=cache) for name, cache in _caches().items()]
 
@@ -76,7 +76,7 @@ def sets() -> list[Candidate]:
 
 
 def many_gets() -> list[Candidate]:
-    """A thousand keys; one operation is all of them. diskcache has a loop for it."""
+    """A thousand keys; one operation is all of them. diskcache needs a loop."""
     statements = {OURS: "cache.get_many(keys)", DISKCACHE: "for one in keys: cache.get(one)"}
     return [
         candidate(name, [[None]], statements[name], cache=cache, keys=KEYS) for name, cache in _caches().items()

@@ -1,15 +1,15 @@
-"""Counts the instructions of the hottest paths: numbers that repeat on a busy machine, too.
+"""Counts the instructions of the hottest paths: numbers that repeat even on a busy machine.
 
-    python -m bench.instructions                show them, beside the committed ones
+    python -m bench.instructions                show them next to the committed ones
     python -m bench.instructions check          the same; fails if a path has grown by more than 5 %
     python -m bench.instructions update         commit what is measured: writes bench/instructions.json
 
-Needs valgrind. A path runs under callgrind twice, 5,000 and 25,000 times; the difference, less that of an empty loop,
-is what one operation executes. PYTHONHASHSEED fixes the hashes of str; the seed of the cache's table stays random, so
-numbers differ by a percent from run to run.
+Needs valgrind. A path runs under callgrind twice, 5,000 and 25,000 times. The difference, less that of an empty loop,
+is the number of instructions of one operation. PYTHONHASHSEED fixes the hashes of str; the seed of the cache's table
+stays random, so numbers differ by a percent from run to run.
 
-The committed numbers are kept by interpreter build and C library: on another one they would differ for reasons that
-have nothing to do with this package, and `check` says so and passes.
+The committed numbers are stored by interpreter build and C library. On others they would differ for reasons outside of
+this package, so `check` says so and passes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def measure() -> dict[str, float]:
 
 
 def instructions(path: str, count: int) -> int:
-    """Those of a whole process that runs a path so many times."""
+    """The instructions of a whole process that runs a path `count` times."""
     tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
     command = [*tool, sys.executable, "-m", "bench.paths", path, str(count)]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -60,7 +60,7 @@ def instructions(path: str, count: int) -> int:
 
 
 def build() -> str:
-    """The interpreter's build and the C library: what numbers can be compared on."""
+    """The interpreter's build and the C library: numbers of other builds cannot be compared."""
     libc = "-".join(platform.libc_ver())
     free = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
     return f"{platform.python_version()}{free}, {' '.join(platform.python_build())}, {platform.python_compiler()}, " + (

@@ -1,14 +1,14 @@
-"""Times candidates side by side. Everything that is timed in this folder is timed here.
+"""Times candidates side by side. All timing of this folder happens here.
 
-How, and why it can be believed:
+The method, and why it can be trusted:
 
-- *Loops.* A candidate's statement is compiled into a loop of its own: its own code object, so that no two candidates
-  share the interpreter's inline caches. Names are local variables. What is quoted is the time of the whole loop, the
-  `for` included, and the same `for` is in every candidate: ratios are nearer to 1 than those of the bare calls.
+- *Loops.* A candidate's statement is compiled into a loop with its own code object, so that no two candidates share the
+  interpreter's inline caches. Names are local variables. The quoted time is that of the whole loop. It includes the
+  `for`, which is the same in every candidate, so ratios are nearer to 1 than those of the bare calls.
 - *Order.* Keys come in random order, from many shuffled batches. Candidates start at different batches, so that none of
   them finds the key objects in the processor's caches because another one has just read them.
 - *Rounds.* The candidates of a group take turns within one run, each round in another order, with the garbage collector
-  off. What is quoted is the best round: what else the machine does can only make a round slower.
+  off. The best round is quoted, because other load on the machine can only make a round slower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 clock = time.perf_counter
-MOST = 1_000_000                    # keys that are looked up in turn: far more than any processor's caches hold
+MOST = 1_000_000                    # keys that are looked up in turn: far more than fit into a processor's caches
 
 
 # --- loops ------------------------------------------------------------------------------------------------------------
@@ -33,13 +33,13 @@ MOST = 1_000_000                    # keys that are looked up in turn: far more 
 def compile_loop(statement: str, **names: Any) -> Callable[[Sequence[Any]], float]:
     """A function that runs a statement for every `key` of a batch and returns the seconds it took.
 
-    The statement is one line or several; `names` are what it refers to beside `key`.
+    The statement is one line or several; `names` are the variables that it uses, in addition to `key`.
     """
     return _compile("def loop", statement, names)
 
 
 def compile_async_loop(statement: str, **names: Any) -> Callable[[Sequence[Any]], Coroutine[Any, Any, float]]:
-    """The same as a coroutine function, for statements with `await`."""
+    """`compile_loop` as a coroutine function, for statements with `await`."""
     return _compile("async def loop", statement, names)
 
 
@@ -63,7 +63,8 @@ def _compile(head: str, statement: str, names: dict[str, Any]) -> Callable[[Sequ
 
 
 def shuffled(keys: Sequence[Any], batch: int = 10_000, seed: int = 1) -> list[list[Any]]:
-    """Batches with the keys in random order, 200,000 at least; of more than a million keys only a million."""
+    """Batches with the keys in random order, at least 200,000 keys in all; of more than a million keys only a
+    million."""
     source = random.Random(seed)
     stream: list[Any] = []
     while len(stream) < max(min(len(keys), MOST), 20 * batch):
@@ -72,7 +73,8 @@ def shuffled(keys: Sequence[Any], batch: int = 10_000, seed: int = 1) -> list[li
 
 
 def in_turn(keys: Sequence[Any], batch: int = 10_000) -> list[list[Any]]:
-    """Batches that go through the keys in their order: with twice as many keys as a cache holds, each is a new one."""
+    """Batches that go through the keys in order. If there are twice as many keys as a cache holds, each key is a new
+    one."""
     return [list(keys[start : start + batch]) for start in range(0, len(keys) - batch + 1, batch)]
 
 
@@ -98,7 +100,8 @@ def candidate(
 ) -> Candidate:
     """A candidate that runs a statement over one batch of keys after the other.
 
-    `prepare(batch)` runs before each sample and is not timed. `operations` says how many the statement has.
+    `prepare(batch)` runs before each sample and is not timed. `operations` is the number of operations in the
+    statement.
     """
     loop = compile_loop(statement, **names)
     turn = _turns(batches, name)
@@ -115,7 +118,7 @@ def candidate(
 def async_candidate(
     name: str, batches: Sequence[Sequence[Any]], statement: str, *, run: Callable[[Any], float], **names: Any
 ) -> Candidate:
-    """The same for a statement with `await`; `run` is an event loop's `run_until_complete`."""
+    """`candidate` for a statement with `await`; `run` is an event loop's `run_until_complete`."""
     loop = compile_async_loop(statement, **names)
     turn = _turns(batches, name)
 
@@ -127,8 +130,8 @@ def async_candidate(
 
 
 def run_until_complete() -> Callable[[Any], Any]:
-    """That of a new event loop, which is closed when it is no longer needed."""
-    import asyncio  # not needed by most, and slow to import
+    """The `run_until_complete` of a new event loop, which is closed when it is no longer needed."""
+    import asyncio  # rarely needed, and slow to import
 
     loop = asyncio.new_event_loop()
 
@@ -140,7 +143,7 @@ def run_until_complete() -> Callable[[Any], Any]:
 
 
 def _turns(batches: Sequence[Sequence[Any]], name: str) -> Iterator[Sequence[Any]]:
-    """The batches over and over, from a place that depends on the name."""
+    """The batches over and over, starting at one that depends on the name."""
     first = random.Random(name).randrange(len(batches))
     return itertools.cycle([*batches[first:], *batches[:first]])
 
@@ -167,9 +170,9 @@ class Timing:
 def interleave(
     candidates: Sequence[Candidate], *, seconds: float = 1.0, least: int = 5, most: int = 2_000, warm_up: bool = True
 ) -> dict[str, Timing]:
-    """Time candidates in turn, for about so many seconds altogether but at least (at most) so many rounds.
+    """Time candidates in turn, for about `seconds` altogether, but at least `least` and at most `most` rounds.
 
-    Returns the timings by name, in the order given. To warm up, every candidate runs once before the first round.
+    Returns the timings by name, in the given order. To warm up, every candidate runs once before the first round.
     """
     timings = {each.name: Timing(each.name) for each in candidates}
     if len(timings) < len(candidates):
@@ -191,7 +194,7 @@ def interleave(
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """Collect once, then keep the collector away."""
+    """Collect once, then switch the collector off."""
     was = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -203,5 +206,5 @@ def collector_off() -> Iterator[None]:
 
 
 def ratio(timings: dict[str, Timing], name: str, baseline: str) -> float:
-    """How many times as long as the baseline a candidate takes, best round by best round."""
+    """A candidate's time as a multiple of the baseline's, by their best rounds."""
     return timings[name].best / timings[baseline].best

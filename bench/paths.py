@@ -1,7 +1,7 @@
 """The hottest paths, for `instructions.py` to count: python -m bench.paths PATH TIMES runs one of them.
 
-They ask with keys that are equal to the stored ones but other objects, as programs mostly do. A module of its own,
-because under valgrind all is fifty times as slow, imports included.
+The keys of lookups are equal to the stored ones, but other objects, as in most programs. This is a module of its own,
+because under valgrind everything is fifty times as slow, also imports.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _get_ttl() -> Callable[[Sequence[Any]], float]:
 def _insert() -> Callable[[Sequence[Any]], float]:
     from cachebox import Cache
 
-    cache = Cache(500)                          # the keys come in turn: each has been evicted when it comes again
+    cache = Cache(500)                          # the keys come in turn: each was evicted before it comes again
     cache.update(dict.fromkeys(_keys(), True))
     return compile_loop("cache[key] = True", cache=cache)
 
@@ -60,7 +60,7 @@ def _auto() -> Any:
 def _insert_auto() -> Callable[[Sequence[Any]], float]:
     from cachebox import Cache
 
-    cache = Cache(20, policy=_auto())           # of a loop of a thousand keys it holds twenty, of course
+    cache = Cache(20, policy=_auto())           # of a loop over a thousand keys it holds twenty
     cache.update(dict.fromkeys(_keys(), True))
     return compile_loop("cache[key] = True", cache=cache)
 
@@ -68,7 +68,7 @@ def _insert_auto() -> Callable[[Sequence[Any]], float]:
 def _mixed_auto() -> Callable[[Sequence[Any]], float]:
     from cachebox import Cache
 
-    cache = Cache(500, policy=_auto())          # of a loop of a thousand keys it holds half
+    cache = Cache(500, policy=_auto())          # of a loop over a thousand keys it holds half
     cache.update(dict.fromkeys(_keys(), True))
     return compile_loop("cache.get(key) or cache.set(key, True)", cache=cache)
 
@@ -83,7 +83,7 @@ def _call() -> Callable[[Sequence[Any]], float]:
 
 
 def _selected(shape: str, call: str = "f(key)", **options: Any) -> Callable[[Sequence[Any]], float]:
-    """Hits of a function of that many parameters, with options about its keys."""
+    """Hits of a function with these parameters and options about its keys."""
     from contextvars import ContextVar
 
     from cachebox import cached
@@ -130,7 +130,7 @@ PATHS: dict[str, Callable[[], Callable[[Sequence[Any]], float]]] = {
 
 
 def run(path: str, times: int) -> None:
-    """Run a path so many times: a multiple of 1000."""
+    """Run a path `times` times: a multiple of 1000."""
     loop = PATHS[path]()
     keys = _keys()
     if path not in IN_TURN:

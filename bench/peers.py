@@ -1,6 +1,6 @@
-"""What the cache is compared with: how to get hold of each peer, and how each is told to do the same thing.
+"""The peers that the cache is compared with: how to import each one, and how each does the same thing.
 
-A peer is imported when it is first needed. One that cannot be had is left out, and `ABSENT` says why.
+A peer is imported when it is first needed. One that cannot be imported is left out, and `ABSENT` says why.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ MODULES = {                         # peer: the module to import; a peer that is
     "aiocache": "aiocache",
     "diskcache": "diskcache",
 }
-ABSENT: dict[str, str] = {}         # peer: why it cannot be had
+ABSENT: dict[str, str] = {}         # peer: why it cannot be imported
 VERSIONS: dict[str, str] = {}       # peer: its version
 
 
-# --- getting hold of them ---------------------------------------------------------------------------------------------
+# --- importing --------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def have(peer: str) -> bool:
-    """Whether a peer can be had; imports it."""
+    """Whether a peer can be imported; imports it."""
     try:
         module(peer)
     except ImportError as error:
@@ -60,7 +60,7 @@ def have(peer: str) -> bool:
 
 @functools.cache
 def module(peer: str) -> ModuleType:
-    """The peer's module. ImportError where there is none, or where it would turn the GIL back on."""
+    """The peer's module. Raises ImportError if there is none, or if it would turn the GIL back on."""
     name = MODULES.get(peer, OURS)
     if peer == RUST:
         return _rust()
@@ -73,7 +73,7 @@ def module(peer: str) -> ModuleType:
 
 
 def _rust() -> ModuleType:
-    """The Rust package that has our import name, under another; pip fetches it the first time."""
+    """The Rust package with the same import name as ours, under another name; pip fetches it the first time."""
     folder = FOLDER / f"{sys.implementation.cache_tag}{sys.abiflags}"
     if not (folder / "cachebox").is_dir():
         _fetch("cachebox", folder)
@@ -107,7 +107,7 @@ def _fetch(distribution: str, folder: Path) -> None:
 
 
 def _must_leave_the_gil_off(name: str, folder: Path | None = None) -> None:
-    """On a build without the GIL, import a module in a process of its own first."""
+    """Without the GIL, first import a module in a separate process. Raises ImportError if it turns the GIL back on."""
     if not FREE_THREADED:
         return
     path = f"sys.path.insert(0, {str(folder)!r}); " if folder else ""
@@ -117,14 +117,14 @@ def _must_leave_the_gil_off(name: str, folder: Path | None = None) -> None:
         raise ImportError("it turns the GIL back on")
 
 
-# --- telling them what to do ------------------------------------------------------------------------------------------
+# --- their operations -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Container:
-    """One kind of cache, and how its operations are written: statements about `cache`, `key` and `size`.
+    """One kind of cache, and its operations as statements with `cache`, `key` and `size`.
 
-    The value is always True, an object that is not freed. An operation that a peer does not have is None.
+    The value is always True, an object that is never freed. An operation that a peer lacks is None.
     """
 
     name: str
@@ -136,10 +136,10 @@ class Container:
     insert: str | None = "cache[key] = True"        # a new key into a full cache: the victim leaves
     delete: str | None = "del cache[key]"
     look_aside: str | None = "if cache.get(key) is None:\n    cache[key] = True"
-    names: Mapping[str, Any] = field(default_factory=dict)       # what else the statements refer to
+    names: Mapping[str, Any] = field(default_factory=dict)       # further variables of the statements
 
     def filled(self, keys: Sequence[Any], size: int | None = None) -> Any:
-        """A cache with those keys, of that size (default: full)."""
+        """A cache with these keys, of that size (default: full)."""
         cache = self.make(len(keys) if size is None else size)
         self.fill(cache, keys)
         return cache
@@ -172,7 +172,7 @@ CONTAINERS = {
         _ours("LRU", ", TTL, clock=time.monotonic", default_ttl=3600, clock=time.monotonic),
         Container(DICT, DICT, lambda size: {}, insert=None, look_aside=None),
         Container(
-            ORDERED,                # as an LRU cache, the way its documentation shows
+            ORDERED,                # as an LRU cache, as in its documentation
             ORDERED,
             lambda size: OrderedDict(),
             get="cache.get(key)\ncache.move_to_end(key)",
@@ -239,7 +239,7 @@ CONTAINERS = {
 
 
 def containers(*names: str, operation: str = "get") -> list[Container]:
-    """Those of the kinds that can be had and have the operation."""
+    """The named kinds that can be imported and have the operation."""
     found = [CONTAINERS[name] for name in names]
     return [each for each in found if getattr(each, operation) is not None and have(each.peer)]
 
@@ -258,7 +258,7 @@ class Decorator:
 
 def _cachetools_cached(size: int) -> Callable[[Any], Any]:
     cachetools = module("cachetools")
-    return cachetools.cached(cachetools.LRUCache(size))     # without a lock: the fastest it has
+    return cachetools.cached(cachetools.LRUCache(size))     # without a lock: its fastest form
 
 
 def _rust_cached(size: int) -> Callable[[Any], Any]:
@@ -281,5 +281,5 @@ DECORATORS = {
 
 
 def decorators(*names: str) -> list[Decorator]:
-    """Those that can be had."""
+    """The named decorators that can be imported."""
     return [DECORATORS[name] for name in names if have(DECORATORS[name].peer)]

@@ -1,6 +1,6 @@
 """Draws the report's plots, as SVG and as PNG.
 
-The colours are those of Okabe and Ito, which colour-blind people can tell apart; lines differ in their marks as well.
+The colours are those of Okabe and Ito, which colour-blind people can distinguish; lines differ in their markers, too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Results = dict[str, Any]
 
 
 def draw(results: list[Results], folder: Path) -> list[str]:
-    """Draw what the results of several interpreters have, the first one's suites; returns the names of the plots."""
+    """Draw the results of several interpreters, and the suites of the first one; returns the names of the plots."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     with plt.rc_context(LOOK):
@@ -63,7 +63,7 @@ def draw(results: list[Results], folder: Path) -> list[str]:
 
 
 def values(result: Results, title: str) -> dict[str, dict[str, float]]:
-    """What a topic measured, by group and candidate; the topic is the one whose title begins so."""
+    """A topic's values, by group and candidate; the topic is the one whose title begins with `title`."""
     for topic in result["topics"]:
         if topic["title"].startswith(title):
             found: dict[str, dict[str, float]] = topic["values"]
@@ -76,7 +76,7 @@ def ours(name: str) -> bool:
 
 
 def bars(axes: Axes, numbers: dict[str, float], baseline: str, start: float = 0) -> None:
-    """Horizontal bars, the least at the top, each with its number; ours and the baseline stand out."""
+    """Horizontal bars, the smallest at the top, each with its number; ours and the baseline stand out."""
     names = sorted(numbers, key=lambda name: -numbers[name])
     colours = [BLUE if ours(name) else INK if name == baseline else GREY for name in names]
     axes.barh(names, [numbers[name] - start for name in names], left=start, color=colours, height=0.68)
@@ -152,7 +152,7 @@ def growth(result: Results) -> Canvas | None:
 
 
 def threads(results: list[Results]) -> Canvas | None:
-    """One panel for each interpreter, the free-threaded ones last, at most two of them."""
+    """One panel with the GIL and one without, if there are results."""
     found = [(each, values(each, "threads: throughput of gets")) for each in results]
     with_gil = [pair for pair in found if pair[1] and not pair[0]["interpreter"]["free_threaded"]][:1]
     without = [pair for pair in found if pair[1] and pair[0]["interpreter"]["free_threaded"]][:1]
@@ -191,7 +191,7 @@ def memory(result: Results) -> Canvas | None:
 
 
 def targets(results: list[Results]) -> Canvas:
-    """Every figure of every interpreter, as a multiple of what it must reach; the moonshot as a bar's other end."""
+    """All figures of all interpreters, as multiples of the must; a grey bar leads to the moonshot."""
     lines = [figure for figure in FIGURES if any(_share(figure, each) is not None for each in results)]
     canvas, axes = plt.subplots(figsize=(10, 0.27 * len(lines) + 1.4))
     for i, figure in enumerate(reversed(lines)):
@@ -233,7 +233,7 @@ def _goal(figure: Any, result: Results) -> tuple[float, float] | None:
 
 
 def _share(figure: Any, result: Results) -> float | None:
-    """How a figure stands to its must; None without a target."""
+    """A figure as a share of its must; None without a target."""
     value = result["figures"].get(figure.group, {}).get(figure.name)
     goal = _goal(figure, result)
     if value is None or goal is None:

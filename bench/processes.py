@@ -1,4 +1,4 @@
-"""What has to be measured in a fresh interpreter: memory per entry, `gc.collect()` beside a full cache, import time.
+"""Measurements that need a fresh interpreter: memory per entry, `gc.collect()` with a full cache, import time.
 
     python -m bench.processes memory NAME COUNT KEYS      bytes per entry
     python -m bench.processes gc NAME COUNT VALUES        seconds of one gc.collect()
@@ -34,9 +34,9 @@ def child(*arguments: str) -> float:
 
 
 def bytes_per_entry(name: str, count: int = 1_000_000, keys: str = "int") -> float:
-    """How much the resident memory of a fresh process grows per entry of a cache, keys and value not counted.
+    """How much the resident memory of a fresh process grows per entry of a cache, without keys and values.
 
-    This is what the operating system counts (RSS), because tracemalloc does not see what Rust and C allocate.
+    This is the operating system's count (RSS), because tracemalloc does not see allocations of Rust and C.
     """
     return child("-m", "bench.processes", "memory", name, str(count), keys)
 
@@ -46,7 +46,7 @@ def memory_candidate(name: str, keys: str = "int") -> measure.Candidate:
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory (Linux only)."""
+    """Resident bytes of this process (Linux only)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -54,7 +54,7 @@ def _memory(name: str, count: int, keys: str) -> float:
     from bench.peers import CONTAINERS
 
     container = CONTAINERS[name]
-    container.filled(range(100))                # whatever is imported or allocated once
+    container.filled(range(100))                # trigger one-time imports and allocations
     wanted = [f"key-{i}" for i in range(count)] if keys == "str" else [1000 + i for i in range(count)]
     for each in wanted:
         hash(each)
@@ -72,7 +72,7 @@ def _memory(name: str, count: int, keys: str) -> float:
 def collect_seconds(name: str, count: int = 1_000_000, values: str = "plain") -> float:
     """How long `gc.collect()` takes in a fresh process that has little more than a full cache.
 
-    Values are "plain" (None), or "list" (each a list of its own, which the collector has to visit too).
+    Values are "plain" (None), or "list" (each its own list, which the collector must visit, too).
     """
     return child("-m", "bench.processes", "gc", name, str(count), values)
 
@@ -103,13 +103,13 @@ def _collect(name: str, count: int, values: str) -> float:
 
 
 def import_seconds(module: str) -> float:
-    """How long one import takes in a fresh interpreter, from its first statement on: its own start is not in it."""
+    """How long one import takes in a fresh interpreter, without the interpreter's own start."""
     code = f"from time import perf_counter as t\ns = t()\nimport {module}\nprint(t() - s)"
     return child("-c", code)
 
 
 def import_candidates(modules: Sequence[str]) -> list[measure.Candidate]:
-    """Those of the modules that are installed."""
+    """Candidates for the installed ones of the modules."""
     return [
         measure.Candidate(f"import {module}", functools.partial(import_seconds, module))
         for module in modules

@@ -1,11 +1,11 @@
-"""Measures everything under one interpreter, and writes the report of several: tables in Markdown, and plots.
+"""Measures everything under one interpreter, and writes a report for several: tables in Markdown, and plots.
 
     python -m bench.report measure --out results-3.11.json      under each interpreter; some ten minutes
     python -m bench.report write results-*.json                 docs/performance.md, docs/plots, bench/targets.md
 
-`measure` runs the table of figures several times, each time in a process of its own, because the hashes of str and our
-table's seed differ from process to process, and keeps the median. The first file given to `write` is the one whose
-suites are shown; of the others the table of figures is.
+`measure` runs the table of figures several times and keeps the median. Each run is a separate process, because the
+hashes of str and the seed of our table differ between processes. `write` shows the suites of its first file; of the
+other files it shows the table of figures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Results = dict[str, Any]
 
 
 def measure(seconds: float, repeat: int, suites: bool, build: str) -> Results:
-    """All that the report needs from one interpreter."""
+    """All results that the report needs from one interpreter."""
     runs = []
     for number in range(repeat):
         print(f"figures, run {number + 1} of {repeat}", file=sys.stderr)
@@ -72,7 +72,8 @@ def medians(runs: list[dict[str, Values]]) -> dict[str, Values]:
 
 
 def interpreter(build: str = "") -> dict[str, Any]:
-    """What this interpreter is. Some distributors' optimised builds do not say that they are: `build` says it then."""
+    """A description of this interpreter. `build` names the build, because some distributors' optimised builds do not
+    say that they are."""
     optimised = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
     return {
         "short": "{}.{}".format(*sys.version_info) + ("t" if peers.FREE_THREADED else ""),
@@ -125,7 +126,7 @@ def figures_table(results: list[Results], with_targets: bool = True) -> list[lis
 
 
 def judged(figure: Figure, result: Results) -> str:
-    """A measured value, with a mark where the interpreter is held to a target."""
+    """A measured value, with a mark if the interpreter has a target."""
     value = result["figures"].get(figure.group, {}).get(figure.name)
     if value is None:
         return ""
@@ -133,7 +134,7 @@ def judged(figure: Figure, result: Results) -> str:
 
 
 def goal(figure: Figure, result: Results) -> tuple[float, float] | None:
-    """What the result's interpreter is held to."""
+    """The targets for the result's interpreter."""
     python = result["interpreter"]
     major, minor = python["version"].split(".")[:2]
     return figure.goal((int(major), int(minor)), python["free_threaded"])
@@ -170,7 +171,7 @@ def missed(results: list[Results]) -> list[str]:
 
 
 def markdown(rows: list[list[str]], names: int = 1) -> list[str]:
-    """A table; the first columns hold names, the others numbers."""
+    """A table; the first columns contain names, the others numbers."""
     header, *body = rows
     rule = ["---" if i < names else "--:" for i in range(len(header))]
     return [f"| {' | '.join(row)} |" for row in [header, rule, *body]]
@@ -187,7 +188,7 @@ the resident memory of a fresh process grows by; `gc.collect()` and imports are 
 
 
 def performance_page(results: list[Results], drawn: list[str]) -> str:
-    """What users want to know: ratios on every interpreter, and beside the peers on the first one."""
+    """The page for users: ratios on every interpreter, and comparisons with the peers on the first one."""
     first = results[0]
     lines = [
         "# Performance",
@@ -219,7 +220,7 @@ def performance_page(results: list[Results], drawn: list[str]) -> str:
 
 
 def targets_page(results: list[Results]) -> str:
-    """What those who work on it want to know: whether the figures reach their targets."""
+    """The page for contributors: whether the figures reach their targets."""
     lines = [
         "# Targets",
         "",
@@ -280,7 +281,7 @@ def topics(result: Results) -> list[str]:
 
 
 def write(files: list[Path], folder: Path) -> None:
-    from bench import plots  # matplotlib is not there everywhere that measures
+    from bench import plots  # not installed everywhere
 
     results = [json.loads(path.read_text()) for path in files]
     folder.mkdir(parents=True, exist_ok=True)

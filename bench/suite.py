@@ -1,9 +1,9 @@
-"""Groups of candidates for pytest: measured interleaved when the first of a group is asked for, then told to
-pytest-benchmark one by one, and shown in one table for each topic.
+"""Groups of candidates for pytest, measured in turn and shown in one table for each topic.
 
-pytest-benchmark runs one benchmark after the other. To compare candidates that took turns, what was measured is played
-back to it: its timer is a `Tape`, which each "run" winds on by one sample. So its statistics, its JSON and its
-comparison with earlier runs work as ever, on samples in seconds per operation.
+pytest-benchmark runs one benchmark after the other. To compare candidates that took turns, a group is measured when its
+first candidate is asked for, and the samples are played back to pytest-benchmark. Its timer is a `Tape`, which each
+"run" winds on by one sample. So its statistics, its JSON and its comparison with earlier runs work as usual, on samples
+in seconds per operation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.measure import Candidate, Timing
 class Group:
     """Candidates that are measured together: one column of a topic's table.
 
-    `build` makes them; `measured` holds the timings afterwards, in seconds (or bytes) per operation.
+    `build` makes the candidates; `measured` has their timings afterwards, in seconds (or bytes) per operation.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Group:
     failed: bool = False
 
     def measure(self) -> dict[str, Timing]:
-        """The timings; measured the first time. A group that failed is not tried again."""
+        """The timings; measured on the first call. A group that failed is not tried again."""
         if self.failed:
             raise RuntimeError("this group failed before")
         if self.measured is None:
@@ -55,16 +55,16 @@ class Topic:
     """Groups with the same candidates: the rows and columns of a table of ratios."""
 
     title: str
-    names: Sequence[str]                        # of candidates; those that cannot be had are left out
-    baseline: str                               # what the ratios refer to
+    names: Sequence[str]                        # of candidates; those that cannot be imported are left out
+    baseline: str                               # the ratios refer to it
     groups: list[Group]
     note: str = ""
     unit: str = "ns"                            # of the baseline's absolute value: one of UNITS, or "M/s"
-    more: bool = False                          # more is better: ratios are turned round
-    less: str = ""                              # a candidate whose value is taken off all others
+    more: bool = False                          # more is better: ratios are inverted
+    less: str = ""                              # a candidate whose value is subtracted from all others
 
     def value(self, group: Group, name: str) -> float | None:
-        """The best of a candidate, in the measured unit, less what does not belong to it."""
+        """The best value of a candidate, in the measured unit, less that of `less`."""
         measured = group.measured or {}
         if name not in measured:
             return None
@@ -78,7 +78,7 @@ class Topic:
         return base / value if self.more else value / base
 
     def shown(self) -> list[str]:
-        """The candidates that have been measured."""
+        """The names of the measured candidates."""
         return [name for name in self.names if any(name in (group.measured or {}) for group in self.groups)]
 
 
@@ -86,13 +86,13 @@ UNITS = {"ns": 1e9, "µs": 1e6, "ms": 1e3, "bytes": 1}
 
 
 def quantity(value: float, unit: str) -> str:
-    """A measured value with its unit; "M/s" makes millions of operations a second of seconds per operation."""
+    """A measured value with its unit; "M/s" converts seconds per operation to millions of operations per second."""
     number, name = (1e-6 / value, unit) if unit == "M/s" else (value * UNITS[unit], unit)
     return f"{number:.0f} {name}" if number >= 100 else f"{number:.1f} {name}"
 
 
 def table(topic: Topic) -> list[list[str]]:
-    """Header and rows: the baseline's row in absolute values, all others as multiples of them."""
+    """Header and rows: the baseline's row has absolute values, all others have ratios to it."""
     groups = [group for group in topic.groups if group.measured]
     rows = [["", *(group.name for group in groups)]]
     names = topic.shown()
@@ -111,7 +111,7 @@ def table(topic: Topic) -> list[list[str]]:
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """The lines of a table for a terminal: names to the left, numbers to the right."""
+    """The lines of a table for a terminal: names on the left, numbers on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *rest in rows:
@@ -121,7 +121,7 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 def all_topics() -> list[Topic]:
-    """Those of all suites, in the order of their files."""
+    """The topics of all suites, in the order of their files."""
     files = sorted(Path(__file__).parent.glob("test_*.py"))
     return [topic for path in files for topic in importlib.import_module(f"bench.{path.stem}").TOPICS]
 
@@ -131,7 +131,7 @@ def all_topics() -> list[Topic]:
 
 @dataclass
 class Tape:
-    """A timer that tells pytest-benchmark what was measured before."""
+    """A timer that plays back earlier measurements to pytest-benchmark."""
 
     now: float = 0.0
     samples: list[float] = field(default_factory=list)
@@ -161,7 +161,7 @@ def cases(*topics: Topic) -> pytest.MarkDecorator:
 
 
 def play(benchmark: Any, topic: Topic, group: Group, name: str) -> None:
-    """What every test of the suites does: measure the group if nobody has yet, and report one candidate of it."""
+    """The body of every test of the suites: measure the group if it has not been, and report one of its candidates."""
     if why := group.unfit():
         pytest.skip(why)
     timings = group.measure()

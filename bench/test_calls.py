@@ -1,4 +1,4 @@
-"""Decorated functions: hits by kind of arguments, of methods, of coroutines; and what a miss adds to a call."""
+"""Decorated functions: hits by kind of arguments, of methods and of coroutines; and what a miss adds to a call."""
 
 from __future__ import annotations
 

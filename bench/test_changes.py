@@ -1,4 +1,5 @@
-"""What changes a cache: a new key that evicts another, an overwrite, a delete, and get-or-store on skewed traces."""
+"""Operations that change a cache: a new key that evicts another, an overwrite, a delete, and get-or-store on skewed
+traces."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ MISSES = 1000
 
 
 def hits() -> list[Candidate]:
-    """Await values that are there."""
+    """Await values that are present."""
     run = measure.run_until_complete()
     keys = text_keys(1000)
     cache = Cache(2000)
@@ -45,7 +45,7 @@ class Source:
 
 
 class ByHand:
-    """What a user writes: a batch that is gathered in one pass of the loop, and put into a cache."""
+    """What a user would write: a batch that is gathered in one pass of the loop, and stored in a cache."""
 
     def __init__(self, source: Source) -> None:
         self.cache: Cache[Any, Any] = Cache(None)
@@ -61,7 +61,7 @@ class ByHand:
             self.task = asyncio.get_running_loop().create_task(self.load())
         if key not in self.wanted:
             self.wanted[key] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(self.wanted[key])   # one who is cancelled must not cancel the others
+        return await asyncio.shield(self.wanted[key])   # a cancelled caller must not cancel the others
 
     async def load(self) -> None:
         wanted, self.wanted = self.wanted, {}
@@ -72,7 +72,7 @@ class ByHand:
 
 
 def misses() -> list[Candidate]:
-    """Gather a thousand that are missing, in a cache that is new each time."""
+    """Gather a thousand missing keys, in a new cache each time."""
     run = measure.run_until_complete()
     keys = text_keys(MISSES)
 

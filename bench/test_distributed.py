@@ -1,6 +1,6 @@
-"""The distributed tier beside redis-py itself and the peers that can do it, on a server of this machine.
+"""The distributed tier, compared with redis-py itself and with peers, on a server of this machine.
 
-Read the ratios, not the microseconds: most of those are the way to the server and back.
+Read the ratios, not the microseconds: most of those are the round trip to the server.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Two tiers without a server, beside diskcache: values in a folder of this machine.
+"""Two tiers without a server, compared with diskcache: values in a folder of this machine.
 
-Every hit of our first tier is checked to be what the folder has; diskcache has no first tier.
+Every hit of our first tier is checked against the folder's counters; diskcache has no first tier.
 """
 
 from __future__ import annotations

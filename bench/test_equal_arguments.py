@@ -1,4 +1,4 @@
-"""Hits whose argument is equal to the stored one but another object: by type of argument and by shape of the call."""
+"""Hits whose argument equals the stored one but is another object: by type of argument and by shape of the call."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def too_little_memory():
 
 
 def grown(work, size):
-    """A group for a size; the large ones take seconds for each candidate, and are measured once."""
+    """A group for a size; the large ones take seconds per candidate, and are measured once."""
     names = NAMES if size < 10**7 else LARGEST
     once = work is fills and size >= 10**6
     title = next(title for title, each in SIZES.items() if each == size)

@@ -1,4 +1,4 @@
-"""What a fresh interpreter shows: bytes per entry, `gc.collect()` beside a full cache, and how long an import takes."""
+"""Measurements in a fresh interpreter: bytes per entry, `gc.collect()` with a full cache, and import times."""
 
 from __future__ import annotations
 

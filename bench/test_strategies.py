@@ -1,4 +1,4 @@
-"""What strategies cost: hits of caches that load and refresh, sets that are written behind, the draining of a queue."""
+"""The cost of strategies: hits of caches that load and refresh, write-behind sets, and draining a queue."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ HITS = Topic(
 
 
 def sets():
-    """Writes of a thousand keys over and over, none of which the store gets to see meanwhile."""
+    """Writes of a thousand keys over and over; the store gets none of them meanwhile."""
     folder = tempfile.TemporaryDirectory(prefix="cachebox-bench-")
     later = {"max_delay": 1e6, "batch_size": 10**6, "max_queue": 10**6}
     targets = {
@@ -104,13 +104,13 @@ def by_hand():
 
 
 def queued():
-    """Seconds per row of a queue that is full when the clock starts."""
+    """Seconds per row of draining a queue that is full when the clock starts."""
     with (
         tempfile.TemporaryDirectory(prefix="cachebox-bench-") as folder,
         SQLiteStore(Path(folder, "behind.db")) as store,
         WriteBehind(Cache(None), store, batch_size=10_000, max_queue=200_000, max_delay=1e6) as behind,
     ):
-        behind._queue.batch_size = 10**9                # nothing is to go out while the queue fills up
+        behind._queue.batch_size = 10**9                # nothing must go out while the queue fills up
         behind.set_many({f"key {n}": n for n in range(ROWS)})
         behind._queue.batch_size = 10_000
         start = perf_counter()

@@ -1,8 +1,8 @@
 """Several threads on one cache: a crew of threads that run the same loop at the same time.
 
-Each thread makes its own key objects, equal to those in the cache, as the threads of a server make theirs from what
-they are asked; and each has its own bound method. Without the GIL an object that threads share is counted with
-atomic instructions, and it is the cache that is to be measured, not those.
+Each thread makes its own key objects, equal to those in the cache, as a server's threads make theirs from requests; and
+each has its own bound method. Without the GIL an object that threads share is counted with atomic instructions, and the
+benchmark must measure the cache, not those.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from bench.peers import Container, containers
 from bench.workloads import text_keys
 
 BATCH = 200_000                     # operations of one thread in one sample: several of the GIL's switching intervals
-PATIENCE = 60                       # seconds after which threads that wait for each other give up
+PATIENCE = 60                       # seconds after which threads stop waiting for each other
 CREWS = {"1 thread": 1, "2 threads": 2, **({"4 threads": 4} if (os.cpu_count() or 1) >= 4 else {})}
 
 Loop = Callable[[Sequence[Any]], float]
 
 
 class _Shift:
-    """What the threads of a crew share: where they meet, and what to do next (None: go home)."""
+    """The shared state of a crew's threads: the barriers where they meet, and their next loops (None: end)."""
 
     def __init__(self, count: int) -> None:
         self.ready = threading.Barrier(count + 1, timeout=PATIENCE)
@@ -54,7 +54,7 @@ def _work(shift: _Shift, i: int, keys: Sequence[str]) -> None:
 
 
 class Crew:
-    """Threads that wait for something to do together, and end when the crew is no longer needed."""
+    """Threads that wait for loops to run together, and end when the crew is no longer needed."""
 
     def __init__(self, count: int, keys: Sequence[str]) -> None:
         self.count = count
@@ -65,7 +65,7 @@ class Crew:
         weakref.finalize(self, self._shift.end, threads)
 
     def run(self, loops: list[Loop]) -> float:
-        """Let each thread run its loop over its batch; the seconds per operation, of all threads together."""
+        """Let each thread run its loop over its batch; returns the seconds per operation, over all threads together."""
         shift = self._shift
         shift.loops = loops
         shift.ready.wait()
@@ -79,7 +79,7 @@ class Crew:
 
 
 def reads(names: Sequence[str], threads: int) -> list[Candidate]:
-    """Get keys that are all there, from one cache."""
+    """Get keys that are all present, from one cache."""
     return _on_one_cache(names, threads, lambda store: "get(key)")
 
 

@@ -1,6 +1,6 @@
 """A server of this machine, and the candidates that use it: our distributed tier, redis-py itself, and peers.
 
-The server is started when the first candidate is made, and killed when the process ends.
+The server is started for the first candidate, and killed when the process ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def why_not() -> str:
 
 @functools.cache
 def port() -> int:
-    """The port of a running server, which holds the value of every key as redis-py alone would keep it."""
+    """The port of a running server, which also has the value of every key as redis-py alone would store it."""
     import redis
 
     server = Server(find_server())
@@ -56,7 +56,7 @@ def _ours(**options: Any) -> Any:
 
 
 def first_tier() -> list[Candidate]:
-    """Hits that need no server, beside those of a `Cache`."""
+    """Hits that need no server, compared with those of a `Cache`."""
     from cachebox import Cache
 
     plain, both = Cache(), _ours()
@@ -67,12 +67,12 @@ def first_tier() -> list[Candidate]:
 
 
 def _only_second(**options: Any) -> Any:
-    """A cache whose first tier never has what is asked for."""
+    """A cache whose first tier never has the requested key."""
     return _ours(max_size=1, **options)
 
 
 def gets() -> list[Candidate]:
-    """`get` of a key that is on the server, its value decoded."""
+    """`get` of a key on the server, with decoding its value."""
     import redis
 
     batches = shuffled(KEYS, batch=200)
@@ -87,7 +87,7 @@ def gets() -> list[Candidate]:
 
 
 def many_gets() -> list[Candidate]:
-    """`get_many` of a thousand keys, their values decoded; one operation is all of them."""
+    """`get_many` of a thousand keys, with decoding their values; one operation is all of them."""
     import redis
 
     client, cache = redis.Redis(port=port()), _only_second()
@@ -137,7 +137,7 @@ def _async_ours() -> Any:
 
 @functools.cache
 def _async_peers() -> dict[str, Any]:
-    """The peers that are installed, by name."""
+    """The installed peers, by name."""
     found: dict[str, Any] = {}
     if peers.have(CASHEWS):
         import cashews

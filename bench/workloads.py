@@ -1,4 +1,4 @@
-"""What is done to the candidates: keys, ways to use a cache or a decorated function. Figures and suites share it."""
+"""The workloads of the candidates: keys, uses of a cache and of a decorated function. Figures and suites share them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def number_keys(count: int) -> list[int]:
 
 
 def scattered_keys(count: int) -> list[int]:
-    """Different numbers without an order: consecutive ones would be next to each other in a dict, too."""
+    """Different numbers without an order, because consecutive ones would be neighbours in a dict, too."""
     return [(i * 0x9E3779B1) & 0x7FFFFFFF for i in range(count)]
 
 
@@ -103,7 +103,7 @@ KEYS: dict[str, Callable[[int], list[Any]]] = {
 
 
 def zipf(alpha: float, universe: int, length: int, seed: int = 1) -> list[str]:
-    """Keys drawn so that the one of rank r comes with a frequency of 1 / r ** alpha."""
+    """Keys drawn so that the key of rank r comes with a frequency of 1 / r ** alpha."""
     source = random.Random(seed)
     weights = list(itertools.accumulate(rank**-alpha for rank in range(1, universe + 1)))
     keys = text_keys(universe)
@@ -117,7 +117,7 @@ def zipf(alpha: float, universe: int, length: int, seed: int = 1) -> list[str]:
 def reads(
     names: Sequence[str], keys: list[Any], operation: str = "get", asked: list[Any] | None = None
 ) -> list[Candidate]:
-    """Look up keys that are all there; `asked` are equal keys to ask with, instead of the same objects."""
+    """Look up keys that are all present; `asked` are equal keys for the lookups, instead of the same objects."""
     batches = shuffled(keys if asked is None else asked)
     made = []
     for each in containers(*names, operation=operation):
@@ -126,13 +126,13 @@ def reads(
 
 
 def inserts(names: Sequence[str], keys: list[Any], newer: list[Any]) -> list[Candidate]:
-    """Put keys that are not there into full caches, which have to evict."""
+    """Store new keys in full caches, which must evict."""
     found = containers(*names, operation="insert")
     return [candidate(each.name, in_turn(newer), each.insert, cache=each.filled(keys), **each.names) for each in found]
 
 
 def fills(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
-    """Put keys into caches that are empty, and grow."""
+    """Store keys in empty caches, which grow."""
     made = []
     for each in containers(*names, operation="store"):
         loop = measure.compile_loop(each.store, cache=None, **each.names)
@@ -146,7 +146,7 @@ def fills(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
 
 
 def overwrites(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
-    """Store keys that are there already."""
+    """Store keys that are present already."""
     found = containers(*names, operation="store")
     return [candidate(each.name, shuffled(keys), each.store, cache=each.filled(keys), **each.names) for each in found]
 
@@ -166,7 +166,7 @@ def deletes(names: Sequence[str], keys: list[Any]) -> list[Candidate]:
 
 
 def look_aside(names: Sequence[str], trace: list[Any], size: int) -> list[Candidate]:
-    """Get each key of a trace, and store it where it was not there: what most programs do with a cache.
+    """Get each key of a trace, and store it if it is absent, as most programs use a cache.
 
     functools.lru_cache does that by itself.
     """
@@ -200,7 +200,7 @@ def calls(arguments: str, decorators: Sequence[Decorator]) -> list[Candidate]:
 
 
 def method_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
-    """The same for a method with one argument, of one instance."""
+    """`calls` for a method with one argument, of one instance."""
     keys = text_keys(1000)
     made = []
     for each in decorators:
@@ -217,7 +217,7 @@ def method_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
 
 
 def async_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
-    """The same for a coroutine function, awaited in one task of an event loop that all share."""
+    """`calls` for a coroutine function, awaited in one task of a shared event loop."""
     run = measure.run_until_complete()
     keys = text_keys(1000)
     made = []
@@ -233,7 +233,7 @@ def async_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
 
 
 def missed_calls(decorators: Sequence[Decorator]) -> list[Candidate]:
-    """Call a function with arguments that are not cached; with it, as "plain", the function without a decorator."""
+    """Call a function with arguments that are not cached; the candidate "plain" is the function without a decorator."""
     batches = in_turn(text_keys(100_000))
     made = []
     for each in [Decorator("plain", "plain", lambda size: lambda function: function), *decorators]:
@@ -256,7 +256,7 @@ KEY_OPTIONS: dict[str, tuple[dict[str, Any], str, str]] = {     # options, param
 
 
 def option_calls() -> list[Candidate]:
-    """Call functions that are cached with options about their keys, and one without; all results are cached."""
+    """Call functions with options about their keys, and one without; all results are cached."""
     from cachebox import cached
 
     TENANT.set("a tenant")
@@ -273,9 +273,9 @@ def option_calls() -> list[Candidate]:
 
 
 def equal_batches(kind: str) -> tuple[list[Any], list[list[Any]]]:
-    """A hundred keys, and batches of equal ones, of which none is the same object as another.
+    """A hundred keys, and batches of equal ones that are all different objects.
 
-    All of them are hashed once: some types remember their hash, and the first candidate would pay for the others.
+    All keys are hashed once, because some types remember their hash, and the first candidate would pay for the others.
     """
     make = EQUAL_ARGUMENTS[kind]
     batches = [[make(i) for i in batch] for batch in shuffled(range(100), batch=2_000)]
@@ -285,7 +285,7 @@ def equal_batches(kind: str) -> tuple[list[Any], list[list[Any]]]:
 
 
 def equal_calls(shape: str, kind: str, decorators: Sequence[Decorator]) -> list[Candidate]:
-    """Call a decorated function or method with arguments that are equal to those of before."""
+    """Call a decorated function or method with arguments equal to earlier ones."""
     keys, batches = equal_batches(kind)
     statement = EQUAL_SHAPES[shape]
     made = []

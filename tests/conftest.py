@@ -1,4 +1,5 @@
-"""What every test shares: an injected clock, the policies, and a self-check of every cache after each test."""
+"""Fixtures and hooks for all tests: an injected clock, the policies, and a self-check of every cache after each
+test."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ import pytest
 
 from cachebox import AutoPolicy, Cache, EvictionPolicy, FIFOPolicy, LFUPolicy, LRUPolicy
 
-with contextlib.suppress(ImportError):  # some environments run only tests that do without
+with contextlib.suppress(ImportError):  # some environments only run tests that need no hypothesis
     from hypothesis import settings
 
-    # The same examples every time, however slow the machine is at the moment.
+    # The same examples every time, and no time limit, however slow the machine is.
     settings.register_profile("deterministic", deadline=None, derandomize=True)
     settings.load_profile("deterministic")
 
@@ -25,7 +26,7 @@ POLICIES = ("LRU", "LFU", "FIFO", "AUTO")
 
 
 def named(value: object) -> str:
-    """The name of a test's parameter: without addresses, so that it is the same in every process."""
+    """The name of a test's parameter, without addresses, so that it is the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -40,7 +41,7 @@ class Clock:
 
 
 class PythonFIFO(EvictionPolicy):
-    """A policy written in Python: what a user's own looks like."""
+    """A policy written in Python, like a user's own."""
 
     def __init__(self, max_size=None):
         super().__init__(max_size)
@@ -76,8 +77,8 @@ class PythonFIFO(EvictionPolicy):
         return iter(list(self.order))
 
 
-# Tests of many costly cases: one case in so many runs by default, evenly spread, and the rest with `-m slow`. Odd, so
-# that both kinds of a pair (blocking and asyncio) come in turn.
+# Tests with many costly cases: one case in N runs by default, evenly spread; the rest runs with `-m slow`. Odd numbers
+# alternate between both kinds of a pair (blocking and asyncio).
 ONE_IN = {
     "test_adversarial::test_survives": 2,
     "test_auto::test_it_does_what_the_model_does": 3,
@@ -95,10 +96,10 @@ ONE_IN = {
     "test_distributed_connections::test_idle_connections_are_closed": 4,
     "test_distributed_failure::test_a_stalled_server_holds_nobody_up": 2,
     "test_distributed_forgetting::test_it_is_not_served_before_the_server_has_forgotten_it": 5,
+    "test_distributed_forgetting::test_the_first_question_settles_it": 3,
     "test_distributed_forgetting::test_too_many_rules_are_everything": 2,
     "test_distributed_forgetting::test_what_is_set_afterwards_stays": 2,
     "test_distributed_forgetting::test_where_nothing_gets_through": 2,
-    "test_distributed_forgetting::test_whoever_asks_first_pays": 3,
     "test_distributed_hostile::test_a_push_that_makes_no_sense_costs_the_connection_and_the_first_tier": 3,
     "test_distributed_hostile::test_every_answer_to_every_call": 9,
     "test_distributed_hostile::test_every_answer_to_the_greeting": 3,
@@ -114,7 +115,6 @@ ONE_IN = {
     "test_distributed_service::test_the_reason_is_not_replaced_by_the_time_that_is_over": 2,
     "test_leaks::test_counts_and_memory_come_back": 5,
     "test_lookups::test_equal_arguments_are_hits": 3,
-    "test_memory_safety::test_a_long_chain_of_cached_functions_is_freed": 2,
     "test_memory_safety::test_comparing_keys_may_wait_for_a_thread_that_uses_the_cache": 21,
     "test_state_machine::test_longer_rows": 4,
     "test_threads_go_on::test_the_pool_goes_on_after_an_asynchronous_exception": 3,
@@ -129,7 +129,7 @@ MARKERS = {
 
 
 def names_in(code, module, seen):
-    """The names that a function mentions, and those that functions of its module do which it mentions."""
+    """Add the names that a function mentions to `seen`, also those in functions of its module that it mentions."""
     seen.update(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -142,7 +142,7 @@ def names_in(code, module, seen):
 
 
 def costs_of(function, fixtures):
-    """The markers of a test, by what it mentions and its fixtures."""
+    """The markers of a test, from its fixtures and the names it mentions."""
     seen = set(fixtures)
     module = function.__globals__
     names_in(function.__code__, module, seen)
@@ -153,7 +153,7 @@ def costs_of(function, fixtures):
     return [marker for marker, names in MARKERS.items() if names & seen]
 
 
-@pytest.hookimpl(tryfirst=True)         # before those are left out that are slow
+@pytest.hookimpl(tryfirst=True)         # before slow tests are deselected
 def pytest_collection_modifyitems(items):
     seen = dict.fromkeys(ONE_IN, 0)
     costs = {}
@@ -202,7 +202,7 @@ def one_server():
 
 @pytest.fixture
 def server(request):
-    """A real server, empty; or a folder, where a module asks for both."""
+    """A real server, empty; or a folder, if a module asks for both."""
     if getattr(request, "param", "server") == "server":
         one = request.getfixturevalue("one_server")
         one.flush()
@@ -216,7 +216,7 @@ def server(request):
 
 
 def pytest_generate_tests(metafunc):
-    """Have the tests of a module run with each of its `SECOND_TIERS`."""
+    """Run the tests of a module with each of its `SECOND_TIERS`."""
     tiers = getattr(metafunc.module, "SECOND_TIERS", None)
     if tiers is not None and "server" in metafunc.fixturenames:
         metafunc.parametrize("server", tiers, indirect=True)
@@ -224,7 +224,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def own():
-    """A server that may be harmed."""
+    """A server that a test may harm."""
     import redis_servers
 
     if not redis_servers.BINARIES:
@@ -235,7 +235,7 @@ def own():
 
 @pytest.fixture
 def switch_often():
-    """Let threads take turns a thousand times as often as usual."""
+    """Make threads switch a thousand times as often as usual."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(5e-6)
     yield
@@ -244,7 +244,7 @@ def switch_often():
 
 @pytest.fixture(autouse=True, scope="module")
 def set_older_objects_aside():
-    """Take what was there before a module's first test out of the collector's sight: no need to look every time."""
+    """Hide objects from before a module's first test from the collector, so that it need not visit them every time."""
     gc.collect()
     gc.freeze()
     yield

@@ -12,7 +12,7 @@
 49
 """
 
-import cachebox._platform._interpreter  # noqa: F401 (first: it says why the others could not be imported)
+import cachebox._platform._interpreter  # noqa: F401 (first, because its error says why others would fail)
 from cachebox._calls.disabling import disabled
 from cachebox._platform.registry import caches, clear_all
 from cachebox._store.sizes import sizeof
@@ -69,10 +69,10 @@ __all__ = [
 _DISTRIBUTED = ("AsyncDistributedCache", "BackendRefused", "BackendUnavailable", "DistributedCache")
 
 
-if not TYPE_CHECKING:               # type checkers are to know the names above, and no others
+if not TYPE_CHECKING:               # type checkers should know only the names above
 
     def __getattr__(name: str) -> object:
-        """What is imported when it is first asked for, to keep ``import cachebox`` light."""
+        """Import a name at its first use, to keep ``import cachebox`` light."""
         if name == "RemovalCause":
             from cachebox.removal import RemovalCause as found
         elif name == "Entry":

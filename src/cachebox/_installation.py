@@ -7,14 +7,14 @@ import os
 import sys
 
 FOREIGN = ("_core.", "_cachebox.")
-"""How the names of compiled and other files begin that only the other library has, in all its versions."""
+"""Prefixes of the names of files that only the other library has, in all its versions."""
 
 MEND = "pip uninstall -y cachebox && pip install --force-reinstall --no-deps cachebox-cython"
-"""The commands after which the folder is ours alone."""
+"""Commands after which only our files are in the folder."""
 
 
 def foreign_files(folder: str) -> list[str]:
-    """The names of the other library's files in a folder, sorted; empty where there are none, or no folder."""
+    """The names of the other library's files in a folder, sorted; empty if there are none, or no folder."""
     try:
         return sorted(name for name in os.listdir(folder) if name.startswith(FOREIGN))
     except OSError:
@@ -39,6 +39,6 @@ def problem() -> str | None:
 
 
 def check() -> None:
-    """Raise ImportError, which names the commands that help, where the folder is not ours alone."""
+    """Raise ImportError if other files are in the folder; the text has the commands that help."""
     if (found := problem()) is not None:
         raise ImportError(f"{found}. To keep cachebox-cython: {MEND}")

@@ -2,11 +2,11 @@ from cachebox._store.store cimport Store
 
 
 cdef class Cache(Store):
-    cdef object name_of_policy      # a built-in one's name, or the policy object that was given
+    cdef object name_of_policy      # a built-in policy's name, or the policy object that was given
     cdef object default_ttl_given
     cdef object time_to_idle_given
     cdef object isolate_given
-    cdef object loads_by_loop       # where coroutines load what is missing; None: they never did
+    cdef object loads_by_loop       # the loads of coroutines, by event loop; None: there never were any
     cdef object stale_ttl_given
     cdef object exception_ttl_given
     cdef bint ready                 # __init__ or __setstate__ has run

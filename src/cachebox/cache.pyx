@@ -1,8 +1,7 @@
-"""The in-memory cache: what users call.
+"""The in-memory cache: the class that users call.
 
-Each method checks its input, finds out whether it can take the short way (a built-in policy, nothing that expires), and
-leaves the rest to `_store` and `_loading`. The file is long because it is one class, the public one, and half of it is
-its documentation.
+Each method checks its input, takes a fast path if it can (a built-in policy, no deadlines), and leaves the rest to
+`_store` and `_loading`. The file is long because it is one class, the public one, and half of it is documentation.
 """
 
 cimport cython
@@ -21,10 +20,10 @@ from cachebox._engine.table cimport (
 )
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
-    try_get, try_set, search_and_use, take_hit,
+    search_and_use, take_hit, try_get, try_set,
 )
 from cachebox._loading.fetch cimport (
-    LoadSpec, fetch, find_missing, get_slow, get_many_through, no_arguments, plain_result,
+    LoadSpec, fetch, find_missing, get_many_through, get_slow, no_arguments, plain_result,
 )
 from cachebox._loading.loader cimport Loader, check_loading
 from cachebox._loading.refresh cimport flight_of
@@ -44,8 +43,8 @@ from cachebox._store.options cimport (
 from cachebox._store.python_policy cimport PythonPolicy
 from cachebox._store.removals cimport remove_tagged, remove_value, take
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, USER_CLOCK, DEFAULTS, DONE, PYTHON_POLICY, IDLES, ISOLATED, HAS_CALLBACKS, NEGATIVE, NO_MEMORY, PRECISE, STALE,
-    WEIGHED, Outcome, Watch, every_key, hash_in, new_watch,
+    AHEAD, BY_VALUE, DEFAULTS, DONE, HAS_CALLBACKS, IDLES, ISOLATED, NEGATIVE, NO_MEMORY, PRECISE, PYTHON_POLICY, STALE,
+    USER_CLOCK, WEIGHED, Outcome, Watch, every_key, hash_in, new_watch,
 )
 from cachebox._store.store cimport ROUNDS, Store
 from cachebox._store.tags cimport checked_tags
@@ -70,7 +69,7 @@ cdef extern from "_platform/results.h":
 
 
 cdef class Missing:
-    """The type of `MISSING`: what `Cache.compute` takes for "no value". False, and equal to nothing but itself."""
+    """The type of `MISSING`, which means "no value" in `Cache.compute`. It is false, and equals only itself."""
 
     def __repr__(self):
         return "MISSING"
@@ -83,14 +82,14 @@ cdef class Missing:
 
 
 MISSING = Missing()
-"""What `Cache.compute` passes where the key has no value, and what its function returns to delete the key."""
+"""`Cache.compute` passes it if the key has no value; its function returns it to delete the key."""
 
 cdef tuple OPTIONS = (
     "max_size", "default_ttl", "policy", "on_evict", "time_to_idle", "max_weight", "weigher", "on_removal", "clock",
     "name", "max_bytes", "jitter", "isolate",
     "loader", "refresh_ahead", "stale_ttl", "cache_exceptions", "exception_ttl",
 )
-cdef dict OTHER_NAMES = {           # what others call them
+cdef dict OTHER_NAMES = {           # names of these options in other packages
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size", "ttl": "default_ttl",
     "timeout": "default_ttl", "expire": "default_ttl", "expiry": "default_ttl", "time_to_live": "default_ttl",
     "tti": "time_to_idle", "getsizeof": "weigher", "sizeof": "weigher", "timer": "clock", "callback": "on_removal",
@@ -99,14 +98,14 @@ cdef dict OTHER_NAMES = {           # what others call them
 }
 
 cdef object NO_DEFAULT = object()
-cdef object SIZE_BY_DEFAULT = 1000 + int()      # told from what was given by its address, where other defaults depend on it
-cdef object for_coroutines = None               # the module `awaited`, once there was something to load
+cdef object SIZE_BY_DEFAULT = 1000 + int()   # recognised by its address, because the default depends on other options
+cdef object for_coroutines = None               # the module `awaited`; None: no coroutine ever had to load
 cdef tuple ENDS = ("default_ttl", "time_to_idle", "stale_ttl", "exception_ttl")      # options that are kept as seconds
-cdef tuple no_tags = ()             # the default, told from what was given by its address
+cdef tuple no_tags = ()             # the default of `tags`, recognised by its address
 
 
 @cython.trashcan(True)              # caches may hold caches, a hundred thousand deep
-@cython.collection_type("mapping")  # `match` asks the type for it, not the abstract class
+@cython.collection_type("mapping")  # `match` asks the type, not the abstract class
 cdef class Cache(Store):
     """Cache(max_size=1000, default_ttl=None, policy='LRU', on_evict=None, *, time_to_idle=None,
       max_weight=None, weigher=None, on_removal=None, clock=None, name=None, max_bytes=None, jitter=0.0,
@@ -118,49 +117,49 @@ cdef class Cache(Store):
     Args:
         max_size: the most entries it holds, at every instant: an int from 1 on; None: no bound.
         default_ttl: how long an entry lives unless `set` says otherwise: seconds (a number greater than 0) or a
-            `timedelta`; None or `math.inf`: for ever; or a function ``(key, value)`` that returns one of these.
-        policy: which entry leaves a full cache: ``"LRU"``, ``"LFU"``, ``"FIFO"`` in any case, an `EvictionPolicy` class
-            or an instance of one.
+            `timedelta`; None or `math.inf`: without end; or a function ``(key, value)`` that returns one of these.
+        policy: which entry a full cache evicts: ``"LRU"``, ``"LFU"``, ``"FIFO"`` or ``"AUTO"`` in any case, an
+            `EvictionPolicy` class or an instance of one.
         on_evict: called as ``on_evict(key, value)`` for every entry that is evicted, expires, is deleted or replaced,
             but not by `clear`.
-        time_to_idle: how long an entry lives without a hit or a new value, given as `default_ttl` is; it shortens the
-            entry's time to live, and never prolongs it.
+        time_to_idle: how long an entry lives without a hit or a new value, given like `default_ttl`. It can shorten the
+            life that the ttl allows, but never prolong it.
         max_weight: the most that all entries may weigh together: a number greater than 0; needs `weigher`.
-        weigher: called as ``weigher(key, value)``, returns what an entry weighs: a number that is not negative.
-        on_removal: called as ``on_removal(key, value, cause)`` where `on_evict` is, with a `RemovalCause`.
+        weigher: called as ``weigher(key, value)``, returns the weight of an entry: a number that is not negative.
+        on_removal: called like `on_evict`, as ``on_removal(key, value, cause)`` with a `RemovalCause`.
         clock: called without arguments, returns the time in seconds, for tests. A cache with a clock of its own is not
-            swept in the background. The default one is monotonic, and may lag by 4 ms; where that is too much,
-            `time.monotonic` is exact, and costs a hit more only in the last second of the entry that it finds.
-        name: what `caches` and metrics call it: a str; None: they do not show it.
-        max_bytes: the most that keys and values may take in memory together, as `sizeof` measures them when they are
-            stored: an int or a text such as ``"256MB"`` (10⁶ bytes each) or ``"1GiB"`` (2³⁰). Not together with
-            `max_weight`; `max_size` is None then unless it is given.
-        jitter: the share of every lifetime, from 0 to 1, by which it is shortened at random at the most, so that what was
-            stored at one time does not expire at one time.
-        isolate: True: lookups hand out deep copies, and the cache keeps one of what was stored, so nobody can change what
-            it holds; values that cannot change are not copied. A function of the value copies in its own way.
-        loader: what loads a missing key for `get`, ``cache[key]`` and `get_many`: a callable of the key, a store with
-            a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict, another cache, or a mapping. A
-            KeyError says that there is none. Nothing else loads. An async one loads for `aget` and `aget_many`.
-        refresh_ahead: the share of an entry's lifetime, between 0 and 1, at its end in which a lookup has it loaded anew in
-            the background; needs `loader`.
-        stale_ttl: how long after its end an entry is still served by lookups, given as `default_ttl` is, while it is
-            loaded anew in the background, or the loader fails; needs `loader`.
-        cache_exceptions: classes of exceptions. A load or a factory of `get_or_set` that raised one of these is not tried
-            again for `exception_ttl`; lookups raise a copy instead.
-        exception_ttl: how long such a failure is remembered, given as `default_ttl` is; None: for `default_ttl`.
+            swept in the background. The default clock is monotonic, and may lag by 4 ms. If that is too much, use
+            `time.monotonic`, which is exact; it makes a hit slower only in the last second of an entry's life.
+        name: its name in `caches` and metrics: a str; None: they do not show it.
+        max_bytes: the most memory that keys and values may take together, as `sizeof` measures them when they are
+            stored: an int or a text such as ``"256MB"`` (10⁶ bytes each) or ``"1GiB"`` (2³⁰). Excludes `max_weight`.
+            If it is given, `max_size` is None by default.
+        jitter: the largest share of its lifetime, from 0 to 1, by which each lifetime is shortened at random. So
+            entries that were stored together do not expire together.
+        isolate: True: the cache stores a deep copy of each value, and lookups return deep copies, so that callers
+            cannot change what it holds; immutable values are not copied. Or a function that copies a value.
+        loader: loads a missing key for `get`, ``cache[key]`` and `get_many`, and for nothing else. It is a callable of
+            the key; a store with a method ``load(key)`` and perhaps ``load_many(keys)``, which returns a dict; another
+            cache; or a mapping. A KeyError says that there is no value. An async one loads for `aget` and `aget_many`.
+        refresh_ahead: a share of an entry's lifetime, between 0 and 1. In that share, at its end, a lookup starts a
+            refresh: the entry is loaded in the background; needs `loader`.
+        stale_ttl: how long after its deadline an entry is still served by lookups, given like `default_ttl`, while it
+            is loaded in the background or the loader fails; needs `loader`.
+        cache_exceptions: classes of exceptions. If a load, or a factory of `get_or_set`, raised one of these, it is not
+            tried again for `exception_ttl`; lookups raise a copy instead.
+        exception_ttl: how long such a failure is remembered, given like `default_ttl`; None: for `default_ttl`.
 
-    Raises ValueError or TypeError, with the name of the argument, where one makes no sense.
+    Raises ValueError or TypeError, with the name of the argument, if one makes no sense.
 
     As a mapping: ``cache[key]`` is a `get` that raises KeyError. ``key in cache``, ``len(cache)`` and iteration see
-    live entries only, and neither count nor promote. Iteration runs over a snapshot, next victim first.
-    ``cache == mapping`` compares items. An empty cache is false, as any empty mapping is. Copies and pickles keep the
-    configuration, entries, order and remaining lifetimes; their statistics start at zero.
+    live entries only; they count nothing and are no uses for the policy. Iteration runs over a snapshot, next victim
+    first. ``cache == mapping`` compares items. An empty cache is false, like any empty mapping. Copies and pickles keep
+    the configuration, entries, order and remaining lifetimes; their statistics start at zero.
 
-    Every operation on one key is atomic and safe from any thread; those on many keys are a row of such operations.
+    Every operation on one key is atomic and safe from any thread; one on many keys is a sequence of such operations.
     No lock is held while keys are compared or callbacks run, and they may use the cache. Callbacks run before the call
-    that caused them returns, in its thread. Entries that expire and that nobody asks for leave within about a second:
-    a thread in the background removes them, and runs their callbacks. A callback that raises is reported through
+    that caused them returns, in its thread. Expired entries that no call asks for are removed within about a second: a
+    background thread removes them, and runs their callbacks. An exception of a callback is reported through
     `sys.unraisablehook`.
 
     >>> cache = Cache(max_size=2)
@@ -174,7 +173,7 @@ cdef class Cache(Store):
     """
 
     def __cinit__(self, *args, **kwargs):
-        self.bound = 1000                       # a subclass may forget to call __init__
+        self.bound = 1000                       # needed if a subclass does not call __init__
         self.name_of_policy = "LRU"
         self.begin(LRU.__new__(LRU))
 
@@ -225,10 +224,10 @@ cdef class Cache(Store):
         })
 
     cdef int configure(self, dict options) except -1:
-        """Check all options, then apply them all in one step.
+        """Check all options, then apply them in one step.
 
-        Checks and the user's policy run code that may use this very cache. Nothing of it has changed by then, and if it has
-        been used nothing of it will: what it stored must not come into the hands of another engine.
+        Checks and the user's policy run code that may use this very cache. The cache has not changed by then. If it has
+        been used meanwhile, it does not change at all: its entries must not pass to another engine.
         """
         cdef object max_size = checked_size(options["max_size"])
         cdef bint by_value = callable(options["default_ttl"]) and not isinstance(options["default_ttl"], type)
@@ -252,7 +251,7 @@ cdef class Cache(Store):
         if max_bytes is not None:
             bound_weight = max_bytes
         if options["on_removal"] is not None:
-            import_causes()                     # an import in a callback may find itself in the middle of another
+            import_causes()                     # an import in a callback might be in the middle of another import
         ahead = as_float(options.get("refresh_ahead") or 0.0)
         stale = lifetime_of(options.get("stale_ttl"), "stale_ttl")
         if options.get("loader") is not None:
@@ -274,7 +273,7 @@ cdef class Cache(Store):
             if given and python_policy is None:
                 engine = (<_BuiltInPolicy>policy).lend()
             if given:
-                policy.max_size = max_size      # the cache's is the one that holds
+                policy.max_size = max_size      # the cache's bound is the one that counts
             if bound_weight < INFINITY and not bind_weight(&weights, bound_weight):
                 raise MemoryError("no memory left to weigh entries")
             modes = (
@@ -330,7 +329,7 @@ cdef class Cache(Store):
             release(self.lock)
             if is_used:
                 raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
-            weights.room = NULL                 # it is the cache's now
+            weights.room = NULL                 # the cache owns them now
             if given and python_policy is None:
                 (<_BuiltInPolicy>policy).serve(engine, self.shared_lock)
         except:
@@ -344,11 +343,11 @@ cdef class Cache(Store):
     # --- one key ----------------------------------------------------------------------------------------------------
 
     def get(self, key, default=None):
-        """The value of `key`, counted as a hit and told to the policy; else `default`, counted as a miss. O(1).
+        """The value of `key`, counted as a hit and a use; else `default`, counted as a miss. O(1).
 
-        A cache with a loader loads a missing key: once, however many threads ask for it at the same time; they all get
-        its value or its exception. A value whose key was written, deleted or cleared meanwhile is returned, but not stored.
-        The default is for keys of which the loader says, by KeyError, that there is none.
+        A cache with a loader loads a missing key, once for all threads that ask for it at the same time. They all get
+        its value or its exception. If the key was written, deleted or cleared meanwhile, its value is returned but not
+        stored. `default` is for keys of which the loader says, by KeyError, that they have no value.
 
         >>> cache = Cache()
         >>> cache["a"] = None
@@ -375,16 +374,16 @@ cdef class Cache(Store):
         return take_over(value)
 
     def set(self, key, value, ttl=None, *, tags=()):
-        """Store a value under a key, which replaces an older value and its expiry. O(1); O(log n) where entries expire.
+        """Store a value under a key; replaces an older value and its deadline. O(1); O(log n) if entries expire.
 
         Args:
             key: any hashable object, compared as a dict compares it.
             value: any object, None included.
-            ttl: how long the entry lives, seconds (a number or a `timedelta`); None: `default_ttl`; infinity: for ever.
+            ttl: how long the entry lives, seconds (a number or a `timedelta`); None: `default_ttl`; infinity: no end.
             tags: for `invalidate_tag`: a str, or an iterable of hashable tags. They replace those of an older value.
 
         Raises ValueError or TypeError for a `ttl` that is not greater than 0 or not a number, and for a weight that is
-        negative or more than `max_weight`; TypeError for an unhashable key. Nothing is changed then.
+        negative or more than `max_weight`; TypeError for an unhashable key. Then nothing is changed.
 
         >>> cache = Cache()
         >>> cache.set("a", 1)
@@ -404,10 +403,10 @@ cdef class Cache(Store):
             set_slow(self, key, h, value, self.lifetime)
 
     def add(self, key, value, ttl=None, *, tags=()):
-        """Store a value under a key that has none, in one step. Returns whether it did. O(1); O(log n) if entries expire.
+        """Store a value under a key that has none, in one step. Returns whether it did.
 
-        Arguments are those of `set`, and so is what it raises; where the key has a value, nothing is counted, and a value
-        that would not fit is no mistake.
+        Arguments and exceptions are those of `set`. If the key has a value, nothing is counted, and a value that would
+        not fit is no error. O(1); O(log n) if entries expire.
 
         >>> cache = Cache()
         >>> cache.add("a", 1), cache.add("a", 2), cache["a"]
@@ -426,9 +425,9 @@ cdef class Cache(Store):
         return added
 
     def entry(self, key):
-        """What the cache knows of a key: an `Entry` with `key`, `value`, `ttl`, `weight`, `tags`; None: there is none.
+        """The state of a key: an `Entry` with `key`, `value`, `ttl`, `weight`, `tags`; None: it has no live entry.
 
-        Neither counts a hit or a miss nor tells the policy. `ttl` is what is left, in seconds; None: for ever. O(1).
+        It counts neither as a hit nor as a miss, nor as a use for the policy. `ttl` is in seconds; None: no end. O(1).
 
         >>> cache = Cache()
         >>> cache.set("a", 1, tags="t")
@@ -444,7 +443,7 @@ cdef class Cache(Store):
         return Entry(stored, self.copy_of(value), left, weight, names)
 
     def contains(self, key):
-        """Whether a key has a live value, as ``key in cache`` tells; counts nothing. O(1).
+        """Whether a key has a live value, like ``key in cache``. Counts nothing. O(1).
 
         >>> cache = Cache()
         >>> cache.contains("a")
@@ -453,7 +452,7 @@ cdef class Cache(Store):
         return key in self
 
     def delete(self, key):
-        """Remove a key. True where a live entry was removed. O(1); O(log n) where entries expire.
+        """Remove a key. Returns True if a live entry was removed. O(1); O(log n) if entries expire.
 
         >>> cache = Cache()
         >>> cache["a"] = 1
@@ -471,9 +470,9 @@ cdef class Cache(Store):
         """pop($self, /, key, default=...)
 --
 
-        Remove a key and return its value; where it is absent, return `default`, or raise KeyError if none was given.
+        Remove a key and return its value; if it is absent, return `default`, or raise KeyError if none was given.
 
-        Counts a delete, but no hit or miss. O(1); O(log n) where entries expire.
+        Counts a delete, but no hit or miss. O(1); O(log n) if entries expire.
 
         >>> cache = Cache()
         >>> cache["a"] = 1
@@ -495,7 +494,7 @@ cdef class Cache(Store):
         return True
 
     def peek(self, key, default=None):
-        """The value of `key`, or `default`, without counting a hit or a miss and without telling the policy. O(1).
+        """The value of `key`, or `default`. Counts neither as a hit nor as a miss, nor as a use for the policy. O(1).
 
         >>> cache = Cache()
         >>> cache["a"] = 1
@@ -506,10 +505,10 @@ cdef class Cache(Store):
         return default if value == NULL else take_over(value)
 
     def setdefault(self, key, default=None):
-        """The value of `key`, a hit; where it is absent, a miss, store `default` for `default_ttl` and return it.
+        """The value of `key`, counted as a hit; if it is absent, a miss: store `default`, for `default_ttl`.
 
-        One atomic step. O(1); O(log n) where entries expire. Raises as `set` does. See `get_or_set` for a value that
-        takes work to make.
+        One atomic step. O(1); O(log n) if entries expire. Raises as `set` does. Use `get_or_set` for a value that takes
+        work to make.
 
         >>> cache = Cache()
         >>> cache.setdefault("a", []).append(1)
@@ -523,19 +522,19 @@ cdef class Cache(Store):
         return setdefault_slow(self, key, h, default)
 
     def get_or_set(self, key, factory, ttl=None, *, tags=()):
-        """The value of `key`; where it is absent, what ``factory()`` returns, stored for `ttl`. O(1) and the factory.
+        """The value of `key`; if it is absent, the result of ``factory()``, stored for `ttl`. O(1) and the factory.
 
         Args:
             key: any hashable object.
             factory: a callable without arguments. It runs without any lock, and may use the cache.
             ttl, tags: as for `set`.
 
-        Of all threads that miss the key at the same time one runs its factory, and the others wait and get the same
-        value or the same exception (without the GIL a copy of it; with an exception nothing is stored). Each of them
-        counts a miss. If the key is written, deleted or cleared meanwhile, the value is returned but not stored; so is
-        one that weighs more than `max_weight`. Coming back for the same key from inside its factory runs the factory
-        again, as does a wait that would close a circle of threads. A factory ended by KeyboardInterrupt hands over to
-        a waiter.
+        Of the threads that miss the key at the same time, one runs its factory. The others wait for it and get the same
+        value or the same exception (without the GIL, a copy of it); an exception is not stored. Each of them counts a
+        miss. If the key is written, deleted or cleared meanwhile, the value is returned but not stored; the same
+        applies to a value that weighs more than `max_weight`. A factory that asks for its own key runs the factory
+        again; so does a wait that would close a circle of threads. If KeyboardInterrupt ends a factory, a waiter takes
+        over.
 
         >>> cache = Cache()
         >>> cache.get_or_set("answer", lambda: 6 * 7)
@@ -563,14 +562,14 @@ cdef class Cache(Store):
             spec.failures = <PyObject*>self.failures
         return fetch(self, key, h, &spec)
 
-    # --- for coroutines: they are made at once, and what is there is found at once --------------------------------------
+    # --- for coroutines: each returns a coroutine at once, and looks for the value at once ----------------------------
 
     def aget(self, key, default=None):
         """`get` for coroutines: ``await cache.aget(key)``. O(1), and the load.
 
-        A loader may be async. Tasks, of several event loops too, and threads that miss a key at one time load it once. Keys
-        missed in one pass of the event loop go to one call of `load_many`, if the loader has that: at most 1,000. A plain
-        loader is called in a thread. A load is cancelled with the last of those who wait for it.
+        A loader may be async. Tasks (even of several event loops) and threads that miss a key at the same time load it
+        once. Keys missed in one pass of the event loop go to one call of `load_many`, if the loader has that: at most
+        1,000. A plain loader is called in a thread. A load is cancelled with the last of its waiters.
 
         >>> import asyncio
         >>> async def load(key):
@@ -593,9 +592,9 @@ cdef class Cache(Store):
         return ready(take_over(value))
 
     def aget_many(self, keys):
-        """`get_many` for coroutines: ``await cache.aget_many(keys)`` is a new dict of those that are there. O(len(keys)).
+        """`get_many` for coroutines: ``await cache.aget_many(keys)`` is a new dict of keys with values. O(len(keys)).
 
-        Those that are missing are loaded as by `aget`, together with what other tasks miss in the same pass.
+        Missing keys are loaded as by `aget`, together with those that other tasks miss in the same pass.
 
         >>> import asyncio
         >>> async def main():
@@ -618,8 +617,8 @@ cdef class Cache(Store):
             factory: a callable without arguments, async or not; a plain one is called in the event loop.
             ttl, tags: as for `set`.
 
-        Of all tasks and threads that miss the key at one time one runs its factory, in a task that is cancelled with the
-        last of those who wait for it. All else is as for `get_or_set`.
+        Of the tasks and threads that miss the key at the same time, one runs its factory, in a task that is cancelled
+        with the last of its waiters. Otherwise as `get_or_set`.
 
         >>> import asyncio
         >>> async def answer():
@@ -645,11 +644,11 @@ cdef class Cache(Store):
         return self.loader
 
     def _refreshing(self, key):
-        """What those wait for who find nothing to serve while a key is loaded anew; None: it is not."""
+        """The flight of a key's refresh, for a caller that finds no value to serve; None: no refresh is in progress."""
         return flight_of(self, key)
 
     def _keep_loads(self, make):
-        """What keeps the loads of event loops, made by ``make()`` at the first use."""
+        """The object that keeps the loads of event loops, made by ``make()`` at the first use."""
         if self.loads_by_loop is None:
             made = make()
             acquire(self.lock)
@@ -659,16 +658,16 @@ cdef class Cache(Store):
         return self.loads_by_loop
 
     def compute(self, key, fn):
-        """Replace the value of `key` by ``fn(old)``, atomically, and return it. O(1) beside `fn`.
+        """Replace the value of `key` by ``fn(old)``, atomically, and return it. O(1), not counting `fn`.
 
         Args:
             key: any hashable object.
-            fn: called with the old value, or `MISSING` where there is none; returns the new value, or `MISSING` to
-                delete the key. It runs without any lock, and again if another thread wrote the key meanwhile; what it
-                does to the key itself is overwritten.
+            fn: called with the old value, or `MISSING` if there is none; returns the new value, or `MISSING` to delete
+                the key. It runs without any lock, and again if another thread wrote the key meanwhile; its own writes
+                of the key are overwritten.
 
-        An entry that is there keeps its expiry, a new one gets `default_ttl`. Counts one set or delete. Raises what
-        `fn` raises, or as `set` does; nothing is changed then.
+        An existing entry keeps its deadline, a new one gets `default_ttl`. Counts one set or delete. Raises what `fn`
+        raises, or as `set` does; then nothing is changed.
 
         >>> cache = Cache()
         >>> cache["a"] = [1]
@@ -705,8 +704,8 @@ cdef class Cache(Store):
     def increment(self, key, amount=1):
         """Add `amount` (an int) to the int stored under `key`, atomically, and return the sum. O(1).
 
-        A missing key starts at 0 and gets `default_ttl`; an entry that is there keeps its expiry. Counts one set.
-        Raises TypeError where `amount` or the value is not an int.
+        A missing key starts at 0 and gets `default_ttl`; an existing entry keeps its deadline. Counts one set.
+        Raises TypeError if `amount` or the value is not an int.
 
         >>> cache = Cache()
         >>> cache.increment("visits"), cache.increment("visits", 10)
@@ -725,9 +724,9 @@ cdef class Cache(Store):
         return self.compute(key, weighed)
 
     def ttl(self, key):
-        """The seconds that an entry has left to live (a float), whichever of its ends is nearer; None: for ever. O(1).
+        """The seconds until an entry's deadline, a float, with its idle limit taken into account; None: no end. O(1).
 
-        Raises KeyError where there is no live entry. Counts nothing.
+        Raises KeyError if there is no live entry. Counts nothing.
 
         >>> cache = Cache(default_ttl=10)
         >>> cache["a"] = 1
@@ -751,10 +750,10 @@ cdef class Cache(Store):
         return None if end == INFINITY else end - now
 
     def touch(self, key, ttl=None):
-        """Let a live entry expire `ttl` from now, as `set` would, its value unchanged. False: there is none. O(log n).
+        """Let a live entry expire `ttl` from now, as `set` would, without changing its value. O(log n).
 
-        Starts a time to idle anew. Counts nothing and does not tell the policy. Raises as `set` does for a `ttl` that
-        makes no sense.
+        Returns False if there is none. The idle limit starts again. Counts nothing, and is no use for the policy.
+        Raises as `set` does for a `ttl` that makes no sense.
 
         >>> cache = Cache(default_ttl=10)
         >>> cache["a"] = 1
@@ -775,13 +774,13 @@ cdef class Cache(Store):
                 touched = touch_value(self, key, lifetime, NULL)
         return touched != 0
 
-    # --- many keys: all input is checked first, then it is one operation after the other ------------------------------
+    # --- many keys: all input is checked first, then one operation follows the other ----------------------------------
 
     def get_many(self, keys):
-        """Get each of `keys` (an iterable): a new dict of those that are there. O(len(keys)).
+        """Get each of `keys` (an iterable). Returns a new dict of the keys that have values. O(len(keys)).
 
-        Counts a hit or a miss for each. A cache with a loader loads those that are missing: by one call of its `load_many`,
-        if it has that.
+        Counts a hit or a miss for each. A cache with a loader loads missing keys: by one call of its `load_many`, if it
+        has that.
 
         >>> cache = Cache()
         >>> cache.update(a=1, b=2)
@@ -807,7 +806,7 @@ cdef class Cache(Store):
     def set_many(self, mapping, ttl=None, *, tags=()):
         """Set every item of a mapping, with one `ttl` and the same tags for all. O(len(mapping)).
 
-        Raises as `set` does, for any of the items, before the first is stored.
+        Raises what `set` raises for any of the items, before the first is stored.
 
         >>> cache = Cache()
         >>> cache.set_many({"a": 1, "b": 2}, ttl=60)
@@ -838,7 +837,7 @@ cdef class Cache(Store):
     def update(self, other=(), /, **more):
         """Set every item of a mapping or of an iterable of pairs, then every keyword. O(number of items).
 
-        Each lives for `default_ttl`. Raises as `set` does, for any of the items, before the first is stored.
+        Each lives for `default_ttl`. Raises what `set` raises for any of the items, before the first is stored.
 
         >>> cache = Cache()
         >>> cache.update({"a": 1}, b=2)
@@ -846,9 +845,9 @@ cdef class Cache(Store):
         {'a': 1, 'b': 2}
         """
         cdef list items
-        if isinstance(other, Cache):            # without counting hits
+        if isinstance(other, Cache):            # does not count hits
             items = list(other.items())
-        elif hasattr(other, "keys"):            # before `items`, as dict has it
+        elif hasattr(other, "keys"):            # before `items`, like dict
             items = [(key, other[key]) for key in other.keys()]
         elif hasattr(other, "items"):
             items = list(other.items())
@@ -873,7 +872,7 @@ cdef class Cache(Store):
             self.failures.clear()
 
     def popitem(self):
-        """Remove the next victim and return it as a pair; KeyError where the cache is empty. Counts a delete. O(1).
+        """Remove the next victim and return it as a pair; raises KeyError if the cache is empty. Counts a delete. O(1).
 
         >>> cache = Cache()
         >>> cache.update(a=1, b=2)
@@ -901,10 +900,10 @@ cdef class Cache(Store):
                 key = <object>self.table.entries[i].key
                 value = <object>self.table.entries[i].value
                 outcome = self.remove(i, EXPLICIT, &op)
-                op.notified = op.n              # a policy of the user's named the victim: it knows
+                op.notified = op.n              # the python policy named the victim, so it knows
                 self.give_memory_back()
             if outcome != DONE and self.python_policy is not None:
-                self.python_policy.behind = True  # its policy has given the key up, which stays
+                self.python_policy.behind = True  # the policy has given up the key, which stays
             release(self.lock)
             if outcome != DONE:
                 raise MemoryError("no memory left to remove an entry")
@@ -915,10 +914,10 @@ cdef class Cache(Store):
         return key, value
 
     def purge_expired(self):
-        """Remove what has expired by now; returns how many entries that were. O(k log n) for k of them.
+        """Remove all expired entries. Returns how many were removed. O(k log n) for k of them.
 
-        Rarely needed: reads do not see expired entries, and a thread in the background removes them soon. Of a cache with
-        a `stale_ttl`, it removes also what could still be served.
+        Rarely needed: reads do not see expired entries, and a background thread removes them soon. In a cache with a
+        `stale_ttl`, it also removes entries that could still be served.
 
         >>> now = 0.0
         >>> cache = Cache(default_ttl=10, clock=lambda: now)
@@ -930,10 +929,10 @@ cdef class Cache(Store):
         return self.purge(True)
 
     def resize(self, max_size):
-        """Change the bound: an int from 1 on, or None for none. O(k) where k entries are too many.
+        """Change the bound: to an int from 1 on, or None for no bound. O(k) if k entries are too many.
 
-        These leave at once: expired ones first, then the others, next victim first. Raises ValueError or TypeError as
-        the constructor does.
+        These are removed at once: expired ones first, then the others, next victim first. Raises ValueError or
+        TypeError as the constructor does.
 
         >>> cache = Cache()
         >>> cache.update(a=1, b=2, c=3)
@@ -959,7 +958,7 @@ cdef class Cache(Store):
                     self.unbounded = size is None
                     self.engine.expect(bound)
                     self.give_memory_back()
-                else:                           # the bound always holds: it changes when it does
+                else:                           # the bound always holds: it changes only when it does
                     self.bound = older
                 release(self.lock)
                 if outcome == DONE:
@@ -972,12 +971,12 @@ cdef class Cache(Store):
         finally:
             self.finish(&op)
 
-    # --- invalidation: removing entries by something else than their key ---------------------------------------------
+    # --- invalidation: removing entries by other criteria than their keys ---------------------------------------------
 
     def invalidate_tag(self, tag):
-        """Remove all entries that were set with a tag. Returns how many live ones that were. O(k) for k of them.
+        """Remove all entries that were set with a tag. Returns how many of them were live. O(k) for k of them.
 
-        What is being loaded with that tag at the moment, by a function that is `cached` with tags, is not stored.
+        A load in progress with that tag, by a function that is `cached` with tags, is not stored.
 
         >>> cache = Cache()
         >>> cache.set("user:1", "Ada", tags="users")
@@ -988,9 +987,9 @@ cdef class Cache(Store):
         return remove_tagged(self, tag)
 
     def invalidate_prefix(self, prefix):
-        """Remove all entries whose key is a str that starts with `prefix`. Returns how many live ones that were. O(n).
+        """Remove all entries whose key is a str that starts with `prefix`. Returns how many of them were live. O(n).
 
-        What is being loaded under such a key at the moment is not stored. Raises TypeError where `prefix` is no str.
+        A load of such a key in progress is not stored. Raises TypeError if `prefix` is no str.
 
         >>> cache = Cache()
         >>> cache.update({"user:1": "Ada", "user:2": "Bob", "post:1": "Hello"})
@@ -1004,8 +1003,8 @@ cdef class Cache(Store):
     def invalidate_glob(self, pattern):
         """Remove all entries whose key is a str that matches a pattern with ``*``, ``?``, ``[a-z]``, ``[!a-z]``. O(n).
 
-        Case matters. Returns how many live ones that were. What is being loaded under such a key at the moment is not
-        stored. Raises TypeError where `pattern` is no str.
+        Case matters. Returns how many of them were live. A load of such a key in progress is not stored. Raises
+        TypeError if `pattern` is no str.
 
         >>> cache = Cache()
         >>> cache.update({"user:1:name": "Ada", "user:2:name": "Bob", "user:1:age": 36})
@@ -1021,10 +1020,10 @@ cdef class Cache(Store):
         return self.delete_many([key for key in every_key(self, True) if isinstance(key, str) and matches(key)])
 
     def invalidate_where(self, predicate):
-        """Remove all entries for which ``predicate(key, value)`` is true. Returns how many that were. O(n).
+        """Remove all entries for which ``predicate(key, value)`` is true. Returns how many were removed. O(n).
 
-        It is asked about a snapshot, without any lock, and before the first entry is removed: if it raises, none is. An
-        entry that gets another value meanwhile stays.
+        It is called for a snapshot, without any lock, and before the first removal: if it raises, no entry is removed.
+        An entry that gets another value meanwhile stays.
 
         >>> cache = Cache()
         >>> cache.update(a=1, b=2, c=3)
@@ -1042,21 +1041,21 @@ cdef class Cache(Store):
             n += remove_value(self, key, <PyObject*>value)
         return n
 
-    # --- warm starts: what a cache holds before anybody asks ------------------------------------------------------------
+    # --- warm starts: filling a cache before the first request --------------------------------------------------------
 
     def warm(self, keys, loader=None, *, workers=None, progress=None):
-        """Fill the cache before anybody asks: load keys, or store items. What is there already stays, and is not loaded.
+        """Fill the cache before the first request: load keys, or store items. Existing keys stay, and are not loaded.
 
         Args:
             keys: a mapping is taken for items to store, any other iterable for keys to load.
             loader: a callable of the key, or a store, see `Cache`; None: the cache's own.
-            workers: how many threads load, an int from 1 on; None: 1, for a loader with `load_many` or a mapping, else 8.
-            progress: called as ``progress(done, total)`` after each key, or each batch, failures included; True: a
-                progress bar on the terminal (extra ``cli``); None: nothing.
+            workers: how many threads load, an int from 1 on; None: 1 for a loader with `load_many` or a mapping, else 8.
+            progress: called as ``progress(done, total)`` after each key or batch, failures included; True: a progress
+                bar on the terminal (extra ``cli``); None: nothing.
 
-        Returns counts with the attributes `loaded`, `failed`, `skipped` and `total`. A key that cannot be loaded counts as
-        failed, and does not keep the others from being loaded. Called again, it goes on where it was interrupted, and
-        tries again what failed. Raises TypeError where there is no loader.
+        Returns counts with the attributes `loaded`, `failed`, `skipped` and `total`. A key that cannot be loaded counts
+        as failed, and does not keep the others from being loaded. After an interruption, call it again: it goes on
+        where it was, and tries failed keys again. Raises TypeError if there is no loader.
 
         >>> cache = Cache()
         >>> report = cache.warm(["a", "b", "c"], str.upper)
@@ -1080,19 +1079,19 @@ cdef class Cache(Store):
             self.weigh_checked(key, value)
 
     def _check_ttl(self, ttl):
-        """Raise what `set_many` would raise for that lifetime of nothing."""
+        """Raise what `set_many` would raise for that lifetime and no items."""
         lifetime_of(ttl, "ttl")
 
     def dump(self, path, *, serializer="json", secret=None):
-        """Write all entries to a file: keys, values, tags, order, and when they expire. Returns how many. O(n).
+        """Write all entries to a file: keys, values, tags, order and deadlines. Returns how many were written. O(n).
 
         Args:
-            path: a str or a path. An older file is replaced in one step, once all is on the disk: whatever happens, the
-                path has one or the other.
-            serializer: ``"json"``: keys and values must be what JSON can hold (a tuple is not), or it is a TypeError;
-                ``"pickle"``: anything that pickle can, needs `secret`; or an object with `dumps`, which returns bytes, and
-                `loads`, for (key, value, tags).
-            secret: bytes or a str; the file is signed with it, and only loaded by who has it.
+            path: a str or a path. An older file is replaced in one step, after all data are on the disk: at any time,
+                the path has the old file or the new one.
+            serializer: ``"json"``: keys and values must be what JSON can hold (a tuple is not), else a TypeError is
+                raised; ``"pickle"``: anything that pickle can hold, needs `secret`; or an object with `dumps`, which
+                returns bytes, and `loads`, for (key, value, tags).
+            secret: bytes or a str. The file is signed with it, and can be loaded only with it.
 
         >>> import tempfile
         >>> cache = Cache()
@@ -1106,14 +1105,13 @@ cdef class Cache(Store):
         return dump(self, path, serializer, secret)
 
     def load(self, path, *, serializer="json", secret=None):
-        """Add the entries of a file that `dump` wrote, in its order. Returns how many of them it holds then. O(n).
+        """Add the entries of a file that `dump` wrote, in its order. Returns how many the cache then holds. O(n).
 
-        Arguments are those of `dump`, and have to be the same. Entries live for as long as they would have, by the wall
-        clock. A key that is there already keeps its newer value. Where not all find room, those stay that were furthest
-        from eviction.
+        Arguments are those of `dump`, and have to be the same. Entries live as long as they would have, by the wall
+        clock. An existing key keeps its newer value. If not all have room, those furthest from eviction are added.
 
-        Raises ValueError, which names the file, where it is damaged, cut off, or not such a file, or signed with another
-        secret; then nothing was added, and nothing in it was unpickled.
+        Raises ValueError, which names the file, if it is damaged, cut off, no such file, or signed with another secret.
+        Then nothing was added, and nothing in it was unpickled.
         """
         from cachebox._files.dump import load
 
@@ -1124,7 +1122,7 @@ cdef class Cache(Store):
         return [(key, value, end, rank, tags) for key, value, _, end, _, rank, tags, _ in export(self)]
 
     def _import(self, list entries):
-        """Add what `_export` returned, but for keys that are there. Returns how many of them are held then. O(n)."""
+        """Add what `_export` returned, except keys that exist. Returns how many of the entries are then held. O(n)."""
         return add_entries(self, entries)
 
     def __len__(self):
@@ -1174,7 +1172,7 @@ cdef class Cache(Store):
 
     @property
     def stats(self):
-        """What the cache did so far: its `CacheStats`, always the same object."""
+        """What the cache did so far, as a `CacheStats`; always the same object."""
         return self.statistics
 
     @property
@@ -1184,7 +1182,7 @@ cdef class Cache(Store):
 
     @property
     def default_ttl(self):
-        """Seconds that an entry lives unless `set` says otherwise, or the function that tells; None: for ever."""
+        """Seconds that an entry lives unless `set` says otherwise, or the function that returns them; None: no end."""
         return self.default_ttl_given
 
     @property
@@ -1193,13 +1191,18 @@ cdef class Cache(Store):
         return self.max_bytes_given
 
     @property
+    def name(self):
+        """The name given to the constructor, by which `cachebox.caches()` and metrics know the cache; None: it has none."""
+        return self.called
+
+    @property
     def policy(self):
         """The name of a built-in policy, or the policy object that the cache was given."""
         return self.name_of_policy
 
     @property
     def weight(self):
-        """What the live entries weigh together, an int or a float. Without a weigher each of them weighs 1."""
+        """The weight of all live entries, an int or a float. Without a weigher each of them weighs 1."""
         cdef EntryCopy* rows
         cdef Py_ssize_t n, k
         if not self.modes & WEIGHED:
@@ -1220,7 +1223,7 @@ cdef class Cache(Store):
         return f"<{type(self).__name__} {policy}, {bound}, {self.live} entries, hit rate {rate:.1%}>"
 
     def _repr_html_(self):
-        """What the cache is and did, as a table, for notebooks; never its contents."""
+        """The cache's configuration and statistics as a table, for notebooks; never its contents."""
         from cachebox._platform.notebook import table
 
         counts = self.statistics.snapshot()
@@ -1240,17 +1243,13 @@ cdef class Cache(Store):
         return table(title, [(name, number, "") for name, number in rows])
 
     @property
-    def _name(self):
-        return self.called
-
-    @property
     def _held(self):
-        """How many entries it holds, those included that have expired and have not been removed yet."""
+        """How many entries it holds, including expired ones that have not been removed yet."""
         return self.live
 
     @property
     def _held_weight(self):
-        """What they weigh."""
+        """The weight of these entries."""
         return total_weight(&self.weights, self.lock) if self.modes & WEIGHED else self.live
 
     @classmethod
@@ -1271,8 +1270,8 @@ cdef class Cache(Store):
     # --- copies and pickles: configuration, entries, order and remaining lifetimes; the statistics start at zero ------
 
     def close(self):
-        """Nothing has to be closed: what runs in the background serves all caches of the process. It is there because
-        other caches have it, see `CacheLike`; the cache can be used on."""
+        """Does nothing, because background threads serve all caches of the process. It exists because other caches have
+        it, see `CacheLike`. The cache can be used afterwards."""
 
     def copy(self):
         """Another cache with the same configuration, entries (not copied), order and remaining lifetimes. O(n).
@@ -1290,7 +1289,7 @@ cdef class Cache(Store):
         cdef Operation op
         cdef list entries
         policy = None
-        self.purge(False)                       # its callbacks must not run within a turn
+        self.purge(False)                       # its callbacks must not run under the policy lock
         start(&op)
         try:
             if self.python_policy is not None:
@@ -1301,10 +1300,9 @@ cdef class Cache(Store):
                 if size is None or len(entries) <= size:    # else it was resized meanwhile
                     break
             if op.strays:
-                raise RuntimeError(
-                    f"policy {type(self.python_policy.policy).__name__} cannot be copied: one of its methods does not return"
-                )
-            if self.python_policy is not None:  # of its policy a copy that orders the same keys, as they are now
+                name = type(self.python_policy.policy).__name__
+                raise RuntimeError(f"policy {name} cannot be copied: one of its methods does not return")
+            if self.python_policy is not None:  # a copy of its policy that orders the same keys, as they are now
                 from copy import deepcopy
 
                 policy = deepcopy(self.python_policy.policy, {id(entry[0]): entry[0] for entry in entries})
@@ -1333,7 +1331,7 @@ cdef class Cache(Store):
             },
             "policy": policy,
             "entries": entries,
-            "attributes": object.__getstate__(self),    # what a subclass has in its __dict__, its slots, or both
+            "attributes": object.__getstate__(self),    # from a subclass: its __dict__, its slots, or both
         }
 
     def __setstate__(self, dict state):
@@ -1354,7 +1352,7 @@ cdef class Cache(Store):
 
     @property
     def _refreshes(self):
-        """Whether its loader would be asked for entries that are there."""
+        """Whether its loader may be called for existing entries."""
         return self.loader is not None and (self.modes & (AHEAD | STALE)) != 0
 
     @property
@@ -1362,16 +1360,16 @@ cdef class Cache(Store):
         return self.clock
 
     def _sweep(self):
-        """Drop what has expired; returns the monotonic time of the next visit, infinity for none."""
+        """Remove expired entries. Returns the monotonic time of the sweeper's next visit; infinity: none."""
         return self.sweep()
 
     def _check(self):
-        """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
+        """Verify every invariant of the cache. Raises AssertionError if one does not hold. O(n)."""
         check(self)
 
 
 cdef object loads_for_coroutines():
-    """The module that loads for coroutines, which imports asyncio."""
+    """The module that loads for coroutines; it imports asyncio."""
     global for_coroutines
     if for_coroutines is None:
         from cachebox._loading import awaited
@@ -1381,7 +1379,7 @@ cdef object loads_for_coroutines():
 
 
 cdef object failures_for(dict options, object max_size):
-    """Where a cache with these options remembers loads that failed, or None."""
+    """The negative cache of a cache with these options, or None."""
     if not options.get("cache_exceptions"):
         return None
     from cachebox._loading.negative_cache import Failures
@@ -1394,7 +1392,7 @@ cdef object failures_for(dict options, object max_size):
 
 
 cdef EvictionPolicy policy_of(object given, object max_size):
-    """The policy that the option asks for: the very instance, or a new one."""
+    """The policy for the option: the given instance, or a new one."""
     if isinstance(given, str):
         if given.upper() not in BUILT_IN:
             raise ValueError(f"policy must be one of {', '.join(BUILT_IN)}, or an EvictionPolicy, not {given!r}")
@@ -1409,7 +1407,7 @@ cdef EvictionPolicy policy_of(object given, object max_size):
 
 
 cdef object name_if_built_in(EvictionPolicy policy):
-    """The name of a built-in policy; any other policy, subclasses of built-in ones included, is itself."""
+    """The name of a built-in policy; for any other policy, even a subclass of a built-in one, the policy itself."""
     for name, known in BUILT_IN.items():
         if type(policy) is known:
             return name
@@ -1439,7 +1437,7 @@ def tags_as_given(tags):
 
 
 def make(cls):
-    """Unpickle a cache: one that `__setstate__` is about to configure."""
+    """Make the cache that unpickling fills; `__setstate__` configures it."""
     return cls.__new__(cls)
 
 
@@ -1447,7 +1445,7 @@ MutableMapping.register(Cache)
 
 
 # --- what the interpreter calls for the hottest methods ---------------------------------------------------------------
-# They stand in front of Cython's own; see `_platform/method_slot.pxd`, and `_loading/fast_path.pxd` for what they do.
+# These functions replace Cython's own; see `_platform/method_slot.pxd`, and `_loading/fast_path.pxd` for what they do.
 
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
     cdef Py_hash_t hashed
@@ -1464,7 +1462,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
 
 
 cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    """A `get` where the arguments are others, or hashing the key takes a call of Python's."""
+    """`get` with other arguments, or with a key whose hash takes a Python call."""
     cdef uint64_t h
     cdef PyObject* value
     cdef bint compared = False
@@ -1476,21 +1474,21 @@ cdef PyObject* get_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, P
 
 
 cdef PyObject* get_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept:
-    """The rest of `call_get`, with the lock: what takes no call."""
+    """The end of `call_get`, with the lock: the part that makes no call."""
     if likely(is_equal_hit(self, args[0], h, i)):
         return take_hit(self, i)
     return search_and_get(self, args, n, h, i)
 
 
 cdef PyObject* get_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) except NULL:
-    """The rest of a `get`, with the lock."""
+    """The end of a `get`, with the lock."""
     cdef bint compared = False
     cdef PyObject* value = search_and_use(self, args[0], h, i, &compared)
     return value if value != NULL else get_missing(self, args, n, h, compared)
 
 
 cdef PyObject* get_missing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, bint compared) except NULL:
-    """The rest of that, where it was no hit at first sight."""
+    """The end of a `get` that the fast path did not find."""
     cdef PyObject* value = find_missing(self, args[0], h, compared)
     if value == NULL:
         value = args[1] if n == 2 else None_
@@ -1513,7 +1511,7 @@ cdef PyObject* call_getitem(PyObject* self, PyObject* key) noexcept:
 
 
 cdef PyObject* getitem_by_hashing(PyObject* self, PyObject* key) except NULL:
-    """A `self[key]` where hashing the key takes a call of Python's."""
+    """`self[key]` if hashing the key takes a Python call."""
     cdef uint64_t h = mixed_in(self, hash_of(key))
     cdef bint compared = False
     cdef PyObject* value = get_equal(self, key, h, &compared)
@@ -1521,14 +1519,14 @@ cdef PyObject* getitem_by_hashing(PyObject* self, PyObject* key) except NULL:
 
 
 cdef PyObject* getitem_by_comparing(PyObject* self, PyObject* key, uint64_t h, uint32_t i) noexcept:
-    """The rest of `call_getitem`, with the lock: what takes no call."""
+    """The end of `call_getitem`, with the lock: the part that makes no call."""
     if likely(is_equal_hit(self, key, h, i)):
         return take_hit(self, i)
     return search_and_getitem(self, key, h, i)
 
 
 cdef PyObject* getitem_by_search(PyObject* self, PyObject* key, uint64_t h, uint32_t i) except NULL:
-    """The rest of a `self[key]`, with the lock."""
+    """The end of a `self[key]`, with the lock."""
     cdef bint compared = False
     cdef PyObject* value = search_and_use(self, key, h, i, &compared)
     return value if value != NULL else getitem_missing(self, key, h, compared)

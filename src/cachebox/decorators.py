@@ -50,42 +50,42 @@ def cached(
     isolate=False,
     **unknown,
 ):
-    """Remember a function's results: ``@cached``, ``@cached(cache)`` or ``@cached(max_size=..., ttl=...)``.
+    """Cache a function's results: ``@cached``, ``@cached(cache)`` or ``@cached(max_size=..., ttl=...)``.
 
     Args:
-        cache: a `Cache` to keep the results in, which other functions may share, or a `DistributedCache`, which other
-            processes share too; None: the function gets its own, of 1000 entries unless `max_size` says otherwise.
+        cache: a `Cache` for the results, which other functions may share, or a `DistributedCache`, which other
+            processes share, too; None: the function gets its own, of 1000 entries unless `max_size` says otherwise.
         ttl: how long a result lives: seconds (a number greater than 0), a `timedelta`, or a function of the result that
             returns one of these (0 or less: do not store it). None: as long as the cache lets entries live.
-        key_func: called with the arguments (a method's include ``self``), returns the key: any hashable object, under
-            which the cache has the result (a `DistributedCache` wants a str). Functions that share a cache and give
-            equal keys share results.
+        key_func: called with the arguments (a method's include ``self``), returns the key of the result: any hashable
+            object (a `DistributedCache` needs a str). Functions that share a cache and return equal keys share
+            results.
         max_size, policy, clock, time_to_idle, jitter, isolate: those of the function's own cache, see `Cache`; not
             together with `cache`.
         typed: whether ``f(1)`` and ``f(1.0)`` are different calls; not together with `key_func`.
-        condition: a function of the result; only where it returns something true is the result stored.
+        condition: a function of the result; the result is stored only if it returns a true value.
         single_flight: whether concurrent calls with one missing key run the function once and share its result or its
             exception. A recursive call with the same arguments runs the function again instead of waiting for itself.
         tags: of the results, for ``cache.invalidate_tag``: a str, an iterable of hashable tags, or a function that
             returns one of these, called with the result and then the arguments of the call.
-        cache_exceptions: classes of exceptions: a call that raised one of these is not made again for `exception_ttl`,
+        cache_exceptions: classes of exceptions. A call that raised one of these is not made again for `exception_ttl`,
             but raises a copy of it, in this process. None by default.
-        exception_ttl: how long such a failure is remembered, given as `ttl` is; None: as long as the cache lets entries
+        exception_ttl: how long such a failure is remembered, given like `ttl`; None: as long as the cache lets entries
             live.
 
-        name: what the function is called in the keys of a shared `cache`, and in dumps; None: by its module and
-            qualified name, together with the simple values among its free variables and defaults, so that functions
-            that a factory makes for different values never meet.
-        version: belongs to the name: results of another version are not found. ``"code"`` takes a fingerprint of the
+        name: the function's name in the keys of a shared `cache`, and in dumps. None: its module and qualified name,
+            together with the simple values among its free variables and defaults. So functions that a factory makes
+            for different values have different names.
+        version: a part of the name: results of another version are not found. ``"code"`` takes a fingerprint of the
             function's code.
         ignore: names of parameters that do not belong to the key, such as ``("session",)``, however they are passed.
         normalize: whether ``f(1)``, ``f(x=1)`` and ``f(1, y=default)`` are one call.
         vary: a `ContextVar`, a callable without arguments, or several: their values belong to the key.
-        returns: the type of the results, where a `DistributedCache` is to give back that type; None: what the
-            function's annotation says.
-        refresh_ahead: the share of a result's lifetime, between 0 and 1, at its end in which a call has it computed
-            anew in the background, in its own context and with its own arguments, and returns the older one.
-        stale_ttl: how long after its end a result is still returned, given as `ttl` is, while it is computed anew in
+        returns: the type of the results, if a `DistributedCache` is to return that type; None: the function's
+            annotation.
+        refresh_ahead: a share of a result's lifetime, between 0 and 1. In that share, at its end, a call returns the
+            older result, and is made again in the background, in its own context and with its own arguments.
+        stale_ttl: how long after its deadline a result is still returned, given like `ttl`, while it is refreshed in
             the background, or the function fails. Neither of the two goes together with a `cache` that has a loader.
 
     Works on functions, ``async def`` functions, methods, and above or below `classmethod`, `staticmethod`, `property`
@@ -95,24 +95,24 @@ def cached(
 
     Raises TypeError for a generator function, for an async function where a plain one is expected, for options that
     exclude each other, and for a call with an argument that cannot be hashed; ValueError or TypeError for a `ttl`,
-    `max_size` or `policy` that makes no sense; ValueError for names of parameters that there are not, and where a
-    `name` is taken by another living function over the same cache.
+    `max_size` or `policy` that makes no sense; ValueError for unknown names of parameters, and for a `name` that
+    another living function over the same cache has.
 
-    What it returns is called as the function is, and has
+    The returned object is called like the function, and has
 
-    - ``cache``, the `Cache` behind it, and ``__wrapped__``, the function;
+    - ``cache``, the `Cache` with the results, and ``__wrapped__``, the function;
     - ``cache_info()``, ``cache_parameters()`` and ``cache_clear()``, as functools has them;
-    - ``invalidate(...)``, which forgets the result of the call with these arguments and tells whether there was one;
+    - ``invalidate(...)``, which forgets the result of the call with these arguments and returns whether there was one;
     - ``peek(...)``, the result of that call, or `MISSING`; ``refresh(...)``, which makes it now and stores its result;
       ``set(value, ...)``, which stores `value` as its result;
     - ``cache_key(...)``, the key of that call. On an instance, as in ``a.m.invalidate(x)``, none of these takes self.
 
-    Exceptions are not cached; None is. Keys are values, compared by ``==``; ``f(1)`` and ``f(x=1)`` are different
-    calls unless `normalize` is given, and unhashable arguments are a TypeError, unless `key_func` makes other keys. A
-    hit hands out the very object that was stored. A method's results belong to the instance: they do not keep it alive,
-    go when it goes, and no other instance gets them; an instance that takes no weak references is computed every time.
-    A result that is the instance is not stored; one that refers to it, such as a list with the instance in it, keeps it
-    as long as it is stored.
+    Exceptions are not cached; None is. Keys are values, compared by ``==``. ``f(1)`` and ``f(x=1)`` are different
+    calls unless `normalize` is given. Unhashable arguments are a TypeError, unless `key_func` makes other keys. A hit
+    returns the very object that was stored. A method's results belong to its instance: they do not keep it alive, are
+    removed when it dies, and are returned for no other instance. If an instance allows no weak references, each call
+    is computed. A result that is the instance is not stored. One that refers to it, such as a list with the instance
+    in it, keeps it alive as long as it is stored.
 
     All of it is safe from any thread and any event loop. A hit takes time O(1) in the number of results.
 
@@ -130,7 +130,7 @@ def cached(
     """
 
     is_known = unknown.pop("_is_known", True)
-    refuse_unknown("cached", unknown, _OPTIONS, _FOREIGN)
+    refuse_unknown("cached", unknown, _OPTIONS, _OTHER_NAMES)
     options = {
         "max_size": max_size, "policy": policy, "clock": clock, "time_to_idle": time_to_idle,
         "jitter": None if jitter == 0.0 else jitter, "isolate": None if isolate is False else isolate,
@@ -149,8 +149,8 @@ def cached(
         raise TypeError(f"{' and '.join(options)} cannot go together with cache: they are the cache's own")
     if isinstance(cache, Cache) and cache._refreshes:
         raise TypeError(
-            "a cache with refresh_ahead or stale_ttl cannot be the cache of a function: it would load anew by its "
-            "loader, not by the function"
+            "a cache with refresh_ahead or stale_ttl cannot be the cache of a function: it would refresh results by "
+            "its loader, not by the function"
         )
     if refreshing:
         from cachebox._loading.loader import check_refreshing
@@ -158,7 +158,7 @@ def cached(
         check_refreshing(refreshing)
         if isinstance(cache, Cache) and cache._loader is not None:
             raise TypeError(
-                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader, which loads values anew"
+                f"{' and '.join(refreshing)} cannot go together with a cache that has a loader, which refreshes values"
             )
     _check_callables(key_func=key_func, condition=condition)
     for option, given in (("key_func", key_func), ("condition", condition), ("ttl", ttl), ("tags", tags)):
@@ -185,7 +185,7 @@ def cached(
         make_key = key_func.bound_to(function) if hasattr(type(key_func), "bound_to") else key_func
         is_shared = cache is not None and not isinstance(cache, Cache)
         key_arguments = _key_arguments(function, selects, not is_shared)
-        if is_shared:                           # it knows how to be used
+        if is_shared:                           # the cache knows how it is to be used
             further = {} if tags is None else {"tags": tags}
             if key_arguments is not None:
                 further["key_arguments"] = key_arguments
@@ -242,7 +242,7 @@ _OPTIONS = (
     "exception_ttl", "clock", "name", "version", "ignore", "normalize", "vary", "returns", "time_to_idle",
     "refresh_ahead", "stale_ttl", "jitter", "isolate",
 )
-_FOREIGN = {                        # what others call them
+_OTHER_NAMES = {                        # names of these options in other packages
     "key": "key_func", "make_key": "key_func", "key_builder": "key_func", "hash_func": "key_func",
     "maxsize": "max_size", "size": "max_size", "capacity": "max_size", "max_entries": "max_size",
     "default_ttl": "ttl", "expire": "ttl", "expiry": "ttl", "timeout": "ttl", "seconds": "ttl",
@@ -281,25 +281,24 @@ def cached_many(
     isolate=False,
     **unknown,
 ):
-    """Remember the results of a function of many keys, ``f(keys) -> mapping``, each by itself.
+    """Cache the results of a function of many keys, ``f(keys) -> mapping``, each by itself.
 
     Args:
-        cache: a `Cache` or a `DistributedCache` to keep the results in; None: the function gets its own.
+        cache: a `Cache` or a `DistributedCache` for the results; None: the function gets its own.
         ttl: how long the result of a key lives: seconds, a `timedelta`, or a function of that result.
-        missing_ttl: how long it is remembered that the mapping had no result for a key, given as `ttl` is; None: not at
-            all.
+        missing_ttl: how long it is remembered that the mapping had no result for a key, given like `ttl`; None: it is
+            not remembered.
         key_func, condition, tags: as for `cached`, called for one key and its result.
         max_size, policy, typed, clock, name, version, vary, returns, time_to_idle, jitter, isolate: as for `cached`;
             `returns` is the type of one result.
 
-    The function is called with a list of the keys that are not cached, if there are any; it returns a mapping, which
-    may leave keys out, and of which other keys are ignored. Its caller gets a dict of the keys that have a result.
-    Callers at the same time share: each key is asked for by one of them. Works on plain and ``async def`` functions and
-    methods.
+    The function is called with a list of the keys that are not cached, if there are any. It returns a mapping, which
+    may leave out keys; additional keys are ignored. The caller gets a dict of the keys that have a result. Concurrent
+    callers share: each key is loaded by one of them. Works on plain and ``async def`` functions and methods.
 
-    Raises TypeError for keys that cannot be hashed, for a str in place of many, and where the function returns no
-    mapping; else as `cached` does. O(number of keys), and one call at most; over two tiers one round trip for what is
-    cached.
+    Raises TypeError for keys that cannot be hashed, for a str in place of many keys, and if the function returns no
+    mapping; otherwise as `cached` does. O(number of keys), and at most one call; over two tiers, one round trip for
+    cached keys.
 
     >>> @cached_many(ttl=60)
     ... def squares(numbers):
@@ -313,7 +312,7 @@ def cached_many(
     {2: 4, 3: 9}
     """
 
-    refuse_unknown("cached_many", unknown, _OPTIONS_OF_MANY, {**_FOREIGN, "negative_ttl": "missing_ttl"})
+    refuse_unknown("cached_many", unknown, _OPTIONS_OF_MANY, {**_OTHER_NAMES, "negative_ttl": "missing_ttl"})
     options = {
         "ttl": ttl, "key_func": key_func, "max_size": max_size, "policy": policy, "typed": typed,
         "condition": condition, "tags": tags, "clock": clock, "name": name, "version": version, "vary": vary,
@@ -328,7 +327,7 @@ def cached_many(
 
     def make(function):
         one = decorate_one(function)
-        if hasattr(type(one), "_many"):         # it is over another kind of cache, which knows how
+        if hasattr(type(one), "_many"):         # of a function over another kind of cache, which knows how
             return _known(one._many(missing_ttl), name, version)
         from cachebox._calls.many import CachedMany
 
@@ -352,7 +351,7 @@ cached_many.__text_signature__ = (
 
 
 def check_missing_ttl(given):
-    """TypeError or ValueError where it is no lifetime."""
+    """Raise TypeError or ValueError if `given` is no lifetime."""
     from cachebox._loading.loader import check_refreshing
 
     try:
@@ -410,7 +409,7 @@ lru_cache.__text_signature__ = "(maxsize=128, typed=False)"
 
 
 def _key_arguments(function, selects, hashes):
-    """Which arguments of a function belong to its keys; None: all of them, as they are."""
+    """The arguments of a function that belong to its keys; None: all of them, as they are."""
     if not any(selects.values()):
         return None
     from cachebox._calls.key_arguments import KeyArguments
@@ -419,7 +418,7 @@ def _key_arguments(function, selects, hashes):
 
 
 def _around(make, function):
-    """A decorator below may have made something else than a function: cache the function in it."""
+    """Cache the function in the object of another decorator that is below this one."""
     if isinstance(function, classmethod):
         return CachedClassMethod(_around(make, function.__func__))
     if isinstance(function, staticmethod):
@@ -440,7 +439,7 @@ def _around(make, function):
 
 
 def _claim(function, cache, name, version):
-    """The name of a function over a cache of this process."""
+    """The claim to a name of a function over a cache of this process."""
     from cachebox._calls.naming import Identity
 
     return _names().claim(Identity(function, name, version), cache)
@@ -460,7 +459,7 @@ _local_names = None
 
 
 def _with_own(own_tag, tags):
-    """The tags of a function's results, with the one by which `cache_clear` finds them."""
+    """The tags of a function's results, together with the tag by which `cache_clear` finds them."""
     if own_tag is None or tags is None:
         return tags if own_tag is None else (own_tag,)
     if not callable(tags):
@@ -469,14 +468,14 @@ def _with_own(own_tag, tags):
     def tags_of(*args, **kwargs):
         given = tags(*args, **kwargs)
         if hasattr(type(given), "__await__"):
-            return given                        # a mistake, which is found by who called
+            return given                        # a mistake that the caller finds
         return (own_tag, *(() if given is None else (given,) if isinstance(given, str) else given))
 
     return tags_of
 
 
 def _first_name(function):
-    """The name of its first parameter, if a call may have that for a keyword."""
+    """The name of the first parameter, if a call may pass it as a keyword."""
     from cachebox._calls.methods import innermost
 
     code = getattr(innermost(function), "__code__", None)
@@ -486,19 +485,19 @@ def _first_name(function):
 
 
 def _is_called_as_method(function):
-    """Whether it is written in a class body: then the interpreter may spare itself the binding."""
+    """Whether a function is written in a class body, so that the interpreter need not bind it."""
     return _scope_of(function) != ""
 
 
 def _scope_of(function):
-    """The class in whose body it is written, and not bound to an instance yet; else nothing."""
+    """The name of the class in whose body a function is written; "" if there is none or the function is bound."""
     qualname = getattr(function, "__qualname__", "")
     scope = qualname.rpartition(".")[0] if isinstance(qualname, str) else ""
     return "" if scope.endswith("<locals>") or hasattr(function, "__self__") else scope
 
 
 def is_received(wrapper, first):
-    """Whether a function, called with that first argument, is a method called on it: the class tells."""
+    """Whether a function, called with `first` as first argument, is a method of it. The class tells."""
     from cachebox._calls.methods import innermost, is_method_of, look_for_class_method
 
     if isinstance(first, type) and look_for_class_method(wrapper, first):
@@ -506,13 +505,13 @@ def is_received(wrapper, first):
         return True
     if not is_method_of(wrapper, first):
         return False
-    if _scope_of(innermost(wrapper)):           # so it is one, however it is called
+    if _scope_of(innermost(wrapper)):           # so it is a method, however it is called
         wrapper._become_method()
     return True
 
 
 def warn_of_slots(wrapper, instance):
-    """Say why results of a method are not cached, where a tool has made the class and its slots."""
+    """Warn that results of a method are not cached, because a tool made the class and its slots."""
     cls = type(instance)
     if isinstance(instance, tuple) and hasattr(cls, "_fields"):
         cure = "give cached a key_func, such as key_func=lambda self: self, which caches by value"
@@ -524,7 +523,7 @@ def warn_of_slots(wrapper, instance):
 
     warnings.warn(
         f"{getattr(wrapper, '__qualname__', wrapper)} is computed every time: a {cls.__name__} takes no weak "
-        f"reference, so nobody would know when its results are to go; {cure}",
+        f"reference, so its results could not be removed when it dies; {cure}",
         UserWarning,
         stacklevel=2,
     )
@@ -537,7 +536,7 @@ def _check_callables(**given) -> None:
 
 
 def _check_function(function) -> bool:
-    """Whether it is an async function; TypeError where it cannot be cached."""
+    """Whether a function is async. Raises TypeError if it cannot be cached."""
     if not callable(function):
         raise TypeError(f"cached decorates functions, not {type(function).__name__}")
     from functools import partial
@@ -563,7 +562,7 @@ def _coroutines():
 
 
 def _known(wrapper, name=None, version=None):
-    """Make a cached function known to `caches`."""
+    """Register a cached function for `caches`."""
 
     def named(wrapper):
         from cachebox._calls.naming import Identity

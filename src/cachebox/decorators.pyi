@@ -29,13 +29,13 @@ class _Decorates(Protocol):
     def close(self) -> None: ...
 
 class _DecoratesAwaited(Protocol):
-    """An asyncio one."""
+    """An asyncio cache of another kind."""
 
     def _decorate(self, function: Any, **options: Any) -> Any: ...
     def close(self) -> Coroutine[Any, Any, None]: ...
 
 class _Decorator(Protocol):
-    """What `cached` returns when it is not given the function yet."""
+    """The decorator that `cached` returns if it is not given the function."""
 
     @overload
     def __call__(self, function: classmethod[_S, _P, _R], /) -> CachedClassMethod[_S, _P, _R]: ...
@@ -45,7 +45,7 @@ class _Decorator(Protocol):
     def __call__(self, function: Callable[_P, _R], /) -> CachedFunction[_P, _R]: ...
 
 class _AwaitedDecorator(Protocol):
-    """The same over an asyncio cache, which takes async functions: what concerns the cache is awaited."""
+    """The decorator over an asyncio cache. It takes async functions; methods that use the cache are awaited."""
 
     @overload
     def __call__(
@@ -205,7 +205,7 @@ def cached(
 # --- functions of many keys ---
 
 class _ManyCalls(Generic[_K, _V]):
-    """What a function of many keys offers, bound to an instance or not."""
+    """The members of a function of many keys, bound to an instance or not."""
 
     @property
     def cache(self) -> Cache[Any, Any]: ...
@@ -230,7 +230,7 @@ class _AsyncMany(_ManyCalls[_K, _V]):
     def cache_clear(self) -> None: ...
 
 class _AwaitedMany(_ManyCalls[_K, _V]):
-    """Over an asyncio cache, where all that concerns the cache is awaited."""
+    """The members over an asyncio cache; those that use the cache are awaited."""
 
     def __call__(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...
     def peek(self, keys: Iterable[_K]) -> Coroutine[Any, Any, dict[_K, _V]]: ...

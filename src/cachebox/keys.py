@@ -10,7 +10,7 @@
 >>> total.cache_info().hits
 1
 
-`array` and `frame` know arrays and frames by what they can do: neither numpy nor pandas is ever imported here.
+`array` and `frame` recognise arrays and frames by what they can do: neither numpy nor pandas is ever imported here.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any
 from cachebox._calls.key_arguments import KeyArguments
 
 LONGEST = 64
-"""Bytes of an array that a key holds as they are; of more it holds a digest of 32 bytes."""
+"""The most bytes of an array that are part of a key; of more bytes, a digest of 32 bytes is."""
 
 KeyFunction = Callable[..., Hashable]
 
 
 def array(*args: Any, **kwargs: Any) -> Hashable:
-    """A key of arguments among which are arrays: each counts by its type, dtype, shape and bytes.
+    """A key for arguments that may be arrays. Each array counts by its type, dtype, shape and bytes.
 
     Args:
-        args, kwargs: those of the call. Arrays are what has numpy's array protocol or is a buffer; frames count as for
-            `frame`; all others have to be hashable, and count as they are.
+        args, kwargs: those of the call. Arrays are objects with numpy's array protocol, and buffers. Frames count as
+            for `frame`. All other arguments have to be hashable, and count as they are.
 
     O(size of the arrays): their bytes are read, and hashed with BLAKE2. Arrays of objects count by their items. Raises
-    TypeError where an argument is neither hashable nor an array. Safe from any thread.
+    TypeError if an argument is neither hashable nor an array. Safe from any thread.
 
     >>> array(memoryview(b"ab")) == array(memoryview(b"ab")) != array(memoryview(b"ac"))
     True
@@ -45,27 +45,27 @@ def array(*args: Any, **kwargs: Any) -> Hashable:
 
 
 def frame(*args: Any, **kwargs: Any) -> Hashable:
-    """A key of arguments among which are frames and series: each counts by labels, dtypes, index and values.
+    """A key for arguments that may be frames or series. Each counts by labels, dtypes, index and values.
 
     Args:
-        args, kwargs: those of the call. Frames, series and indices are those of pandas or polars; arrays count as for
-            `array`; all others have to be hashable, and count as they are.
+        args, kwargs: those of the call. Frames, series and indices are those of pandas or polars. Arrays count as for
+            `array`. All other arguments have to be hashable, and count as they are.
 
-    O(size of the frames); columns of objects take a step of Python for each value. Raises TypeError where an argument
-    is neither hashable nor a frame or an array. Safe from any thread.
+    O(size of the frames); columns of objects take a step of Python for each value. Raises TypeError if an argument is
+    neither hashable nor a frame or an array. Safe from any thread.
     """
     return _key(args, kwargs)
 
 
 def file(path: Any = None, *args: Any, **kwargs: Any) -> Hashable:
-    """A key of a call whose first argument is the path of a file: its absolute path, size and time of change.
+    """A key for a call whose first argument is the path of a file: its absolute path, size and time of change.
 
     Args:
-        path: a str, bytes or path object; by keyword it has to be the first one.
+        path: a str, bytes or path object; as a keyword it has to be the first one.
         args, kwargs: the other arguments of the call, which have to be hashable, and count as they are.
 
-    A changed file is another key; so is one that comes into being, for an absent one is no error here. Asks the file
-    system once. Raises TypeError where the first argument is no path. Safe from any thread.
+    A changed file has another key. An absent file is no error; it has another key when it is created. Asks the file
+    system once. Raises TypeError if the first argument is no path. Safe from any thread.
 
     >>> file("no such file", 1) == file("no such file", 1)
     True
@@ -88,14 +88,14 @@ class combine:
     """A key function that treats each parameter in its own way, however it is passed.
 
     Args:
-        parts: key functions for the first parameters, in order; None: the argument itself. In front of them may be a
-            str, with which every key begins: it keeps functions apart that share a cache.
+        parts: key functions for the first parameters, in order; None: the argument itself. Before them there may be a
+            str, with which every key begins: it separates functions that share a cache.
         ignore: names of parameters that do not belong to the key: a str, or an iterable of these.
         named: key functions by the name of the parameter.
 
-    Parameters that are not named count by the argument itself. Calls are normalised: keywords, their order and left-out
-    defaults make no difference. Raises TypeError where a part is not callable; ValueError, when it decorates a
-    function, where that has no such parameter. O(what the parts take). Safe from any thread.
+    For parameters without a key function, the argument itself counts. Calls are normalised: keywords, their order and
+    left-out defaults make no difference. Raises TypeError if a part is not callable; ValueError, when it decorates a
+    function, if that has no such parameter. O(cost of the parts). Safe from any thread.
 
     >>> from cachebox import cached
     >>> @cached(key_func=combine("size", path=file))
@@ -125,7 +125,7 @@ class combine:
         self._positional: tuple[str, ...] = ()
 
     def bound_to(self, function: Callable[..., Any]) -> KeyFunction:
-        """The key function for one function, whose parameters it knows by name. `cached` asks for it."""
+        """The key function for one function, whose parameters it knows by name. `cached` calls it."""
         bound = combine(*self._parts, ignore=self._ignore, **self._named)
         bound._prefix = self._prefix
         bound._arguments = arguments = KeyArguments(function, ignore=self._ignore, normalize=True, hashes=False)
@@ -142,13 +142,13 @@ class combine:
     def __call__(self, *args: Any, **kwargs: Any) -> Hashable:
         """The key of a call."""
         taken = None if self._arguments is None else self._arguments.of(args, kwargs)
-        if taken is None:                   # by itself, or with arguments that the function will refuse
+        if taken is None:                   # not bound to a function, or with arguments that the function will refuse
             positional = zip(self._parts + (None,) * len(args), args, strict=False)
             parts = [_part(value) if part is None else part(value) for part, value in positional]
             keywords = kwargs
         else:
             _, values, keywords = taken
-            names = (*self._positional, *[None] * len(values))      # the others are what *args took
+            names = (*self._positional, *[None] * len(values))      # the others are the items of *args
             parts = [self._of(name, value) for name, value in zip(names, values, strict=False)]
         more = tuple((name, self._of(name, value)) for name, value in sorted(keywords.items()))
         return (tuple(parts), more) if self._prefix is None else (self._prefix, tuple(parts), more)
@@ -166,7 +166,7 @@ def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
 
 
 def _part(value: Any) -> Hashable:
-    """What stands for an argument in a key."""
+    """The part of a key that stands for an argument."""
     kind = type(value)
     if kind in (str, int, float, bool, bytes, type(None)):
         found: Hashable = value
@@ -193,7 +193,7 @@ def _array_part(value: Any) -> Hashable:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     mask = getattr(value, "mask", None)
     if not hasattr(value, "tobytes") or not hasattr(value.dtype, "hasobject"):
-        value = value.__array__()               # of another library: a numpy array of the same values
+        value = value.__array__()               # of another library: take a numpy array of the same values
     dtype = value.dtype
     written = dtype.str if dtype.fields is None else str(dtype.descr)
     if dtype.hasobject:
@@ -223,7 +223,7 @@ def _frame_part(value: Any) -> Hashable:
 
 
 def _column_part(value: Any) -> Hashable:
-    """Of a column, or of an index: the names, the dtype, and the values."""
+    """The part for a column or an index: the names, the dtype, and the values."""
     names = getattr(value, "names", (getattr(value, "name", None),))
     head = (type(value).__qualname__, _written(tuple(names)), str(value.dtype))
     if type(value).__qualname__ == "RangeIndex":
@@ -242,7 +242,7 @@ def _short(contents: bytes) -> bytes:
 
 
 def _digest(texts: Iterable[str]) -> bytes:
-    """A digest of texts, which tells where each of them ends."""
+    """A digest of texts, which depends on where each of them ends."""
     digest = blake2b(digest_size=32)
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -252,7 +252,7 @@ def _digest(texts: Iterable[str]) -> bytes:
 
 
 def _written(value: Any) -> str:
-    """An object in a column or an array, as a text that tells type and value."""
+    """An object in a column or an array as text, which shows type and value."""
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
         items = [_written(item) for item in value]

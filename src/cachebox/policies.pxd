@@ -9,7 +9,7 @@ cdef object checked_size(object max_size)
 
 
 cdef class EvictionPolicy:
-    cdef object size                # the attribute max_size
+    cdef object size                # the property max_size
     cdef bint has_cache             # it serves a cache
     cdef object __weakref__
 
@@ -18,10 +18,10 @@ cdef class EvictionPolicy:
 
 
 cdef class _BuiltInPolicy(EvictionPolicy):
-    cdef Engine engine              # of its own: never replaced, so whoever is at work on it works on
-    cdef SharedLock shared_lock     # ... under this lock, which also guards the rest
-    cdef bint owned_by_cache        # it only looks at a cache's engine
-    cdef Engine served              # that engine, and its lock; None: not yet. Once there, they are never replaced
+    cdef Engine engine              # its own; never replaced, so an operation may go on with it
+    cdef SharedLock shared_lock     # the lock of `engine`, which also guards the fields below
+    cdef bint owned_by_cache        # it serves a cache: it only reads the cache's engine
+    cdef Engine served              # the cache's engine; None: not yet. Once set, it and `server` are never replaced
     cdef SharedLock server
 
     cdef Engine lend(self)

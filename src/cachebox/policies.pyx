@@ -1,4 +1,4 @@
-"""Eviction policies: the built-in ones, usable on their own, and the base class for your own."""
+"""Eviction policies: the built-in ones, which work on their own, too, and the base class for your own."""
 
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject, PyTypeObject, inquiry
@@ -16,10 +16,12 @@ from cachebox._engine.table cimport (
     put_value,
 )
 from cachebox._platform.lock cimport SharedLock, acquire, release
-from cachebox._store.operation cimport FAILED, NO_CAUSE, Operation, reserve_removal, drop_all, find_by_comparing, note_removal, start
+from cachebox._store.operation cimport (
+    FAILED, NO_CAUSE, Operation, drop_all, find_by_comparing, note_removal, reserve_removal, start,
+)
 
 
-cdef SharedLock taking = SharedLock.__new__(SharedLock)  # of two caches that are given one policy, one gets it
+cdef SharedLock taking = SharedLock.__new__(SharedLock)  # if one policy is given to two caches, one of them gets it
 
 
 cdef class EvictionPolicy:
@@ -31,10 +33,10 @@ cdef class EvictionPolicy:
     Args:
         max_size: the most keys that the policy will have to order (an int, or None for no bound).
 
-    All eight methods have to be defined. A cache tells its policy what happens and asks it for victims: `evict` removes
-    and returns a key and is called before `add` where the cache is full; an overwrite or a hit is an `access`; a
-    deletion or an expiry is a `remove`. The calls come one at a time, whatever the threads do, and the policy may use
-    the cache. An instance serves one cache; a class, given as ``policy=``, is called with the cache's `max_size`.
+    All eight methods must be defined. A cache tells its policy what happens, and asks it for victims. `evict` removes
+    and returns a key; it is called before `add` if the cache is full. An overwrite or a hit is an `access`; a deletion
+    or an expiry is a `remove`. The calls come one at a time, from whatever threads, and the policy may use the cache.
+    An instance serves one cache; a class, given as ``policy=``, is called with the cache's `max_size`.
 
     >>> from cachebox import Cache
     >>> class MostRecent(EvictionPolicy):
@@ -77,7 +79,7 @@ cdef class EvictionPolicy:
         return free
 
     cdef void give_back(self) noexcept:
-        """It is not to serve that cache after all."""
+        """Undo `take`: it does not serve the cache after all."""
         if isinstance(self, _BuiltInPolicy):
             (<_BuiltInPolicy>self).owned_by_cache = False
         self.has_cache = False
@@ -94,7 +96,7 @@ cdef class EvictionPolicy:
             self.size = size
 
     def add(self, key):
-        """Take a new key into the order."""
+        """Add a new key to the order."""
         raise NotImplementedError(f"{type(self).__name__} must define add(key)")
 
     def remove(self, key):
@@ -106,7 +108,7 @@ cdef class EvictionPolicy:
         raise NotImplementedError(f"{type(self).__name__} must define access(key)")
 
     def evict(self):
-        """Forget and return the next victim; None where there is none."""
+        """Forget and return the next victim; None if there is none."""
         raise NotImplementedError(f"{type(self).__name__} must define evict()")
 
     def clear(self):
@@ -134,15 +136,16 @@ cdef class EvictionPolicy:
 
 @cython.no_gc_clear                 # see `clear_cycles`
 cdef class _BuiltInPolicy(EvictionPolicy):
-    """What the built-in policies share: an engine, as an ordered set of keys. All methods are safe from any thread.
+    """The common part of the built-in policies: an engine as an ordered set of keys. Safe from any thread.
 
-    Keys are compared without the lock, and meanwhile the policy may be lent to a cache. So whoever changes something asks
-    whether it is lent when the lock is there again, in the same step. A cache gets a new engine, and never this one.
+    Keys are compared without the lock, and meanwhile the policy may be lent to a cache. So after a comparison, under
+    the lock again, a method that changes the order checks whether it is lent. A cache gets a new engine, never this
+    one.
     """
 
     def __cinit__(self, *args, **kwargs):
         self.shared_lock = SharedLock.__new__(SharedLock)
-        self.engine = Engine.__new__(Engine)    # the built-in policies bring their own
+        self.engine = Engine.__new__(Engine)    # the built-in policies replace it by their own
 
     def __init__(self, max_size=None):
         if type(self.engine) is Engine:
@@ -153,7 +156,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
     # --- serving a cache: see `Cache.configure` -----------------------------------------------------------------------
 
     cdef Engine lend(self):
-        """Begin to serve a cache: from now on only the cache changes the order. Returns the engine for it."""
+        """Begin to serve a cache: from now on only the cache changes the order. Returns the engine for the cache."""
         cdef Engine engine = self.new_engine()
         cdef uint32_t known
         acquire(&self.shared_lock.lock)
@@ -166,11 +169,11 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         return engine
 
     cdef Engine new_engine(self):
-        """One like the policy's own, as it was at first."""
+        """A new engine like the policy's own."""
         return (<_BuiltInPolicy>type(self).__new__(type(self))).engine
 
     cdef int serve(self, Engine engine, SharedLock shared_lock) except -1:
-        """Look at what the cache looks at."""
+        """Read the order from the cache's engine from now on."""
         acquire(&self.shared_lock.lock)
         self.served = engine
         self.server = shared_lock
@@ -178,7 +181,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         return 0
 
     cdef int take_lock(self) except -1:
-        """Take the lock, to change something. An exception leaves it released."""
+        """Take the lock for a change. An exception leaves it released."""
         acquire(&self.shared_lock.lock)
         if self.owned_by_cache:
             release(&self.shared_lock.lock)
@@ -188,7 +191,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
     # --- the order ----------------------------------------------------------------------------------------------------
 
     def add(self, key):
-        """Take a key into the order; a known one is an `access`. If the policy is full, its victim leaves. O(1)."""
+        """Add a key to the order; for a known one, note a use. If the policy is full, its victim is removed. O(1)."""
         cdef Operation op
         cdef uint32_t i
         cdef uint64_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
@@ -215,12 +218,12 @@ cdef class _BuiltInPolicy(EvictionPolicy):
             drop_all(&op)
 
     def remove(self, key):
-        """Forget a key; KeyError where it is unknown. O(1)."""
+        """Forget a key; raises KeyError if it is unknown. O(1)."""
         if not self.discard(key):
             raise KeyError(key)
 
     def access(self, key):
-        """Note a use of a key; KeyError where it is unknown. O(1)."""
+        """Note a use of a key; raises KeyError if it is unknown. O(1)."""
         cdef Operation op
         cdef uint32_t i
         start(&op)
@@ -235,7 +238,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
             raise KeyError(key)
 
     def evict(self):
-        """Forget and return the next victim, or None where there is none. O(1)."""
+        """Forget and return the next victim, or None if there is none. O(1)."""
         cdef Operation op
         cdef uint32_t i
         key = None
@@ -265,7 +268,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         cdef SharedLock shared_lock = self.shared_lock if engine is self.engine else self.server
         acquire(&shared_lock.lock)
         i = engine.victim()
-        while i != 0:               # a cache may have reserved entries, which no policy knows
+        while i != 0:               # a cache may have reserved entries, which the policy does not know
             n += 1
             i = engine.next_victim(i)
         release(&shared_lock.lock)
@@ -299,7 +302,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         return restore, (type(self), self.max_size, keys, [rank for _key, rank in ranked]), state_of(self)
 
     def _check(self):
-        """Verify every invariant of the engine; AssertionError where one does not hold."""
+        """Verify every invariant of the engine. Raises AssertionError if one does not hold."""
         cdef Engine engine = self.at_hand()
         cdef SharedLock shared_lock = self.shared_lock if engine is self.engine else self.server
         acquire(&shared_lock.lock)
@@ -309,7 +312,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
             release(&shared_lock.lock)
 
     cdef Engine at_hand(self):
-        """The engine to look at: its own, or that of the cache that it serves."""
+        """The engine to read: its own, or that of the cache that it serves."""
         cdef bint serves
         acquire(&self.shared_lock.lock)
         serves = self.served is not None
@@ -317,22 +320,23 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         return self.served if serves else self.engine
 
     cdef uint32_t find(self, object key, Operation* op) except FAILED:
-        """The index of a key or 0, to change something. Leaves the lock held; an exception leaves it released."""
-        cdef uint32_t i = find_in(self.engine, self.shared_lock, key, mixed(&self.engine.table, hash_of(<PyObject*>key)), op)
+        """The index of a key or 0, for a change. Leaves the lock held; an exception leaves it released."""
+        cdef uint64_t h = mixed(&self.engine.table, hash_of(<PyObject*>key))
+        cdef uint32_t i = find_in(self.engine, self.shared_lock, key, h, op)
         if self.owned_by_cache:
             release(&self.shared_lock.lock)
             raise lent(self)
         return i
 
     cdef void take_out(self, uint32_t i, Operation* op) noexcept:
-        """Remove an entry, under the lock. Needs `reserve_removal`."""
+        """Remove an entry. Needs the lock and `reserve_removal`."""
         cdef Table* t = &self.engine.table
         self.engine.on_remove(i)
         note_removal(op, t.entries[i].key, t.entries[i].value, NO_CAUSE)
         self.engine.release(i)
 
     cdef bint discard(self, object key) except -1:
-        """Forget a key; False where it is unknown."""
+        """Forget a key; False: it is unknown."""
         cdef Operation op
         cdef uint32_t i
         cdef bint ready = True
@@ -352,7 +356,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         return i != 0
 
     cdef list ranked(self):
-        """All keys with their ranks, next victim first, as they are at one instant."""
+        """All keys with their ranks, next victim first, at one instant."""
         cdef Engine engine = self.at_hand()
         cdef SharedLock shared_lock = self.shared_lock if engine is self.engine else self.server
         cdef PyObject** keys
@@ -386,7 +390,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
             deallocate(keys)
 
     cdef int fill(self, keys, ranks) except -1:
-        """Add keys of known ranks, next victim first, to a policy that is empty."""
+        """Add keys of known ranks, next victim first, to an empty policy."""
         cdef Operation op
         cdef uint32_t i
         cdef uint64_t h
@@ -395,7 +399,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         self.engine.expect(bound_of(self.max_size))
         for key, rank in zip(keys, ranks):
             h = mixed(&self.engine.table, hash_of(<PyObject*>key))
-            highest = max(highest, rank)        # next victim first, so ranks do not fall
+            highest = max(highest, rank)        # next victim first, so ranks must not fall
             start(&op)
             try:
                 i = self.find(key, &op)
@@ -442,8 +446,8 @@ cdef class LRUPolicy(_BuiltInPolicy):
         max_size: the most keys it orders when used on its own (an int from 1 on); None: no bound.
 
     Every operation is O(1): a doubly linked list. Safe from any thread. On its own it is an ordered set, without
-    values; as the policy of a cache, ``Cache(policy="LRU")`` or ``policy=LRUPolicy``, it can be looked at, but changed
-    only through the cache (else RuntimeError).
+    values. As the policy of a cache, ``Cache(policy="LRU")`` or ``policy=LRUPolicy``, it can be read, but changed only
+    through the cache (else RuntimeError).
 
     >>> policy = LRUPolicy(max_size=2)
     >>> policy.add("a"); policy.add("b"); policy.access("a")
@@ -461,9 +465,9 @@ cdef class LFUPolicy(_BuiltInPolicy):
 
     Least frequently used first; among equals, the least recently used.
 
-    Adding is a use, and so is every access; uses are never forgotten, so what was popular long ago stays. For the rest,
-    see `LRUPolicy`. Every operation is O(1): a chain of lists, one for each number of uses (K. Shah, A. Mitra and
-    D. Matani, "An O(1) algorithm for implementing the LFU cache eviction scheme", 2010).
+    Adding is a use, and so is every access. Uses are never forgotten, so what was popular long ago stays. Otherwise,
+    see `LRUPolicy`. Every operation is O(1): a chain of lists, one for each number of uses (K. Shah, A. Mitra and D.
+    Matani, "An O(1) algorithm for implementing the LFU cache eviction scheme", 2010).
 
     >>> policy = LFUPolicy(max_size=3)
     >>> policy.add("a"); policy.add("b"); policy.add("c"); policy.access("a"); policy.access("b")
@@ -481,7 +485,7 @@ cdef class FIFOPolicy(_BuiltInPolicy):
 
     First in, first out: the key added longest ago is the next victim, however often it was accessed.
 
-    A key that was removed and comes back goes to the end. For the rest, see `LRUPolicy`. Every operation is O(1), `add`
+    A key that was removed and comes back goes to the end. Otherwise, see `LRUPolicy`. Every operation is O(1), `add`
     amortised: a ring buffer.
 
     >>> policy = FIFOPolicy(max_size=2)
@@ -498,17 +502,17 @@ cdef class AutoPolicy(_BuiltInPolicy):
     """AutoPolicy(max_size=None, seed=None)
 --
 
-    Adapts to what is asked for: the behaviour that has lately served best says who leaves.
+    Adapts to the requests: the behaviour that has lately had the best hit ratio names the victims.
 
     Args:
         max_size: as for `LRUPolicy`.
-        seed: what is left to chance: an int; policies of one seed that are told the same do the same. None: a seed that
-            is the process's own, so that nobody can choose keys to mislead it.
+        seed: the seed of its random choices: an int. Policies with one seed and the same calls do the same. None: a
+            secret seed of the process, so that nobody can choose keys to mislead it.
 
-    Five behaviours (LRU, LIRS, S3-FIFO, W-TinyLFU with a small and with a large window) work on the same lists of keys. A
-    shadow, which simulates all five on a small sample of the keys, tells which one is to be followed. It remembers
-    keys that left by their hashes alone. For the rest, see `LRUPolicy`. Every operation is O(1), and takes no more than
-    some hundred steps. About 13 bytes more for each entry than LRU.
+    Five behaviours (LRU, LIRS, S3-FIFO, W-TinyLFU with a small and with a large window) work on the same lists of keys.
+    A shadow simulates all five on a small sample of the keys, and finds the best one. It remembers evicted keys by
+    their hashes alone. Otherwise, see `LRUPolicy`. Every operation is O(1), and takes at most some hundred steps. Takes
+    about 13 bytes more for each entry than LRU.
 
     >>> policy = AutoPolicy(max_size=100, seed=1)
     >>> for key in [*range(101)] * 50:          # a loop, of which LRU would never find anything
@@ -552,7 +556,7 @@ cdef object checked_seed(object seed):
 
 
 cdef int plant(Engine engine, object seed) except -1:
-    """Give an engine that orders nothing a seed; None: it keeps the process's."""
+    """Give an empty engine a seed; None: it keeps the process's."""
     cdef uint64_t bits
     if seed is not None:
         bits = <uint64_t>(seed & 0xFFFFFFFFFFFFFFFF) + <uint64_t>0x9E3779B97F4A7C15
@@ -563,7 +567,7 @@ cdef int plant(Engine engine, object seed) except -1:
 
 
 def restore(cls, max_size, keys, ranks, seed=None):
-    """Unpickle a policy, all but what a subclass added: `pickle` adds that."""
+    """Unpickle a policy, except what a subclass added: `pickle` restores that."""
     cdef EvictionPolicy policy = cls.__new__(cls)
     policy.max_size = max_size
     if isinstance(policy, AutoPolicy):
@@ -575,19 +579,19 @@ def restore(cls, max_size, keys, ranks, seed=None):
 
 
 def empty_like(policy):
-    """A policy like this one that orders nothing, for a copy of its cache. Just its class, where that says all."""
+    """An empty policy like this one, for a copy of its cache. Just the class, if that is enough."""
     if type(policy) is AutoPolicy:
         return AutoPolicy(policy.max_size, (<AutoPolicy>policy).seed)
     return type(policy)
 
 
 cdef object state_of(object policy):
-    """What a subclass written in Python added, as `pickle` has it."""
+    """What a subclass written in Python added, in pickle's form."""
     return policy.__getstate__()
 
 
 cdef object checked_size(object max_size):
-    """The most entries or keys: an int, or None for no bound. Raises where it makes no sense."""
+    """The most entries or keys: an int, or None for no bound. Raises TypeError or ValueError if it makes no sense."""
     if max_size is None:
         return None
     if isinstance(max_size, bool) or not hasattr(type(max_size), "__index__"):
@@ -601,13 +605,13 @@ cdef object checked_size(object max_size):
     return size
 
 
-LRUCache, LFUCache, FIFOCache = LRUPolicy, LFUPolicy, FIFOPolicy       # what they were called at first
+LRUCache, LFUCache, FIFOCache = LRUPolicy, LFUPolicy, FIFOPolicy       # their former names
 
 BUILT_IN = {"LRU": LRUPolicy, "LFU": LFUPolicy, "FIFO": FIFOPolicy, "AUTO": AutoPolicy}
 
 
 cdef int clear_cycles(PyObject* self) noexcept:
-    """What the collector may do to break a cycle: forget the keys. Those of a cache are the cache's to forget."""
+    """Break a cycle for the collector: forget the keys of its own engine. A cache forgets its own keys."""
     cdef _BuiltInPolicy policy = <_BuiltInPolicy>self
     cdef Table old = policy.engine.detach()
     drop_detached(&old)

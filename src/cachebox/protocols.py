@@ -1,4 +1,4 @@
-"""What all caches have in common, for type checkers and ``isinstance``: `CacheLike`, and `AsyncCacheLike` to await."""
+"""The methods that all caches have, for type checkers and ``isinstance``: `CacheLike` and `AsyncCacheLike`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _Tags: TypeAlias = str | Iterable[Any]
 
 
 class StatsLike(Protocol):
-    """What the counters of all caches have in common."""
+    """The methods that the counters of all caches have."""
 
     def get(self, name: str) -> Any:
-        """One counter by its name. ValueError for a name that is none."""
+        """One counter by its name. Raises ValueError for an unknown name."""
 
     def get_all(self) -> Mapping[str, Any]:
         """All counters by name."""
@@ -27,23 +27,23 @@ class StatsLike(Protocol):
         """Add to a counter."""
 
     def hit_rate(self) -> float:
-        """The share of lookups that were served; 0.0 where there were none."""
+        """The share of lookups that were hits; 0.0 if there were none."""
 
     def reset(self) -> None:
         """Set all counters to zero."""
 
     def report(self) -> str:
-        """The lines that a person wants."""
+        """The counters as lines of text for a person to read."""
 
     def snapshot(self) -> Any:
-        """The counters as they are now. The difference of two snapshots is what was counted between them."""
+        """The counters at this instant. The difference of two snapshots is what was counted between them."""
 
 
 @runtime_checkable
 class CacheLike(Protocol[_K_contra, _V_contra]):
-    """What `Cache`, `DistributedCache`, `WriteThrough` and `WriteBehind` have in common.
+    """The methods that `Cache`, `DistributedCache`, `WriteThrough` and `WriteBehind` have.
 
-    The table in ``docs/caches.md`` says what a method means where there is a server or a store.
+    The table in ``docs/caches.md`` says what a method does if there is a server or a backing store.
 
     >>> from cachebox import Cache
     >>> isinstance(Cache(), CacheLike), isinstance({}, CacheLike)
@@ -57,10 +57,10 @@ class CacheLike(Protocol[_K_contra, _V_contra]):
         """Store a value for `ttl`, and with these tags."""
 
     def add(self, key: _K_contra, value: _V_contra, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> bool:
-        """Store a value where the key has none. True where it was stored."""
+        """Store a value if the key has none. Returns True if it was stored."""
 
     def delete(self, key: _K_contra) -> bool:
-        """Remove a key. True where it had a value."""
+        """Remove a key. Returns True if it had a value."""
 
     def get_many(self, keys: Iterable[_K_contra]) -> dict[Any, Any]:
         """The values of those keys that have one."""
@@ -69,36 +69,36 @@ class CacheLike(Protocol[_K_contra, _V_contra]):
         """Store many values."""
 
     def delete_many(self, keys: Iterable[_K_contra]) -> int:
-        """Remove many keys; returns how many had a value."""
+        """Remove many keys. Returns how many had a value."""
 
     def get_or_set(
         self, key: _K_contra, factory: Callable[[], _V_contra], ttl: _Seconds | None = None, *, tags: _Tags = ()
     ) -> Any:
-        """The value of `key`; where it has none, what ``factory()`` returns, stored."""
+        """The value of `key`; if it has none, store the result of ``factory()`` and return it."""
 
     def contains(self, key: _K_contra) -> bool:
         """Whether the key has a value. Counts nothing."""
 
     def ttl(self, key: _K_contra) -> float | None:
-        """Seconds that the cache keeps the value yet; None: for ever. KeyError where it has none."""
+        """Seconds to the value's deadline; None: it has none. Raises KeyError if the key has no value."""
 
     def touch(self, key: _K_contra, ttl: _Seconds | None = None) -> bool:
-        """Give the value in the cache a new lifetime. True where there is one."""
+        """Give the value in the cache a new lifetime. Returns True if there is one."""
 
     def increment(self, key: _K_contra, amount: int = 1) -> int:
-        """Add to an int, which begins at 0, and return the sum."""
+        """Add to an int, which starts at 0, and return the sum."""
 
     def invalidate_tag(self, tag: Any) -> int:
-        """Have the cache forget all values with a tag."""
+        """Remove all values with a tag from the cache."""
 
     def invalidate_prefix(self, prefix: str) -> int:
-        """Have the cache forget all values whose key is a str that begins so."""
+        """Remove all values whose key is a str with this prefix from the cache."""
 
     def clear(self) -> None:
-        """Have the cache forget everything."""
+        """Remove all values from the cache."""
 
     def close(self) -> object:
-        """End what runs in the background, and let connections go."""
+        """End background work, and close connections."""
 
     @property
     def stats(self) -> StatsLike:
@@ -107,7 +107,7 @@ class CacheLike(Protocol[_K_contra, _V_contra]):
 
 @runtime_checkable
 class AsyncCacheLike(Protocol[_K_contra, _V_contra]):
-    """What `AsyncDistributedCache`, `AsyncWriteThrough` and `AsyncWriteBehind` have in common: `CacheLike`, awaited.
+    """The methods that `AsyncDistributedCache`, `AsyncWriteThrough` and `AsyncWriteBehind` have: `CacheLike`, awaited.
 
     >>> from cachebox import AsyncWriteThrough, Cache
     >>> class Rows(dict):
@@ -123,10 +123,10 @@ class AsyncCacheLike(Protocol[_K_contra, _V_contra]):
         """Store a value for `ttl`, and with these tags."""
 
     async def add(self, key: _K_contra, value: _V_contra, ttl: _Seconds | None = None, *, tags: _Tags = ()) -> bool:
-        """Store a value where the key has none. True where it was stored."""
+        """Store a value if the key has none. Returns True if it was stored."""
 
     async def delete(self, key: _K_contra) -> bool:
-        """Remove a key. True where it had a value."""
+        """Remove a key. Returns True if it had a value."""
 
     async def get_many(self, keys: Iterable[_K_contra]) -> dict[Any, Any]:
         """The values of those keys that have one."""
@@ -137,7 +137,7 @@ class AsyncCacheLike(Protocol[_K_contra, _V_contra]):
         """Store many values."""
 
     async def delete_many(self, keys: Iterable[_K_contra]) -> int:
-        """Remove many keys; returns how many had a value."""
+        """Remove many keys. Returns how many had a value."""
 
     async def get_or_set(
         self,
@@ -147,31 +147,31 @@ class AsyncCacheLike(Protocol[_K_contra, _V_contra]):
         *,
         tags: _Tags = (),
     ) -> Any:
-        """The value of `key`; where it has none, what the factory returns, awaited if need be, stored."""
+        """The value of `key`; if it has none, store the factory's result, awaited if need be, and return it."""
 
     async def contains(self, key: _K_contra) -> bool:
         """Whether the key has a value. Counts nothing."""
 
     async def ttl(self, key: _K_contra) -> float | None:
-        """Seconds that the cache keeps the value yet; None: for ever. KeyError where it has none."""
+        """Seconds to the value's deadline; None: it has none. Raises KeyError if the key has no value."""
 
     async def touch(self, key: _K_contra, ttl: _Seconds | None = None) -> bool:
-        """Give the value in the cache a new lifetime. True where there is one."""
+        """Give the value in the cache a new lifetime. Returns True if there is one."""
 
     async def increment(self, key: _K_contra, amount: int = 1) -> int:
-        """Add to an int, which begins at 0, and return the sum."""
+        """Add to an int, which starts at 0, and return the sum."""
 
     async def invalidate_tag(self, tag: Any) -> int:
-        """Have the cache forget all values with a tag."""
+        """Remove all values with a tag from the cache."""
 
     async def invalidate_prefix(self, prefix: str) -> int:
-        """Have the cache forget all values whose key is a str that begins so."""
+        """Remove all values whose key is a str with this prefix from the cache."""
 
     async def clear(self) -> None:
-        """Have the cache forget everything."""
+        """Remove all values from the cache."""
 
     async def close(self) -> object:
-        """End what runs in the background, and let connections go."""
+        """End background work, and close connections."""
 
     @property
     def stats(self) -> StatsLike:

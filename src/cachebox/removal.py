@@ -1,4 +1,4 @@
-"""Why an entry left the cache."""
+"""The causes for which an entry leaves a cache."""
 
 from enum import Enum
 
@@ -6,7 +6,7 @@ import cachebox._platform  # noqa: F401 (it checks whose files are in this folde
 
 
 class RemovalCause(Enum):
-    """What `on_removal` is told about an entry that left.
+    """Why an entry left the cache. `on_removal` is given it.
 
     >>> from cachebox import Cache
     >>> causes = []
@@ -21,7 +21,7 @@ class RemovalCause(Enum):
     SIZE = "size"
     """Evicted to keep `max_size` or `max_weight`."""
     EXPIRED = "expired"
-    """Its time was over."""
+    """Its deadline passed."""
     EXPLICIT = "explicit"
     """Removed on request: by `delete`, `del`, `pop`, `popitem`, `delete_many` or `compute`."""
     REPLACED = "replaced"
@@ -29,4 +29,4 @@ class RemovalCause(Enum):
 
 
 IN_ORDER = (RemovalCause.SIZE, RemovalCause.EXPIRED, RemovalCause.EXPLICIT, RemovalCause.REPLACED)
-"""As the compiled part numbers them."""
+"""The causes, numbered as in the compiled part."""

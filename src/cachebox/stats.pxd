@@ -21,13 +21,13 @@ cdef enum:
 
 
 cdef class StatsSnapshot:
-    cdef tuple counts               # ints of Python's
+    cdef tuple counts               # Python ints
     cdef readonly double uptime
 
 
 cdef class CacheStats:
-    cdef int64_t counts[COUNTERS]   # written under the guard's lock, by the cache directly
-    cdef list carried               # what has been taken out of `counts`, before it was too much for them; or None
+    cdef int64_t counts[COUNTERS]   # written under the lock, by the cache directly
+    cdef list carried               # what was taken out of `counts` before it became too large for them; or None
     cdef SharedLock shared_lock
     cdef double started
 

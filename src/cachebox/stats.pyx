@@ -1,6 +1,7 @@
 """Counters of what a cache did.
 
-The cache adds to `counts` itself, under the lock that it holds anyway: counting costs one addition and loses nothing.
+The cache adds to `counts` itself, under the lock that it holds anyway. So counting costs one addition and loses
+nothing.
 """
 
 from libc.math cimport INFINITY
@@ -10,7 +11,7 @@ from libc.string cimport memset
 from cachebox._platform.clock cimport coarse_now
 from cachebox._platform.lock cimport SharedLock, acquire, release
 
-cdef int64_t MOST_COUNTED = <int64_t>1 << 62      # one by one nobody will ever count from here to where an int64_t wraps
+cdef int64_t MOST_COUNTED = <int64_t>1 << 62      # counting one by one never gets from here to where an int64_t wraps
 
 cdef object NANOSECONDS = 1_000_000_000     # in a second
 
@@ -37,9 +38,9 @@ cdef double rate(object hits, object misses) except -1.0:
 
 
 cdef class StatsSnapshot:
-    """What the counters stood at, at one instant; ``later - earlier`` is what happened in between.
+    """The counters at one instant; ``later - earlier`` is what happened in between.
 
-    Has the attributes of `CacheStats`, `get`, `get_all`, `hit_rate`, and `uptime` in seconds.
+    It has the attributes of `CacheStats`, `get`, `get_all`, `hit_rate`, and `uptime` in seconds.
 
     >>> from cachebox import Cache
     >>> cache = Cache()
@@ -105,7 +106,7 @@ cdef class StatsSnapshot:
         return self.counts[NEGATIVE_HITS]
 
     def get(self, name):
-        """The counter of that name; an unknown one is a ValueError. O(1)."""
+        """The counter of that name; an unknown name is a ValueError. O(1)."""
         cdef int i = position(name)
         return shown(self.counts[i], i)
 
@@ -114,7 +115,7 @@ cdef class StatsSnapshot:
         return {name: shown(self.counts[i], i) for i, name in enumerate(NAMES)}
 
     def hit_rate(self):
-        """Hits per lookup, 0.0 where there were none. O(1)."""
+        """Hits per lookup; 0.0 if there were none. O(1)."""
         return rate(self.counts[HITS], self.counts[MISSES])
 
     def __sub__(self, other):
@@ -157,11 +158,11 @@ cdef class CacheStats:
     Exact counters of a cache: `hits`, `misses`, `sets`, `deletes`, `evictions`, `expired`, and of its loader
     `load_success`, `load_failure` and `load_time`, in seconds.
 
-    A cache makes its own, `cache.stats`; one of your own counts what you tell it to. All methods are O(1) and safe from
+    A cache has its own, `cache.stats`; one of your own counts what you add to it. All methods are O(1) and safe from
     any thread. Hits and misses are those of `get`, ``cache[key]``, `get_many` (one for each key), `get_or_set`,
-    `setdefault` and of cached functions; `pop`, `peek`, ``in`` and iteration count neither. Loads are calls of a cache's
-    loader, refreshes and `warm` included, one for each call of `load_many`; functions given to `get_or_set` and `cached`
-    are not the cache's, and not counted.
+    `setdefault` and of cached functions; `pop`, `peek`, ``in`` and iteration count neither. Loads are calls of a
+    cache's loader, including refreshes and `warm`; a call of `load_many` is one load. Functions given to `get_or_set`
+    and `cached` are not the cache's, and not counted as loads.
 
     >>> stats = CacheStats()
     >>> stats.increment("hits", 3)
@@ -179,19 +180,19 @@ cdef class CacheStats:
 
     @staticmethod
     cdef CacheStats under(SharedLock shared_lock):
-        """Counters that the owner of `shared_lock` writes while it holds its lock."""
+        """Counters that the owner of `shared_lock` writes under its lock."""
         cdef CacheStats stats = CacheStats.__new__(CacheStats)
         stats.shared_lock = shared_lock
         return stats
 
     cdef void zero(self) noexcept:
-        """`reset` for one that holds the lock."""
+        """`reset` for a caller that holds the lock."""
         memset(self.counts, 0, sizeof(self.counts))
-        self.carried = None                     # ints: nobody's code runs
+        self.carried = None                     # it holds ints, so no code runs
         self.started = coarse_now()
 
     cdef object count(self, int i):
-        """A counter, whatever it has come to."""
+        """A counter, however large."""
         cdef int64_t count
         if self.carried is not None:
             return self.all_counts()[i]
@@ -219,12 +220,12 @@ cdef class CacheStats:
 
     @property
     def misses(self):
-        """Lookups that found none."""
+        """Lookups that found no live entry."""
         return self.count(MISSES)
 
     @property
     def sets(self):
-        """Values stored, overwrites included."""
+        """Values stored, including overwrites."""
         return self.count(SETS)
 
     @property
@@ -234,12 +235,12 @@ cdef class CacheStats:
 
     @property
     def evictions(self):
-        """Entries removed to keep `max_size` or `max_weight`, by `resize` too."""
+        """Entries removed to keep `max_size` or `max_weight`, also by `resize`."""
         return self.count(EVICTIONS)
 
     @property
     def expired(self):
-        """Entries removed because their time was over, whoever noticed."""
+        """Entries removed because their deadline had passed, by whatever call or thread."""
         return self.count(EXPIRED)
 
     @property
@@ -249,7 +250,7 @@ cdef class CacheStats:
 
     @property
     def load_failure(self):
-        """Calls of the loader that raised, a KeyError for "there is none" included."""
+        """Calls of the loader that raised, including a KeyError for "no value"."""
         return self.count(LOAD_FAILURE)
 
     @property
@@ -259,26 +260,26 @@ cdef class CacheStats:
 
     @property
     def stale_serves(self):
-        """Hits that were served a value that had expired, while it was loaded anew or could not be."""
+        """Hits that were served an expired value, while it was refreshed or could not be."""
         return self.count(STALE_SERVES)
 
     @property
     def refreshes(self):
-        """Values loaded anew in the background."""
+        """Values loaded in the background."""
         return self.count(REFRESHES)
 
     @property
     def refresh_failures(self):
-        """Loads in the background that failed: the old value stays until its end."""
+        """Loads in the background that failed. The old value stays until its deadline."""
         return self.count(REFRESH_FAILURES)
 
     @property
     def negative_hits(self):
-        """Hits that were answered by a failure that is remembered."""
+        """Hits that were answered by a remembered failure."""
         return self.count(NEGATIVE_HITS)
 
     def get(self, name):
-        """The counter of that name, an int (`load_time`: a float); an unknown one is a ValueError that lists the known.
+        """The counter of that name, an int (`load_time`: a float). Raises ValueError for an unknown name.
 
         >>> CacheStats().get("hits")
         0
@@ -297,7 +298,7 @@ cdef class CacheStats:
         return self.snapshot().get_all()
 
     def increment(self, name, amount=1):
-        """Add `amount`, an int that is not negative (for `load_time`, a number of seconds), to the counter of that name.
+        """Add `amount` to the counter of that name: an int that is not negative; for `load_time`, a number of seconds.
 
         Raises ValueError for an unknown name or a negative amount, TypeError for an amount that is not an int.
         """
@@ -313,7 +314,10 @@ cdef class CacheStats:
         self.add(i, int(amount))
 
     cdef int add(self, int i, object amount) except -1:
-        """Add to a counter. What is too much for it is carried over, into a new list: readers have the old one, or this."""
+        """Add to a counter.
+
+        If it would become too large, its count moves to a new list, so that readers see the old or the new.
+        """
         cdef bint is_few = amount < MOST_COUNTED, added     # compared here: under the lock nothing may be allocated
         cdef int64_t few = amount if is_few else 0, counted
         cdef list carried, known
@@ -339,18 +343,18 @@ cdef class CacheStats:
                 return 0
 
     def hit_rate(self):
-        """Hits per lookup (hits and misses), between 0.0 and 1.0; 0.0 where there were no lookups."""
+        """Hits per lookup (hits and misses), between 0.0 and 1.0; 0.0 if there were no lookups."""
         counts = self.all_counts()
         return rate(counts[HITS], counts[MISSES])
 
     def reset(self):
-        """Set all counters to zero and start the uptime anew. To measure a stretch of time, subtract two snapshots."""
+        """Set all counters and the uptime to zero. To measure a stretch of time, subtract two snapshots."""
         acquire(&self.shared_lock.lock)
         self.zero()
         release(&self.shared_lock.lock)
 
     def snapshot(self):
-        """The counters at this instant, as a `StatsSnapshot`, which does not change any more and can be pickled.
+        """The counters at this instant, as a `StatsSnapshot`, which never changes and can be pickled.
 
         >>> stats = CacheStats()
         >>> before = stats.snapshot()
@@ -364,7 +368,7 @@ cdef class CacheStats:
         return snapshot
 
     def report(self):
-        """The counters as a person wants to read them: several lines of text, without a line break at the end.
+        """The counters for a person to read: several lines of text, without a line break at the end.
 
         >>> stats = CacheStats()
         >>> stats.increment("hits", 2999)
@@ -376,14 +380,14 @@ cdef class CacheStats:
           sets                  0
           deletes               0
           evictions             0   removed to keep the bound
-          expired               0   removed because their time was over
+          expired               0   removed because their deadline passed
           load_success          0
           load_failure          0
           load_time         0.000   seconds
           stale_serves          0   hits on values that had expired
-          refreshes             0   values loaded anew in the background
+          refreshes             0   values loaded in the background
           refresh_failures      0
-          negative_hits         0   hits on failures that are remembered
+          negative_hits         0   hits on remembered failures
           uptime            ... s
         """
         rows, uptime = self.rows()
@@ -392,17 +396,17 @@ cdef class CacheStats:
         return "\n".join(["Cache statistics", *lines, f"  {'uptime':<16} {uptime}"])
 
     cdef tuple rows(self):
-        """What a person wants to read, in rows of a name, a number and a remark; and the uptime."""
+        """The counters for a person to read, in rows of a name, a number and a remark; and the uptime."""
         now = self.snapshot()
         lookups = now.hits + now.misses
         remarks = {
             "hits": f"{now.hit_rate():.1%} of {lookups:,} lookups" if lookups else "no lookups yet",
             "evictions": "removed to keep the bound",
-            "expired": "removed because their time was over",
+            "expired": "removed because their deadline passed",
             "load_time": "seconds",
             "stale_serves": "hits on values that had expired",
-            "refreshes": "values loaded anew in the background",
-            "negative_hits": "hits on failures that are remembered",
+            "refreshes": "values loaded in the background",
+            "negative_hits": "hits on remembered failures",
         }
         rows = [
             (name, f"{count:,.3f}" if name == "load_time" else f"{count:,}", remarks.get(name, ""))
@@ -426,7 +430,7 @@ cdef class CacheStats:
 
 
 cdef str spoken(double seconds):
-    """A duration as people say it: two units, the larger one first."""
+    """A duration in two units, the larger one first."""
     cdef long long whole = <long long>seconds
     if seconds < 60:
         return f"{seconds:.1f} s"

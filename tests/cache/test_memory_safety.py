@@ -23,6 +23,7 @@ from cachebox import Cache, cached, lru_cache
 from cachebox._calls.cached_function import CachedFunction, CachedMethod
 from cachebox.policies import BUILT_IN
 from conftest import POLICIES, Clock, PythonFIFO
+from in_threads import run_all
 
 WAIT = 60.0
 
@@ -628,30 +629,45 @@ def as_method(function):
     return cached(function)
 
 
+def on_a_small_stack(function):
+    """Call in a thread whose stack has no room for some thousand levels of deallocation."""
+    usual = threading.stack_size(256 * 1024)
+    try:
+        run_all(function)
+    finally:
+        threading.stack_size(usual)
+
+
 @pytest.mark.parametrize("decorator", [as_method, with_options, cached, lru_cache])
 def test_a_long_chain_of_cached_functions_is_freed(decorator):
-    function = len
-    for _ in range(30_000):
-        following = decorator(lambda x: x)
-        following.previous = function
-        function = following
-    assert type(following) is (CachedMethod if decorator in (as_method, lru_cache) else CachedFunction)
-    gone = weakref.ref(function)
-    del function, following
-    gc.collect()
-    assert gone() is None
+    def free():
+        function = len
+        for _ in range(5_000):
+            following = decorator(lambda x: x)
+            following.previous = function
+            function = following
+        assert type(following) is (CachedMethod if decorator in (as_method, lru_cache) else CachedFunction)
+        gone = weakref.ref(function)
+        del function, following
+        gc.collect()
+        assert gone() is None
+
+    on_a_small_stack(free)
 
 
 def test_a_long_chain_of_methods_and_caches_is_freed():
-    value = None
-    for _ in range(100_000):
-        cache = Cache(2)
-        cache["value"] = value
-        value = cache.get
-    gone = weakref.ref(cache)
-    del cache, value
-    gc.collect()
-    assert gone() is None
+    def free():
+        value = None
+        for _ in range(10_000):
+            cache = Cache(2)
+            cache["value"] = value
+            value = cache.get
+        gone = weakref.ref(cache)
+        del cache, value
+        gc.collect()
+        assert gone() is None
+
+    on_a_small_stack(free)
 
 
 def test_private_classes_are_whole_or_refuse_to_be_made():

@@ -25,6 +25,7 @@ class Thing:
 
 def test_named_caches_are_known_and_others_are_not():
     prices, other = Cache(name="seeing:prices"), Cache()
+    assert (prices.name, other.name) == ("seeing:prices", None)
     assert cachebox.caches()["seeing:prices"] is prices
     assert not any(cache is other for cache in cachebox.caches().values())
     cachebox.caches().clear()

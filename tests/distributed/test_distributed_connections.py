@@ -16,7 +16,7 @@ from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache
 from cachebox.distributed._net import asyncio_driver as awaiting
 from cachebox.distributed._net import blocking_driver as blocking
 from cachebox.distributed._net import pool
-from cachebox.distributed._net.pool import ConnectionPool, Turn
+from cachebox.distributed._net.pool import ConnectionPool, PoolWaiter
 from cachebox.distributed._ops import operations as core
 from in_threads import must_end, run_all, wait_until
 from redis_servers import Cluster, Proxy, needs_server
@@ -200,7 +200,7 @@ def test_300_threads_at_once(own, limit):
         assert node_of(cache).pool.size <= limit
         assert clients(own) <= limit + 1, "the link comes on top"
         assert (cache.stats.errors, cache.stats.breaker) == (0, "closed")
-        assert not node_of(cache).pool.line
+        assert not node_of(cache).pool.queue
 
 
 @must_end
@@ -218,7 +218,7 @@ def test_waiting_keeps_the_deadline(kind, own):
         assert cache.stats.breaker == "closed", "which says nothing about the server"
         node.pool.give_place()
         cache.set("k", 3)
-        assert cache.get("k") == 3 and not node.pool.line
+        assert cache.get("k") == 3 and not node.pool.queue
 
 
 @must_end
@@ -277,7 +277,7 @@ def test_an_interrupted_call_gives_its_place_back(own):
                 task.cancel()
             await asyncio.wait(tasks)
             own.go_on()
-            assert node_of(cache).pool.size == 0 and not node_of(cache).pool.line
+            assert node_of(cache).pool.size == 0 and not node_of(cache).pool.queue
             await cache.set("k", 7)
             assert await cache.get("k") == 7
 
@@ -357,17 +357,17 @@ def test_places():
     woken = []
     places = ConnectionPool(2)
     assert places.take_place() and places.take_place() and not places.take_place()
-    first, second, third = (Turn(None, lambda i=i: woken.append(i)) for i in range(3))
-    assert places.line_up(first) and places.line_up(second) and places.line_up(third)
+    first, second, third = (PoolWaiter(None, lambda i=i: woken.append(i)) for i in range(3))
+    assert places.enqueue(first) and places.enqueue(second) and places.enqueue(third)
     places.give_place()
     assert woken == [0] and first.has_place and places.size == 2
-    places.step_out(second)
+    places.withdraw(second)
     connection = Fake()
     places.give_back(connection)
     assert woken == [0, 2] and third.connection is connection and places.idle == []
-    places.step_out(third)                      # it does not want it any more
+    places.withdraw(third)                      # it does not want it any more
     assert places.idle == [connection] and places.size == 2
-    places.step_out(first)
+    places.withdraw(first)
     assert places.size == 1
     places.close(until=-1.0)
     assert not connection.closed
@@ -382,12 +382,12 @@ def test_another_ones_idle_connection_makes_place():
     assert places.take_place()
     theirs = Fake()
     places.give_back(theirs, loop)
-    turn = Turn(None, pytest.fail)
-    assert not places.line_up(turn) and turn.has_place and theirs.closed == 1 and places.size == 1
+    queued = PoolWaiter(None, pytest.fail)
+    assert not places.enqueue(queued) and queued.has_place and theirs.closed == 1 and places.size == 1
     ours = Fake()
-    waiting = Turn(loop, lambda: None)
-    turn.has_place = False
-    assert places.line_up(waiting)
+    waiting = PoolWaiter(loop, lambda: None)
+    queued.has_place = False
+    assert places.enqueue(waiting)
     places.give_back(ours)                      # who waits is of another home: it gets the place only
     assert waiting.has_place and ours.closed == 1 and places.size == 1
 
@@ -397,5 +397,5 @@ def test_one_that_became_free_meanwhile_is_taken():
     assert places.take_place()
     connection = Fake()
     places.give_back(connection)
-    turn = Turn(None, pytest.fail)
-    assert not places.line_up(turn) and turn.connection is connection
+    queued = PoolWaiter(None, pytest.fail)
+    assert not places.enqueue(queued) and queued.connection is connection

@@ -16,7 +16,7 @@ from api_error import Api
 from both_kinds import KINDS, make
 from cachebox import DistributedCache, cached
 from cachebox.distributed._ops import leases
-from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire import error_codec
 from cachebox.distributed._wire.codec import Codec
 from cachebox.distributed._wire.keyspace import new_token
 from in_threads import LIMIT, Started, must_end, wait_for, wait_until
@@ -144,8 +144,8 @@ def test_a_computation_that_lost_its_lease_tells_nobody(two, server, how):
 def test_what_lies_on_the_server_ends_by_itself(two, server):
     Computation(*two, ValueError("boom")).end()
     [name] = server.client().keys("cachebox:{0}f:*")
-    assert 0 < server.client().pttl(name) <= failed.KEPT_MS
-    assert failed.KEPT_MS >= 2 * leases.LEASE_MS
+    assert 0 < server.client().pttl(name) <= error_codec.KEPT_MS
+    assert error_codec.KEPT_MS >= 2 * leases.LEASE_MS
 
 
 @must_end
@@ -159,11 +159,11 @@ def test_a_forged_failure_is_none(server, kind):
         [name] = client.keys("cachebox:{0}f:*")
         token, data = name[-16:], client.get(name)
         codec = a._core.codec
-        assert str(failed.decode(codec, "k", token, data)) == "boom"
+        assert str(error_codec.decode(codec, "k", token, data)) == "boom"
         for forged in (data[:-1], data[:-2] + b"!]", data[:4] + b"\0" + data[5:], b"", b"x"):
-            assert failed.decode(codec, "k", token, forged) is None
-        assert failed.decode(codec, "other", token, data) is None
-        assert failed.decode(codec, "k", new_token(), data) is None
+            assert error_codec.decode(codec, "k", token, forged) is None
+        assert error_codec.decode(codec, "other", token, data) is None
+        assert error_codec.decode(codec, "k", new_token(), data) is None
 
 
 @must_end
@@ -213,8 +213,8 @@ def test_it_comes_back_equal(serializer, error):
         pytest.importorskip("msgpack", reason="msgpack is not installed")
     codec = Codec(serializer, "secret", "app")
     token = new_token()
-    encoded = failed.encode(codec, "k", token, error)
-    arrived = failed.decode(codec, "k", token, encoded[0] + token + encoded[1])
+    encoded = error_codec.encode(codec, "k", token, error)
+    arrived = error_codec.decode(codec, "k", token, encoded[0] + token + encoded[1])
     assert type(arrived) is type(error) and repr(arrived) == repr(error) and arrived.__dict__ == error.__dict__
 
 
@@ -245,8 +245,8 @@ def test_it_comes_back_equal(serializer, error):
 def test_anything_else_is_no_failure(content):
     codec = Codec("json", None, "app")
     token = new_token()
-    head, body = codec.encode(failed._name("k", token), content, ())
-    assert failed.decode(codec, "k", token, head + token + body) is None
+    head, body = codec.encode(error_codec._name("k", token), content, ())
+    assert error_codec.decode(codec, "k", token, head + token + body) is None
 
 
 def test_what_cannot_be_put_together_does_not_leave():
@@ -254,4 +254,4 @@ def test_what_cannot_be_put_together_does_not_leave():
     error = Twisted("fine")
     error.args = ("forbidden",)
     for one in (error, local_class(), ValueError(object())):
-        assert failed.encode(codec, "k", new_token(), one) is None
+        assert error_codec.encode(codec, "k", new_token(), one) is None

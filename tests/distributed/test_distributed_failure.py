@@ -432,27 +432,27 @@ def test_standing_in_line_for_a_connection():
     async def main():
         by_loop = LoopConnections()
         for _ in range(PER_LOOP):
-            await by_loop.enter(0.0)
+            await by_loop.acquire(0.0)
         with pytest.raises(TimeoutError, match="no connection"):
-            await by_loop.enter(0.01)
-        first, second, third = (asyncio.create_task(by_loop.enter(30)) for _ in range(3))
+            await by_loop.acquire(0.01)
+        first, second, third = (asyncio.create_task(by_loop.acquire(30)) for _ in range(3))
         await asyncio.sleep(0)
         first.cancel()
-        by_loop.leave()  # the first's, which has not heard of its end yet
+        by_loop.release()  # the first's, which has not heard of its end yet
         await asyncio.wait([first])
         assert first.cancelled()
         await second
         assert not third.done()
-        by_loop.leave()
+        by_loop.release()
         third.cancel()  # it is in already
         await asyncio.wait([third])
         assert third.cancelled()
         for _ in range(PER_LOOP - 1):
-            by_loop.leave()
+            by_loop.release()
         for _ in range(PER_LOOP):
-            await by_loop.enter(0.0)  # none was lost
+            await by_loop.acquire(0.0)  # none was lost
         with pytest.raises(TimeoutError):
-            await by_loop.enter(0.01)
+            await by_loop.acquire(0.01)
 
     asyncio.run(main())
 

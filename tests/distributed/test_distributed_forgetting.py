@@ -1,4 +1,4 @@
-"""What a cache was told to forget and could not tell the server: it is not served here, and forgotten there later."""
+"""Pending invalidations: what the server could not be made to forget is not served here, and forgotten there later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 from both_kinds import KINDS, make
 from cachebox import BackendUnavailable, DistributedCache, cached
 from cachebox.distributed._near import tracking as link
-from cachebox.distributed._ops import pending_invalidations as owed
+from cachebox.distributed._ops import pending_invalidations
 from in_threads import must_end, wait_until
 from redis_servers import Proxy
 
@@ -23,8 +23,8 @@ def kind(request):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """What is owed is paid as soon as it can be."""
-    monkeypatch.setattr(owed, "RULES_AFTER", 0.0)
+    """Pending invalidations are settled as soon as possible."""
+    monkeypatch.setattr(pending_invalidations, "RULES_AFTER", 0.0)
 
 
 @pytest.fixture(params=[True, False], ids=["linked", "unlinked"])
@@ -51,14 +51,14 @@ def cut(proxy):
 
 
 def restore(proxy):
-    """The way is open again."""
+    """Connections work again."""
     proxy.resets = 0
     proxy.silent.clear()
     proxy.cut()
 
 
 def back(cache, proxy, key="user:1", expected="old"):
-    """The same, and the cache has found out."""
+    """Connections work again, and the cache has noticed."""
     restore(proxy)
     wait_until(lambda: (cache.get("absent"), cache.get(key)) == (None, expected) and cache.stats.breaker == "closed")
 
@@ -88,7 +88,7 @@ def test_it_is_not_served_before_the_server_has_forgotten_it(cut_off, how):
     for key in ("page:1", "page:2"):
         assert cache.get(key) == (None if key in forgotten else "old")
         assert cache.get_many([key]) == ({} if key in forgotten else {key: "old"})
-    wait_until(lambda: not cache._core.owed.exists)
+    wait_until(lambda: not cache._core.pending.exists)
     other.barrier(timeout=30)
     assert {key for key in ("page:1", "page:2", "user:1") if other.get(key) is None} == forgotten
 
@@ -104,7 +104,7 @@ def test_where_nothing_gets_through(cut_off):
         assert cache.get("page:1") is None and cache.get("user:1") == "old"
     back(cache, proxy)
     assert cache.get("page:1") is None
-    wait_until(lambda: not cache._core.owed.exists)
+    wait_until(lambda: not cache._core.pending.exists)
     assert other.get("page:1") is None and other.get("user:1") == "old"
 
 
@@ -126,7 +126,7 @@ def test_clear_that_failed(cut_off):
 
     wait_until(stored)
     assert cache.get("user:1") is None and cache.get("new") == 1
-    wait_until(lambda: not cache._core.owed.exists)
+    wait_until(lambda: not cache._core.pending.exists)
     assert cache.get("new") == 1 == other.get("new"), "what was set after it stays"
     assert other.get("user:1") is None
 
@@ -144,9 +144,9 @@ def test_clear_that_failed(cut_off):
 )
 @pytest.mark.parametrize("how", ["delete", "prefix", "tag", "where"])
 @must_end
-def test_whoever_asks_first_pays(cut_off, how, read, monkeypatch):
-    """No help from the background: the debt is paid before the server is asked for the key."""
-    monkeypatch.setattr(owed, "AGAIN", 1e6)
+def test_the_first_question_settles_it(cut_off, how, read, monkeypatch):
+    """No help from the background: the invalidation is settled before the server is asked for the key."""
+    monkeypatch.setattr(pending_invalidations, "AGAIN", 1e6)
     cache, proxy, _ = cut_off
     cut(proxy)
     with pytest.raises(BackendUnavailable):
@@ -158,8 +158,8 @@ def test_whoever_asks_first_pays(cut_off, how, read, monkeypatch):
 
 
 @must_end
-def test_a_counter_begins_anew(cut_off, monkeypatch):
-    monkeypatch.setattr(owed, "AGAIN", 1e6)
+def test_a_counter_starts_again(cut_off, monkeypatch):
+    monkeypatch.setattr(pending_invalidations, "AGAIN", 1e6)
     cache, proxy, _ = cut_off
     assert cache.increment("page:n", 5) == 5
     cut(proxy)
@@ -180,27 +180,27 @@ def test_what_is_set_afterwards_stays(cut_off):
     back(cache, proxy)
     cache.set("page:2", "new")
     assert cache.get("page:2") == "new"
-    wait_until(lambda: not cache._core.owed.exists)
+    wait_until(lambda: not cache._core.pending.exists)
     assert cache.get("page:2") == "new" == other.get("page:2")
     assert other.get("page:1") is None and other.get("user:1") == "old"
 
 
 @must_end
-def test_who_owes_too_much_owes_everything(cut_off, monkeypatch):
-    monkeypatch.setattr(owed, "MOST_KEYS", 10)
+def test_too_many_pending_keys_are_everything(cut_off, monkeypatch):
+    monkeypatch.setattr(pending_invalidations, "MOST_KEYS", 10)
     cache, proxy, other = cut_off
     cut(proxy)
     with pytest.raises(BackendUnavailable):
         cache.delete_many([f"x{i}" for i in range(11)])
-    assert cache.get("user:1") is None and len(cache._core.owed._keys) == 0
+    assert cache.get("user:1") is None and len(cache._core.pending._keys) == 0
     back(cache, proxy, expected=None)
-    wait_until(lambda: not cache._core.owed.exists)
+    wait_until(lambda: not cache._core.pending.exists)
     assert other.get("user:1") is None
 
 
 @must_end
 def test_too_many_rules_are_everything(cut_off, monkeypatch):
-    monkeypatch.setattr(owed, "MOST_RULES", 2)
+    monkeypatch.setattr(pending_invalidations, "MOST_RULES", 2)
     cache, proxy, other = cut_off
     cut(proxy)
     for prefix in ("a", "b", "a", "b"):
@@ -211,7 +211,7 @@ def test_too_many_rules_are_everything(cut_off, monkeypatch):
         cache.invalidate_prefix("c")
     assert cache.get("user:1") is None
     restore(proxy)
-    wait_until(lambda: not cache._core.owed.exists)
+    wait_until(lambda: not cache._core.pending.exists)
     assert other.get("user:1") is None
 
 
@@ -228,12 +228,12 @@ def test_a_time_that_was_too_short_is_made_up_for(kind, server):
                 cache.invalidate_prefix("k")
             proxy.slowness = 0.0
             assert cache.get("k3999") is None
-            wait_until(lambda: not cache._core.owed.exists)
+            wait_until(lambda: not cache._core.pending.exists)
             assert other.get_many([f"k{i}" for i in range(4_000)]) == {}
 
 
 @must_end
-def test_a_failing_predicate_is_reported_and_owed_no_more(cut_off, caplog):
+def test_a_failing_predicate_is_reported_and_dropped(cut_off, caplog):
     cache, proxy, _ = cut_off
     calls = []
 
@@ -246,7 +246,7 @@ def test_a_failing_predicate_is_reported_and_owed_no_more(cut_off, caplog):
         cache.invalidate_where(predicate)
     assert cache.get("user:1") is None, "it cannot be told that it was to stay"
     restore(proxy)
-    wait_until(lambda: not cache._core.owed.exists)
+    wait_until(lambda: not cache._core.pending.exists)
     assert [record.levelname for record in caplog.records if "predicate" in record.message] == ["WARNING"]
     wait_until(lambda: cache.get("user:1") == "old")
 
@@ -272,21 +272,22 @@ def test_decorated_functions_forget_too(server, monkeypatch):
             f.cache_clear()
         assert f(2) == 4
         restore(proxy)
-        wait_until(lambda: not cache._core.owed.exists)
+        wait_until(lambda: not cache._core.pending.exists)
         assert f(1) >= 5 and f(2) >= 5
 
 
 @must_end
 def test_what_is_read_meanwhile_is_not_kept(server):
-    """A reader that asked before, and gets its answer after, does not bring back what was to be forgotten."""
+    """A reader that asked before, and gets its answer after, does not bring back an invalidated value."""
     with Proxy(server.port) as proxy, DistributedCache(redis_port=proxy.port, timeout=30, max_staleness=30) as cache:
         cache.set("page:1", "old")
         cache.barrier()
         fill = cache._tier.begin_fill("page:1")
-        cache._core.owed.add_rule(owed.Rule("r", lambda key: key.startswith("page"), None, lambda rule: iter(())))
+        rule = pending_invalidations.Rule("r", lambda key: key.startswith("page"), None, lambda rule: iter(()))
+        cache._core.pending.add_rule(rule)
         assert not cache._tier.store(fill, "old", 60.0)
         fill = cache._tier.begin_fill("page:1")
-        cache._core.owed.add_keys(["page:1"])
+        cache._core.pending.add_keys(["page:1"])
         cache._tier.forget_keys(["page:1"])
         assert not cache._tier.store(fill, "old", 60.0)
         assert cache.get("page:1") is None

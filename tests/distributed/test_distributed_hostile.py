@@ -430,7 +430,7 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
             wait_until(lambda: cache._tier.is_fresh)
         assert link._thread is thread and thread.is_alive()
         assert cache.get("k") is None  # nobody asked the link for anything meanwhile
-        said = [record for record in caplog.records if "failed, and begins anew" in record.message]
+        said = [record for record in caplog.records if "failed, and starts again" in record.message]
         assert 1 <= len(said) <= 3 and said[0].exc_info[0] is error
 
 

@@ -96,7 +96,7 @@ def envelope(codec, key, value):
     return head + GENERATION + body
 
 
-# Written by version 3. They must be readable for ever.
+# Written by version 3. They must stay readable in all later versions.
 GOLDEN = {
     ("json", None): "cb78034a00000102030405060708090a0b0c0d0e0f7b2261223a5b312c322e352c6e756c6c2c22c3bc225d7d",
     ("msgpack", None): "cb78034d00000102030405060708090a0b0c0d0e0f81a1619401cb4004000000000000c0a2c3bc",

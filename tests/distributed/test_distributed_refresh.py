@@ -1,4 +1,4 @@
-"""Refresh-ahead over two tiers: computed anew in the background, by one process of all, while the old value is served.
+"""Refresh-ahead over two tiers: recomputed in the background, by one of all processes, while the old value is served.
 
 An entry that is stored for 20 seconds, and then asked for as one that lives 1000, is in the last fifth of its lifetime:
 so no test has to wait until one is.
@@ -337,7 +337,7 @@ def test_tasks(server):
 
 
 async def begin_without_end(cache):
-    """Have a refresh under way that waits for ever."""
+    """Start a refresh that waits without end."""
     begun = asyncio.Event()
 
     async def never():

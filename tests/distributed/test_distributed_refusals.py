@@ -13,7 +13,7 @@ pytest.importorskip("redis", reason="redis-py is not installed: it is in the ext
 
 from both_kinds import KINDS, make
 from cachebox import BackendRefused, BackendUnavailable, DistributedCache
-from cachebox.distributed._net.health import told
+from cachebox.distributed._net.health import redacted
 from in_threads import must_end, wait_until
 from redis_servers import Server, free_port, needs_server
 
@@ -149,9 +149,9 @@ def test_an_unknown_command_and_no_key_in_the_log(kind, own, errors):
 
 
 def test_what_is_told_quotes_nothing():
-    assert told("ERR unknown command 'X', with args beginning with: 'key' ") == "ERR unknown command 'X'"
-    assert told("ERR unknown command `X`, with args beginning with: `key`") == "ERR unknown command `X`"
-    assert told("OOM no. script: 0123, on @user_script:60.") == "OOM no"
+    assert redacted("ERR unknown command 'X', with args beginning with: 'key' ") == "ERR unknown command 'X'"
+    assert redacted("ERR unknown command `X`, with args beginning with: `key`") == "ERR unknown command `X`"
+    assert redacted("OOM no. script: 0123, on @user_script:60.") == "OOM no"
 
 
 # --- the tracking link ------------------------------------------------------------------------------------------------

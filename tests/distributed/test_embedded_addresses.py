@@ -165,7 +165,7 @@ def test_files_that_are_others_too_are_refused(tmp_path, name, how):
 
 def test_what_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=r"is none$"):
+    with pytest.raises(ValueError, match=r"is not one$"):
         DistributedCache(url=url_of(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):
         DistributedCache(url=url_of(tmp_path / "file" / "below"))

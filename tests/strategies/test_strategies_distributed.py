@@ -212,7 +212,7 @@ def test_a_store_that_hangs_blocks_no_reader_and_no_writer_of_other_keys(server)
 def test_write_behind_a_store_that_hangs_keeps_its_bound_and_tells_the_truth(server, kind):
     store, gate = BulkStore(a=1), Gate()
     store.load = store.values.__getitem__
-    if kind == "AsyncWriteBehind":              # in the loop, a hanging store is one that is awaited for ever
+    if kind == "AsyncWriteBehind":              # in the loop, awaiting a hanging store never ends
         async def save_many(items):
             gate.entered.set()
             await asyncio.to_thread(wait_for, gate.open)

@@ -396,7 +396,7 @@ def test_a_write_that_the_disk_did_not_take_has_changed_nothing(path, monkeypatc
     store.calls.clear()
     assert behind.get("a") == "old" and store.calls == []
     behind.set("a", "newest")
-    assert not behind._journal.is_doubtful      # it was written anew, for nobody knows what the disk has of the old one
+    assert not behind._journal.is_doubtful      # it was rewritten, because what the disk has of the old one is unknown
     shutil.copy(path, path.with_name("copy"))
     assert replayed(path.with_name("copy")) == {"a": "newest"}
     assert behind.close() and store.values == {"a": "newest"} and store.saved("a") == ["newest"]

@@ -366,7 +366,7 @@ def test_no_accepted_write_is_lost_by_kill_9(tmp_path, rounds):
             SQLiteStore(tmp_path / "store.db") as store,
             WriteBehind(Cache(), store, journal=tmp_path / "journal") as behind,
         ):
-            replayed_now = {write.key: write.value for write in behind._queue.hurry(time.monotonic())}
+            replayed_now = {write.key: write.value for write in behind._queue.make_all_due(time.monotonic())}
             before = store.load_many(list(replayed_now))
             duplicates += sum(before.get(key, MISSING) == value for key, value in replayed_now.items())
             assert behind.flush() is True

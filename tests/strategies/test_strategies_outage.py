@@ -682,7 +682,7 @@ def test_asyncio_a_cancelled_write_never_comes_after_a_later_one(tmp_path, monke
 
 @pytest.mark.parametrize("failed_before", [False, True])
 def test_a_write_that_was_taken_by_halves_goes_out_again(failed_before):
-    """An exception has come between the two changes by which a write begins to fly."""
+    """An exception has come between the two changes that put a write in flight."""
     queue = WriteQueue(10, 5.0, 100)
     write = queue.accept("a", 1, 0.0, 0)
     if failed_before:
@@ -711,7 +711,7 @@ def test_a_write_that_failed_waits_for_its_time_and_others_do_not():
     queue.accept("b", 2, 7.0, 0)                # while the first is on its way
     queue.put_back(b, 20.0)
     assert b.into is queue.pending["b"] and queue.pending["b"].value == 2
-    queue.hurry(7.5)
+    queue.make_all_due(7.5)
     assert {write.key for write in queue.take(7.5)} == {"a", "b"} and not queue.pending
     assert queue.due(8.0, False) == float("inf")
 

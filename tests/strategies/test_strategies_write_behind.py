@@ -391,7 +391,7 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
             newest = write.value if write is not None else store.values.get(key, MISSING)
             assert newest == model[key]
     store.fault = lambda call, keys: None
-    waited_for = queue.hurry(now)
+    waited_for = queue.make_all_due(now)
     while queue.pending:
         assert queue.due(now, False) <= 0
         deliver()

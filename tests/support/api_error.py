@@ -1,4 +1,4 @@
-"""An exception as libraries have them: it is not made by what it has as `args`."""
+"""An exception like those of libraries: its constructor does not take its `args`."""
 
 from __future__ import annotations
 

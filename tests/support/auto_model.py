@@ -1,6 +1,7 @@
-"""The rules of the policy AUTO, as plainly as they can be said; `test_auto` compares the compiled engine with this.
+"""The rules of the policy AUTO, as plain as possible; `test_auto` compares the compiled engine with this model.
 
-Lists are Python lists, next victim first. The engine does the same in O(1): it unlinks where this searches.
+Lists are Python lists, next victim first. The engine does the same in O(1): it unlinks an entry for which this model
+searches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ MASK32, MASK64 = 2**32 - 1, 2**64 - 1
 
 
 def window_of(mode: int, size: int) -> int:
-    """How many of `size` entries the window is to hold."""
+    """The window's share of `size` entries."""
     if mode == LRU:
         return size
     return max(size // 4 if mode == S3 else size * 30 // 100 if mode == LARGE else size // 100, 1)
@@ -28,7 +29,7 @@ def next_chance(chance: int) -> int:
 
 
 class Parts:
-    """A window, and a main part of two lists: what the cache and each lane of its shadow have."""
+    """A window, and a main part of two lists, as in the cache and in each lane of its shadow."""
 
     def __init__(self):
         self.lists = [[], [], []]
@@ -98,7 +99,7 @@ class Ghosts:
             if age >= oldest:
                 chosen, oldest = at, age
         self.words[chosen] = [mark, uses, last % 2**14]
-        if self.words[chosen] == [0, 0, 0]:         # what an empty word looks like
+        if self.words[chosen] == [0, 0, 0]:         # it would look like an empty word
             self.words[chosen] = None
 
     def take(self, h):
@@ -142,7 +143,7 @@ class Shadow:
         self.gone = []                              # hashes that no lane holds, oldest first
         self.slots = []                             # of the records, for ageing: a hash, or None
         self.free = []
-        self.by_loop = [Parts() for _ in MODES]
+        self.lanes = [Parts() for _ in MODES]
         self.clock = self.misses = self.debt = self.unscored = 0
         self.hand = 1
         self.left = 64 * self.size
@@ -172,7 +173,7 @@ class Shadow:
         record = self.records[h] if known else self.new_record(h)
         if h in self.gone:
             self.gone.remove(h)
-        hit = [lane.place(h) is not None for lane in self.by_loop]
+        hit = [lane.place(h) is not None for lane in self.lanes]
         for mode in MODES:
             if hit[mode]:
                 self.hit(mode, record)
@@ -206,13 +207,13 @@ class Shadow:
         if h in self.records:
             if h in self.gone:
                 self.gone.remove(h)
-            for lane in self.by_loop:
+            for lane in self.lanes:
                 if lane.place(h) is not None:
                     lane.pull(h)
             self.drop(h)
 
     def hit(self, mode, record):
-        lane, h = self.by_loop[mode], record.hash
+        lane, h = self.lanes[mode], record.hash
         tail = lane.main_tail()
         if mode == S3:
             record.hits = min(record.hits + 1, 3)
@@ -227,7 +228,7 @@ class Shadow:
             lane.move(h, WINDOW)
 
     def miss(self, mode, record, known):
-        lane, h = self.by_loop[mode], record.hash
+        lane, h = self.lanes[mode], record.hash
         window = window_of(mode, self.size)
         main = self.size - window
         self.misses += mode == S3
@@ -245,7 +246,7 @@ class Shadow:
 
     def evict(self, lane, h):
         lane.pull(h)
-        if all(other.place(h) is None for other in self.by_loop):
+        if all(other.place(h) is None for other in self.lanes):
             self.gone.append(h)
 
     def victim(self, mode, lane, window):
@@ -297,7 +298,7 @@ class Shadow:
             self.total, self.unit = self.total / self.unit, 1.0
 
     def choose(self, hit):
-        """Change to the mode that is ahead by more than chance, and by more than the change throws away."""
+        """Change to the mode that is ahead by more than chance, and by more than the change costs."""
         now, chosen, most = self.mode, self.mode, 0.0
         for i in MODES:
             if hit[i]:
@@ -307,9 +308,9 @@ class Shadow:
                 needed += 0.005 * (self.total / self.unit)
                 wider = window_of(i, self.size) - window_of(now, self.size)
                 if wider > 0:
-                    lane = self.by_loop[now]
+                    lane = self.lanes[now]
                     main = lane.lists[PROBATION] + lane.lists[PROTECTED]
-                    needed += 0.25 * min(wider, sum(self.by_loop[i].place(h) is None for h in main))
+                    needed += 0.25 * min(wider, sum(self.lanes[i].place(h) is None for h in main))
                 if ahead > needed and ahead > most:
                     chosen, most = i, ahead
         if chosen != now:
@@ -325,7 +326,7 @@ class Entry:
 
 
 class AutoModel(Parts):
-    """`AutoPolicy(max_size, seed)`, for keys of which the hash is the key: small ints."""
+    """`AutoPolicy(max_size, seed)`, for keys that are their own hash: small ints."""
 
     def __init__(self, max_size, seed):
         super().__init__()
@@ -335,13 +336,13 @@ class AutoModel(Parts):
         self.seed = bits ^ bits >> 31
         self.max_size = max_size
         self.entries = {}                           # key: Entry
-        self.slots, self.free = [], []              # for ageing: the keys where the table has them
+        self.slots, self.free = [], []              # for ageing: the keys in the order of the table's slots
         self.now = self.misses = self.requests = self.short = 0
         self.hand = 1
         self.chance = self.seed >> 32 | 1
         self.ruled = True
         self.fit(max_size, LIRS if max_size >= 10 else LRU)
-        self.capacity = 0                           # of the table, and with it of the ghosts
+        self.capacity = 0                           # of the table, and so of the ghosts
 
     @property
     def mode(self):
@@ -363,7 +364,7 @@ class AutoModel(Parts):
         if self.shadow.is_sampled(h):
             self.shadow.show(h, missed)
 
-    # what a user of the policy calls
+    # The methods for a user of the policy.
 
     def add(self, key):
         if key in self.entries:
@@ -399,7 +400,7 @@ class AutoModel(Parts):
         self.show(key, False)
 
     def remove(self, key):
-        """Not for lack of room: no ghost stays, and the shadow forgets it too."""
+        """Remove a key, but not to make room: no ghost stays, and the shadow forgets it, too."""
         h = self.entries[key].hash
         self.pull(key)
         self.drop(key)
@@ -424,7 +425,7 @@ class AutoModel(Parts):
         return victim
 
     def __iter__(self):
-        """As `evict` would take them: the first by the mode's rule, the others as the lists follow each other."""
+        """The keys in the order in which `evict` takes them: the first by the mode's rule, the others by the lists."""
         if self.entries:
             first = self.victim()[0]
             yield first
@@ -437,7 +438,7 @@ class AutoModel(Parts):
             else:
                 yield from (key for entries in self.lists for key in entries if key != first)
 
-    # the rules
+    # The rules.
 
     def drop(self, key):
         del self.entries[key]
@@ -446,7 +447,7 @@ class AutoModel(Parts):
         self.free.append(at)
 
     def victim(self):
-        """Who leaves, and how many get a second chance then, at the tails of the window and of the main part."""
+        """The victim, and how many entries get a second chance, at the tails of the window and of the main part."""
         w, m = self.tail(WINDOW), self.main_tail()
         window = window_of(self.mode, self.size)
         if self.mode == LRU:
@@ -510,7 +511,7 @@ class AutoModel(Parts):
         self.chance = next_chance(self.chance)
         if not self.ruled and 3 * len(self) < 2 * self.size:
             self.short += 1
-            if self.short > len(self):              # evicting early, again and again: it does not get larger, it seems
+            if self.short > len(self):              # early evictions again and again: the cache does not grow
                 self.fit(len(self), self.mode)
                 self.ghosts.buckets = (3 * self.size + 7) // 8
         elif 2 * len(self) > 3 * self.size:
@@ -522,7 +523,7 @@ class AutoModel(Parts):
         self.show(key, True)
 
     def age(self):
-        """Halve the uses of one entry and three ghosts for each ten requests."""
+        """Halve the uses of one entry and of three ghosts for every ten requests."""
         steps = min(self.requests // 10, 64)
         self.requests = min(self.requests - 10 * steps, 10 * self.size)
         for _ in range(steps):

@@ -7,7 +7,7 @@ import inspect
 
 
 class Awaited:
-    """An `AsyncDistributedCache` that can be called from blocking code: every call runs its event loop."""
+    """An `AsyncDistributedCache` for blocking code: every call runs its event loop."""
 
     def __init__(self, **options):
         from cachebox import AsyncDistributedCache

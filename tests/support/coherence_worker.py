@@ -1,7 +1,7 @@
-"""A process of `test_embedded_coherence`: it writes or reads, and looks whether anything older comes back.
+"""A process of `test_embedded_coherence`: it writes or reads, and checks that no older value comes back.
 
-Each key has one writer, which counts upwards. In memory that all share stands, for each key, which count has returned
-to its writer, and which each reader has seen: no read that begins later may find less.
+Each key has one writer, which counts upwards. Shared memory has, for each key, the last count that returned to its
+writer, and the last count that each reader saw. A read that begins later must not find less.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ROOM = 8 * KEYS * (1 + MOST)
 
 
 def shared(path):
-    """The memory of all: the row of what was written, then one row for each reader."""
+    """The shared memory: the row of the written counts, then one row for each reader."""
     with open(path, "r+b") as file:
         return memoryview(mmap.mmap(file.fileno(), ROOM)).cast("Q")
 
 
 class Broken:
-    """A page that does not keep to the protocol, to see that this test notices."""
+    """A page that violates the protocol, to prove that the test notices."""
 
     def __init__(self, page, how):
         self.__dict__.update(page=page, how=how)
@@ -37,18 +37,18 @@ class Broken:
         setattr(self.page, name, value)
 
     def open(self, hashes, tags=False):
-        if self.how == "before":                # all is said before the change, nothing after it
+        if self.how == "before":                # announces everything before the change, nothing after it
             self.page.open(hashes, tags)
             self.page.close(hashes, tags)
 
     def close(self, hashes, tags=False):
-        if self.how == "after":                 # and the reverse
+        if self.how == "after":                 # the reverse
             self.page.open(hashes, tags)
             self.page.close(hashes, tags)
 
 
 def write(cache, number, writers, memory):
-    """Count the keys of this writer upwards, in every way there is, for ever."""
+    """Count the keys of this writer upwards, in every possible way, without end."""
     mine = [k for k in range(KEYS) if k % writers == number]
     at = {k: cache.get(f"k{k}", 0) for k in mine}
     dice = random.Random(os.getpid())
@@ -74,7 +74,8 @@ def write(cache, number, writers, memory):
 
 
 def read(cache, number, memory, reads):
-    """Read, and see that nothing is older than what was known before. Prints how many reads, changes and faults."""
+    """Read, and check that nothing is older than what was known before. Prints the numbers of reads, changes and
+    faults."""
     rows = range(0, KEYS * (1 + MOST), KEYS)
     mine = KEYS * (1 + number)
     dice = random.Random(number)
@@ -98,7 +99,7 @@ def main():
     if broken:
         opened = cache._core.topology.store.opened(0.0)
         opened.page = Broken(opened.page, broken)
-        cache._core.fast_path = None            # which asks no page of Python's
+        cache._core.fast_path = None            # the fast path does not ask a Python page
     memory = shared(path)
     print("ready", flush=True)
     if role == "write":

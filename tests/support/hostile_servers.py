@@ -1,4 +1,4 @@
-"""Servers that say what a test wants: sane answers at first, anything else from then on."""
+"""Servers that answer what a test wants: sane answers at first, anything else from then on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bulk(data: bytes) -> bytes:
 
 
 def of_script(args) -> bytes:
-    """What an empty database answers to a script."""
+    """The answer of an empty database to a script."""
     digest, keys = args[1], int(args[2]) - 1
     rest = args[3 + int(args[2]) :]
     return {
@@ -28,17 +28,18 @@ def of_script(args) -> bytes:
         scripts.ADD.digest: lambda: bulk(b"0" * (1 + int(rest[2]))),
         scripts.SWAP.digest: lambda: bulk(b"10"),
         scripts.LEAD.digest: lambda: b"*2\r\n:3\r\n:0\r\n",
-        scripts.LAND.digest: lambda: b"*2\r\n:1\r\n" + bulk(b"0" * int(rest[5])),
+        scripts.COMPLETE.digest: lambda: b"*2\r\n:1\r\n" + bulk(b"0" * int(rest[5])),
         scripts.LEAD_MANY.digest: lambda: bulk(b"0" + b"3" * keys),
-        scripts.LAND_MANY.digest: lambda: bulk(b"1" * keys),
+        scripts.COMPLETE_MANY.digest: lambda: bulk(b"1" * keys),
     }.get(digest, lambda: b":0\r\n")()
 
 
 class Hostile:
     """A server in threads of this process.
 
-    Set `answer` to bytes, and every command but those of the link gets them; `greeting`: what HELLO gets; `pong`,
-    `tracking`: what the link's PING and CLIENT TRACKING get. `push` sends bytes over the links.
+    Set `answer` to bytes that every command gets, except those of tracking connections; `greeting`: the answer to
+    HELLO; `pong`, `tracking`: the answers to PING and CLIENT TRACKING of a tracking connection. `push` sends bytes to
+    the last tracking connection.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class Hostile:
         self.pong = b"+PONG\r\n"
         self.tracking = b"+OK\r\n"
         self.then_closes = False
-        self.links: list[socket.socket] = []  # every one that ever was
+        self.links: list[socket.socket] = []  # every tracking connection that ever was
         self.closed_by_client = 0
         self.pings = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -105,12 +106,12 @@ class Hostile:
         return b"+PONG\r\n" if name == b"PING" else b"+OK\r\n"
 
     def push(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # that link is over already
+        with contextlib.suppress(OSError):  # that connection is closed already
             self.links[-1].sendall(data)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)       # wakes the thread that accepts
+            self._listener.shutdown(socket.SHUT_RDWR)       # wakes the accepting thread
         self._listener.close()
         for connection in self._connections:
             with contextlib.suppress(OSError):

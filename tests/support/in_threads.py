@@ -1,4 +1,4 @@
-"""Threads for tests: whatever hangs becomes a failure that shows where every thread stands."""
+"""Threads for tests: a hang becomes a failure that shows where every thread stands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 
 LIMIT = 60.0
-"""Seconds after which a test counts as hanging; nothing in these tests takes one, on the slowest machine."""
+"""Seconds after which a test counts as hanging; no wait in these tests takes a second, even on the slowest machine."""
 
 
 class Started:
@@ -27,14 +27,14 @@ class Started:
             self.error = error
 
     def wait(self):
-        """Wait until the body is over, without raising what it raised."""
+        """Wait until the body ends, without raising what it raised."""
         self.thread.join(LIMIT)
         if self.thread.is_alive():
             raise AssertionError(f"hangs:\n{stacks()}")
         return self
 
     def result(self):
-        """What the body returned, or raise what it raised."""
+        """The body's result; raises what the body raised."""
         self.wait()
         if self.error is not None:
             raise self.error
@@ -42,7 +42,7 @@ class Started:
 
 
 def run_all(*bodies):
-    """Run every body in a thread of its own, all at the same time; their results in order."""
+    """Run every body in a thread of its own, all at the same time. Returns their results in order."""
     barrier = threading.Barrier(len(bodies))
 
     def at_once(body):
@@ -69,9 +69,9 @@ def wait_for(event):
 
 
 class Lag:
-    """How late a thread ran that wanted to run meanwhile: `seconds` that the machine, not the code, may have added.
+    """How late a thread was scheduled meanwhile: `seconds` that the machine, not the code, may have added.
 
-    That is the lateness of one thread, and what is measured may wait for three: it counts three times.
+    It measures the lateness of one thread. The measured code may wait for three, so each delay counts three times.
     """
 
     def __enter__(self):
@@ -94,7 +94,7 @@ class Lag:
 
 
 def must_end(test):
-    """Decorates a test: it fails where it would hang."""
+    """Decorate a test so that it fails instead of hanging."""
 
     @functools.wraps(test)
     def guarded(*args, **kwargs):
@@ -104,14 +104,15 @@ def must_end(test):
 
 
 def is_same(error, original):
-    """Whether it is that exception; without the GIL a copy of it, where another thread raises the original."""
+    """Whether an error is the original exception; without the GIL also a copy of it, if another thread raises the
+    original."""
     from cachebox._platform.exceptions import HAS_GIL
 
     return error is original or (not HAS_GIL and type(error) is type(original) and error.args == original.args)
 
 
 def stacks():
-    """Where every thread stands."""
+    """The stacks of all threads."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

@@ -1,10 +1,10 @@
-"""A model of `Cache` to compare it with: what the documentation promises, in plain Python, and slow.
+"""A slow model of `Cache` in plain Python that does what the documentation promises, for comparison.
 
-A dict of entries; the order is found by sorting, room is made in a loop, time is a number that the test sets. One
-thread, so there are no locks; every method does what the method of `Cache` of that name does.
+It is a dict of entries. The order is found by sorting, room is made in a loop, and time is a number that the test sets.
+It is used by one thread, so there are no locks. Every method does what the method of `Cache` with that name does.
 
-The model also says *when* an entry that has expired leaves, since statistics and callbacks show it: when an operation
-that changes the cache comes across it, when room is needed, and all of them when something counts or lists the entries.
+The model also says *when* an expired entry leaves, because statistics and callbacks show it: when a changing operation
+comes across it, when room is needed, and all expired entries when an operation counts or lists entries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cachebox import MISSING
 
 COUNTERS = ("hits", "misses", "sets", "deletes", "evictions", "expired")
 
-# What an entry is sorted by: the smallest is the next victim.
+# The sort key of an entry: the smallest is the next victim.
 ORDERS = {
     "LRU": lambda entry: entry.used,
     "LFU": lambda entry: (entry.uses, entry.used),
@@ -26,7 +26,7 @@ ORDERS = {
 
 
 def finished(coroutine):
-    """What a coroutine returns that has nothing to wait for."""
+    """The result of a coroutine that has nothing to wait for."""
     try:
         coroutine.send(None)
     except StopIteration as over:
@@ -41,9 +41,9 @@ class Entry:
     key: object
     value: object
     weight: float
-    end: float              # the end that hits do not move
-    deadline: float         # the end, or earlier under a time to idle
-    inserted: int           # numbers of events, which grow
+    end: float              # the deadline that hits do not move
+    deadline: float         # the deadline, or earlier with a time to idle
+    inserted: int           # event numbers, which grow
     used: int
     uses: int = 1
 
@@ -61,7 +61,7 @@ class Model:
         self.clock = clock
         self.entries = {}
         self.events = 0
-        self.left = []          # (key, value, cause) of all that left, in order
+        self.left = []          # (key, value, cause) of all removals, in order
         self.counts = dict.fromkeys(COUNTERS, 0)
 
     # --- what the methods are made of ---------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Model:
         return sum(entry.weight for entry in self.entries.values())
 
     def make_room(self, more, weight, kept=None):
-        """Have entries leave until that much fits: first what has expired, then victims, but not the entry `kept`."""
+        """Remove entries until the new one fits: first expired ones, then victims, but not the entry `kept`."""
         while len(self.entries) + more > self.bound or self.total_weight() + weight > self.bound_weight:
             over = [entry for entry in self.entries.values() if self.has_expired(entry)]
             if over:
@@ -111,7 +111,7 @@ class Model:
             if not victims:
                 return
             self.remove(victims[0], "SIZE")
-            if victims[0] is kept:      # a policy written in Python is asked, and may name the very key that is set
+            if victims[0] is kept:      # a policy written in Python may name the key that is being set
                 return
 
     def set_end(self, entry, end):
@@ -239,7 +239,7 @@ class Model:
         return value
 
     def refresh_call(self, key, value):
-        """A cached function's `refresh`, and its `set`: neither a hit nor a miss."""
+        """A cached function's `refresh` and `set`: neither a hit nor a miss."""
         weight = self.weigh(key, value)
         if weight <= self.bound_weight:
             self.write(key, value, self.lifetime, weight)
@@ -322,6 +322,6 @@ class Model:
         return self.total_weight() if self.is_weighed else len(self.entries)
 
     def start_counting_anew(self):
-        """What a copy differs in."""
+        """The difference between a copy and its original."""
         self.purge()
         self.counts = dict.fromkeys(COUNTERS, 0)

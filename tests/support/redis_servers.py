@@ -1,4 +1,5 @@
-"""Real servers for tests: started on free ports, stopped at the end; and where none can be had, a skip that says so."""
+"""Real servers for tests: started on free ports, stopped at the end. If there is no server, tests are skipped with a
+reason."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ LIMIT = 30.0
 
 
 def find_binaries() -> dict[str, str]:
-    """The servers of this machine, by name; only one where CACHEBOX_TEST_SERVER says which."""
+    """The servers of this machine, by name; only one if CACHEBOX_TEST_SERVER names it."""
     if chosen := os.environ.get("CACHEBOX_TEST_SERVER"):
         return {"valkey" if "valkey" in os.path.basename(chosen) else "redis": chosen}
     found = {}
@@ -45,7 +46,7 @@ needs_server = pytest.mark.skipif(
 
 
 def free_port() -> int:
-    """A port that nobody listens on; low enough for a cluster's second port."""
+    """A free port; low enough for a cluster's second port."""
     while True:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
@@ -71,24 +72,24 @@ class Server:
             try:
                 self.start()
                 break
-            except RuntimeError:                # somebody else was given the port meanwhile, or the one of its bus
+            except RuntimeError:                # another process got the port meanwhile, or that of the cluster bus
                 if self.process.poll() is None or not attempts_left:
                     raise
                 self.port = free_port()
 
     @property
     def at(self) -> dict[str, int]:
-        """The options of a cache that say where it is."""
+        """The cache options with the server's address."""
         return {"redis_port": self.port}
 
     def set_left(self, key: str, milliseconds: int) -> None:
-        """Let an entry be there for so long from now on."""
+        """Set an entry's remaining time to live."""
         with self.client() as client:
             [name] = [name for name in client.keys() if name.endswith(b"v:" + key.encode())]
             assert client.pexpire(name, milliseconds)
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         command = [
             self.binary,
             "--port",
@@ -126,7 +127,7 @@ class Server:
         os.kill(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the server."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
@@ -154,7 +155,7 @@ class Server:
 
 
 class Cluster:
-    """Servers that share the slots."""
+    """Servers that share the slots of a cluster."""
 
     def __init__(self, n: int = 3, *options: str, binary: str | None = None):
         self.servers = []
@@ -187,7 +188,7 @@ class Cluster:
                     "ADDSLOTSRANGE" if self.has_ranges(client) else "ADDSLOTS",
                     *(self.slots[i] if self.has_ranges(client) else range(self.slots[i][0], self.slots[i][1] + 1)),
                 )
-        for server in self.servers:  # each tells each, which is quicker than hearsay
+        for server in self.servers:  # each is told about each, which is faster than gossip
             with server.client() as client:
                 for other in self.servers:
                     if other is not server:
@@ -195,7 +196,7 @@ class Cluster:
         self.wait_until_whole()
 
     def wait_until_whole(self) -> None:
-        """Until every server takes every other one for well."""
+        """Wait until every server considers every other one healthy."""
         deadline = time.monotonic() + LIMIT
         for server in self.servers:
             with server.client() as client:
@@ -231,7 +232,7 @@ class Cluster:
 
 
 class Proxy:
-    """A way to a server that can be cut, silenced, and counted on."""
+    """A proxy to a server that can be cut and silenced, and that records requests."""
 
     def __init__(self, port: int):
         import threading
@@ -241,12 +242,12 @@ class Proxy:
         self.port = self.listener.getsockname()[1]
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
         self.drops_next_reply_to: bytes | None = None
-        self.resets = 0  # how many connections are still to be closed as soon as they are made
+        self.resets = 0  # how many new connections are still to be closed at once
         self.requests: list[bytes] = []
         self.accepted = 0
         self.lock = threading.Lock()
         self.silent = threading.Event()  # nothing gets through, though nothing is closed
-        self.silent_links = threading.Event()  # likewise, only for what tracks
+        self.silent_links = threading.Event()  # the same, only for tracking connections
         self.slowness = 0.0  # seconds that each answer takes
         self.states: list[dict[str, bool]] = []
         self.accepting = threading.Thread(target=self.accept, daemon=True)
@@ -304,7 +305,7 @@ class Proxy:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self, links: bool = False) -> None:
-        """Swallow what is said over the connections that are there now; those of links only if told so."""
+        """Swallow all data of the present connections; of tracking connections only with `links`."""
         for state in list(self.states):
             state["forgotten"] = links or not state["tracks"]
 
@@ -320,7 +321,7 @@ class Proxy:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)    # or accept() would go on, perhaps on another's socket
+            self.listener.shutdown(socket.SHUT_RDWR)    # otherwise accept() would go on, perhaps on another's socket
         self.listener.close()
         self.accepting.join(LIMIT)
         self.cut()

@@ -1,7 +1,7 @@
-"""A folder in the place of a server, so that what holds for one is asked of the other as well.
+"""A folder in the place of a server, so that one test serves both.
 
-A module whose tests are about both says so (``SECOND_TIERS = BOTH``), and where the second tier is by ``**server.at``.
-A test that asks more of its server (a client, its port, to be stalled) is about servers only: skipped with a folder.
+A module whose tests concern both says so (``SECOND_TIERS = BOTH``), and passes the address as ``**server.at``. A test
+that needs more of its server (a client, its port, stalling) concerns servers only: with a folder it is skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Folder:
         pytest.skip(f"this is about servers: a folder has no {name}")
 
     def set_left(self, key: str, milliseconds: int) -> None:
-        """Let an entry be there for so long from now on."""
+        """Set an entry's remaining time to live."""
         from cachebox import DistributedCache
         from cachebox.distributed._embedded.operations import Transaction
 

@@ -8,7 +8,7 @@ from in_threads import wait_for
 
 
 class MemoryStore:
-    """Keeps values in a dict and notes every call. `fault(call, keys)` may raise, or wait, before anything is done."""
+    """Keeps values in a dict and notes every call. `fault(call, keys)` may raise or wait before anything is done."""
 
     def __init__(self, **values):
         self.values = dict(values)
@@ -31,7 +31,7 @@ class MemoryStore:
         self.values.pop(key, None)
 
     def saved(self, key):
-        """The values that were sent under a key, in order, those that failed included."""
+        """The values that were sent for a key, in order, including failed calls."""
         return [
             call[2] if call[0] == "save" else call[1][key]
             for call in self.calls
@@ -55,7 +55,7 @@ class BulkStore(MemoryStore):
 
 
 class Gate:
-    """A fault that makes every call wait until it is opened."""
+    """A fault that makes every call wait until the gate is open."""
 
     def __init__(self):
         self.entered = threading.Event()

@@ -1,1 +1,1 @@
-"""Cached functions: the key of a call, what a function is known by, and the callable that takes its place."""
+"""Cached functions: call keys, the names of functions, and the callables that take their place."""

@@ -1,7 +1,7 @@
-"""A call of a cached function: its key, the hit, the miss, and whose it is if the function is a method.
+"""A call of a cached function: its key, a hit, a miss, and its receiver if the function is a method.
 
-A hit must cost less than the call of an empty function, so nothing is allocated on its way: the interpreter hands the
-arguments over where they are, they are hashed there and compared with the keys in the cache (`entry_points`).
+A hit must cost less than the call of an empty function, so it allocates nothing. The interpreter leaves the arguments
+where they are; they are hashed there, and compared with the keys in the cache (`entry_points`).
 """
 
 from cpython.object cimport PyObject
@@ -19,7 +19,7 @@ cdef extern from "Python.h":
 
 cdef enum SingleArg:                # when the key of a call is its one positional argument itself
     NEVER
-    PLAIN                           # if it is an int or a str, as functools has it
+    PLAIN                           # if it is an int or a str, as with functools
     ALWAYS
 
 
@@ -45,41 +45,42 @@ cdef class CachedCall:
     cdef vectorcallfunc vectorcall
     cdef Cache _cache
     cdef object function
-    cdef object function_id         # tells the function's keys from others' in a shared cache; None: it has its own
+    cdef object function_id         # distinguishes the function's keys in a shared cache; None: the cache is its own
     cdef SingleArg single_arg
     cdef bint typed
-    cdef bint is_simple             # keys are the arguments as they are: no token, no types, no key_func
-    cdef KeyArguments key_arguments     # which arguments belong to the key, or None: all of them, as they are
-    cdef bint by_instance           # a method's results belong to its instance, unless the keys have nothing of that
-    cdef bint binds_weakly          # results of a method belong to the instance, which they do not keep alive
-    cdef bint is_method             # ... and the first argument is the instance, however it is called
-    cdef bint asks_classes          # ... else its class may say so: see `receives`
-    cdef public bint _may_be_class_method       # ... that does not bind it: see `methods`
-    cdef uint64_t known[8]          # what classes have said: twice the version of a class, the answer in the lowest bit
-    cdef str first_name             # of the first parameter, if it may be a keyword
+    cdef bint is_simple             # keys are the arguments as they are: no function id, no types, no key_func
+    cdef KeyArguments key_arguments     # the arguments that belong to the key; None: all, as they are
+    cdef bint by_instance           # a method's results belong to its receiver, unless the keys ignore that
+    cdef bint binds_weakly          # a method's results belong to its receiver, but do not keep it alive
+    cdef bint is_method             # the first argument is the receiver, however the method is called
+    cdef bint asks_classes          # the class of the first argument may tell that it is the receiver: see `receives`
+    cdef public bint _may_be_class_method       # a class method that does not bind it may be above it: see `methods`
+    cdef uint64_t known[8]   # answers of classes: twice the version of a class, with the answer in the lowest bit
+    cdef str first_name             # name of the first parameter, if that can be a keyword
     cdef bint single_flight
-    cdef bint functools_rules       # a result is stored whatever happened to its call meanwhile, as functools has it
-    cdef bint keep_first            # ... unless it has another result by now
+    # lru_cache's rules: store a result even if the key was written or cleared during the call
+    cdef bint functools_rules
+    cdef bint keep_first            # with these rules: keep a result that another call stored first
     cdef double lifetime
-    cdef object ttl_of              # the time to live as a function of the result, or None
+    cdef object ttl_of              # a function of the result that returns its ttl, or None
     cdef object condition
-    cdef object tags                # of results: a tuple, or a function of the result and the arguments; or None
-    cdef object failures            # where failed calls are remembered: a Failures, or None
-    cdef bint own_failures          # it is not the cache's
+    cdef object tags                # a tuple, or a function of the result and the arguments; or None
+    cdef object failures            # the negative cache of the calls, a Failures; or None
+    cdef bint own_failures          # it is the function's, not the cache's
     cdef object key_func
-    cdef object ready               # of an async function: makes a coroutine of a value that is there
-    cdef object load_async          # ... and one that loads it
-    cdef bint serves                # results while they are computed anew: the next two are not both 0
-    cdef double ahead               # the share of a result's lifetime at its end in which it is computed anew
-    cdef double stale               # the seconds for which it is served beyond its end
-    cdef bint stores                # results; `lru_cache(maxsize=0)` does not
-    cdef bint warned                # somebody has been told why its results are not stored
+    cdef object ready               # of an async function: makes a coroutine of an existing value
+    cdef object load_async          # of an async function: makes a coroutine that loads the value
+    cdef bint serves                # serves old results during a refresh: `ahead` or `stale` is not 0
+    cdef double ahead               # the share of a result's lifetime, at its end, in which it is refreshed
+    cdef double stale               # the seconds after its deadline in which a result is served
+    cdef bint stores                # stores results; `lru_cache(maxsize=0)` does not
+    cdef bint warned                # a warning has said why results are not stored
     cdef dict parameters
-    cdef object nullary             # the key of the call without arguments, once it has been made
-    cdef uint32_t nullary_at        # ... and where its entry was
-    cdef dict receivers             # of a method: the Receiver of every instance that has results, by id
-    cdef dict members               # ... and the Member, of instances that live as long as their class
-    cdef int64_t hits               # this function's, counted only beside others in a shared cache
+    cdef object nullary             # the key of the call without arguments, once it was made
+    cdef uint32_t nullary_at        # where that entry was
+    cdef dict receivers             # of a method: the Receiver of every object with results, by id
+    cdef dict members               # of a method: the Member of every object that lives as long as its class
+    cdef int64_t hits               # of this function; counted only in a shared cache
     cdef int64_t misses
     cdef dict __dict__
     cdef object __weakref__
@@ -106,7 +107,8 @@ cdef class CachedCall:
     ) except NULL
     cdef int become_async(self) except -1
     cdef object begin(
-        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names,
+        object receiver,
     )
     cdef int warn_uncached(self, object instance) except -1
     cdef PyObject* find_nullary(self, PyObject** args) except NULL
@@ -126,7 +128,7 @@ cdef class CachedCall:
     cdef object receiver_of(self, object instance, bint known_only)
 
 
-cdef PyObject* NO_KEY               # what stands for the key of a call that can have no result
+cdef PyObject* NO_KEY               # stands for the key of a call that can have no result
 cdef Py_hash_t (*try_hash)(PyObject* item) noexcept     # -1: an exception is set
 
 

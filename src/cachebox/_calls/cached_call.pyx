@@ -1,4 +1,4 @@
-"""How a cached function is called: what of a call is not done by `entry_points`; see `cached_call.pxd`."""
+"""Calls of cached functions, as far as `entry_points` leaves them to others; see `cached_call.pxd`."""
 
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -43,13 +43,13 @@ NO_KEY = <PyObject*>no_key
 
 
 class HasNoKey(TypeError):
-    """A call on an instance that takes no weak reference: nobody would know when its result is to go."""
+    """A call on an object that allows no weak reference, so that its results could not be removed when it dies."""
 
 
 cdef class CachedCall:
 
     def __cinit__(self, function, Cache cache not None, **options):
-        self.function = function                # what other methods take for granted, be __init__ called or not
+        self.function = function                # needed by other methods, whether or not __init__ is called
         self._cache = cache
         self.parameters = {}
         self.receivers = {}
@@ -79,7 +79,7 @@ cdef class CachedCall:
             if value != NULL:
                 return self.hit(value)
             if n != 0 and is_class(args[0]):
-                self.receives(args, n, names)   # a class method is to know its class: see `is_received`
+                self.receives(args, n, names)   # a class method must learn its class: see `is_received`
             return self.miss(key, hashed, args, n, names, None)
         if not as_method and self.asks_classes and self.receives(args, n, names):
             return self.call_received(args, n, names)
@@ -99,7 +99,7 @@ cdef class CachedCall:
         return self.miss(key_of_call(&call, receiver), hashed, args, n, names, receiver)
 
     cdef PyObject* call_selected(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except NULL:
-        """Any call, where not all arguments belong to the key, or not as they are."""
+        """Any call, if the key leaves out or changes arguments."""
         cdef Arguments taken
         cdef Call call
         cdef Py_hash_t hashed = 0
@@ -111,7 +111,7 @@ cdef class CachedCall:
         if unlikely(as_method and (n == 0 or not takes_weak_references(args[0]))):
             return self.call_unreceived(args, n, names)
         if not self.key_arguments.take(args, n, names, as_method, &taken):
-            return vectorcall(<PyObject*>self.function, args, n, names)     # which says what is wrong with them
+            return vectorcall(<PyObject*>self.function, args, n, names)     # it will say what is wrong with them
         try:
             self.describe(&call, taken.items, taken.n, taken.names)
             if as_method:
@@ -132,7 +132,7 @@ cdef class CachedCall:
     cdef PyObject* find_selected(
         self, const Call* call, Py_hash_t* hashed, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method
     ) except? NULL:
-        """A hit: a new reference to the value. NULL: it is a miss."""
+        """A hit: a new reference to the value. NULL: a miss."""
         cdef PyObject* cache = <PyObject*>self._cache
         cdef uint32_t i
         cdef uint64_t h
@@ -160,13 +160,13 @@ cdef class CachedCall:
         return get_call(cache, call, mixed_in(cache, hashed[0]))
 
     cdef int explain(self, PyObject** args, Py_ssize_t n, PyObject* names, bint as_method) except -1:
-        """Raise what hashing a call raised: where an argument cannot be hashed, with its name and what to do."""
+        """Raise the exception of hashing a call. For an unhashable argument, say its name and what to do."""
         cdef Py_ssize_t k
         try:
             raise_current()
         except TypeError as error:
             if self.functools_rules:
-                raise                           # functools' own words
+                raise                           # with the text of functools
             from cachebox._calls.unhashable import explained
 
             arguments = [<object>args[k] for k in range(n)]
@@ -180,7 +180,7 @@ cdef class CachedCall:
     cdef PyObject* miss_call(
         self, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed, bint as_method
     ) except NULL:
-        """What a call returns that `quick_call` did not find."""
+        """The result of a call that the fast path did not find."""
         cdef Call call
         receiver = None
         self.describe(&call, args, n, names)
@@ -200,7 +200,7 @@ cdef class CachedCall:
         call.typed = self.typed
 
     cdef PyObject* hit(self, PyObject* value) except NULL:
-        """What a call returns for a value that was there; takes over the reference."""
+        """The result of a call whose value was there; takes over the reference."""
         if self.function_id is not None:
             count(&self.hits)
         if self.ready is None:
@@ -210,7 +210,7 @@ cdef class CachedCall:
     cdef PyObject* miss(
         self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
     ) except NULL:
-        """What a call returns that had no value at first sight."""
+        """The result of a call that the fast path did not find, by its key."""
         cdef LoadSpec spec
         cdef PyObject* found
         if receiver is None and self.asks_classes and self.receives(args, n, names):
@@ -245,9 +245,9 @@ cdef class CachedCall:
     cdef PyObject* serve(
         self, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
     ) except? NULL:
-        """A new reference to a result that may be served although it is due to be computed anew, or has ended.
+        """A new reference to a result that may be served although it is due for a refresh or has expired.
 
-        Counted in the cache's statistics. NULL: there is none.
+        It is counted in the cache's statistics. NULL: there is none.
         """
         cdef uint64_t h = mixed_in(<PyObject*>self._cache, hashed)
         cdef PyObject* value
@@ -255,7 +255,7 @@ cdef class CachedCall:
         cdef Flight flight
         while True:
             value = find_servable(self._cache, key, h, self.ahead, self.stale, &due)
-            if value != NULL or joined or self.load_async is not None:  # a coroutine waits for itself
+            if value != NULL or joined or self.load_async is not None:  # a coroutine waits by itself
                 break
             flight = flight_of(self._cache, key)
             if flight is None or flight.wait() == PENDING:
@@ -271,7 +271,7 @@ cdef class CachedCall:
     cdef int start_refresh(
         self, object key, uint64_t h, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
     ) except -1:
-        """Have this call made anew in the background, unless that is under way."""
+        """Refresh this call in the background, unless a refresh is in progress."""
         cdef Py_ssize_t k
         cdef Refresh refresh = open_refresh(self._cache, key, h, self.ahead, True)
         if refresh is None:
@@ -290,23 +290,24 @@ cdef class CachedCall:
         return 0
 
     cdef object begin(
-        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver
+        self, object load_async, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names,
+        object receiver,
     ):
-        """A coroutine that has the value of a call."""
+        """A coroutine that returns the value of a call."""
         cdef Py_ssize_t k
         arguments = tuple([<object>args[k] for k in range(n)])
         keywords = {name: <object>args[n + k] for k, name in enumerate(<object>names)} if names != NULL else {}
         coroutine = load_async(self, key, hashed, arguments, keywords, receiver)
         name = getattr(self, "__qualname__", None)
         if isinstance(name, str):
-            coroutine.__qualname__ = name                   # for warnings, and for whoever looks at a task
+            coroutine.__qualname__ = name                   # for warnings, and for a look at a task
         return coroutine
 
     cdef PyObject* passed(
         self, object value, object key, Py_hash_t hashed, PyObject** args, Py_ssize_t n, PyObject* names, object receiver,
         bint anew,
     ) except NULL:
-        """What a call returns whose result can be consumed only once. One that returned an awaitable is async."""
+        """The result of a call that can be consumed only once. A function that returned an awaitable is async."""
         if not is_awaitable(<PyObject*>value):
             self._report(value)
             return new_reference(value)
@@ -323,7 +324,7 @@ cdef class CachedCall:
         raise NotImplementedError
 
     def _report(self, value):
-        """Say once that results can be consumed only once."""
+        """Warn once that results can be consumed only once."""
         if not self.warned:
             self.warned = True
             warn_of_one_shot(getattr(self, "__qualname__", repr(self.function)), value)
@@ -342,10 +343,11 @@ cdef class CachedCall:
         spec.missed = -1
         return 0
 
-    # --- methods that other decorators hide ---------------------------------------------------------------------------
+    # --- methods that other decorators hide
+    # -------------------------------------------------------------------------------
 
     cdef bint receives(self, PyObject** args, Py_ssize_t n, PyObject* names) except -1:
-        """Whether a call is one of a method on its first argument, which comes in front as that of a plain function.
+        """Whether the first argument is the receiver, though this was called as a plain function.
 
         The class of the first argument tells, once in each of its states: see `methods`.
         """
@@ -381,7 +383,7 @@ cdef class CachedCall:
 
         cdef bint of_class = is_class(first), answer
         cdef PyTypeObject* owner = <PyTypeObject*>first if of_class else type_of(first)
-        type.__getattribute__(<object>owner, "__doc__")     # a type gets its version when it is asked for something
+        type.__getattribute__(<object>owner, "__doc__")     # a type gets its version when an attribute is looked up
         version = version_of(owner)
         answer = is_received(self, <object>first)
         if version != 0 and version == version_of(owner):
@@ -389,7 +391,7 @@ cdef class CachedCall:
         return answer
 
     cdef PyObject* call_received(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-        """A call of a method, with the instance in front, or as a keyword."""
+        """The call of a method whose receiver is the first argument, or a keyword."""
         cdef tuple flat, rest
         if n != 0:
             return self.call(args, n, names, True)
@@ -399,13 +401,13 @@ cdef class CachedCall:
         return self.call(items_of(flat), 1, <PyObject*>rest if rest else NULL, True)
 
     cdef PyObject* call_unreceived(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-        """A call of a method without an instance in front that takes weak references."""
+        """The call of a method without a receiver in front that allows weak references."""
         if n == 0 and names != NULL and self.receives(args, n, names):
             return self.call_received(args, n, names)
         return self.call_uncached(args, n, names)
 
     cdef PyObject* call_lasting(self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-        """A call on an instance that takes no weak reference, but needs none."""
+        """A call on an object that allows no weak reference, but needs none."""
         cdef Call call
         cdef Py_hash_t hashed
         cdef PyObject* value
@@ -448,7 +450,7 @@ cdef class CachedCall:
         return vectorcall(<PyObject*>self.function, args, n, names)
 
     cdef int warn_uncached(self, object instance) except -1:
-        """Say once why a method of a class that was made by a tool is not cached."""
+        """Warn once why a method is not cached whose class was made by a tool."""
         if not self.warned:
             self.warned = True
             from cachebox.decorators import warn_of_slots
@@ -459,7 +461,7 @@ cdef class CachedCall:
     # --- keys ---------------------------------------------------------------------------------------------------------
 
     cdef PyObject* find_nullary(self, PyObject** args) except NULL:
-        """A call without arguments: the key is an object that we know."""
+        """A call without arguments: its key is a known object."""
         cdef PyObject* cache = <PyObject*>self._cache
         cdef PyObject* value
         cdef Py_hash_t hashed
@@ -486,7 +488,7 @@ cdef class CachedCall:
         return self.hit(value) if value != NULL else self.miss(key, hashed, args, 0, NULL, None)
 
     cdef object key_of(self, tuple args, dict kwargs, bint as_method, bint known_only):
-        """The key of a call. NO_KEY: `known_only`, and the instance has no results."""
+        """The key of a call. NO_KEY: `known_only`, and the receiver has no results."""
         cdef Call call
         cdef Py_hash_t hashed
         cdef tuple flat = args + tuple(kwargs.values()), flat_given
@@ -537,11 +539,11 @@ cdef class CachedCall:
         if not as_method and is_single_arg(self, call.arguments, call.n, call.names):
             return args[0]
         if receiver is not None and not known_only:
-            remember(receiver, hashed, self._cache)     # the caller may store something under the key
+            remember(receiver, hashed, self._cache)     # the caller may store a value under the key
         return key_of_call(&call, receiver)
 
     cdef object receiver_of(self, object instance, bint known_only):
-        """What stands for an instance in keys. None: `known_only`, and it has no results."""
+        """The Receiver that stands for an object in keys. None: `known_only`, and it has no results."""
         known = self.receivers.get(id(instance))
         if known is not None and known() is instance:
             return known
@@ -559,7 +561,7 @@ cdef class CachedCall:
         receiver.cache = ref(self._cache)
         receiver.known = self.receivers
         receiver.id = id(instance)
-        if known is not None:                   # of a dead instance whose end nobody was told of yet
+        if known is not None:                   # of a dead object whose callback has not run yet
             self.receivers.pop(id(instance), None)
         if is_finalized(instance):
             watch_over(receiver)
@@ -571,7 +573,7 @@ cdef Py_hash_t hash_one(PyObject* item) except? -1:
 
 
 cdef int refuse_arguments(object function, tuple args, dict kwargs) except -1:
-    """TypeError for arguments that a function does not take."""
+    """Raise TypeError for arguments that a function does not take."""
     from inspect import signature
 
     signature(function).bind(*args, **kwargs)

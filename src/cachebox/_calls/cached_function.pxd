@@ -4,9 +4,9 @@ from cachebox._calls.cached_call cimport CachedCall, vectorcallfunc
 # Cython frees long chains of objects without recursion (`trashcan`), but only of a class with a member of its own.
 
 cdef class CachedFunction(CachedCall):
-    cdef object claim               # on its name: it lives as long as the function
-    cdef object reload_async        # of an async function: makes a coroutine that loads a value, whatever is there
-    cdef object own_tag             # of its entries in a shared cache, where a key_func makes the keys; or None
+    cdef object claim               # to its name; it lives as long as the function
+    cdef object reload_async        # of an async function: makes a coroutine that loads a value, even if there is one
+    cdef object own_tag             # the tag of its entries in a shared cache, if a key_func makes the keys; or None
 
     cdef object peek_call(self, tuple args, dict kwargs, bint as_method)
     cdef object refresh_call(self, tuple args, dict kwargs, bint as_method)
@@ -19,7 +19,7 @@ cdef class CachedFunction(CachedCall):
 
 
 cdef class CachedMethod(CachedFunction):
-    cdef object member              # None: see above
+    cdef object member              # None: it is there for `trashcan`, see above
 
 
 cdef class BoundFunction:

@@ -18,7 +18,7 @@ _V = TypeVar("_V")
 _C = TypeVar("_C", bound=type[object])
 
 class _Wrapper(Generic[_P, _R]):
-    """What a wrapper offers, bound to an instance or not; a bound one finds most of it in the function."""
+    """The members of a wrapper, bound or not; a bound one finds most of them in the function."""
 
     __wrapped__: Callable[_P, _R]
     __name__: str
@@ -46,7 +46,7 @@ class _Plain(_Wrapper[_P, _R]):
     def set(self: _Plain[_P, _V], value: _V, /, *args: _P.args, **kwargs: _P.kwargs) -> None: ...
 
 class _Awaited(_Wrapper[_P, _R]):
-    """That of an async function over an asyncio cache of two tiers."""
+    """The wrapper of an async function over an asyncio cache of two tiers."""
 
     def cache_clear(self, timeout: float | timedelta | None = None) -> Coroutine[Any, Any, None]: ...
     def invalidate(self, *args: _P.args, **kwargs: _P.kwargs) -> Coroutine[Any, Any, bool]: ...
@@ -59,10 +59,10 @@ class _Awaited(_Wrapper[_P, _R]):
     ) -> Coroutine[Any, Any, None]: ...
 
 class CachedFunction(_Plain[_P, _R]):
-    # In this order: a class method, whose first argument is the owner, and anything else looked up on the class; a
-    # method, a class method and a static method looked up on an instance. `self` is a Callable because mypy ignores
-    # what precedes a ParamSpec in the arguments of any other class. A static method whose first argument is Any or
-    # object passes for a class method.
+    # The order of the overloads: a class method, whose first argument is the owner, and anything else looked up on the
+    # class; then a method, a class method and a static method looked up on an instance. `self` is a Callable because
+    # mypy ignores what precedes a ParamSpec in the arguments of any other class. A static method whose first argument
+    # is Any or object is taken for a class method.
     @overload
     def __get__(self: Callable[Concatenate[_C, _Q], _R], instance: None, owner: _C, /) -> BoundFunction[_Q, _R]: ...
     @overload

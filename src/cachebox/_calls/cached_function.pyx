@@ -1,4 +1,4 @@
-"""What `cached` and `lru_cache` make of a function: how it is set up, and what users call beside the function itself."""
+"""The objects that `cached` and `lru_cache` make of functions: their set-up, and what users call on them."""
 
 cimport cython
 from cpython.object cimport PyObject, PyObject_GenericGetAttr, PyTypeObject
@@ -14,11 +14,13 @@ from cachebox._calls.entry_points cimport (
 from cachebox._engine.table cimport hash_of, take_over
 from cachebox._loading.fast_path cimport get_equal, mixed_in
 from cachebox._loading.fetch cimport (
-    PASSED, LoadSpec, is_awaitable, complete_load, end_load, may_pass_once, passes_once, put_result,
+    PASSED, LoadSpec, complete_load, end_load, is_awaitable, may_pass_once, passes_once, put_result,
     remember as remember_failure,
 )
 from cachebox._loading.refresh cimport Refresh, flight_of, keep_due
-from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, lead_anew, leader_by_watch, new_leader
+from cachebox._loading.single_flight cimport (
+    Joined, Leader, complete, fail, join_or_lead, lead_anew, leader_by_watch, new_leader,
+)
 from cachebox._store.options cimport lifetime_of
 from cachebox._store.state cimport new_watch
 from cachebox.cache cimport Cache
@@ -34,7 +36,7 @@ from cachebox.cache import MISSING
 
 cdef extern from *:
     """
-    /* Let the instances of a type be called by vectorcall, before there are any. */
+    /* Make instances of a type callable by vectorcall. Call it before there are any. */
     static void
     cb_enable_vectorcall(PyTypeObject *type, Py_ssize_t offset, int like_a_function)
     {
@@ -44,7 +46,7 @@ cdef extern from *:
         PyType_Modified(type);
     }
 
-    /* Call with one more argument in front, in the place that the interpreter leaves for it if there is one. */
+    /* Call with one more argument in front. Uses the place that the interpreter may leave for it. */
     static PyObject *
     cb_call_with_first(
         vectorcallfunc call, PyObject *callable, PyObject *first, PyObject **args, size_t nargsf, PyObject *names)
@@ -83,18 +85,18 @@ cdef extern from *:
     PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
 
 
-cdef frozenset CONTROLS = frozenset(("cache_key", "invalidate", "peek", "refresh", "set"))      # work on one call
+cdef frozenset CONTROLS = frozenset(("cache_key", "invalidate", "peek", "refresh", "set"))      # methods for one call
 
 
-@cython.trashcan(True)              # one may be an attribute of another, a hundred thousand deep
+@cython.trashcan(True)              # a function may be an attribute of another one, a hundred thousand deep
 cdef class CachedFunction(CachedCall):
-    """A function with a cache in front: what `cached` and `lru_cache` return; they have the documentation."""
+    """A function with a cache in front: the result of `cached` and `lru_cache`, which have the documentation."""
 
     def __init__(
         self, function, Cache cache not None, *, function_id=None, typed=False, only_plain_alone=False, binds_weakly=True,
-        is_method=False, single_flight=True, functools_rules=False, keep_first=False, ttl=None, condition=None, key_func=None,
-        tags=None, own_tag=None, failures=None, coroutines=None, claim=None, first_name=None, stores=True, parameters=(),
-        key_arguments=None, refresh_ahead=None, stale_ttl=None,
+        is_method=False, single_flight=True, functools_rules=False, keep_first=False, ttl=None, condition=None,
+        key_func=None, tags=None, own_tag=None, failures=None, coroutines=None, claim=None, first_name=None, stores=True,
+        parameters=(), key_arguments=None, refresh_ahead=None, stale_ttl=None,
     ):
         self.function_id = function_id
         self.typed = typed
@@ -161,7 +163,7 @@ cdef class CachedFunction(CachedCall):
         )
 
     def _complete_refreshed(self, Refresh refresh not None, value, tuple args, dict kwargs, receiver):
-        """Store the result of a call that was made anew, unless the key was written meanwhile."""
+        """Store the result of a refreshed call, unless the key was written meanwhile."""
         cdef Leader lead = leader_by_watch(self._cache, refresh.watch)
         if lead is None:
             return
@@ -173,7 +175,7 @@ cdef class CachedFunction(CachedCall):
             raise
 
     def _refreshing(self, key):
-        """What to wait for before a result is computed that is being computed anew already; or None."""
+        """The flight of a refresh, to wait for before the result is computed; or None."""
         return flight_of(self._cache, key) if self.serves else None
 
     cdef int become_async(self) except -1:
@@ -192,10 +194,10 @@ cdef class CachedFunction(CachedCall):
         if not self.is_method and self.asks_classes:
             become_method(self)
 
-    # --- loading in a coroutine: what `coroutines.load_async` needs ----------------------------------------------------------
+    # --- loading in a coroutine: for `coroutines.load_async` ----------------------------------------------------------
 
     def _join_or_lead(self, key, Py_hash_t hashed, bint counted, bint alone):
-        """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
+        """Returns (a Leader, None), (None, a flight to wait for), or (None, a tuple of the existing value)."""
         cdef Joined joined
         cdef Leader lead = new_leader(self._cache)
         joined.counted = counted
@@ -220,26 +222,26 @@ cdef class CachedFunction(CachedCall):
             return
         self.prepare(&spec)
         spec.began = lead.began
-        if self.tags is not None:               # which may be a function of the arguments
+        if self.tags is not None:               # it may be a function of the arguments
             flat, names = args + tuple(kwargs.values()), tuple(kwargs)
             spec.arguments = items_of(flat)
             spec.n = len(args)
             spec.names = <PyObject*>names if names else NULL
         spec.instance = <PyObject*>instance if receiver is not None else NULL
         if self.failures is not None:
-            self.failures.forget(key)           # it is known to have failed only where it is loaded anew
+            self.failures.forget(key)           # only a refresh loads a key with a remembered failure
         try:
             complete_load(self._cache, lead, key, mixed_in(<PyObject*>self._cache, hashed), value, &spec)
         finally:
             if receiver is not None:
                 remember(receiver, hashed, self._cache)
 
-    # --- many keys: what `many.CachedMany` needs ----------------------------------------------------------------------
+    # --- many keys: for `many.CachedMany` -----------------------------------------------------------------------------
 
     def _find_many(self, tuple prefix, list keys, dict found, bint anew):
-        """Put the results of calls with one argument each into `found`. Returns the others, with their keys.
+        """Put the results of calls with one argument each into `found`. Returns the other arguments, with their keys.
 
-        `prefix`: the instance of a method, or nothing. `anew`: look for none.
+        `prefix`: the receiver of a method, or nothing. `anew`: look for no results.
         """
         cdef PyObject* value
         cdef bint compared, is_single_arg = self.is_simple and not prefix
@@ -262,7 +264,7 @@ cdef class CachedFunction(CachedCall):
         return left
 
     def _complete_absent(self, Leader lead, key, Py_hash_t hashed, value, ttl):
-        """End a load that found nothing with a value that says so, stored for `ttl` seconds; None: not at all."""
+        """End a load that found no value: store a value that says so, for `ttl` seconds; None: do not store it."""
         cdef double lifetime = lifetime_of(ttl, "missing_ttl")
         cdef tuple tags = None if self.own_tag is None else (self.own_tag,)
         receiver = self.receiver_in(key)
@@ -279,7 +281,7 @@ cdef class CachedFunction(CachedCall):
         return self.receiver_in(key)
 
     def _lead_anew(self, key, Py_hash_t hashed):
-        """A Leader for a load, whatever value there is, and whoever is loading it."""
+        """A Leader for a load, even if there is a value or another leader."""
         cdef Leader lead = new_leader(self._cache)
         lead_anew(self._cache, key, mixed_in(<PyObject*>self._cache, hashed), lead)
         lead.began = self._cache.invalidations
@@ -289,7 +291,7 @@ cdef class CachedFunction(CachedCall):
         return self.anew()
 
     def _known_failure(self, key):
-        """What to raise for a call that failed lately, or None."""
+        """The exception to raise for a call that failed lately, or None."""
         error = self.failures.find(key) if self.failures is not None else None
         if error is not None:
             self._cache.count_hit()
@@ -298,7 +300,7 @@ cdef class CachedFunction(CachedCall):
         return error
 
     def _failed(self, Leader lead, key, error):
-        """A load failed: remember that, if it is to be remembered."""
+        """Remember that a load failed, if such failures are remembered."""
         if self.failures is not None:
             remember_failure(self._cache, key, lead, error, self.failures)
 
@@ -318,8 +320,8 @@ cdef class CachedFunction(CachedCall):
     def cache_info(self):
         """Hits, misses, maxsize and currsize, as a named tuple in the shape that functools has.
 
-        In a shared cache hits and misses are this function's, the sizes are the cache's. O(1), beside the removal of
-        what has expired.
+        In a shared cache hits and misses are this function's, the sizes are the cache's. O(1), not counting the removal
+        of expired entries.
         """
         from cachebox._calls.cache_info import CacheInfo
 
@@ -332,7 +334,7 @@ cdef class CachedFunction(CachedCall):
     def cache_clear(self):
         """Forget all results and set the statistics to zero. In a shared cache, only this function's. O(n).
 
-        Where the function has a cache of its own below this one, and a `cache_clear`, that is emptied first.
+        If the wrapped function has a cache of its own and a `cache_clear`, that is called first.
         """
         below = getattr(self.function, "cache_clear", None)
         if not self.functools_rules and callable(below) and not is_async(below):
@@ -352,38 +354,38 @@ cdef class CachedFunction(CachedCall):
         return dict(self.parameters)
 
     def cache_key(self, *args, **kwargs):
-        """The key of the call with these arguments in the cache; TypeError where one of them is not hashable. O(1)."""
+        """The key of the call with these arguments in the cache. Raises TypeError if one is not hashable. O(1)."""
         return self.key_of(args, kwargs, self.is_method, False)
 
     def invalidate(self, *args, **kwargs):
-        """Forget the result of the call with these arguments. True where there was one. O(1).
+        """Forget the result of the call with these arguments. Returns True if there was one. O(1).
 
-        Where the function has a cache of its own below this one, and an `invalidate`, it forgets it, too.
+        If the wrapped function has a cache of its own and an `invalidate`, that is called, too.
         """
         return self.invalidate_call(args, kwargs, self.is_method)
 
     def peek(self, *args, **kwargs):
-        """The result of the call with these arguments, or `MISSING` where it is not cached. Makes no call. O(1).
+        """The result of the call with these arguments, or `MISSING` if it is not cached. Makes no call. O(1).
 
-        It counts neither as a hit nor as a miss, and the policy is not told. The result of an async function is there
-        without `await`.
+        It counts neither as a hit nor as a miss, nor as a use for the policy. The result of an async function is
+        returned without `await`.
         """
         return self.peek_call(args, kwargs, self.is_method)
 
     def refresh(self, *args, **kwargs):
         """Make the call with these arguments now, store its result in place of an older one, and return it.
 
-        It counts neither as a hit nor as a miss. Whoever calls meanwhile gets the older result, or waits for this one
-        where there is none; what others were computing for these arguments when it began is not stored. A write of the
-        result meanwhile wins, and an exception changes nothing. Where the function has a cache of its own below this
-        one, that is refreshed as well. To be awaited where the function is.
+        It counts neither as a hit nor as a miss. Callers meanwhile get the older result; if there is none, they wait
+        for the new one. Results that others were computing for these arguments when it began are not stored. A write of
+        the result meanwhile wins, and an exception changes nothing. If the wrapped function has a cache of its own,
+        that is refreshed as well. For an async function, await it.
         """
         return self.refresh_call(args, kwargs, self.is_method)
 
     def set(self, value, /, *args, **kwargs):
         """Store `value` as the result of the call with these arguments, as if it had been computed. O(1).
 
-        `condition`, `ttl` and `tags` apply. The value of an async function is what awaiting it would give.
+        `condition`, `ttl` and `tags` apply. For an async function, `value` is the awaited result.
         """
         self.set_call(value, args, kwargs, self.is_method)
 
@@ -436,7 +438,7 @@ cdef class CachedFunction(CachedCall):
         return result
 
     cdef object anew(self):
-        """What computes a result, whatever is cached: the function, or how it is refreshed where it is cached itself."""
+        """The callable that computes a new result: the function, or its `refresh` if it is a cached function itself."""
         refresh = getattr(type(self.function), "refresh", None)
         if refresh is None or not hasattr(type(self.function), "_is_cached_function"):
             return self.function
@@ -515,7 +517,7 @@ cdef class CachedFunction(CachedCall):
 
     @property
     def __class__(self):
-        """For whoever looks for a function: frameworks, `inspect`. `type` tells the truth."""
+        """For code that looks for a function: frameworks, `inspect`. `type` returns the true type."""
         return FunctionType if isinstance(self.function, FunctionType) else type(self)
 
     def __reduce__(self):
@@ -538,7 +540,7 @@ cdef class CachedMethod(CachedFunction):
 
 @cython.trashcan(True)
 cdef class BoundFunction:
-    """A cached method bound to its instance: what `instance.method` is. It is called without the instance."""
+    """A cached method bound to its receiver: the value of `instance.method`. It is called without the receiver."""
 
     def __cinit__(self, CachedFunction function not None, instance):
         self.__func__ = function
@@ -556,7 +558,7 @@ cdef class BoundFunction:
         return self.__func__.key_of((self.__self__, *args), kwargs, True, False)
 
     def invalidate(self, *args, **kwargs):
-        """Forget the result of the call with these arguments. True where there was one. O(1)."""
+        """Forget the result of the call with these arguments. Returns True if there was one. O(1)."""
         return self.__func__.invalidate_call((self.__self__, *args), kwargs, True)
 
     def peek(self, *args, **kwargs):
@@ -605,7 +607,7 @@ cdef class BoundFunction:
 
 
 cdef int become_method(CachedFunction function) except -1:
-    """Take the first argument for the instance from now on."""
+    """Treat the first argument as the receiver from now on."""
     function.is_method = True
     function.single_arg = NEVER
     function.vectorcall = method_call(function)

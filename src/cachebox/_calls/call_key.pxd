@@ -1,11 +1,11 @@
-"""Calls as keys: `f(1, x=2)` is the key of its result.
+"""Call keys: the call `f(1, x=2)` as the key of its result.
 
-The key of a call is the one positional argument itself where the function has its cache to itself, and else a
-`CallKey`: a tuple of its own kind, flat, in the order
+If a function has a cache of its own, the key of a call with one positional argument is that argument itself. Any other
+call has a `CallKey`. It is a flat tuple of a type of its own, with the items
 
-    [token of the function]  [receiver]  arguments ...  [KEYWORDS  name value  name value ...]  [types of all arguments]
+    [function id]  [receiver]  arguments ...  [KEYWORDS  name value  name value ...]  [types of all arguments]
 
-To look a call up no key is made: arguments are hashed where the interpreter put them, as the key would be, and compared
+A lookup makes no key. Arguments are hashed where the interpreter put them, as the key would be hashed, and compared
 with the items of the keys in the cache.
 """
 
@@ -22,7 +22,7 @@ from cachebox.cache cimport Cache
 
 cdef extern from *:
     """
-    /* The instance that a weak reference still reaches, only to compare: whoever compares owns another reference. */
+    /* The object that a weak reference refers to, for comparisons. The caller owns a reference to the other object. */
     static inline PyObject *cb_referent(PyObject *reference)
     {
     #ifdef Py_GIL_DISABLED
@@ -39,11 +39,11 @@ cdef extern from *:
 
 
 cdef struct Call:                   # borrows everything
-    PyObject* function_id           # a str; NULL: the function has its cache to itself
+    PyObject* function_id           # a str; NULL: the function has its own cache
     PyObject* receiver              # the instance that a method is called on, or NULL
-    PyObject** arguments            # positional ones, then the values of keywords
-    Py_ssize_t n                    # positional ones
-    PyObject* names                 # of keywords: a tuple, or NULL
+    PyObject** arguments            # positional arguments, then the values of keywords
+    Py_ssize_t n                    # number of positional arguments
+    PyObject* names                 # names of keywords: a tuple, or NULL
     bint typed
 
 
@@ -60,9 +60,10 @@ cdef int watch_over(receiver) except -1
 
 
 # --- hashing: the same for the arguments of a call and for the items of its key ---------------------------------------
-# A sum of products with secret numbers, one for each place, in 128 bits, that are folded to 64 (after the multilinear
-# functions of Carter and Wegman): who does not know the numbers cannot tell calls that collide. Of items that hash alike,
-# as ints that are equal modulo 2^61 - 1, the calls do so too. The products do not wait for each other.
+# The hash is a sum of products with secret numbers, one for each place, in 128 bits that are folded to 64 (after the
+# multilinear functions of Carter and Wegman). An attacker that does not know the numbers cannot find calls that
+# collide. If items have equal hashes, as ints that are equal modulo 2^61 - 1, so have the calls. The products are
+# independent of each other, so they overlap in the processor.
 
 cdef extern from "_platform/portable.h" nogil:
     void add_product "cb_add_product"(uint64_t* low, uint64_t* high, uint64_t a, uint64_t b)
@@ -77,7 +78,7 @@ cdef struct Mix:
     uint32_t place
 
 
-cdef uint64_t* secrets              # PLACES of them, and two to begin with; of this process
+cdef uint64_t* secrets              # PLACES numbers, and two for the beginning; made by this process
 
 
 cdef inline void begin(Mix* m) noexcept nogil:
@@ -87,7 +88,7 @@ cdef inline void begin(Mix* m) noexcept nogil:
 
 
 cdef inline void mix(Mix* m, Py_hash_t lane) noexcept nogil:
-    if unlikely(m.place == PLACES):         # what has been is one item of what follows
+    if unlikely(m.place == PLACES):         # all items so far become one item of the next round
         lane = <Py_hash_t>((m.low ^ m.high) + <uint64_t>lane * secrets[0])
         begin(m)
     add_product(&m.low, &m.high, <uint64_t>lane, secrets[m.place])
@@ -148,7 +149,7 @@ cdef inline Py_hash_t hash_call(const Call* call) except? -1:
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 cdef inline int same(const Call* call, PyObject* argument, PyObject* item) noexcept:
-    """1: the item stands for the argument, 0: for another, -1: only `==` can tell."""
+    """Whether an item of a key stands for an argument. 1: yes, 0: no, -1: only `==` can tell."""
     if item == argument:
         return 1
     if argument == call.receiver:
@@ -157,7 +158,7 @@ cdef inline int same(const Call* call, PyObject* argument, PyObject* item) noexc
 
 
 cdef inline int matches(const Call* call, PyObject* key) noexcept:
-    """1: it is the key of this call, 0: of another, -1: only `==` can tell."""
+    """Whether a key is that of the call. 1: yes, 0: no, -1: only `==` can tell."""
     cdef Py_ssize_t k, at = 0, keywords = keywords_of(call)
     cdef int equal, all_equal = 1
     if type_of(key) != call_key or size_of_tuple(key) != length(call):
@@ -202,10 +203,10 @@ cdef inline int matches(const Call* call, PyObject* key) noexcept:
     return all_equal
 
 
-# --- the short way, for arguments that know their hashes; see `fast_path.pxd` ------
+# --- the fast path, for arguments whose hashes are known; see `fast_path.pxd` -----------------------------------------
 
 cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcept nogil:
-    """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token and types."""
+    """Whether `hash_call` needs no Python call; if so, sets the hash. For a call without function id and types."""
     cdef Mix m
     cdef Py_hash_t known
     cdef Py_ssize_t k, keywords = keywords_of(call)
@@ -232,7 +233,7 @@ cdef inline bint knows_hash_of_call(const Call* call, Py_hash_t* hashed) noexcep
 
 
 cdef inline bint is_same(const Call* call, Py_ssize_t least, PyObject* key) noexcept nogil:
-    """Whether a key holds the very arguments of this call, which has no token, no types and no keywords."""
+    """Whether a key holds the call's very arguments. For a call without function id, types and keywords."""
     cdef Py_ssize_t k, at = call.receiver != NULL
     if type_of(key) != call_key or size_of_tuple(key) != call.n + at:
         return False
@@ -250,7 +251,7 @@ cdef inline bint is_same(const Call* call, Py_ssize_t least, PyObject* key) noex
 
 
 cdef inline bint mix_known(Mix* m, const Call* call, Py_ssize_t k) noexcept nogil:
-    """`mix` an argument's hash, if that takes no call."""
+    """`mix` the hash of argument k. False: that takes a Python call."""
     cdef Py_hash_t known
     if unlikely(call.receiver != NULL and call.arguments[k] == call.receiver):
         return False
@@ -261,9 +262,10 @@ cdef inline bint mix_known(Mix* m, const Call* call, Py_ssize_t k) noexcept nogi
 
 
 cdef inline bint knows_hash_of_arguments(const Call* call, Py_ssize_t least, Py_hash_t* hashed) noexcept nogil:
-    """Whether `hash_call` takes no call of Python's; if so, that hash. For a call without token, types and keywords.
+    """Whether `hash_call` needs no Python call; if so, sets the hash.
 
-    It has `least` arguments at least: for that many, a constant, this becomes no loop.
+    The call has no function id, types or keywords. It has at least `least` arguments. `least` is a constant, so the loop
+    over them is unrolled.
     """
     cdef Mix m
     cdef Py_ssize_t k
@@ -285,7 +287,7 @@ cdef inline bint knows_hash_of_arguments(const Call* call, Py_ssize_t least, Py_
 cdef inline bint find_call_at_once(
     PyObject* cache, const Call* call, Py_ssize_t least, uint64_t h, uint32_t* i
 ) noexcept:
-    """`find_at_once` for a call: whether its key holds these very arguments. Tells its index. Takes the lock."""
+    """`find_at_once` for a call: whether its key holds these very arguments. Sets its index. Takes the lock."""
     cdef const Table* t = (<Cache>cache).table
     acquire((<Cache>cache).lock)
     i[0] = candidate_nearby(t, h)
@@ -293,7 +295,7 @@ cdef inline bint find_call_at_once(
 
 
 cdef inline bint knows_hash_of_pair(PyObject* first, PyObject* second, Py_hash_t* hashed) noexcept nogil:
-    """`knows_hash_of_arguments` for a call with these two."""
+    """`knows_hash_of_arguments` for a call with two arguments."""
     cdef Mix m
     cdef Py_hash_t known, other
     if unlikely(not knows_hash(first, &known) or not knows_hash(second, &other)):
@@ -308,7 +310,7 @@ cdef inline bint knows_hash_of_pair(PyObject* first, PyObject* second, Py_hash_t
 cdef inline bint find_pair_at_once(
     PyObject* cache, PyObject* first, PyObject* second, uint64_t h, uint32_t* i
 ) noexcept:
-    """`find_call_at_once` for a call with these two, of which the second may be another object of the same text."""
+    """`find_call_at_once` for a call with two arguments; the second may be another object with equal text."""
     cdef const Table* t = (<Cache>cache).table
     cdef PyObject* key
     acquire((<Cache>cache).lock)
@@ -323,7 +325,7 @@ cdef inline bint find_pair_at_once(
 
 
 cdef inline bint is_call_at(PyObject* cache, const Call* call, uint64_t h, uint32_t i) noexcept:
-    """Whether i, which `find_call_at_once` told, is this call's after all. Needs the lock."""
+    """Whether entry i, which `find_call_at_once` set, has the call's key after all. Needs the lock."""
     cdef const Table* t = (<Cache>cache).table
     return 0 < i <= t.mask and t.entries[i].hash == <uint32_t>h and matches(call, t.entries[i].key) == 1
 

@@ -1,4 +1,4 @@
-"""Calls as keys; `call_key.pxd` shows their shape."""
+"""Call keys; `call_key.pxd` shows their shape."""
 
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -17,11 +17,11 @@ from cachebox.cache cimport Cache
 
 cdef extern from *:
     """
-    /* A new CallKey with room for `size` items; tuple's own constructor wants an iterable. */
+    /* A new CallKey with room for `size` items. The constructor of tuple needs an iterable. */
     #define cb_new_key(type, size) ((PyTypeObject *)(type))->tp_alloc((PyTypeObject *)(type), size)
     #define cb_put_item(key, at, item) PyTuple_SET_ITEM(key, at, Py_NewRef(item))
 
-    /* What `CallKey.__eq__` says, without a call of Python's. */
+    /* `CallKey.__eq__` without a Python call. */
     static PyObject *
     cb_compare_keys(PyObject *a, PyObject *b, int operation)
     {
@@ -43,7 +43,7 @@ secrets = <uint64_t*><char*>random_bytes
 
 
 cdef class _Keywords:
-    """What separates positional arguments from keywords in a key."""
+    """Separates positional arguments from keywords in a key."""
 
     def __hash__(self):
         return KEYWORDS_HASH
@@ -63,7 +63,7 @@ KEYWORDS = <PyObject*>keywords
 
 
 class Receiver(ref):
-    """The instance whose method was called, held weakly. It stands for it in keys: equal to nothing but itself."""
+    """The object on which a method was called, held weakly. It stands for it in keys, and equals only itself."""
 
     __slots__ = ("address", "cache", "hashes", "id", "known", "limit")
 
@@ -78,7 +78,7 @@ class Receiver(ref):
 
 
 class Member:
-    """The same for an instance that takes no weak reference, and lives as long as its class: held strongly."""
+    """A receiver that allows no weak reference and lives as long as its class, held strongly."""
 
     __slots__ = ("hashes", "instance", "limit")
 
@@ -95,7 +95,7 @@ class Member:
 
 
 class CallKey(tuple):
-    """The key of a call. A tuple of the same items is another key."""
+    """The key of a call. It does not equal a plain tuple of the same items."""
 
     __slots__ = ()
 
@@ -134,7 +134,7 @@ cdef object hash_key(object key):
 
 
 cdef object key_of_call(const Call* call, object receiver):
-    """The key of a call; `receiver` is the Receiver for its instance, if it has one."""
+    """The key of a call. `receiver` is the Receiver that stands for its object, or None."""
     cdef Py_ssize_t k, at = 0, keywords = keywords_of(call)
     cdef object key = new_key(CallKey, length(call))
     cdef PyObject* value
@@ -165,7 +165,7 @@ cdef object key_of_call(const Call* call, object receiver):
 # --- finding calls ----------------------------------------------------------------------------------------------------
 
 cdef PyObject* get_call(PyObject* cache, const Call* call, uint64_t h) except? NULL:
-    """A hit: a new reference to the result of a call. NULL, and no exception: it is a miss, or not so simple.
+    """A hit: a new reference to the result of a call. NULL without an exception: a miss, or not so simple.
 
     Arguments are compared by `==` if need be, which runs without the lock.
     """
@@ -186,7 +186,7 @@ cdef PyObject* get_call(PyObject* cache, const Call* call, uint64_t h) except? N
             equal = matches(call, key)
             if equal < 0 and not rest_differs(t, i, h):
                 version = t.version
-                incref(key)                     # and so to all of its items
+                incref(key)                     # and so to all its items
                 release((<Cache>cache).lock)
                 equal = matches_by_comparing(call, key)
                 if unlikely(equal < 0):
@@ -197,7 +197,7 @@ cdef PyObject* get_call(PyObject* cache, const Call* call, uint64_t h) except? N
                     release((<Cache>cache).lock)
                     decref(key)
                     return NULL
-                decref(key)                     # not the last one: the entry has one
+                decref(key)                     # not the last reference: the entry has one
             if equal > 0:
                 break
         slot = (slot + 1) & t.mask
@@ -207,7 +207,7 @@ cdef PyObject* get_call(PyObject* cache, const Call* call, uint64_t h) except? N
 
 
 cdef int matches_by_comparing(const Call* call, PyObject* key) noexcept:
-    """`matches` where it could not tell. -1: an exception is set."""
+    """`matches` for what only `==` can tell. -1: an exception is set."""
     cdef Py_ssize_t k, at = (call.function_id != NULL) + (call.receiver != NULL)
     cdef int equal
     for k in range(call.n):
@@ -230,14 +230,14 @@ cdef int matches_by_comparing(const Call* call, PyObject* key) noexcept:
 
 cdef inline int compares_equal(const Call* call, PyObject* argument, PyObject* item) noexcept:
     if argument == call.receiver or argument == item:
-        return 1                                # `matches` has looked at the receivers
+        return 1                                # `matches` has compared the receivers
     return try_equal(item, argument)
 
 
-# --- finding keys: live entries, and those that are being loaded ------------------------------------------------------
+# --- finding keys, of live entries and of loads in progress -----------------------------------------------------------
 
 cdef list keys_of_hash(Cache cache, Py_hash_t hashed):
-    """The keys in a cache that have that hash. O(1) expected."""
+    """The keys in a cache with that hash. O(1) expected."""
     cdef Table* t = cache.table
     cdef uint64_t h = mixed(t, hashed)
     cdef uint32_t slot, i
@@ -279,11 +279,11 @@ cdef list keys_of_function(Cache cache, object function_id):
 # --- the results of methods -------------------------------------------------------------------------------------------
 
 cdef int remember(object receiver, Py_hash_t hashed, Cache cache) except -1:
-    """Note that an instance has a result of that hash, so that it can go when the instance does.
+    """Note that a receiver has a result with that hash, so that the result is removed when the receiver dies.
 
-    Hashes are noted, not keys: a key would keep its arguments alive after the cache has evicted it. Those whose entries
-    are gone are dropped when they have become as many as the others. Any thread may add one at any time, which it does
-    after the entry came into being; so one is dropped first and then, if it has an entry after all, added again.
+    Hashes are noted, not keys, because a key would keep its arguments alive after its eviction. When the hashes have
+    doubled in number, those without an entry are dropped. Any thread may add a hash at any time, after it has stored
+    the entry. So a hash is dropped first; if it has an entry after all, it is added again.
     """
     hashes = receiver.hashes
     if len(hashes) >= receiver.limit:
@@ -296,11 +296,13 @@ cdef int remember(object receiver, Py_hash_t hashed, Cache cache) except -1:
     return 0
 
 
-cdef list finalized = []                # receivers of instances that were finalised before they were seen
+cdef list finalized = []                # receivers whose objects were finalised before the first call
 
 cdef int watch_over(receiver) except -1:
-    """Look after each collection whether an instance has ended. Newer collectors clear a weak reference that was made
-    while its object was finalised, and call nobody."""
+    """Check after each collection whether a receiver has died.
+
+    Newer collectors clear a weak reference that was made while its object was being finalised, without its callback.
+    """
     finalized.append(receiver)
     if forget_finalized not in gc.callbacks:
         gc.callbacks.append(forget_finalized)
@@ -317,13 +319,13 @@ def forget_finalized(phase, info):
             if receiver() is None:
                 forget_receiver(receiver)
             else:
-                alive.append(receiver)          # it came back to life, or belongs to an older generation
+                alive.append(receiver)          # it was revived, or is in an older generation
     finally:
         finalized.extend(alive)
 
 
 def forget_receiver(receiver):
-    """An instance is about to end: its results must not outlive it."""
+    """Remove the results of a receiver that is about to die."""
     if receiver.known.get(receiver.id) is receiver:
         del receiver.known[receiver.id]
     cache = receiver.cache()
@@ -334,7 +336,7 @@ def forget_receiver(receiver):
                 if type(key) is CallKey and any([item is receiver for item in (<tuple>key)[:2]]):
                     try:
                         cache.delete(key)
-                    except BaseException as error:      # a callback's KeyboardInterrupt: the others must go too
+                    except BaseException as error:      # a callback's KeyboardInterrupt must not keep the others
                         failure = error
     if failure is not None:
         raise failure

@@ -1,7 +1,7 @@
-"""Cached `async def` functions: what happens when the value is not there.
+"""Cached `async def` functions: the calls that the fast path did not find.
 
-Loading follows `Cache.get_or_set`, with tasks for threads: one task leads, the others wait for it. A leader that is
-cancelled, or whose event loop has ended, hands over to a waiter. One function may serve several event loops and
+Loading works like `Cache.get_or_set`, with tasks in place of threads: one task leads, the others wait for it. If a
+leader is cancelled, or its event loop has ended, a waiter takes over. One function may serve several event loops and
 threads.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def ready(value: Any) -> Any:
-    """A value that was there."""
+    """Return a value that was there."""
     return value
 
 
@@ -30,7 +30,7 @@ async def load_async(
     kwargs: dict[str, Any],
     receiver: object,
 ) -> Any:
-    """The value of a call that was not there at first sight."""
+    """The value of a call that the fast path did not find."""
     failure = wrapper._known_failure(key)
     if failure is not None:
         raise failure
@@ -42,12 +42,12 @@ async def load_async(
     while lead is None:
         if type(known) is tuple:
             return known[0]
-        alone = not await tasks.over(known)          # waiting would be for ourselves
+        alone = not await tasks.over(known)          # then the wait would be circular
         if not alone and not known.was_abandoned:
             try:
                 return known.get()
             finally:
-                del known                       # it keeps the error, the error its traceback, and that keeps this frame
+                del known                       # it refers to the error, whose traceback refers to this frame
         lead, known = wrapper._join_or_lead(key, hashed, True, alone)
     return await _lead(wrapper, lead, wrapper.__wrapped__, key, hashed, args, kwargs, receiver)
 
@@ -60,7 +60,7 @@ async def reload_async(
     kwargs: dict[str, Any],
     receiver: object,
 ) -> Any:
-    """The value of a call that is made whatever is there."""
+    """The value of a call that is made even if there is one."""
     lead = wrapper._lead_anew(key, hashed)
     return await _lead(wrapper, lead, wrapper._function_anew(), key, hashed, args, kwargs, receiver)
 
@@ -75,7 +75,7 @@ async def _lead(
     kwargs: dict[str, Any],
     receiver: object,
 ) -> Any:
-    """Make a call, and land with its result."""
+    """Make the call, and end the load with its result."""
     course = None
     try:
         course = lead.begin(*tasks.current())

@@ -1,8 +1,8 @@
 """`disabled()`: a block in which decorated calls only run their functions.
 
-A context variable says whether a call is in such a block, and so do the threads that were started in one. To spare
-every other call that question, `BLOCKS` has an item for each block that some context or thread can still be in: where
-it is empty, no call is. A context that was copied in a block keeps the block's object, whose end removes the item.
+A context variable says whether a call is in such a block; a mark says so of threads that were started in one. Most
+calls are spared that question: `BLOCKS` has an item for each block that a context or thread can still be in. If it is
+empty, no call is in a block. A context that was copied in a block holds the block's object, whose end removes the item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLOCKS: list[None] = []
 
 
 class _Block:
-    """A block: it lives as long as a context or a thread that is in it."""
+    """A block. It lives as long as a context or a thread that is in it."""
 
     __slots__ = ()
 
@@ -43,11 +43,11 @@ _marks_threads = False
 class disabled:
     """A context in which decorated calls run their functions, and neither read, store nor count.
 
-    It holds for the code in the block, for the tasks that it creates, and for the threads that it starts, to their end;
-    for the threads of a pool, if they were started in the block. Calls elsewhere go on as ever. `peek`, `set` and
-    `invalidate` of a decorated function and the methods of caches work as ever, too. Blocks may be nested. O(1).
+    It applies to the code in the block, to the tasks that it creates, and to the threads that it starts, until they
+    end; to the threads of a pool, if they were started in the block. Calls elsewhere are not affected. `peek`, `set`
+    and `invalidate` of a decorated function, and the methods of caches, work as usual, too. Blocks may be nested. O(1).
 
-    The environment variable ``CACHEBOX_DISABLED=1`` does the same to a whole process; it is read at the import.
+    The environment variable ``CACHEBOX_DISABLED=1`` does the same for a whole process. It is read at the import.
 
     >>> from cachebox import cached, disabled
     >>> @cached
@@ -82,14 +82,14 @@ class disabled:
 
 
 def is_disabled() -> bool:
-    """Whether calls of this context, or of this thread, only run their functions."""
+    """Whether calls in this context or thread only run their functions."""
     return _current_block() is not None
 
 
 def _current_block() -> _Block | None:
     block = _block.get()
     if block is None and _marks_threads:
-        # `threading.current_thread` would make an object for a thread that is not its own
+        # `threading.current_thread` would make an object for a thread that `threading` did not start.
         thread = modules["threading"]._active.get(get_ident())
         block = getattr(thread, "_cachebox_disabled", None)
     return block if block is not None else _process

@@ -1,4 +1,4 @@
-"""What the interpreter calls when a cached function is called."""
+"""The functions that the interpreter calls for a call of a cached function."""
 
 from cpython.object cimport PyObject
 

@@ -1,14 +1,16 @@
-"""What the interpreter calls when a cached function is called: the fast paths of hits, and what they leave to others.
+"""The functions that the interpreter calls for a call of a cached function: the fast paths, and their continuations.
 
-A function has the one that suits it likeliest as its `vectorcall` (PEP 590); each does for any call. A fast path only makes
-tail calls: what it cannot finish it hands, lock included, to a function that it calls through a pointer; see
-`_loading/fast_path.pxd`.
+A cached function has one of them as its `vectorcall` (PEP 590): the one that is likely to suit it best. Each works for
+any call. A fast path only makes tail calls: what it cannot finish it hands, lock included, to a continuation that it
+calls through a pointer; see `_loading/fast_path.pxd`.
 """
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._calls.cached_call cimport CachedCall, count, is_single_arg, takes_weak_references, try_hash, vectorcallfunc
+from cachebox._calls.cached_call cimport (
+    CachedCall, count, is_single_arg, takes_weak_references, try_hash, vectorcallfunc,
+)
 from cachebox._calls.call_key cimport (
     Call, find_call_at_once, find_call_quickly, find_pair_at_once, get_call, is_call_at, knows_hash_of_arguments,
     knows_hash_of_call, knows_hash_of_pair, likely, try_hash_call, unlikely,
@@ -16,8 +18,8 @@ from cachebox._calls.call_key cimport (
 from cachebox._calls.key_arguments cimport FAILED, FEW, get_variable, select_quickly
 from cachebox._engine.table cimport decref, hash_of, xdecref
 from cachebox._loading.fast_path cimport (
-    Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in, try_hit, search_and_use,
-    take_hit,
+    Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in, search_and_use, take_hit,
+    try_hit,
 )
 from cachebox._platform.lock cimport HAS_GIL, acquire, release
 from cachebox.cache cimport Cache
@@ -40,7 +42,7 @@ cdef PyObject* blocks = <PyObject*>BLOCKS           # see `disabling`
 
 
 cdef vectorcallfunc likely_call(object function) except NULL:
-    """What to call for a function that has its cache to itself. Each does for any call, and best for the likeliest."""
+    """The entry point for a function with its own cache. Each works for any call, but is best for the likeliest."""
     if is_function(function) and not function.__code__.co_flags & VARARGS:
         if function.__code__.co_argcount == 0:
             return <vectorcallfunc>call_nullary
@@ -50,14 +52,14 @@ cdef vectorcallfunc likely_call(object function) except NULL:
 
 
 cdef vectorcallfunc method_call(CachedCall function) except NULL:
-    """The same for a method."""
+    """The entry point for a method."""
     if function.is_simple and function.ready is None:
         return <vectorcallfunc>call_simple_method
     return <vectorcallfunc>call_method
 
 
 cdef PyObject* call_single_arg(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
-    """A function that has its cache to itself, called with one argument that is its key."""
+    """A function with its own cache, called with one argument, which is the key."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef Py_hash_t hashed
@@ -74,7 +76,7 @@ cdef PyObject* call_single_arg(PyObject* self, PyObject** args, size_t nargsf, P
 
 
 cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
-    """The same without arguments: the entry is likely to be where it was."""
+    """A function with its own cache, called without arguments: the entry is likely to be where it was."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef uint32_t i = (<CachedCall>self).nullary_at
@@ -89,7 +91,7 @@ cdef PyObject* call_nullary(PyObject* self, PyObject** args, size_t nargsf, PyOb
 
 
 cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
-    """The same with more than one argument."""
+    """A function with its own cache, called with more than one argument."""
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     if unlikely(n < 2 or names != NULL or has_items(blocks)):
         return other_call(self, args, n, names)
@@ -97,7 +99,7 @@ cdef PyObject* call_several(PyObject* self, PyObject** args, size_t nargsf, PyOb
 
 
 cdef PyObject* call_varying(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
-    """The same with one argument, where keys vary by one context variable."""
+    """A function with its own cache, called with one argument; keys vary by one context variable."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef PyObject* varied
@@ -121,7 +123,7 @@ cdef PyObject* call_varying(PyObject* self, PyObject** args, size_t nargsf, PyOb
 
 
 cdef PyObject* call_selecting(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
-    """A function that has its cache to itself, and keys that need not have all arguments, or have more than these."""
+    """A function with its own cache, whose keys leave out arguments or have additional items."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef PyObject* items[FEW]
@@ -164,7 +166,7 @@ cdef PyObject* call_selecting(PyObject* self, PyObject** args, size_t nargsf, Py
 
 
 cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) noexcept:
-    """A method that has its cache to itself."""
+    """A method with its own cache."""
     cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     if unlikely(n == 0 or names != NULL or has_items(blocks) or not takes_weak_references(args[0])):
         return other_method_call(self, args, n, names)
@@ -176,7 +178,7 @@ cdef PyObject* call_simple_method(PyObject* self, PyObject** args, size_t nargsf
 cdef inline PyObject* call_simple(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, Py_ssize_t least
 ) noexcept:
-    """A call whose key is a CallKey of the arguments alone. Inlined with constants, this becomes little code."""
+    """A call whose key is a CallKey of the arguments alone. Inlined with constants, it becomes little code."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef Call call
     cdef Py_hash_t hashed
@@ -189,10 +191,10 @@ cdef inline PyObject* call_simple(
     return search_simple(self, receiver, args, n, hashed, i)
 
 
-# --- where they do not lead to the end --------------------------------------------------------------------------------
+# --- continuations ----------------------------------------------------------------------------------------------------
 
 cdef PyObject* by_arguments(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) noexcept:
-    """A call with other arguments than are likely. The next ones are likely to be as many."""
+    """A call with another number of arguments than expected. The next calls are likely to have as many."""
     if unlikely(has_items(blocks)):
         return call_in_doubt(self, args, n, names)
     if names != NULL:
@@ -213,7 +215,7 @@ cdef PyObject* by_keywords(PyObject* self, PyObject** args, Py_ssize_t n, PyObje
 
 
 cdef PyObject* by_arguments_of_method(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    """The same for `call_simple_method`."""
+    """`by_arguments` for `call_simple_method`."""
     if unlikely(has_items(blocks) and is_disabled()):
         return vectorcall(<PyObject*>(<CachedCall>self).function, args, n, names)
     if n == 0 or not takes_weak_references(args[0]):
@@ -243,7 +245,7 @@ cdef inline PyObject* find_simple(
 cdef PyObject* simple_by_search(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, Py_hash_t hashed, uint32_t i
 ) except NULL:
-    """The rest of `call_simple` where `find_call_at_once` told i, with the lock."""
+    """The end of `call_simple` after `find_call_at_once` set i; takes over the lock."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef PyObject* value = NULL
     cdef Call call
@@ -261,7 +263,7 @@ cdef PyObject* simple_by_search(
 cdef PyObject* simple_by_hashing(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names
 ) except NULL:
-    """`call_simple` where hashing an argument takes a call of Python's."""
+    """`call_simple` if hashing an argument takes a Python call."""
     cdef Call call
     cdef Py_hash_t hashed
     if receiver == NULL and (<CachedCall>self).asks_classes and (<CachedCall>self).receives(args, n, names):
@@ -279,7 +281,7 @@ cdef PyObject* simple_by_hashing(
 cdef PyObject* simple_by_hash(
     PyObject* self, PyObject* receiver, PyObject** args, Py_ssize_t n, PyObject* names, Py_hash_t hashed
 ) except NULL:
-    """The same once it is hashed."""
+    """`call_simple` with a known hash."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     cdef PyObject* value
     cdef Call call
@@ -293,7 +295,7 @@ cdef PyObject* simple_by_hash(
 
 
 cdef PyObject* single_arg_by_comparing(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) noexcept:
-    """The rest of `call_single_arg`, with the lock: what takes no call."""
+    """The end of `call_single_arg`, with the lock: the part that makes no call."""
     cdef PyObject* cache = <PyObject*>(<CachedCall>self)._cache
     if likely(is_equal_hit(cache, args[0], h, i)):
         return take_hit(cache, i)
@@ -301,7 +303,7 @@ cdef PyObject* single_arg_by_comparing(PyObject* self, PyObject** args, Py_ssize
 
 
 cdef PyObject* single_arg_by_search(PyObject* self, PyObject** args, Py_ssize_t n, uint64_t h, uint32_t i) except NULL:
-    """The rest of that."""
+    """The end of `single_arg_by_comparing`."""
     cdef bint compared
     cdef PyObject* value = search_and_use(<PyObject*>(<CachedCall>self)._cache, args[0], h, i, &compared)
     if value != NULL:
@@ -310,7 +312,7 @@ cdef PyObject* single_arg_by_search(PyObject* self, PyObject** args, Py_ssize_t 
 
 
 cdef PyObject* in_doubt(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    """A call while some are in a block of `disabled`."""
+    """A call while some context or thread is in a block of `disabled`."""
     if is_disabled():
         return vectorcall(<PyObject*>(<CachedCall>self).function, args, n, names)
     if (<CachedCall>self).is_method:
@@ -319,7 +321,7 @@ cdef PyObject* in_doubt(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
 
 
 cdef PyObject* call_otherwise(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
-    """Any call of a function that has its cache to itself."""
+    """Any call of a function with its own cache."""
     if unlikely(has_items(blocks)):
         return in_doubt(self, args, PyVectorcall_NARGS(nargsf), names)
     return call_anyhow(self, args, nargsf, names)
@@ -401,7 +403,7 @@ cdef PyObject* call_method(PyObject* self, PyObject** args, size_t nargsf, PyObj
 
 
 cdef PyObject* call_counted(PyObject* self, PyObject** args, size_t nargsf, PyObject* names) except NULL:
-    """`lru_cache(maxsize=0)`: nothing is cached, but misses are counted."""
+    """`lru_cache(maxsize=0)`: results are not cached, but misses are counted."""
     if likely(not has_items(blocks) or not is_disabled()):
         count(&(<CachedCall>self).misses)
     return vectorcall(<PyObject*>(<CachedCall>self).function, args, PyVectorcall_NARGS(nargsf), names)

@@ -1,11 +1,11 @@
-"""Which of a call's arguments belong to its key: `ignore`, `normalize` and `vary` of `cached`."""
+"""The arguments that belong to a call's key: `ignore`, `normalize` and `vary` of `cached`."""
 
 from cpython.object cimport PyObject
 
 
 cdef extern from *:
     """
-    /* The value of a context variable: a new reference, or NULL: it has none, or (-1) an exception is set. */
+    /* Sets a new reference to the value of a context variable. NULL: no value, or (returning -1) an exception is set. */
     #define cb_get_variable(variable, value) PyContextVar_Get(variable, NULL, value)
     """
     int get_variable "cb_get_variable"(PyObject* variable, PyObject** value) noexcept
@@ -18,36 +18,36 @@ cdef enum:
     FAILED = -1
 
 
-cdef struct Arguments:              # of a call, as its key has them; laid out as the interpreter hands arguments over
-    PyObject** items                # positional arguments, then the values of keywords; borrowed but for what is varied
-    Py_ssize_t n                    # positional arguments
-    Py_ssize_t varied               # ... of which so many at the beginning are what the key varies by: owned
-    PyObject* names                 # of keywords: a tuple, owned; NULL: there are none
-    PyObject* few[FEW]              # where `items` are, if they are few
+cdef struct Arguments:              # the arguments in a call's key, in the layout of the interpreter's vectorcall
+    PyObject** items   # positional arguments, then the values of keywords; borrowed, but for those that are varied
+    Py_ssize_t n                    # number of positional arguments
+    Py_ssize_t varied               # how many of them, at the beginning, are values of `vary`: owned
+    PyObject* names                 # names of keywords: an owned tuple; NULL: there are none
+    PyObject* few[FEW]              # memory of `items` if they are few
 
 
 cdef class KeyArguments:
-    cdef readonly tuple names       # of the parameters: first those that can be given by position, then keyword-only ones
-    cdef tuple defaults             # theirs; `_REQUIRED` where there is none
+    cdef readonly tuple names       # of the parameters: those that can be given by position, then keyword-only ones
+    cdef tuple defaults             # of the parameters; `_REQUIRED` for those without
     cdef readonly tuple vary        # ContextVars, and callables
     cdef readonly bint normalize
-    cdef readonly bint ignores_first    # ... parameter, which may be the instance
+    cdef readonly bint ignores_first    # the first parameter is ignored, which may be the receiver
     cdef Py_ssize_t by_position     # how many parameters can be given by position
     cdef Py_ssize_t only_by_position
-    cdef PyObject* source           # what keys vary by, if that is one context variable
-    cdef PyObject* required         # stands for no default
-    cdef bint takes_one             # argument, by position, which belongs to the key
-    cdef bint is_quick              # `select_quickly` need not look for more than `source`
+    cdef PyObject* source           # the one context variable in `vary`; NULL: none, several, or callables
+    cdef PyObject* required         # stands for "no default"
+    cdef bint takes_one             # the key is that of one positional argument
+    cdef bint is_quick              # `select_quickly` needs to look only at `source`
     cdef bint has_rest              # *args
     cdef bint has_more              # **kwargs
     cdef bint ignores_rest
     cdef bint ignores_more
-    cdef bytes ignored              # a byte for each parameter: whether it does not belong to the key
-    cdef const char* is_ignored     # ... where these are
+    cdef bytes ignored              # a byte for each parameter: whether it is ignored
+    cdef const char* is_ignored     # the bytes of `ignored`
     cdef readonly frozenset ignored_names
-    cdef dict index_of              # parameters that can be keywords
+    cdef dict index_of              # the index of each parameter that can be a keyword
     cdef readonly tuple positional  # names of the parameters by position that belong to the key
-    cdef tuple keyword_only         # ... and of the others
+    cdef tuple keyword_only         # names of the keyword-only parameters that belong to the key
 
     cdef int take(
         self, PyObject** args, Py_ssize_t n, PyObject* names, Py_ssize_t first, Arguments* taken
@@ -71,9 +71,10 @@ cdef void drop(Arguments* taken) noexcept
 cdef inline Py_ssize_t select_quickly(
     KeyArguments chosen, PyObject** args, Py_ssize_t n, PyObject* names, PyObject** items, PyObject** varied
 ) noexcept:
-    """The commonest cases of `KeyArguments.take`: few arguments, by position, that vary by one context variable at most.
+    """The commonest cases of `KeyArguments.take`: few positional arguments, which vary by at most one context variable.
 
-    Returns how many `items` it told, or 0: it is not so simple. FAILED: an exception is set. `varied` is owned.
+    Sets `items`, and `varied`, which is owned. Returns the number of items; 0: it is not so simple; FAILED: an
+    exception is set.
     """
     cdef const char* is_ignored = chosen.is_ignored
     cdef Py_ssize_t k, at = 0

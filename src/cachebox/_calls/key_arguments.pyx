@@ -1,11 +1,11 @@
-"""Which of a call's arguments belong to its key: `ignore`, `normalize` and `vary` of `cached`.
+"""The arguments that belong to a call's key: `ignore`, `normalize` and `vary` of `cached`.
 
-The arguments of a call become those of another one, whose key is the call's: without the ignored ones, normalised if
-that is wanted, and with what the key varies by in front. No key is made of them for a hit; see `call_key`.
+The arguments of a call are changed into those of another call, whose key is used. The values of `vary` come first,
+ignored arguments are left out, and the rest is normalised if wanted. A hit makes no key of them; see `call_key`.
 
-Normalised, a call has the positional parameters by position, with their defaults where they were left out, then what
-`*args` took, then the keyword-only parameters in their order, then what `**kwargs` took, by name. So all spellings of one
-call are one key, and no two calls share one.
+A normalised call has these arguments: positional parameters by position, with defaults for those left out; the items of
+`*args`; keyword-only parameters in their order; the items of `**kwargs`, by name. So all spellings of one call have one
+key, and no two calls share a key.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -42,11 +42,11 @@ cdef class _Unset:
 
 
 UNSET = _Unset()
-"""What a key has for a context variable without a value."""
+"""Stands in a key for a context variable without a value."""
 
 
 cdef class _Default:
-    """Stands for a default that cannot be hashed: the parameter was left out."""
+    """Stands for a default that cannot be hashed, if the parameter was left out."""
 
     cdef object shown
 
@@ -66,13 +66,13 @@ cdef class KeyArguments:
     """What `ignore`, `normalize` and `vary` say about the arguments of a function.
 
     Args:
-        function: any callable whose signature can be read, unless only `vary` is given.
+        function: any callable whose signature can be read; any callable at all if only `vary` is given.
         ignore: names of parameters that do not belong to the key: a str, or an iterable of these.
-        normalize: whether all spellings of a call are one.
-        vary: a ContextVar, a callable without arguments, or an iterable of these: their values belong to the key.
-        hashes: whether keys are hashed, so that what cannot be needs a stand-in where it is a default.
+        normalize: whether all spellings of a call have one key.
+        vary: a ContextVar, a callable without arguments, or an iterable of these. Their values belong to the key.
+        hashes: whether keys are hashed, so that unhashable defaults need a stand-in.
 
-    Raises ValueError for a name that the function does not have, TypeError for anything else that makes no sense.
+    Raises ValueError for a name that the function does not have, TypeError for any other argument that makes no sense.
     """
 
     def __init__(self, function, *, ignore=(), normalize=False, vary=(), hashes=True):
@@ -96,7 +96,7 @@ cdef class KeyArguments:
         self.ignores_first = self.by_position != 0 and self.is_ignored[0]
 
     cdef int read(self, object function, tuple ignored, bint hashes) except -1:
-        """Learn the parameters."""
+        """Read the parameters from the signature."""
         from inspect import Parameter, signature
 
         shown = getattr(function, "__qualname__", repr(function))
@@ -130,7 +130,7 @@ cdef class KeyArguments:
     def of(self, tuple args, dict kwargs, bint is_method=False):
         """The arguments of a call that belong to its key: (varied, positional, keywords), or None.
 
-        None: these are no arguments for the function, as it will say itself. `is_method`: the first one is the instance,
+        None: the function does not take these arguments, and will raise. `is_method`: the first one is the receiver,
         which is left out.
         """
         cdef Arguments taken
@@ -155,9 +155,9 @@ cdef class KeyArguments:
     cdef int take(
         self, PyObject** args, Py_ssize_t n, PyObject* names, Py_ssize_t first, Arguments* taken
     ) except -1:
-        """Tell the arguments of a call from `victim` on that belong to its key; `drop` them later.
+        """Collect the arguments of a call, from index `first` on, that belong to its key. `drop` them later.
 
-        Returns 0, with nothing to drop, where these are no arguments for the function.
+        Returns 0, with nothing to drop, if the function does not take these arguments.
         """
         cdef Py_ssize_t most = len(self.vary) + n + len(self.names) + (size_of(names) if names != NULL else 0)
         cdef int done = -1
@@ -241,7 +241,7 @@ cdef class KeyArguments:
         cdef PyObject* parameters = <PyObject*>self.names
         cdef PyObject* defaults = <PyObject*>self.defaults
         cdef PyObject* name
-        cdef PyObject** values = taken.items + taken.n      # first all parameters, then those that belong to the key
+        cdef PyObject** values = taken.items + taken.n   # first of all parameters, then of those that belong to the key
         cdef Py_ssize_t k, j, every = size_of(parameters), keywords = size_of(names) if names != NULL else 0
         cdef Py_ssize_t given = min(n, self.by_position), rest = n - given
         cdef dict more = None
@@ -281,7 +281,7 @@ cdef class KeyArguments:
     cdef int arrange(
         self, PyObject** args, Py_ssize_t n, Py_ssize_t rest, Py_ssize_t first, dict more, Arguments* taken
     ) except -1:
-        """The rest of that: leave out what is ignored, and put each in its place."""
+        """The end of `take_normalized`: leave out ignored arguments, and put the others in order."""
         cdef PyObject** values = taken.items + taken.n
         cdef Py_ssize_t k, at = 0, kept, every = len(self.names)
         cdef PyObject* only[FEW]
@@ -313,7 +313,7 @@ cdef class KeyArguments:
         names = self.keyword_only
         if more is not None:
             for name in sorted(more):
-                values[at] = <PyObject*>more[name]      # the call holds it
+                values[at] = <PyObject*>more[name]      # the call holds a reference
                 at += 1
             names = (*names, *sorted(more))
         if names:
@@ -322,12 +322,12 @@ cdef class KeyArguments:
 
 
 cdef int raise_current() except -1:
-    """Let the exception that is set take its course."""
+    """Let the current exception propagate."""
     return -1
 
 
 cdef void drop(Arguments* taken) noexcept:
-    """The arguments of a key are not needed any more."""
+    """Free the arguments of a key."""
     cdef Py_ssize_t k
     for k in range(taken.varied):
         forget(taken.items[k])
@@ -340,7 +340,7 @@ cdef void drop(Arguments* taken) noexcept:
 
 
 def checked_names(given):
-    """The names of parameters to ignore, as a tuple. TypeError where these are no names."""
+    """The names of parameters to ignore, as a tuple. Raises TypeError if they are not names."""
     if isinstance(given, str):
         return (given,)
     names = tuple(given) if hasattr(type(given), "__iter__") else None
@@ -350,7 +350,7 @@ def checked_names(given):
 
 
 def checked_vary(given):
-    """What keys vary by, as a tuple. TypeError where it is neither context variables nor plain callables."""
+    """The sources of `vary`, as a tuple. Raises TypeError unless all are context variables or plain callables."""
     if isinstance(given, ContextVar) or callable(given):
         given = (given,)
     sources = tuple(given) if hasattr(type(given), "__iter__") and not isinstance(given, str) else (given,)

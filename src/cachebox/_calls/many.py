@@ -1,8 +1,8 @@
-"""What `cached_many` makes of a function of many keys: each key is cached by itself, and what is missing is one call.
+"""The object that `cached_many` makes of a function of many keys: each key is cached by itself, misses are one call.
 
-Each key is a call of a cached function with that one argument, which is never made: `one` has its key, its statistics,
-and the flights by which concurrent callers share. So of all who miss a key at the same time one has it among the keys
-that it calls the function with, and the others wait for that, once their own calls are over.
+Each key stands for a call of a cached function with that one argument, a call which is never made. That function,
+`one`, has the keys, the statistics, and the flights by which concurrent callers share. So if several callers miss a key
+at the same time, one of them includes it in its call of the function. The others wait for it after their own calls.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 
 class CachedMany:
-    """A function of many keys with a cache in front, called as the function is: ``f(keys)`` returns a dict.
+    """A function of many keys with a cache in front, called like the function: ``f(keys)`` returns a dict.
 
-    It has `cache`, `cache_info`, `cache_clear`, `cache_parameters` and `__wrapped__` as other cached functions do;
-    ``cache_key(key)``; ``peek(keys)``, the results that are cached, as a dict; ``refresh(keys)``, which computes them
-    anew; ``set(mapping)``, which stores results as if they had been computed; ``invalidate(keys)``, which forgets some
-    and returns how many there were.
+    It has `cache`, `cache_info`, `cache_clear`, `cache_parameters` and `__wrapped__`, as other cached functions have.
+    It also has ``cache_key(key)``; ``peek(keys)``, which returns the cached results as a dict; ``refresh(keys)``, which
+    computes them again; ``set(mapping)``, which stores results as if they had been computed; ``invalidate(keys)``,
+    which forgets results and returns how many there were.
     """
 
     __wrapped__: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any], one: Any, missing_ttl: float | None, is_async: bool) -> None:
         self._one = one
-        one._may_be_class_method = False        # but this is
+        one._may_be_class_method = False        # but this object may be
         self._missing_ttl = missing_ttl
         self._is_async = is_async
         self._may_be_class_method = may_be_class_method(function)
         dress(self, function, is_async)
 
-    # --- what is done to keys, with the instance of a method in front of them -----------------------------------------
+    # --- work on keys, with the receiver of a method in front of them -------------------------------------------------
 
     def _call(self, prefix: tuple[Any, ...], keys: Iterable[Any], anew: bool = False) -> Any:
         wanted = listed(keys)
@@ -54,7 +54,7 @@ class CachedMany:
         return self._run(self._steps(prefix, wanted, anew))
 
     def _run(self, steps: _Steps) -> Any:
-        """Do the steps, here or in a coroutine."""
+        """Do the steps, in this thread or in a coroutine."""
         return self._run_awaited(steps) if self._is_async else run(steps)
 
     async def _run_awaited(self, steps: _Steps) -> Any:
@@ -76,7 +76,7 @@ class CachedMany:
                         answer = await tasks.over(asked)
                         continue
                     leads = asked.leads
-                    for lead in leads:          # one coroutine leads them all
+                    for lead in leads:          # one coroutine leads for all keys
                         if course is None:
                             course = lead.begin(*tasks.current())
                         else:
@@ -100,7 +100,7 @@ class CachedMany:
         return {key: values[key] for key in wanted if key in values}
 
     def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], anew: bool) -> _Steps:
-        """A call. Yields what is to be called or waited for."""
+        """A call. Yields what is to be called, or a flight to wait for."""
         one = self._one
         found: dict[Any, Any] = {}
         try:
@@ -108,7 +108,7 @@ class CachedMany:
         except HasNoKey:
             return (yield from self._uncached(prefix, wanted))
         counted = False
-        alone: set[Any] = set()                 # keys for which a wait would be for ourselves
+        alone: set[Any] = set()                 # keys for which a wait would be circular
         while left:
             leads: list[tuple[Any, Any, Any]] = []
             waits: list[tuple[Any, Any, Any]] = []
@@ -138,7 +138,7 @@ class CachedMany:
         return {key: found[key] for key in wanted if found[key] is not ABSENT}
 
     def _load(self, prefix: tuple[Any, ...], leads: list[tuple[Any, Any, Any]], found: dict[Any, Any]) -> _Steps:
-        """Call the function with the keys that are ours to load, and store what it returns."""
+        """Call the function with the keys that this call leads, and store what it returns."""
         one = self._one
         call = partial(self.__wrapped__, *prefix, [key for key, _, _ in leads])
         try:
@@ -156,14 +156,14 @@ class CachedMany:
                     one._complete_absent(lead, made, hash(made), ABSENT, self._missing_ttl)
                 else:
                     one._complete(lead, made, hash(made), found[key], one._receiver_in(made), (*prefix, key), {})
-            except BaseException as error:      # what a `condition` raised, or a weigher: the others land all the same
+            except BaseException as error:      # of a `condition` or a weigher: the other keys are stored nevertheless
                 lead.fail(error)
                 failure = failure or error
         if failure is not None:
             raise failure
 
     def _checked(self, values: Any) -> Mapping[Any, Any]:
-        """What the function returned."""
+        """The result of the function, checked."""
         refuse_awaitable(self._shown, values)
         if not hasattr(type(values), "keys") or not hasattr(type(values), "__getitem__"):
             raise TypeError(f"{self._shown} must return a mapping of keys to values, not {type(values).__name__}")
@@ -197,7 +197,7 @@ class CachedMany:
     # --- for users ----------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any) -> Any:
-        prefix, keys = args[:-1], args[-1:]         # a method may be called with the instance in front
+        prefix, keys = args[:-1], args[-1:]         # a method may be called with its receiver in front
         if len(prefix) > 1 or not keys:
             raise TypeError(f"{self._shown} takes the keys in one iterable: {self._shown}([1, 2])")
         return self._call(prefix, *keys)
@@ -224,7 +224,7 @@ class CachedMany:
 
     @control
     def cache_key(self, key: Any) -> Any:
-        """What the cache has the result of a key under."""
+        """The key under which the cache holds the result of `key`."""
         return self._one.cache_key(key)
 
     @property
@@ -269,7 +269,7 @@ class CachedMany:
 
 
 class BoundMany:
-    """A method of many keys, bound to its instance: ``instance.method(keys)``."""
+    """A method of many keys, bound to its receiver: ``instance.method(keys)``."""
 
     def __init__(self, function: CachedMany, instance: Any) -> None:
         self.__func__ = function
@@ -295,7 +295,7 @@ class BoundMany:
         return self.__func__._invalidate((self.__self__,), keys)
 
     def cache_key(self, key: Any) -> Any:
-        """What the cache has the result of a key under."""
+        """The key under which the cache holds the result of `key`."""
         return self.__func__._one_of((self.__self__,)).cache_key(key)
 
     def __getattr__(self, name: str) -> Any:
@@ -315,7 +315,7 @@ class BoundMany:
 
 
 class Call:
-    """That a function is to be called, for these leaders."""
+    """A step: the function is to be called, for these leaders."""
 
     __slots__ = ("function", "leads")
 
@@ -341,11 +341,11 @@ def run(steps: _Steps) -> Any:
                 error = raised
     finally:
         steps.close()
-        error = None                            # it would keep this frame
+        error = None                            # it would keep this frame alive
 
 
 def _over(flight: Any) -> bool:
-    """Wait in this thread until a flight is over. False: the caller has to load alone."""
+    """Wait in this thread until a flight is done. False: the caller has to load alone."""
     from cachebox._loading.flight import Wait
 
     bell = waiter()
@@ -361,7 +361,7 @@ def _over(flight: Any) -> bool:
 
 
 def listed(keys: Iterable[Any]) -> list[Any]:
-    """The different keys, in order. TypeError where these are no keys."""
+    """The different keys, in order. Raises TypeError if they are no keys."""
     if isinstance(keys, (str, bytes)) or not (hasattr(keys, "__iter__") or hasattr(keys, "__getitem__")):
         raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
     try:
@@ -371,7 +371,7 @@ def listed(keys: Iterable[Any]) -> list[Any]:
 
 
 def checked_mapping(given: Any) -> Mapping[Any, Any]:
-    """A mapping of keys to results. TypeError for anything else."""
+    """A mapping of keys to results. Raises TypeError for anything else."""
     if not hasattr(type(given), "keys") or not hasattr(type(given), "__getitem__"):
         raise TypeError(f"mapping must be a mapping of keys to results, not {type(given).__name__}")
     mapping: Mapping[Any, Any] = given

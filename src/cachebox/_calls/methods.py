@@ -1,15 +1,15 @@
-"""Whether a cached function is a method of what it is called with, whatever decorators are between it and the class.
+"""Whether a cached function is a method of its first argument, whatever decorators are between it and the class.
 
-A function that another decorator hides in a class is called as a plain function, with the instance in front. So the
-class is asked: each of its attributes that can bind (has ``__get__``), and that is no static method, is followed to
+If another decorator hides a cached function in a class, it is called as a plain function, with the receiver in front.
+So the class is searched. Each of its attributes that can bind (has ``__get__``) and is no static method is followed to
 what it refers to: through ``__wrapped__``, closures, defaults and attributes of functions, properties, partial objects,
-and objects of decorators written as classes. Where that leads to the cached function, it is a method. No name is
-looked at, but for two things that names alone tell: a function that was written in the very body of the class is no
-decorator's, so what its closure mentions is not what it wraps; and a cached function that was written there is a
-method, unless a static method leads to it.
+and objects of decorators written as classes. If that leads to the cached function, it is a method.
 
-What it cannot see: a function that was put into the class later, and that its decorator keeps elsewhere than in what
-the class refers to, such as in a global table.
+Names are ignored, except in two cases. A function written in the body of the class is no decorator's, so its closure
+says nothing about what it wraps. A cached function written there is a method, unless a static method leads to it.
+
+The search cannot find a function that was put into the class later and that its decorator keeps outside the class, for
+example in a global table.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
-BINDS = sys.version_info < (3, 13)      # whether `classmethod` binds what is below it
-LIMIT = 200                         # objects that are looked at behind one attribute
+BINDS = sys.version_info < (3, 13)      # whether `classmethod` binds what it wraps
+LIMIT = 200                         # the most objects to look at behind one attribute
 ATOMS: tuple[type, ...] = (str, bytes, int, float, bool, type(None), CodeType, FrameType, ModuleType, Cache)
 
-_names_of = type.__dict__["__dict__"].__get__       # whatever metaclasses make of these
+_names_of = type.__dict__["__dict__"].__get__       # unaffected by metaclasses
 _bases_of = type.__dict__["__mro__"].__get__
 
 
 def is_method_of(wrapper: Any, first: object) -> bool:
-    """Whether a cached function, called with that first argument, is a method called on it. O(size of its class)."""
+    """Whether a cached function, called with `first` as first argument, is a method of it. O(size of its class)."""
     static = False
     instance_of = _bases_of(type(first))
     if issubclass(type(first), type):
@@ -88,25 +88,25 @@ def wraps_static_method(function: Any) -> bool:
 
 # --- class methods of CPython 3.13 and later --------------------------------------------------------------------------
 #
-# There `classmethod` does not ask what is below it to bind: `Class.method` is a bound method of the interpreter's own,
-# and `Class.method.peek` is read from the wrapper without a word about the class. So where a control of a wrapper is
-# read that may be below a class method, the wrapper asks the collector for the bound methods that refer to it.
+# There `classmethod` does not let what it wraps bind. `Class.method` is the interpreter's own bound method, and
+# `Class.method.peek` is read from the wrapper, which does not learn the class. So before such a control is used, a
+# wrapper that may be in a class method asks the collector for the bound methods that refer to it.
 
 
 class CachedClassMethod(classmethod):  # type: ignore[type-arg]
-    """A class method whose controls, `invalidate` and the like, know the class, as its calls do."""
+    """A class method whose controls (`invalidate` and the like) know the class, as its calls do."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self.__func__.__get__(type(instance) if owner is None else owner, type)
 
 
 def control(method: _Method) -> _Method:
-    """Marks a method of a wrapper class that works on one call: asked of a class method, it knows the class."""
+    """Mark a method of a wrapper class that works on one call, so that it knows the class of a class method."""
     return method if BINDS else _Control(method)  # type: ignore[return-value]
 
 
 class _Control:
-    """Such a method, where `classmethod` does not bind what is below it."""
+    """Such a method, if `classmethod` does not let what it wraps bind."""
 
     def __init__(self, method: Callable[..., Any]) -> None:
         self._method = method
@@ -120,16 +120,16 @@ class _Control:
 
 
 def may_be_class_method(function: Any) -> bool:
-    """Whether a function is written in a class, so that a class method that does not bind it may be above it."""
+    """Whether a function is written in a class, so that a class method may wrap it without letting it bind."""
     written = getattr(innermost(function), "__qualname__", None)
     scope = written.rpartition(".")[0] if isinstance(written, str) else ""
     return not BINDS and scope != "" and not scope.endswith("<locals>")
 
 
 def bound_by_class(wrapper: Any) -> Any:
-    """The wrapper bound to the class of which a class method was asked, or None: it was not asked by one.
+    """The wrapper bound to the class from which its class method was read; None: it was not read from one.
 
-    RuntimeError where several classes have been asked and their methods kept. O(objects that the collector knows).
+    Raises RuntimeError if it was read from several classes and those methods were kept. O(objects of the collector).
     """
     referrers = gc.get_referrers(wrapper)
     asked = {
@@ -152,14 +152,14 @@ def bound_by_class(wrapper: Any) -> Any:
 
 
 def look_for_class_method(wrapper: Any, cls: type) -> bool:
-    """Whether a class has a class method around a wrapper. Such a one is made to bind the wrapper from now on."""
+    """Whether a class has a class method around a wrapper. If so, makes it bind the wrapper from now on."""
     is_one = False
     for owner in _bases_of(cls):
         for name, attribute in list(_names_of(owner).items()):
             if isinstance(attribute, classmethod) and attribute.__func__ is wrapper:
                 is_one = True
                 if type(attribute) is classmethod:
-                    type.__setattr__(owner, name, CachedClassMethod(wrapper))   # whatever the metaclass thinks of it
+                    type.__setattr__(owner, name, CachedClassMethod(wrapper))   # bypasses the metaclass
     return is_one
 
 
@@ -189,7 +189,7 @@ def leads_to(start: object, wanted: object, cls: type) -> bool:
 
 
 def _parts(at: Any) -> Iterator[object]:
-    """What an object may wrap."""
+    """The objects that an object may wrap."""
     if type(at) is FunctionType:
         yield from vars(at).values()
         for cell in at.__closure__ or ():
@@ -212,7 +212,7 @@ def _heap_types(types: tuple[type, ...]) -> list[type]:
 
 
 def _is_written_in(thing: Any, cls: type) -> bool:
-    """Whether it is a function that is written in the body of a class: no decorator's."""
+    """Whether a thing is a function written in the body of the class, and so no decorator's."""
     if type(thing) is not FunctionType:
         return False
     written: str = thing.__code__.co_qualname
@@ -220,6 +220,6 @@ def _is_written_in(thing: Any, cls: type) -> bool:
 
 
 def is_lasting(instance: object) -> bool:
-    """Whether it is a member of an enumeration, which lives as long as its class."""
+    """Whether an object is a member of an enumeration, which lives as long as its class."""
     enum = sys.modules.get("enum")
     return enum is not None and isinstance(type(instance), enum.EnumMeta)

@@ -1,10 +1,11 @@
-"""What a cached function is known by, in this process and in others.
+"""The names that identify cached functions, in this process and in others.
 
-Its name is the one it was given, or else module and qualified name, with the simple values among its free variables and
-defaults, which a factory may have put there, and the version. Types tell values apart: ``1``, ``1.0`` and ``True`` are
-three. So functions that a factory makes for two tenants have two names, in every process the same.
+The name of a function is the one it was given, or else its module and qualified name. The simple values among its free
+variables and defaults, which a factory may have put there, and its version are added. Types distinguish values: ``1``,
+``1.0`` and ``True`` are three. So functions that a factory makes for two tenants have two names, the same in every
+process.
 
-In one process functions that have one name get a serial, which no other process knows (`LocalNames`). Over a cache that
+In one process, functions of one name get serial numbers, which no other process knows (`LocalNames`). Over a cache that
 processes share, a definition that is run again takes over what the former one left, and other functions of its name are
 refused (`SharedNames`).
 """
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-LONGEST = 200                       # characters of values in a name; more are hashed
+LONGEST = 200                       # characters of values in a name; longer values are hashed
 REMEMBERED = 10_000                 # names with values whose functions have ended
 _CO_OPTIMIZED = 0x1                 # as in inspect, which is slow to import
-MOST = 50                           # functions in functions whose free variables are looked at
+MOST = 50                           # functions among free variables whose own free variables are used
 
-_process = [""]                     # what no other process has
+_process = [""]                     # identifies this process
 
 
 class Claim:
-    """That a function has a name. It lives as long as the function."""
+    """A function's claim to a name. It lives as long as the function."""
 
     __slots__ = ("__weakref__", "identity", "name")
 
@@ -47,15 +48,15 @@ class Claim:
 
 
 class Identity:
-    """What can be told of a function without looking at others.
+    """What identifies a function, without regard to other functions.
 
     Args:
         function: any callable.
-        name: what the user calls it, a str that is not empty; None: what it is called in the source.
+        name: the name that the user gave it, a str that is not empty; None: its name in the source.
         version: a simple value; ``"code"``: a fingerprint of its code; None: nothing.
-        is_being_defined: whether whoever asks is just defining it; else nothing is known of where that was done.
+        is_being_defined: whether it is just being defined; else it is not known which code defines it.
 
-    Raises TypeError or ValueError where `name` or `version` makes no sense.
+    Raises TypeError or ValueError if `name` or `version` makes no sense.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Identity:
             self.name += f"@{version}"
 
     def is_run_again(self, older: Identity) -> bool:
-        """Whether it is the definition of an older one, which was run again, edited or not."""
+        """Whether it is the definition of an older one, run again, edited or not."""
         run = self._run() if self._run is not None else None
         return (
             self.is_at_module_level
@@ -101,25 +102,25 @@ class Identity:
         )
 
     def may_take_over(self, older: Identity) -> bool:
-        """Whether it may have what a living function of its name has stored."""
+        """Whether it may use what a living function of its name has stored."""
         if self.is_run_again(older):
             return True
         return self.given is None and self.is_simple and self.place is not None and self.place == older.place
 
 
 class LocalNames:
-    """The names of functions over caches of this process: no two functions get one name."""
+    """The names of functions over caches of this process. No two functions have one name."""
 
     def __init__(self) -> None:
         self._lock = Section()
-        self._used: set[str] = set()                        # those in the source are limited in number
-        self._valued: dict[str, None] = {}                  # others are not: the latest ones
+        self._used: set[str] = set()                        # names without values, whose number the source limits
+        self._valued: dict[str, None] = {}                  # the latest names with values, whose number has no limit
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
         self._given: weakref.WeakValueDictionary[tuple[int, str], Claim] = weakref.WeakValueDictionary()
         self._serial = 1
 
     def claim(self, identity: Identity, cache: Any) -> Claim:
-        """A name for a function over a cache. ValueError where another one that lives has been given the same."""
+        """A name for a function over a cache. Raises ValueError if another living function was given the same name."""
         if identity.given is not None:
             older = _living(self._given, (id(cache), identity.given), identity.is_run_again)
             if older is not None:
@@ -135,7 +136,7 @@ class LocalNames:
         with self._lock:
             candidates = [identity.name, f"{identity.name}~{identity.code}"]
             if not identity.is_simple and not identity.is_at_module_level:
-                candidates = []                             # nothing tells it from others that its factory makes
+                candidates = []                             # nothing distinguishes it from the others of its factory
             for name in candidates:
                 if name not in self._used and name not in self._valued and name not in self._claims:
                     break
@@ -161,7 +162,7 @@ class SharedNames:
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
 
     def claim(self, identity: Identity) -> Claim:
-        """The name of a function. ValueError where one that lives has it and is another."""
+        """The name of a function. Raises ValueError if another living function has it."""
         key = identity.name if identity.given is None else identity.given
         older = _living(self._claims, key, identity.may_take_over)
         if older is not None:
@@ -182,19 +183,19 @@ class SharedNames:
 
 
 def _living(claims: Any, key: Any, may_have_it: Any) -> Claim | None:
-    """The claim that stands in the way of another one."""
+    """The claim that prevents another one, or None."""
     for attempt in range(2):
         older: Claim | None = claims.get(key)
         if older is None or may_have_it(older.identity):
             return None
         if attempt == 0:
             del older
-            gc.collect()                        # it may be over already, in a cycle
+            gc.collect()                        # the function may be garbage in a cycle
     return older
 
 
 def checked_name(name: Any) -> None:
-    """Raise where it cannot be the name of a function."""
+    """Raise TypeError or ValueError if `name` cannot be the name of a function."""
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str or None, not {_kind(name)}")
     if name == "":
@@ -205,7 +206,7 @@ def checked_name(name: Any) -> None:
 
 
 def simple(value: Any) -> str | None:
-    """A simple value as text, which tells types apart; None: it is not simple.
+    """A simple value as text that shows its type; None: it is not simple.
 
     >>> simple(1), simple(True), simple(("a", 1.0)), simple([])
     ('1', 'True', "('a',1.0)", None)
@@ -222,9 +223,10 @@ def simple(value: Any) -> str | None:
 
 
 def _values_of(function: Any) -> list[tuple[str, str | None]]:
-    """Names and texts of a function's free variables and defaults; None stands for what has no text.
+    """Names and texts of a function's free variables and defaults; None for a value without text.
 
-    Those of functions among them count as well, and of what a decorator wraps: they may have the values that matter.
+    Those of functions among them count as well, and those of the function that a decorator wraps, because they may have
+    the values that matter.
     """
     found: list[tuple[str, str | None]] = []
     ahead = [("", function)]
@@ -239,7 +241,7 @@ def _values_of(function: Any) -> list[tuple[str, str | None]]:
         wrapped = getattr(at, "__wrapped__", None)
         for name, value in _held_by(at):
             if value is wrapped and value is not None:
-                continue                        # what a decorator wraps is looked at below
+                continue                        # the loop comes to the wrapped function by itself
             text = simple(value)
             if text is None and isinstance(value, type) and _is_importable(value):
                 found.append((f"{prefix}{name}:", f"{value.__module__}.{value.__qualname__}"))
@@ -253,13 +255,13 @@ def _values_of(function: Any) -> list[tuple[str, str | None]]:
 
 
 def _held_by(at: Any) -> Iterator[tuple[str, Any]]:
-    """What a callable holds beside its code."""
+    """The values that a callable holds in addition to its code."""
     if isinstance(at, FunctionType):
         code = at.__code__
         for name, cell in zip(code.co_freevars, at.__closure__ or (), strict=True):
             try:
                 yield name, cell.cell_contents
-            except ValueError:                  # without a value yet: the function itself, or its class, or unknown
+            except ValueError:                  # no value yet: the function itself, its class, or unknown
                 if name not in (at.__name__, "__class__"):
                     yield name, cell
         defaults = at.__defaults__ or ()
@@ -271,7 +273,7 @@ def _held_by(at: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(at, MethodType):
         yield "__self__", at.__self__
     elif _code_of(at) is not None:
-        yield "__self__", at                    # an object that can be called: it may hold anything
+        yield "__self__", at                    # a callable object, which may hold anything
 
 
 def _written_values(values: dict[str, str | None]) -> str:
@@ -302,9 +304,9 @@ def _qualname_of(function: Any) -> str:
 
 
 def module_of(function: Any) -> str:
-    """The name of a module that every process gives it; "__main__" where there is none.
+    """The name of a module that is the same in every process; "__main__" if there is none.
 
-    The program's own module is called by its spec, or else after its path.
+    The program's main module is named by its spec, or else by its path.
     """
     module = getattr(function, "__module__", None)
     if module not in ("__main__", "__mp_main__"):
@@ -314,21 +316,21 @@ def module_of(function: Any) -> str:
     if spec:
         return str(spec)
     path = names.get("__file__")
-    if isinstance(path, str) and not path.startswith("<"):      # standard input is called so
+    if isinstance(path, str) and not path.startswith("<"):      # the name of standard input
         digest = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()
         return f"__main__[{digest[:16]}]"
     return "__main__"
 
 
 def _named(function: Any) -> Any:
-    """What has the name: a partial object has none."""
+    """The function that has the name: a partial object has none."""
     while isinstance(function, partial):
         function = function.func
     return function
 
 
 def _code_of(function: Any) -> CodeType | None:
-    """The code of a function, or of what the object that is called runs."""
+    """The code of a function, or of the `__call__` of another callable."""
     function = innermost(_named(function))
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
@@ -342,11 +344,11 @@ def _place_of(code: CodeType) -> tuple[Any, ...]:
 
 
 def _run_of(function: Any) -> weakref.ref[CodeType] | None:
-    """The code of the module, or of the notebook's cell, that runs just now and defines the function."""
+    """The code of the module or notebook cell that is running and defines the function."""
     names = getattr(innermost(_named(function)), "__globals__", None)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        # of a function's frame `f_locals` would be a copy, which keeps its variables alive
+        # A function's `f_locals` would be a copy, which keeps its variables alive.
         is_module = not frame.f_code.co_flags & _CO_OPTIMIZED
         if is_module and frame.f_globals is names and frame.f_locals is names:
             return weakref.ref(frame.f_code)
@@ -372,9 +374,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def fingerprint(function: Any) -> str:
-    """A digest of a function's code: byte code, constants and names, those of inner functions included.
+    """A digest of a function's code: byte code, constants and names, including those of inner functions.
 
-    The same in every process of one Python version. What decorators wrap counts, line numbers do not.
+    It is the same in every process of one Python version. Wrapped functions count, line numbers do not.
     """
     digest = hashlib.sha256()
     for code in _codes_of(function):
@@ -383,7 +385,7 @@ def fingerprint(function: Any) -> str:
 
 
 def _codes_of(function: Any) -> list[CodeType]:
-    """The code of a function, of what it wraps, and of the functions among its free variables."""
+    """The code of a function, of those it wraps, and of the functions among its free variables."""
     found: list[CodeType] = []
     ahead = [function]
     for at in ahead:
@@ -415,6 +417,6 @@ def _written_constant(constant: Any) -> str:
         return _written_code(constant)
     if type(constant) is tuple:
         return f"({','.join(map(_written_constant, constant))})"
-    if type(constant) is frozenset:             # in no order that is the same everywhere
+    if type(constant) is frozenset:             # its order differs between processes
         return f"{{{','.join(sorted(map(_written_constant, constant)))}}}"
     return f"{type(constant).__name__}:{constant!r}"

@@ -1,4 +1,4 @@
-"""A cached call that is made anew in the background, while its older result is served."""
+"""A cached call that is refreshed in the background while its older result is served."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class RefreshCall:
-    """One call, with the arguments and in the context of the call that found its result due.
+    """The refresh of a call, with its arguments, in the context of the call that found the result due.
 
     Args:
         wrapper: the cached function.
-        refresh: the refresh of the result's key, which is opened and not begun.
-        args, kwargs: those of the call, the ignored ones included.
-        receiver: what stands for the instance of a method in the key, or None.
+        refresh: the refresh of the result's key, not begun yet.
+        args, kwargs: the arguments of the call, including ignored ones.
+        receiver: the Receiver in the key, or None.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RefreshCall:
         self._context = copy_context()
 
     def start(self, is_async: bool) -> bool:
-        """Have it run in a task, or in a thread of the pool. False: there is none, so a later call has to try again."""
+        """Run it in a task, or in a thread of the pool. False: there is none, so a later call has to try again."""
         if not is_async:
             return submit(self)
         from cachebox._loading.awaited import run_in_task
@@ -51,20 +51,20 @@ class RefreshCall:
         return run_in_task(self._refresh, self._run_in_task)
 
     def run(self) -> None:
-        """In a thread of the pool: make the call, and store its result unless the key was written meanwhile."""
+        """Make the call in a thread of the pool, and store its result unless the key was written meanwhile."""
         try:
             self._context.run(self._run)
-        except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
+        except BaseException as error:          # of a weigher or a callback: no caller waits for it, so it is reported
             report(error, self.run)
         finally:
             self._refresh.end()
 
     def give_up(self) -> None:
-        """It will not run."""
+        """End it without running it."""
         self._refresh.end()
 
     def _run(self) -> None:
-        led.set(())                             # whoever started this does not wait for it
+        led.set(())                             # the call that started this does not wait for it
         if self._refresh.begin():
             try:
                 value = self._wrapper.__wrapped__(*self._args, **self._kwargs)
@@ -85,7 +85,7 @@ class RefreshCall:
             self._refresh.end()
 
     def _succeeded(self, value: Any) -> None:
-        if hasattr(type(value), "__await__"):   # a plain function that is async after all: a later call finds out
+        if hasattr(type(value), "__await__"):   # a plain function that is async after all: a later call finds that out
             getattr(value, "close", int)()
             return
         self._wrapper._complete_refreshed(self._refresh, value, self._args, self._kwargs, self._receiver)

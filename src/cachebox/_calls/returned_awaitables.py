@@ -1,4 +1,4 @@
-"""Cached functions that are written as plain ones, and return awaitables."""
+"""Cached functions that are plain, but return awaitables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _called(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Begun:
-    """A cached function as `coroutines.load_async` sees it, whose call has begun: it returned an awaitable."""
+    """Takes the place of a cached function in `coroutines.load_async` after a call has returned an awaitable."""
 
     def __init__(self, wrapper: Any, awaitable: Any) -> None:
         self._wrapper = wrapper
@@ -37,7 +37,7 @@ class Begun:
         return self.__wrapped__ if self._awaitable is not None else partial(_called, self._wrapper._function_anew())
 
     def drop(self) -> None:
-        """Nobody needs what has begun."""
+        """Close the awaitable, if it was not awaited."""
         awaitable, self._awaitable = self._awaitable, None
         if awaitable is not None and hasattr(awaitable, "close"):
             awaitable.close()
@@ -53,9 +53,9 @@ async def load_begun(
     receiver: Any,
     anew: bool = False,
 ) -> Any:
-    """`coroutines.load_async` for a plain function that returns awaitables; None in place of the first one: call it.
+    """`coroutines.load_async` for a plain function that returns awaitables.
 
-    `anew`: `coroutines.reload_async`.
+    `awaitable` is the first one that it returned; None: it has to be called. `anew`: do as `coroutines.reload_async`.
     """
     from cachebox._calls import coroutines  # which imports asyncio
 

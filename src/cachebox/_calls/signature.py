@@ -1,4 +1,4 @@
-"""A cached function looks like the function that it wraps."""
+"""Makes a cached function look like the function that it wraps."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def dress(wrapper: Any, function: Any, is_async: bool) -> None:
-    """Give a wrapper the name, the documentation and the attributes of what it wraps, but for those that it has itself.
+    """Give a wrapper the name, documentation and attributes of the wrapped function, except attributes of its own.
 
-    Another cache below may have hung its own `cache_clear` on the function.
+    The wrapped function may have one of these, for example the `cache_clear` of another cache.
     """
     update_wrapper(wrapper, function)
     for cls in type(wrapper).__mro__:
         for name in vars(cls):
             if not name.startswith("__"):
                 wrapper.__dict__.pop(name, None)
-    if sys.version_info >= (3, 14):     # `update_wrapper` hands on only what makes annotations, which a class has, too
+    if sys.version_info >= (3, 14):   # `update_wrapper` copies only what makes annotations, and the class has that, too
         try:
             wrapper.__annotations__ = function.__annotations__
         except Exception:               # there are none, or they name what is defined later

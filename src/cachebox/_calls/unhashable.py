@@ -1,4 +1,4 @@
-"""What to say of an argument that cannot be hashed."""
+"""Error texts for arguments that cannot be hashed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def explained(
     is_method: bool,
     chosen: KeyArguments | None,
 ) -> TypeError | None:
-    """The TypeError for a call whose key cannot be made, which names the argument; None: all can be hashed.
+    """The TypeError for a call whose key cannot be made; it names the argument. None: all arguments can be hashed.
 
-    `is_method`: the first one is the instance. `chosen`: which arguments belong to the key.
+    `is_method`: the first one is the receiver. `chosen`: the arguments that belong to the key.
     """
     ignored = chosen.ignored_names if chosen is not None else ()
     for name, value in named(function, args, kwargs)[is_method:]:
@@ -43,7 +43,7 @@ def _is_hashable(value: Any) -> bool:
 
 
 def refusal(function: Any, name: str, value: Any, error: str, instead: str | None = None) -> str:
-    """The words for an argument that cannot be part of a key, with the three ways out."""
+    """The text for an argument that cannot be part of a key, with the three ways out."""
     shown = getattr(function, "__qualname__", repr(function))
     parameter = name.lstrip("*")
     return (
@@ -54,7 +54,7 @@ def refusal(function: Any, name: str, value: Any, error: str, instead: str | Non
 
 
 def named(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The arguments of a call with the names of their parameters."""
+    """The arguments of a call, with the names of their parameters."""
     from inspect import Parameter, signature
 
     names: list[str] = []

@@ -1,1 +1,4 @@
-"""The engines: one table of entries, and one file per policy that orders them. They know keys, values and order."""
+"""The engines: one table of entries, and one file for each policy that orders them.
+
+They know keys, values and order.
+"""

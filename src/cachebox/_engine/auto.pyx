@@ -1,8 +1,8 @@
-"""An order that adapts; `auto.pxd` has the overview.
+"""An adaptive order; `auto.pxd` has the overview.
 
 Invariants: an entry's `aux` names the list that it stands in; `count` is right; the window and the main part together
-are the whole order. A verb takes at most 64 steps for a victim, 64 for second chances, and 256 of ageing, beside the
-shadow's.
+are the whole order. A verb takes at most 64 steps for a victim, 64 for second chances, and 256 of ageing, in addition
+to the shadow's.
 """
 
 cimport cython
@@ -22,7 +22,7 @@ from cachebox._engine.table cimport (
 
 
 cdef enum:
-    LIST = 3                        # in `aux`
+    LIST = 3                        # the bits of `aux` that name the list
     ONE_HIT = 1 << 2
     HITS = 3 << 2
     ONE_USE = 1 << 4
@@ -30,35 +30,35 @@ cdef enum:
     BELOW = 0xFF                    # the bits below the time
     ONE_TICK = 1 << 8
     TICKS_SHIFT = 11                # a cache turns over in 2**11 ticks
-    LONG_AGO = 1 << 30              # an age: older entries are taken for so old, so that times never meet again
-    MOST_AGED = 64                  # entries in one go
+    LONG_AGO = 1 << 30              # an age: the ages of older entries are cut to it, so that times never wrap around
+    MOST_AGED = 64                  # entries aged in one go
     SPARE_RECORDS = 16              # for samples that are larger than expected
     LARGEST_SIZE = 1 << 30
     FEW = 10                        # entries
-    RANK_BELONGS = 0x5A             # in the top byte of a rank: it is one of ours
+    RANK_BELONGS = 0x5A             # the top byte of a rank that AUTO made
 
 
 cdef inline uint32_t age_of(uint32_t now, const Entry* e) noexcept nogil:
-    """How long ago an entry was used: ticks, with a byte of something else below."""
+    """The age of an entry: ticks since its last use, above a byte of other bits."""
     return now - (e.aux & ~<uint32_t>BELOW)
 
 
 cdef inline uint32_t counted(uint32_t low) noexcept nogil:
-    """The bits below the time, after one more hit. Neither count passes its most."""
+    """The bits below the time, after one more hit. Both counts saturate."""
     low += ONE_USE if low < USES else 0
     low += ONE_HIT if low & HITS != HITS else 0
     return low
 
 
 cdef inline uint32_t buckets_for(uint32_t entries) noexcept nogil:
-    """Of ghosts, beside so many entries."""
+    """Buckets of ghosts for `entries` entries."""
     return <uint32_t>((<uint64_t>entries * PER_ENTRY + BUCKET - 1) // BUCKET)
 
 
 # --- the lists: next victim first, 0 at both ends ----------------------------------------------------------------------
 
 cdef inline void push(AUTO self, uint32_t i, uint32_t list) noexcept nogil:
-    """Become the last victim of a list."""
+    """Make entry i the last victim of a list."""
     cdef Entry* entries = self.table.entries
     cdef uint32_t head = self.head[list]
     entries[i].aux = (entries[i].aux & ~<uint32_t>LIST) | list
@@ -73,7 +73,7 @@ cdef inline void push(AUTO self, uint32_t i, uint32_t list) noexcept nogil:
 
 
 cdef inline void pull(AUTO self, uint32_t i) noexcept nogil:
-    """Leave one's list."""
+    """Take entry i out of its list."""
     cdef Entry* entries = self.table.entries
     cdef uint32_t list = entries[i].aux & LIST, before = entries[i].prev, behind = entries[i].next
     if before != 0:
@@ -105,7 +105,7 @@ cdef inline uint32_t in_all(AUTO self) noexcept nogil:
 
 
 cdef inline uint32_t next_of(AUTO self, uint32_t i) noexcept nogil:
-    """The entry behind i where the lists follow each other: window, probation, protected."""
+    """The entry behind i, if the lists are joined: window, probation, protected."""
     cdef uint32_t list = self.table.entries[i].aux & LIST
     i = self.table.entries[i].next
     while i == 0 and list < PROTECTED:
@@ -115,7 +115,7 @@ cdef inline uint32_t next_of(AUTO self, uint32_t i) noexcept nogil:
 
 
 cdef inline uint32_t oldest(AUTO self, const uint32_t* of) noexcept nogil:
-    """Of three entries, one from each list or 0, the one that was used longest ago."""
+    """The entry that was used longest ago, of three: one from each list, or 0."""
     cdef uint32_t found = 0
     cdef int list
     for list in range(LISTS):
@@ -140,14 +140,17 @@ cdef class AUTO(Engine):
         drop_records(&self.shadow)
 
     cdef void set_seed(self, uint64_t seed) noexcept nogil:
-        """What is left to chance: who is in the sample, and which weak entries may stay. Needs an empty table."""
+        """Set the seed of random choices: which keys are in the sample, which weak entries may stay.
+
+        Needs an empty table.
+        """
         self.table.seed = seed
         self.chance = <uint32_t>(seed >> 32) | 1
 
     # --- the policy's verbs
 
     cdef bint reserve_order(self, uint32_t capacity) noexcept nogil:
-        """Memory that goes with so many entries: ghosts, and the records of the shadow."""
+        """Allocate what goes with `capacity` entries: ghosts, and the records of the shadow."""
         cdef uint32_t buckets = buckets_for(min(capacity, self.size) if self.bounded else capacity)
         cdef uint32_t size = max(self.size, capacity)
         cdef uint32_t records = MANY_SIZES * (capacity >> sample_shift(size, 0)) + SPARE_RECORDS
@@ -162,7 +165,7 @@ cdef class AUTO(Engine):
             if make_records(&self.shadow, records):
                 drop_records(&before)
             else:
-                self.shadow = before            # too large is better than none
+                self.shadow = before            # records that are too many are better than none
         elif not make_records(&self.shadow, records):
             return False
         if buckets != self.ghosts.allocated:
@@ -178,7 +181,7 @@ cdef class AUTO(Engine):
         return True
 
     cdef void expect(self, Py_ssize_t limit) noexcept nogil:
-        """There will be no more than `limit` entries, and probably so many."""
+        """There will be no more than `limit` entries, and probably as many."""
         self.bounded = limit <= LARGEST_SIZE
         if self.bounded and <uint32_t>limit != self.size:
             self._fit(<uint32_t>limit)
@@ -209,12 +212,12 @@ cdef class AUTO(Engine):
         self._settle(<List>list)
         self._age()
         self.chance = self.chance * <uint32_t>1664525 + <uint32_t>1013904223
-        if not self.begun and not self.ruled:   # one left: now the size is known
+        if not self.begun and not self.ruled:   # an entry was evicted, so the size of a full cache is known
             self._fit(in_all(self))
             self._begin()
         elif not self.ruled and 3 * <uint64_t>in_all(self) < 2 * <uint64_t>self.size:
             self.short += 1
-            if self.short > in_all(self):       # weights let no more in, it seems
+            if self.short > in_all(self):       # apparently the weights admit no more entries
                 self._fit(in_all(self))
         elif unlikely(2 * <uint64_t>in_all(self) > 3 * <uint64_t>self.size):
             self._fit(in_all(self))
@@ -256,7 +259,7 @@ cdef class AUTO(Engine):
             show_removal(&self.shadow, e.hash)
 
     cdef uint32_t victim(self) noexcept nogil:
-        """The mode tells who is next, but once for each entry that came: then the lists follow each other."""
+        """The mode names the next victim, once for each entry that came. For further victims, the lists are joined."""
         cdef uint32_t i
         self.from_window = self.from_main = 0
         if self.ruled:
@@ -270,7 +273,7 @@ cdef class AUTO(Engine):
         return i
 
     cdef uint32_t next_victim(self, uint32_t i) noexcept nogil:
-        """O(1), if i is whom `victim` or `next_victim` named last."""
+        """O(1) if i is the entry that `victim` or `next_victim` named last."""
         cdef int list
         if self.mode != LRU_MODE:
             if i == self.lead:
@@ -313,7 +316,7 @@ cdef class AUTO(Engine):
         self._fit(self.size)
 
     cdef uint64_t rank(self, uint32_t i) noexcept nogil:
-        """Age, mode and the counts of an entry: what comes next depends on them."""
+        """Age, mode and counts of an entry: the future of the order depends on them."""
         cdef Entry* e = &self.table.entries[i]
         return (
             <uint64_t>RANK_BELONGS << 56 | <uint64_t>(age_of(self.now, e) >> 8) << 16
@@ -324,7 +327,7 @@ cdef class AUTO(Engine):
         cdef uint32_t mode = <uint32_t>(rank >> 8 & 0xFF), low = <uint32_t>(rank & BELOW)
         cdef uint32_t age = <uint32_t>(rank >> 16 & 0xFFFFFF) << 8
         if rank >> 56 != RANK_BELONGS or mode >= MODES or low & LIST >= LISTS:
-            age = 0                             # another policy's: a number of uses, or nothing
+            age = 0                             # another policy made it: a number of uses, or 0
             mode = self.mode
             low = <uint32_t>min(rank, <uint64_t>15) << 4 | WINDOW
         if in_all(self) == 0 and mode != self.mode:
@@ -372,7 +375,7 @@ cdef class AUTO(Engine):
             assert self.count[list] == n, f"list {list} has {n} entries, not {self.count[list]}"
             total += n
         assert self.window == window_of(self.mode, self.size) and self.window + self.main == max(self.size, self.window), (
-            f"a window of {self.window} and {self.main} beside it, of {self.size}"
+            f"a window of {self.window} and {self.main} outside it, of {self.size}"
         )
         assert self.mode == self.shadow.mode, "the shadow believes in another mode"
         assert self.tick == max(self.size >> TICKS_SHIFT, 1), f"a tick of {self.tick} misses for {self.size} entries"
@@ -385,7 +388,7 @@ cdef class AUTO(Engine):
     # --- behaviour
 
     cdef void _fit(self, uint32_t size) noexcept nogil:
-        """Behave as a cache of that size from now on."""
+        """Behave as a cache of `size` entries from now on."""
         self.size = size
         self.short = 0
         self.tick = max(size >> TICKS_SHIFT, <uint32_t>1)
@@ -395,7 +398,10 @@ cdef class AUTO(Engine):
         start_shadow(&self.shadow, size, self.mode)
 
     cdef void _begin(self) noexcept nogil:
-        """Choose the first mode: LIRS, for nothing else costs as much as LRU in a loop. Ten entries are too few for it."""
+        """Choose the first mode.
+
+        It is LIRS, because no mode costs as much as LRU in a loop; with fewer than ten entries, LRU.
+        """
         self.begun = True
         self._set_mode(LIRS_MODE if self.size >= FEW else LRU_MODE)
         self.shadow.mode = self.mode
@@ -406,7 +412,7 @@ cdef class AUTO(Engine):
         self.main = self.size - self.window if self.size > self.window else 0
 
     cdef void _show(self, uint32_t h, bint missed) noexcept nogil:
-        """Let the shadow know of a request, if its key is in the sample."""
+        """Show a request to the shadow, if its key is in the sample."""
         cdef Mode mode
         if is_sampled(&self.shadow, scrambled(h)):
             mode = show(&self.shadow, h, missed)
@@ -414,7 +420,7 @@ cdef class AUTO(Engine):
                 self._set_mode(mode)
 
     cdef uint32_t _by_mode(self) noexcept nogil:
-        """Who leaves a full cache."""
+        """The victim of a full cache, as the mode has it."""
         cdef uint32_t w = self.tail[WINDOW], m = main_tail(self), uses
         if self.mode == LRU_MODE:
             return oldest(self, self.tail)
@@ -432,7 +438,7 @@ cdef class AUTO(Engine):
         return w
 
     cdef uint32_t _second_chances(self) noexcept nogil:
-        """Whom S3-FIFO evicts. Looks on, over those that it would put back; `on_remove` does that."""
+        """The victim of S3-FIFO. Skips entries with a second chance; `on_remove` puts them back."""
         cdef Entry* entries = self.table.entries
         cdef uint32_t w = self.tail[WINDOW], m = main_tail(self), left = self.count[WINDOW]
         cdef int _
@@ -450,13 +456,13 @@ cdef class AUTO(Engine):
                 m = next_of(self, m)
             else:
                 break
-        if m == 0 and self.from_main != 0:      # all of the main part have been used: the first one leaves even so
+        if m == 0 and self.from_main != 0:      # all entries of the main part were used: the first one leaves
             self.from_main -= 1
             return main_tail(self)
         return m if m != 0 else w
 
     cdef void _put_back(self) noexcept nogil:
-        """The victim has left: those that it was preferred to go on standing in another place."""
+        """Put back the entries with a second chance, because the victim has left."""
         cdef Entry* entries = self.table.entries
         cdef uint32_t i
         while self.from_main != 0:
@@ -471,7 +477,7 @@ cdef class AUTO(Engine):
             move(self, i, PROTECTED)
 
     cdef void _settle(self, List list) noexcept nogil:
-        """An entry came into `list`: bring the parts to the sizes that the mode wants, in few steps."""
+        """Bring the parts to the sizes that the mode wants, in few steps, after an entry came into `list`."""
         cdef uint32_t steps = 4
         if list == PROTECTED and self.mode == LIRS_MODE and in_main(self) > self.main:
             move(self, main_tail(self), WINDOW)
@@ -485,7 +491,7 @@ cdef class AUTO(Engine):
                 steps -= 1
 
     cdef void _age(self) noexcept nogil:
-        """Halve the uses of one entry and three ghosts for each ten requests."""
+        """Halve the uses of one entry and three ghosts for every ten requests."""
         cdef uint32_t steps = min(self.requests // 10, <uint32_t>MOST_AGED), aux, _
         self.requests = min(self.requests - 10 * steps, 10 * self.size)
         for _ in range(steps):

@@ -1,8 +1,9 @@
-"""First in, first out: the entry inserted longest ago leaves first; hits and new values change nothing
-(`IGNORED`, which is what a table begins with).
+"""First in, first out: the entry inserted longest ago leaves first.
+
+Hits and new values change nothing (`IGNORED`, the default of a table).
 
 The order is a ring buffer of indices. An entry remembers its place (`prev`), so a removal leaves a hole in O(1).
-The ring has at least half as many places again as the table has entries: when it is full, at least a third of it is
+The ring has at least 1.5 times as many places as the table has entries. So when it is full, at least a third of it is
 holes, and closing them costs O(1) amortised per insertion.
 
 Invariants: `ring[e.prev & mask]` is e's index; `tail - head <= mask + 1`; `mask + 1 >= 1.5 * capacity`.
@@ -58,7 +59,8 @@ cdef class FIFO(Engine):
         while self.head != self.tail:
             if self.ring[self.head & self.mask] != 0:
                 if self.head + 1 != self.tail:
-                    expect_to_leave(&self.table, self.ring[(self.head + 1) & self.mask])    # a hole: of no use
+                    # if that is a hole, it has no effect
+                    expect_to_leave(&self.table, self.ring[(self.head + 1) & self.mask])
                 return self.ring[self.head & self.mask]
             self.head += 1
         return 0
@@ -95,7 +97,7 @@ cdef class FIFO(Engine):
         return found
 
     cdef void _close_holes(self) noexcept nogil:
-        """Move what is left together, towards the head."""
+        """Move the remaining indices together, towards the head."""
         cdef uint32_t at = self.head, place = self.head, i
         while at != self.tail:
             i = self.ring[at & self.mask]

@@ -1,10 +1,10 @@
-"""Ghosts: what is remembered of entries that were evicted. Hashes only, in words of four bytes.
+"""Ghosts: a memory of evicted entries. They keep hashes only, in words of four bytes.
 
     word    [ fingerprint: 14 | uses: 4 | last use: 14 ]        0: empty
     words   [ bucket of eight | bucket of eight | ... ]         a hash has its home in one bucket
 
-A ghost that finds its bucket full takes the place of the oldest there. Two hashes of one bucket whose fingerprints are
-equal are one ghost: one in two thousand lookups finds a stranger's, which costs a little hit ratio and nothing else.
+A ghost whose bucket is full replaces the oldest ghost there. Two hashes of one bucket with equal fingerprints are one
+ghost: one lookup in two thousand finds the ghost of another key, which costs a little hit ratio and nothing else.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -12,19 +12,19 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
     BUCKET = 8                      # words
-    PER_ENTRY = 3                   # ghosts
-    GHOST_TIME = 0x3FFF             # of a time of last use, what a ghost keeps: ages are right modulo 2**14
+    PER_ENTRY = 3                   # ghosts for each entry
+    GHOST_TIME = 0x3FFF             # the part of a time of last use that a ghost keeps: ages are right modulo 2**14
 
 
 cdef struct Ghosts:
     uint32_t* words                 # NULL: none are kept
-    uint32_t allocated              # buckets that there is memory for
-    uint32_t buckets                # ... that are in use
-    uint32_t hand                   # the word that is aged next
+    uint32_t allocated              # buckets that have memory
+    uint32_t buckets                # buckets in use
+    uint32_t hand                   # the word to age next
 
 
 cdef inline uint32_t scrambled(uint32_t h) noexcept nogil:
-    """Other bits of a hash: those that choose a ghost's fingerprint and who is in the sample."""
+    """Other bits of a hash: they choose a ghost's fingerprint and the keys of the sample."""
     return h * <uint32_t>0x9E3779B1
 
 
@@ -33,7 +33,7 @@ cdef inline uint32_t* bucket_of(const Ghosts* g, uint32_t h) noexcept nogil:
 
 
 cdef inline void put_ghost(Ghosts* g, uint32_t h, uint32_t uses, uint32_t last, uint32_t now) noexcept nogil:
-    """Remember a hash. Times are in ticks."""
+    """Add a ghost. Times are in ticks."""
     cdef uint32_t* words
     cdef uint32_t age, place = 0, oldest = 0
     cdef int k
@@ -53,7 +53,7 @@ cdef inline void put_ghost(Ghosts* g, uint32_t h, uint32_t uses, uint32_t last, 
 
 
 cdef inline uint32_t take_ghost(Ghosts* g, uint32_t h) noexcept nogil:
-    """The word of a hash, which is forgotten; 0: there is none."""
+    """Remove the ghost of a hash and return its word; 0: there is none."""
     cdef uint32_t* words
     cdef uint32_t word
     cdef int k

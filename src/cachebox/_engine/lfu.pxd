@@ -3,12 +3,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from cachebox._engine.table cimport Engine
 
 
-cdef struct Bucket:                 # the entries used equally often: a stretch of the table's list
+cdef struct Bucket:                 # the entries with equally many uses: a stretch of the table's list
     uint64_t uses
     uint32_t last                   # its most recently used entry, the end of the stretch
     uint32_t count
     uint32_t prev                   # the bucket used less often
-    uint32_t next                   # the bucket used more often; in the free chain, the next free one
+    uint32_t next                   # the bucket used more often; in the free chain, the next free bucket
 
 
 cdef class LFU(Engine):

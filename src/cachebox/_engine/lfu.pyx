@@ -1,12 +1,13 @@
 """Least frequently used: the entry with the fewest uses leaves first; among equals, the least recently used one.
 
-An insertion, a hit and a new value are one use each. The table's list holds all entries in eviction order. It falls
-into stretches of equal use, one bucket each; the buckets form a chain, fewest uses first. A use moves the entry to the
+An insertion, a hit and a new value are one use each. The table's list holds all entries in eviction order. It consists
+of stretches of equal use, one bucket each; the buckets form a chain, fewest uses first. A use moves the entry to the
 end of the next stretch. Every verb is O(1) (Shah, Mitra, Matani: "An O(1) algorithm for implementing the LFU cache
 eviction scheme", 2010, with one list for all buckets).
 
 Invariants: `uses` grows strictly along the chain; no bucket is empty; `last` ends the bucket's stretch; an entry's
-`aux` is its bucket; a bucket is free or the first one holds the entries used once, so that `on_insert` never needs memory.
+`aux` is its bucket. Either a bucket is free, or the first one holds the entries used once: so `on_insert` never needs
+memory.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -14,7 +15,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from cachebox._engine.table cimport ASKS, Engine, allocate, deallocate, link_after, reallocate, unlink
 
 
-cdef uint64_t MOST_USES = <uint64_t>1 << 63     # that an entry may come with: no hits take it to 2**64, which is 0
+# the most uses an entry may come with: hits cannot take it to 2**64, which is 0
+cdef uint64_t MOST_USES = <uint64_t>1 << 63
 
 
 cdef class LFU(Engine):
@@ -38,11 +40,11 @@ cdef class LFU(Engine):
         cdef Bucket* b = &self.buckets[self.table.entries[i].aux]
         cdef uint64_t uses = b.uses + 1
         cdef uint32_t old = self.table.entries[i].aux, bucket = b.next
-        if self.buckets[bucket].uses == uses:       # the sentinel's uses are 0, which no entry's are
+        if self.buckets[bucket].uses == uses:       # the sentinel has 0 uses, which no entry has
             self._leave(i)
         elif not self._spare():
-            return                                  # out of memory: this use goes uncounted
-        elif self.buckets[old].count == 1:          # alone, with nobody to overtake
+            return                                  # no memory: this use is not counted
+        elif self.buckets[old].count == 1:          # the entry is alone in its bucket and overtakes none
             self.buckets[old].uses = uses
             return
         else:
@@ -63,7 +65,10 @@ cdef class LFU(Engine):
         return self.buckets[self.table.entries[i].aux].uses
 
     cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil:
-        """Insert with `rank` uses: behind all that have as many or fewer. The search is O(1) for 1 and for the most."""
+        """Insert with `rank` uses, behind all that have as many or fewer.
+
+        The search is O(1) for 1 and for the most uses.
+        """
         cdef uint32_t before, bucket
         rank = min(max(rank, <uint64_t>1), <uint64_t>MOST_USES)
         before = 0 if rank == 1 else self.buckets[0].prev
@@ -72,7 +77,7 @@ cdef class LFU(Engine):
         bucket = before if before != 0 else self.buckets[0].next
         if self.buckets[bucket].uses != rank:
             if rank != 1 and not self._spare():
-                self.on_insert_ranked(i, 1)         # out of memory: the uses are forgotten
+                self.on_insert_ranked(i, 1)         # no memory: the uses are forgotten
                 return
             bucket = self._open(rank, before)
             self.buckets[bucket].last = self.buckets[before].last if before != 0 else 0
@@ -115,7 +120,7 @@ cdef class LFU(Engine):
         return n
 
     cdef bint _spare(self) noexcept nogil:
-        """Two free buckets: one to open, one to keep."""
+        """Make sure of two free buckets: one to open, one to keep. False: no memory."""
         return (self.free != 0 and self.buckets[self.free].next != 0) or self._more_buckets()
 
     cdef bint _more_buckets(self) noexcept nogil:
@@ -135,7 +140,7 @@ cdef class LFU(Engine):
         return True
 
     cdef void _fewer_buckets(self) noexcept nogil:
-        """Keep those that hold something, and one to spare; without memory, all of them."""
+        """Keep the buckets that hold entries, and one spare. Without memory, keep all of them."""
         cdef uint32_t bucket = self.buckets[0].next, kept = 0, size = 2, i = 0, _
         cdef Bucket* buckets
         while bucket != 0:
@@ -164,7 +169,7 @@ cdef class LFU(Engine):
         self.free = kept + 1
 
     cdef uint32_t _open(self, uint64_t uses, uint32_t before) noexcept nogil:
-        """An empty bucket behind the bucket `before`; its `last` is the caller's to set."""
+        """Take a free bucket and put it behind the bucket `before`. The caller sets its `last`."""
         cdef uint32_t bucket = self.free
         cdef Bucket* b = &self.buckets[bucket]
         self.free = b.next
@@ -190,7 +195,7 @@ cdef class LFU(Engine):
         unlink(&self.table, i)
 
     cdef void _join(self, uint32_t i, uint32_t bucket) noexcept nogil:
-        """Become the last of a bucket, `last` of which is the place to stand behind."""
+        """Make entry i the last of a bucket. The bucket's `last` is the place to stand behind."""
         cdef Bucket* b = &self.buckets[bucket]
         link_after(&self.table, i, b.last)
         b.last = i

@@ -1,7 +1,7 @@
 """Least recently used: the entry that was got or set longest ago leaves first.
 
-The order is the table's list, oldest at the front. A hit moves the entry to the back, which `on_hit` does without
-asking this file. Every verb is O(1).
+The order is the table's list, oldest at the front. A hit moves the entry to the back. `table.on_hit` does that itself,
+without a call of this class. Every verb is O(1).
 """
 
 from libc.stdint cimport uint32_t
@@ -15,5 +15,5 @@ cdef class LRU(Engine):
         self.table.use = MOVES_TO_BACK
 
     cdef void on_hit(self, uint32_t i) noexcept nogil:
-        """Only while somebody records: then `on_hit` asks."""
+        """Called only during a recording, when `table.on_hit` calls the engine."""
         move_to_back(&self.table, i)

@@ -1,13 +1,17 @@
 """What the shadow does with a request; `shadow.pxd` has the overview, `auto.pyx` the rules of the modes.
 
-Lanes are compared in pairs by requests that one hit and the other did not. Old requests fade: those of 20 sizes ago count
-about a third. The mode changes for a lane that is ahead by more than chance explains (1.5 standard deviations; more after
-changes, less at the start, when nothing speaks for the mode yet), by half a per cent of the requests, and by a quarter of
-what the change would throw away: where the window grows, what is in the main part and not in the other lane.
+Lanes are compared in pairs, by the requests that one hit and the other did not. Old requests fade: those of 20 sizes
+ago count about a third. The mode changes if another lane is ahead by the sum of three margins:
+
+- what chance explains: 1.5 standard deviations; more after changes of mode, less at the start, when nothing favours the
+  mode yet;
+- half a per cent of the requests;
+- if the window grows, a quarter of what the change would throw away: the entries of the main part that are not in the
+  other lane.
 
 A sample of 1/16 of the keys makes a lane of at least 64 entries only from 1,024 entries on. Smaller caches have larger
-samples, and are watched in bursts: 16 turns of a lane long, with pauses between them that are counted in misses, for
-only misses can be won. A cache that hits always pays nothing.
+samples, and are watched in bursts. A burst is 16 turns of a lane long. The pauses between bursts are counted in misses,
+because only misses can be won: a cache that always hits pays nothing.
 """
 
 from libc.math cimport sqrt
@@ -18,8 +22,8 @@ from cachebox._engine.table cimport allocate_zeroed, deallocate, reallocate
 
 
 cdef enum:
-    LOAD_SHIFT = 4                  # of all requests 1/16 are shown, on average
-    SMALLEST_LANE = 64              # entries, if the cache has as many
+    LOAD_SHIFT = 4                  # 1/16 of all requests are shown, on average
+    SMALLEST_LANE = 64              # entries, if the cache has that many
     LARGEST_LANE = 512
     FIRST_BURST = 64                # in sizes of a lane
     BURST = 16
@@ -44,7 +48,7 @@ cdef uint32_t window_of(Mode mode, uint32_t size) noexcept nogil:
 
 
 cdef uint32_t sample_shift(uint32_t size, uint32_t records) noexcept nogil:
-    """One key of 2**shift is in the sample: few enough to cost little, enough for lanes that behave like the cache."""
+    """One key in 2**shift is in the sample: few enough to cost little, enough for lanes that behave like the cache."""
     cdef uint32_t shift = LOAD_SHIFT
     while shift > 0 and size >> shift < SMALLEST_LANE:
         shift -= 1
@@ -56,7 +60,7 @@ cdef uint32_t sample_shift(uint32_t size, uint32_t records) noexcept nogil:
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 cdef bint make_records(Shadow* s, uint32_t records) noexcept nogil:
-    """Memory for so many records, keeping those that are there; False: there is none."""
+    """Allocate `records` records, keeping the existing ones; False: no memory."""
     cdef Record* larger
     cdef uint16_t* buckets
     cdef uint32_t wanted = 8, i, at
@@ -92,7 +96,7 @@ cdef void drop_records(Shadow* s) noexcept nogil:
 
 
 cdef void start_shadow(Shadow* s, uint32_t size, Mode mode) noexcept nogil:
-    """Begin anew, for a cache of that size."""
+    """Start over, for a cache of `size` entries."""
     cdef uint32_t shift = sample_shift(size, s.allocated)
     cdef int k
     if s.buckets != NULL:
@@ -122,7 +126,7 @@ cdef void start_shadow(Shadow* s, uint32_t size, Mode mode) noexcept nogil:
 # --- lists of a lane -------------------------------------------------------------------------------------------------
 
 cdef inline void push(Shadow* s, Mode k, uint16_t i, List list) noexcept nogil:
-    """Become the last victim of a list."""
+    """Make record i the last victim of a list."""
     cdef Lane* lane = &s.lanes[k]
     cdef Record* r = &s.records[i]
     cdef uint16_t head = lane.head[list]
@@ -138,7 +142,7 @@ cdef inline void push(Shadow* s, Mode k, uint16_t i, List list) noexcept nogil:
 
 
 cdef inline void pull(Shadow* s, Mode k, uint16_t i) noexcept nogil:
-    """Leave one's list."""
+    """Take record i out of its list."""
     cdef Lane* lane = &s.lanes[k]
     cdef Record* r = &s.records[i]
     cdef uint8_t list = r.place[k]
@@ -173,7 +177,7 @@ cdef inline uint16_t find(const Shadow* s, uint32_t h) noexcept nogil:
 
 
 cdef void forget_gone(Shadow* s, uint16_t i) noexcept nogil:
-    """Leave the chain of those that are gone."""
+    """Take a record out of the chain of those that are gone."""
     cdef Record* r = &s.records[i]
     if r.prev[0]:
         s.records[r.prev[0]].next[0] = r.next[0]
@@ -197,7 +201,7 @@ cdef void give_back(Shadow* s, uint16_t i) noexcept nogil:
 
 
 cdef uint16_t new_record(Shadow* s, uint32_t h) noexcept nogil:
-    """A record for a new key, that of the key which has been gone for longest if need be; 0: there is none."""
+    """A record for a new key; if need be, that of the key which has been gone for longest. 0: there is none."""
     cdef uint16_t i = s.free
     cdef Record* r
     if i == 0 and s.fresh >= s.limit and s.oldest_gone != 0:
@@ -221,7 +225,7 @@ cdef uint16_t new_record(Shadow* s, uint32_t h) noexcept nogil:
 
 
 cdef inline void evict(Shadow* s, Mode k, uint16_t i) noexcept nogil:
-    """A lane lets go of a record; the last to do so leaves it gone."""
+    """Remove a record from a lane. A record that no lane holds any more is gone."""
     cdef Record* r = &s.records[i]
     pull(s, k, i)
     r.held -= 1
@@ -258,7 +262,7 @@ cdef inline void hit(Shadow* s, Mode k, uint16_t i) noexcept nogil:
 
 
 cdef inline uint16_t victim_of(Shadow* s, Mode k) noexcept nogil:
-    """Whom a full lane lets go; puts back those who get a second chance."""
+    """The victim of a full lane. Puts back records that get a second chance."""
     cdef Lane* lane = &s.lanes[k]
     cdef uint16_t w = lane.tail[WINDOW], m = main_tail(lane)
     cdef uint32_t steps = 0
@@ -323,7 +327,7 @@ cdef inline void miss(Shadow* s, Mode k, uint16_t i, bint known) noexcept nogil:
 # --- requests ----------------------------------------------------------------------------------------------------------
 
 cdef Mode show(Shadow* s, uint32_t h, bint missed) noexcept nogil:
-    """A request for a key of the sample. Returns the mode that is to serve from now on. O(1): at most 64 steps a lane."""
+    """Show a request for a key of the sample. Returns the mode to use from now on. O(1): at most 64 steps a lane."""
     cdef uint32_t hits = 0
     cdef int k
     cdef uint16_t i
@@ -353,7 +357,7 @@ cdef Mode show(Shadow* s, uint32_t h, bint missed) noexcept nogil:
     for k in range(MODES):
         if r.place[k] < LISTS:
             hits |= <uint32_t>1 << k
-    for k in range(MODES):                  # unrolled by the compiler: k is a constant in each turn
+    for k in range(MODES):                  # unrolled by the compiler: k is a constant in each pass
         if hits >> k & 1:
             hit(s, <Mode>k, i)
         else:
@@ -370,7 +374,7 @@ cdef Mode show(Shadow* s, uint32_t h, bint missed) noexcept nogil:
 
 
 cdef inline void age_records(Shadow* s) noexcept nogil:
-    """Halve uses, so that each record's turn comes once in ten requests for each entry of a lane."""
+    """Halve uses, at a pace that reaches each record once in ten requests for each entry of a lane."""
     s.debt += MANY_SIZES
     while s.debt >= 10:
         s.debt -= 10
@@ -382,7 +386,7 @@ cdef inline void age_records(Shadow* s) noexcept nogil:
 
 
 cdef inline void score(Shadow* s, uint32_t hits) noexcept nogil:
-    """Count who hit; perhaps change the mode, for one that did where the mode that serves did not."""
+    """Count the lanes that hit; perhaps change the mode, to one that hit where the current one missed."""
     cdef int i, j
     cdef uint32_t every = (<uint32_t>1 << MODES) - 1
     s.unit *= s.growth
@@ -409,7 +413,7 @@ cdef inline void score(Shadow* s, uint32_t hits) noexcept nogil:
 
 
 cdef uint32_t lost(const Shadow* s, Mode current, Mode other) noexcept nogil:
-    """How many entries of the main part of one lane another does not hold."""
+    """How many entries of the main part of one lane another lane does not hold."""
     cdef uint32_t n = 0
     cdef uint16_t i
     cdef int list
@@ -444,7 +448,7 @@ cdef void choose(Shadow* s, uint32_t hits) noexcept nogil:
 
 
 cdef void show_removal(Shadow* s, uint32_t h) noexcept nogil:
-    """A key of the sample left the cache for another reason than lack of room: no lane may hold it either."""
+    """A key of the sample left the cache for another reason than lack of room: take it out of every lane."""
     cdef int k
     cdef uint16_t i
     if s.size == 0:
@@ -464,7 +468,7 @@ cdef void show_removal(Shadow* s, uint32_t h) noexcept nogil:
 # --- for tests -------------------------------------------------------------------------------------------------------
 
 cdef int check_shadow(Shadow* s) except -1:
-    """Verify every invariant; AssertionError where one does not hold."""
+    """Verify every invariant; raises AssertionError if one does not hold."""
     cdef int k, i, list
     cdef uint32_t n, total, held = 0, used = 0, found = 0, free = 0
     cdef uint16_t at, before
@@ -498,7 +502,7 @@ cdef int check_shadow(Shadow* s) except -1:
             assert found < s.fresh, "a chain of records is a circle"
             assert s.records[at].hash & s.bucket_mask == <uint32_t>k, f"record {at} is in another's bucket"
             assert s.records[at].hash * <uint32_t>0x9E3779B1 <= s.bound, f"record {at} is not of the sample"
-            n = 0                           # no list is made here: the collector might run, and change the cache
+            n = 0                           # no list is made here: the collector might run and change the cache
             for i in range(MODES):
                 n += s.records[at].place[i] < LISTS
             assert n == s.records[at].held, f"record {at} is held {n} times, not {s.records[at].held}"

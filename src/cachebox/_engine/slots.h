@@ -1,20 +1,20 @@
-/* Four slots at a time. Where a run of slots ends is a matter of chance, which no processor guesses: a loop over single
-   slots is mispredicted in one search of three, and then nothing that comes after it overlaps with its waiting for memory.
-   What is asked of four slots is answered by a set of them (bit k: slot k), without a branch. */
+/* Operations on four slots at a time, without branches. Each returns a set (bit k: slot k). The length of a run of
+   slots is random, so no branch predictor guesses its end. A loop over single slots is mispredicted in one search of
+   three, and then no later instruction overlaps with the wait for memory. */
 #ifndef CACHEBOX_SLOTS_H
 #define CACHEBOX_SLOTS_H
 
 #include <stdint.h>
 
-#define CB_NEAR_BITS 7              /* of a tag, on top: the last bits of the home of the entry */
-#define CB_FAR (1u << CB_NEAR_BITS) /* steps; at half load one insertion in 10^10 goes so far */
+#define CB_NEAR_BITS 7              /* the top bits of a fingerprint: the last bits of the entry's home slot */
+#define CB_FAR (1u << CB_NEAR_BITS) /* steps; at half load one insertion in 10^10 has so long a probe distance */
 
 #if defined(__SSE2__) || defined(_M_X64)
 #  include <emmintrin.h>
 #  define CB_LOAD(slots) _mm_loadu_si128((const __m128i *)(slots))
 #  define CB_SET(lanes) ((uint32_t)_mm_movemask_ps(_mm_castsi128_ps(lanes)))
 
-/* Those whose word is `wanted` in the bits of `compared`. */
+/* The slots whose word equals `wanted` in the bits of `compared`. */
 static inline uint32_t
 cb_match4(const uint32_t *slots, uint32_t wanted, uint32_t compared)
 {
@@ -22,8 +22,8 @@ cb_match4(const uint32_t *slots, uint32_t wanted, uint32_t compared)
     return CB_SET(_mm_cmpeq_epi32(_mm_and_si128(differ, _mm_set1_epi32((int)compared)), _mm_setzero_si128()));
 }
 
-/* Those whose entries' homes, by their tags, are not behind a hole so many steps (1 or more) before the first of the
-   four, which is slot `at` of the table. Says nothing of empty ones. */
+/* The slots whose entries may move back into a hole `steps` (>= 1) before `slots[0]`, which is slot `at` of the table:
+   those whose probe distance, read from the fingerprint, reaches the hole. Bits of empty slots are undefined. */
 static inline uint32_t
 cb_movable4(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
 {
@@ -59,7 +59,7 @@ cb_movable4(const uint32_t *slots, uint32_t at, uint32_t steps, uint32_t mask)
 }
 #endif
 
-/* The first of a set that is not empty. */
+/* The first member of a set that is not empty. */
 static inline uint32_t
 cb_lowest_bit(uint32_t set)
 {
@@ -70,7 +70,7 @@ cb_lowest_bit(uint32_t set)
 #endif
 }
 
-/* Those before the first of another set; all where that is empty. */
+/* The members before the first member of another set; all of them if that set is empty. */
 static inline uint32_t
 cb_bits_before(uint32_t set, uint32_t other)
 {

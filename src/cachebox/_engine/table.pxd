@@ -1,25 +1,25 @@
-"""The table of entries: what every policy and the facade share.
+"""The table of entries: the part that all policies and the layers above share.
 
-One array of entries, addressed by index; one array of slots that finds an index by hash. An entry carries two
-links, so an order over entries (a list, a chain of lists) costs no allocation and no pointer to chase.
+One array of entries is addressed by index; one array of slots finds an index by hash. An entry carries two links, so an
+order over entries (a list, a chain of lists) costs no allocation and no pointer to follow.
 
-    slots    [ . . w . w w . . w . ]        w = tag | index: the index in the low bits, hash bits above it
+    slots    [ . . w . w w . . w . ]        w = fingerprint | index: the index in the low bits, hash bits above it
                    |   | |     |
     entries  [ 0 | 1 | 2 | 3 | 4 | ... ]    0 is the sentinel of the list, never an entry
 
 Invariants (`Engine._check` verifies them):
 
-- `len(slots)` is a power of two and at least twice `capacity`: linear probing stays short, a run always ends.
-- An index stands in exactly one slot while its entry is in use, in none otherwise.
-- No empty slot lies between an entry's home and its slot: removal shifts the rest of the run back. How far a slot is
-  from its entry's home can be told from the tag alone, unless the table `strays`: in a large one, looking at the
-  entries beside the one that leaves would be the slowest part of removing it.
-- An entry in use owns one reference to its key, and one to its value unless the value is NULL: such an entry is
-  *reserved*. It is found by lookups, but no policy has been told of it.
+- `len(slots)` is a power of two and at least twice `capacity`: linear probing stays short, and every run ends.
+- The index of an entry in use stands in exactly one slot; that of a free entry in none.
+- No empty slot lies between an entry's home slot and its slot: a removal shifts the rest of the run back.
+- The fingerprint alone gives a slot's probe distance, unless `has_long_probes`. So a removal need not read the entries
+  of the run, which in a large table would be its slowest part.
+- An entry in use owns one reference to its key, and one to its value unless the value is NULL. An entry without a value
+  is *reserved*: lookups find it, but the policy does not know it.
 - `version` grows with every change to which key stands where.
 
-Nothing here calls Python code or knows about time, threads or statistics. A lookup hands out candidates; comparing
-keys that need Python's `==` is the caller's work, for only the caller can let go of its lock meanwhile.
+Nothing here calls Python code or knows about time, threads or statistics. A lookup returns candidates. Comparing keys
+that need Python's `==` is the caller's work, because only the caller can release its lock meanwhile.
 """
 
 from cpython.object cimport PyObject, PyTypeObject
@@ -69,60 +69,61 @@ cdef extern from "_platform/portable.h":
 cdef struct Entry:                  # 32 bytes: two to a cache line
     PyObject* key                   # NULL: given back, waiting in the free chain
     PyObject* value                 # NULL: reserved
-    uint32_t hash                   # half of the mixed hash: what finds a slot
+    uint32_t hash                   # half of the mixed hash: the half that finds a slot
     uint32_t prev                   # towards the next victim
     uint32_t next                   # towards the last victim; in the free chain, the next free index
     uint32_t aux                    # the policy's own
 
 
-cdef enum Use:                      # what a policy does about a hit, so that the commonest cost no call
+cdef enum Use:                      # what a policy does on a hit, so that the commonest cases cost no call
     IGNORED                         # nothing
     MOVES_TO_BACK                   # the entry moves to the back of the list
     ASKS                            # `on_hit` is called
 
 
-cdef struct Moves:                  # which entries stand elsewhere since a table has shrunk
+cdef struct Moves:                  # which entries have moved because a table has shrunk
     uint32_t* pairs                 # from, to; from, to ... (owned)
     uint32_t n                      # of them
 
 
-cdef struct Tape:                   # where a recording writes down who is asked for, by hash
+cdef struct Tape:                   # where a recording writes down the hashes of requested keys
     uint32_t* hashes                # owned
     uint32_t n                      # of them
     uint32_t room
     uint32_t bound                  # a hash is in the sample if its product with an odd number is at most this
     uint64_t lost                   # requests that found no room
-    Use use                         # what the table's was before: meanwhile it is ASKS
+    Use use                         # the table's `use` before the recording, during which it is ASKS
 
 
 cdef struct Table:
     Entry* entries
     uint32_t* slots                 # 0: empty
-    uint32_t* rests                 # by entry: the other half, of keys that are not primitive; NULL: there are none
-    uint64_t seed                   # per process: which hashes share a home is not the same in any two
-    uint32_t mask                   # len(slots) - 1; also splits a slot's word into tag and index
+    uint32_t* rests   # by entry: the other half of the hash, of keys that are not primitive; NULL: none yet
+    uint64_t seed                   # per process, so that no two processes agree which hashes share a home slot
+    uint32_t mask                   # len(slots) - 1; also splits a slot's word into fingerprint and index
     uint32_t bits                   # log2(len(slots))
-    uint32_t shift                  # where the home begins in a hash: NEAR_BITS above it do not belong to it
+    uint32_t shift                  # where the home slot begins in a hash; the NEAR_BITS bits above do not belong to it
     uint32_t capacity               # entries 1 .. capacity are allocated
     uint32_t fresh                  # the lowest index never used
     uint32_t free                   # chain of indices given back
     uint32_t used                   # entries in use, reserved ones included
     uint64_t version
     Use use                         # the policy's
-    bint has_long_probes            # some slot may be too far from its home for its tag to tell how far
+    bint has_long_probes            # some probe distance may be too long for the fingerprint to hold
     bint keys_collectable           # some key, once stored, could be part of a reference cycle
-    bint values_collectable         # likewise for values
+    bint values_collectable         # some value, once stored, could be part of a reference cycle
 
 
 # --- finding -------------------------------------------------------------------------------------------------
 
 cdef inline uint64_t mixed(const Table* t, Py_hash_t hash) noexcept nogil:
-    """Fibonacci hashing (Knuth, TAOCP 3, 6.4) of a Python hash, with the upper half below. Different hashes stay different.
+    """Mix a Python hash by Fibonacci hashing (Knuth, TAOCP 3, 6.4), then swap the halves.
 
-    The home begins NEAR_BITS below the top, so it is the lower 57 bits of the factor that are the golden section's.
+    Different hashes stay different. The home slot begins NEAR_BITS below the top, so the golden section is in the lower
+    57 bits of the factor.
     """
     cdef uint64_t h = (<uint64_t>hash ^ t.seed) * <uint64_t>0x9F3C6EF372FE94F9
-    return (h >> 32) | (h << 32)    # what finds a slot is there to take without a shift
+    return (h >> 32) | (h << 32)    # the half that finds a slot is now the lower one, which takes no shift to read
 
 
 cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
@@ -130,24 +131,24 @@ cdef inline uint32_t home(const Table* t, uint32_t h) noexcept nogil:
 
 
 cdef inline uint32_t fingerprint(const Table* t, uint32_t h) noexcept nogil:
-    """The last NEAR_BITS bits of the home, and the bits of the hash below it: what fits above an index."""
+    """The bits that a slot keeps above an index: the last NEAR_BITS bits of the home slot, and the hash bits below."""
     return h << t.bits
 
 
 cdef inline uint32_t probe_distance(const Table* t, uint32_t slot, uint32_t word) noexcept nogil:
-    """How many steps a slot with this word is from the home of its entry."""
+    """How many steps the slot with this word is from the home slot of its entry."""
     if unlikely(t.has_long_probes):
         return (slot - home(t, t.entries[word & t.mask].hash)) & t.mask
     return (slot - (word >> (32 - NEAR_BITS))) & t.mask & (FAR - 1)
 
 
 cdef inline bint is_long_probe(const Table* t, uint32_t slot, uint32_t h) noexcept nogil:
-    """Whether a slot is so far from the home of `h` that a tag does not tell."""
+    """Whether a slot is so far from the home slot of `h` that the fingerprint cannot hold the distance."""
     return ((slot - home(t, h)) & t.mask) >= FAR
 
 
 cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexcept nogil:
-    """The index in the first slot from `slot` on whose tag fits `h`, 0 where the run ends; O(1) expected."""
+    """The index in the first slot from `slot` on whose fingerprint fits `h`; 0: the run ends. O(1) expected."""
     cdef uint32_t wanted = fingerprint(t, h), at = slot[0], word, empty, fit
     while at + 3 <= t.mask:
         empty = match4(&t.slots[at], 0, 0xFFFFFFFF)
@@ -160,7 +161,7 @@ cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexc
             slot[0] = at + lowest_bit(empty)
             return 0
         at += 4
-    while True:                     # the last three slots, and on from the first one
+    while True:                     # the last three slots, then the first ones
         at &= t.mask
         word = t.slots[at]
         if word == 0:
@@ -173,7 +174,7 @@ cdef inline uint32_t candidate(const Table* t, uint32_t h, uint32_t* slot) noexc
 
 
 cdef inline uint32_t candidate_nearby(const Table* t, uint32_t h) noexcept nogil:
-    """An index in the home slot of `h` or in the next, if its tag fits; more than `t.mask` if neither does."""
+    """An index in the home slot of `h` or in the next slot, if its fingerprint fits; else more than `t.mask`."""
     cdef uint32_t slot = home(t, h), wanted = fingerprint(t, h)
     return select_le(t.slots[slot] ^ wanted, t.mask, t.slots[(slot + 1) & t.mask] ^ wanted)
 
@@ -182,10 +183,9 @@ cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil
 
 
 cdef inline int plainly_equal(const Table* t, uint32_t i, PyObject* key, uint64_t h) noexcept nogil:
-    """Whether the key of entry i, whose half of the hash is the same, equals a key.
+    """Whether the key of entry i equals `key`. 1: yes; 0: no; -1: only `==` can tell.
 
-    1: it does, 0: it does not, -1: only `==` can tell. As in a dict, `==` is asked only where the hashes are the same
-    to the last bit.
+    The entry has the same half of the hash. As in a dict, `==` is needed only if the hashes agree in all 64 bits.
     """
     cdef int equal = plain_equal(t.entries[i].key, key)
     return 0 if equal < 0 and rest_differs(t, i, h) else equal
@@ -196,13 +196,13 @@ cdef enum:
 
 
 cdef inline uint32_t lookup(const Table* t, PyObject* key, uint64_t h) noexcept nogil:
-    """The index of `key`, 0 where it is absent, UNCERTAIN where only Python code could tell; O(1) expected."""
+    """The index of `key`; 0: it is absent; UNCERTAIN: only Python code can tell. O(1) expected."""
     cdef uint32_t slot = home(t, h)
     return lookup_from(t, key, h, &slot)
 
 
 cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint64_t h, uint32_t* slot) noexcept nogil:
-    """`lookup` from a slot on. Tells where it ended: for an absent key, at the empty slot to put it in."""
+    """`lookup` from a slot on. Sets `slot` to where it ended: for an absent key, the empty slot to put it in."""
     cdef uint32_t i
     cdef int equal
     while True:
@@ -219,14 +219,14 @@ cdef inline uint32_t lookup_from(const Table* t, PyObject* key, uint64_t h, uint
 
 
 cdef inline void put_value(Table* t, uint32_t i, PyObject* value) noexcept nogil:
-    """Give an entry its value, taking a new reference; what it had is the caller's."""
+    """Give an entry its value, taking a new reference. The reference to the old value passes to the caller."""
     incref(value)
     t.values_collectable |= may_be_in_a_cycle(type_of(value))
     t.entries[i].value = value
 
 
 cdef inline void expect_to_leave(const Table* t, uint32_t i) noexcept nogil:
-    """Have fetched from memory what the removal of entry i will need: in a large table nothing else is as slow."""
+    """Prefetch what removing entry i touches; in a large table these cache misses dominate."""
     prefetch(&t.slots[home(t, t.entries[i].hash)])
     prefetch(t.entries[i].key)
     prefetch(t.entries[i].value)
@@ -249,7 +249,7 @@ cdef inline void unlink(Table* t, uint32_t i) noexcept nogil:
 
 
 cdef inline void move_to_back(Table* t, uint32_t i) noexcept nogil:
-    """`unlink` and `link_after` the last entry in one: nothing is read that is known."""
+    """`unlink`, then `link_after` the last entry, without reading what is known already."""
     cdef Entry* entries = t.entries
     cdef uint32_t last = entries[0].prev, before, behind
     if last == i:
@@ -267,54 +267,57 @@ cdef inline void move_to_back(Table* t, uint32_t i) noexcept nogil:
 # --- engines -------------------------------------------------------------------------------------------------
 
 cdef class Engine:
-    """A table and the order in which its entries are to leave it.
+    """A table, and the order in which its entries are evicted.
 
-    A policy is a subclass in a file of its own that defines the verbs below, in this order. None of them may fail,
-    allocate (but `reserve_order`), run Python code, or touch an entry that it was not told of.
+    A policy is a subclass in a file of its own that defines the verbs below, in this order. A verb must not fail, run
+    Python code, or touch an entry that the policy was not given. Only `reserve_order` may allocate.
     """
 
     cdef Table table
-    cdef Tape* tape                                                 # NULL: nobody records
-    cdef bint ranks_rise                                            # from the next victim on: `rank` is part of the order
+    cdef Tape* tape                                                 # NULL: nothing is recorded
+    cdef bint ranks_rise   # `rank` is part of the order: it rises from the next victim on
     cdef Entry empty_sentinel                                       # the sentinel while nothing is allocated
-    cdef object collectable                                         # never set: makes the collector visit the type
+    cdef object collectable                                         # never set; makes the collector visit the type
 
     # the policy's verbs
-    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil  # make room for that many entries; False: no memory
-    cdef void expect(self, Py_ssize_t limit) noexcept nogil         # there will be no more than that many entries
+    # make room for `capacity` entries; False: no memory
+    cdef bint reserve_order(self, uint32_t capacity) noexcept nogil
+    cdef void expect(self, Py_ssize_t limit) noexcept nogil         # there will be no more than `limit` entries
     cdef void on_insert(self, uint32_t i) noexcept nogil            # a new entry
     cdef void on_hit(self, uint32_t i) noexcept nogil               # a hit, or a new value
-    cdef void on_remove(self, uint32_t i) noexcept nogil            # it leaves, for whatever reason
+    cdef void on_remove(self, uint32_t i) noexcept nogil            # an entry leaves, for any reason
     cdef uint32_t victim(self) noexcept nogil                       # the next victim; 0: none
     cdef uint32_t next_victim(self, uint32_t i) noexcept nogil      # the victim after i; 0: none
     cdef void on_clear(self) noexcept nogil                         # all entries are gone
-    cdef uint64_t rank(self, uint32_t i) noexcept nogil             # what `on_insert_ranked` needs besides the order
-    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil  # a new last victim, of known rank
-    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil  # entry i has been copied to `to`: it stands there now
-    cdef Py_ssize_t check_order(self) except -1                     # count what is ordered, or raise AssertionError
+    cdef uint64_t rank(self, uint32_t i) noexcept nogil   # what `on_insert_ranked` needs in addition to the order
+    # insert as the last victim, with a known rank
+    cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil
+    cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil  # entry i has been copied to `to`, where it now is
+    cdef Py_ssize_t check_order(self) except -1                     # count the ordered entries, or raise AssertionError
 
     # the table's verbs
     cdef bint reserve(self, Py_ssize_t limit) noexcept nogil        # room for one more; False: no memory
-    cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil        # a reserved entry; needs `reserve`
-    cdef void release(self, uint32_t i) noexcept nogil              # frees i; its references are the caller's now
-    cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil    # both in one step
-    cdef bint shrink(self, Moves* moves) noexcept nogil             # gives memory back; False: nothing has changed
-    cdef void shrink_alone(self) noexcept nogil                     # the same, where nobody else knows an index
-    cdef Table detach(self) noexcept nogil                          # empties it; `drop_detached` is owed
+    cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil        # adds a reserved entry; needs `reserve`
+    cdef void release(self, uint32_t i) noexcept nogil              # frees entry i; its references pass to the caller
+    # `release` and `insert` in one step
+    cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil
+    cdef bint shrink(self, Moves* moves) noexcept nogil             # returns unused memory; False: nothing has changed
+    cdef void shrink_alone(self) noexcept nogil   # `shrink`, if no structure but the engine holds indices
+    cdef Table detach(self) noexcept nogil                          # empties it; the caller must call `drop_detached`
     cdef void _start_over(self) noexcept nogil
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
 
 
 cdef enum:
-    UNCHANGED = 1                   # the version of a table that is as it was made
-    KEPT = 64                       # a table with room for no more than this keeps its memory
+    UNCHANGED = 1                   # the version of a table that has not changed since it was made
+    KEPT = 64                       # a table with a capacity up to this keeps its memory
 
 
 cdef inline bint is_too_large(const Table* t) noexcept nogil:
-    """Whether a table has so much more room than entries that it is to `shrink`.
+    """Whether a table has so much more capacity than entries that it should `shrink`.
 
-    The new one has room for half as many again as there are. So before it shrinks again or grows, a share of its entries
-    has to leave or to come: changing the size is O(1), amortised.
+    A shrunken table has room for half as many entries again. So before it shrinks again or grows, a share of its
+    entries has to leave or to come: changing the size is O(1), amortised.
     """
     return t.capacity > KEPT and t.used < t.capacity // 3
 
@@ -329,7 +332,7 @@ cdef inline void write_down(Tape* tape, uint32_t h) noexcept nogil:
 
 
 cdef inline void on_hit(PyObject* engine, uint32_t i) noexcept nogil:
-    """A hit, or a new value. Here and in all that is as hot, objects are pointers: no references are counted."""
+    """A hit, or a new value. In code as hot as this, objects are pointers, so that no references are counted."""
     if (<Engine>engine).table.use == MOVES_TO_BACK:
         move_to_back(&(<Engine>engine).table, i)
     elif (<Engine>engine).table.use == ASKS:

@@ -1,4 +1,4 @@
-"""Growth, removal and the collector's view of the table; `table.pxd` shows its shape and its invariants."""
+"""Growth, removal and the collector's view of the table. `table.pxd` shows its shape and its invariants."""
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
@@ -10,22 +10,22 @@ import os
 
 cdef extern from *:
     """
-    static uint32_t cb_no_slots[2] = {0, 0};    /* an empty table's; never written */
+    static uint32_t cb_no_slots[2] = {0, 0};    /* the slots of a table without entries; never written */
     """
     uint32_t* no_slots "cb_no_slots"
 
 
 cdef enum:
     SMALLEST = 4                    # entries in the first allocation
-    LARGEST = 1 << 30               # an index and at least one bit of tag share a slot's 32 bits
-    ROOMY = 1 << 16                 # up to so many entries, slots are at most 2/5 full: short runs cost no cache miss
+    LARGEST = 1 << 30               # an index and at least one bit of fingerprint share a slot's 32 bits
+    ROOMY = 1 << 16                 # up to this many entries, slots are at most 2/5 full: short runs cost no cache miss
 
 
 cdef uint64_t process_seed = int.from_bytes(os.urandom(8), "little")
 
 
 cdef inline void place(Table* t, uint32_t i) noexcept nogil:
-    """Put the index of an entry into the first empty slot from its home on."""
+    """Put the index of an entry into the first empty slot from its home slot on."""
     cdef uint32_t h = t.entries[i].hash, slot = home(t, h)
     while t.slots[slot] != 0:
         slot = (slot + 1) & t.mask
@@ -34,9 +34,10 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
 
 
 cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
-    """Whether the hash of the key of entry i, half of which is the same, is another one all the same.
+    """Whether the other half of the hash of entry i's key differs from that of `h`.
 
-    The hash of a primitive key can be asked for at any time. Of others the rest was kept; 0: there was no memory for it.
+    The hash of a primitive key can be computed at any time. For other keys the half was kept; it is 0 if there was no
+    memory for it.
     """
     cdef PyObject* key = t.entries[i].key
     cdef uint32_t rest = 0
@@ -48,7 +49,7 @@ cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
 
 
 cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
-    """Where the index of an entry stands."""
+    """The slot that holds the index of an entry."""
     cdef uint32_t slot = home(t, t.entries[i].hash), found
     while slot + 3 <= t.mask:
         found = match4(&t.slots[slot], i, t.mask)
@@ -61,7 +62,7 @@ cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
 
 
 cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
-    """Empty a slot, and shift back what had to step over it (Knuth, TAOCP 3, 6.4, algorithm R)."""
+    """Empty a slot, and shift back the entries that probed past it (Knuth, TAOCP 3, 6.4, algorithm R)."""
     cdef uint32_t at = hole + 1, word, empty, back
     while at + 3 <= t.mask and likely(not t.has_long_probes):
         empty = match4(&t.slots[at], 0, 0xFFFFFFFF)
@@ -76,34 +77,34 @@ cdef inline void close_hole(Table* t, uint32_t hole) noexcept nogil:
             return
         else:
             at += 4
-    while True:                     # the last slots, and on from the first one
+    while True:                     # the last slots, then the first ones
         at &= t.mask
         word = t.slots[at]
         if word == 0:
             t.slots[hole] = 0
             return
-        if probe_distance(t, at, word) >= ((at - hole) & t.mask):   # its home is not behind the hole
+        if probe_distance(t, at, word) >= ((at - hole) & t.mask):   # its home slot is not behind the hole
             t.slots[hole] = word
             hole = at
         at += 1
 
 
 cdef inline uint32_t bits_for(Py_ssize_t capacity) noexcept nogil:
-    """log2 of the number of slots for so many entries."""
-    cdef uint32_t bits = 2          # `replace` needs one empty slot more than there are entries
+    """log2 of the number of slots for `capacity` entries."""
+    cdef uint32_t bits = 2          # `replace` needs one more empty slot than there are entries
     while (<Py_ssize_t>1 << bits) < 2 * capacity + (capacity >> 1 if capacity <= ROOMY else 0):
         bits += 1
     return bits
 
 
 cdef void index_anew(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
-    """Let these empty slots be the table's, and put all entries in."""
+    """Make these empty slots the table's, and put all entries in."""
     cdef uint32_t i
     t.slots = slots
     t.bits = bits
     t.shift = 32 - NEAR_BITS - bits if bits <= 32 - NEAR_BITS else 0
     t.mask = (<uint32_t>1 << bits) - 1
-    t.has_long_probes = bits > 32 - NEAR_BITS   # indices leave no room for them
+    t.has_long_probes = bits > 32 - NEAR_BITS   # indices leave no room for the distance
     for i in range(1, t.fresh):
         if t.entries[i].key != NULL:
             place(t, i)
@@ -111,7 +112,7 @@ cdef void index_anew(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
 
 
 cdef inline uint32_t enter(Table* t, PyObject* key, uint32_t h) noexcept nogil:
-    """What `insert` does, for a primitive key."""
+    """`insert` for a primitive key."""
     cdef uint32_t i = t.free
     if i != 0:
         t.free = t.entries[i].next
@@ -131,21 +132,21 @@ cdef inline uint32_t enter(Table* t, PyObject* key, uint32_t h) noexcept nogil:
 
 
 cdef inline void enter_instead(Table* t, uint32_t i, PyObject* key, uint32_t h, uint32_t slot) noexcept nogil:
-    """What `replace` does, likewise."""
+    """`replace` for a primitive key."""
     cdef uint32_t hole = slot_of(t, i)
     incref(key)
     t.keys_collectable |= may_be_in_a_cycle(type_of(key))
     t.entries[i].key = key
     t.entries[i].value = NULL
     t.entries[i].hash = <uint32_t>h
-    t.slots[slot] = fingerprint(t, h) | i   # before the hole closes, for that may move this one too
+    t.slots[slot] = fingerprint(t, h) | i   # before the hole closes, because that may move this slot too
     t.has_long_probes |= is_long_probe(t, slot, h)
     close_hole(t, hole)
     t.version += 1
 
 
 cdef void keep_rest(Table* t, uint32_t i, uint64_t h) noexcept nogil:
-    """Keep the half of a hash that is not in the entry, if there is memory for it: see `rest_differs`."""
+    """Keep the half of a hash that is not in the entry, if there is memory for it. `rest_differs` reads it."""
     if t.rests == NULL:
         t.rests = <uint32_t*>allocate_zeroed(<size_t>t.capacity + 1, sizeof(uint32_t))
     if t.rests != NULL:
@@ -163,14 +164,15 @@ cdef void enter_with_rest_instead(Table* t, uint32_t i, PyObject* key, uint64_t 
     keep_rest(t, i, h)
 
 
-# pointers, so that the compiler leaves these where they are: inlined, they would cost primitive keys instructions
+# Called through pointers so that the compiler does not inline them: inlined, they would cost primitive keys
+# instructions.
 cdef uint32_t (*enter_other)(Table* t, PyObject* key, uint64_t h) noexcept nogil
 cdef void (*enter_other_instead)(Table* t, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil
 enter_other = enter_with_rest
 enter_other_instead = enter_with_rest_instead
 
 
-@cython.no_gc_clear                 # whoever owns the engine empties it, together with what it keeps beside it
+@cython.no_gc_clear                 # the engine's owner empties it, together with what it keeps for each entry
 cdef class Engine:
 
     def __cinit__(self):
@@ -200,7 +202,7 @@ cdef class Engine:
     cdef uint32_t victim(self) noexcept nogil:
         cdef Table* t = &self.table
         cdef uint32_t i = t.entries[0].next
-        expect_to_leave(t, t.entries[i].next)   # the one after it, so that it will be there when it is asked for
+        expect_to_leave(t, t.entries[i].next)   # the victim after it, so that it is in the cache when its turn comes
         return i
 
     cdef uint32_t next_victim(self, uint32_t i) noexcept nogil:
@@ -235,7 +237,10 @@ cdef class Engine:
     # --- the table's verbs
 
     cdef bint reserve(self, Py_ssize_t limit) noexcept nogil:
-        """Room for one more, in steps that end at `limit` entries (the bound) or grow on if it is passed."""
+        """Make room for one more entry.
+
+        Steps of growth end at `limit` entries (the bound), or go on if it is exceeded.
+        """
         return self.table.free != 0 or self.table.fresh <= self.table.capacity or self._grow(limit)
 
     cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil:
@@ -254,7 +259,7 @@ cdef class Engine:
         t.version += 1
 
     cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil:
-        """Give entry i, of which the references are the caller's now, to a key that a lookup ended for at `slot`."""
+        """Give entry i to `key`, for which a lookup ended at `slot`. The old references pass to the caller."""
         if likely(is_primitive(key)):
             enter_instead(&self.table, i, key, h, slot)
         else:
@@ -263,7 +268,7 @@ cdef class Engine:
             write_down(self.tape, <uint32_t>h)
 
     cdef bint shrink(self, Moves* moves) noexcept nogil:
-        """Give memory back, where there is too much of it. Whoever knows entries by index has to follow the `moves`."""
+        """Return memory if there is too much of it. Structures that hold indices must follow the `moves`."""
         cdef Table* t = &self.table
         cdef Table empty
         cdef uint32_t i, to = 1, bits, capacity
@@ -285,7 +290,7 @@ cdef class Engine:
         slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
         if slots == NULL:
             return False
-        moves.pairs = t.slots                   # more than two for each entry: room for all pairs
+        moves.pairs = t.slots                   # more than two words for each entry: room for all pairs
         for i in range(t.used + 1, t.fresh):
             if t.entries[i].key != NULL:
                 while t.entries[to].key != NULL:
@@ -303,7 +308,7 @@ cdef class Engine:
         t.free = 0
         index_anew(t, slots, bits)
         entries = <Entry*>reallocate(t.entries, (<size_t>capacity + 1) * sizeof(Entry))
-        if entries != NULL:                     # else they stay where they are: more than need be
+        if entries != NULL:                     # else they stay where they are, in more memory than they need
             t.entries = entries
         if t.rests != NULL:
             rests = <uint32_t*>reallocate(t.rests, (<size_t>capacity + 1) * sizeof(uint32_t))
@@ -349,7 +354,7 @@ cdef class Engine:
             return False
         if limit > t.capacity:
             wanted = min(wanted, limit)
-        else:                       # only reserved entries stand beyond the bound: they are few
+        else:                       # only reserved entries exceed the bound, and they are few
             wanted = t.capacity + max(<Py_ssize_t>SMALLEST, t.capacity >> 3)
         wanted = min(wanted, <Py_ssize_t>LARGEST)
         bits = bits_for(wanted)
@@ -384,7 +389,7 @@ cdef class Engine:
     def _check(self):
         """Verify every invariant of the table and of the order; O(len(slots)).
 
-        Returns the number of entries that the policy knows; raises AssertionError where something is wrong.
+        Returns the number of entries that the policy knows. Raises AssertionError if an invariant does not hold.
         """
         cdef Table* t = &self.table
         cdef uint32_t i, slot, word, way, h, used = 0, indexed = 0, reserved = 0, free = 0
@@ -400,7 +405,7 @@ cdef class Engine:
                 continue
             used += 1
             reserved += t.entries[i].value == NULL
-            if is_primitive(t.entries[i].key):              # hashing others would run their code
+            if is_primitive(t.entries[i].key):              # hashing other keys would run their code
                 h = <uint32_t>mixed(t, primitive_hash(t.entries[i].key))
                 assert h == t.entries[i].hash, f"entry {i} has another hash"
         assert used == t.used, f"{used} entries in use, {t.used} counted"
@@ -411,9 +416,9 @@ cdef class Engine:
             indexed += 1
             i = word & t.mask
             assert 1 <= i < t.fresh and t.entries[i].key != NULL, f"slot {slot} names {i}, which is not in use"
-            assert word == fingerprint(t, t.entries[i].hash) | i, f"slot {slot} has a wrong tag"
+            assert word == fingerprint(t, t.entries[i].hash) | i, f"slot {slot} has a wrong fingerprint"
             way = (slot - home(t, t.entries[i].hash)) & t.mask
-            assert way == probe_distance(t, slot, word), f"slot {slot} is {way} steps from home, by its tag it is not"
+            assert way == probe_distance(t, slot, word), f"slot {slot} is {way} steps from home, not as it says"
             while slot != home(t, t.entries[i].hash):
                 slot = (slot - 1) & t.mask
                 assert t.slots[slot] != 0, f"a lookup of entry {i} would end early"
@@ -431,7 +436,7 @@ cdef class Engine:
 
 
 cdef void drop_detached(Table* detached) noexcept:
-    """Drop the references of a detached table, then its memory. Runs any code that objects run when they die."""
+    """Drop the references of a detached table, then its memory. May run any code, because objects die."""
     cdef uint32_t i
     if detached.capacity == 0:
         return
@@ -445,7 +450,7 @@ cdef void drop_detached(Table* detached) noexcept:
     detached.capacity = 0
 
 
-# --- the collector: Cython's own traversal does not know the arrays -----------------------------------------------
+# --- the collector: Cython's own traversal does not know the arrays ------------------------------------------------
 
 cdef traverseproc traverse_attributes = (<PyTypeObject*>Engine).tp_traverse
 

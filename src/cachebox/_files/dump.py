@@ -1,11 +1,11 @@
 """`Cache.dump` and `Cache.load`: the entries of a cache in a file.
 
     magic (16 bytes)   version   serializer   signed?   written at   number of entries   size of the body
-    body: for each entry, next victim first:   size   expires at   rank   [key, value, tags] as the serializer has them
+    body: for each entry, next victim first:   size   expires at   rank   [key, value, tags], serialized
     checksum of all that, or its signature (32 bytes)
 
-Times are seconds of the wall clock. The checksum is verified before anything is decoded, so with a secret no byte is
-unpickled that was not written by who has it.
+Times are seconds of the wall clock. The checksum is verified before anything is decoded. So with a secret, no byte is
+unpickled that was not written by an owner of the secret.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ VERSION = 1
 _HEAD = Struct("<16sH8s?dQQ")
 _ENTRY = Struct("<IdQ")
 _MOST_USES = 1 << 63
-"""More than any entry was ever used: a larger rank is none."""
+"""The most uses of an entry: a larger rank is invalid."""
 
 
 def dump(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, secret: bytes | str | None) -> int:
-    """Write the entries of a cache to a file, which replaces an older one in one step. Returns how many."""
+    """Write the entries of a cache to a file, replacing an older one in one step. Returns how many were written."""
     path = os.fspath(path)
     encoding = Encoding(serializer, secret)
     now = time.time()
@@ -53,7 +53,7 @@ def dump(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, 
 
 
 def replace(path: str, content: bytes) -> None:
-    """Give a file that content in one step: whatever happens meanwhile, it has the old one or the new one."""
+    """Replace a file's content in one step: at any moment, it has the old content or the new."""
     path = os.path.abspath(path)
     beside, written = made_beside(path, os.O_WRONLY)
     try:
@@ -63,16 +63,16 @@ def replace(path: str, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
-        with suppress(FileNotFoundError):       # it was interrupted just after it had the new name
+        with suppress(FileNotFoundError):       # it was interrupted just after the renaming
             os.unlink(beside)
         raise
     sync_folder(os.path.dirname(path))
 
 
 def made_beside(path: str, how: int) -> tuple[str, int]:
-    """Make a file beside another, for its owner alone, under a name that nobody can guess. Returns path and open file.
+    """Make a temporary file in the folder of `path`, for its owner alone. Returns its path and the open file.
 
-    It follows no links, and takes no file that is there.
+    Its name cannot be guessed. No link is followed, and no existing file is used.
     """
     folder, name = os.path.split(path)
     beside = os.path.join(folder, f".{name[:50]}.{token_hex(8)}.tmp")
@@ -81,20 +81,20 @@ def made_beside(path: str, how: int) -> tuple[str, int]:
 
 
 def sync_folder(folder: str) -> None:
-    """Have a change of names in a folder survive a power loss, where the system can do that.
+    """Make a change of names in a folder survive a power loss, if the system can do that.
 
-    OSError where the disk does not take it: the change itself stands.
+    Raises OSError if the disk refuses it; the change itself stands.
     """
     if os.name == "nt":
         return
     try:
         opened = os.open(folder, os.O_RDONLY)
-    except PermissionError:                     # one may write into it, but not read it
+    except PermissionError:                     # the folder can be written but not read
         return
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):    # not every file system can
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):    # not every file system can do it
             text = f"{error.strerror}: the file is in place, but a loss of power may undo that"
             raise OSError(error.errno, text) from error
     finally:
@@ -102,7 +102,10 @@ def sync_folder(folder: str) -> None:
 
 
 def load(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, secret: bytes | str | None) -> int:
-    """Add the entries of a file to a cache. Returns how many. ValueError where it is not just as `dump` wrote it."""
+    """Add the entries of a file to a cache.
+
+    Returns how many. Raises ValueError unless the file is as `dump` wrote it.
+    """
     path = os.fspath(path)
     encoding = Encoding(serializer, secret)
     with open(path, "rb") as file:
@@ -111,7 +114,7 @@ def load(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, 
         written, entries = _read(memoryview(content), encoding)
     except ValueError as error:
         raise ValueError(f"{path!r}: {error}; nothing was loaded") from error
-    # Nothing lives longer than it had left when it was written, even if the wall clock has been set back since.
+    # No entry lives longer than its remaining life at the writing, even if the wall clock has been set back since.
     now = max(time.time(), written)
     return cache._import(
         [
@@ -125,7 +128,7 @@ def load(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, 
 def _read(
     content: memoryview, encoding: Encoding
 ) -> tuple[float, list[tuple[Any, Any, float, int, tuple[Any, ...]]]]:
-    """When a file was written, and what is in it: key, value, when it expires, rank and tags of each entry."""
+    """The time of writing, and each entry's key, value, time of expiry, rank and tags."""
     if len(content) < _HEAD.size or content[: len(MAGIC)] != MAGIC:
         raise ValueError("this is not a file that Cache.dump wrote, or only the beginning of one")
     _, version, name, is_signed, written, n, size = _HEAD.unpack_from(content)

@@ -1,7 +1,7 @@
-"""Keys and values as bytes, for files: JSON unless told otherwise, pickle only together with a secret.
+"""Keys and values as bytes, for files: JSON by default, pickle only together with a secret.
 
-What was written must come back equal, types included: so JSON takes what JSON has, and refuses a tuple, which would
-come back as a list, or an int as the key of a dict, which would come back as a str.
+Everything must come back equal, types included. So JSON accepts only what it can return: it refuses a tuple, which
+would come back as a list, and an int as the key of a dict, which would come back as a str.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 SIGNATURE = sha256().digest_size
-"""The bytes of a checksum or of a signature."""
+"""The size in bytes of a checksum or a signature."""
 
 JSON_KEYS = frozenset((str, int, float, bool, type(None)))
 _PLAIN = frozenset((str, int, bool, type(None)))
 
 
 class Encoding:
-    """How keys and values become bytes, and the key that they are signed with.
+    """How keys and values become bytes, and the secret that signs them.
 
     Args:
         serializer: ``"json"``, ``"pickle"``, or an object with `dumps`, which returns bytes or a str, and `loads`.
         secret: bytes or a str that is not empty, or None: nothing is signed.
 
-    Raises ValueError or TypeError where these make no sense: for pickle without a secret.
+    Raises ValueError or TypeError if these make no sense, such as pickle without a secret.
     """
 
     def __init__(self, serializer: Any = "json", secret: bytes | str | None = None) -> None:
@@ -58,7 +58,7 @@ class Encoding:
             self.name, self._dumps, self._loads = "own", serializer.dumps, serializer.loads
 
     def dumps(self, key: object, *rest: object) -> bytes:
-        """A key, and what belongs to it, as bytes. TypeError where they would not come back equal."""
+        """A key and the values that belong to it as bytes. Raises TypeError if they would not come back equal."""
         if self.is_json:
             if type(key) not in JSON_KEYS:
                 raise TypeError(
@@ -77,7 +77,7 @@ class Encoding:
         return _as_bytes(self._dumps([key, *rest]))
 
     def loads(self, data: bytes, n: int) -> list[Any]:
-        """What `dumps` made bytes of: n things, the first of them a key. ValueError where it is something else."""
+        """Decode what `dumps` returned: a key and n - 1 values. Raises ValueError for anything else."""
         try:
             parts = self._loads(data)
             if not isinstance(parts, (list, tuple)):
@@ -94,7 +94,7 @@ class Encoding:
         return list(parts)
 
     def checked_tags(self, tags: Any) -> tuple[Any, ...]:
-        """Tags that `loads` gave. ValueError where they are none."""
+        """Check tags that `loads` returned. Raises ValueError if they are no tags."""
         try:
             if not isinstance(tags, (list, tuple)):
                 raise TypeError(f"tags must be a list, not {type(tags).__name__}")
@@ -106,7 +106,10 @@ class Encoding:
         return tuple(tags)
 
     def dump_value(self, value: object, place: bytes = b"") -> bytes:
-        """A value alone as bytes; if there is a secret, signed together with the place where it is to stand."""
+        """A value alone as bytes.
+
+        If there is a secret, they are signed together with `place`, where they will be stored.
+        """
         try:
             if self.is_json and type(value) not in _PLAIN:
                 _check(value, "value")
@@ -119,8 +122,10 @@ class Encoding:
         return self.sign(_at(place, data)) + data if self.secret is not None else data
 
     def load_value(self, data: bytes, place: bytes = b"") -> Any:
-        """What `dump_value` made bytes of. ValueError where it cannot be read, or was signed for another place or with
-        another secret."""
+        """Decode what `dump_value` returned.
+
+        Raises ValueError if it cannot be read, or was signed for another place or with another secret.
+        """
         if not isinstance(data, bytes):
             raise ValueError(f"bytes were expected, not {type(data).__name__}")
         if self.secret is not None:
@@ -139,12 +144,12 @@ class Encoding:
         return sha256(data).digest() if self.secret is None else digest(self.secret, data, "sha256")
 
     def verifies(self, data: bytes | memoryview, signature: bytes) -> bool:
-        """Whether that is the signature of these bytes."""
+        """Whether `signature` is that of these bytes."""
         return compare_digest(self.sign(data), signature)
 
 
 def _as_bytes(written: object) -> bytes:
-    """What a serializer's `dumps` returned; TypeError where that was neither bytes nor a str."""
+    """The result of a serializer's `dumps`, as bytes. Raises TypeError if it is neither bytes nor a str."""
     if isinstance(written, str):
         return written.encode()
     if not isinstance(written, (bytes, bytearray)):
@@ -153,12 +158,12 @@ def _as_bytes(written: object) -> bytes:
 
 
 def _at(place: bytes, data: bytes) -> bytes:
-    """What is signed of a value in its place: no two pairs of them are the same."""
+    """The bytes that are signed for a value in its place. No two pairs give the same bytes."""
     return len(place).to_bytes(8, "little") + place + data
 
 
 def _finite(digits: str) -> float:
-    """A number as JSON has it; it has no infinity, but `1e999`."""
+    """Decode a number of JSON, which has no infinity, though `1e999` would be one."""
     number = float(digits)
     if number - number != 0:
         raise ValueError(f"{digits[:20]} is no number here")
@@ -177,7 +182,7 @@ _CONSTANTS = {None: "null", False: "false", True: "true"}
 
 
 def _dump_json(thing: Any) -> str:
-    """JSON; the commonest kinds without the detour through an encoder."""
+    """Encode as JSON. The commonest types take no encoder."""
     kind = type(thing)
     if kind is str:
         return encode_basestring_ascii(thing)
@@ -189,12 +194,12 @@ def _dump_json(thing: Any) -> str:
 
 
 def _too_much(error: Exception) -> TypeError:
-    """The exception for what contains itself, is nested too deeply, or is an int with too many digits."""
+    """The exception for a value that contains itself, is nested too deeply, or is an int with too many digits."""
     return TypeError(f"that cannot be written as JSON: {error}; use another serializer")
 
 
 def _check(value: object, what: str) -> None:
-    """TypeError unless JSON gives a value back as it is."""
+    """Raise TypeError unless JSON returns a value as it is."""
     kind = type(value)
     if kind in _PLAIN:
         return
@@ -203,7 +208,7 @@ def _check(value: object, what: str) -> None:
             if type(item) not in _PLAIN:
                 _check(item, what)
     elif kind is dict:
-        for key, item in value.items():     # type: ignore[attr-defined]  # likewise
+        for key, item in value.items():     # type: ignore[attr-defined]  # not narrowed either
             if type(key) is not str:
                 raise TypeError(
                     f"{what} must be what JSON can hold, but a dict in it has a key of type {type(key).__name__}; use "
@@ -213,5 +218,5 @@ def _check(value: object, what: str) -> None:
                 _check(item, what)
     elif kind is not float:
         raise TypeError(f"{what} must be what JSON can hold, not of type {kind.__name__}; use another serializer")
-    elif value - value != 0:        # type: ignore[operator]  # likewise
+    elif value - value != 0:        # type: ignore[operator]  # not narrowed either
         raise TypeError(f"{what} must be what JSON can hold, but {value!r} is no number there; use another serializer")

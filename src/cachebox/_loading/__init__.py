@@ -1,1 +1,1 @@
-"""Values that are missing or due: single flight, loaders, refreshing, warming, negative caching."""
+"""Values that are missing or due: single flight, loaders, refreshes, warming, negative caching."""

@@ -1,9 +1,9 @@
-"""Loads for coroutines: `Cache.aget`, `aget_many` and `aget_or_set`, where the value is not there at first sight.
+"""Loads for coroutines: `Cache.aget`, `aget_many` and `aget_or_set`, if the fast path did not find the value.
 
-Under asyncio a load runs in a task of its own, so that it goes on when one of those who wait for it is cancelled; it is
-cancelled with the last of them. Keys that are missed in one pass of the event loop are loaded together. Threads, and
-tasks of other loops, wait for the same load by its flight. Where there is no loop of asyncio's, under trio for one, the
-caller loads within its own task, and hands over to a waiter where it is cancelled.
+Under asyncio a load runs in a task of its own. So it goes on when one of its waiters is cancelled; it is cancelled with
+the last of them. Keys that are missed in one pass of the event loop are loaded together. Threads, and tasks of other
+loops, wait for the same load by its flight. Without an asyncio loop, for example under trio, the caller loads in its
+own task; if it is cancelled, a waiter takes over.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     _Source: TypeAlias = "_ByLoader | _ByFactory"
 
 MOST_AT_ONCE = 1000
-"""Keys that go to one `load_many`."""
+"""The most keys that go to one `load_many`."""
 
 
 # --- what `Cache` calls -----------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ async def get(cache: _AnyCache, key: Any, default: Any) -> Any:
         request = _Request(cache, key, _ByLoader(cache), loads_of(cache))
         if request.future is None:
             value = await request.value()
-        else:                                   # as `value` does it, for that is what happens most
+        else:                                   # the same as `value()`, inlined because this is the commonest case
             try:
                 value = await request.future
             finally:
@@ -86,17 +86,17 @@ async def get_many(cache: _AnyCache, keys: list[Any]) -> dict[Any, Any]:
 async def get_or_set(
     cache: _AnyCache, key: Any, factory: Callable[[], Any], lifetime: float, tags: tuple[Any, ...]
 ) -> Any:
-    """`Cache.aget_or_set`, where the value is not there."""
+    """`Cache.aget_or_set`, if the value is not there."""
     return await _Request(cache, key, _ByFactory(cache, factory, lifetime, tags), loads_of(cache)).value()
 
 
 def start_refresh(refresh: Refresh) -> bool:
-    """Load a value anew in a task. False: no event loop runs here, so a later call has to."""
+    """Refresh a value in a task. False: no event loop runs here, so a later call has to."""
     return run_in_task(refresh, partial(_refresh, refresh))
 
 
 def run_in_task(refresh: Refresh, make: Callable[[], Any]) -> bool:
-    """Have a refresh done by a task, which runs the coroutine that ``make()`` returns. False: no event loop runs."""
+    """Have a refresh done by a task that runs the coroutine of ``make()``. False: no event loop runs."""
     loop = asyncio._get_running_loop()
     if loop is None:
         return False
@@ -115,7 +115,7 @@ async def _refresh(refresh: Refresh) -> None:
 
 
 async def _served(cache: _AnyCache, key: Any) -> Any:
-    """What may be served although it is due to be loaded anew, or has expired."""
+    """A value that may be served although it is due for a refresh or has expired."""
     value = fetch.get_now_(cache, key)
     if value is NOTHING_LOADED:
         flight = cache._refreshing(key)
@@ -125,7 +125,7 @@ async def _served(cache: _AnyCache, key: Any) -> Any:
 
 
 def start(coroutine: Any) -> asyncio.Task[None]:
-    """A task, never an eager one. Whoever starts it keeps it: an event loop refers to its tasks weakly."""
+    """A task, never an eager one. The caller must keep it, because an event loop refers to its tasks weakly."""
     return asyncio.Task(coroutine, loop=asyncio.get_running_loop())
 
 
@@ -151,14 +151,14 @@ class _ByLoader:
         return {key: value for key, value in values.items() if value is not NOTHING_LOADED}
 
     def complete(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
-        """End the load of a key. Returns what the caller gets that began it."""
+        """End the load of a key. Returns the result for the caller that began it."""
         value = values.get(key, NOTHING_LOADED)
         fetch.complete_loaded(self.cache, lead, key, value)
         return value
 
 
 class _ByFactory:
-    """A function that is given with the call."""
+    """A factory that is given with the call."""
 
     __slots__ = ("cache", "factory", "lifetime", "tags")
     by_loader = together = False
@@ -175,13 +175,13 @@ class _ByFactory:
         return {keys[0]: await value if hasattr(type(value), "__await__") else value}
 
     def complete(self, lead: Leader, key: Any, values: dict[Any, Any]) -> Any:
-        """End the load of a key. Returns what the caller gets that began it."""
+        """End the load of a key. Returns the result for the caller that began it."""
         fetch.complete_made(self.cache, lead, key, values[key], self.lifetime, self.tags)
         return values[key]
 
 
 async def _load_one(loader: Loader, key: Any) -> Any:
-    """Load one key: its value, or `NOTHING_LOADED`."""
+    """Load one key. Returns its value, or `NOTHING_LOADED`."""
     try:
         return await _called(loader, loader.one, key)
     except KeyError:
@@ -189,10 +189,10 @@ async def _load_one(loader: Loader, key: Any) -> Any:
 
 
 async def _load_many(loader: Loader, keys: list[Any]) -> dict[Any, Any]:
-    """Load many keys: a dict of those there are."""
+    """Load many keys. Returns a dict of those that have a value."""
     try:
         values = await _called(loader, loader.many, keys)
-    except KeyError:                            # of some key; which one, only asking for each of them can tell
+    except KeyError:                            # of an unknown key: find out which by loading each
         each = {key: await _load_one(loader, key) for key in keys}
         return {key: value for key, value in each.items() if value is not NOTHING_LOADED}
     if not hasattr(values, "keys"):
@@ -201,7 +201,7 @@ async def _load_many(loader: Loader, keys: list[Any]) -> dict[Any, Any]:
 
 
 async def _called(loader: Loader, function: Callable[[Any], Any], argument: Any) -> Any:
-    """What a loader returns, awaited if it is async; a plain one is called in a thread of the pool."""
+    """The result of a loader, awaited if it is async. A plain loader is called in a thread of the pool."""
     began = perf_counter_ns()
     succeeded = False
     try:
@@ -219,25 +219,25 @@ async def _called(loader: Loader, function: Callable[[Any], Any], argument: Any)
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
-    """What a plain function returns, called in a thread of the pool."""
+    """The result of a plain function, called in a thread of the pool."""
     loop = asyncio._get_running_loop()
     if loop is None:
         return await _in_thread_of_trio(function)
     job = _Job(function, loop)
     if not submit(job):
-        return function()                       # no thread is to be had
+        return function()                       # no thread can be had
     return await job.future
 
 
 async def _in_thread_of_trio(function: Callable[[], Any]) -> Any:
     trio: Any = sys.modules.get("trio")
     if trio is None or tasks.current()[0] is None:
-        return function()                       # there is nothing that we know to wait with
+        return function()                       # there is no known way to wait
     return await trio.to_thread.run_sync(function)
 
 
 class _Job:
-    """A function for a thread of the pool, for which a task waits."""
+    """A function that a thread of the pool calls while a task waits for the result."""
 
     def __init__(self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
@@ -245,7 +245,7 @@ class _Job:
         self._loop = loop
 
     def run(self) -> None:
-        """In the thread."""
+        """Call it, in the thread."""
         result = raised = None
         try:
             result = self._call()
@@ -253,14 +253,14 @@ class _Job:
             raised = error
         try:
             self._loop.call_soon_threadsafe(_end, self.future, result, raised)
-        except RuntimeError:                    # the loop is closed: nobody waits any more
+        except RuntimeError:                    # the loop is closed, and the wait has ended with it
             pass
 
 
 def _end(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done() or future.get_loop().is_closed():      # nobody waits any more
+    if future.done() or future.get_loop().is_closed():      # nothing waits for it any more
         return
-    if isinstance(error, StopIteration):        # no future takes it, and no coroutine lets it out
+    if isinstance(error, StopIteration):        # no future accepts it, and no coroutine may raise it
         replaced = RuntimeError("a loader raised StopIteration")
         replaced.__cause__, error = error, replaced
     if error is None:
@@ -273,7 +273,7 @@ def _end(future: asyncio.Future[Any], result: Any, error: BaseException | None) 
 
 
 class Loads:
-    """The loads of one cache in one event loop, and the one that is gathering its keys in this pass."""
+    """The loads of one cache in one event loop; one of them is gathering the keys of this pass."""
 
     def __init__(self) -> None:
         self._by_key: dict[Any, _Load] = {}
@@ -285,7 +285,7 @@ class Loads:
         return load if load is not None and load.leads[key].joined is flight else None
 
     def add(self, key: Any, lead: Leader, source: _Source) -> _Load:
-        """Have a key loaded, with others of this pass if that can be."""
+        """Have a key loaded, together with others of this pass if possible."""
         load = self._gathers
         if not source.together or load is None or len(load.leads) >= MOST_AT_ONCE or key in load.leads:
             load = _Load(self, source)
@@ -296,37 +296,37 @@ class Loads:
         return load
 
     def gathers_no_more(self, load: _Load) -> None:
-        """It begins."""
+        """Let later keys go to another load, because this one begins."""
         if self._gathers is load:
             self._gathers = None
 
     def forget(self, load: _Load) -> None:
-        """It is over."""
+        """Remove a load that has ended."""
         for key in load.leads:
             if self._by_key.get(key) is load:
                 del self._by_key[key]
 
 
 class _Load:
-    """Some keys that are loaded together, by a task, which begins when the pass is over in which it was made."""
+    """Some keys that are loaded together, by a task that begins after the pass of the loop in which it was made."""
 
     def __init__(self, loads: Loads, source: _Source) -> None:
         self.leads: dict[Any, Leader] = {}
         self.waiting = 0                            # requests of this loop
         self._loads = loads
         self._source = source
-        self._futures: dict[Any, asyncio.Future[Any]] = {}      # of those who began the loads
+        self._futures: dict[Any, asyncio.Future[Any]] = {}      # of the callers that began the loads
         self._has_begun = self._is_over = self._looks = False
         self._task = start(self._run())
         self._course = Course(self._task, tasks.current()[1])
 
     def add(self, key: Any, lead: Leader) -> None:
-        """One more key."""
+        """Add a key."""
         self.leads[key] = lead
         lead.follow(self._course)
 
     def expect(self, key: Any) -> asyncio.Future[Any]:
-        """What whoever began the load of a key waits for."""
+        """A future for the caller that began the load of a key."""
         future = self._futures[key] = asyncio.get_running_loop().create_future()
         return future
 
@@ -351,7 +351,7 @@ class _Load:
     def _complete(self, key: Any, lead: Leader, values: dict[Any, Any]) -> None:
         try:
             value = self._source.complete(lead, key, values)
-        except Exception as error:              # a weigher's: of this key alone
+        except Exception as error:              # a weigher's, so it concerns this key alone
             self._fail(key, lead, error)
         else:
             self._tell(key, value, None)
@@ -372,15 +372,15 @@ class _Load:
         self.leads.clear()
 
     def leave(self) -> None:
-        """A request waits no more. When nobody waits for any of its keys the load is cancelled."""
+        """Note that a request waits no more. The load is cancelled when nothing waits for any of its keys."""
         self.waiting -= 1
         self._end_if_unwanted()
 
     def _end_if_unwanted(self) -> None:
         if self._is_over or self.waiting or asyncio._get_running_loop() is not self._task.get_loop():
-            return                              # the collector may close who waited, in any thread
+            return                              # the collector may close a waiting coroutine in any thread
         if any(lead.is_awaited for lead in self.leads.values()):    # by threads, or tasks of other loops
-            if not self._looks:                 # which do not say that they leave
+            if not self._looks:                 # which do not report that they leave
                 self._looks = True
                 asyncio.get_running_loop().call_later(PULSE, self._look_again)
         else:
@@ -396,7 +396,7 @@ class _Load:
 
 
 def loads_of(cache: _AnyCache) -> Loads | None:
-    """The loads of a cache in the event loop of the task that runs; None: it is none of asyncio's."""
+    """The loads of a cache in the running task's event loop; None: it is not a loop of asyncio."""
     loop = asyncio._get_running_loop()
     if loop is None or asyncio.current_task(loop) is None:
         return None
@@ -408,7 +408,7 @@ def loads_of(cache: _AnyCache) -> Loads | None:
         if other() is None:
             by_loop.pop(address, None)
     made = Loads()
-    by_loop[id(loop)] = ref(loop), made         # nobody else does this for a loop that runs here
+    by_loop[id(loop)] = ref(loop), made         # no other thread does this for the loop that runs here
     return made
 
 
@@ -416,14 +416,14 @@ def loads_of(cache: _AnyCache) -> Loads | None:
 
 
 class _Request:
-    """One coroutine asks for a key. Making it begins the load, or joins the one that is under way."""
+    """A coroutine's request for a key. Making it begins a load, or joins the one in progress."""
 
-    future: asyncio.Future[Any] | None = None       # of the load that was begun
+    future: asyncio.Future[Any] | None = None       # of the load that this request began
     _counted = False
-    _found: Any = None                              # the value in a tuple
-    _lead: Leader | None = None                     # the caller loads itself
-    _flight: Flight | None = None                   # somebody else does, who is waited for
-    _load: _Load | None = None                      # a task of this loop does
+    _found: Any = None                              # a tuple of the value
+    _lead: Leader | None = None                     # if this caller loads
+    _flight: Flight | None = None                   # if another caller loads: the flight to wait for
+    _load: _Load | None = None                      # if a task of this loop loads: its load
 
     def __init__(self, cache: _AnyCache, key: Any, source: _Source, loads: Loads | None) -> None:
         self._cache = cache
@@ -439,7 +439,7 @@ class _Request:
             raise failure
 
     def _begin(self, alone: bool) -> None:
-        """Find out who loads the key."""
+        """Find out which caller loads the key."""
         lead, known = fetch.begin_load(self._cache, self._key, self._counted, alone)
         self._counted = True
         if lead is None and type(known) is tuple:
@@ -449,7 +449,7 @@ class _Request:
             self._load = self._loads.find(self._key, known) if self._loads is not None else None
         elif alone or self._loads is None:
             self._lead = lead
-        elif led.get():                             # acts for another load, so it has to be seen waiting, as others are
+        elif led.get():   # acts for another load, so its wait has to be registered like others
             self._loads.add(self._key, lead, self._source)
             return self._begin(False)
         else:
@@ -459,7 +459,7 @@ class _Request:
             self._load.waiting += 1
 
     async def value(self) -> Any:
-        """What the key has, once it is loaded."""
+        """The value of the key, once it is loaded."""
         try:
             while self._found is None:
                 if self._lead is not None:
@@ -468,15 +468,15 @@ class _Request:
                     return await self.future
                 flight, self._flight = self._flight, None
                 assert flight is not None
-                alone = not await tasks.over(flight)    # waiting would be for ourselves
+                alone = not await tasks.over(flight)    # then the wait would be circular
                 if not alone and not flight.was_abandoned:
                     try:
                         value = flight.get()
                     finally:
-                        del flight              # it keeps the error, the error its traceback, and that keeps this frame
+                        del flight              # it refers to the error, whose traceback refers to this frame
                     if self._source.by_loader or value is not NOTHING_LOADED:
                         return value
-                    # else a loader said that there is none, but this is a factory
+                    # else a loader said that there is no value, but this caller has a factory
                 self.leave()
                 self._begin(alone)
             return self._found[0]

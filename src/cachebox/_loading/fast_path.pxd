@@ -1,12 +1,11 @@
-"""The short ways: a hit, in as few instructions as there can be.
+"""The fast paths: a hit, in as few instructions as possible.
 
-What is fastest is a function that needs no stack frame, and that is one which calls nothing, but for what it returns. So
-what takes more than a short way has (an equal key that is another object, `==` of Python's, a lifetime, a miss) is left
-to a function whose result is returned as it is: it takes over the lock, and goes on from there. It is called through a
-pointer whose type says nothing of exceptions (`Rest`, `Search`). So the compiler makes that call a jump, and does not
-take the function into the short way; an exception reaches the short way's caller just so.
+A fast path needs no stack frame as long as it only makes tail calls. What it cannot finish it hands, lock included, to
+a continuation, whose result it returns. Such cases are an equal key that is another object, Python's `==`, a lifetime,
+a miss. The continuation is called through a `noexcept` pointer (`Rest`, `Search`). Cython then adds no error check, so
+the C compiler emits a jump and does not inline the call. Exceptions still reach the caller.
 
-Objects are pointers here: what Cython takes for an object it counts references of.
+Objects are pointers here, because Cython counts references to all that it takes for objects.
 """
 
 from cpython.object cimport PyObject
@@ -19,7 +18,7 @@ from cachebox._engine.table cimport (
 from cachebox._loading.single_flight cimport Leader, may_store
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport ends_within
-from cachebox._store.state cimport AHEAD, USER_CLOCK, EXPIRES, PYTHON_POLICY, IDLES, ISOLATED, PRECISE, reserve
+from cachebox._store.state cimport AHEAD, EXPIRES, IDLES, ISOLATED, PRECISE, PYTHON_POLICY, USER_CLOCK, reserve
 from cachebox._store.store cimport Store
 from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
 
@@ -29,7 +28,7 @@ cdef extern from "_platform/portable.h" nogil:
 
 
 cdef inline uint64_t mixed_in(PyObject* store, Py_hash_t hashed) noexcept:
-    """A hash, as the store's table wants it."""
+    """A hash, mixed for the store's table."""
     return mixed((<Store>store).table, hashed)
 
 
@@ -40,7 +39,7 @@ ctypedef PyObject* (*ItemSearch)(PyObject* self, PyObject* key, uint64_t h, uint
 
 
 cdef inline bint find_at_once(PyObject* store, PyObject* key, uint64_t h, uint32_t* i) noexcept:
-    """Whether a key is this very object and where most are, near its home. Tells its index. Takes the lock."""
+    """Whether a key is the stored object itself, in its home slot or the next. Sets its index. Takes the lock."""
     cdef const Table* t = (<Store>store).table
     acquire((<Store>store).lock)
     i[0] = candidate_nearby(t, h)
@@ -48,7 +47,7 @@ cdef inline bint find_at_once(PyObject* store, PyObject* key, uint64_t h, uint32
 
 
 cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint64_t h, uint32_t* slot) noexcept:
-    """The index of a key. 0: there is none up to `slot`, where the search has to go on. Needs the lock."""
+    """The index of a key. 0: it is not there up to `slot`, where the search has to go on. Needs the lock."""
     cdef const Table* t = (<Store>store).table
     cdef uint32_t i
     cdef int equal
@@ -67,14 +66,14 @@ cdef inline uint32_t find_quickly(PyObject* store, PyObject* key, uint64_t h, ui
 
 
 cdef inline bint is_plain_hit(PyObject* store, uint32_t i) noexcept:
-    """Whether a hit on entry i is `take_hit` and nothing else."""
+    """Whether a hit on entry i needs no more than `take_hit`."""
     return (<Store>store).table.entries[i].value != NULL and not (
         (<Store>store).modes & (EXPIRES | IDLES | USER_CLOCK | PYTHON_POLICY | AHEAD | ISOLATED)
     )
 
 
 cdef inline bint is_equal_hit(PyObject* store, PyObject* key, uint64_t h, uint32_t i) noexcept:
-    """Whether i, which `find_at_once` told, is a plain hit after all: the key's text is the same. Calls nothing, too."""
+    """Whether entry i, which `find_at_once` set, is a plain hit after all: the texts are equal. Calls nothing."""
     cdef const Table* t = (<Store>store).table
     return (
         i <= t.mask and is_plain_hit(store, i) and t.entries[i].hash == <uint32_t>h       # the sentinel's value is NULL
@@ -104,7 +103,10 @@ cdef PyObject* go_on(
 
 
 cdef inline PyObject* try_hit(PyObject* store, uint32_t i) noexcept:
-    """A hit on entry i, under the lock: a new reference to its value. NULL: it has none, or it takes more than that."""
+    """A hit on entry i: a new reference to its value.
+
+    NULL: it has none, or the hit is not so simple. Needs the lock.
+    """
     cdef PyObject* value = (<Store>store).table.entries[i].value
     cdef int64_t* counts = (<Store>store).counts
     cdef int modes = (<Store>store).modes
@@ -114,7 +116,7 @@ cdef inline PyObject* try_hit(PyObject* store, uint32_t i) noexcept:
     if modes & (EXPIRES | IDLES | USER_CLOCK | PYTHON_POLICY | AHEAD | ISOLATED):
         if modes & (IDLES | USER_CLOCK | PYTHON_POLICY | ISOLATED):
             return NULL
-        if modes & AHEAD:                       # to end so soon is as good as over: it may have to be loaded anew
+        if modes & AHEAD:   # a deadline so soon counts as passed: the entry may be due for a refresh
             soon = (<Store>store).ahead * (<Store>store).ttls[i]
         if ends_within(&(<Store>store).expiry, i, soon, (modes & PRECISE) != 0):
             return NULL
@@ -127,10 +129,10 @@ cdef inline PyObject* try_hit(PyObject* store, uint32_t i) noexcept:
 cdef inline PyObject* search_and_use(
     PyObject* store, PyObject* key, uint64_t h, uint32_t i, bint* compared
 ) except? NULL:
-    """A hit where `find_at_once` told i, but it was none or not plain: a new reference to the value.
+    """A hit, after `find_at_once` set i but found no plain hit: a new reference to the value.
 
-    NULL, and no exception: it is a miss, or not so simple. `compared` becomes true if it is a miss for certain, which took
-    `==` to find out. Takes over the lock, and releases it.
+    NULL without an exception: a miss, or a hit that is not so simple. `compared` becomes true if it is certainly a
+    miss, which took `==` to find out. Takes over the lock, and releases it.
     """
     cdef const Table* t = (<Store>store).table
     cdef uint32_t slot = 0
@@ -151,7 +153,7 @@ cdef inline PyObject* search_and_use(
 
 
 cdef inline PyObject* try_get(PyObject* store, PyObject* key, uint64_t h) noexcept:
-    """A hit that needs no Python code: a new reference to the value. NULL: it is a miss, or not so simple."""
+    """A hit that needs no Python code: a new reference to the value. NULL: a miss, or not so simple."""
     cdef uint32_t i
     cdef PyObject* value = NULL
     acquire((<Store>store).lock)
@@ -163,15 +165,19 @@ cdef inline PyObject* try_get(PyObject* store, PyObject* key, uint64_t h) noexce
 
 
 cdef inline PyObject* get_equal(PyObject* store, PyObject* key, uint64_t h, bint* compared) except? NULL:
-    """A hit: a new reference to the value. NULL, and no exception: see `go_on`."""
+    """A hit: a new reference to the value. NULL without an exception: see `go_on`."""
     acquire((<Store>store).lock)
     return go_on(store, key, h, home((<Store>store).table, h), 0, compared)
 
 
-# --- changes of a cache without modes: nothing expires, nothing is weighed, nobody listens or watches ----------------
+# --- changes of a cache without modes: no deadlines, weights, callbacks or watches
+# -------------------------------------
 
 cdef inline bint try_miss(Store self, PyObject* key, uint64_t h) noexcept:
-    """Count the miss of a key that is surely missing, in a cache without modes. False: `get_slow` has to find out."""
+    """Count the miss of a key that is certainly missing, in a cache without modes.
+
+    False: `get_slow` has to find out.
+    """
     cdef bint missing
     acquire(self.lock)
     missing = self.modes == 0 and lookup(self.table, key, h) == 0
@@ -182,7 +188,7 @@ cdef inline bint try_miss(Store self, PyObject* key, uint64_t h) noexcept:
 
 
 cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value, bint only_new) noexcept:
-    """Store a value in a cache without modes. False: it has some, or it takes Python code or memory."""
+    """Store a value in a cache without modes. False: the cache has modes, or it takes Python code or memory."""
     cdef Table* t = self.table
     cdef uint32_t slot, i
     cdef PyObject* old_key = NULL
@@ -223,7 +229,7 @@ cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value,
 cdef inline uint32_t replace_victim(
     Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
 ) noexcept:
-    """Give the next victim's entry to another key; the victim's references become the caller's."""
+    """Give the next victim's entry to another key. The victim's references pass to the caller."""
     cdef uint32_t victim = self.engine.victim()
     self.engine.on_remove(victim)
     old_key[0] = self.table.entries[victim].key
@@ -234,7 +240,7 @@ cdef inline uint32_t replace_victim(
 
 
 cdef inline void room_for_one(Store self, PyObject** key, PyObject** value) noexcept:
-    """Room for one more in a cache without modes, under the lock; the victim's references become the caller's."""
+    """Make room for one entry in a cache without modes. The victim's references pass to the caller. Needs the lock."""
     cdef uint32_t victim
     if self.live < self.bound:
         self.live += 1
@@ -248,7 +254,10 @@ cdef inline void room_for_one(Store self, PyObject** key, PyObject** value) noex
 
 
 cdef inline bint try_lead(Store self, PyObject* key, uint64_t h, Leader leader) noexcept:
-    """Lead the load of a key that is missing for certain, in a cache without modes. False: `join_or_lead` has to find out."""
+    """Lead the load of a key that is certainly missing, in a cache without modes.
+
+    False: `join_or_lead` has to find out.
+    """
     acquire(self.lock)
     if self.modes == 0 and lookup(self.table, key, h) == 0 and self.engine.reserve(self.bound):
         leader.place.i = self.engine.insert(key, h)
@@ -260,7 +269,7 @@ cdef inline bint try_lead(Store self, PyObject* key, uint64_t h, Leader leader) 
 
 
 cdef inline bint try_complete(Store self, Leader leader, PyObject* value) noexcept:
-    """End a load for which nobody waits, in a cache without modes. False: `complete` has to."""
+    """End a load without waiters, in a cache without modes. False: `complete` has to end it."""
     cdef PyObject* old_key = NULL
     cdef PyObject* old_value = NULL
     acquire(self.lock)

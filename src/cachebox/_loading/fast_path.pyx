@@ -1,4 +1,4 @@
-"""What the short ways leave to others; see `fast_path.pxd`."""
+"""Continuations of the fast paths; see `fast_path.pxd`."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -8,12 +8,12 @@ from cachebox._engine.table cimport (
 )
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, note_removal, start
-from cachebox._store.state cimport USER_CLOCK, PYTHON_POLICY, IDLES, ISOLATED
+from cachebox._store.state cimport IDLES, ISOLATED, PYTHON_POLICY, USER_CLOCK
 from cachebox._store.store cimport Store
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
-    """The end of `take_hit` where the policy is to be asked."""
+    """The end of `take_hit` if the policy is to be called."""
     on_hit(<PyObject*>(<Store>store).engine, i)
     release((<Store>store).lock)
     return value
@@ -22,11 +22,11 @@ cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexc
 cdef PyObject* go_on(
     PyObject* store, PyObject* key, uint64_t h, uint32_t slot, uint32_t i, bint* compared
 ) except? NULL:
-    """The rest of a search for a hit, where i was found at `slot`; or 0, and the search goes on from there.
+    """The rest of a search for a hit. Entry i was found at `slot`; if i is 0, the search goes on from there.
 
-    Keys are compared by `==` if need be, which runs without the lock. NULL, and no exception: there is no such key, or the
-    hit takes more than `try_hit`. `compared` becomes true if keys were compared, and there is none: it need not be done
-    again. Takes over the lock, and releases it.
+    Keys are compared by `==` if need be, which runs without the lock. NULL without an exception: there is no such key,
+    or the hit takes more than `try_hit`. `compared` becomes true if keys were compared and the key is absent, so that
+    they are not compared twice. Takes over the lock, and releases it.
     """
     cdef Table* t = (<Store>store).table
     cdef PyObject* stored
@@ -36,7 +36,7 @@ cdef PyObject* go_on(
     while i == 0:
         i = candidate(t, h, &slot)
         stored = t.entries[i].key
-        if stored == key:                       # the sentinel's is NULL
+        if stored == key:                       # the sentinel's key is NULL
             break
         if i == 0:
             release((<Store>store).lock)
@@ -59,7 +59,7 @@ cdef PyObject* go_on(
                 acquire((<Store>store).lock)
                 if unlikely(not equal or t.version != version):
                     return go_on_comparing(store, key, h, i, stored, equal, compared)
-                decref(stored)                  # not the last one: the entry has one
+                decref(stored)                  # not the last reference: the entry has one
                 break
         slot = (slot + 1) & t.mask
         i = 0
@@ -71,7 +71,10 @@ cdef PyObject* go_on(
 cdef PyObject* go_on_comparing(
     PyObject* store, PyObject* key, uint64_t h, uint32_t i, PyObject* stored, bint equal, bint* compared
 ) except? NULL:
-    """`go_on` where the key of entry i differs, or somebody wrote meanwhile. Takes over the lock and the reference."""
+    """`go_on` after the key of entry i differed, or the table was written meanwhile.
+
+    Takes over the lock and the reference.
+    """
     cdef Operation op
     cdef PyObject* value = NULL
     start(&op)

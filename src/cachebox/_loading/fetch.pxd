@@ -1,7 +1,7 @@
-"""The load path: one caller loads what is missing, the others wait, and it is stored unless it was changed meanwhile.
+"""The load path: one caller loads what is missing, others wait, and the value is stored unless the key was changed.
 
-A `LoadSpec` says what to call and what becomes of the value. `fetch` does it all; where coroutines load, `begin_load` and
-`complete_loaded`, `complete_made` or `fail_load` are its halves.
+A `LoadSpec` says what to call and what to do with the value. `fetch` does all of it. Coroutines use its halves:
+`begin_load`, and `complete_loaded`, `complete_made` or `fail_load`.
 """
 
 from cpython.object cimport PyObject
@@ -12,30 +12,30 @@ from cachebox._loading.single_flight cimport Leader
 from cachebox._store.store cimport Store
 
 
-cdef struct LoadSpec:               # how to get a value that is missing; borrows everything
+cdef struct LoadSpec:               # how to load a missing value; borrows everything
     PyObject* function
     PyObject** arguments
     Py_ssize_t n
     PyObject* names
     double lifetime
-    PyObject* ttl_of                # the value's time to live, as a function of it; or NULL
-    PyObject* condition             # whether to store it, likewise; or NULL
-    PyObject* instance              # a value that is this very object is not stored; or NULL
-    PyObject* tags                  # a tuple of them, or a function of the value and the arguments; or NULL
-    PyObject* failures              # where to remember that it failed: a Failures; or NULL
-    int64_t began                   # when, on the store's clock of invalidations
+    PyObject* ttl_of                # a function of the value that returns its ttl; or NULL
+    PyObject* condition             # a function of the value that says whether to store it; or NULL
+    PyObject* instance              # a value that is not stored, compared by identity; or NULL
+    PyObject* tags                  # a tuple of tags, or a function of the value and the arguments; or NULL
+    PyObject* failures              # the negative cache for a failure, a Failures; or NULL
+    int64_t began                   # the number of the store's invalidations when it began
     bint single_flight
-    int single_use                  # what becomes of a value that can be consumed only once, see below
-    bint functools_rules            # as functools has it: the value is stored whatever happened to the key meanwhile
-    bint keep_first                 # ... unless it has another value by now
-    int missed                      # tells whether it was a miss; -1: it never came to that
+    int single_use                  # what to do with a value that can be consumed only once, see below
+    bint functools_rules   # lru_cache's rules: store the value even if the key was written or cleared during the call
+    bint keep_first                 # with these rules: keep a value that another call stored first
+    int missed                      # set to whether it was a miss; -1: that was never found out
 
 
 cdef enum:                          # values that can be consumed only once
-    STORED                          # are stored, like others
-    REFUSED                         # are stored, but for awaitables: a TypeError, for a factory has to be plain
-    RETURNED                        # are only returned
-    PASSED                          # ... and that has happened
+    STORED                          # store it, like any other
+    REFUSED                         # store it; but an awaitable is a TypeError, because a factory must be plain
+    RETURNED                        # only return it
+    PASSED                          # like RETURNED, and that has happened
 
 
 cdef extern from "_platform/results.h":
@@ -57,7 +57,7 @@ cdef object plain_result(str name, object result)
 
 
 cdef inline void no_arguments(LoadSpec* spec, object factory, double lifetime) noexcept:
-    """A value comes from ``factory()`` and lives that long."""
+    """A value comes from ``factory()``, and is stored for `lifetime`."""
     spec.function = <PyObject*>factory
     spec.arguments = NULL
     spec.n = 0

@@ -1,15 +1,15 @@
-"""Loading what is missing, for `get` of a cache with a loader, `get_or_set` and decorated functions; see `fetch.pxd`."""
+"""Loads of missing values, for `get` with a loader, `get_or_set` and decorated functions; see `fetch.pxd`."""
 
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
 from cachebox._engine.table cimport incref, mixed, take_over, xdecref
-from cachebox._loading.fast_path cimport try_get, try_complete, try_lead, try_miss, try_set
+from cachebox._loading.fast_path cimport try_complete, try_get, try_lead, try_miss, try_set
 from cachebox._loading.flight cimport ABANDONED, PENDING, Flight
 from cachebox._loading.loader cimport NOTHING, Loader, load_all
-from cachebox._loading.refresh cimport get_or_refresh, get_now
-from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, new_leader, still_leads
+from cachebox._loading.refresh cimport get_now, get_or_refresh
+from cachebox._loading.single_flight cimport Joined, Leader, complete, fail, join_or_lead, new_leader, still_leads
 from cachebox._platform.caught cimport raise_current
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.options cimport lifetime_of, seconds_given
@@ -34,14 +34,14 @@ cdef extern from "_platform/results.h":
 # --- one key ----------------------------------------------------------------------------------------------------------
 
 cdef PyObject* get_slow(Store store, object key, uint64_t h) except? NULL:
-    """A new reference to the key's value, or NULL: the long way, for a miss too."""
+    """The slow path of `get`: a new reference to the key's value; NULL: a miss."""
     if store.loader is not None:
         return get_through(store, key, h)
     return store.own_copy(store.find_and_use(key, h, True))
 
 
 cdef PyObject* get_through(Store store, object key, uint64_t h) except? NULL:
-    """`get_slow` of a cache with a loader: a new reference to the value, or NULL: there is none."""
+    """`get_slow` of a cache with a loader: a new reference to the value; NULL: the loader has none."""
     cdef LoadSpec spec
     cdef PyObject* value
     cdef PyObject* argument = <PyObject*>key
@@ -64,7 +64,7 @@ cdef PyObject* get_through(Store store, object key, uint64_t h) except? NULL:
 
 
 cdef PyObject* find_missing(PyObject* self, PyObject* key, uint64_t h, bint compared) except? NULL:
-    """A new reference to the value of a key that was no hit at first sight, or NULL: it is a miss."""
+    """A new reference to the value of a key that the fast path did not find; NULL: a miss."""
     if compared and (<Store>self).loader is None:
         (<Store>self).count_miss()
         return NULL
@@ -72,7 +72,7 @@ cdef PyObject* find_missing(PyObject* self, PyObject* key, uint64_t h, bint comp
 
 
 cdef object fetch(Store store, object key, uint64_t h, LoadSpec* spec):
-    """The value of a key, loaded if need be: by one that leads, while the others wait for it."""
+    """The value of a key. If it is missing, one caller leads the load, and the others wait for it."""
     cdef Leader leader
     cdef Flight flight
     cdef Joined joined
@@ -105,12 +105,12 @@ cdef object fetch(Store store, object key, uint64_t h, LoadSpec* spec):
             if flight is None:
                 break
             state = flight.wait()
-            if state == PENDING:            # waiting would be for ourselves
+            if state == PENDING:            # the wait would be circular
                 leader.side_load = new_watch(store)
             elif state != ABANDONED:
                 known = flight.outcome()
                 if <PyObject*>known != NOTHING or spec.instance == NOTHING:
-                    return known            # else a loader said that there is none, but this is a factory
+                    return known            # else a loader said that there is no value, but this caller has a factory
     value = quick_vectorcall(spec.function, spec.arguments, spec.n, spec.names)
     if value != NULL and is_simple(spec) and <PyObject*>value != spec.instance and not may_pass_once(value):
         if try_complete(store, leader, value):
@@ -119,12 +119,12 @@ cdef object fetch(Store store, object key, uint64_t h, LoadSpec* spec):
 
 
 cdef object end_load(Store store, object key, uint64_t h, Leader leader, PyObject* value, LoadSpec* spec):
-    """End a load with its value, or with the exception that is set where that is NULL."""
+    """End a load with its value; NULL: with the current exception."""
     try:
         if value == NULL:
             raise_current()
         if spec.single_use != STORED and is_only_returned(<object>value, spec):
-            fail(store, leader, None)        # whoever waits has to get its own
+            fail(store, leader, None)        # each waiter has to load its own
         else:
             complete_load(store, leader, key, h, <object>value, spec)
     except BaseException as error:
@@ -139,17 +139,17 @@ cdef object end_load(Store store, object key, uint64_t h, Leader leader, PyObjec
 cdef int remember(Store store, object key, Leader leader, object error, object failures) except -1:
     """Remember that a load failed, unless its key was changed meanwhile."""
     if failures.remember(key, error) and not still_leads(store, leader):
-        failures.forget(key)                # whoever writes the key does so, too, after that: in any order it is gone
+        failures.forget(key)                # a writer stores first and forgets then: in any order, no failure stays
     return 0
 
 
 cdef int complete_load(Store store, Leader leader, object key, uint64_t h, object value, LoadSpec* spec) except -1:
-    """End a load with the value that it got."""
+    """End a load with its value."""
     cdef bint wanted = is_wanted(value, spec)
     cdef double weight = 0.0
     cdef tuple tags = tags_for(value, spec) if wanted and spec.tags != NULL else None
     if <PyObject*>value != NOTHING:
-        value = store.copy_of(value)         # what the leader gets it may change before those who wait have theirs
+        value = store.copy_of(value)         # the leader may change its copy before the waiters have theirs
     if wanted:
         spec.lifetime = store.lifetime_for(spec.lifetime, key, value)
         weight = store.weigh(key, value)
@@ -160,7 +160,7 @@ cdef int complete_load(Store store, Leader leader, object key, uint64_t h, objec
 
 
 cdef object load_by_functools_rules(Store store, object key, uint64_t h, LoadSpec* spec):
-    """The value of a key, loaded if need be, whoever else loads or writes it meanwhile."""
+    """The value of a key, loaded if need be. Other loads and writes of the key do not matter."""
     cdef PyObject* found
     spec.missed = try_miss(store, <PyObject*>key, h)
     if not spec.missed:
@@ -236,22 +236,23 @@ cdef object get_many_through(Store store, list keys, list hashes):
     return {key: found[key] for key in keys if key in found} if together else found
 
 
-# --- for coroutines and warm starts -------------------------------------------------------------------------------------
+# --- for coroutines and warm starts
+# -------------------------------------------------------------------------------------
 
 def find(Store store not None, key):
-    """A hit, or what stands for nothing, which counts nothing."""
+    """The value of a hit, or NOTHING. A miss is not counted."""
     cdef PyObject* value = try_get(<PyObject*>store, <PyObject*>key, hash_in(store, key))
     return take_over(value) if value != NULL else <object>NOTHING
 
 
 def get_now_(Store store not None, key):
-    """What may be served although it is to be loaded anew, or has expired; or what stands for nothing."""
+    """A value that may be served although it is due for a refresh or has expired; or NOTHING."""
     cdef PyObject* value = store.own_copy(get_now(store, key, hash_in(store, key)))
     return take_over(value) if value != NULL else <object>NOTHING
 
 
 def known_failure(Store store not None, key):
-    """What to raise for a key whose load failed lately, or None."""
+    """The exception to raise for a key whose load failed lately, or None."""
     error = store.failures.find(key) if store.failures is not None else None
     if error is not None:
         store.count_hit()
@@ -263,7 +264,7 @@ def count_miss(Store store not None):
 
 
 def begin_load(Store store not None, key, bint counted, bint alone):
-    """Returns (a Leader, None), (None, a flight to wait for), or (None, the value that is there in a tuple)."""
+    """Returns (a Leader, None), (None, a flight to wait for), or (None, a tuple of the existing value)."""
     cdef Joined joined
     cdef Leader leader = new_leader(store)
     cdef Flight flight
@@ -286,7 +287,7 @@ def complete_loaded(Store store not None, Leader leader not None, key, value):
 
 
 def complete_made(Store store not None, Leader leader not None, key, value, double lifetime, tuple tags):
-    """End a load by a function."""
+    """End a load by a factory."""
     cdef LoadSpec spec
     no_arguments(&spec, None, lifetime)
     if is_awaitable(<PyObject*>value):
@@ -305,7 +306,7 @@ def fail_load(Store store not None, Leader leader not None, key, error):
 
 
 def load_one(Store store not None, key, Loader loader):
-    """Load a key, if it is missing. Returns whether it is there then."""
+    """Load a key, if it is missing. Returns whether it has a value then."""
     cdef LoadSpec spec
     cdef PyObject* argument = <PyObject*>key
     by_loader(&spec, loader, &argument, store)
@@ -314,7 +315,7 @@ def load_one(Store store not None, key, Loader loader):
 
 
 def load_many(Store store not None, list keys, Loader loader):
-    """Load keys together, if they are missing. Returns how many are there then."""
+    """Load the missing ones of many keys, together. Returns how many keys have a value then."""
     cdef dict found = {}
     cdef list left = []
     load_all(store, loader, keys, found, left)
@@ -334,7 +335,7 @@ cdef void by_loader(LoadSpec* spec, Loader loader, PyObject** key, Store store) 
 
 
 cdef bint is_wanted(object value, LoadSpec* spec) except -1:
-    """Whether a loaded value is to be stored; sets its lifetime."""
+    """Whether to store a loaded value. Sets its lifetime."""
     if <PyObject*>value == spec.instance:
         return False
     if spec.condition != NULL and not plain_result("condition", (<object>spec.condition)(value)):
@@ -360,12 +361,15 @@ cdef tuple tags_for(object value, LoadSpec* spec):
 
 
 cdef inline bint is_simple(const LoadSpec* spec) noexcept:
-    """Whether every value is to be stored, and for ever."""
+    """Whether every value is to be stored, without a deadline."""
     return spec.condition == NULL and spec.ttl_of == NULL and spec.lifetime == INFINITY and spec.tags == NULL
 
 
 cdef bint is_only_returned(object value, LoadSpec* spec) except -1:
-    """Whether a computed value must not be stored, because it can be consumed only once. TypeError: a factory was async."""
+    """Whether a computed value must not be stored, because it can be consumed only once.
+
+    Raises TypeError for a factory that was async.
+    """
     if spec.single_use == RETURNED and passes_once(value):
         spec.single_use = PASSED
         return True
@@ -381,13 +385,13 @@ cdef bint passes_once(object value) except -1:
     if is_heap_type(type(value)):
         if is_context(value):
             return True
-        type.__getattribute__(type(value), "__doc__")       # a type gets its version when it is asked for something
+        type.__getattribute__(type(value), "__doc__")       # a type gets its version when an attribute is looked up
         note_harmless(<PyObject*>value)
     return False
 
 
 cdef object plain_result(str name, object result):
-    """What a user's function returned. TypeError where somebody would have to await it."""
+    """What a user's function returned. Raises TypeError for an awaitable, which no code would await."""
     if is_awaitable(<PyObject*>result):
         refuse_awaitable(name, result)
     return result

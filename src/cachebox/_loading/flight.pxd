@@ -1,4 +1,4 @@
-"""A flight: one load that several callers wait for, and how they wait without waiting for themselves."""
+"""Flights: a flight is one load that several callers wait for. Its waiters must not wait for themselves."""
 
 from cpython.object cimport PyObject
 
@@ -7,22 +7,22 @@ from cachebox._platform.lock cimport SharedLock
 
 cdef enum FlightState:
     PENDING
-    COMPLETED                       # with what was loaded
+    COMPLETED                       # with the loaded value
     RAISED                          # with an error
-    ABANDONED                       # the leader was interrupted, or is lost: somebody else has to load
+    ABANDONED                       # the leader was interrupted or lost: another caller has to load
 
 
 cdef class Flight:
-    """What those who wait for a leader share. It exists only if somebody waits."""
-    cdef SharedLock shared_lock     # its lock guards the rest
-    cdef unsigned long thread       # the leader's, and its greenlet, as `callers` has them
+    """What a leader's waiters share. It exists only if there are waiters."""
+    cdef SharedLock shared_lock     # its lock guards the fields below
+    cdef unsigned long thread       # the leader's thread and greenlet, as in `callers`
     cdef object greenlet
-    cdef Course course              # None: no coroutine leads, and nobody acts for the leader
+    cdef Course course              # None: no coroutine leads, and no thread acts for the leader
     cdef readonly int state
-    cdef object result              # ... or the error
-    cdef object traceback           # the error's, as the leader raised it
-    cdef dict waiters               # what wakes those who wait: callables, in order
-    cdef object copier              # of a cache that isolates: each of those who wait gets a copy
+    cdef object result              # the value or the error
+    cdef object traceback           # the error's traceback, as the leader raised it
+    cdef dict waiters               # the `wake` of each waiter, in order
+    cdef object copier              # of a cache that isolates: each waiter gets a copy
 
     cdef int wait(self) except -1
     cdef bint stands_still(self, Course course)
@@ -32,38 +32,38 @@ cdef class Flight:
 
 
 cdef class Course:
-    """A load or a wait that others act for: tasks and threads that carry it in their context."""
+    """A load or a wait for which others act: tasks and threads that carry the course in their context."""
     cdef unsigned long thread
     cdef object greenlet
-    cdef bint is_green              # it waits in a hub for those who act for it
-    cdef object task                # a weak reference to the task that leads; None: a thread does
-    cdef object goes_on             # says whether its event loop runs
-    cdef dict awaited               # what the code that it led to waits for: Wait: Flight
-    cdef object before              # how to leave its context
+    cdef bint is_green              # its caller waits in a hub for those that act for it
+    cdef object task                # a weak reference to the task that leads; None: a thread leads
+    cdef object goes_on             # a function: whether the task's event loop runs
+    cdef dict awaited               # the waits of the code that it led to, each with its Flight
+    cdef object before              # the token that takes it out of its context
     cdef bint over
 
 
 cdef class Wait:
-    """Somebody waits for a flight. Until that ends it is known to whoever looks for circles."""
+    """A wait for a flight. Until it ends, searches for circles can see it."""
     cdef Flight flight
-    cdef object waiter              # what it waits by
-    cdef object task                # the task that waits; None: the thread does, or its greenlet
+    cdef object waiter              # its Waiter
+    cdef object task                # the task that waits; None: a thread or greenlet waits
     cdef unsigned long thread
     cdef object greenlet
     cdef bint is_green              # it waits in a hub
-    cdef dict known                 # where it stands, if it does, and as what
+    cdef dict known                 # the dict that registers the wait, or None
     cdef object key
-    cdef object before              # what the thread was waiting for when a signal handler began to wait
-    cdef object wake                # called, in any thread, when the flight is over
-    cdef list courses               # those that led to the code that waits
+    cdef object before              # the flight that the thread was waiting for when a signal handler began this wait
+    cdef object wake                # called in any thread when the flight is done
+    cdef list courses               # the courses that led to the code that waits
     cdef double began
-    cdef object stands              # where the one that is waited for stood when it was last looked for
+    cdef object stands              # where the awaited leaders stood at the last look
 
     cdef bint is_circular(self, bint is_long) except -1
     cdef bint holds_up(self, Flight at) except -1
 
 
-cdef PyObject* NOTHING              # what stands for "there is none": what a loader says
+cdef PyObject* NOTHING              # stands for "no value", as a loader's result
 
 cdef Flight new_flight(SharedLock shared_lock)
 cdef int wake_all(Flight flight) except -1

@@ -1,12 +1,12 @@
-"""Flights, and who waits for them; see `flight.pxd`.
+"""Flights and their waiters; see `flight.pxd`.
 
-Who waits, waits for a leader; a leader may itself wait for another flight, or for a task or thread that it started and
-that waits. A wait that would keep the leader from going on must not begin: the caller loads alone instead. To see
-circles, whoever waits is entered in `waiting`, and with the courses that led to its code, before it looks. What nobody
-has told shows by where the leader stands, to those who have waited long (`stuck`).
+Deadlock avoidance: a leader may itself be waiting, directly or through a task or thread that it started. A wait that
+would close a circle is not begun; the caller loads alone. A waiter registers in `waiting`, and in the courses that led
+to its code, before it searches for a circle. So of two waits that would close a circle together, at least one sees it.
+Some circles are not registered. After a long wait the waiter guesses them from where the leader stands (`stuck`).
 
-Flights are objects, and nothing here keeps a task alive: what a left event loop was loading is garbage, which
-the collector sees and ends. Where somebody keeps it, those who wait find out that its loop does not run, and go on.
+Flights are objects, and nothing here keeps a task alive. So the load of an abandoned event loop is garbage, which the
+collector finds and ends. If the loop is kept alive, the waiters find out that it does not run, and go on.
 """
 
 from _contextvars import ContextVar
@@ -31,17 +31,20 @@ if not HAS_GIL:
 cdef object nothing = object()
 NOTHING = <PyObject*>nothing
 
-cdef dict waiting = {}              # thread ident: the flight that the whole thread waits for
-cdef dict waiting_in_hubs = {}      # address of a weak reference to a greenlet: the flight that it waits for
+cdef dict waiting = {}              # the flight that a whole thread waits for, by thread ident
+cdef dict waiting_in_hubs = {}      # the flight that a greenlet waits for, by the address of a weak reference to it
 cdef dict delegations = {}          # courses of threads that wait until others have acted for them
 led = ContextVar("cachebox_led", default=())
-"""The courses that led to the code that runs."""
+"""The courses that led to the running code."""
 
 
 cdef class Flight:
 
     def __init__(self, task=None, goes_on=None):
-        """A flight that the caller leads, and nobody finds by itself; a task's, if there is one."""
+        """Make a flight that the caller or its task leads.
+
+        It is not registered: only those that are given it can wait.
+        """
         self.shared_lock = SharedLock()
         self.thread = this_thread()
         self.greenlet = this_greenlet()
@@ -49,7 +52,7 @@ cdef class Flight:
         self.course = Course(task, goes_on)
 
     cdef int wait(self) except -1:
-        """Wait in this thread. Returns the state that the flight ended in, or FLYING: the caller has to load alone."""
+        """Wait in this thread. Returns the state that the flight ended in; PENDING: the caller has to load alone."""
         wait = Wait(self, new_waiter())
         try:
             if wait.may_begin() and wait.begins():
@@ -68,45 +71,46 @@ cdef class Flight:
         return self.state == ABANDONED
 
     def get(self):
-        """What a waiter gets, once it is over and was not abandoned."""
+        """What a waiter gets, once the flight is done and was not abandoned."""
         return self.outcome()
 
     cdef object outcome(self):
         if self.state == RAISED:
-            raise raisable(self.result).with_traceback(self.traceback)  # the leader's: waiters must not lengthen it
+            # the leader's, because waiters must not lengthen it
+            raise raisable(self.result).with_traceback(self.traceback)
         return self.result if self.copier is None or self.result is nothing else self.copier(self.result)
 
     cdef bint stands_still(self, Course course):
-        """Whether its leader waits until others have acted for a course."""
+        """Whether its leader is the caller that waits until others have acted for `course`."""
         return course.thread == self.thread and (not course.is_green or course.greenlet is self.greenlet)
 
     cdef bint is_lost(self) except -1:
-        """Whether a task leads that nobody will go on with: it is gone, or its event loop does not run."""
+        """Whether a task leads that will not go on: it is gone, or its event loop does not run."""
         if self.course is None or self.course.task is None or self.state != PENDING:
             return False
         return self.course.task() is None or not self.course.goes_on()
 
     def lost(self):
-        """Whether it was given up: by its leader, or because nobody will go on with that."""
+        """Whether the load was abandoned: by its leader, or because it will not go on."""
         if self.is_lost():
             self.give_up()
         return self.state == ABANDONED
 
     def hand_to(self, task, goes_on):
-        """A task leads from now on, of which its event loop says whether it goes on."""
+        """Let a task lead from now on. `goes_on` says whether its event loop runs."""
         self.course.goes_on = goes_on
         self.course.task = ref(task)
 
     def complete(self, result):
-        """It is over, with a value."""
+        """End it with a value."""
         self.end(COMPLETED, result, None)
 
     def give_up(self):
-        """It is over, without a value: the next one leads. Nothing, where it is over already."""
+        """End it without a value, so that the next caller leads. Does nothing if it has ended."""
         self.end(ABANDONED, None, None)
 
     cdef int end(self, int state, object result, object traceback) except -1:
-        """The first end counts."""
+        """End it, unless it has ended."""
         acquire(&self.shared_lock.lock)
         first = self.state == PENDING
         if first:
@@ -121,17 +125,17 @@ cdef class Flight:
         return 0
 
     def fail(self, error):
-        """It failed, and so does everybody who waits."""
+        """End it with an error, which every waiter raises."""
         traceback = error.__traceback__
         try:
             shared = raisable(error)
-        except Exception:                       # not to be had: the next one fails for itself
+        except Exception:                       # it cannot be copied: the next caller loads and fails for itself
             self.give_up()
         else:
             self.end(RAISED, shared, traceback)
 
     def __enter__(self):
-        """What runs in this context meanwhile acts for the leader."""
+        """Code that runs in this context until `__exit__` acts for the leader."""
         self.course.before = led.set(with_course(led.get(), self.course))
 
     def __exit__(self, *raised):
@@ -148,30 +152,30 @@ cdef class Course:
         self.awaited = {}
 
     def enter(self):
-        """What runs in this context acts for it, until it leaves."""
+        """Code that runs in this context until `leave` acts for it."""
         self.before = led.set(with_course(led.get(), self))
 
     def leave(self):
-        """The code that acts for it is over."""
+        """End the part of the context that acts for it."""
         before, self.before = self.before, None
         try:
             led.reset(before)
-        except ValueError:                      # another context: of the collector, which closes what nobody waits for
+        except ValueError:   # another context: that of the collector, which closes abandoned coroutines
             pass
 
 
 def acting():
-    """Whether the code that runs acts for a load, as far as contexts tell."""
+    """Whether the running code acts for a load, as far as contexts tell."""
     return any([not (<Course>course).over for course in led.get()])
 
 
 cdef tuple with_course(tuple known, Course course):
-    """The courses that led here, without those that are over, and one more."""
+    """Courses without those that have ended, and with one more."""
     return (*[other for other in known if not (<Course>other).over], course)
 
 
 def delegate(waiter):
-    """The caller is going to wait, by a waiter, until others have acted for it: a course for their contexts."""
+    """A course for the contexts of those that act for this caller, which is about to wait for them with `waiter`."""
     cdef Course course = Course()
     course.is_green = waiter.is_green
     delegations[course] = None
@@ -179,13 +183,13 @@ def delegate(waiter):
 
 
 def undelegate(Course course):
-    """The wait is over."""
+    """End the wait of a delegated course."""
     course.over = True
     delegations.pop(course, None)
 
 
 def act_for(Course course, function):
-    """Call a function that acts for whoever has that course."""
+    """Call a function that acts for the caller that has the course."""
     before = led.set(with_course(led.get(), course))
     try:
         return function()
@@ -207,7 +211,7 @@ cdef class Wait:
         self.began = monotonic()
 
     def may_begin(self):
-        """Become known to whoever looks for circles. False: it would be in vain, or the flight is over."""
+        """Register the wait, for searches for circles. False: it would be in vain, or the flight is done."""
         if self.task is None:
             if self.is_green:
                 self.known = waiting_in_hubs
@@ -219,25 +223,25 @@ cdef class Wait:
             self.known[self.key] = self.flight
         for course in self.courses:
             (<Course>course).awaited[self] = self.flight
-        if self.task is None and in_section():          # the leader may want what this thread has
+        if self.task is None and in_section():          # the leader may need what this thread holds
             return False
         return not self.flight.lost() and not self.is_circular(False)
 
     def begins(self):
-        """Have the waiter woken when the flight is over. False: it is over already."""
+        """Have the waiter woken when the flight is done. False: it is done already."""
         cdef Flight flight = self.flight
-        cdef bint flying
+        cdef bint pending
         acquire(&flight.shared_lock.lock)
         try:                                    # the dict may find no memory
-            flying = flight.state == PENDING
-            if flying:
+            pending = flight.state == PENDING
+            if pending:
                 flight.waiters[self.wake] = None    # such callables are hashed by address: no Python code runs
         finally:
             release(&flight.shared_lock.lock)
-        return flying
+        return pending
 
     def is_in_vain(self):
-        """Whether whoever has waited for a while should go on, alone if need be; to be asked now and then."""
+        """Whether the waiter should go on, alone if need be. To be asked once a pulse."""
         if self.flight.lost() or self.flight.state != PENDING:
             return True
         if monotonic() - self.began < LONG:
@@ -248,7 +252,7 @@ cdef class Wait:
         return self.is_circular(True)
 
     def ends(self):
-        """The flight is over, or the wait was given up, or never began."""
+        """End the wait: the flight is done, or the wait was given up or never began."""
         cdef Flight flight = self.flight
         if self.known is not None:
             if self.before is None:
@@ -260,14 +264,14 @@ cdef class Wait:
             (<Course>course).awaited.pop(self, None)
         acquire(&flight.shared_lock.lock)
         if flight.state == PENDING:
-            flight.waiters.pop(self.wake, None)     # not the last reference, so nothing runs
+            flight.waiters.pop(self.wake, None)     # not the last reference, so no code runs
         release(&flight.shared_lock.lock)
         self.waiter.close()
 
     cdef bint is_circular(self, bint is_long) except -1:
-        """Whether it keeps the one it waits for from going on.
+        """Whether this wait keeps its leader from going on.
 
-        `is_long`: it has waited for long, and takes leaders that stand at one place for waiting for us.
+        `is_long`: it has lasted long. Then a leader that stays at one place is taken for waiting for this caller.
         """
         cdef Flight at
         cdef Course course
@@ -314,7 +318,7 @@ cdef class Wait:
         if at.thread != self.thread:
             return False
         task = at.course.task() if at.course is not None and at.course.task is not None else None
-        if self.task is not None:               # the loop goes on, with other tasks
+        if self.task is not None:               # the event loop goes on, with other tasks
             return task is None or task is self.task
         return not self.is_green or task is not None or not self.waiter.drives(at.greenlet)
 
@@ -326,7 +330,7 @@ cdef bint is_gone(unsigned long thread) except -1:
 
 
 cdef Flight new_flight(SharedLock shared_lock):
-    """A flight that this thread leads, which nobody finds by itself."""
+    """A flight that this thread leads. It is not registered."""
     cdef Flight flight = Flight.__new__(Flight)
     flight.shared_lock = shared_lock
     flight.waiters = {}
@@ -336,13 +340,13 @@ cdef Flight new_flight(SharedLock shared_lock):
 
 
 cdef object raisable(object error):
-    """See `exceptions`, which only some builds need."""
+    """`exceptions.raisable`, imported only by builds that need it."""
     return error if HAS_GIL else copied_if_need_be(error)
 
 
 cdef int wake_all(Flight flight) except -1:
     if flight is not None:
-        for wake in flight.waiters:             # nobody joins or leaves any more
+        for wake in flight.waiters:             # the flight is done: no waiter joins or leaves any more
             wake()
     return 0
 

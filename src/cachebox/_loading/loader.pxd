@@ -1,4 +1,4 @@
-"""Read-through: what a cache with a loader does about missing keys."""
+"""Read-through: how a cache with a loader gets missing keys."""
 
 from cachebox._loading.flight cimport NOTHING
 from cachebox._store.store cimport Store
@@ -6,11 +6,11 @@ from cachebox.stats cimport CacheStats
 
 
 cdef class Loader:
-    """A loader as the cache calls it: it measures and counts, and returns NOTHING for a KeyError."""
-    cdef readonly object given      # the callable, or the store
-    cdef readonly object one        # its load, or itself
-    cdef readonly object many       # its load_many, or None
-    cdef readonly bint is_async     # what these return has to be awaited
+    """A loader as the cache calls it: it measures and counts calls, and returns NOTHING for a KeyError."""
+    cdef readonly object given      # the callable or the store, as the user gave it
+    cdef readonly object one        # the function for one key: the store's `load`, or `given` itself
+    cdef readonly object many       # the function for many keys, `load_many`; or None
+    cdef readonly bint is_async     # what they return has to be awaited
     cdef CacheStats statistics
 
     cdef int count(self, bint succeeded, object began) except -1

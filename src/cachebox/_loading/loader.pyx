@@ -1,7 +1,7 @@
 """Read-through; `loader.pxd` has the overview.
 
-One key is loaded as `Cache.get_or_set` does it, with the loader for a factory. Many keys go to the loader's `load_many`
-together: each of them is a flight of its own that this thread leads, so that others wait for just the keys they want.
+One key is loaded as by `Cache.get_or_set`, with the loader as the factory. Many keys go to the loader's `load_many`
+together. Each key is a flight of its own that this thread leads, so that others wait only for the keys they want.
 """
 
 from cpython.object cimport PyObject
@@ -12,7 +12,7 @@ from time import perf_counter_ns
 
 from cachebox._engine.table cimport hash_of, mixed, take_over
 from cachebox._loading.flight cimport ABANDONED, PENDING, Flight
-from cachebox._loading.single_flight cimport Leader, Joined, join_or_lead, fail, complete, new_leader, still_leads
+from cachebox._loading.single_flight cimport Joined, Leader, complete, fail, join_or_lead, new_leader, still_leads
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.options cimport lifetime_of, number_of
 from cachebox._store.store cimport Store
@@ -28,7 +28,7 @@ cdef extern from "_platform/results.h":
 
 cdef object nothing = <object>NOTHING
 NOTHING_LOADED = nothing
-"""What stands for "there is none"."""
+"""Stands for "no value"."""
 
 
 cdef class Loader:
@@ -53,7 +53,7 @@ cdef class Loader:
         self.is_async = is_async(self.one) or is_async(self.many)
 
     def __call__(self, key):
-        """Load one key: its value, or NOTHING."""
+        """Load one key. Returns its value, or NOTHING."""
         self.refuse_to_wait("aget")
         began = perf_counter_ns()
         try:
@@ -69,7 +69,7 @@ cdef class Loader:
         return value
 
     def load_many(self, list keys):
-        """Load many keys: a dict of those there are."""
+        """Load many keys. Returns a dict of those that have a value."""
         self.refuse_to_wait("aget_many")
         began = perf_counter_ns()
         try:
@@ -77,7 +77,7 @@ cdef class Loader:
             self.refuse_awaitable(values)
             if not hasattr(values, "keys"):
                 raise TypeError(f"load_many must return a dict, not {type(values).__name__}")
-        except KeyError:                        # of some key; which one, only asking for each of them can tell
+        except KeyError:                        # of an unknown key: find out which by loading each
             self.count(False, began)
             values = {key: self(key) for key in keys}
             return {key: value for key, value in values.items() if value is not nothing}
@@ -88,21 +88,21 @@ cdef class Loader:
         return values
 
     def refuse_to_wait(self, instead):
-        """TypeError where the loader is async, and who calls is not."""
+        """Raise TypeError if the loader is async, because the caller is not."""
         if self.is_async:
             raise TypeError(f"the loader is async, so what is missing has to be awaited: await cache.{instead}(...)")
 
     def refuse_awaitable(self, value):
-        """TypeError where what a plain loader returned would have to be awaited."""
+        """Raise TypeError if a plain loader returned an awaitable."""
         if is_awaitable(<PyObject*>value):
             refuse_awaitable("loader", value)
 
     def note(self, bint succeeded, began):
-        """Count a call of the loader that began then (`perf_counter_ns`)."""
+        """Count a call of the loader that began at `began` (`perf_counter_ns`)."""
         self.count(succeeded, began)
 
     def is_nothing(self, value):
-        """Whether a value stands for "there is none"."""
+        """Whether a value stands for "no value"."""
         return value is nothing
 
     cdef int count(self, bint succeeded, object began) except -1:
@@ -115,14 +115,14 @@ cdef class Loader:
 
 
 def is_source(given):
-    """Whether it is a mapping or a cache of any kind, where keys are looked up; a cache's `load` reads files."""
+    """Whether keys are looked up in it: it is a mapping, or a cache of any kind, whose `load` reads files."""
     if hasattr(given, "get_or_set") and hasattr(given, "get"):
         return True
     return isinstance(given, Mapping) and not hasattr(given, "load")
 
 
 def lookup_in(given):
-    """What loads a key from a mapping or a cache. What it has not is missing, whatever its `__missing__` would make."""
+    """A loader that looks keys up in a mapping or a cache. `__missing__` is not called."""
     get = given.get
 
     def look(key):
@@ -135,10 +135,10 @@ def lookup_in(given):
 
 
 cdef int load_all(Store store, Loader loader, list keys, dict found, list left) except -1:
-    """Load different keys that were missing at first sight, together. Each counts a miss.
+    """Load different keys that the fast path did not find, together. Each counts a miss.
 
-    Puts values into `found`. Keys that are still to be loaded, one by one, end up in `left`: somebody else's load of them
-    was interrupted, or to wait for it would be to wait for ourselves.
+    Puts values into `found`. Keys that must still be loaded one by one are put into `left`: another caller's load of
+    them was interrupted, or a wait for it would be circular.
     """
     cdef Joined joined
     cdef Leader leader
@@ -151,7 +151,7 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
     failure = None
     for key in keys:
         h = mixed(store.table, hash_of(<PyObject*>key))
-        leader = new_leader(store)              # one that is given up ends its flight
+        leader = new_leader(store)              # if it is dropped, it ends its flight
         joined.counted = False
         flight = join_or_lead(store, key, h, leader, &joined)
         if joined.value != NULL:
@@ -204,10 +204,10 @@ cdef int load_all(Store store, Loader loader, list keys, dict found, list left) 
 
 
 cdef int check_loading(dict options) except -1:
-    """Check the options that have to do with loading."""
+    """Check the options that concern loading."""
     for name in ("refresh_ahead", "stale_ttl"):
         if options.get(name) is not None and options.get("loader") is None:
-            raise ValueError(f"{name} needs loader: what is to load the values anew?")
+            raise ValueError(f"{name} needs loader: what is to refresh the values?")
     if options.get("loader") is not None:
         Loader(options["loader"], CacheStats())
     check_refreshing(options)
@@ -216,7 +216,7 @@ cdef int check_loading(dict options) except -1:
 
 
 def check_refreshing(options):
-    """Check `refresh_ahead` and `stale_ttl`; TypeError or ValueError where they make no sense."""
+    """Check `refresh_ahead` and `stale_ttl`. Raises TypeError or ValueError if they make no sense."""
     given = options.get("refresh_ahead")
     if given is not None:
         if isinstance(given, bool) or not hasattr(type(given), "__float__"):

@@ -1,4 +1,4 @@
-"""Negative caching: failures that are remembered, so that what has just failed is not tried again at once."""
+"""Negative caching: failures are remembered, so that what has just failed is not tried again at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 class Failures:
-    """The exceptions of one cache's loads, or of one function's calls, by key.
+    """The remembered exceptions of one cache's loads, or of one function's calls, by key.
 
-    Copies are kept, and copies raised: an exception holds its traceback, and that the arguments of all functions in it.
-    Where a class does not let itself be copied, its exception itself is; but not without the GIL, see `exceptions`.
+    Copies are kept, and copies are raised, because an exception holds its traceback, and that the arguments of all
+    functions in it. If a class does not allow copies, the exception itself is kept; without the GIL it is not
+    remembered, for the reason that `exceptions` gives.
 
     Args:
         kinds: the classes of exceptions to remember.
@@ -27,12 +28,12 @@ class Failures:
         self._kept = kept
 
     def find(self, key: Hashable) -> Exception | None:
-        """What to raise for a key; None: nothing is known."""
+        """The exception to raise for a key; None: no failure is remembered."""
         error = self._kept.get(key)
         return _copied(error) if error is not None else None
 
     def remember(self, key: Hashable, error: BaseException) -> bool:
-        """Keep an exception, if it is one of those to keep. Returns whether it is."""
+        """Remember an exception, if it is of one of the classes. Returns whether it is remembered."""
         if not isinstance(error, self.kinds):
             return False
         copy = _copied(error)
@@ -42,16 +43,16 @@ class Failures:
         return True
 
     def forget(self, key: Hashable) -> bool:
-        """The key was written or deleted. Returns whether there was a failure."""
+        """Forget the failure of a key, because the key was written or deleted. Returns whether there was one."""
         return self._kept.delete(key)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all failures."""
         self._kept.clear()
 
 
 def _copied(error: Exception) -> Exception | None:
     try:
         return copy_exception(error)
-    except Exception:               # whatever the class thinks of its own `args`
+    except Exception:               # of the class's own code
         return error if HAS_GIL else None

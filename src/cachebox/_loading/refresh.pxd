@@ -1,7 +1,7 @@
-"""Refresh-ahead and serve-stale: values that are loaded anew in the background while the old ones are served.
+"""Refresh-ahead and serve-stale: values are loaded in the background while the old ones are served.
 
-A refresh watches its key from the moment in which a reader found it due: whoever writes or deletes the key, or clears
-the cache, makes it void. At most one is under way for a key, and `Store.refreshes` has it.
+A refresh watches its key from the moment in which a reader finds it due. A write or deletion of the key, or a clear,
+makes the refresh void. At most one refresh of a key is in progress, and `Store.refreshes` has it.
 """
 
 from cpython.object cimport PyObject
@@ -18,13 +18,13 @@ cdef class Refresh:
     cdef readonly object key
     cdef uint64_t h
     cdef Watch watch
-    cdef double lifetime            # what the entry had, and will have
-    cdef bint tagged                # once the entry is gone its tags are, and a new value must not go without
-    cdef uint32_t forks             # the process whose pool has it
-    cdef bint by_call               # a decorated call does it, not the cache's loader
-    cdef Flight flight              # for those who find nothing to serve; None: it has not begun
-    cdef object task                # that loads, for an event loop knows its tasks only weakly; None: a thread does
-    cdef object goes_on             # says whether its event loop runs
+    cdef double lifetime            # of the old entry, and then of the new one
+    cdef bint tagged                # the entry has tags: they go with it, and a value without them must not be stored
+    cdef uint32_t forks             # of the process whose pool runs it
+    cdef bint by_call               # a decorated call refreshes, not the cache's loader
+    cdef Flight flight              # for callers that find no value to serve; None: it has not begun
+    cdef object task   # the task that loads, because an event loop refers to it weakly; None: a thread loads
+    cdef object goes_on             # a function: whether the task's event loop runs
 
     cdef bint is_void(self) noexcept
     cdef int complete(self, object value, double weight) except -1

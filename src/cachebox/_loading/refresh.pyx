@@ -6,14 +6,14 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport decref, incref, on_hit
-from cachebox._loading.flight cimport PENDING, COMPLETED, Course, Flight, new_flight, wake_all
+from cachebox._loading.flight cimport COMPLETED, PENDING, Course, Flight, new_flight, wake_all
 from cachebox._loading.loader cimport NOTHING, Loader
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.notices cimport note_failure, note_success
 from cachebox._store.operation cimport EXPLICIT, Operation, start
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, DONE, PYTHON_POLICY, IDLES, NO_MEMORY, STALE, TAGGED, Outcome, forks, new_watch,
+    AHEAD, BY_VALUE, DONE, IDLES, NO_MEMORY, PYTHON_POLICY, STALE, TAGGED, Outcome, forks, new_watch,
 )
 from cachebox._store.store cimport Store
 from cachebox.stats cimport HITS, REFRESH_FAILURES, REFRESHES, STALE_SERVES
@@ -24,7 +24,7 @@ from cachebox._platform.guard import report
 cdef class Refresh:
 
     def run(self):
-        """In a thread of the pool: load the value, and store it unless the key was changed meanwhile."""
+        """Load the value in a thread of the pool, and store it unless the key was changed meanwhile."""
         try:
             if self.begin():
                 try:
@@ -33,18 +33,18 @@ cdef class Refresh:
                     self.failed(error)
                 else:
                     self.loaded(value)
-        except BaseException as error:          # a weigher's, a callback's: nobody waits for it, but somebody must know
+        except BaseException as error:          # of a weigher or a callback: no caller waits for it, so it is reported
             report(error, self.run)
         finally:
             self.end()
 
     def hand_to(self, task, goes_on):
-        """A task loads, of an event loop of which is said whether it goes on."""
+        """Let a task load. `goes_on` says whether its event loop runs."""
         self.task = task
         self.goes_on = goes_on
 
     def begin(self):
-        """Whether the value is still to be loaded anew."""
+        """Begin. False: the value need not be loaded any more."""
         cdef Flight flight
         if self.is_void() or (self.store.loader is None and not self.by_call):
             return False
@@ -56,7 +56,7 @@ cdef class Refresh:
         return True
 
     def loaded(self, value):
-        """Store a value, or let the old one go where there is none any more."""
+        """Store the new value; or remove the old one, if the loader has none any more."""
         cdef double weight
         self.count(REFRESHES)
         if <PyObject*>value == NOTHING:
@@ -71,12 +71,12 @@ cdef class Refresh:
         note_success(self.store, "refresh")
 
     def succeeded(self):
-        """A call was made anew, and its result is where it belongs."""
+        """Count a refresh by a call, whose result has been stored."""
         self.count(REFRESHES)
         note_success(self.store, "refresh")
 
     def failed(self, error):
-        """The old value stays until its end, and a later `get` tries again."""
+        """Count a failure. The old value stays until its deadline, and a later `get` tries again."""
         self.count(REFRESH_FAILURES)
         note_failure(self.store, "refresh", error)
 
@@ -85,7 +85,7 @@ cdef class Refresh:
         return self.store.loader
 
     def give_up(self):
-        """It will not run."""
+        """End it without running it."""
         self.end()
 
     cdef bint is_void(self) noexcept:
@@ -120,14 +120,15 @@ cdef class Refresh:
                     if store.table.entries[i].value != NULL:
                         end = deadline(&store.expiry, i)
                         if store.lifetime != BY_VALUE:
-                            self.lifetime = store.ttls[i]   # `touch` may have given it another
+                            self.lifetime = store.ttls[i]   # `touch` may have changed it
                     if end < INFINITY:
-                        set_deadline(&store.expiry, i, INFINITY)        # it is replaced, be it expired or not
+                        set_deadline(&store.expiry, i, INFINITY)        # it is replaced, whether it has expired or not
                     outcome = store.write(i, self.key, self.h, value, self.lifetime, False, weight, now, &op)
                     if outcome != DONE and end < INFINITY:
                         set_deadline(&store.expiry, i, end)
                     elif outcome == DONE and store.jitter != 0.0 and store.lifetime != BY_VALUE:
-                        store.set_end(op.i, deadline_after(now, self.lifetime), now, &op)  # it has been shortened once
+                        # the lifetime has been shortened once
+                        store.set_end(op.i, deadline_after(now, self.lifetime), now, &op)
                 if outcome == DONE:
                     self.watch.close(&op)
                 release(store.lock)
@@ -140,7 +141,7 @@ cdef class Refresh:
             store.finish(&op)
 
     cdef int complete_nothing(self) except -1:
-        """The loader says that there is no such thing any more: the old value goes."""
+        """Remove the old value, because the loader has none any more."""
         cdef Store store = self.store
         cdef Operation op
         cdef uint32_t i
@@ -161,7 +162,7 @@ cdef class Refresh:
         return 0
 
     def end(self):
-        """It is over: those who waited look for themselves."""
+        """End it. Its waiters look for the value themselves."""
         cdef Operation op
         cdef Flight flight = self.flight
         start(&op)
@@ -183,7 +184,7 @@ cdef class Refresh:
 
 
 cdef int take_out(dict refreshes, Refresh refresh) except -1:
-    """Remove a refresh from those under way, but no newer one of its key, which may come at any moment."""
+    """Remove a refresh from those in progress; not a newer one of its key, which may come at any moment."""
     other = refreshes.pop(refresh.key, refresh)
     if other is not refresh:
         refreshes.setdefault(refresh.key, other)
@@ -191,9 +192,9 @@ cdef int take_out(dict refreshes, Refresh refresh) except -1:
 
 
 cdef PyObject* get_or_refresh(Store store, object key, uint64_t h) except? NULL:
-    """A new reference to a value that may be served, counted as a hit; NULL: there is none, which counts nothing.
+    """A new reference to a value that may be served, counted as a hit; NULL: there is none, and nothing is counted.
 
-    Starts a refresh if one is due. Where there is nothing to serve, but a refresh is running, waits for that.
+    Starts a refresh if one is due. If no value may be served but a refresh is in progress, waits for that.
     """
     cdef bint joined = False
     cdef PyObject* value
@@ -207,7 +208,7 @@ cdef PyObject* get_or_refresh(Store store, object key, uint64_t h) except? NULL:
 
 
 cdef object flight_of(Store store, object key):
-    """What those wait for who find nothing to serve while a value is loaded anew; None: it is not."""
+    """The flight of a key's refresh, for a caller that finds no value to serve; None: no refresh is in progress."""
     cdef Refresh refresh = store.refreshes.get(key) if store.refreshes else None
     if refresh is None or refresh.forks != forks or refresh.flight is None or refresh.flight.lost():
         return None
@@ -215,7 +216,7 @@ cdef object flight_of(Store store, object key):
 
 
 cdef bint wait_for_refresh(object known) except -1:
-    """Wait for a refresh. False: it is not running, or waits for us."""
+    """Wait for a refresh. False: it is not in progress, or it waits for this caller."""
     cdef Refresh refresh = known
     if refresh is None or refresh.forks != forks or refresh.flight is None:
         return False
@@ -237,7 +238,7 @@ cdef PyObject* get_now(Store store, object key, uint64_t h) except? NULL:
 cdef PyObject* find_servable(
     Store store, object key, uint64_t h, double ahead, double stale, bint* due
 ) except? NULL:
-    """The same without starting a refresh. Tells whether one is due."""
+    """A value that may be served, counted as a hit; NULL: there is none. Sets `due`: whether a refresh is due."""
     cdef Operation op
     cdef double now = store.now(0.0), end
     cdef uint32_t i
@@ -252,7 +253,7 @@ cdef PyObject* find_servable(
                 due[0] = is_due(store, i, now, ahead)
                 if end > now:
                     store.note_hit(i, now, &op)
-                else:                           # a hit, but it prolongs nothing
+                else:                           # a hit, but it does not extend the idle limit
                     store.counts[HITS] += 1
                     store.counts[STALE_SERVES] += 1
                     on_hit(<PyObject*>store.engine, i)
@@ -268,17 +269,17 @@ cdef PyObject* find_servable(
 
 
 cdef bint is_due(Store store, uint32_t i, double now, double ahead) noexcept:
-    """Whether entry i, which has a value, is to be loaded anew. Under the lock."""
+    """Whether entry i, which has a value, is due for a refresh. Needs the lock."""
     cdef double end = deadline(&store.expiry, i)
     if end <= now:
         return True
     if store.modes & IDLES:
-        end = store.expiry.write_deadlines[i]   # a hit has just put the other end off
+        end = store.expiry.write_deadlines[i]   # a hit has just moved the other deadline
     return end < INFINITY and store.modes & AHEAD and end - now < ahead * store.ttls[i]
 
 
 cdef int start_refresh(Store store, object key, uint64_t h) except -1:
-    """Have a due entry loaded anew, unless that is under way."""
+    """Start the refresh of a due entry, unless one is in progress."""
     cdef Refresh refresh = open_refresh(store, key, h, store.ahead, False)
     if refresh is not None:
         if (<Loader>store.loader).is_async:
@@ -291,7 +292,10 @@ cdef int start_refresh(Store store, object key, uint64_t h) except -1:
 
 
 cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bint by_call):
-    """A refresh of a due entry, which has to be begun or ended; None: one is under way, or the entry is not due."""
+    """A refresh of a due entry, which the caller must begin or end.
+
+    None: one is in progress, or the entry is not due.
+    """
     cdef Refresh refresh = Refresh.__new__(Refresh), known
     cdef Operation op
     cdef double now
@@ -310,12 +314,12 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bin
             break
         if known.forks == forks and (known.goes_on is None or known.goes_on()):
             return None
-        take_out(store.refreshes, known)        # of the process that forked, or of a loop that has ended: it never ends
+        take_out(store.refreshes, known)   # of the parent process, or of an event loop that has ended: it never ends
     start(&op)
     try:
         now = store.now(0.0)
         i = store.find_to_change(key, h, &op)
-        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, ahead):     # still
+        if i != 0 and store.table.entries[i].value != NULL and is_due(store, i, now, ahead):  # it is still due
             refresh.lifetime = store.ttls[i]
             refresh.tagged = store.modes & TAGGED and i < store.links.known and store.links.chains[i] != NULL
             opened = refresh.watch.open(i)
@@ -332,10 +336,10 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bin
 
 
 cdef int keep_due(Store store, double ahead, double stale) except -1:
-    """Keep what functions need that serve results while they are computed anew.
+    """Make the store keep what cached functions need that serve results during a refresh.
 
-    `ahead`: the share of lifetimes in which that may begin. `stale`: the seconds for which they want results beyond
-    their end; nobody else sees these.
+    `ahead` is the share of lifetimes in which a refresh may begin. `stale` is for how many seconds after their
+    deadlines results may be served; only these functions get them.
     """
     cdef uint32_t i, known
     cdef int modes = store.modes
@@ -353,7 +357,7 @@ cdef int keep_due(Store store, double ahead, double stale) except -1:
     prepared = store.prepare(False)
     if prepared:
         for i in range(known, store.ttls_known):
-            store.ttls[i] = 0.0              # of an entry that is there already: it is not due before its end
+            store.ttls[i] = 0.0              # existing entries are not due before their deadlines
         store.ahead = max(store.ahead, ahead)
         store.stale = max(store.stale, min(stale, DBL_MAX / 4))
     else:

@@ -1,9 +1,8 @@
-"""The threads that load values anew in the background: one pool for all caches.
+"""The threads that refresh values in the background: one pool for all caches.
 
-It has at most `MOST_THREADS` daemon threads. One starts when there is work and none is idle, and ends when it has been
-idle for a while. Nobody ever waits for them: neither the end of the process, nor a fork, beyond the moment that an idle
-thread takes to end. What waits in the queue does not grow without bound: what does not fit is not done, and a later
-`get` asks for it again.
+It has at most `MOST_THREADS` daemon threads. A thread starts when there is work and none is idle, and ends when it has
+been idle for a while. The end of the process does not wait for them. A fork waits only for idle threads to end. The
+queue is bounded: a refresh that finds no room is not done, and a later `get` asks for another one.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class _Task(Protocol):
-        """What is to be run. It raises nothing, and can tell by itself that it is no longer wanted."""
+        """Something to run. It raises nothing, and finds out by itself if it is no longer wanted."""
 
         def run(self) -> None: ...
 
 MOST_THREADS = 8
 MOST_WAITING = 10_000
-"""Refreshes in the queue."""
+"""The most refreshes in the queue."""
 LINGERS = 5.0
 """Seconds that a thread stays when there is nothing to do."""
 STEPS_ASIDE = 1.0
@@ -37,9 +36,9 @@ STEPS_ASIDE = 1.0
 _lock = Section()
 _changed = _lock.condition()
 _queue: deque[_Task] = deque()
-_threads: dict[Thread, _Task | None] = {}   # with what each is running: so nothing is lost with a thread
+_threads: dict[Thread, _Task | None] = {}   # with what each is running, so that no work is lost with a thread
 _idle: set[Thread] = set()
-_told_to_end = False
+_is_ending = False
 
 
 def submit(task: _Task) -> bool:
@@ -54,19 +53,19 @@ def submit(task: _Task) -> bool:
     with _lock:
         try:
             _queue.remove(task)
-        except ValueError:              # a thread that has ended since has taken it
+        except ValueError:              # a thread that has ended since took it
             return True
     return False
 
 
 def _start_one() -> bool:
-    """Start a thread if those that are idle have enough to do. Returns whether there is one."""
+    """Start a thread if the idle ones are too few for the queue. Returns whether any thread runs."""
     thread = None
     try:
         with _lock:
             for ended in [known for known in list(_threads) if not known.runs()]:
                 _take_back(ended)
-            if _told_to_end or len(_idle) >= len(_queue) or len(_threads) >= MOST_THREADS:
+            if _is_ending or len(_idle) >= len(_queue) or len(_threads) >= MOST_THREADS:
                 return bool(_threads)
             thread = Thread("cachebox-refresh", _run)
             _threads[thread] = None
@@ -76,12 +75,12 @@ def _start_one() -> bool:
             _threads.pop(thread, None)
         if not isinstance(error, (RuntimeError, MemoryError)):
             raise
-        return bool(_threads)           # no thread to be had, or the process is ending
+        return bool(_threads)           # no thread can be had, or the process is ending
     return True
 
 
 def _take_back(ended: Thread) -> None:
-    """A thread has ended, though it should not have: others do what it was doing. Needs the lock."""
+    """Put the work of a thread that ended unexpectedly back into the queue. Needs the lock."""
     _idle.discard(ended)
     task = _threads.pop(ended, None)
     if task is not None:
@@ -94,13 +93,13 @@ def _run() -> None:
     while True:
         with _lock:
             if this not in _threads:
-                return                  # what it ran has forked, and this is the child
-            task = _threads[this]       # what it was running when something interrupted it
+                return                  # its work has forked, and this is the child
+            task = _threads[this]       # the work that was interrupted, if any
             if task is None:
                 _wait_for_work(this)
-                if _told_to_end or not _queue:
+                if _is_ending or not _queue:
                     del _threads[this]
-                    _changed.notify_all()   # to a fork that waits
+                    _changed.notify_all()   # wakes a fork that waits
                     return
                 task = _queue[0]
                 _threads[this] = task
@@ -109,33 +108,33 @@ def _run() -> None:
         with _lock:
             if this in _threads:
                 _threads[this] = None
-        del task                        # it holds a cache
+        del task                        # it holds a reference to a cache
 
 
 def _wait_for_work(this: Thread) -> None:
-    """Needs the lock, and lets it go meanwhile."""
+    """Needs the lock, and releases it meanwhile."""
     give_up = time.monotonic() + LINGERS
     try:
         _idle.add(this)
-        while not _queue and not _told_to_end and time.monotonic() < give_up:
+        while not _queue and not _is_ending and time.monotonic() < give_up:
             _changed.wait(give_up - time.monotonic())
     finally:
         _idle.discard(this)
 
 
 def _end() -> None:
-    """Have idle threads end. Those that are loading are daemons: nobody waits for them."""
-    global _told_to_end
+    """End idle threads. Busy ones are daemons, for which no thread waits."""
+    global _is_ending
     with _lock:
-        _told_to_end = True
+        _is_ending = True
         _changed.notify_all()
 
 
 def _step_aside() -> None:
-    """Before a fork: idle threads end, so that none of ours is there that the fork could warn of."""
-    global _told_to_end
+    """Before a fork: end idle threads, so that the fork does not warn of a thread of ours."""
+    global _is_ending
     with _lock:
-        _told_to_end = True
+        _is_ending = True
         idle = list(_idle)
         _changed.notify_all()
         until = time.monotonic() + STEPS_ASIDE
@@ -147,22 +146,22 @@ def _step_aside() -> None:
 
 
 def _resume() -> None:
-    global _told_to_end
+    global _is_ending
     with _lock:
-        _told_to_end = False
+        _is_ending = False
     if _queue:
         _start_one()
 
 
 def _resume_in_child() -> None:
-    """The refreshes of the parent are the parent's: here they are void, as their caches can tell."""
-    global _lock, _changed, _threads, _idle, _told_to_end
-    _lock = Section()           # another thread may have held the old one
+    """Drop the parent's refreshes. They are void here, as their caches can tell."""
+    global _lock, _changed, _threads, _idle, _is_ending
+    _lock = Section()           # another thread of the parent may have held the old lock
     _changed = _lock.condition()
     _queue.clear()
     _threads = {}
     _idle = set()
-    _told_to_end = False
+    _is_ending = False
 
 
 atexit.register(_end)

@@ -1,4 +1,4 @@
-"""Single flight: of all that miss one key at the same time, one loads it and the others wait for what it gets."""
+"""Single flight: of the callers that miss one key at the same time, one loads it and the others wait for the result."""
 
 cimport cython
 from cpython.object cimport PyObject
@@ -12,19 +12,19 @@ from cachebox._store.store cimport Store
 
 
 cdef class Leader:
-    """Whoever loads a missing key: it owns the flight until it lands. The key's entry points to it."""
+    """A caller that loads a missing key, until the load ends. The key's entry points to it."""
     cdef Store store
-    cdef Reservation place          # of the key's entry
-    cdef unsigned long thread       # who it is, as `callers` has it
+    cdef Reservation place          # the reservation of the key's entry
+    cdef unsigned long thread       # the caller's thread and greenlet, as in `callers`
     cdef object greenlet
-    cdef Watch side_load            # its watch, if it does not lead but loads beside who does
-    cdef Flight flight              # what others wait for. Under the store's lock; None: nobody waits
-    cdef Course course              # a coroutine's. Under the store's lock
-    cdef int64_t began              # when, on the store's clock of invalidations
+    cdef Watch side_load            # if it is a side load: its watch
+    cdef Flight flight              # the store's lock guards it; None: there are no waiters
+    cdef Course course              # of a coroutine; the store's lock guards it
+    cdef int64_t began              # the number of the store's invalidations when it began
 
 
 cdef struct Joined:
-    PyObject* value                 # what the key has after all: a new reference
+    PyObject* value                 # the existing value, if there is one after all: a new reference
     bint counted                    # the caller's miss has been counted
 
 
@@ -41,7 +41,7 @@ cdef bint still_leads(Store store, Leader leader) noexcept
 
 
 cdef inline bint may_store(Store self, Leader leader) noexcept:
-    """Whether what a leader loads may be stored: nobody has written, removed or cleared its key. Under the lock."""
+    """Whether a leader's value may be stored: its key was not written, removed or cleared. Needs the lock."""
     cdef const Entry* e = &self.table.entries[leader.place.i]
     if leader.side_load is not None:
         return leader.side_load.i != 0 and not leader.side_load.changed

@@ -1,8 +1,8 @@
 """Single flight; see `single_flight.pxd`.
 
-The leader reserves the key's entry, and its links point back to the leader. Whoever writes or removes the key or clears
-the cache breaks that connection; what the leader gets then goes to its callers, but not into the cache. A load that is
-to be done alone, beside one that leads, has a watch on the key instead.
+The leader reserves the key's entry, whose links point back to the leader. A write or removal of the key, or a clear,
+breaks that connection. Then the leader's value goes to its callers, but not into the cache. A side load, next to the
+leader's, has a watch on the key instead.
 """
 
 cimport cython
@@ -10,7 +10,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport Entry, incref
-from cachebox._loading.flight cimport ABANDONED, RAISED, PENDING, COMPLETED, Course, Flight, raisable, wake_all
+from cachebox._loading.flight cimport ABANDONED, COMPLETED, PENDING, RAISED, Course, Flight, raisable, wake_all
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, Operation, start
@@ -23,7 +23,7 @@ from cachebox.stats cimport MISSES
 
 
 @cython.freelist(16)
-@cython.no_gc_clear                 # to end, it needs its store
+@cython.no_gc_clear                 # it needs its store in order to end
 cdef class Leader:
 
     def __dealloc__(self):
@@ -31,28 +31,28 @@ cdef class Leader:
             fail(self.store, self, None)
 
     def begin(self, task, goes_on):
-        """A coroutine leads, of an asyncio task or of none. Its course is part of the context until `course.leave()`."""
+        """Let a coroutine lead, in a task or in none. Its course is in the context until `course.leave()`."""
         course = Course(task, goes_on)
         self.follow(course)
         course.enter()
         return course
 
     def follow(self, Course course not None):
-        """A coroutine leads that leads others, too."""
+        """Let a coroutine lead that leads other keys, too."""
         acquire(self.store.lock)
-        self.course = course                    # not shared before it is whole
+        self.course = course                    # shared only when it is complete
         flight = self.flight
         if flight is not None:
             flight.course = course
         release(self.store.lock)
 
     def fail(self, error):
-        """The load failed."""
+        """End the load with a failure."""
         fail(self.store, self, error)
 
     @property
     def joined(self):
-        """What others wait for, or did; None: nobody ever has."""
+        """The flight that others wait for, or waited for; None: there never were waiters."""
         acquire(self.store.lock)
         flight = self.flight
         release(self.store.lock)
@@ -60,13 +60,13 @@ cdef class Leader:
 
     @property
     def is_awaited(self):
-        """Whether somebody waits for its flight just now."""
+        """Whether its flight has waiters at the moment."""
         cdef Flight flight = self.joined
         return flight is not None and len(flight.waiters) != 0
 
 
 cdef Leader new_leader(Store store):
-    """Somebody who is going to load a key, or to find out who does."""
+    """A caller that is going to load a key, or to find out which one does."""
     cdef Leader leader = Leader.__new__(Leader)
     leader.store = store
     leader.place.leader = <PyObject*>leader
@@ -76,10 +76,10 @@ cdef Leader new_leader(Store store):
 
 
 cdef Flight join_or_lead(Store store, object key, uint64_t h, Leader leader, Joined* joined):
-    """Find out who loads a missing key.
+    """Find out which caller loads a missing key.
 
-    Returns the flight to wait for, or None: then `joined.value` is the value that the key has after all, or that is
-    NULL and it is `leader` who loads, alone if it has a watch for that.
+    Returns the flight to wait for, or None. If it is None and `joined.value` is not NULL, the key has that value after
+    all. Otherwise `leader` loads; as a side load if it has a watch for that.
     """
     cdef Operation op
     cdef double now
@@ -121,7 +121,7 @@ cdef Flight join_or_lead(Store store, object key, uint64_t h, Leader leader, Joi
                     flight.greenlet = (<Leader>other.leader).greenlet
                     flight.course = (<Leader>other.leader).course
                     (<Leader>other.leader).flight = known = flight
-                leads_on = known is None or (<Flight>known).state == PENDING    # else it was given up: the key is free
+                leads_on = known is None or (<Flight>known).state == PENDING    # else it was abandoned: the key is free
             if leads_on:
                 release(store.lock)
                 if known is not None:
@@ -136,16 +136,16 @@ cdef Flight join_or_lead(Store store, object key, uint64_t h, Leader leader, Joi
                 return None
         finally:
             store.finish_with(&op, joined.value)
-        flight = Flight.__new__(Flight)         # not under the lock: making an object may run the collector
+        flight = Flight.__new__(Flight)         # not under the lock, because making an object may run the collector
         flight.shared_lock = store.shared_lock
         flight.waiters = {}
         flight.copier = store.copier
 
 
 cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1:
-    """Let a leader load a key whatever value it has, and whoever is loading it: what those get is not stored.
+    """Let a leader load a key even if it has a value or a leader. The result of that other leader is not stored.
 
-    The value stays until the new one lands, and whoever writes the key meanwhile wins.
+    The old value stays until the new one is stored. A write of the key meanwhile wins.
     """
     cdef Operation op
     cdef uint32_t i
@@ -173,7 +173,7 @@ cdef int lead_anew(Store store, object key, uint64_t h, Leader leader) except -1
 
 
 cdef Leader leader_by_watch(Store store, Watch watch):
-    """Somebody who has loaded a key that was watched meanwhile; None: it was written."""
+    """A leader that has loaded a key under a watch; None: the key was written meanwhile."""
     cdef Leader leader = new_leader(store)
     acquire(store.lock)
     if watch.i != 0 and not watch.changed:
@@ -185,7 +185,7 @@ cdef Leader leader_by_watch(Store store, Watch watch):
 
 
 cdef bint start_leading(Store store, uint32_t i, Leader leader, Operation* op) noexcept:
-    """Let the leader load the key of a reserved entry, under the lock. False: no memory."""
+    """Let the leader load the key of a reserved entry. Needs the lock. False: no memory."""
     leader.place.i = i
     if leader.side_load is None:
         reserve(&store.table.entries[i], &leader.place)
@@ -202,9 +202,9 @@ cdef int complete(
     Store store, object key, uint64_t h, Leader leader, object value, double lifetime, double weight, bint stored,
     tuple tags, int64_t began,
 ) except -1:
-    """End a load with a value, and store it, unless the key was changed meanwhile or it is not to be `stored`.
+    """End a load with a value. Store it if `stored`, unless the key was changed meanwhile.
 
-    Nor is it stored if one of its tags was invalidated since the load `began`.
+    It is not stored either if one of its tags was invalidated since the load `began`.
     """
     cdef Operation op
     cdef double now = store.now(lifetime) if stored else 0.0
@@ -216,7 +216,7 @@ cdef int complete(
     try:
         while True:
             if tags and stored and chain == NULL:
-                known = store.find_tags(tags)               # kept alive until their labels are stuck
+                known = store.find_tags(tags)               # kept alive until their links are attached
                 chain = new_links(known)
             if store.python_policy is not None:
                 store.python_policy.enter(&op, store.lock)
@@ -252,12 +252,12 @@ cdef int complete(
 
 
 cdef inline uint32_t entry_of(Leader leader) noexcept:
-    """Where the key stands whose value a leader has loaded, if it may be stored. Under the lock."""
+    """The entry for a leader's value, if that may be stored. Needs the lock."""
     return leader.place.i if leader.side_load is None else leader.side_load.i
 
 
 cdef bint still_leads(Store store, Leader leader) noexcept:
-    """Whether nobody has written, removed or cleared the leader's key."""
+    """Whether the leader's key was not written, removed or cleared."""
     cdef bint still
     if leader.place.i == 0:
         return False
@@ -268,17 +268,21 @@ cdef bint still_leads(Store store, Leader leader) noexcept:
 
 
 cdef int fail(Store store, Leader leader, object error) except -1:
-    """End a load with an exception, which reaches all who wait; one that is not an Exception ends only its leader."""
+    """End a load with an exception, which all waiters raise.
+
+    An exception that is no `Exception` is the leader's alone: the flight is abandoned.
+    """
     cdef Operation op
     cdef Flight flight
-    cdef int state = RAISED if isinstance(error, Exception) else ABANDONED      # may run its class's code: not locked
+    # may run code of the error's class: not under the lock
+    cdef int state = RAISED if isinstance(error, Exception) else ABANDONED
     if leader.place.i == 0:
-        return 0                                # it has ended: what was raised came after that
+        return 0                                # it has ended: the exception came later
     traceback = error.__traceback__ if error is not None else None
     if state == RAISED:
         try:
             error = raisable(error)
-        except Exception:                       # not to be had: the next one fails for itself
+        except Exception:                       # it cannot be copied: the next caller loads and fails for itself
             state = ABANDONED
     start(&op)
     acquire(store.lock)
@@ -289,7 +293,7 @@ cdef int fail(Store store, Leader leader, object error) except -1:
 
 
 cdef Flight end(Store store, Leader leader, int state, object result, object traceback, Operation* op):
-    """The leader leads no more. Returns its flight, if anybody waits, for `wake_all`. Under the lock."""
+    """End a leader's load. Returns its flight, if there are waiters, for `wake_all`. Needs the lock."""
     cdef Flight flight
     if leader.side_load is not None:
         leader.side_load.close(op)
@@ -301,7 +305,7 @@ cdef Flight end(Store store, Leader leader, int state, object result, object tra
     if leader.course is not None:
         leader.course.over = True
     if leader.flight is None or leader.flight.state != PENDING:
-        return None                             # nobody waits, or those who did have given it up
+        return None                             # there are no waiters, or they have given up
     flight = leader.flight
     leader.flight = None
     flight.result = result

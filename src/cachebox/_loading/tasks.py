@@ -1,4 +1,4 @@
-"""Waiting in a task, of asyncio or of trio, while its event loop goes on with the others."""
+"""Waiting in a task, of asyncio or of trio, while its event loop runs other tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def current() -> tuple[Any, Callable[[], bool] | None]:
-    """The task that runs, and what says whether its event loop goes on; (None, None) where there is no such task."""
+    """The running task, and a function that says whether its event loop runs; (None, None): there is no task."""
     loop = asyncio._get_running_loop()
     task: Any = asyncio.current_task(loop) if loop is not None else None
     if task is not None and loop is not None:
@@ -34,7 +34,7 @@ def current() -> tuple[Any, Callable[[], bool] | None]:
 
 
 def waiter() -> TaskWaiter | TrioWaiter:
-    """What the task that runs can wait for."""
+    """A waiter for the running task."""
     try:
         return TaskWaiter()
     except RuntimeError:
@@ -42,8 +42,8 @@ def waiter() -> TaskWaiter | TrioWaiter:
 
 
 async def over(flight: Flight) -> bool:
-    """Wait until a flight is over. False: the caller has to load alone."""
-    if current()[0] is None:                    # there is nothing that we know to wait with
+    """Wait until a flight is done. False: the caller has to load alone."""
+    if current()[0] is None:                    # there is no known way to wait
         return False
     bell = waiter()
     wait = Wait(flight, bell)
@@ -57,7 +57,7 @@ async def over(flight: Flight) -> bool:
 
 
 def goes_on(loop: ref[asyncio.AbstractEventLoop]) -> bool:
-    """Whether an event loop is there, and runs."""
+    """Whether an event loop exists and runs."""
     known = loop()
     return known is not None and known.is_running()
 
@@ -73,7 +73,7 @@ def _runs_in_trio(token: ref[Any]) -> bool:
 
 
 class TaskWaiter:
-    """What an asyncio task waits for, once: to be woken, by any thread."""
+    """One wait of an asyncio task. Any thread may end it by `wake`."""
 
     is_green = False
 
@@ -84,10 +84,10 @@ class TaskWaiter:
         self._woken = False
 
     def wake(self) -> None:
-        """Wake who waits. May be called more than once, and from any thread."""
+        """End the wait. May be called more than once, and from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:                    # the loop is closed: nobody waits any more
+        except RuntimeError:                    # the loop is closed, and the wait has ended with it
             pass
 
     def _wake(self) -> None:
@@ -96,7 +96,7 @@ class TaskWaiter:
             _ring(self._bell)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Until it is woken: True; or the seconds are over: False."""
+        """Wait until `wake` is called: True; or until the seconds have passed: False."""
         if not self._woken:
             self._bell = self._loop.create_future()
             timer = None if seconds is None else self._loop.call_later(max(seconds, 0.0), _ring, self._bell)
@@ -109,7 +109,7 @@ class TaskWaiter:
         return self._woken
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """The wait will not be used any more."""
 
 
 def _ring(bell: asyncio.Future[None]) -> None:
@@ -118,7 +118,7 @@ def _ring(bell: asyncio.Future[None]) -> None:
 
 
 class TrioWaiter:
-    """The same for a task of trio."""
+    """One wait of a trio task. Any thread may end it by `wake`."""
 
     is_green = False
 
@@ -129,17 +129,17 @@ class TrioWaiter:
         self._bell = self._trio.Event()
 
     def wake(self) -> None:
-        """Wake who waits. May be called more than once, and from any thread."""
+        """End the wait. May be called more than once, and from any thread."""
         try:
             self._token.run_sync_soon(self._bell.set)
-        except Exception:                       # trio.RunFinishedError: nobody waits any more
+        except Exception:                       # trio.RunFinishedError: the wait has ended with the run
             pass
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Until it is woken: True; or the seconds are over: False."""
+        """Wait until `wake` is called: True; or until the seconds have passed: False."""
         with self._trio.move_on_after(float("inf") if seconds is None else max(seconds, 0.0)):
             await self._bell.wait()
         return bool(self._bell.is_set())
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """The wait will not be used any more."""

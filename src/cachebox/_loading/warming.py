@@ -1,4 +1,4 @@
-"""`Cache.warm`: filling a cache before anybody asks."""
+"""`Cache.warm`: filling a cache before the first request."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
     from cachebox.cache import Cache
 
 BATCH = 500
-"""Keys that go to `load_many` at once."""
+"""The most keys that go to one `load_many`."""
 WORKERS = 8
-"""Threads that load, for loaders that load one key at a time."""
+"""Threads that load, for loaders of one key at a time."""
 
 
 class Warmed(NamedTuple):
     """What `warm` did, in keys."""
 
     loaded: int
-    """Loaded, or stored."""
+    """Keys that were loaded, or items that were stored."""
     failed: int
-    """The loader raised, or said that there is none; or the cache refused the value."""
+    """Keys for which the loader raised or had no value, or whose value the cache refused."""
     skipped: int
-    """Were there already."""
+    """Keys that had a value already."""
     total: int
     first_error: Exception | None
-    """Why the first one failed that did."""
+    """The error of the first key that failed, or None."""
 
 
 class Order(NamedTuple):
-    """What `warm` was asked for, once it has been checked."""
+    """The arguments of `warm`, checked."""
 
     keys: list[Any]
     items: dict[Any, Any] | None
-    """Where a mapping was given."""
+    """The given mapping; None: keys were given."""
     together: bool
     """Whether keys are loaded by `load_many`."""
     workers: int
 
 
 def checked(keys: Any, can_load: bool, can_load_many: bool, workers: Any, progress: Any) -> Order:
-    """What `warm` was asked for. TypeError or ValueError where it makes no sense."""
+    """Check the arguments of `warm`. Raises TypeError or ValueError if they make no sense."""
     items = dict(keys.items()) if isinstance(keys, Mapping) else None
     if items is None and not hasattr(keys, "__iter__") and not hasattr(keys, "__getitem__"):
         raise TypeError(f"keys must be a mapping or an iterable of keys, not {type(keys).__name__}")
@@ -77,19 +77,19 @@ def checked(keys: Any, can_load: bool, can_load_many: bool, workers: Any, progre
 
 
 class Tally:
-    """What is done so far, and who wants to know. Safe from any thread."""
+    """What is done so far, and who is to be shown it. Safe from any thread."""
 
     def __init__(self, total: int, show: Callable[[int, int], object] | None) -> None:
         self.total = total
         self.show = show
-        self.turn = Turn()                              # re-entrant: `show` is the user's, and may warm, too
+        self.lock = Turn()   # re-entrant, because `show` is the user's function, and may warm, too
         self.loaded = self.failed = self.skipped = 0
         self.first_error: Exception | None = None
         self.ended_by: BaseException | None = None      # what `progress` raised, or an interruption
 
     def note(self, loaded: int = 0, failed: int = 0, skipped: int = 0, error: Exception | None = None) -> None:
-        """So many keys more."""
-        with self.turn:
+        """Add to the counts."""
+        with self.lock:
             self.loaded += loaded
             self.failed += failed
             self.skipped += skipped
@@ -99,14 +99,14 @@ class Tally:
                 self.show(self.loaded + self.failed + self.skipped, self.total)
 
     def result(self) -> Warmed:
-        """The counts, or raise what ended it."""
+        """The counts; or raise the exception that ended the work."""
         if self.ended_by is not None:
             raise self.ended_by
         return Warmed(self.loaded, self.failed, self.skipped, self.total, self.first_error)
 
 
 def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Warmed:
-    """Have several threads work, this one if one is enough."""
+    """Work in several threads; in this one if one is enough."""
 
     def work() -> None:
         try:
@@ -120,11 +120,11 @@ def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Wa
 
     bell = None
     working = [None] * max(workers, 1)                  # such a list changes in one step
-    if workers <= 1 or in_section():                    # the others may want what this thread has
+    if workers <= 1 or in_section():                    # the other threads may need what this thread holds
         work()
         return tally.result()
     bell = waiter()
-    course = delegate(bell)                             # they act for this caller, who waits for them
+    course = delegate(bell)                             # they act for this caller, which waits for them
     threads = [Thread("cachebox-warm", partial(copy_context().run, act_for, course, work)) for _ in range(workers)]
     started = []
     try:
@@ -134,7 +134,7 @@ def in_threads(work_off: Callable[[], object], workers: int, tally: Tally) -> Wa
         bell.wait()
         for thread in started:
             thread.join()
-    except BaseException as error:                      # an interruption: the others are to stop
+    except BaseException as error:                      # an interruption, which the others are to see
         tally.ended_by = error
         raise
     finally:
@@ -150,7 +150,7 @@ def warm(
     workers: int | None,
     progress: Callable[[int, int], object] | bool | None,
 ) -> Warmed:
-    """See `Cache.warm`, which has the documentation."""
+    """`Cache.warm`, which has the documentation."""
     order = checked(keys, loader is not None, loader is not None and loader.many is not None, workers, progress)
     with shown(progress) as show:
         job = _Job(cache, loader, order, Tally(len(order.keys), show))
@@ -177,9 +177,9 @@ class _Job:
         self.work = iter(work)
 
     def work_off(self) -> None:
-        """Do one piece after the other, until there is none or somebody ended it."""
+        """Do one piece after the other, until there is none or another thread has ended the work."""
         while self.tally.ended_by is None:
-            with self.tally.turn:
+            with self.tally.lock:
                 piece: Any = next(self.work, self)      # `self` stands for the end
             if piece is self:
                 return
@@ -213,7 +213,7 @@ class _Job:
 
 @contextmanager
 def shown(progress: Callable[[int, int], object] | bool | None) -> Iterator[Callable[[int, int], object] | None]:
-    """What to call with how much is done: what was given, or what moves a bar on the terminal."""
+    """The function to call with the progress: the given one, or one that moves a bar on the terminal; or None."""
     if progress is not True:
         yield progress if callable(progress) else None
         return

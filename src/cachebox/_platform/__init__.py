@@ -1,6 +1,6 @@
-"""What the compiler, the interpreter and the system give: locks, clocks, threads, forks, callers."""
+"""What the compiler, the interpreter and the system provide: locks, clocks, threads, forks, callers."""
 
 from cachebox._installation import check
 
-check()             # here, because nearly everything imports this package
+check()             # here, because nearly every module imports this package
 del check

@@ -1,7 +1,9 @@
-/* Which interpreter may import this package: the main one, once in the life of a process. And how it was compiled.
+/* Decides which interpreter may import this package: the main one, once in the life of a process. Also says how the
+   package was compiled.
 
-   Compiled modules keep objects in static variables. Another interpreter would get objects of the first one, and so would
-   one that is initialised after the first has been finalised. Both are told so here, before any such module is imported. */
+   Compiled modules keep objects in static variables. A subinterpreter would get objects of the main one. An interpreter
+   that is initialised after the first has been finalised would get objects of the old one. Both get an ImportError
+   here, before any such module is imported. */
 #include <Python.h>
 
 #define TEXT_OF(name) #name
@@ -21,7 +23,7 @@
 #define COMPILER "unknown"
 #endif
 
-/* What is different from a build for use, in words; empty for such a one. */
+/* What differs from a release build, in words; empty for a release build. */
 static const char *const options = ""
 #if !defined(__OPTIMIZE__) && !defined(_MSC_VER)
     " not optimised"
@@ -40,7 +42,7 @@ static const char *const options = ""
 #endif
     ;
 
-static int finalised = 0;           /* an interpreter that had imported this has ended */
+static int finalised = 0;           /* an interpreter that imported this has ended */
 static int known = 0;
 
 static void
@@ -80,7 +82,7 @@ check(PyObject *module)
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, (void *)check},
 #if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},   /* for the text above to be seen */
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},   /* so that the text above is shown */
 #endif
 #if PY_VERSION_HEX >= 0x030D0000
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},

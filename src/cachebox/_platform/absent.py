@@ -1,10 +1,10 @@
-"""`ABSENT`: what is stored for a key of which a function of many keys said that there is none."""
+"""`ABSENT`: the value stored for a key of which a function of many keys said that it has no value."""
 
 from __future__ import annotations
 
 
 class _Absent:
-    """The class of `ABSENT`, of which there is one object, in copies and pickles, too."""
+    """The class of `ABSENT`. It has one object; copying and unpickling return that object."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What a fork leaves in the child: locks of threads that are not there, and work that is the parent's to do."""
+"""What a fork leaves in the child: locks of threads that do not exist there, and work that belongs to the parent."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from weakref import WeakSet
 
 
 class Renewable(Protocol):
-    """What has something to put right in the child."""
+    """An object that has something to put right in the child."""
 
     def _after_fork(self) -> None:
-        """Called in the child, before anything else there runs, in its only thread: the one that forked."""
+        """Put it right. Called in the child before other code, in its only thread: the one that forked."""
 
 
 _known: WeakSet[Renewable] = WeakSet()
 
 
 def renew_in_child(one: Renewable) -> None:
-    """Have ``one._after_fork()`` called in the child of every fork, for as long as somebody else knows `one`."""
+    """Have ``one._after_fork()`` called in the child of every fork, as long as `one` is alive."""
     _known.add(one)
 
 

@@ -1,4 +1,4 @@
-"""Async callables where plain ones are wanted, and results that can be consumed only once."""
+"""Async callables given instead of plain ones, and results that can be consumed only once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x80, 0x200        # as in inspect, which is slow to import
 
-# The context managers of contextlib that are used up when they have been entered once.
+# The context managers of contextlib that can be entered only once.
 _USED_UP = ("_GeneratorContextManagerBase", "closing", "aclosing", "ExitStack", "AsyncExitStack")
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call of it returns a coroutine, as far as can be told without calling it."""
+    """Whether a call of `function` returns a coroutine, as far as can be known without calling it."""
     while isinstance(function, partial):
         function = function.func
     inner = getattr(function, "__func__", function)
@@ -28,14 +28,17 @@ def is_async(function: Any) -> bool:
 
 
 def is_marked(function: Any) -> bool:
-    """Whether it has been marked as an async function: then the module that marks them has been imported already."""
+    """Whether a function is marked as async.
+
+    Then the module that marks functions has been imported already.
+    """
     module = sys.modules.get("inspect" if sys.version_info >= (3, 12) else "asyncio.coroutines")
     is_coroutine_function = getattr(module, "iscoroutinefunction", None)
     return is_coroutine_function is not None and bool(is_coroutine_function(function))
 
 
 def refuse_async(name: str, function: Any, instead: str = "") -> None:
-    """TypeError where the callable that was given under that name is async; it names the method to use instead."""
+    """Raise TypeError if the callable given under that name is async; the text names the method to use instead."""
     if callable(function) and is_async(function):
         way_out = f"; use {instead} for an async one" if instead else ""
         raise TypeError(
@@ -44,7 +47,7 @@ def refuse_async(name: str, function: Any, instead: str = "") -> None:
 
 
 def refuse_awaitable(name: str, result: Any) -> None:
-    """TypeError where what was called returned an awaitable, which is closed if it can be."""
+    """Raise TypeError if a call returned an awaitable, after closing the awaitable if it can be closed."""
     if hasattr(type(result), "__await__"):
         close = getattr(result, "close", None) or getattr(result, "cancel", None)
         if close is not None:
@@ -55,14 +58,14 @@ def refuse_awaitable(name: str, result: Any) -> None:
 
 
 def is_context(value: Any) -> bool:
-    """Whether it is a context manager of contextlib that can be entered only once."""
+    """Whether a value is a context manager of contextlib that can be entered only once."""
     module = sys.modules.get("contextlib")
     kinds = tuple(kind for kind in (getattr(module, name, None) for name in _USED_UP) if kind is not None)
     return isinstance(value, kinds)
 
 
 def warn_of_one_shot(name: str, value: Any) -> None:
-    """Say that a function's results are not stored, for nobody could use them twice."""
+    """Warn that a function's results are not stored, because they can be consumed only once."""
     import warnings
 
     warnings.warn(
@@ -74,12 +77,12 @@ def warn_of_one_shot(name: str, value: Any) -> None:
 
 
 async def ready(value: Any) -> Any:
-    """A value that is there already."""
+    """Return a value that exists already."""
     return value
 
 
 def lookup_to_await(get: Any, nothing: object) -> Any:
-    """A coroutine function that looks keys up by another one; KeyError where that returns what stands for nothing."""
+    """A coroutine function that looks keys up with `get`; raises KeyError if `get` returns `nothing`."""
 
     async def look(key: Any) -> Any:
         value = await get(key, nothing)

@@ -10,7 +10,7 @@ UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)}
 def bytes_of(given: object, name: str, least: int = 1) -> int:
     """A number of bytes: an int, or a text such as ``"256MB"`` (10⁶ bytes each) or ``"1.5 GiB"`` (2³⁰ bytes each).
 
-    Raises TypeError or ValueError, with the argument's name, where it is neither, or less than `least`.
+    Raises TypeError or ValueError, which name the argument, if it is neither or less than `least`.
 
     >>> bytes_of("256MB", "max_bytes"), bytes_of("1.5 KiB", "max_bytes")
     (256000000, 1536)

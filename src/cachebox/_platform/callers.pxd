@@ -1,4 +1,4 @@
-"""Who calls: a thread, and where greenlet is loaded a greenlet of it; and how a caller waits."""
+"""The caller: a thread or, if greenlet is loaded, one of its greenlets; and how a caller waits."""
 
 from cachebox._platform.lock cimport SharedLock
 
@@ -15,25 +15,25 @@ cdef extern from *:
 
 
 cdef dict modules                   # sys.modules
-cdef Py_ssize_t modules_seen        # how many there were when greenlet was looked for
-cdef object getcurrent              # greenlet's; None: it has not been loaded
+cdef Py_ssize_t modules_seen        # how many there were at the last search for greenlet
+cdef object getcurrent              # greenlet's function; None: greenlet is not loaded
 
 
 cdef class Waiter:
-    """What a thread waits for, once: to be woken, by any thread, at any moment."""
+    """One wait of a thread. Any thread may end it, at any moment, by `wake`."""
     cdef object lock
-    cdef list unwoken               # one item; who takes it out wakes
+    cdef list unwoken               # one item; the caller that takes it out does the waking
     cdef bint woken
 
 
 cdef class Turn:
-    """A re-entrant lock that belongs to a caller: greenlets of one thread take turns, too."""
-    cdef bint strict                # two must not have it at the same time, whatever happens
-    cdef SharedLock shared_lock     # its lock guards the rest
+    """A re-entrant lock that belongs to a caller, so that greenlets of one thread exclude each other, too."""
+    cdef bint strict                # two callers must never have it at the same time
+    cdef SharedLock shared_lock     # its lock guards the fields below
     cdef unsigned long thread       # the owner
     cdef object greenlet
-    cdef int depth                  # how often it was taken; 0: nobody has it
-    cdef dict waiting               # what wakes those who wait: callables, in order
+    cdef int depth                  # how often the owner took it; 0: it is free
+    cdef dict waiting               # the `wake` of each waiter, in order of arrival
 
     cdef int take(self, unsigned long thread, object greenlet) except -1
     cdef bint enter(self) except -1
@@ -45,9 +45,9 @@ cdef object find_greenlet()
 
 
 cdef inline object this_greenlet():
-    """A weak reference to the greenlet that runs, always the same one; None where greenlet is not loaded.
+    """A weak reference to the running greenlet, always the same object; None if greenlet is not loaded.
 
-    It may run code: greenlet ends those that were left when it is asked. So never under a lock.
+    It may run code, because greenlet then ends abandoned greenlets. So never call it under a lock.
     """
     if getcurrent is None and count_of(modules) == modules_seen:
         return None

@@ -1,8 +1,8 @@
-"""Who calls, and how a caller waits; `callers.pxd` has the overview.
+"""The caller, and how it waits; `callers.pxd` has the overview.
 
-A thread waits by a lock of the interpreter's own, whatever has been put into the place of `_thread.allocate_lock`. A
-greenlet that a hub switches to (gevent's, eventlet's) waits in its hub, which goes on with the others. Any other greenlet
-can only wait with its whole thread.
+A thread waits by the interpreter's own lock, even if `_thread.allocate_lock` has been replaced. A greenlet that a hub
+switches to (gevent's, eventlet's) waits in its hub, which runs other greenlets meanwhile. Any other greenlet can only
+wait with its whole thread.
 """
 
 import sys
@@ -17,9 +17,9 @@ modules_seen = -1
 getcurrent = None
 
 LONG = 3.0
-"""Seconds after which somebody who waits asks whether those it waits for may be waiting for it."""
+"""Seconds after which a waiter asks whether the callers it waits for may be waiting for it."""
 PULSE = 0.5
-"""Seconds between two looks at whether those that are waited for are still there."""
+"""Seconds between two looks at whether the awaited callers still exist."""
 
 
 cdef object find_greenlet():
@@ -36,7 +36,7 @@ cdef object find_greenlet():
 
 
 def native(name):
-    """A function of `_thread`, the interpreter's own also where gevent or eventlet has replaced it."""
+    """A function of `_thread`: the interpreter's own, even if gevent or eventlet has replaced it."""
     for module, original in (("gevent.monkey", "get_original"), ("eventlet.patcher", "original")):
         if module in modules:
             find = getattr(modules[module], original, None)
@@ -60,7 +60,7 @@ cdef class Waiter:
         self.unwoken = [None]
 
     def wake(self):
-        """Wake who waits. May be called more than once, and from a signal handler or a finalizer."""
+        """End the wait. May be called more than once, and from a signal handler or a finalizer."""
         try:
             self.unwoken.pop()
         except IndexError:
@@ -68,17 +68,17 @@ cdef class Waiter:
         self.lock.release()
 
     def wait(self, seconds=None):
-        """Until it is woken: True; or the seconds are over: False."""
+        """Wait until `wake` is called: True; or until the seconds have passed: False."""
         if not self.woken:
             self.woken = self.lock.acquire(True, -1 if seconds is None else min(max(seconds, 0.0), 86400.0))
         return self.woken
 
     def close(self):
-        """Nobody waits any more."""
+        """The wait will not be used any more."""
 
 
 def waiter():
-    """What the caller can wait for: with its thread, or in the hub that switches to it."""
+    """A new waiter for this caller: it waits with its thread, or in the hub that switches to it."""
     if this_greenlet() is not None:
         from cachebox._platform.greenlets import waiter_in_hub
 
@@ -95,7 +95,7 @@ def who():
 
 
 def standing(thread, greenlet, task=None):
-    """See `stuck`, which is rarely needed."""
+    """`stuck.standing` or `stuck.standing_of_task`, imported here because it is rarely needed."""
     from cachebox._platform import stuck
 
     return stuck.standing(thread, greenlet) if task is None else stuck.standing_of_task(thread, task)
@@ -114,11 +114,10 @@ cdef class Turn:
         self.waiting = {}
 
     def acquire(self, blocking=True, double timeout=-1.0):
-        """Wait for the turn, or take it once more. False: not in time, or never.
+        """Take the lock, or take it once more. False: not in time, or never.
 
-        A turn that is not to be had because its owner cannot go on meanwhile (another greenlet of the same thread, or
-        somebody who waits for the caller) is taken all the same, unless it is `strict`: to be let in early is better than
-        never.
+        The owner may be unable to go on: it is another greenlet of the same thread, or it waits for the caller. Then
+        the lock is taken nevertheless, unless it is `strict`: to be let in early is better than never.
         """
         cdef unsigned long thread = this_thread()
         cdef double began = monotonic(), waited, pause
@@ -166,7 +165,7 @@ cdef class Turn:
                     return self.enter()
 
     cdef int take(self, unsigned long thread, object greenlet) except -1:
-        """Under the lock."""
+        """Needs the lock."""
         if self.depth == 0:
             self.thread = thread
             self.greenlet = greenlet
@@ -174,11 +173,11 @@ cdef class Turn:
         return 0
 
     cdef bint enter(self) except -1:
-        """Take the turn beside its owner, or in its place if it has given it back."""
+        """Take the lock together with its owner, or alone if the owner has given it back."""
         cdef unsigned long thread = this_thread()
         mine = this_greenlet()
         acquire(&self.shared_lock.lock)
-        owner = self.greenlet                       # so that no last reference is dropped under the lock
+        owner = self.greenlet   # holds a reference, so that the last one is not dropped under the lock
         self.take(thread, mine)
         release(&self.shared_lock.lock)
         return owner is not self
@@ -188,7 +187,7 @@ cdef class Turn:
         acquire(&self.shared_lock.lock)
         left = self.waiting.pop(wake, bell)
         release(&self.shared_lock.lock)
-        if left is not None:                        # it has been woken: that is the next one's
+        if left is not None:                        # this waiter has been woken: pass that on to the next one
             self.wake_next()
         return 0
 
@@ -209,7 +208,7 @@ cdef class Turn:
     def release(self):
         cdef bint over
         acquire(&self.shared_lock.lock)
-        owner = self.greenlet                       # so that no last reference is dropped under the lock
+        owner = self.greenlet   # holds a reference, so that the last one is not dropped under the lock
         self.depth -= 1
         if self.depth == 0:
             self.greenlet = None

@@ -1,9 +1,10 @@
-"""Exceptions caught where there may be no memory left.
+"""Catching exceptions when there may be no memory left.
 
-Cython's `with` and `except ... as` take for granted that an exception has a traceback, and crash where there was no memory
-for one; so does any `except` that goes on (`pass` alone is safe, and so are `finally` and an `except` that raises again).
-In compiled code that a MemoryError may pass, call what may raise through a pointer whose type says nothing of exceptions,
-or by `ask`, and take what it raised with `caught`.
+Cython's `with` and `except ... as` assume that an exception has a traceback, and crash if there was no memory for one.
+So does any `except` after which code goes on. Safe are `pass` alone, `finally`, and an `except` that raises again.
+
+Compiled code that a MemoryError may pass through must call what may raise by `ask`, or through a pointer whose type
+does not declare exceptions. It gets the exception from `caught`.
 """
 
 from cpython.object cimport PyObject
@@ -11,7 +12,7 @@ from cpython.object cimport PyObject
 
 cdef extern from *:
     """
-    /* The exception that is set, taken away from where it is set. */
+    /* Takes the current exception out of the thread's state and returns it. */
     static PyObject *
     cb_caught(void)
     {
@@ -31,10 +32,10 @@ cdef extern from *:
     }
     """
     object caught "cb_caught"()
-    PyObject* ask "PyObject_CallFunctionObjArgs"(PyObject* callable, ...) noexcept      # NULL at the end
+    PyObject* ask "PyObject_CallFunctionObjArgs"(PyObject* callable, ...) noexcept      # the arguments end with NULL
     Py_hash_t ask_hash "PyObject_Hash"(PyObject* key) noexcept
 
 
 cdef inline int raise_current() except -1:
-    """Let the exception that is set take its course."""
+    """Let the current exception propagate."""
     return -1

@@ -1,5 +1,6 @@
-/* Monotonic seconds. `cb_now`: as cheap as the platform has them, at most 4 ms behind, on Linux one read of shared memory.
- * `cb_precise_now`: what Python's `time.monotonic` tells, where we know how it is made (CB_HAS_PRECISE_CLOCK). */
+/* Monotonic seconds.
+ * `cb_now`: the cheapest clock of the platform, at most 4 ms behind; on Linux one read of shared memory.
+ * `cb_precise_now`: the same as Python's `time.monotonic`, if we know how that is made (CB_HAS_PRECISE_CLOCK). */
 #ifndef CACHEBOX_CLOCK_H
 #define CACHEBOX_CLOCK_H
 

@@ -1,4 +1,4 @@
-"""The clocks: monotonic seconds, coarse ones in a tenth of the time that precise ones take."""
+"""The clocks, in monotonic seconds. The coarse one takes a tenth of the time of the precise one."""
 
 
 cdef extern from "_platform/clock.h" nogil:

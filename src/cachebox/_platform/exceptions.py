@@ -1,10 +1,10 @@
-"""Exceptions that several callers get: of a load that others waited for, of a failure that is remembered.
+"""Exceptions that several callers raise: those of a load with waiters, and those of remembered failures.
 
-Raising writes into an exception: each frame that it leaves adds to its traceback. With the GIL one thread does that at
-a time. Without it, two threads that raise the same object at the same moment may corrupt memory (CPython 3.13 replaces
-a traceback without a lock, and so does code that Cython compiled), so there every caller gets a copy.
+Raising writes into an exception: each frame that it leaves is added to its traceback. With the GIL one thread does that
+at a time. Without it, two threads that raise the same object at the same moment may corrupt memory, because CPython
+3.13 and code compiled by Cython replace a traceback without a lock. So there every caller raises a copy.
 
-A copy is made without the class's `__init__`, which need not take what is in `args`, and may do more than set
+A copy is made without the class's `__init__`, which may take other arguments than `args` and do more than set
 attributes.
 """
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     _Raised = TypeVar("_Raised", bound=BaseException)
 
 HAS_GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
-HEAP_TYPE = 1 << 9                  # a flag of types that Python code made
+HEAP_TYPE = 1 << 9                  # a flag of types that Python code defined
 UNSET = object()
 
 
 def raisable(error: _Raised) -> _Raised:
-    """What one more caller may raise where `error` was raised. Raises what `copied` does."""
+    """The exception that one more caller may raise for `error`. Raises what `copy_exception` raises."""
     return error if HAS_GIL else copy_exception(error)
 
 
 def copy_exception(error: _Raised) -> _Raised:
-    """An exception like this one, without its traceback; raises TypeError or what its class's `__new__` raises."""
+    """A copy of an exception, without its traceback. Raises TypeError, or what its class's `__new__` raises."""
     copy = rebuild_exception(type(error), *reduce_exception(error))
     copy.__cause__, copy.__context__ = error.__cause__, error.__context__
     copy.__suppress_context__ = error.__suppress_context__
@@ -38,12 +38,12 @@ def copy_exception(error: _Raised) -> _Raised:
 
 
 def reduce_exception(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What its class makes it of, and its attributes: all but the traceback, the cause and the context."""
+    """The arguments that its class makes it of, and its attributes without traceback, cause and context."""
     kind = type(error)
-    args: Any = _built_in(kind).__reduce__(error)[1]    # with what OSError takes out of its `args`
-    plain = rebuild_exception(kind, args, {})           # to see which attributes these bring
+    args: Any = _built_in(kind).__reduce__(error)[1]    # of OSError these include what it takes out of its `args`
+    plain = rebuild_exception(kind, args, {})           # to see which attributes the arguments set
     attributes = {}
-    for base in kind.__mro__:                           # what is not in `__dict__`: `__slots__`, ImportError.name
+    for base in kind.__mro__:   # attributes that are not in `__dict__`: `__slots__`, ImportError.name
         for name, member in base.__dict__.items():
             if isinstance(member, MemberDescriptorType) and name != "__suppress_context__":
                 value = getattr(error, name, UNSET)
@@ -53,7 +53,7 @@ def reduce_exception(error: BaseException) -> tuple[tuple[Any, ...], dict[str, A
 
 
 def rebuild_exception(kind: type[_Raised], args: tuple[Any, ...], attributes: dict[str, Any]) -> _Raised:
-    """An exception of a class, without its `__init__`."""
+    """Make an exception of class `kind` without calling its `__init__`."""
     built_in = _built_in(kind)
     error = kind.__new__(kind, *args)
     if type(error) is not kind:
@@ -63,7 +63,7 @@ def rebuild_exception(kind: type[_Raised], args: tuple[Any, ...], attributes: di
         if isinstance(getattr(kind, name, None), MemberDescriptorType):
             try:
                 setattr(error, name, value)
-            except AttributeError:                      # one that cannot be set: `__new__` has
+            except AttributeError:                      # read-only: `__new__` has set it
                 pass
         else:
             error.__dict__[name] = value
@@ -71,5 +71,5 @@ def rebuild_exception(kind: type[_Raised], args: tuple[Any, ...], attributes: di
 
 
 def _built_in(kind: type[BaseException]) -> type[BaseException]:
-    """The class of the interpreter that it is derived from."""
+    """The first class in its hierarchy that the interpreter itself defines."""
     return next(base for base in kind.__mro__ if not base.__flags__ & HEAP_TYPE)

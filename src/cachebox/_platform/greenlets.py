@@ -1,8 +1,8 @@
-"""Waiting in a hub: how a greenlet of gevent or eventlet waits, while the others go on.
+"""Waiting in a hub: how a greenlet of gevent or eventlet waits while other greenlets run.
 
-Imported only where greenlet is loaded. A hub switches to the greenlets whose parent it is, and to the main greenlet of
-its thread; whoever waits in it is switched to again by what the hub watches. Other greenlets (plain ones, SQLAlchemy's
-under asyncio) are switched to by code that nobody else knows.
+Imported only if greenlet is loaded. A hub switches to its child greenlets and to the main greenlet of its thread. When
+something that the hub watches happens, the hub switches back to the waiter. Other greenlets (plain ones, SQLAlchemy's
+under asyncio) are switched to by code that only its author knows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def waiter_in_hub(current: Any) -> GeventWaiter | EventletWaiter | None:
-    """What the greenlet that runs can wait for in a hub; None: no hub switches to it."""
+    """A waiter for the running greenlet, in the hub that switches to it; None: no hub does."""
     for module, hub_of, make in (
         ("gevent._hub_local", _hub_of_gevent, GeventWaiter),
         ("eventlet.hubs", _hub_of_eventlet, EventletWaiter),
@@ -39,7 +39,7 @@ def _hub_of_eventlet(module: Any) -> tuple[Any, Any]:
 
 
 def _is_driven(greenlet: Any, hub: Any) -> bool:
-    """Whether a hub switches to a greenlet that waits: its children, and the main one."""
+    """Whether the hub switches to a waiting greenlet: to its children and to the main one."""
     return greenlet.parent is None or greenlet.parent is hub
 
 
@@ -54,7 +54,7 @@ class _InHub:
         self._woken = False
 
     def drives(self, greenlet: Any) -> bool:
-        """Whether the hub can go on with another greenlet, given by a weak reference (None: nobody knows which)."""
+        """Whether the hub can run another greenlet, given by a weak reference; None: an unknown one, so False."""
         other = greenlet() if greenlet is not None else None
         if other is None or other.dead or other is self._waiting or other is self._greenlet:
             return False
@@ -62,22 +62,22 @@ class _InHub:
 
 
 class GeventWaiter(_InHub):
-    """Waits in gevent's hub, which may be woken from any thread."""
+    """Waits in gevent's hub. Any thread may wake it."""
 
     def __init__(self, hub: Any, greenlet: Any, waiting: Any) -> None:
         super().__init__(hub, greenlet, waiting)
         self._bell = hub.loop.async_()
 
     def wake(self) -> None:
-        """Wake who waits. May be called more than once, and from any thread."""
+        """End the wait. May be called more than once, and from any thread."""
         self._woken = True
         try:
             self._bell.send()
-        except Exception:                       # the hub or the wait has ended: there is nobody to wake
+        except Exception:                       # the hub or the wait has ended: there is nothing to wake
             pass
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Until it is woken: True; or the seconds are over: False."""
+        """Wait until `wake` is called: True; or until the seconds have passed: False."""
         switch = sys.modules["gevent._waiter"].Waiter(self._hub)
         timer = self._hub.loop.timer(max(seconds, 0.0)) if seconds is not None else None
         try:
@@ -94,7 +94,7 @@ class GeventWaiter(_InHub):
         return self._woken
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """The wait will not be used any more."""
         self._bell.close()
 
 
@@ -106,13 +106,13 @@ class EventletWaiter(_InHub):
         self._ear, self._mouth = os.pipe()
 
     def wake(self) -> None:
-        """Wake who waits. May be called more than once, and from any thread."""
+        """End the wait. May be called more than once, and from any thread."""
         if not self._woken:
             self._woken = True
             os.write(self._mouth, b".")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Until it is woken: True; or the seconds are over: False."""
+        """Wait until `wake` is called: True; or until the seconds have passed: False."""
         trampoline = sys.modules["eventlet.hubs"].trampoline
         try:
             if not self._woken:
@@ -122,7 +122,7 @@ class EventletWaiter(_InHub):
         return self._woken
 
     def close(self) -> None:
-        """Nobody waits any more; the pipe stays as long as somebody may call `wake`."""
+        """The wait will not be used any more. The pipe stays open as long as another thread may call `wake`."""
 
     def __del__(self) -> None:
         os.close(self._ear)
@@ -130,4 +130,4 @@ class EventletWaiter(_InHub):
 
 
 class _Late(BaseException):
-    """The time to wait is over."""
+    """The time to wait has passed."""

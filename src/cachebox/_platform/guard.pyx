@@ -1,7 +1,7 @@
-"""What keeps a thread of ours going: its function is called again when it has raised something, whatever that is.
+"""Keeps a thread of ours going: it calls the thread's function again after any exception.
 
-An asynchronous exception comes between two steps of Python code, in an `except` clause too. Compiled code has no such
-gaps: so nothing gets past this loop.
+An asynchronous exception may come between any two steps of Python code, even in an `except` clause. Compiled code has
+no such gaps, so no exception ends this loop.
 """
 
 from cpython.exc cimport PyErr_Clear, PyErr_SetObject, PyErr_WriteUnraisable
@@ -14,8 +14,8 @@ from cachebox._platform.clock cimport coarse_now
 cdef extern from "Python.h":
     PyObject* call "PyObject_CallFunctionObjArgs" (object function, ...)
 
-# Seconds before the function is called again, by how often it has failed in a row. A call that took longer than the
-# longest of them has worked for a while: its failure is the first of a row.
+# Seconds before the function is called again, by the number of failures in a row. A call that ran longer than the
+# longest pause has worked for a while, so its failure is the first of a new row.
 cdef tuple PAUSES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 cdef double LONGEST = 0.2
 
@@ -23,8 +23,8 @@ cdef double LONGEST = 0.2
 def keep_running(run, begun=None):
     """Call a function until it returns. Each exception goes to `sys.unraisablehook`.
 
-    `begun`: a lock to release first, for from then on nothing can end this. The function may be interrupted anywhere, and
-    has to find its way from there when it is called again.
+    `begun` is a lock to release first: from then on no exception can end the thread. The function may be interrupted
+    anywhere. When it is called again, it has to find out where it was.
     """
     cdef double began
     cdef PyObject* result
@@ -37,7 +37,7 @@ def keep_running(run, begun=None):
         if result != NULL:
             Py_XDECREF(result)
             return
-        PyErr_WriteUnraisable(run)              # it reports its own failures itself, and raises nothing
+        PyErr_WriteUnraisable(run)              # reports its own failures itself, and raises nothing
         if coarse_now() - began > LONGEST:
             failures = 0
         result = call(sleep, <PyObject*>PAUSES[failures], <void*>NULL)
@@ -47,6 +47,6 @@ def keep_running(run, begun=None):
 
 
 def report(error, thing):
-    """Tell `sys.unraisablehook` of an exception in the background, where nobody waits for it."""
+    """Report an exception of background work, which no caller waits for, to `sys.unraisablehook`."""
     PyErr_SetObject(type(error), error)
     PyErr_WriteUnraisable(thing)

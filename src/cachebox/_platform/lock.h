@@ -1,10 +1,11 @@
 /* The lock of a cache.
 
-   With the GIL there is nothing to take: what happens between acquire and release neither runs Python code nor lets go
-   of the GIL, so no other thread can look in. Without the GIL it is a PyMutex, five nanoseconds when nobody waits.
+   With the GIL there is nothing to take: code between acquire and release neither runs Python code nor releases the
+   GIL, so no other thread can see the state between. Without the GIL the lock is a PyMutex, which takes five
+   nanoseconds if no thread waits for it.
 
-   fork() copies a lock in whatever state it is. CPython stops all threads before it forks, and none of them can stop
-   between acquire and release; but a lock may just have been handed to a thread that had not woken up yet. So every
+   fork() copies a lock in its current state. CPython stops all threads before it forks, and a thread cannot stop
+   between acquire and release. But a lock may just have been handed to a thread that has not woken up yet. So every
    lock is in a list, and the child frees them all. */
 #ifndef CACHEBOX_LOCK_H
 #define CACHEBOX_LOCK_H
@@ -19,7 +20,7 @@ typedef struct cb_lock {
     struct cb_lock *next, *prev;
 } cb_lock;
 
-extern cb_lock cb_all_locks;        /* the sentinel of a ring; its mutex guards the ring */
+extern cb_lock cb_all_locks;        /* the sentinel of a ring of all locks; its mutex guards the ring */
 
 static inline void cb_lock_acquire(cb_lock *lock) { PyMutex_Lock(&lock->mutex); }
 static inline void cb_lock_release(cb_lock *lock) { PyMutex_Unlock(&lock->mutex); }

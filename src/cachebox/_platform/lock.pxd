@@ -1,6 +1,6 @@
-"""The lock of a cache, shared by all that look at the cache's entries: the cache, its policy, its statistics.
+"""The lock of a cache. All objects that read the cache's entries share it: the cache, its policy, its statistics.
 
-Rule: between `acquire` and `release` no Python code runs, nothing is waited for, and no reference is dropped.
+Rule: between `acquire` and `release` no Python code runs, no call waits, and no reference is dropped.
 """
 
 

@@ -1,4 +1,4 @@
-"""The life of a lock; `lock.h` says why there is a list of them."""
+"""Creating and freeing locks; `lock.h` says why there is a list of them."""
 
 import os
 

@@ -1,7 +1,7 @@
-"""Functions that stand in front of Cython's own entries to methods: its way in costs as much as a hit does.
+"""Functions that replace Cython's own entries to methods, because Cython's way in costs as much as a hit does.
 
-Such a function does what is likely, and leaves everything else to the entry that it replaced, with the same arguments.
-It has to be put there at import, before anybody can have called the method.
+Such a function handles the likely case, and passes everything else to the entry that it replaced, with the same
+arguments. It must be installed at import, before the method can have been called.
 """
 
 from cpython.object cimport PyObject, PyTypeObject
@@ -11,7 +11,7 @@ cdef extern from *:
     """
     typedef PyObject *(*cb_method)(PyObject *, PyObject **, Py_ssize_t, PyObject *);
 
-    /* Put another function in front of a method. Returns the one that was there; NULL: it is called in another way. */
+    /* Replace a method's C function. Returns the old one; NULL: the method has another calling convention. */
     static cb_method
     cb_replace_method(PyTypeObject *type, const char *name, cb_method quick)
     {
@@ -28,8 +28,8 @@ cdef extern from *:
         return replaced;
     }
 
-    /* Give a subclass, written in Python, a method of its base for its own: the interpreter's short way to a method is
-       for objects of the very type that has it. */
+    /* Give a subclass written in Python its own copy of a method of its base. The interpreter specialises a call only
+       if the method is in the object's own class. */
     static int
     cb_copy_to_subclass(PyObject *type, const char *name)
     {

@@ -1,4 +1,4 @@
-"""Tables of HTML, for what a notebook shows."""
+"""HTML tables for notebooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def table(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
-    """A table of rows that have a name, a number and a remark.
+    """A table of rows; each row is a name, a number and a remark.
 
     >>> table("Sizes", [("entries", "5", "")])
     '<table><caption>Sizes</caption><tr><th>entries</th><td>5</td><td></td></tr></table>'

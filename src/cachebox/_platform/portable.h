@@ -1,5 +1,5 @@
-/* What Cython cannot say: branch hints, prefetch, and the equality of keys whose `==` is known to run no Python code.
-   Every compiler built-in stands behind a guard, so that an unknown compiler gets plain C. */
+/* What Cython cannot express: branch hints, prefetch, and the equality of keys whose `==` runs no Python code.
+   Every compiler built-in has a guard, so that an unknown compiler gets plain C. */
 #ifndef CACHEBOX_PORTABLE_H
 #define CACHEBOX_PORTABLE_H
 
@@ -19,7 +19,7 @@
 #  define CB_OUT_OF_LINE
 #endif
 
-/* `a` if it is at most `limit`, else `b`. Without a branch: for what is a matter of chance, which no processor guesses. */
+/* `a` if it is at most `limit`, else `b`. Without a branch, because the outcome is random. */
 static inline uint32_t
 cb_select_le(uint32_t a, uint32_t limit, uint32_t b)
 {
@@ -43,8 +43,8 @@ cb_add_product(uint64_t *low, uint64_t *high, uint64_t a, uint64_t b)
 #endif
 }
 
-/* What Cython calls inline is the hot path: a compiler that leaves it out of line, because it is long, cannot fold the
-   constants that callers pass, and a cached call takes half as long again. */
+/* Make every function that Cython calls inline always inline, because those are the hot path. A compiler that leaves a
+   long one out of line cannot fold the constants that callers pass, and a cached call takes half as long again. */
 #ifdef CYTHON_INLINE
 #  undef CYTHON_INLINE
 #  if defined(__GNUC__) || defined(__clang__)
@@ -56,7 +56,7 @@ cb_add_product(uint64_t *low, uint64_t *high, uint64_t a, uint64_t b)
 #  endif
 #endif
 
-/* Whether hash(key) takes no call, as that of a str which knows its own and of a small int; if so, that hash. */
+/* Whether hash(key) takes no call, as for a small int and a str with a cached hash; if so, sets that hash. */
 static inline int
 cb_knows_hash(PyObject *key, Py_hash_t *hash)
 {
@@ -86,7 +86,7 @@ cb_knows_hash(PyObject *key, Py_hash_t *hash)
     return 0;
 }
 
-/* hash(key); -1 and an exception where it has none. */
+/* hash(key); -1 and an exception if it has none. */
 static inline Py_hash_t
 cb_hash(PyObject *key)
 {
@@ -112,7 +112,7 @@ cb_same_4(const char *a, const char *b)
     return x == y;
 }
 
-/* Whether so many bytes are equal. Keys are short: calling memcmp takes longer than comparing. The last step overlaps. */
+/* Whether n bytes are equal. Keys are short: calling memcmp takes longer than comparing. The last step overlaps. */
 static inline int
 cb_same_bytes(const char *a, const char *b, size_t n)
 {
@@ -139,7 +139,7 @@ cb_same_bytes(const char *a, const char *b, size_t n)
     return 1;
 }
 
-/* Whether both are short texts in ASCII, and equal. Calls nothing; 0 is no answer, `cb_plain_equal` has one. */
+/* Whether both are short ASCII texts and equal. Calls nothing. 0 means "unknown": then ask `cb_plain_equal`. */
 static inline int
 cb_short_equal(PyObject *a, PyObject *b)
 {
@@ -153,8 +153,8 @@ cb_short_equal(PyObject *a, PyObject *b)
            && cb_same_bytes((const char *)((PyASCIIObject *)a + 1), (const char *)((PyASCIIObject *)b + 1), (size_t)length);
 }
 
-/* Whether a key is a str, int or bytes, and of no class made in Python: its hash runs no Python code and cannot fail.
-   One look at the flags, because every insertion asks. */
+/* Whether a key is a str, int or bytes whose class was not made in Python: its hash runs no Python code and cannot
+   fail. Reads the flags once, because every insertion asks. */
 static inline int
 cb_is_primitive(PyObject *key)
 {
@@ -166,8 +166,8 @@ cb_is_primitive(PyObject *key)
 
 #define cb_primitive_hash(key) (Py_TYPE(key)->tp_hash(key))
 
-/* a == b as a truth value, of objects that are not the same one; -1 and an exception where that fails. Runs any code.
-   What `PyObject_RichCompareBool` does, but shorter for two objects of one type, which keys mostly are. */
+/* a == b as a truth value, of two different objects; -1 and an exception if that fails. May run any code.
+   Does what `PyObject_RichCompareBool` does, but faster for two objects of one type, as most keys are. */
 static inline int
 cb_equal(PyObject *a, PyObject *b)
 {
@@ -194,7 +194,7 @@ cb_equal(PyObject *a, PyObject *b)
     return equal;
 }
 
-/* 1: equal, 0: different, -1: only `==` can tell, and that may run Python code. Addresses were compared before. */
+/* 1: equal, 0: different, -1: only `==` can tell, which may run Python code. The caller has compared the addresses. */
 CB_OUT_OF_LINE static int
 cb_plain_equal(PyObject *a, PyObject *b)
 {

@@ -1,7 +1,7 @@
-"""What is alive in this process: every cache, and everything that has a name, both known weakly.
+"""The living objects of this process: every cache, and every cached function. Both are known by weak references.
 
-Whoever makes a cache or a cached function calls `register`. There is no lock: each step that others may see is one
-operation of a dict, so a signal handler, a finalizer or another thread may register something at any moment.
+The maker of a cache or a cached function calls `register`. There is no lock: each step that others may see is one
+operation of a dict, so a signal handler, a finalizer or another thread may register an object at any moment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Known(ref["Any"]):
-    """A weak reference to something registered, with what it is called. It is told from others by its address."""
+    """A weak reference to a registered object, with its name. References are distinguished by address."""
 
     __slots__ = ("clears", "given", "names")
 
@@ -23,20 +23,20 @@ class _Known(ref["Any"]):
     """Whether `clear_all` calls its `clear`."""
     given: str | Callable[[Any], str] | None
     names: list[str]
-    """What `caches` calls it, first of all; empty until somebody has asked. Two threads may have named it at once."""
+    """Its name in `caches`, in first place; empty until the first request. Two threads may have named it at once."""
 
 
-_living: dict[int, _Known] = {}         # by address, in the order of their registration
-_names: dict[str, _Known] = {}          # who has a name: whoever has it is the only one to give it back
+_living: dict[int, _Known] = {}         # by address, in order of registration
+_names: dict[str, _Known] = {}          # by name; only the reference that has a name gives it back
 
 
 def register(name: str | Callable[[Any], str] | None, thing: Any, *, clears: bool = False) -> None:
-    """Make something known, for as long as it lives.
+    """Make an object known, for as long as it lives.
 
     Args:
-        name: what `caches` calls it; or a function of it that returns the name, which is called when somebody wants to
-            know; None: it has no name. Where the name is taken a number is added: ``"prices#2"``.
-        thing: a cache or a cached function; it must be possible to refer to it weakly.
+        name: its name in `caches`. A function of the object that returns the name is called at the first request. None:
+            the object has no name. If the name is taken, a number is added: ``"prices#2"``.
+        thing: a cache or a cached function, which must allow weak references.
         clears: whether `clear_all` calls its method `clear`.
     """
     known = _Known(thing, _forget)
@@ -49,7 +49,7 @@ def register(name: str | Callable[[Any], str] | None, thing: Any, *, clears: boo
 def caches() -> dict[str, Any]:
     """The living caches that have a name, and all cached functions, by name: a new dict. O(n) for n living caches.
 
-    A cached function is known by its module and qualified name, or by what it was given for a name. A second one of the
+    A cached function is known by the name it was given, or else by its module and qualified name. A second one of the
     same name has a number: ``"prices#2"``. Safe from any thread.
 
     >>> from cachebox import Cache, caches
@@ -66,10 +66,10 @@ def caches() -> dict[str, Any]:
 
 
 def clear_all() -> None:
-    """Clear every living cache of the process, named or not, and of two-tier caches the first tier. O(n) for n entries.
+    """Clear every living cache of the process, named or not; of two-tier caches, the first tier. O(n) for n entries.
 
-    Statistics start at zero, as by `Cache.clear`. An exception from one cache keeps no other from being cleared, and is
-    raised at the end. Safe from any thread.
+    Statistics start at zero, as after `Cache.clear`. If clearing one cache raises, the others are cleared nevertheless,
+    and the first exception is raised at the end. Safe from any thread.
 
     >>> from cachebox import Cache, clear_all
     >>> cache = Cache()
@@ -91,7 +91,7 @@ def clear_all() -> None:
 
 
 def _name_of(known: _Known, thing: Any) -> str:
-    """What something is called. It is given its name here, unless it has one."""
+    """The name of a registered object, which gets one here unless it has one."""
     if not known.names:
         given = known.given
         wanted = given if isinstance(given, str) else given(thing) if given is not None else ""
@@ -104,7 +104,7 @@ def _name_of(known: _Known, thing: Any) -> str:
 
 
 def _forget(known: _Known) -> None:
-    """It has died."""
+    """Remove an object that has died."""
     _living.pop(id(known), None)
     for name in set(known.names):
         _names.pop(name, None)

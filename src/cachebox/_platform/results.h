@@ -1,12 +1,12 @@
-/* What can be told of an object by its type alone: whether it is used up by being consumed, and whether the type has
-   changed since it was looked at. */
+/* What the type of an object alone tells: whether consuming the object uses it up, and whether the type has changed
+   since the last look. */
 #ifndef CACHEBOX_RESULTS_H
 #define CACHEBOX_RESULTS_H
 
 #include <Python.h>
 #include <stdint.h>
 
-/* The number of a type in its present state, which no other type and no other state of it ever gets; 0: it has none. */
+/* The version of a type: a number that no other type and no other state of it ever gets; 0: it has none. */
 static inline uint32_t
 cb_version_of(PyTypeObject *type)
 {
@@ -20,7 +20,7 @@ cb_is_awaitable(PyObject *value)
     return type->tp_as_async != NULL && type->tp_as_async->am_await != NULL;
 }
 
-/* Whether a callable may be async: of a function its flags tell. */
+/* Whether a callable may be async. For a function its flags tell. */
 static inline int
 cb_may_be_async(PyObject *callable)
 {
@@ -30,7 +30,7 @@ cb_may_be_async(PyObject *callable)
     return !PyCFunction_Check(callable) && !PyType_Check(callable);
 }
 
-/* Whether it is an iterator, plain or async, or an awaitable. */
+/* Whether an object is an iterator, plain or async, or an awaitable. */
 static inline int
 cb_is_consumed(PyObject *value)
 {
@@ -49,7 +49,7 @@ cb_is_heap_type(PyTypeObject *type)
     return (type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0;
 }
 
-/* Whether it may be used up by being consumed. Python code may have to tell. */
+/* Whether consuming an object may use it up. Only Python code may be able to tell for sure. */
 static inline int
 cb_may_pass_once(PyObject *value)
 {

@@ -1,13 +1,13 @@
-"""Critical sections that Python code may run in, and whether this thread is in one.
+"""Sections: locks under which Python code may run, and whether this thread is in one.
 
 A signal handler, a finalizer or a callback of the collector may run in the middle of any Python code, and so in a
-section. A `Section` is re-entrant: whatever it calls of ours, in the same thread, goes on. But it must not wait there
-for what another thread does, which may want the section: `in_section()` says so, and then no such wait is begun.
+section. A `Section` is re-entrant, so calls that such code makes, in the same thread, go on. But they must not wait for
+another thread, because that may wait for the section. `in_section()` tells, and then such a wait is not begun.
 """
 
 
 cdef class Section:
-    """A re-entrant lock of a thread."""
+    """A re-entrant lock that belongs to a thread."""
     cdef object lock
     cdef object take
     cdef object give

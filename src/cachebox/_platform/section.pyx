@@ -1,4 +1,4 @@
-"""Critical sections; `section.pxd` says what for."""
+"""Sections; `section.pxd` says what they are for."""
 
 from _thread import RLock
 
@@ -11,11 +11,11 @@ cdef extern from *:
     static __thread int cb_sections = 0;
     #endif
     """
-    int sections "cb_sections"      # how many this thread is in
+    int sections "cb_sections"      # how many sections this thread is in
 
 
 cdef class Section:
-    """A re-entrant lock, also for a `threading.Condition`: who waits on that has left the section."""
+    """A re-entrant lock. It works in a `threading.Condition`: a thread that waits on that has left the section."""
 
     def __cinit__(self):
         self.lock = RLock()
@@ -34,7 +34,7 @@ cdef class Section:
         sections -= 1
 
     def acquire(self, bint blocking=True, double timeout=-1):
-        """As `threading.RLock` has it."""
+        """Like `threading.RLock.acquire`."""
         global sections
         cdef bint taken = self.take(blocking, timeout)
         if taken:
@@ -42,11 +42,11 @@ cdef class Section:
         return taken
 
     def release(self):
-        """As `threading.RLock` has it."""
+        """Like `threading.RLock.release`."""
         self.__exit__(None, None, None)
 
     def locked(self):
-        """Whether a thread is in it: a condition of CPython 3.14 and later can be asked so."""
+        """Whether a thread is in it; a condition of CPython 3.14 and later asks this."""
         if self.lock._is_owned() or not self.take(False):
             return True
         self.give()

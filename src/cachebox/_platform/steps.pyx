@@ -1,7 +1,7 @@
-"""Running steps: generators that yield what is to be done, and are sent what came of it.
+"""Running steps. Steps are a generator that yields what is to be done, and is sent the outcome.
 
-It is written in C because the end of a generator costs an exception in Python, and because every call of a strategy or
-of two tiers comes by here.
+It is compiled because the end of a generator costs an exception in Python, and because every call of a strategy or of a
+two-tier cache passes here.
 """
 
 from cpython.object cimport PyObject
@@ -15,7 +15,7 @@ cdef extern from *:
     object take_over "CB_TAKE_STEP"(PyObject*)
 
 cdef extern from "Python.h":
-    int send "PyIter_Send"(object steps, object outcome, PyObject** got) except -1      # 0: it has returned
+    int send "PyIter_Send"(object steps, object outcome, PyObject** got) except -1      # 0: the generator has returned
     PyObject* call "PyObject_Call"(object function, object arguments, PyObject* names) noexcept
 
 
@@ -24,7 +24,7 @@ def run(steps, do=None):
 
     Args:
         steps: a generator. It yields a function and a tuple of its arguments, and is sent what the function returns.
-        do: called with what is yielded instead, whatever that is.
+        do: if given, it is called with each yielded object, whatever that is.
 
     An exception is thrown into the generator. Raises what leaves the generator.
     """
@@ -50,7 +50,7 @@ def run(steps, do=None):
 
 
 cdef object thrown(object steps, object error, bint* has_ended):
-    """The next step after one has failed, or what the generator returns."""
+    """The next step after a step has failed, or what the generator returns."""
     try:
         return steps.throw(error)
     except StopIteration as end:
@@ -58,5 +58,5 @@ cdef object thrown(object steps, object error, bint* has_ended):
         return end.value
     except RuntimeError as wrapped:
         if isinstance(error, StopIteration) and wrapped.__cause__ is error:
-            raise error from None           # a function's own, which no generator may raise
+            raise error from None           # the function's own StopIteration, which a generator may not raise
         raise

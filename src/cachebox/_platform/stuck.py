@@ -1,9 +1,9 @@
-"""Whether somebody that others have long waited for is itself waiting for another thread, task or greenlet.
+"""Guesses whether a caller that others have long waited for is itself waiting for another thread, task or greenlet.
 
 A factory may hand its key to another thread and wait for it; that thread then waits for the factory. No lock or context
-shows such a circle, but where the factory's thread stands does: in a call that waits for somebody else of this process
-(`acquire`, `join`, `result`), as opposed to the network or a disk. It is a guess, which costs a second computation
-where it is wrong; so it is made only after a long wait.
+shows such a circle. But the place where the factory's thread stands shows it: in a call that waits for a caller of this
+process (`acquire`, `join`, `result`), and not for the network or a disk. A wrong guess costs a second computation, so
+it is made only after a long wait.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 MODULES = ("threading", "queue", "concurrent.futures", "multiprocessing", "gevent.threadpool", "gevent.event")
-"""Where a thread is that waits for another."""
+"""Modules in which a thread stands that waits for another thread."""
 CALLS = {"acquire", "join", "wait", "result", "get", "put", "__enter__"}
-"""What it may have called in a compiled module."""
+"""Functions of compiled modules that a waiting thread may have called."""
 
 
 def is_gone(thread: int) -> bool:
@@ -28,8 +28,10 @@ def is_gone(thread: int) -> bool:
 
 
 def standing(thread: int, greenlet: Any) -> tuple[object, int] | None:
-    """Where a thread, or its greenlet (a weak reference, or None), waits for somebody else of this process; None: it
-    does not. Who finds it at one place twice may take it for stuck.
+    """The place where a caller waits for another caller of this process; None: it does not.
+
+    The caller is a thread, or its greenlet (a weak reference, or None). If it is at the same place twice, it may be
+    taken for stuck.
     """
     current = greenlet() if greenlet is not None else None
     for frame in (sys._current_frames().get(thread), getattr(current, "gr_frame", None)):   # None while it runs
@@ -39,7 +41,7 @@ def standing(thread: int, greenlet: Any) -> tuple[object, int] | None:
 
 
 def standing_of_task(thread: int, task: Any) -> tuple[object, int] | None:
-    """The same for an asyncio task: its thread waits, or it waits for an executor, one thread of which asks this."""
+    """The same for an asyncio task: its thread waits, or the task waits for an executor of which this is a thread."""
     frame: FrameType | None = sys._current_frames().get(thread)
     if frame is not None and _is_waiting(frame):
         return frame.f_code, frame.f_lasti
@@ -65,7 +67,7 @@ def _is_waiting(frame: FrameType) -> bool:
     module = frame.f_globals.get("__name__", "")
     if any(module == name or module.startswith(f"{name}.") for name in MODULES):
         return True
-    if module == "cachebox._platform.greenlets":          # it waits for a flight, which is known otherwise
+    if module == "cachebox._platform.greenlets":          # it waits for a flight, about which the flight knows
         return False
     return _callee(frame) in CALLS
 
@@ -84,7 +86,7 @@ def _callee(frame: FrameType) -> str:
 
 
 def _is_idle_loop(frame: FrameType) -> bool:
-    """Whether an event loop runs there that can only be woken by another thread."""
+    """Whether an event loop runs there that only another thread can wake."""
     if not frame.f_globals.get("__name__", "").startswith(("selectors", "asyncio")):
         return False
     at: FrameType | None = frame

@@ -1,22 +1,23 @@
-"""Threads of our own: they go on whatever is raised in them, and a fork does not come into their end.
+"""Threads of our own. Exceptions do not end them, and a fork does not happen while one of them ends.
 
-**Going on.** A thread's function is called again when it has raised something (`guard`). It may have been interrupted
-anywhere, by an asynchronous exception or for want of memory. CPython looks for such exceptions when a call returns and
-where a loop goes back: so what stands between two calls is done as a whole, and such a function
+**Going on.** A thread's function is called again after it has raised an exception (`guard`). An asynchronous exception
+or a lack of memory may have interrupted it anywhere. CPython checks for asynchronous exceptions when a call returns and
+when a loop jumps back. So the code between two calls runs as a whole, and such a function
 
-- takes a lock by ``with lock``, where that is a C lock or a C re-entrant one (a `Condition` has Python code that can be
-  interrupted between taking the lock and saying so), and wakes all that wait for a condition, for one of them may be
-  the rest of a wait that was interrupted;
-- never has what it is working on in a local variable only.
+- takes a lock by ``with lock``, and only a C lock or a C re-entrant lock. A `Condition` has Python code that can be
+  interrupted between taking the lock and recording that;
+- wakes all waiters of a condition, because one of them may be the rest of an interrupted wait;
+- never keeps what it is working on in a local variable only.
 
-Whether a thread is there is asked of the thread (`Thread.runs`), not of a variable: if it has ended all the same,
-whoever needs it next makes another one.
+Whether a thread exists is asked of the thread (`Thread.runs`), not of a variable. If it has ended nevertheless, the
+next caller that needs it makes another one.
 
 **Ending.** `join` may return, and `is_alive` be False, a moment before the system's thread has ended. A fork in that
-moment counts it, and warns. Worse: an ending thread takes a lock of the C library's (glibc's, about how names of hosts
-are looked up), and the child would have it locked for ever. So a fork waits until the threads that have ended are gone.
+moment counts the thread, and warns. Worse, an ending thread takes a lock of the C library (glibc's, for looking up host
+names), and in the child that lock would never be released. So a fork waits until ended threads are gone.
 
-Invariant: what steps aside before a fork imports this first, so that this comes last, when they have ended.
+Invariant: modules whose threads end before a fork import this module first. So this module's hook runs last, after they
+have ended.
 """
 
 from __future__ import annotations
@@ -32,17 +33,17 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BEGINS_WITHIN = 1.0                     # seconds that the start of a thread waits for it to begin
+BEGINS_WITHIN = 1.0                     # the longest time that `start` waits for a thread to begin
 
-_started: set[Thread] = set()           # those of which it is not known that they are gone
+_started: set[Thread] = set()           # threads that may still exist in the system
 
 
 class Thread(threading.Thread):
-    """A daemon thread, as all here are: nobody but its owner waits for it.
+    """A daemon thread, like all of this package: only its owner waits for it.
 
     Args:
         name: for debuggers.
-        run: called again and again until it returns; what it raises is reported through `sys.unraisablehook`.
+        run: called again and again until it returns. Its exceptions are reported through `sys.unraisablehook`.
     """
 
     def __init__(self, name: str, run: Callable[[], object]) -> None:
@@ -51,7 +52,8 @@ class Thread(threading.Thread):
         super().__init__(target=keep_running, args=(self._go, self._begun), name=name, daemon=True)
         self._function = run
         self._starter = get_ident()
-        self._claim = allocate_lock()       # taken once: by the thread when it begins, or by who makes another instead
+        # taken once: by the thread when it begins, or by a caller that makes another thread
+        self._claim = allocate_lock()
         self._goes = self._is_void = False
         self._is_coming = True
 
@@ -61,11 +63,12 @@ class Thread(threading.Thread):
             self._function()
 
     def start(self) -> None:
-        """RuntimeError where no thread is to be had, or the process is ending. Do not hold a lock meanwhile."""
+        """Start it. Raises RuntimeError if no thread can be had or the process is ending. Hold no lock meanwhile."""
         try:
             super().start()
-            # Before it has begun, exceptions could end it. But it is not waited for without end: who has interrupted
-            # `threading` in the start of another thread (a signal handler) holds the lock that this one needs to begin.
+            # Before the thread has begun, exceptions could end it, so wait for that. But not without end: the caller
+            # may be a signal handler that interrupted `threading` in the start of another thread, and so hold the lock
+            # that this thread needs to begin.
             until = time.monotonic() + BEGINS_WITHIN
             while not self._begun.acquire(timeout=0.1) and self.is_alive() and time.monotonic() < until:
                 pass
@@ -75,10 +78,10 @@ class Thread(threading.Thread):
         _started.add(self)
 
     def runs(self) -> bool:
-        """Whether it has not ended: it is there, or another thread is about to start it.
+        """Whether the thread has not ended: it exists, or another thread is about to start it.
 
-        Where the caller has interrupted the very call that was about to start it (a signal handler, a finalizer), it
-        cannot be waited for: the answer is no, and it will never begin.
+        The caller may be a signal handler or a finalizer that interrupted the very call about to start it. Then the
+        thread cannot be waited for: the answer is False, and it will never begin.
         """
         if self._is_void:
             return False
@@ -94,7 +97,7 @@ class Thread(threading.Thread):
 
 def _wait_for_the_ended() -> None:
     for thread in [thread for thread in list(_started) if not thread.is_alive()]:
-        for _ in range(200):                # not for ever: its number may have gone to another thread
+        for _ in range(200):                # bounded, because its number may have gone to another thread
             if thread.is_gone():
                 break
             time.sleep(0.0005)

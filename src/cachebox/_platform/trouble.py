@@ -1,4 +1,4 @@
-"""What the log is told: that something went wrong, and that it is well again; once each, however often it is met."""
+"""Log messages about something that fails and works again: one for each change, however often it is met."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ log = logging.getLogger("cachebox")
 
 
 class Trouble:
-    """Something that is well or not. Safe from any thread. A logging handler may do anything: call it without a lock.
+    """Something that works or fails. Safe from any thread. Call it without a lock: a logging handler may do anything.
 
     Args:
-        begins: what is logged when it goes wrong; the exception's type and text are added.
-        ends: what is logged when it is well again.
+        begins: the message when it begins to fail; the exception's type and text are added.
+        ends: the message when it works again.
         traceback: whether the traceback of the exception is logged, too.
     """
 
@@ -25,20 +25,20 @@ class Trouble:
         self._traceback = traceback
 
     def begin(self, error: BaseException) -> None:
-        """It has gone wrong, perhaps once more."""
+        """Note that it failed, perhaps once more."""
         if not self.is_on:
             self.is_on = True
             tell(logging.WARNING, f"{self._begins}: {text_of(error)}", error if self._traceback else None)
 
     def end(self) -> None:
-        """It is well, perhaps as before."""
+        """Note that it works, perhaps as before."""
         if self.is_on:
             self.is_on = False
             tell(logging.WARNING, self._ends)
 
 
 def tell(level: int, message: str, error: BaseException | None = None) -> None:
-    """Log a message, with the traceback of an error if there is one. What a handler raises is reported, and no more."""
+    """Log a message, with the traceback of an error if there is one. An exception of a handler is only reported."""
     try:
         log.log(level, "%s", message, exc_info=error)
     except Exception as failure:
@@ -46,9 +46,9 @@ def tell(level: int, message: str, error: BaseException | None = None) -> None:
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's type, and what it says."""
+    """An exception's type and text."""
     try:
         said = str(error)
-    except Exception:                   # its own `__str__`
+    except Exception:                   # of its own `__str__`
         said = ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

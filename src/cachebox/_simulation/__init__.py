@@ -1,1 +1,1 @@
-"""What another policy or size would bring: recorded requests, replayed on the engines."""
+"""Simulations of other policies and sizes: recorded requests, replayed on the engines."""

@@ -1,14 +1,15 @@
-"""What a simulation tells somebody who wants one sentence, and how sure that is.
+"""A simulation's result in one sentence, and how sure it is.
 
-The requests were cut into blocks. What is saved differs from block to block: leaving each out in turn gives a standard
-error (the jackknife: J. W. Tukey, 1958), and two of them a range. Neighbouring blocks are alike, so it is a rough one.
+The requests are cut into blocks. The saving differs from block to block. Leaving out each block in turn gives a
+standard error (the jackknife: J. W. Tukey, 1958); twice that error gives the range. Neighbouring blocks are alike, so
+the error is a rough one.
 """
 
 from __future__ import annotations
 
 import math
 
-FEW = 20 * 50                       # requests: blocks of less than 50 tell nothing
+FEW = 20 * 50                       # requests: blocks of less than 50 say nothing
 
 
 def advice_on(
@@ -45,7 +46,7 @@ def advice_on(
 
 
 def saving(before: list[int], after: list[int], requests: int) -> str:
-    """"saves 11 % (9 to 13 %)"."""
+    """Words such as "saves 11 % (9 to 13 %)"."""
     share = 1 - sum(after) / sum(before)
     verb = "saves" if share >= 0 else "adds"
     if requests < FEW:
@@ -58,7 +59,7 @@ def saving(before: list[int], after: list[int], requests: int) -> str:
 
 
 def spread(before: list[int], after: list[int]) -> tuple[float, float]:
-    """The range in which the saved share is, with some 95 % certainty."""
+    """The range that contains the saved share with about 95 % certainty."""
     all_before, all_after = sum(before), sum(after)
     share = 1 - all_after / all_before
     without = [

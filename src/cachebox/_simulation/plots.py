@@ -1,4 +1,4 @@
-"""The picture of a simulation, by matplotlib."""
+"""The picture of a simulation, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from cachebox._simulation.simulation import Simulation
 
-# Colours that stay apart for the colour-blind (Okabe and Ito, 2008), in an order in which neighbours differ in grey.
+# Colours that the colour-blind can distinguish (Okabe and Ito, 2008), in an order in which neighbours differ in grey.
 LOOKS = {
     "AUTO": ("#D55E00", "-", "o", 2.4),
     "LRU": ("#0072B2", "-", "s", 1.6),
@@ -21,7 +21,7 @@ OTHERS = [("#E69F00", "--", "v", 1.6), ("#56B4E9", "-.", "P", 1.6), ("#000000", 
 
 
 def plot(simulation: Simulation, path: str | PathLike[str] | None = None) -> Any:
-    """The figure; written to `path`, too, if that is given."""
+    """The figure; also written to `path`, if given."""
     try:
         from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
         from matplotlib.ticker import (  # type: ignore[import-not-found, unused-ignore]
@@ -58,7 +58,7 @@ def plot(simulation: Simulation, path: str | PathLike[str] | None = None) -> Any
 
 
 def link(axes: Any, ends: list[tuple[float, str, str]]) -> None:
-    """The name of each curve at its right end, moved apart where ends are close."""
+    """Write each curve's name at its right end, moved apart if the ends are close."""
     low, high = axes.get_ylim()
     apart = (high - low) * 0.055
     at = low - apart
@@ -67,7 +67,7 @@ def link(axes: Any, ends: list[tuple[float, str, str]]) -> None:
         at = max(height, at + apart)
         places.append([at, name, colour])
     over = places[-1][0] - high
-    if over > 0:                                # push down those that were pushed over the top
+    if over > 0:                                # push down the names that were pushed over the top
         limit = high
         for place in reversed(places):
             place[0] = min(place[0], limit)

@@ -1,4 +1,4 @@
-"""`record`: what a running cache is asked for, in a file that `simulate` can read."""
+"""`record`: writes the requests of a running cache into a file that `simulate` can read."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ TYPE_CHECKING = False               # as everywhere in the package
 if TYPE_CHECKING:
     from typing import Any
 
-ROOM = 1 << 20                      # requests between two visits of the thread that writes
+ROOM = 1 << 20                      # requests between two visits of the writing thread
 VISITS_APART = 0.02                 # seconds
 
 
 def record(cache_or_function: Any, path: str | os.PathLike[str], *, sample: float = 1.0) -> Recording:
-    """A context manager that writes what a cache is asked for: hashes of keys, never keys.
+    """A context manager that writes the requests of a cache into a file: hashes of keys, never keys.
 
     Args:
-        cache_or_function: a `Cache`, or a cached function: of its cache all requests are written, whoever makes them.
+        cache_or_function: a `Cache`, or a cached function: all requests of its cache are written, from any caller.
         path: the file, which is overwritten: little-endian 64-bit numbers (`.u64`), gzipped if the name ends in ".gz".
         sample: the share of the keys that is recorded, above 0 and up to 1. Sizes to simulate shrink with it.
 
-    A request is a hit, an overwrite, or a new key: a load or a `set`. Hashes have 32 bits of their own, and differ
-    between processes. One daemon thread writes while it lasts; a hit costs a little more meanwhile, and nothing
-    afterwards. Raises RuntimeError where the cache is being recorded already, OSError where the file cannot be written:
-    at the beginning, or at the end for what went wrong meanwhile.
+    A request is a hit, an overwrite, or a new key (a load or a `set`). The numbers come from hashes of 32 bits, which
+    differ between processes. One daemon thread writes during the recording; a hit costs a little more meanwhile, and
+    nothing afterwards. Raises RuntimeError if the cache is being recorded already, and OSError if the file cannot be
+    written: at the beginning, or at the end for an error in between.
 
     >>> import tempfile, os
     >>> from cachebox import Cache
@@ -54,11 +54,11 @@ def record(cache_or_function: Any, path: str | os.PathLike[str], *, sample: floa
 
 
 class Recording:
-    """What `record` returns: records between its `__enter__` and its `__exit__`.
+    """The result of `record`: it records between its `__enter__` and its `__exit__`.
 
     Attributes:
-        requests: written so far.
-        lost: requests that came faster than they could be written.
+        requests: the number of requests written so far.
+        lost: the number of requests that came faster than they could be written.
     """
 
     def __init__(self, cache: Cache[Any, Any], path: str, sample: float) -> None:

@@ -1,4 +1,4 @@
-"""`simulate`: which hit ratios would other policies and other sizes have, on the requests that you have?"""
+"""`simulate`: the hit ratios of other policies and sizes on given requests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 OPT = "OPT"
-SIZES = 7                           # in the row that is simulated unless told otherwise: the keys halved, and again
-BLOCKS = 20                         # of the requests: how much results differ between them tells how sure they are
+SIZES = 7                           # in the default row: the keys halved again and again
+BLOCKS = 20                         # of the requests; how results differ between blocks shows how sure they are
 MOST_REQUESTS = 2**32 - 1
 
 
@@ -33,15 +33,16 @@ def simulate(
     """The hit ratios that caches would have on these requests, by policy and size.
 
     Args:
-        keys: what is asked for, in order: any iterable of hashable keys. A miss is followed by a `set`.
-        policies: names of built-in policies, or classes of your own; None: all that are built in.
-        sizes: counts of entries, or texts as "10%" of the distinct keys; None: a row of halves. With `weights` they are
-            weights, and per cents are of the weight of all keys.
-        weights: what an entry weighs: a callable of the key, or a mapping. What weighs more than a size is never held.
-        progress: called with the requests that are done and all of them, over all policies and sizes.
+        keys: the requested keys, in order: any iterable of hashable keys. A miss is followed by a `set`.
+        policies: names of built-in policies, or classes of your own; None: all built-in ones.
+        sizes: counts of entries, or texts such as "10%" of the distinct keys; None: a row of halves. With `weights`
+            they are weights, and per cents refer to the weight of all keys.
+        weights: the weight of an entry: a callable of the key, or a mapping. An entry heavier than the size is never
+            held.
+        progress: called with the number of requests done and their total, over all policies and sizes.
 
-    Built-in policies run on the very engines of `Cache`. Beside them stands Belady's optimum, "OPT", which knows the
-    future. Raises ValueError where there is no request, a size is not positive, or a policy is unknown. O(n) for n
+    Built-in policies run on the same engines as in `Cache`. They are compared with Belady's optimum, "OPT", which knows
+    the future. Raises ValueError if there is no request, a size is not positive, or a policy is unknown. O(n) for n
     requests, policy and size; O(n log n) for the optimum. Safe from any thread.
 
     >>> found = simulate([1, 2, 3] * 100, policies=["LRU", "AUTO"], sizes=[2])
@@ -66,7 +67,7 @@ def simulate(
 
 
 class Task:
-    """The requests, as numbers of keys, and how far it is."""
+    """The requests, as numbers of keys, and the progress."""
 
     def __init__(self, requests: Any, numbers: dict[Any, int], weights: Any, progress: Any, total: int) -> None:
         self.requests = memoryview(requests)
@@ -102,7 +103,7 @@ class Task:
 
 
 class OnCache:
-    """A policy that is written in Python, in a cache."""
+    """A policy written in Python, replayed in a cache."""
 
     def __init__(self, policy: type[EvictionPolicy[Any]], size: float, keys: list[Any], weights: Any) -> None:
         self.keys, self.weights, self.size = keys, weights, size
@@ -124,7 +125,7 @@ class OnCache:
                 store(key, number)
 
 
-# --- what it was asked for --------------------------------------------------------------------------------------------
+# --- checked arguments ------------------------------------------------------------------------------------------------
 
 
 def checked_policies(policies: Any) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def checked_policies(policies: Any) -> dict[str, Any]:
         elif isinstance(policy, type) and issubclass(policy, EvictionPolicy):
             name = next((name for name, known in BUILT_IN.items() if known is policy), policy.__name__)
             chosen[name] = policy
-        elif not (isinstance(policy, str) and policy.strip().upper() == OPT):     # which always stands beside
+        elif not (isinstance(policy, str) and policy.strip().upper() == OPT):   # OPT is always compared
             error = ValueError if isinstance(policy, str) else TypeError
             raise error(f"policies must be names ({', '.join(BUILT_IN)}) or EvictionPolicy classes, not {policy!r}")
     if not chosen:
@@ -167,7 +168,7 @@ def checked_weight(weight: Any, key: Any) -> float:
 
 
 def checked_sizes(sizes: Any, whole: float) -> list[Any]:
-    """The sizes in growing order, each once. `whole`: of a cache that holds all."""
+    """The sizes in growing order, each once. `whole`: the size of a cache that holds everything."""
     if sizes is None:
         return sorted({max(1, round(whole / 2**k)) for k in range(1, SIZES + 1)})
     if isinstance(sizes, (int, str, float)):
@@ -196,17 +197,17 @@ def checked_size(size: Any, whole: float) -> int:
     return min(int(count), 2**62)
 
 
-# --- what came of it --------------------------------------------------------------------------------------------------
+# --- the result -------------------------------------------------------------------------------------------------------
 
 
 class Simulation:
-    """What `simulate` found.
+    """The result of `simulate`.
 
     Attributes:
         hit_ratios: by policy and size, from 0 to 1; "OPT" is Belady's optimum.
-        requests: how many there were.
-        distinct: of how many keys.
-        policies, sizes: what was simulated, sizes in growing order.
+        requests: the number of requests.
+        distinct: the number of different keys.
+        policies, sizes: the simulated ones, sizes in growing order.
     """
 
     def __init__(
@@ -223,9 +224,9 @@ class Simulation:
         self._hits = hits
 
     def best(self, size: int | None = None) -> str:
-        """The policy with the best hit ratio at a size, or without one by the mean over all; never "OPT".
+        """The policy with the best hit ratio at a size, or on average if no size is given; never "OPT".
 
-        KeyError for a size that was not simulated.
+        Raises KeyError for a size that was not simulated.
         """
         if size is not None and size not in self.sizes:
             raise KeyError(f"size {size!r} was not simulated, but {', '.join(map(str, self.sizes))}")
@@ -233,7 +234,7 @@ class Simulation:
         return max(self.policies, key=lambda policy: sum(self.hit_ratios[policy, each] for each in sizes))
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A heading, and for each size the hit ratios in per cent; the best is marked by a star."""
+        """A heading, and the hit ratios of each size in per cent; a star marks the best."""
         rows = [("size", *self.policies, OPT)]
         for size in self.sizes:
             best = max(self.hit_ratios[policy, size] for policy in self.policies)
@@ -253,22 +254,22 @@ class Simulation:
         return "\n".join([head, *(line.rstrip() for line in lines)])
 
     def advice(self) -> str:
-        """One sentence: what another policy would save, what a larger size would, and how sure that is."""
+        """One sentence: what another policy or a larger size would save, and how sure that is."""
         from cachebox._simulation.advice import advice_on
 
         return advice_on(self.policies, self.sizes, self._hits, self.requests)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
-        """Curves of hit ratios over sizes: a matplotlib figure, also written to `path` if that is given.
+        """Curves of hit ratios over sizes: a matplotlib figure, also written to `path`, if given.
 
-        Needs matplotlib: ``pip install "cachebox-cython[plot]"``, else ImportError.
+        Raises ImportError without matplotlib: ``pip install "cachebox-cython[plot]"``.
         """
         from cachebox._simulation.plots import plot
 
         return plot(self, path)
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write the columns policy, size, hit_ratio."""
+        """Write a CSV file with the columns policy, size, hit_ratio."""
         import csv
 
         with open(path, "w", newline="", encoding="utf-8") as file:
@@ -277,7 +278,7 @@ class Simulation:
             writer.writerows((policy, size, repr(ratio)) for (policy, size), ratio in self.hit_ratios.items())
 
     def to_json(self, path: str | PathLike[str]) -> None:
-        """Write one JSON document."""
+        """Write the result as one JSON document."""
         import json
 
         with open(path, "w", encoding="utf-8") as file:
@@ -285,7 +286,7 @@ class Simulation:
             file.write("\n")
 
     def document(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """The whole result, for JSON."""
         return {
             "requests": self.requests,
             "distinct": self.distinct,

@@ -1,4 +1,4 @@
-"""What a recording needs of a cache: hashes of keys, written down where a hit or a new entry is noted."""
+"""A tap on a cache: it records the hashes of keys where a hit or a new entry is noted."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -8,7 +8,7 @@ from cachebox._store.store cimport Store
 
 
 cdef uint64_t widened(uint32_t h) noexcept nogil:
-    """64 bits, different ones for different hashes: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    """64 bits, different for different hashes: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
     cdef uint64_t bits = h + <uint64_t>0x9E3779B97F4A7C15
     bits = (bits ^ bits >> 30) * <uint64_t>0xBF58476D1CE4E5B9
     bits = (bits ^ bits >> 27) * <uint64_t>0x94D049BB133111EB
@@ -16,14 +16,14 @@ cdef uint64_t widened(uint32_t h) noexcept nogil:
 
 
 cdef class Tap:
-    """Writes down what a cache is asked for, from now on until `close`. RuntimeError where somebody else does already."""
+    """Records the requests of a cache until `close`. Raises RuntimeError if another tap records it already."""
 
     cdef Store store
     cdef Tape* tape
-    cdef uint32_t* spare            # what is written on next
+    cdef uint32_t* spare            # the buffer to record into next
 
     def __cinit__(self, Store store, uint32_t room, double sample):
-        cdef bint has_cache
+        cdef bint taken
         self.store = store
         self.tape = <Tape*>allocate_zeroed(1, sizeof(Tape))
         self.spare = <uint32_t*>allocate(room * sizeof(uint32_t))
@@ -51,7 +51,7 @@ cdef class Tap:
         deallocate(self.spare)
 
     def close(self):
-        """Write down no more. What is written can still be taken."""
+        """Stop recording. Recorded hashes can still be taken."""
         acquire(self.store.lock)
         if self.store.engine.tape == self.tape:
             self.store.engine.tape = NULL
@@ -59,7 +59,7 @@ cdef class Tap:
         release(self.store.lock)
 
     def take(self):
-        """What was written down since the last time: little-endian 64-bit numbers, as bytes. By one thread at a time."""
+        """The hashes recorded since the last call: little-endian 64-bit numbers, as bytes. One thread at a time."""
         cdef uint32_t n, k
         cdef uint64_t number
         cdef unsigned char* out
@@ -81,5 +81,5 @@ cdef class Tap:
 
     @property
     def lost(self):
-        """Requests that came faster than they could be taken."""
+        """Requests that came faster than they were taken."""
         return self.tape.lost

@@ -1,1 +1,1 @@
-"""The state of one cache, changed as one under one lock: entries, order, deadlines, weights, tags."""
+"""The state of one cache, changed under one lock: entries, order, deadlines, weights, tags."""

@@ -1,8 +1,8 @@
-"""When entries end: a heap of deadlines in which every entry knows its place.
+"""The deadlines of entries: a heap in which every entry knows its place.
 
-A 4-ary heap, soonest deadline on top. `place[i]` is the heap position of entry i, so giving an entry another deadline
-or none costs O(log n) and leaves nothing behind. Entries without a deadline cost nothing here; without any, nothing is
-allocated.
+It is a 4-ary heap with the earliest deadline on top. `place[i]` is the heap position of entry i. So changing or
+removing an entry's deadline costs O(log n) and leaves nothing behind. Entries without a deadline cost nothing; if no
+entry has one, nothing is allocated.
 
 Invariants: a node's deadline is not before its parent's; `place[entries[p]] == p`; 0 means no place.
 """
@@ -18,25 +18,25 @@ cdef struct Expiry:
     double* deadlines               # 1-based, like the places
     uint32_t* entries
     uint32_t* place                 # by entry
-    double* write_deadlines         # by entry, only under a time to idle: the end that hits do not move
+    double* write_deadlines         # by entry, only with an idle limit: the deadline that hits do not move
     uint32_t n
     uint32_t size                   # nodes allocated, the unused one at 0 included
     uint32_t known                  # entries that `place` has room for
 
 
 cdef inline bint has_expired(const Expiry* x, uint32_t i, double now) noexcept nogil:
-    """Whether entry i has ended. Call it only while x.n > 0."""
+    """Whether entry i has expired. Call it only while x.n > 0."""
     return i < x.known and x.place[i] != 0 and x.deadlines[x.place[i]] <= now
 
 
 cdef enum:
-    BEYOND_DOUBT = 1                # seconds. The coarse clock is a tick behind, a few if the machine has no time for it
+    BEYOND_DOUBT = 1                # seconds. The coarse clock is a tick behind, or a few if the machine is busy
 
 
 cdef inline bint ends_within(const Expiry* x, uint32_t i, double soon, bint precisely) noexcept nogil:
-    """Whether entry i has ended, or will in so many seconds. Call it only while x.n > 0.
+    """Whether entry i expires within `soon` seconds, or has expired. Call it only while x.n > 0.
 
-    The coarse clock tells as well as the precise one that an entry has a second left, in a tenth of the time.
+    The coarse clock, which takes a tenth of the time, is good enough if the entry has more than a second left.
     """
     cdef double end, now
     if i >= x.known or x.place[i] == 0:
@@ -49,14 +49,14 @@ cdef inline bint ends_within(const Expiry* x, uint32_t i, double soon, bint prec
 
 
 cdef inline double deadline(const Expiry* x, uint32_t i) noexcept nogil:
-    """Where entry i ends, or infinity."""
+    """The deadline of entry i, or infinity."""
     if i < x.known and x.place[i] != 0:
         return x.deadlines[x.place[i]]
     return INFINITY
 
 
 cdef inline double deadline_after(double now, double lifetime) noexcept nogil:
-    """Where a lifetime that begins now ends; rounding never prolongs it."""
+    """The deadline of a lifetime that begins now. Rounding never prolongs it."""
     cdef double end = now + lifetime
     return nextafter(end, now) if end - now > lifetime else end
 
@@ -64,8 +64,8 @@ cdef inline double deadline_after(double now, double lifetime) noexcept nogil:
 cdef bint make_place(Expiry* x, uint32_t capacity, bint idles) noexcept nogil   # for entries 1 .. capacity
 cdef void set_deadline(Expiry* x, uint32_t i, double when) noexcept nogil       # needs `make_place`
 cdef void drop_deadline(Expiry* x, uint32_t i) noexcept nogil
-cdef void move_deadline(Expiry* x, uint32_t i, uint32_t to) noexcept nogil    # entry i stands at `to` now
-cdef void less_place(Expiry* x, uint32_t capacity) noexcept nogil               # no entry stands beyond that any more
+cdef void move_deadline(Expiry* x, uint32_t i, uint32_t to) noexcept nogil    # after entry i has moved to `to`
+cdef void less_place(Expiry* x, uint32_t capacity) noexcept nogil   # no entry has an index beyond `capacity` any more
 cdef void forget_all(Expiry* x) noexcept nogil
 cdef uint32_t count_over(const Expiry* x, uint32_t p, double now) noexcept nogil
 cdef int check_heap(const Expiry* x) except -1

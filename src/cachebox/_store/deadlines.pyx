@@ -21,7 +21,7 @@ cdef inline uint32_t first_child(uint32_t p) noexcept nogil:
 
 
 cdef void sift(Expiry* x, uint32_t p, double when, uint32_t i) noexcept nogil:
-    """Put entry i, due at `when`, where it belongs; position p is free for it now."""
+    """Put entry i, with deadline `when`, where it belongs. Position p is free for it now."""
     cdef uint32_t child, soonest, end
     while p > 1 and x.deadlines[parent(p)] > when:
         stand(x, p, x.deadlines[parent(p)], x.entries[parent(p)])
@@ -138,7 +138,7 @@ cdef void forget_all(Expiry* x) noexcept nogil:
 
 
 cdef uint32_t count_over(const Expiry* x, uint32_t p, double now) noexcept nogil:
-    """How many entries have ended, at position p of the heap and under it. O(k) for k of them."""
+    """How many entries have expired, at position p of the heap and below it. O(k) for k of them."""
     cdef uint32_t n = 1, child
     if p > x.n or x.deadlines[p] > now:
         return 0

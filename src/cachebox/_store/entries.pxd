@@ -1,4 +1,4 @@
-"""What a cache holds, leaving it and coming back, with order, lifetimes and tags."""
+"""Entries on their way out of a cache and into one, with order, lifetimes and tags."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
@@ -6,15 +6,15 @@ from libc.stdint cimport uint64_t
 from cachebox._store.store cimport Store
 
 
-cdef struct EntryCopy:              # an entry, copied out; owns its references
+cdef struct EntryCopy:              # a copy of an entry; owns its references
     PyObject* key
     PyObject* value
     double end                      # the deadline that hits do not move
     double deadline
-    double ttl                      # the lifetime that it was given, if the cache keeps that
+    double ttl                      # the lifetime it was given, if the cache keeps that
     double weight
     uint64_t rank
-    PyObject** tags                 # Tags, with NULL at their end; NULL: none
+    PyObject** tags                 # Tags, with NULL at the end; NULL: none
 
 
 cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1

@@ -1,4 +1,4 @@
-"""What a cache holds, leaving and coming back: for copies, pickles, dumps and warm starts; see `entries.pxd`."""
+"""Entries on their way out of a cache and into one: for copies, pickles, dumps and warm starts; see `entries.pxd`."""
 
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
@@ -10,12 +10,12 @@ from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.state cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, every_key, hash_in
 from cachebox._store.store cimport Store
-from cachebox._store.tags cimport TagLink, Tag, copy_tags, free_links, make_room_for_links, new_links, some_dropped
+from cachebox._store.tags cimport Tag, TagLink, copy_tags, free_links, make_room_for_links, new_links, some_dropped
 from cachebox._store.weights cimport add_weight, sum_of_weights
 
 
 cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1:
-    """The live entries, next victim first, into new memory that `free_copies` frees. Returns how many."""
+    """Copy the live entries, next victim first, into new memory, which `free_copies` frees. Returns their number."""
     cdef Py_ssize_t size, n = 0
     cdef double now = store.now(INFINITY)
     cdef uint32_t i
@@ -31,7 +31,7 @@ cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1:
         acquire(store.lock)
         if store.live <= size:
             break
-        release(store.lock)                  # it grew meanwhile
+        release(store.lock)                  # the cache grew meanwhile
         deallocate(rows[0])
     i = store.engine.victim()
     while i != 0:
@@ -47,7 +47,7 @@ cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1:
 
 
 cdef Py_ssize_t copy_entries_by_policy(Store store, EntryCopy** rows, double now) except -1:
-    """`copy_entries` where the order is known to a policy written in Python."""
+    """`copy_entries` for a cache whose order only a python policy knows."""
     cdef Py_ssize_t n = 0
     cdef Operation op
     cdef uint32_t i
@@ -108,7 +108,7 @@ cdef void free_copies(EntryCopy* rows, Py_ssize_t n) noexcept:
 
 
 cdef list snapshot(Store store, bint keys, bint values):
-    """The live keys, values or pairs, next victim first: the very objects that are stored. O(n)."""
+    """The live keys, values or pairs, next victim first. They are the stored objects themselves. O(n)."""
     cdef EntryCopy* rows
     cdef Py_ssize_t n, k
     cdef list copied
@@ -127,8 +127,11 @@ cdef list snapshot(Store store, bint keys, bint values):
 
 
 cdef list export(Store store):
-    """The live entries: key, value, seconds to the deadline and to the end that hits do not move, weight, rank, tags,
-    and the lifetime that the entry was given."""
+    """The live entries, next victim first.
+
+    Each is a tuple of key, value, seconds to its deadline, seconds to the deadline that hits do not move, weight, rank,
+    tags, and the lifetime it was given.
+    """
     cdef EntryCopy* rows
     cdef Py_ssize_t n, k
     cdef double now
@@ -180,7 +183,7 @@ cdef object describe(Store store, object key, uint64_t h):
 
 
 cdef tuple names_of(PyObject** tags):
-    """Copied tags, as the user gave them."""
+    """The names of copied tags."""
     cdef list names = []
     while tags != NULL and tags[0] != NULL:
         names.append((<Tag>tags[0]).name)
@@ -189,9 +192,9 @@ cdef tuple names_of(PyObject** tags):
 
 
 cdef int restore(Store store, list entries) except -1:
-    """Put exported entries into an empty cache that nobody else knows. A user's policy knows the keys already.
+    """Put exported entries into an empty cache that no other thread knows. A python policy has the keys already.
 
-    Whatever they are, the cache is sound afterwards: what does not fit is a ValueError.
+    The cache is sound afterwards, whatever the entries are. Raises ValueError for entries that do not fit.
     """
     cdef Operation op
     cdef double now = store.now(0.0), left, end, weight, ttl
@@ -203,12 +206,12 @@ cdef int restore(Store store, list entries) except -1:
     start(&op)
     try:
         if store.python_policy is not None:
-            # until the policy agrees: the sweeper may come for what is over already
+            # Held until the policy agrees, because the sweeper may come for entries that have expired.
             store.python_policy.enter(&op, store.lock)
         for key, value, left, end, weight, rank, names, ttl in entries:
             h = hash_in(store, key)
             chain = new_links(store.find_tags(names)) if names else NULL
-            highest = max(highest, rank)        # next victim first, so ranks do not fall
+            highest = max(highest, rank)        # next victim first, so ranks must not fall
             i = store.find(key, h, &op)
             fitting = i == 0 and left == left and end == end and weight >= 0.0 and not store.is_full(1, weight, 0)
             ready = fitting and not some_dropped(chain) and store.prepare(left < INFINITY or end < INFINITY)
@@ -236,7 +239,7 @@ cdef int restore(Store store, list entries) except -1:
             if not ready:
                 raise MemoryError("no memory left to restore a cache")
         if store.python_policy is not None:
-            store.reconcile()               # with what changed after they were listed and before it was pickled
+            store.reconcile()               # with changes between the listing of its keys and the pickling
     finally:
         free_links(chain)
         store.finish(&op)
@@ -244,9 +247,10 @@ cdef int restore(Store store, list entries) except -1:
 
 
 cdef Py_ssize_t add_entries(Store store, list entries) except -1:
-    """Add entries, next victim first, but for keys that are there. Returns how many of them are there in the end. O(n).
+    """Add entries (ordered next victim first) whose keys are absent. Returns how many are stored afterwards. O(n).
 
-    Where not all find room, the last ones come: adding the others would only have them evicted again, and more with them.
+    If not all have room, only the last ones are added: the others would be evicted at once, and stored entries with
+    them.
     """
     cdef list added = []
     for entry in last_that_fit(store, entries):
@@ -257,12 +261,12 @@ cdef Py_ssize_t add_entries(Store store, list entries) except -1:
 
 
 cdef list last_that_fit(Store store, list entries):
-    """Of the entries whose keys are not there, as many of the last as an empty cache has room for; with their weights."""
+    """The last entries that an empty cache has room for, of those whose keys are absent; with their weights."""
     cdef list weighed = [], chosen = []
     cdef double weight, total = 0.0
     for key, value, left, rank, tags in entries:
         weight = store.weigh(key, value)
-        # what is there is newer: even if it should be evicted to make room for the others
+        # A stored entry is newer, even if it is about to be evicted to make room for the others.
         if weight <= store.bound_weight and not has_value(store, key, NULL):
             weighed.append((key, value, left, weight, rank, tags))
     for entry in reversed(weighed):
@@ -276,7 +280,7 @@ cdef list last_that_fit(Store store, list entries):
 
 
 cdef bint has_value(Store store, object key, PyObject* value) except -1:
-    """Whether a key has that very value, or any, if that is NULL; and is alive."""
+    """Whether a key has that very value, live; NULL: any live value."""
     cdef Operation op
     cdef bint found
     cdef uint32_t i
@@ -294,7 +298,7 @@ cdef bint has_value(Store store, object key, PyObject* value) except -1:
 cdef bint add_entry(
     Store store, object key, object value, double left, double weight, uint64_t rank, tuple names, bint exactly
 ) except -1:
-    """Add an entry, if its key is not there. Returns whether it was not. `exactly`: it lives no shorter for a jitter."""
+    """Add an entry if its key is absent. Returns whether it was. `exactly`: no jitter shortens its life."""
     cdef Operation op
     cdef Outcome outcome
     cdef double now

@@ -1,4 +1,4 @@
-"""What `Cache.entry` tells of a key."""
+"""The result of `Cache.entry`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ V = TypeVar("V")
 
 
 class Entry(NamedTuple, Generic[K, V]):
-    """What a cache knows of one key, at one instant."""
+    """The state of one key's entry, at one instant."""
 
     key: K
     value: V
@@ -19,10 +19,10 @@ class Entry(NamedTuple, Generic[K, V]):
 
 
 for _name, _text in {
-    "key": "The key that is stored, which is equal to the one that was asked for.",
+    "key": "The stored key, which equals the one that was asked for.",
     "value": "The value.",
-    "ttl": "Seconds that it has left to live, whichever of its ends is nearer; None: for ever.",
-    "weight": "What the weigher said of it, or its bytes under `max_bytes`; else 1.",
+    "ttl": "Seconds to its deadline; None: it never expires.",
+    "weight": "Its weight by the weigher, or in bytes under `max_bytes`; else 1.",
     "tags": "The tags that it was set with, in their order.",
 }.items():
     getattr(Entry, _name).__doc__ = _text

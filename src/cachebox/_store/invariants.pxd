@@ -1,6 +1,6 @@
-"""The invariants of a cache, for tests."""
+"""The check of a cache's invariants, for tests."""
 
 from cachebox._store.store cimport Store
 
 
-cdef int check(Store store) except -1       # AssertionError where one does not hold. O(n)
+cdef int check(Store store) except -1       # raises AssertionError if one does not hold. O(n)

@@ -1,4 +1,4 @@
-"""The invariants of a cache, for tests: what holds whenever nobody has its lock."""
+"""The check of a cache's invariants, which hold whenever its lock is free. For tests."""
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
@@ -13,10 +13,10 @@ from cachebox._store.weights cimport Weights, add_weight, bind_weight, fits, for
 
 
 cdef int check(Store store) except -1:
-    """Verify every invariant of the cache; AssertionError where one does not hold. O(n)."""
+    """Verify every invariant of the cache. Raises AssertionError if one does not hold. O(n)."""
     cdef Operation op
     cdef uint32_t i, k
-    cdef Py_ssize_t labelled = 0
+    cdef Py_ssize_t linked = 0
     cdef Tag tag
     cdef Weights weighed
     memset(&weighed, 0, sizeof(Weights))
@@ -33,7 +33,7 @@ cdef int check(Store store) except -1:
             i = store.expiry.entries[k]
             assert store.table.entries[i].value != NULL, f"entry {i} has a deadline but no value"
         if store.modes & IDLES:
-            assert store.expiry.n == store.live, "an entry of a cache with a time to idle has no deadline"
+            assert store.expiry.n == store.live, "an entry of a cache with an idle limit has no deadline"
         if store.modes & WEIGHED:
             i = store.engine.victim()
             while i != 0:
@@ -41,11 +41,11 @@ cdef int check(Store store) except -1:
                 add_weight(&weighed, store.weights.of[i])
                 i = store.engine.next_victim(i)
             assert same_room(&weighed, &store.weights), "what is left of max_weight is miscounted"
-        assert bool(store.modes & TAGGED) == (store.links.n > 0), "TAGGED and the labels disagree"
+        assert bool(store.modes & TAGGED) == (store.links.n > 0), "TAGGED and the links disagree"
         check_links(&store.links)
         for i in range(store.links.known):
             if store.links.chains[i] != NULL:
-                assert i < store.table.fresh and store.table.entries[i].key != NULL, f"label of entry {i}, which is free"
+                assert i < store.table.fresh and store.table.entries[i].key != NULL, f"a link of entry {i}, which is free"
                 assert store.table.entries[i].value != NULL, f"entry {i} has tags but no value"
         assert bool(store.modes & WATCHED) == (store.watch_count > 0), "WATCHED and the watches disagree"
         if store.watch_count == 0 and store.loads == 0:
@@ -56,15 +56,15 @@ cdef int check(Store store) except -1:
             if store.tags.table.entries[i].key != NULL:
                 tag = <Tag>store.tags.table.entries[i].value
                 assert not tag.dropped, f"tag {i} was dropped but is still there"
-                labelled += tag.n
-        assert labelled == store.links.n, f"{store.links.n} labels, {labelled} of tags that the cache knows"
+                linked += tag.n
+        assert linked == store.links.n, f"{store.links.n} links, {linked} of tags that the cache knows"
     finally:
         release(store.lock)
         forget_weights(&weighed)
     if store.python_policy is not None:
         start(&op)
         try:
-            store.python_policy.enter(&op, store.lock)      # else the sweeper might be in the middle of something
+            store.python_policy.enter(&op, store.lock)      # else the sweeper might be in the middle of a visit
             if not op.strays:
                 store.notify_policy(&op)        # if it is behind
                 order = list(store.python_policy.policy)

@@ -1,4 +1,4 @@
-"""Copies of values, for a cache that hands out none of the objects that it holds."""
+"""Copies of values, for a cache that never hands out the objects it stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from typing import Any
 
-# Immutable types that `deepcopy` would copy all the same, by module.
+# Immutable types that `deepcopy` would copy nevertheless, by module.
 _IMMUTABLE = {
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "ipaddress": ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network"),
@@ -21,12 +21,12 @@ _ATOMS = frozenset((str, bytes, int, float, bool, complex, type(None), range))
 
 
 def copied(value: Any) -> Any:
-    """A deep copy; of what cannot change, the object itself."""
+    """A deep copy; of an immutable value, the value itself."""
     return value if is_immutable(value) else deepcopy(value)
 
 
 def is_immutable(value: Any) -> bool:
-    """Whether it cannot change, and nothing that it refers to."""
+    """Whether a value cannot change, nor anything that it refers to."""
     kind = type(value)
     if kind in _ATOMS:
         return True

@@ -1,4 +1,4 @@
-"""What a cache tells those outside it, without its lock. All of it may run the user's code."""
+"""What a cache tells its surroundings, without its lock. All of it may run the user's code."""
 
 from cpython.object cimport PyObject
 

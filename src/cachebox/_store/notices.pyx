@@ -1,7 +1,7 @@
-"""Those outside a cache that hear of what happens in it: callbacks, the log and the sweeper; see `notices.pxd`.
+"""The surroundings of a cache that learn what happens in it: callbacks, the log and the sweeper; see `notices.pxd`.
 
-The modules that these need are imported at their first use. No fork may copy a module whose import is under way, for it
-would never be whole in the child: so `importing` is held meanwhile, and a fork waits for it.
+The modules needed for that are imported at their first use. A fork must not copy a module in the middle of its import,
+because it would never be complete in the child. So `importing` is held during an import, and a fork waits for it.
 """
 
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
@@ -28,8 +28,8 @@ cdef extern from "Python.h":
     int add_pending_call "Py_AddPendingCall"(int (*function)(void*) noexcept, void* argument) noexcept
 
 
-cdef tuple causes = ()              # RemovalCause, in the order of Cause, once a callback has needed it
-cdef object sweeper = None          # the module, once an entry has had a deadline
+cdef tuple causes = ()              # RemovalCause, in the order of Cause; set when a callback first needs it
+cdef object sweeper = None          # the module; set when an entry first has a deadline
 cdef object importing = RLock()
 cdef bint fork_waited = False
 
@@ -37,26 +37,26 @@ cdef bint fork_waited = False
 # --- callbacks ---------------------------------------------------------------------------------------------------------
 
 cdef object notify(State store, PyObject* key, PyObject* value, Cause cause):
-    """Run the callbacks for one departure. Returns an exception that has to pass through, or None."""
-    cdef PyObject* told
+    """Run the callbacks for one removal. Returns an exception that must propagate, or None."""
+    cdef PyObject* answer
     interruption = None
     on_evict, on_removal = store.on_evict, store.on_removal
     if on_evict is not None:
-        told = plain(ask(<PyObject*>on_evict, key, value, NULL), "on_evict")
-        xdecref(told)
-        interruption = judge(store, "on_evict", on_evict, caught() if told == NULL else None)
+        answer = plain(ask(<PyObject*>on_evict, key, value, NULL), "on_evict")
+        xdecref(answer)
+        interruption = judge(store, "on_evict", on_evict, caught() if answer == NULL else None)
     if on_removal is not None:
-        told = NULL
+        answer = NULL
         if causes or (<int (*)() noexcept>import_causes)() != -1:
-            told = plain(ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL), "on_removal")
-        xdecref(told)
-        later = judge(store, "on_removal", on_removal, caught() if told == NULL else None)
+            answer = plain(ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL), "on_removal")
+        xdecref(answer)
+        later = judge(store, "on_removal", on_removal, caught() if answer == NULL else None)
         interruption = later if interruption is None else interruption
     return interruption
 
 
 cdef object judge(State store, str what, object callback, object error):
-    """What is to become of an exception that a callback raised, if it did: these two pass through, others do not."""
+    """Handle the exception of a callback, if any: KeyboardInterrupt and SystemExit propagate, others are reported."""
     if error is None:
         note_success(store, what)
         return None
@@ -69,7 +69,7 @@ cdef object judge(State store, str what, object callback, object error):
 
 
 cdef inline PyObject* plain(PyObject* answer, object name) noexcept:
-    """What a callback returned, or NULL with an exception set: one that somebody would have to await is an error."""
+    """What a callback returned; NULL and an exception if that is an awaitable, which no code would await."""
     if answer != NULL and is_awaitable(answer) and (<int (*)(PyObject*, object) noexcept>refuse)(answer, name) == -1:
         xdecref(answer)
         return NULL
@@ -88,14 +88,14 @@ cdef int import_causes() except -1:
         from cachebox.removal import IN_ORDER
     finally:
         importing.release()
-    causes = IN_ORDER                           # the module keeps it: whoever comes second sets the same object
+    causes = IN_ORDER                           # the module keeps it, so every thread sets the same object
     return 0
 
 
 # --- the log -----------------------------------------------------------------------------------------------------------
 
 cdef int note_failure(State store, str what, object error) except -1:
-    """Have the log told that something fails, unless it is known. Never raises."""
+    """Log that something fails, unless that is logged already. Never raises."""
     cdef dict made
     try:
         trouble = store.troubles.get(what) if store.troubles is not None else None
@@ -115,7 +115,7 @@ cdef int note_failure(State store, str what, object error) except -1:
 
 
 cdef int note_success(State store, str what) except -1:
-    """What was done does not fail, or not any more. Never raises."""
+    """Log that something works again, if its failure was logged. Never raises."""
     if store.troubles is not None:
         try:
             trouble = store.troubles.get(what)
@@ -127,14 +127,14 @@ cdef int note_success(State store, str what) except -1:
 
 
 cdef object make_trouble(str called, str what):
-    """What tells the log that something of a cache fails, and that it is well again."""
+    """Make the Trouble that logs when something of a cache fails, and when it works again."""
     importing.acquire()
     try:
         from cachebox._platform.trouble import Trouble
     finally:
         importing.release()
     if what == "refresh":
-        begins, ends = "values are not loaded anew in the background, which fails", "values are loaded anew again"
+        begins, ends = "refreshing values in the background fails", "values are refreshed again"
     else:
         begins, ends = f"{what} fails", f"{what} works again"
     return Trouble(f"{called}: {begins}", f"{called}: {ends}", traceback=True)
@@ -143,7 +143,7 @@ cdef object make_trouble(str called, str what):
 # --- the sweeper -------------------------------------------------------------------------------------------------------
 
 cdef object as_exhaustion(object error):
-    """The sweeper could not be called: what says so, where the reason is that there is no memory for a lock."""
+    """The exception to raise if the sweeper could not be called; a MemoryError, if there was no memory for a lock."""
     return MemoryError("no memory left to have the entry swept") if isinstance(error, RuntimeError) else error
 
 
@@ -154,13 +154,13 @@ cdef int import_sweeper() except -1:
         from cachebox._store import sweeper as imported
     finally:
         importing.release()
-    if hasattr(imported, "IS_WHOLE"):           # else something interrupted this import: the next deadline calls it
+    if hasattr(imported, "IS_WHOLE"):           # else an interrupt cut this import short: the next deadline calls it
         sweeper = imported
     return 0
 
 
 cdef int call_sweeper(State store) except -1:
-    """Have the sweeper come in time for the earliest deadline."""
+    """Schedule the sweeper for the earliest deadline."""
     cdef double due
     cdef bint called = False
     if sweeper is None:
@@ -182,7 +182,7 @@ cdef int call_sweeper(State store) except -1:
         sweeper.schedule(known, due)
         called = True
     finally:
-        if not called:                          # the next deadline is to call it again
+        if not called:                          # so that the next deadline calls it again
             store.next_visit = INFINITY
     return 0
 
@@ -198,10 +198,11 @@ cdef int run_pending(void* function) noexcept with gil:
 
 
 def resume_after_fork():
-    """What the sweeper does in the parent after a fork, in the hook that runs for it.
+    """Let the sweeper resume in the parent after a fork. Called by the hook that runs then.
 
-    From 3.13 on CPython counts the threads after the hooks have run, and warns if there are several: so the thread has
-    to start a moment later, as soon as the main thread runs Python code again. A hook written in Python is such code.
+    From 3.13 on CPython counts the threads after the hooks have run, and warns if there are several. So the thread has
+    to start a moment later, when the main thread next runs Python code. A hook written in Python would already be such
+    code.
     """
     cdef PyObject* resume
     module = sys.modules.get("cachebox._store.sweeper")     # `sweeper` is not set before an entry has had a deadline

@@ -1,7 +1,7 @@
-"""One operation on a cache: how it finds a key, and what it leaves to do when the lock is free again.
+"""One operation on a cache: how it finds a key, and what it leaves to do after the lock has been released.
 
-References are dropped, callbacks called and a policy written in Python told only after the lock has been released and
-every structure is whole. Until then an `Operation`, on the stack of the call, holds what left the cache.
+References are dropped, callbacks called and a python policy notified only after the lock has been released and every
+structure is whole. Until then an `Operation`, on the stack of the call, holds what left the cache.
 """
 
 from cpython.object cimport PyObject
@@ -17,17 +17,17 @@ cdef enum Cause:
     EXPIRED
     EXPLICIT
     REPLACED
-    NO_CAUSE                        # a mere reference to drop: nobody is told
+    NO_CAUSE                        # a mere reference to drop: no callback learns of it
 
 cdef enum:
     FAILED = 0x7FFFFFFF             # no index: an exception is set
 
 
-cdef struct Removal:                # owns both references; the key may be NULL where nobody is told
+cdef struct Removal:                # owns both references; the key may be NULL if the cause is NO_CAUSE
     PyObject* key
     PyObject* value
     Cause cause
-    uint32_t i                      # of a key that was noted to be compared: its entry, or 0: it has left that since
+    uint32_t i                      # of a key to compare: its entry; 0: the key has left that entry since
 
 
 cdef struct Operation:
@@ -35,18 +35,18 @@ cdef struct Operation:
     uint32_t n
     uint32_t size
     Removal few[4]
-    TagLink* detached               # labels of what left (owned)
-    bint wake_sweeper               # an entry ends before the sweeper's next visit
-    bint has_policy_lock            # the rest is for a policy written in Python: this operation has the turn
-    bint strays                     # ... or has not, though it should: see `python_policy`
-    uint32_t notified               # departures that the policy has been told of
-    PyObject* used                  # the key to tell it as used (owned)
-    PyObject* added                 # the key to tell it as added (owned)
-    uint32_t i                      # ... and its entry
-    Py_ssize_t victims              # that it may still be asked for; 0: it has not been asked yet
-    uint64_t version                # of the table when there was no room
+    TagLink* detached               # links of entries that left (owned)
+    bint wake_sweeper               # an entry expires before the sweeper's next visit
+    bint has_policy_lock            # for a python policy, as the fields below: this operation holds the policy lock
+    bint strays                     # this operation goes on without the policy lock: see `python_policy`
+    uint32_t notified               # removals of which the policy has been notified
+    PyObject* used                  # the key to notify it of as used (owned)
+    PyObject* added                 # the key to notify it of as added (owned)
+    uint32_t i                      # the entry of `added`
+    Py_ssize_t victims              # how many victims it may still be asked for; 0: it has not been asked yet
+    uint64_t version                # the table's version when there was no room
     uint32_t wanted                 # the entry that `find_to_change` found
-    bint locked                     # the victim is out, and the cache's lock still held: nobody is to see it like that
+    bint locked                     # the cache's lock is still held after a victim left: nothing else may come between
 
 
 cdef inline void start(Operation* op) noexcept nogil:
@@ -60,12 +60,12 @@ cdef inline void start(Operation* op) noexcept nogil:
 
 
 cdef inline bint reserve_removal(Operation* op) noexcept nogil:
-    """Make sure that one more departure can be noted; False: no memory."""
+    """Make sure that one more removal can be noted; False: no memory."""
     return op.n < op.size or more_room(op)
 
 
 cdef inline void note_removal(Operation* op, PyObject* key, PyObject* value, Cause cause) noexcept nogil:
-    """Note a departure, taking over the references. Needs `reserve_removal`."""
+    """Note a removal, taking over the references. Needs `reserve_removal`."""
     op.removed[op.n].key = key
     op.removed[op.n].value = value
     op.removed[op.n].cause = cause

@@ -1,4 +1,4 @@
-"""Finding a key by Python's `==`, which may do anything; and the room for what leaves."""
+"""Finding a key by Python's `==`, which may do anything; and memory for removals."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -17,20 +17,20 @@ cdef enum:
 cdef bint more_room(Operation* op) noexcept nogil:
     cdef Removal* removed
     if op.removed == op.few:
-        left = <Removal*>allocate(4 * sizeof(op.few))
-        if left != NULL:
-            memcpy(left, op.few, sizeof(op.few))
+        removed = <Removal*>allocate(4 * sizeof(op.few))
+        if removed != NULL:
+            memcpy(removed, op.few, sizeof(op.few))
     else:
-        left = <Removal*>reallocate(op.removed, 2 * op.size * sizeof(Removal))
-    if left == NULL:
+        removed = <Removal*>reallocate(op.removed, 2 * op.size * sizeof(Removal))
+    if removed == NULL:
         return False
     op.size *= 4 if op.removed == op.few else 2
-    op.removed = left
+    op.removed = removed
     return True
 
 
 cdef void drop_all(Operation* op) noexcept:
-    """Drop what the operation still holds. Runs any code that objects run when they die."""
+    """Drop what the operation still holds. May run any code, because objects die."""
     cdef uint32_t k
     cdef TagLink* detached = op.detached
     op.detached = NULL
@@ -51,17 +51,17 @@ cdef void drop_all(Operation* op) noexcept:
 cdef uint32_t find_by_comparing(
     Engine engine, Lock* lock, object key, uint64_t h, uint32_t first, Operation* op
 ) except FAILED:
-    """The index of `key` or 0, where `lookup` was uncertain. Takes and leaves the lock held; an exception releases it.
+    """The index of `key` or 0, after an uncertain `lookup`. Takes and leaves the lock held; an exception releases it.
 
     Python's `==` runs without the lock and may change everything, this cache included. Three rules make that harmless:
 
-    - All keys of the hash are noted before one is compared, and we own a reference to each of them: no other key can come
-      to have its address. Those in `op` from `victim` on have been compared already.
+    - All keys with the hash are noted before one is compared, with a reference to each: so no other key can get its
+      address. Those in `op` from `first` on have been compared already.
     - If `==` says "equal", the entry must still hold that very key; else the search starts over.
-    - What has been compared is not compared again, whatever else is written meanwhile. Keys of the same hash that came
-      after the others had been noted are the next round's.
+    - A key is compared only once, whatever is written meanwhile. Keys with the hash that came after the others had been
+      noted are compared in the next round.
 
-    After so many rounds, of which each found something new, the lookup is given up: `==` might go on like that for ever.
+    If each of many rounds found a new key, the lookup is given up, because `==` might make it go on without end.
     """
     cdef Table* t = &engine.table
     cdef PyObject* stored
@@ -86,7 +86,7 @@ cdef uint32_t find_by_comparing(
             i = op.removed[at].i
             at += 1
             if not holds(t, i, stored):
-                op.removed[at - 1].i = 0        # it has left, or stands elsewhere now: if so the next round compares it
+                op.removed[at - 1].i = 0        # it has left or moved; if it moved, the next round compares it
                 continue
             release(lock)
             equal = rich_equal(stored, <PyObject*>key)
@@ -94,19 +94,19 @@ cdef uint32_t find_by_comparing(
             if equal:
                 if holds(t, i, stored):
                     return i
-                op.removed[at - 1].i = 0        # wherever it stands now, it is what is searched for
+                op.removed[at - 1].i = 0        # wherever it is now, it is the key that is searched for
                 break
 
 
 cdef inline bint holds(const Table* t, uint32_t i, PyObject* key) noexcept:
-    """Whether an entry still has that key, to which somebody owns a reference."""
+    """Whether an entry still has that key, to which the caller owns a reference."""
     return i < t.fresh and t.entries[i].key == key
 
 
 cdef uint32_t note_candidates(Table* t, PyObject* key, uint64_t h, uint32_t first, Operation* op) noexcept:
-    """Note, with references, all keys that only `==` can tell from `key` and that were not compared. Under the lock.
+    """Note all keys that only `==` can tell from `key` and that were not compared yet. Needs the lock.
 
-    Returns the key's index if there is no need for that, 0 if there is, FAILED where memory is out.
+    Returns the key's index if no comparison is needed, 0 if one is, FAILED if there is no memory.
     """
     cdef uint32_t slot = home(t, h), i, known = op.n, expected = first
     cdef PyObject* stored
@@ -130,7 +130,10 @@ cdef uint32_t note_candidates(Table* t, PyObject* key, uint64_t h, uint32_t firs
 
 
 cdef bint was_noted(const Operation* op, uint32_t first, uint32_t end, PyObject* key, uint32_t* expected) noexcept:
-    """Whether a key has been compared. They stand in the same order at each look, so the one after the last is likely."""
+    """Whether a key has been compared.
+
+    The keys stand in the same order in each round, so the one after the last match is tried first.
+    """
     cdef uint32_t k = expected[0], left = end - first
     while left > 0:
         if k == end:

@@ -1,4 +1,4 @@
-"""What the options of a cache may be."""
+"""Checks of a cache's options."""
 
 
 cdef bint is_monotonic(object clock)

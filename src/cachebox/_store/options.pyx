@@ -11,7 +11,7 @@ from cachebox._platform.awaitables import refuse_async
 
 
 def refuse_unknown(str what, dict unknown, tuple known, dict other_names):
-    """TypeError for arguments that there are not, which names the right ones as far as that can be told."""
+    """Raise TypeError for unknown arguments. The text suggests the right name, if one is near."""
     for name in unknown:
         right = other_names.get(name)
         if right is None:
@@ -23,7 +23,7 @@ def refuse_unknown(str what, dict unknown, tuple known, dict other_names):
 
 
 cdef bint is_monotonic(object clock):
-    """Whether a clock is Python's own `time.monotonic`, which can be read without it; not what a test put in its place."""
+    """Whether a clock is Python's own `time.monotonic`, which can be read without Python; not a test's replacement."""
     return HAS_PRECISE_CLOCK and clock is monotonic and type(clock) is type(len)
 
 
@@ -37,7 +37,7 @@ cdef int check_callables(dict options) except -1:
 
 
 cdef double bound_on_weight(object max_weight, object weigher) except -1.0:
-    """The most that all entries may weigh; infinity: nothing is weighed."""
+    """The most that all entries may weigh together; infinity: entries are not weighed."""
     cdef double bound
     if (max_weight is None) != (weigher is None):
         given, missing = ("weigher", "max_weight") if max_weight is None else ("max_weight", "weigher")
@@ -48,14 +48,14 @@ cdef double bound_on_weight(object max_weight, object weigher) except -1.0:
         raise TypeError(f"max_weight must be a number, not {type(max_weight).__name__}")
     bound = min(number_of(max_weight, "max_weight", "a number"), DBL_MAX)   # so an infinite weight never fits
     if isinstance(max_weight, int) and max_weight < bound < DBL_MAX:
-        bound = nextafter(bound, 0.0)               # no float is that number
+        bound = nextafter(bound, 0.0)               # no float equals that int: round down
     if not bound > 0:
         raise ValueError(f"max_weight must be greater than 0, not {max_weight!r}")
     return bound
 
 
 cdef object bound_on_bytes(dict options):
-    """The most bytes that keys and values may take, an int; None: they are not measured."""
+    """The most bytes that keys and values may take, as an int; None: they are not measured."""
     given = options.get("max_bytes")
     if given is None:
         return None
@@ -81,7 +81,7 @@ cpdef double jitter_of(object given) except -1.0:
 
 
 cdef object copier_of(object isolate):
-    """What copies values; None: nothing does."""
+    """The function that copies values; None: values are not copied."""
     if isolate is None or isolate is False:
         return None
     if isolate is True:
@@ -95,7 +95,7 @@ cdef object copier_of(object isolate):
 
 
 cpdef str checked_name(object name):
-    """What a cache is called."""
+    """A cache's name, checked."""
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str or None, not {type(name).__name__}")
     if name == "":
@@ -104,7 +104,7 @@ cpdef str checked_name(object name):
 
 
 def check_failures(kinds, ttl):
-    """Check `cache_exceptions` and `exception_ttl`; TypeError or ValueError where they make no sense."""
+    """Check `cache_exceptions` and `exception_ttl`. Raises TypeError or ValueError if they make no sense."""
     lifetime_of(ttl, "exception_ttl")
     for kind in kinds if isinstance(kinds, tuple) else (kinds,):
         if not isinstance(kind, type) or not issubclass(kind, Exception):
@@ -116,7 +116,7 @@ def check_failures(kinds, ttl):
 # --- lifetimes and other numbers, as floats ---------------------------------------------------------------------------
 
 cdef double lifetime_of(object ttl, str name) except -1.0:
-    """A time to live in seconds; infinity for None. Raises where it makes no sense."""
+    """A lifetime in seconds; infinity for None. Raises TypeError or ValueError if it makes no sense."""
     cdef double seconds
     if ttl is None:
         return INFINITY
@@ -125,7 +125,7 @@ cdef double lifetime_of(object ttl, str name) except -1.0:
         raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
     seconds = number_of(given, name, "a number of seconds, a timedelta or None")
     if not seconds > 0.0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means for ever")
+        raise ValueError(f"{name} must be more than 0 seconds, not {ttl!r}; math.inf means no end")
     return seconds
 
 
@@ -135,11 +135,11 @@ cdef object seconds_given(object ttl):
     try:
         return ttl.total_seconds()
     except Exception:
-        return ttl                              # whoever looks at it next says that it is no number
+        return ttl                              # the caller will find that it is no number
 
 
 cdef double number_of(object given, str name, str wanted) except? -1.0:
-    """What a number is as a float. TypeError, which names the argument, where its conversion fails, in whatever way."""
+    """A number as a float. Raises a TypeError that names the argument if its conversion fails in any way."""
     try:
         return as_float(given)
     except Exception as error:
@@ -147,7 +147,7 @@ cdef double number_of(object given, str name, str wanted) except? -1.0:
 
 
 cdef double as_float(object number) except? -1.0:
-    """`float`, but what is too large for one is infinite."""
+    """`float`, but a number that is too large becomes infinite."""
     try:
         return float(number)
     except OverflowError:

@@ -7,10 +7,11 @@ from cachebox._store.operation cimport Operation
 cdef class PythonPolicy:
     cdef object policy
     cdef object policy_lock         # a re-entrant lock
-    cdef uint32_t strays            # operations that go on without the turn. Under the cache's lock, as the next one
-    cdef bint behind                # such a one has changed the cache, and the policy was not told; or not in order
-    cdef int depth                  # of the policy's methods that are under way. For whoever has the turn, as the next one
-    cdef int nesting                # operations that have the turn, each in the middle of the one before
+    # operations that go on without the policy lock; the cache's lock guards this field and `behind`
+    cdef uint32_t strays
+    cdef bint behind                # the policy was not notified of some change, or not in order
+    cdef int depth                  # methods of the policy in progress; the policy lock guards this field and `nesting`
+    cdef int nesting                # operations that hold the policy lock, each in the middle of the one before
     cdef object __weakref__
 
     # without the cache's lock

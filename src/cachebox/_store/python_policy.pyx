@@ -1,19 +1,21 @@
-"""A policy written in Python, which only Python code can ask.
+"""A python policy: one written by the user in Python, so that only Python code can call it.
 
-Its methods must run without the cache's lock, yet nobody may change the cache between what happened and what the policy
-is told of it. So operations that change such a cache take turns: whoever has the turn changes the cache under the lock,
-then tells the policy, then lets the next one in. The turn is a re-entrant lock, for a policy may use its cache.
+Its methods must run without the cache's lock. Yet no other operation may change the cache between a change and the
+policy's notice of it. So an operation that changes such a cache holds the *policy lock*: it changes the cache under the
+cache's lock, then notifies the policy, then releases the policy lock. The policy lock is re-entrant, because a policy
+may use its cache.
 
-While somebody has the turn code of the user's runs: the policy's, and its keys' `==`. If that waits for a thread that waits
-for the turn, neither would go on. So nobody waits for ever: after `PATIENCE` seconds an operation *strays*, which is to go
-on without the turn. Where it needs a victim it takes the oldest entry, and whoever has the turn next makes the policy agree
-with the cache (`Store.reconcile`).
+While an operation holds the policy lock, user code runs: the policy's, and its keys' `==`. If that code waits for a
+thread that waits for the policy lock, neither can go on. So no wait for it is endless. After `PATIENCE` seconds an
+operation *strays*: it goes on without the policy lock. If it needs a victim, it takes the oldest entry. The next holder
+of the policy lock makes the policy agree with the cache (`Store.reconcile`).
 
-An operation may come in the middle of another of the same thread's that has the turn: by a key's `==` or `__hash__`, or a
-finalizer. What the outer one has changed but not told yet the inner one cannot know. So each of the two makes the policy
-agree instead of telling it what happened.
+An operation may come in the middle of another one of the same thread that holds the policy lock: through a key's `==`
+or `__hash__`, or a finalizer. The inner operation cannot know of what the outer one has not notified the policy yet. So
+each of the two makes the policy agree instead of notifying it of its changes.
 
-Invariant: when nobody has the turn and nobody strays, the policy knows exactly the keys of the cache's live entries.
+Invariant: when no operation holds the policy lock and none strays, the policy knows exactly the keys of the cache's
+live entries.
 """
 
 from cpython.object cimport PyObject
@@ -42,7 +44,7 @@ cdef class PythonPolicy:
         everyone.add(self)
 
     cdef int enter(self, Operation* op, Lock* lock) except -1:
-        """Get the turn, or stray."""
+        """Take the policy lock, or stray."""
         if op.has_policy_lock or op.strays:
             return 0
         op.has_policy_lock = self.policy_lock.acquire(timeout=PATIENCE)
@@ -64,10 +66,10 @@ cdef class PythonPolicy:
         return 0
 
     cdef int notify(self, Operation* op) except -1:
-        """Tell the policy what it has not been told yet, in the order in which it happened."""
+        """Notify the policy of what it does not know yet, in the order in which it happened."""
         cdef PyObject* key
         if self.depth != 0 and (op.notified < op.n or op.added != NULL):
-            self.behind = True                  # this comes in the middle of a method that may not see it
+            self.behind = True                  # one of its methods is in progress, which may not notice this
         self.depth += 1
         try:
             while op.notified < op.n:
@@ -79,7 +81,7 @@ cdef class PythonPolicy:
                 key, op.used = op.used, NULL
                 decref(key)
             if op.added != NULL:
-                self.policy.add(<object>op.added)       # where this raises, `added` stays: the cache takes the entry back
+                self.policy.add(<object>op.added)       # if this raises, `added` stays: the cache takes the entry back
                 key, op.added = op.added, NULL
                 decref(key)
         finally:
@@ -87,9 +89,9 @@ cdef class PythonPolicy:
         return 0
 
     cdef int clear(self) except -1:
-        """Tell the policy that all entries are gone."""
+        """Notify the policy that all entries are gone."""
         if self.depth != 0 or self.nesting > 1:
-            self.behind = True                  # the method, or the operation, around this may go on to add a key
+            self.behind = True                  # the method or operation in progress may go on to add a key
         self.depth += 1
         try:
             self.policy.clear()
@@ -98,7 +100,7 @@ cdef class PythonPolicy:
         return 0
 
     cdef object evict(self, bint is_last):
-        """The key that the policy gives up; None: there was none, but it is behind, and this is not the last try."""
+        """The key that the policy gives up. None: it named none, but is behind, and this is not the last attempt."""
         if self.depth != 0:
             self.behind = True
         self.depth += 1
@@ -111,10 +113,12 @@ cdef class PythonPolicy:
         return key
 
 
-# --- forks: when nobody has the turn, cache and policy agree; so a fork waits for that ------------------------------------
+# --- forks
+# ---------------------------------------------------------------------------------------------------------------- When
+# no operation holds the policy lock, cache and policy agree; so a fork waits for that.
 
-cdef double STEPS_ASIDE = 1.0       # seconds that it waits at the most: who has a turn may be waiting for the one who forks
-cdef dict held = {}                 # by thread: the turns that it took to fork
+cdef double STEPS_ASIDE = 1.0       # the most seconds that it waits: a holder may be waiting for the thread that forks
+cdef dict held = {}                 # by thread: the policies whose lock it took in order to fork
 
 
 def _before_fork():
@@ -131,7 +135,7 @@ def _after_fork_in_parent():
 
 
 def _after_fork_in_child():
-    """Whoever had a turn all the same is not here to give it back."""
+    """Free the policy locks of threads that do not exist here."""
     cdef list mine = held.pop(get_ident(), [])
     held.clear()
     for python_policy in list(everyone):

@@ -13,11 +13,11 @@ from cachebox._store.tags cimport Tag
 
 
 cdef enum:
-    REMOVED_AT_ONCE = 256           # entries that leave under one hold of the lock
+    REMOVED_AT_ONCE = 256           # entries that are removed under one hold of the lock
 
 
 cdef object take(Store store, object key, bint wanted, object missing):
-    """Remove a key. Returns its value (if it is not `wanted`, None), or missing where there was none."""
+    """Remove a key. Returns its value (None, unless `wanted`), or `missing` if there was none."""
     cdef Operation op
     cdef double now
     cdef uint32_t i
@@ -33,9 +33,9 @@ cdef object take(Store store, object key, bint wanted, object missing):
             outcome = store.remove(i, EXPLICIT, &op)
         elif i != 0 and store.table.entries[i].value != NULL:
             outcome = store.remove(i, EXPIRED, &op)
-            store.mark_changed(i, False)     # it may be being loaded anew
+            store.mark_changed(i, False)     # a refresh may be in progress
         elif i != 0:
-            store.mark_changed(i, False)     # a load is under way: what it gets must not be stored
+            store.mark_changed(i, False)     # a load is in progress: its result must not be stored
             reserve(&store.table.entries[i], NULL)
             store.drop_reserved(i, &op)
         store.give_memory_back()
@@ -49,7 +49,7 @@ cdef object take(Store store, object key, bint wanted, object missing):
 
 
 cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
-    """Remove all entries that have a tag. Returns how many live ones. O(k) for k of them, in small portions."""
+    """Remove all entries with a tag, in small portions. Returns how many were live. O(k) for k of them."""
     cdef Operation op
     cdef Tag tag
     cdef Py_ssize_t left, removed = 0
@@ -59,18 +59,18 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
     if store.loads == 0 and store.tags is None:
         hash_of(<PyObject*>name)
         return 0
-    tag = store.find_tag(name, store.loads != 0)        # a load under way must learn of it, even if no entry has the tag
+    tag = store.find_tag(name, store.loads != 0)   # a load in progress must learn of it, even if no entry has the tag
     if tag is None:
         return 0
     now = store.now(INFINITY)
     acquire(store.lock)
-    while tag.dropped:                          # since it was found
+    while tag.dropped:                          # it was dropped since it was found
         release(store.lock)
         tag = store.find_tag(name, True)
         acquire(store.lock)
     store.invalidations += 1
     tag.invalidated = store.invalidations
-    left = tag.n                                # those that come after the call began may stay
+    left = tag.n                                # entries that come after the call began may stay
     release(store.lock)
     while left > 0:
         portion = 0

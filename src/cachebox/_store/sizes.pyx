@@ -1,7 +1,7 @@
 """How much memory an object takes, with all that built-in containers in it refer to.
 
-Most objects are measured by `sys.getsizeof`. For the commonest, short texts and numbers, the same number is computed
-here, from what their type says.
+`sys.getsizeof` measures most objects. For the commonest, short texts and numbers, the same number is computed here from
+what the type says.
 """
 
 from cpython.object cimport PyObject
@@ -12,7 +12,7 @@ from sys import getsizeof
 
 cdef extern from *:
     """
-    /* What `sys.getsizeof` says of an object of a few built-in types that refer to no others; 0: ask that. */
+    /* What `sys.getsizeof` returns for objects of a few built-in types without references; 0: ask `sys.getsizeof`. */
     static inline Py_ssize_t
     cb_size_of_atom(PyObject *object)
     {
@@ -38,7 +38,7 @@ cdef extern from *:
         return 0;
     }
 
-    /* Whether an object of that type refers to nothing that is to be counted. */
+    /* Whether an object's type has no references that are to be counted. */
     static inline int
     cb_is_atom(PyObject *object)
     {
@@ -64,12 +64,12 @@ cdef Py_ssize_t size_of_one(object thing) except -1:
     kind = type(thing)
     if is_atom(<PyObject*>thing) or kind in (tuple, list, dict, set, frozenset):
         return size
-    if callable(getattr(kind, "memory_usage", None)):           # a frame, a series, an index
+    if callable(getattr(kind, "memory_usage", None)):           # a frame, a series or an index
         more = thing.memory_usage(deep=True)
         if hasattr(more, "sum"):
             more = more.sum()
         return max(size, int(more))
-    if hasattr(kind, "nbytes"):                                 # an array; a view does not count what it shows
+    if hasattr(kind, "nbytes"):                                 # an array; a view does not count the data that it shows
         more = thing.nbytes
         if isinstance(more, int) and more > size:
             size += more
@@ -77,7 +77,7 @@ cdef Py_ssize_t size_of_one(object thing) except -1:
 
 
 cdef int add_parts(object thing, list ahead) except -1:
-    """Note what a built-in container refers to; a subclass's own iteration has no say in it."""
+    """Add what a built-in container refers to. A subclass's own iteration is not used."""
     cdef PyObject* at = <PyObject*>thing
     if is_tuple(at):
         ahead.extend(tuple.__iter__(thing))
@@ -94,7 +94,7 @@ cdef int add_parts(object thing, list ahead) except -1:
 
 
 cdef Py_ssize_t size_of_all(list ahead) except -1:
-    """The size of objects, together with all that they refer to: each once."""
+    """The size of objects, together with all that they refer to; each object counts once."""
     cdef Py_ssize_t total = 0
     cdef set seen = set()
     while ahead:
@@ -110,19 +110,19 @@ cdef Py_ssize_t size_of_all(list ahead) except -1:
 
 
 cdef Py_ssize_t size_of_pair(object key, object value) except -1:
-    """The size of a key and its value together: what both refer to counts once."""
+    """The size of a key and its value together; what both refer to counts once."""
     if is_atom(<PyObject*>key) and is_atom(<PyObject*>value) and key is not value:
         return size_of_one(key) + size_of_one(value)
     return size_of_all([key, value])
 
 
 def sizeof(thing, /):
-    """How many bytes of memory an object takes, with all that it refers to where it is a built-in container.
+    """The memory in bytes that an object takes, with all that it refers to if it is a built-in container.
 
     Lists, tuples, dicts, sets and deques, and objects of their subclasses, count with their items, at any depth; each
     object counts once. An array counts with its data (`nbytes`), a frame as its `memory_usage` says, anything else as
-    `sys.getsizeof` does: what attributes of an object refer to does not count. O(n) for n objects; any object will do, and
-    what its `__sizeof__` raises is passed on. It is what a cache with `max_bytes` weighs its entries by.
+    `sys.getsizeof` says: objects that its attributes refer to do not count. This is the weight of entries in a cache
+    with `max_bytes`. O(n) for n objects. Raises what an object's `__sizeof__` raises.
 
     >>> import sys
     >>> sizeof(["abc", "abc"]) == sys.getsizeof(["abc", "abc"]) + sys.getsizeof("abc")

@@ -1,14 +1,14 @@
-"""A cache's entries, and what is kept by entry: order, deadlines, weights, tags, watches. Changed as one, under its lock.
+"""A cache's entries, and all that is kept for each: order, deadlines, weights, tags, watches. One lock guards them all.
 
-All methods need the lock, with the one exception that its comment names, and run no Python code. What leaves the cache goes
-into the `Operation`.
+All methods need the lock (but one, whose comment says so) and run no Python code. What leaves the cache goes into the
+`Operation`.
 """
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport Engine, Entry, Moves, Table, hash_of, mixed
-from cachebox._platform.lock cimport SharedLock, Lock
+from cachebox._platform.lock cimport Lock, SharedLock
 from cachebox._store.deadlines cimport Expiry
 from cachebox._store.operation cimport Cause, Operation
 from cachebox._store.python_policy cimport PythonPolicy
@@ -17,28 +17,29 @@ from cachebox._store.weights cimport Weights
 from cachebox.stats cimport CacheStats
 
 
-cdef enum Mode:                     # what makes an operation more than looking up and counting
+cdef enum Mode:                     # what makes an operation more than a lookup and a count
     EXPIRES = 1                     # some entry has a deadline
     IDLES = 2                       # a hit moves the deadline
     USER_CLOCK = 4                  # the clock is the user's: reading it runs Python code
     PYTHON_POLICY = 8               # the policy is the user's
     WEIGHED = 16
     HAS_CALLBACKS = 32              # there are callbacks
-    WATCHED = 64                    # somebody has to learn of a change to some entry
-    DEFAULTS = 128                  # entries have a lifetime unless told otherwise
-    AHEAD = 256                     # a hit may be the time to load the entry anew
-    STALE = 512                     # what has expired is kept for a while, and served while it is loaded anew
+    WATCHED = 64                    # an open watch or a leader has to learn of a change to some entry
+    DEFAULTS = 128                  # entries get a lifetime by default
+    AHEAD = 256                     # a hit may be due for a refresh
+    STALE = 512                     # expired entries are kept for a while, and served while they are refreshed
     TAGGED = 1024                   # some entry has tags
     NEGATIVE = 2048                 # failures are remembered: a write has to forget one
     PRECISE = 4096                  # the clock is time.monotonic, read without Python
     ISOLATED = 8192                 # values are copied on their way in and out
 
-cdef double BY_VALUE                # a lifetime that `default_ttl` tells, when it knows the value: no lifetime is negative
+# a lifetime that `default_ttl` computes once the value is known; it is negative, as no real lifetime is
+cdef double BY_VALUE
 
 cdef enum Outcome:                  # of a change under the lock
     DONE
     NO_MEMORY                       # nothing was changed
-    NO_ROOM                         # the user's policy has to name a victim first, which needs the lock released
+    NO_ROOM                         # the python policy has to name a victim first, which needs the lock released
 
 
 cdef double CLOCK_LAGS
@@ -49,13 +50,13 @@ cdef class Watch:
     """Learns whether a key was written. While it is open the key keeps its entry, reserved if need be."""
     cdef State store
     cdef uint32_t i                 # the entry; 0: not open, or the cache was cleared
-    cdef unsigned long thread       # who opened it
+    cdef unsigned long thread       # of the caller that opened it
     cdef object greenlet
-    cdef bint ignores_own           # what that caller writes does not count
+    cdef bint ignores_own           # writes by that caller do not count
     cdef bint unsure                # its thread has written: `know_writer` has to find out which greenlet did
-    cdef bint only_writes           # neither does that the entry expires
+    cdef bint only_writes           # expiry of the entry does not count
     cdef bint changed
-    cdef PyObject* next             # the watches in one bucket (borrowed: whoever opened it keeps it alive)
+    cdef PyObject* next   # the next watch in its bucket (borrowed: the caller that opened the watch keeps it alive)
 
     cdef bint open(self, uint32_t i) noexcept
     cdef void close(self, Operation* op) noexcept
@@ -64,42 +65,42 @@ cdef class Watch:
 cdef class State:
     cdef Engine engine
     cdef Table* table               # &engine.table
-    cdef Engine first_engine        # the one it was made with: until its __init__ has run others may be looking at that
-    cdef Lock* lock                 # &guard.lock
-    cdef int64_t* counts            # _stats.counts
+    cdef Engine first_engine   # the one it was made with: before __init__ has run, another thread may be reading that
+    cdef Lock* lock                 # &shared_lock.lock
+    cdef int64_t* counts            # statistics.counts
     cdef int modes
     cdef Py_ssize_t live            # entries that have a value
-    cdef Py_ssize_t bound           # the most of them
-    cdef bint unbounded             # ... is none that anybody asked for
+    cdef Py_ssize_t bound           # the most of them, `max_size`
+    cdef bint unbounded             # the user set no `max_size`
     cdef Expiry expiry
-    cdef double lifetime            # seconds that an entry lives unless told otherwise; infinity: for ever; or BY_VALUE
-    cdef object ttl_of              # the function that tells then, or None
+    cdef double lifetime            # default lifetime in seconds; infinity: entries never expire; or BY_VALUE
+    cdef object ttl_of              # the function that computes the lifetime then, or None
     cdef double jitter              # the share by which a lifetime may be shortened
-    cdef uint64_t dice              # ... at random
-    cdef double idle                # seconds that it lives without a hit; likewise
-    cdef double latest              # the latest time that the user's clock told
+    cdef uint64_t dice              # the state of the random numbers for that
+    cdef double idle                # the idle limit in seconds; infinity: there is none
+    cdef double latest              # the latest time that the user's clock has shown
     cdef double next_visit          # when the sweeper comes; infinity: it does not know this cache
     cdef double bound_weight        # infinity: entries weigh nothing
-    cdef object max_weight_given    # ... as the user gave it; or None
+    cdef object max_weight_given    # the bound, as the user gave it; or None
     cdef object max_bytes_given
     cdef Weights weights
     cdef bint measures              # entries weigh what they take in memory
     cdef PyObject** watches         # a hash table of the open watches, by entry
     cdef uint32_t watch_mask
     cdef uint32_t watch_count
-    cdef bint unsure                # some of them is
-    cdef uint32_t loads             # under way
+    cdef bint unsure                # some watch is unsure
+    cdef uint32_t loads             # loads in progress
     cdef TagLinks links             # the tags of entries, under the lock
-    cdef Engine tags                # tags, and the Tag of each; None: there never were any
-    cdef Py_ssize_t tags_limit      # tags at which to look for unused ones
-    cdef int64_t invalidations      # of tags
+    cdef Engine tags                # the table of tags, with the Tag of each; None: no tag was ever used
+    cdef Py_ssize_t tags_limit      # number of tags at which to look for unused ones
+    cdef int64_t invalidations      # invalidations of tags so far
     cdef double stale               # seconds that an expired entry may still be served; 0.0 unless STALE
-    cdef double ahead               # the share of a lifetime in which a hit loads the entry anew; 0: none
-    cdef double* ttls               # by entry, if AHEAD or STALE: the lifetime that it was given
+    cdef double ahead               # the share of a lifetime in which a hit starts a refresh; 0: none
+    cdef double* ttls               # by entry, if AHEAD or STALE: the lifetime it was given
     cdef uint32_t ttls_known        # entries that `ttls` has room for
-    cdef object loader              # what loads a missing key: a Loader, or None
-    cdef object failures            # failed loads that are remembered: a Failures, or None
-    cdef dict refreshes             # key: the Refresh that is under way; None: the cache has no use for it
+    cdef object loader              # the Loader for missing keys, or None
+    cdef object failures            # the negative cache, a Failures; or None
+    cdef dict refreshes             # the Refresh in progress, by key; None: the cache never refreshes
     cdef CacheStats statistics
     cdef SharedLock shared_lock
     cdef object clock
@@ -109,8 +110,8 @@ cdef class State:
     cdef object on_removal
     cdef PythonPolicy python_policy  # the user's policy, or None
     cdef object known               # the sweeper's weak reference, or None
-    cdef str called                 # what the user calls it, or None
-    cdef dict troubles              # of which the log has been told: what fails: a Trouble; None: there never were any
+    cdef str called                 # the cache's name, or None
+    cdef dict troubles   # a Trouble for each thing that the log was warned about, by name; None: no warning yet
     cdef object __weakref__
 
     cdef void equip(self, Engine engine) noexcept
@@ -140,21 +141,21 @@ cdef class State:
     cdef void close_watches(self, object greenlet) noexcept
     cdef void move_watches(self, uint32_t i, uint32_t to) noexcept
     cdef void more_buckets(self) noexcept
-    cdef int know_writer(self) except -1         # without the lock
+    cdef int know_writer(self) except -1         # call it without the lock
 
 
-cdef uint32_t forks                 # between the first process and this one
+cdef uint32_t forks                 # number of forks between the first process and this one
 
 
-cdef struct Reservation:            # part of a `single_flight.Leader`
+cdef struct Reservation:            # a part of a `single_flight.Leader`
     uint32_t i                      # the key's entry, reserved until the load ends; 0: nothing is loaded
     PyObject* leader                # the Leader (borrowed)
 
 
 cdef inline Reservation* reservation_of(const Entry* e) noexcept nogil:
-    """Who loads the value of a reserved entry, whose links are free for it; NULL: nobody does, it is only watched.
+    """The reservation of the leader of a reserved entry. NULL: there is no leader, the entry is only watched.
 
-    It is borrowed: a leader that ends takes itself out.
+    It is kept in the entry's unused links, and borrowed: a leader that ends takes itself out.
     """
     return <Reservation*><size_t>(<uint64_t>e.prev | (<uint64_t>e.next << 32))
 
@@ -162,11 +163,11 @@ cdef inline Reservation* reservation_of(const Entry* e) noexcept nogil:
 cdef inline void reserve(Entry* e, Reservation* reservation) noexcept nogil:
     e.prev = <uint32_t><size_t>reservation
     e.next = <uint32_t>(<uint64_t><size_t>reservation >> 32)
-    e.aux = forks                   # after a fork, leaders of before are not to be looked at: their threads are gone
+    e.aux = forks                   # after a fork, a leader of the parent must not be used: its thread is gone
 
 
 cdef inline uint64_t hash_in(State self, object key) except? 0:
-    """A key's hash, as the cache's table wants it."""
+    """A key's hash, mixed for the cache's table."""
     return mixed(self.table, hash_of(<PyObject*>key))
 
 

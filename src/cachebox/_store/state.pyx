@@ -1,4 +1,4 @@
-"""A cache's entries and all that is kept by entry, changed as one under the cache's lock; see `state.pxd`."""
+"""A cache's entries and all that is kept for each, changed together under the cache's lock; see `state.pxd`."""
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
@@ -15,10 +15,13 @@ from cachebox._engine.table cimport (
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport (
-    count_over, drop_deadline, deadline_after, forget_all, has_expired, less_place, make_place, move_deadline, set_deadline,
+    count_over, deadline_after, drop_deadline, forget_all, has_expired, less_place, make_place, move_deadline,
+    set_deadline,
 )
-from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, reserve_removal, drop_all, note_removal, start
-from cachebox._store.tags cimport TagLink, free_links, less_room_for_links, move_links, detach, detach_all, attach
+from cachebox._store.operation cimport (
+    EXPIRED, EXPLICIT, NO_CAUSE, REPLACED, SIZE, drop_all, note_removal, reserve_removal, start,
+)
+from cachebox._store.tags cimport TagLink, attach, detach, detach_all, free_links, less_room_for_links, move_links
 from cachebox._store.weights cimport (
     add_weight, drop_all_weights, drop_weight, fits, forget_weights, less_room_for_weights, make_room_for_weights,
 )
@@ -31,11 +34,12 @@ cdef enum:
 
 cdef double BY_VALUE = -1.0
 cdef double BITS_53 = 9007199254740992.0
-cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it is not there yet
-cdef double VISITS_APART = 0.25     # seconds that an entry may be overdue before the sweeper has to hurry
+cdef double CLOCK_LAGS = 0.004      # seconds: a visit right at a deadline would find that it has not passed yet
+cdef double VISITS_APART = 0.25     # seconds that an expired entry may stay before the sweeper is woken for it
 
 cdef uint32_t forks = 0
-cdef uint64_t process = os.getpid()         # whose lifetimes are not shortened as those of its siblings are
+# part of the random numbers, so that sibling processes shorten lifetimes differently
+cdef uint64_t process = os.getpid()
 
 
 @cython.no_gc_clear                 # see `clear_cycles`
@@ -49,7 +53,7 @@ cdef class State:
     def __dealloc__(self):
         cdef Table old
         if self.engine is not None:
-            old = self.engine.detach()          # a policy of its own may outlive the cache, its entries must not
+            old = self.engine.detach()          # a policy object may outlive the cache, but its entries must not
             drop_detached(&old)
         free_links(detach_all(&self.links))
         forget_all(&self.expiry)
@@ -58,7 +62,7 @@ cdef class State:
         deallocate(self.watches)
 
     cdef void equip(self, Engine engine) noexcept:
-        """Take over an engine instead of one that has never had an entry. Under the lock, once others know the cache."""
+        """Use another engine; the old one never had an entry. Needs the lock once other threads know the cache."""
         self.engine = engine
         self.table = &engine.table
 
@@ -68,7 +72,7 @@ cdef class State:
         return not (self.modes & EXPIRES and has_expired(&self.expiry, i, now))
 
     cdef bint prepare(self, bint with_deadline) noexcept nogil:
-        """Memory for one more entry and all that goes with it; False: there is none."""
+        """Allocate memory for one more entry and all that is kept for it; False: there is none."""
         cdef double* ttls
         cdef uint32_t capacity
         if not self.engine.reserve(self.bound):
@@ -87,7 +91,7 @@ cdef class State:
         return True
 
     cdef Outcome remove(self, uint32_t i, Cause cause, Operation* op) noexcept:
-        """Take a live entry out. If somebody watches the key, the entry stays behind as a reserved one."""
+        """Take a live entry out. If its key is watched, the entry stays as a reserved one."""
         cdef Entry* e = &self.table.entries[i]
         if not reserve_removal(op):
             return NO_MEMORY
@@ -117,9 +121,9 @@ cdef class State:
         return DONE
 
     cdef Outcome make_room(self, Py_ssize_t entries, double weight, uint32_t kept, double now, Operation* op) noexcept:
-        """Remove what has to go before that much more fits: the expired, then victims, but not the entry `kept`.
+        """Remove entries until `entries` more, of weight `weight`, fit: first expired ones, then victims.
 
-        Of that the weight is to be replaced.
+        The entry `kept` stays; its own weight is about to be replaced.
         """
         cdef uint32_t victim
         cdef Cause cause
@@ -136,7 +140,7 @@ cdef class State:
                     victim = self.engine.next_victim(victim)
                 cause = SIZE
             if victim == 0:
-                break                           # nothing but `kept` is left
+                break                           # only `kept` is left
             if self.remove(victim, cause, op) != DONE:
                 return NO_MEMORY
         return DONE
@@ -150,7 +154,7 @@ cdef class State:
         self, uint32_t i, object key, uint64_t h, object value,
         double lifetime, bint keeps_end, double weight, double now, Operation* op,
     ) noexcept:
-        """Store a value under a key whose entry is i (0: it has none). `keeps_end`: where there is one to keep."""
+        """Store a value under a key with entry i (0: none). `keeps_end`: an existing deadline stays."""
         cdef Outcome outcome
         cdef Entry* e
         cdef double ttl
@@ -212,7 +216,7 @@ cdef class State:
         return DONE
 
     cdef void set_lifetime(self, uint32_t i, double lifetime, double now, Operation* op) noexcept nogil:
-        """Let entry i end after that time, or somewhat earlier if there is a jitter. Needs `prepare`."""
+        """Let entry i expire after `lifetime`, or somewhat earlier if there is a jitter. Needs `prepare`."""
         cdef uint64_t chance
         if self.jitter == 0.0 or lifetime == INFINITY:
             self.set_end(i, deadline_after(now, lifetime), now, op)
@@ -225,7 +229,7 @@ cdef class State:
         self.set_end(i, deadline_after(now, lifetime * (1.0 - self.jitter * (chance >> 11) / BITS_53)), now, op)
 
     cdef void set_end(self, uint32_t i, double end, double now, Operation* op) noexcept nogil:
-        """Let entry i end then, or earlier if nobody asks for it. Needs `prepare`."""
+        """Let entry i expire at `end`, or earlier by the idle limit. Needs `prepare`."""
         if self.modes & (AHEAD | STALE):
             self.ttls[i] = end - now
         if self.modes & IDLES:
@@ -251,14 +255,14 @@ cdef class State:
             incref(op.used)
 
     cdef void give_memory_back(self) noexcept:
-        """After removals: no more is kept than a small multiple of what is held. Entries may stand elsewhere then."""
+        """After removals: return memory that exceeds a small multiple of what is used. Entries may move."""
         cdef Moves moves
         if is_too_large(self.table) and self.engine.shrink(&moves):
             self.follow(&moves)
             deallocate(moves.pairs)
 
     cdef void follow(self, Moves* moves) noexcept:
-        """The table has shrunk: so does all that is kept beside it, by entry."""
+        """After the table has shrunk: move and shrink all that is kept by index."""
         cdef uint32_t k, i, to, capacity = self.table.capacity
         cdef double* ttls
         cdef Reservation* reservation
@@ -288,24 +292,24 @@ cdef class State:
                 self.ttls_known = capacity + 1
 
     cdef Py_ssize_t count_expired(self, double now) noexcept nogil:
-        """How many entries have expired but are still here, for they may be served. O(k) for k of them."""
+        """How many entries have expired but are kept because they may be served stale. O(k) for k of them."""
         return count_over(&self.expiry, 1, now) if self.modes & EXPIRES else 0
 
     cdef void take_tags(self, uint32_t i, Operation* op) noexcept:
-        """Entry i leaves, or gets other tags."""
+        """Detach the tags of entry i, because it leaves or gets other tags."""
         op.detached = detach(&self.links, i, op.detached)
         if self.links.n == 0:
             self.modes &= ~TAGGED
 
     cdef void give_tags(self, uint32_t i, TagLink* chain, Operation* op) noexcept:
-        """Entry i, whose tags have been taken away, gets these. Under the lock; takes the chain over."""
+        """Give entry i a chain of new links, which passes to it, in place of its own. Needs the lock."""
         op.detached = detach(&self.links, i, op.detached)
         attach(&self.links, i, chain)
         if self.links.n:
             self.modes |= TAGGED
 
     cdef void forget_entries(self) noexcept nogil:
-        """The table has been emptied: so is what is kept beside it, but for the labels. Under the lock."""
+        """After the table was emptied: empty all that is kept by index, except links. Needs the lock."""
         self.live = 0
         self.modes &= ~(EXPIRES | TAGGED)
         forget_all(&self.expiry)
@@ -318,7 +322,7 @@ cdef class State:
     # --- watches ------------------------------------------------------------------------------------------------------
 
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept:
-        """A reserved entry lost its leader or its last watch: if nothing else holds it, free it."""
+        """Free a reserved entry that lost its leader or a watch, unless another one still holds it."""
         if reservation_of(&self.table.entries[i]) == NULL and not self.is_watched(i) and reserve_removal(op):
             note_removal(op, self.table.entries[i].key, NULL, NO_CAUSE)
             self.engine.release(i)
@@ -331,7 +335,10 @@ cdef class State:
         return at != NULL
 
     cdef bint mark_changed(self, uint32_t i, bint expired) noexcept:
-        """The key of entry i was written or removed, or has expired. Returns whether anybody watches it."""
+        """Mark the watches of entry i: its key was written or removed, or has expired.
+
+        Returns whether there are any.
+        """
         cdef PyObject* at = self.watches[i & self.watch_mask] if self.modes & WATCHED else NULL
         cdef bint watched = False
         while at != NULL:
@@ -345,14 +352,14 @@ cdef class State:
         return watched
 
     cdef void mark_watch(self, PyObject* watch) noexcept:
-        """The caller has written what is watched. Which greenlet that is cannot be asked under the lock."""
+        """Mark a watch after a write of the caller. Under the lock it cannot be asked which greenlet that is."""
         if not (<Watch>watch).ignores_own or (<Watch>watch).thread != this_thread():
             (<Watch>watch).changed = True
         elif (<Watch>watch).greenlet is not None:
             (<Watch>watch).unsure = self.unsure = True
 
     cdef int know_writer(self) except -1:
-        """Find out, without the lock, whether what this thread has written was written by those who watch it."""
+        """Find out, without the lock, whether this thread's writes were made by the caller that has the watch."""
         cdef unsigned long writer = this_thread()
         cdef uint32_t bucket
         cdef PyObject* at
@@ -372,7 +379,7 @@ cdef class State:
         return 0
 
     cdef void close_watches(self, object greenlet) noexcept:
-        """All entries were cleared away, by that greenlet of this thread."""
+        """Close all watches after a clear, which that greenlet of this thread made."""
         cdef unsigned long writer = this_thread()
         cdef uint32_t bucket
         cdef PyObject* at
@@ -390,7 +397,7 @@ cdef class State:
         self.modes &= ~WATCHED
 
     cdef void move_watches(self, uint32_t i, uint32_t to) noexcept:
-        """Entry i stands at `to` now."""
+        """Move the watches of an entry that has moved."""
         cdef PyObject** at = &self.watches[i & self.watch_mask]
         cdef PyObject* moving
         while at[0] != NULL:
@@ -404,7 +411,7 @@ cdef class State:
             self.watches[to & self.watch_mask] = moving
 
     cdef void more_buckets(self) noexcept:
-        """Keep the chains short; without memory they stay as they are."""
+        """Double the hash table, so that its chains stay short. Without memory it stays as it is."""
         cdef uint32_t size = 2 * (self.watch_mask + 1) if self.watches != NULL else FIRST_BUCKETS, bucket
         cdef PyObject** buckets = <PyObject**>allocate_zeroed(size, sizeof(PyObject*))
         cdef PyObject* at
@@ -424,7 +431,7 @@ cdef class State:
         self.watch_mask = size - 1
 
 
-@cython.no_gc_clear                 # an open watch needs its store to close
+@cython.no_gc_clear                 # an open watch needs its store in order to close
 cdef class Watch:
 
     def __cinit__(self):
@@ -441,7 +448,7 @@ cdef class Watch:
             drop_all(&op)
 
     cdef bint open(self, uint32_t i) noexcept:
-        """Watch entry i of `store`, under its lock; False: no memory."""
+        """Watch entry i of `store`. Needs the lock. False: no memory."""
         cdef State store = self.store
         cdef PyObject** bucket
         if store.watches == NULL or store.watch_count > 2 * store.watch_mask:
@@ -458,7 +465,7 @@ cdef class Watch:
         return True
 
     cdef void close(self, Operation* op) noexcept:
-        """Watch no longer, under the lock."""
+        """Stop watching. Needs the lock."""
         cdef State store = self.store
         cdef PyObject** at
         cdef uint32_t i = self.i
@@ -483,7 +490,7 @@ cdef Watch new_watch(State state):
 
 
 cdef list every_key(State state, bint reserved_too):
-    """The keys of all entries that have a value, in the table's order of victims; or all keys, in no order. O(n)."""
+    """The keys of all live or expired entries, next victim first; or of reserved ones too, in no order. O(n)."""
     cdef PyObject** keys
     cdef Py_ssize_t size, n = 0, k
     cdef uint32_t i
@@ -495,7 +502,7 @@ cdef list every_key(State state, bint reserved_too):
         acquire(state.lock)
         if state.table.used <= size:
             break
-        release(state.lock)                     # it grew meanwhile
+        release(state.lock)                     # the table grew meanwhile
         deallocate(keys)
     i = 1 if reserved_too else state.engine.victim()
     while i != 0 and i < state.table.fresh:
@@ -514,8 +521,9 @@ cdef list every_key(State state, bint reserved_too):
 
 
 # --- the collector ----------------------------------------------------------------------------------------------------
-# To break a cycle it clears one of the objects in it. Cython would set every attribute to None, `engine` included; a
-# finaliser that used the cache after that would crash. So it clears what is safe to lose: entries and callbacks.
+# To break a cycle, the collector clears one object in it. Cython would set every attribute to None, `engine` included,
+# and a finaliser that used the cache afterwards would crash. So this clears only what is safe to lose: entries and
+# callbacks.
 
 cdef int clear_cycles(PyObject* self) noexcept:
     cdef State store = <State>self
@@ -543,7 +551,7 @@ cdef traverseproc traverse_attributes = (<PyTypeObject*>State).tp_traverse
 
 
 cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
-    """Labels own their Tags, too. Where no tag could be part of a cycle there is no need to look."""
+    """Visit the Tags that links own, too; not if no tag can be part of a cycle."""
     cdef State store = <State>self
     cdef TagLink* link
     cdef uint32_t i

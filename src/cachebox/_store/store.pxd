@@ -1,6 +1,6 @@
-"""The mechanics under `Cache`: whole operations on a `State`, each with the lock only while it looks or changes.
+"""The work under `Cache`: whole operations on a `State`, each holding the lock only while it looks or changes.
 
-What leaves the cache goes into the `Operation`; `finish` sees to it, without the lock.
+What leaves the cache goes into the `Operation`; `finish` deals with it, without the lock.
 """
 
 from cpython.object cimport PyObject
@@ -13,7 +13,7 @@ from cachebox._store.tags cimport Tag
 
 
 cdef enum:
-    ROUNDS = 10                     # of making a user's policy agree: its keys' == may change the cache each time
+    ROUNDS = 10   # the most attempts to make a policy agree: each runs keys' ==, which may change the cache
 
 
 cdef class Store(State):
@@ -49,7 +49,7 @@ cdef class Store(State):
     cdef double sweep(self) except? -1.0
     cdef int empty(self, bint statistics_too) except -1
 
-    # takes the lock and leaves it held; lets it go while keys are compared; an exception leaves it released
+    # takes the lock and leaves it held; releases it while keys are compared; an exception leaves it released
     cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED
     cdef uint32_t find_itself(self, object key, uint64_t h, Operation* op) except FAILED
     cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED

@@ -1,4 +1,4 @@
-"""The mechanics under `Cache`; `store.pxd` has the overview."""
+"""The work under `Cache`; `store.pxd` has the overview."""
 
 from cpython.object cimport PyObject
 from libc.float cimport DBL_MAX
@@ -16,14 +16,14 @@ from cachebox._platform.lock cimport SharedLock, acquire, release
 from cachebox._store.deadlines cimport deadline
 from cachebox._store.notices cimport as_exhaustion, call_sweeper, notify
 from cachebox._store.operation cimport (
-    EXPIRED, FAILED, NO_CAUSE, SIZE, reserve_removal, drop_all, find_by_comparing, note_removal, start,
+    EXPIRED, FAILED, NO_CAUSE, SIZE, drop_all, find_by_comparing, note_removal, reserve_removal, start,
 )
 from cachebox._store.options cimport as_float, lifetime_of
 from cachebox._store.python_policy cimport PythonPolicy
 from cachebox._store.sizes cimport size_of_pair
 from cachebox._store.state cimport (
-    BY_VALUE, CLOCK_LAGS, USER_CLOCK, DONE, EXPIRES, IDLES, ISOLATED, HAS_CALLBACKS, PRECISE, STALE, VISITS_APART, WEIGHED,
-    Outcome, State, every_key, hash_in,
+    BY_VALUE, CLOCK_LAGS, DONE, EXPIRES, HAS_CALLBACKS, IDLES, ISOLATED, PRECISE, STALE, USER_CLOCK, VISITS_APART,
+    WEIGHED, Outcome, State, every_key, hash_in,
 )
 from cachebox._store.tags cimport Tag, detach_all
 from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS, SETS, CacheStats
@@ -33,15 +33,15 @@ from cachebox._platform.awaitables import refuse_awaitable
 
 cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
-    FEW_TAGS = 64                   # unused ones that are not worth looking for
+    FEW_TAGS = 64                   # unused tags that are not worth a search
     MOST_TAGS = 1 << 30
-    VICTIMS_TOO_MANY = 100          # evictions in one operation beyond the number of entries
+    VICTIMS_TOO_MANY = 100          # the most evictions in one operation beyond the number of entries
 
 
 cdef class Store(State):
 
     cdef int begin(self, Engine engine) except -1:
-        """Get a lock, for all who look at the cache, and counters: these are never replaced."""
+        """Make the lock, which all users of the cache share, and the counters. Neither is ever replaced."""
         self.shared_lock = SharedLock.__new__(SharedLock)
         self.lock = &self.shared_lock.lock
         self.statistics = CacheStats.under(self.shared_lock)
@@ -50,28 +50,28 @@ cdef class Store(State):
         self.equip(engine)
         return 0
 
-    # --- time and weight: may run the user's code -----------------------------------------------------------------
+    # --- time and weight: may run the user's code -------------------------------------------------------------------
 
     cdef double now(self, double lifetime) except? -1.0:
         """The time in seconds, for an operation that gives an entry `lifetime`."""
-        cdef double told
+        cdef double seconds
         if not self.modes & USER_CLOCK or self.clock is None:
             return precise_now() if self.modes & PRECISE else coarse_now()
         if lifetime == INFINITY and not self.modes & (EXPIRES | IDLES):
             return self.latest                  # nothing depends on it
-        told = as_number(self.clock(), "clock")
-        if told != told:
+        seconds = as_number(self.clock(), "clock")
+        if seconds != seconds:
             raise ValueError("clock must return a number of seconds, not NaN")
-        told = min(max(told, -DBL_MAX), DBL_MAX)    # no end is the sum of two infinities, which would be NaN
+        seconds = min(max(seconds, -DBL_MAX), DBL_MAX)    # no deadline is the sum of two infinities, which would be NaN
         acquire(self.lock)
-        if told > self.latest:                  # a clock that steps back revives nothing
-            self.latest = told
-        told = self.latest
+        if seconds > self.latest:                  # a clock that steps back revives no entry
+            self.latest = seconds
+        seconds = self.latest
         release(self.lock)
-        return told
+        return seconds
 
     cdef double weigh(self, object key, object value) except -1.0:
-        """What the entry would weigh."""
+        """The weight of an entry, by the weigher or in bytes."""
         cdef double weight
         if self.measures:
             return size_of_pair(key, value)
@@ -80,13 +80,13 @@ cdef class Store(State):
         given = self.weigher(key, value)
         weight = as_number(given, "weigher")
         if isinstance(given, int) and given > weight:
-            weight = nextafter(weight, INFINITY)        # no float is that number: the bound must hold all the same
+            weight = nextafter(weight, INFINITY)        # no float equals that int: round up, so that the bound holds
         if not weight >= 0.0:
             raise ValueError(f"weigher must return a weight of 0 or more, not {weight}")
         return weight
 
     cdef double lifetime_for(self, double lifetime, object key, object value) except -1.0:
-        """The lifetime of an entry: the one that is given, unless the value has to tell."""
+        """The lifetime of an entry: the given one, or what `default_ttl` returns for the value."""
         if lifetime != BY_VALUE or self.ttl_of is None:
             return lifetime
         given = self.ttl_of(key, value)
@@ -94,7 +94,7 @@ cdef class Store(State):
         return lifetime_of(given, "what default_ttl returns")
 
     cdef object copy_of(self, object value):
-        """What a caller may have of a value, or the cache of what it is given."""
+        """A copy of a value, if the cache isolates: one is stored on its way in, and one returned on its way out."""
         if not self.modes & ISOLATED or self.copier is None:
             return value
         copied = self.copier(value)
@@ -102,7 +102,7 @@ cdef class Store(State):
         return copied
 
     cdef double weigh_checked(self, object key, object value) except -1.0:
-        """The weight of an entry that has to fit."""
+        """The weight of an entry; ValueError if the entry alone is too heavy."""
         cdef double weight = self.weigh(key, value)
         if weight > self.bound_weight and self.measures:
             raise ValueError(f"key and value take {weight:.0f} bytes, more than max_bytes={self.max_bytes_given}")
@@ -111,7 +111,7 @@ cdef class Store(State):
         return weight
 
     cdef PyObject* own_copy(self, PyObject* value) except? NULL:
-        """What a lookup hands out of a value whose reference it takes over; NULL stays that."""
+        """The copy that a lookup returns for a value, whose reference it takes over. NULL stays NULL."""
         if value == NULL or not self.modes & ISOLATED:
             return value
         copied = self.copy_of(take_over(value))
@@ -121,7 +121,7 @@ cdef class Store(State):
     # --- the end of an operation: all that may run Python code ------------------------------------------------------
 
     cdef int finish(self, Operation* op) except -1:
-        """Tell the user's policy and the callbacks what happened, and drop what left."""
+        """Notify the python policy and the callbacks, and drop what left."""
         cdef uint32_t k
         if self.unsure:
             self.know_writer()
@@ -144,18 +144,19 @@ cdef class Store(State):
         return 0
 
     cdef object settle(self, Operation* op):
-        """Tell the user's policy what happened, and let the next one in. Returns what it raised, or None."""
+        """Notify the python policy and release the policy lock. Returns the exception that it raised, or None."""
         return None if (<Telling>tell_and_exit)(self, op) != -1 else caught()
 
     cdef int notify_policy(self, Operation* op) except -1:
-        """Tell the user's policy what it has not been told yet. Needs the turn."""
+        """Notify the python policy of what it does not know yet. Needs the policy lock."""
         cdef bint nested = self.python_policy.nesting > 1
         cdef bint apart = self.python_policy.behind or self.python_policy.strays
         if self.python_policy.depth != 0 or not (apart or nested and (op.notified < op.n or op.added != NULL)):
             return self.python_policy.notify(op)
-        self.reconcile()                        # which tells it of this operation, too
+        self.reconcile()                        # this notifies it of this operation, too
         if nested:
-            self.python_policy.behind = True    # and of part of the one around this, which must not tell it once more
+            # it knows a part of the outer operation now, which must not notify it twice
+            self.python_policy.behind = True
         op.notified = op.n
         xdecref(op.used)
         xdecref(op.added)
@@ -163,7 +164,10 @@ cdef class Store(State):
         return 0
 
     cdef int reconcile(self) except -1:
-        """Tell the user's policy of all that it was not told: then it knows exactly the live entries. Needs the turn."""
+        """Make the python policy agree with the cache: it then knows exactly the live entries.
+
+        Needs the policy lock.
+        """
         policy = self.python_policy.policy
         cdef list known, keys = []
         cdef bint agrees = False
@@ -179,7 +183,7 @@ cdef class Store(State):
                 for key in keys:
                     if key not in policy and self.holds(key):
                         policy.add(key)
-            if len(policy) > len(keys):         # it was told of some key twice
+            if len(policy) > len(keys):         # it was notified of some key twice
                 policy.clear()
                 for key in keys:
                     policy.add(key)
@@ -187,7 +191,7 @@ cdef class Store(State):
         finally:
             self.python_policy.depth -= 1
             if not agrees:
-                self.python_policy.behind = True  # whoever has the turn next tries again
+                self.python_policy.behind = True  # the next holder of the policy lock tries again
         return 0
 
     cdef bint holds(self, object key) except -1:
@@ -205,7 +209,7 @@ cdef class Store(State):
         return found
 
     cdef int finish_with(self, Operation* op, PyObject* held) except -1:
-        """`finish`, for a caller that is about to return `held`: where this raises it cannot, and drops it."""
+        """`finish`, for a caller about to return `held`. If `finish` raises, `held` is dropped."""
         try:
             self.finish(op)
         except:
@@ -214,7 +218,7 @@ cdef class Store(State):
         return 0
 
     cdef int take_back(self, Operation* op) except -1:
-        """Undo an insertion that the user's policy refused by raising."""
+        """Undo an insertion that the python policy refused by raising."""
         cdef Operation undone
         start(&undone)
         acquire(self.lock)
@@ -224,10 +228,10 @@ cdef class Store(State):
         drop_all(&undone)
         return 0
 
-    # --- finding: takes the lock, leaves it held, and lets it go while keys are compared ------------------------------
+    # --- finding: takes the lock, leaves it held, and releases it while keys are compared -----------------------------
 
     cdef uint32_t find(self, object key, uint64_t h, Operation* op) except FAILED:
-        """The index of the key's entry, live or expired or reserved; 0: none."""
+        """The index of the key's entry, live, expired or reserved; 0: none."""
         cdef uint32_t i
         acquire(self.lock)
         i = lookup(self.table, <PyObject*>key, h)
@@ -236,7 +240,7 @@ cdef class Store(State):
         return i
 
     cdef uint32_t find_itself(self, object key, uint64_t h, Operation* op) except FAILED:
-        """`find` for a key that is likely to be the very object: others of the same hash need not be compared."""
+        """`find` for a key that is likely to be the stored object itself, so that no other key has to be compared."""
         cdef uint32_t slot, i
         acquire(self.lock)
         slot = home(self.table, h)
@@ -251,10 +255,10 @@ cdef class Store(State):
         return self.find(key, h, op)
 
     cdef uint32_t find_to_change(self, object key, uint64_t h, Operation* op) except FAILED:
-        """`find`, and the turn with the user's policy. Keys are compared before it is taken, unless it is contested."""
+        """`find`, with the policy lock. Keys are compared before it is taken, unless the table changes meanwhile."""
         cdef uint32_t i
         cdef uint64_t version
-        if op.locked:                           # a victim has left since, and nothing else has happened
+        if op.locked:                           # a victim has left, and nothing else has happened
             op.locked = False
             return op.wanted if self.table.entries[op.wanted].key != NULL else 0
         i = self.find(key, h, op)
@@ -278,8 +282,6 @@ cdef class Store(State):
         else:
             acquire(self.lock)
 
-    # --- changes, under the lock ----------------------------------------------------------------------------------
-
     # --- whole operations, without the lock -------------------------------------------------------------------------
 
     cdef PyObject* look(self, object key) except? NULL:
@@ -302,7 +304,7 @@ cdef class Store(State):
         return value
 
     cdef PyObject* find_and_use(self, object key, uint64_t h, bint counts) except? NULL:
-        """A hit: a new reference to the stored value. NULL: a miss, which is counted if that is wanted."""
+        """A hit: a new reference to the stored value. NULL: a miss, which is counted if `counts`."""
         cdef Operation op
         cdef double now
         cdef uint32_t i
@@ -318,7 +320,7 @@ cdef class Store(State):
             elif counts:
                 self.counts[MISSES] += 1
                 if i != 0 and self.table.entries[i].value != NULL and not (
-                    self.modes & STALE and deadline(&self.expiry, i) + self.stale > now     # a function may serve it
+                    self.modes & STALE and deadline(&self.expiry, i) + self.stale > now     # it may be served stale
                 ):
                     self.remove(i, EXPIRED, &op)
             release(self.lock)
@@ -327,7 +329,7 @@ cdef class Store(State):
         return value
 
     cdef int count_hit(self) except -1:
-        """A hit of a failure that is remembered."""
+        """Count a hit of a remembered failure."""
         acquire(self.lock)
         self.counts[HITS] += 1
         self.counts[NEGATIVE_HITS] += 1
@@ -335,26 +337,26 @@ cdef class Store(State):
         return 0
 
     cdef int count_miss(self) except -1:
-        """A miss of something that has no key."""
+        """Count a miss of a call that has no key."""
         acquire(self.lock)
         self.counts[MISSES] += 1
         release(self.lock)
         return 0
 
     cdef int forget_failure(self, object key) except -1:
-        """The key was written or deleted."""
+        """Forget a remembered failure, because the key was written or deleted."""
         if self.failures is not None:
             self.failures.forget(key)
         return 0
 
     cdef list find_tags(self, tuple names):
-        """The Tag of each of these tags, new ones where there is none."""
+        """The Tag of each name; new ones are made for new names."""
         return [self.find_tag(name, True) for name in names]
 
     cdef Tag find_tag(self, object name, bint makes):
-        """The Tag of a tag; where there is none, None, or a new one. Finding and inserting it are one step."""
+        """The Tag of a name. A new name: a new Tag if `makes`, else None. Finding and inserting are one step."""
         cdef Engine tags = self.table_of_tags()
-        cdef Tag made = Tag.__new__(Tag, name) if makes else None       # not under the lock, where nothing is allocated
+        cdef Tag made = Tag.__new__(Tag, name) if makes else None   # before the lock, under which nothing is allocated
         cdef uint64_t h = mixed(&tags.table, hash_of(<PyObject*>name))
         cdef uint32_t i
         cdef PyObject* found = <PyObject*>made
@@ -387,7 +389,7 @@ cdef class Store(State):
         return tag
 
     cdef Engine table_of_tags(self):
-        """The tags that the cache knows. Made at the first use, and never replaced."""
+        """The table of tags. It is made at the first use, and never replaced."""
         cdef Engine made
         if self.tags is None:
             made = Engine.__new__(Engine)
@@ -399,7 +401,7 @@ cdef class Store(State):
         return self.tags
 
     cdef void drop_unused_tags(self, Operation* op) noexcept:
-        """Forget tags that no entry has. Under the lock."""
+        """Forget tags that no entry has. Needs the lock."""
         cdef Table* t = &self.tags.table
         cdef uint32_t i
         cdef Tag tag
@@ -407,7 +409,7 @@ cdef class Store(State):
             if t.entries[i].key == NULL:
                 continue
             tag = <Tag>t.entries[i].value
-            # a load that began before the tag was invalidated must learn of it, even if no entry has the tag now
+            # A load that began before the tag was invalidated must learn of that, even if no entry has the tag now.
             if tag.n == 0 and (tag.invalidated == 0 or self.loads == 0) and reserve_removal(op):
                 tag.dropped = True
                 self.tags.on_remove(i)
@@ -417,24 +419,24 @@ cdef class Store(State):
         self.tags_limit = max(<Py_ssize_t>FEW_TAGS, 2 * <Py_ssize_t>t.used)
 
     cdef int evict_by_policy(self, Operation* op) except -1:
-        """Have the user's policy name a victim, and remove it.
+        """Ask the python policy for a victim, and remove it.
 
-        If that is all that has happened since there was no room, the lock stays held (`op.locked`): the victim leaves and
-        what it made room for comes at the same instant. Whoever calls this goes on with `find_to_change` or `lock_again`.
+        If nothing else has happened since there was no room, the lock stays held (`op.locked`): so the victim leaves
+        and the new entry comes at the same instant. The caller goes on with `find_to_change` or `lock_again`.
         """
         cdef uint32_t i
         cdef Outcome outcome
         if op.victims == 0:
             op.victims = self.live + VICTIMS_TOO_MANY
         op.victims -= 1
-        if op.victims == 0:                     # whatever it does, an operation ends
+        if op.victims == 0:                     # whatever the policy does, an operation ends
             raise RuntimeError(f"policy {type(self.python_policy.policy).__name__}: evict() stores as much as it gives up")
         i = self.find_victim(op, ROUNDS)
         op.locked = self.table.version == op.version
         outcome = self.remove(i, SIZE, op) if i != 0 else DONE      # 0: there is room by now
         if outcome != DONE:
             op.locked = False
-            self.python_policy.behind = True    # the policy has given the key up, which stays
+            self.python_policy.behind = True    # the policy has given up the key, which stays
         if not op.locked:
             release(self.lock)
         if outcome != DONE:
@@ -442,16 +444,16 @@ cdef class Store(State):
         return 0
 
     cdef uint32_t find_victim(self, Operation* op, int rounds) except FAILED:
-        """Have the user's policy name a victim. Returns its entry (0: there is none), and with the lock held.
+        """Ask the python policy for a victim. Returns its entry, with the lock held; 0: there is none.
 
-        Where it is behind, and names what is gone or nothing, it is asked again, in so many rounds at the most.
+        If the policy is behind and names a missing key or none, it is asked again, at most `rounds` times.
         """
         cdef uint32_t i
         cdef Py_hash_t hashed
         if op.strays:
             acquire(self.lock)
             return self.engine.victim()         # the oldest entry: the policy cannot be asked
-        self.notify_policy(op)                  # what has gone meanwhile it must not name
+        self.notify_policy(op)                  # it must not name what has left meanwhile
         key = self.python_policy.evict(rounds == 1)
         if key is None:
             return self.find_victim(op, rounds - 1)
@@ -471,12 +473,13 @@ cdef class Store(State):
             raise
         if i == 0 or self.table.entries[i].value == NULL:
             release(self.lock)
-            if self.python_policy.behind and self.python_policy.depth == 0 and rounds > 1:  # somebody has removed it meanwhile
+            if self.python_policy.behind and self.python_policy.depth == 0 and rounds > 1:
+                # another operation has removed it meanwhile
                 return self.find_victim(op, rounds - 1)
             raise RuntimeError(
                 f"policy {type(self.python_policy.policy).__name__}: evict() named {key!r}, which is not in the cache"
             )
-        if self.table.entries[i].key != <PyObject*>key:     # an equal one, which must not die here, under the lock
+        if self.table.entries[i].key != <PyObject*>key:     # an equal key, which must not die here, under the lock
             if not reserve_removal(op):
                 self.python_policy.behind = True
                 release(self.lock)
@@ -486,14 +489,14 @@ cdef class Store(State):
         return i
 
     cdef void remove_forgotten(self, object key, Operation* op) noexcept:
-        """The policy gave up a key that cannot be looked up, since its `__hash__` or `__eq__` raises: out it goes. O(n)."""
+        """Remove a key that the policy gave up, and whose `__hash__` or `__eq__` raises. O(n)."""
         acquire(self.lock)
         if not self.remove_itself(<PyObject*>key, 0, SIZE, op):
-            self.python_policy.behind = True    # it has forgotten an equal one, which stays
+            self.python_policy.behind = True    # the policy has forgotten an equal key, which stays
         release(self.lock)
 
     cdef bint remove_itself(self, PyObject* key, uint32_t i, Cause cause, Operation* op) noexcept:
-        """Remove the entry with that very key, probably entry i. O(n) if it is not. Returns whether there was one."""
+        """Remove the entry with that very key, probably entry i; if not, O(n). Returns whether there was one."""
         if i == 0 or i >= self.table.fresh or self.table.entries[i].key != key:
             i = self.table.fresh - 1
             while i != 0 and self.table.entries[i].key != key:
@@ -501,13 +504,14 @@ cdef class Store(State):
         return i != 0 and self.table.entries[i].value != NULL and self.remove(i, cause, op) == DONE
 
     cdef Py_ssize_t purge(self, bint stale_too) except -1:
-        """Remove what has expired by now, but perhaps not what may still be served. Returns how many entries.
+        """Remove expired entries; those that may be served stale only if `stale_too`. Returns how many were removed.
 
-        In small portions, so that nobody waits long for the lock.
+        It works in small portions, so that no thread waits long for the lock.
         """
         cdef Operation op
         cdef double now
-        cdef Py_ssize_t purged = 0, most = self.expiry.n    # a callback may store what is over at once, for ever
+        # bounded, because a callback may store expired entries without end
+        cdef Py_ssize_t purged = 0, most = self.expiry.n
         cdef int portion = PURGED_AT_ONCE
         if not self.modes & EXPIRES:
             return 0
@@ -533,7 +537,7 @@ cdef class Store(State):
         return purged
 
     cdef Py_ssize_t size(self) except -1:
-        """How many live entries there are, once what has expired is gone. O(k log n) for k expired ones."""
+        """The number of live entries, after expired ones have been removed. O(k log n) for k expired ones."""
         cdef double now
         cdef Py_ssize_t size
         if not self.modes & EXPIRES:
@@ -548,7 +552,7 @@ cdef class Store(State):
         return size
 
     cdef int empty(self, bint statistics_too) except -1:
-        """Forget all entries; nobody is told. Loads that are under way will not be stored."""
+        """Remove all entries; no callback is called. Loads in progress will not be stored."""
         cdef Operation op
         cdef Table old
         greenlet = this_greenlet()
@@ -574,7 +578,7 @@ cdef class Store(State):
         return 0
 
     cdef double sweep(self) except? -1.0:
-        """Remove what has expired. Returns when the sweeper is to come again, infinity: not before it is called."""
+        """Remove expired entries. Returns the time of the sweeper's next visit; infinity: none until it is called."""
         self.purge(False)
         acquire(self.lock)
         if self.modes & EXPIRES:
@@ -584,16 +588,14 @@ cdef class Store(State):
         release(self.lock)
         return self.next_visit
 
-    # --- watches, under the lock --------------------------------------------------------------------------------------
-
-cdef double as_number(object told, str teller) except? -1.0:
-    if isinstance(told, bool) or not hasattr(type(told), "__float__"):
-        refuse_awaitable(teller, told)
-        raise TypeError(f"{teller} must return a number, not {type(told).__name__}")
+cdef double as_number(object given, str name) except? -1.0:
+    if isinstance(given, bool) or not hasattr(type(given), "__float__"):
+        refuse_awaitable(name, given)
+        raise TypeError(f"{name} must return a number, not {type(given).__name__}")
     try:
-        return as_float(told)
+        return as_float(given)
     except Exception as error:
-        raise TypeError(f"{teller} must return a number; {type(told).__name__} is none: {error}") from error
+        raise TypeError(f"{name} must return a number; {type(given).__name__} is none: {error}") from error
 
 
 ctypedef int (*Quietly)(State) noexcept
@@ -620,10 +622,10 @@ cdef int tell_and_exit(Store store, Operation* op) except -1:
                 store.take_back(op)
             python_policy.exit(op)
     while rounds and python_policy.behind and python_policy.policy_lock.acquire(False):
-        rounds -= 1                             # else whoever has the turn does it, when it is over
+        rounds -= 1                             # if not acquired: its holder does this when it releases it
         try:
             if python_policy.nesting or python_policy.depth:
-                rounds = 0                      # that is the operation, or the method, around this one
+                rounds = 0                      # the outer operation, or the policy's method in progress, does it
             else:
                 store.reconcile()
         finally:

@@ -1,12 +1,15 @@
-"""The thread that removes expired entries which nobody asks for.
+"""The sweeper: a thread that removes expired entries which no caller asks for.
 
-One daemon thread per process serves every cache. It starts with the first deadline, knows caches weakly, sleeps until
-the next one is due, and ends when none is left.
+One daemon thread in a process serves all caches, of which it has weak references. It starts with the first deadline,
+sleeps until the next one, and ends when none is left.
 
-Rules: its own lock is never held while it takes a cache's (a cache never takes the sweeper's while holding its own);
-before a fork it ends, so that nobody forks a process with a second thread on its account, and restarts on both sides.
-The collector, a signal handler or a finaliser may run at any moment here, and use a cache: so the lock is re-entrant,
-what may change is not iterated over, and the thread is woken by something that nothing can interrupt.
+Rules:
+
+- Its own lock is never held while it takes a cache's; a cache never takes the sweeper's lock while it holds its own.
+- It ends before a fork, so that a process with a second thread is never forked because of it. It starts again on both
+  sides.
+- The collector, a signal handler or a finaliser may run here at any moment, and use a cache. So the lock is re-entrant,
+  a collection that may change is copied before it is iterated over, and the wake-up cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -31,15 +34,15 @@ if TYPE_CHECKING:
     from cachebox.cache import Cache
 
 LINGERS = 1.0
-"""Seconds that the thread stays when no deadline is left: the next one often comes soon."""
+"""Seconds that the thread stays when no deadline is left, because the next one often comes soon."""
 STEPS_ASIDE = 2.0
 """Seconds that a fork, or the end of the process, waits for a callback that the thread is running."""
 LONGEST_SLEEP = 86400.0
-"""Seconds that the thread sleeps at a time: a deadline may be farther away than a system call can express."""
+"""The longest sleep, in seconds: a deadline may be farther away than a system call can express."""
 
 
 class CacheRef(weakref.ref["Cache[Any, Any]"]):
-    """A cache that the sweeper knows. Caches are not hashable, so one is known by this object, which it keeps."""
+    """A weak reference to a cache. It is hashed by its address, because caches are not hashable."""
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -49,7 +52,7 @@ class CacheRef(weakref.ref["Cache[Any, Any]"]):
 
 
 class WakeUp:
-    """Wakes the thread, or the greenlet that stands for it. Once rung it stays so until somebody has waited for it."""
+    """Wakes the thread, or the greenlet that takes its place. A ring is kept until the next wait."""
 
     def __init__(self) -> None:
         self._rings = False
@@ -74,22 +77,23 @@ class WakeUp:
 
 _lock = Section()
 _bell = WakeUp()
-_due: dict[CacheRef, float] = {}        # when to visit whom
-_visited: CacheRef | None = None        # whom the thread is visiting, who is not in `_due`
-_dead: list[CacheRef] = []              # died since the last look
+_due: dict[CacheRef, float] = {}        # the time of the next visit, by cache
+_visited: CacheRef | None = None        # the cache that the thread is visiting, which is not in `_due`
+_dead: list[CacheRef] = []              # caches that died since the last look
 _thread: Thread | None = None
-_idle_since = 0.0                       # 0: there is somebody to visit
-_told_to_end = False
-_looks_at = 0.0                         # when the thread looks at `_due` again by itself; 0: it is about to
+_idle_since = 0.0                       # 0: there is a cache to visit
+_is_ending = False
+_looks_at = 0.0                         # when the thread looks at `_due` next by itself; 0: it is about to
 
 
 def register(cache: Cache[Any, Any]) -> CacheRef:
-    """What a cache is to be known by, for as long as it lives."""
-    return CacheRef(cache, _dead.append)  # a list's append is one step: a weak reference's callback may run anywhere
+    """A weak reference to a cache, for `schedule`."""
+    # a list's append is one step, because a weak reference's callback may run anywhere
+    return CacheRef(cache, _dead.append)
 
 
 def schedule(known: CacheRef, due: float) -> None:
-    """Visit a cache at that monotonic time, in seconds, or earlier if that is planned already; infinity: no need to."""
+    """Visit a cache at monotonic time `due`, in seconds, or earlier if that is planned; infinity: no visit."""
     if due == float("inf"):
         return
     with _lock:
@@ -101,7 +105,10 @@ def schedule(known: CacheRef, due: float) -> None:
 
 
 def _forget_the_dead() -> None:
-    """Needs the lock. For each cache that comes at least one goes, so that none pile up while the thread sleeps."""
+    """Needs the lock.
+
+    Removes at least one dead cache for each new one, so that none pile up while the thread sleeps.
+    """
     for _ in range(100):
         if not _dead:
             break
@@ -109,12 +116,12 @@ def _forget_the_dead() -> None:
 
 
 def _start() -> None:
-    """Start the thread if it is missing and there is something to do."""
+    """Start the thread if it does not run and there is something to do."""
     global _thread, _looks_at
     thread = None
     try:
         with _lock:
-            if _told_to_end or not _due or (_thread is not None and _thread.runs()):
+            if _is_ending or not _due or (_thread is not None and _thread.runs()):
                 return
             _thread = thread = Thread("cachebox-sweeper", _run)
             _looks_at = 0.0
@@ -125,14 +132,14 @@ def _start() -> None:
                 _thread = None
         if not isinstance(error, (RuntimeError, MemoryError)):
             raise
-        # no thread to be had, or the process is ending: reads drop what expired, and the next deadline tries again
+        # No thread can be had, or the process is ending. Reads drop expired entries, and the next deadline tries again.
 
 
 def _run() -> None:
     global _idle_since, _looks_at, _visited
     _idle_since = 0.0
     while True:
-        with _lock:                     # a call, and no more: see `_plan`
+        with _lock:                     # only a call, as `_plan` explains
             ready = _plan()
         if ready is None:
             return
@@ -140,7 +147,7 @@ def _run() -> None:
             _bell.wait(max(0.0, _looks_at - time.monotonic()))
             _looks_at = 0.0
         for known in ready:
-            if _told_to_end:
+            if _is_ending:
                 break
             with _lock:
                 _visited = known
@@ -153,24 +160,25 @@ def _run() -> None:
 
 
 def _plan() -> list[CacheRef] | None:
-    """Whom to visit now; none: to wait until `_looks_at`; None: to end. Needs the lock.
+    """The caches to visit now; an empty list: wait until `_looks_at`; None: end. Needs the lock.
 
-    A function of its own, because of a fault of CPython's: where not even a small object is to be had, it enters the
-    ``except`` or ``with`` around an instruction beyond the 256th of a function again and again, and lets go of nothing.
+    It is a function of its own because of a fault of CPython. Where not even a small object can be had, CPython enters
+    the ``except`` or ``with`` around an instruction beyond the 256th of a function again and again, and releases
+    nothing.
     """
     global _thread, _idle_since, _looks_at
     if _thread is not threading.current_thread():
-        return None                     # a callback forked, and this is the child
+        return None                     # a callback has forked, and this is the child
     _visit_again()
     _forget_the_dead()
     now = time.monotonic()
     due = {known: _due.get(known, now) for known in list(_due)}
     ready = [known for known, when in due.items() if when <= now]
-    if _told_to_end:
+    if _is_ending:
         ready.clear()
     if not ready:
         _idle_since = 0.0 if due else _idle_since or now
-        if _told_to_end or (_idle_since and now >= _idle_since + LINGERS and not _due):
+        if _is_ending or (_idle_since and now >= _idle_since + LINGERS and not _due):
             _thread = None
             return None
         _looks_at = min(due.values(), default=_idle_since + LINGERS)
@@ -178,7 +186,7 @@ def _plan() -> list[CacheRef] | None:
 
 
 def _visit_again() -> None:
-    """Plan another visit where one was interrupted. Needs the lock."""
+    """Plan another visit of the cache whose visit was interrupted. Needs the lock."""
     global _visited
     if _visited is not None:
         again = time.monotonic() + LINGERS
@@ -187,19 +195,19 @@ def _visit_again() -> None:
 
 
 def _sweep(cache: Cache[Any, Any]) -> float:
-    """Visit one cache, and say when to come again."""
+    """Visit one cache. Returns the time of the next visit."""
     try:
         return cache._sweep()
-    except BaseException:               # a callback's KeyboardInterrupt must not end the sweeping of others
+    except BaseException:               # a callback's KeyboardInterrupt must not end the sweeping of other caches
         sys.excepthook(*sys.exc_info())
         return time.monotonic() + LINGERS
 
 
 def _end() -> None:
-    """Have the thread end, and wait for it, but not for ever: it may be running a callback that waits for us."""
-    global _told_to_end
+    """End the thread. Waits for it, but not without end: it may be running a callback that waits for this thread."""
+    global _is_ending
     with _lock:
-        _told_to_end = True
+        _is_ending = True
         thread = _thread
         _bell.ring()
     if thread is not None and thread is not threading.current_thread():
@@ -207,22 +215,22 @@ def _end() -> None:
 
 
 def resume() -> None:
-    """Sweep again, if there is anything to sweep."""
-    global _told_to_end
+    """Start sweeping again, if there is anything to sweep."""
+    global _is_ending
     with _lock:
-        _told_to_end = False
+        _is_ending = False
     _start()
 
 
 def may_resume_later() -> bool:
-    """Whether the thread should not start before the fork has returned; see `notices.resume_after_fork`."""
+    """Whether the thread should start only after the fork has returned; see `notices.resume_after_fork`."""
     is_main = threading.current_thread() is threading.main_thread()
     return bool(_due) and is_main and sys.version_info >= (3, 13)
 
 
 def _resume_in_child() -> None:
     global _lock, _bell, _thread
-    _lock, _bell = Section(), WakeUp()  # another thread may have held the old lock
+    _lock, _bell = Section(), WakeUp()  # another thread of the parent may have held the old lock
     _thread = None
     _visit_again()
     resume()
@@ -231,4 +239,4 @@ def _resume_in_child() -> None:
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_end, after_in_parent=resume_after_fork, after_in_child=_resume_in_child)
-IS_WHOLE = True                         # the module, which may be interrupted while it is being imported
+IS_WHOLE = True                         # the module is complete: its import may be interrupted

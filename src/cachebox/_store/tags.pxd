@@ -1,13 +1,13 @@
 """Tags: which entries of a cache have which.
 
-An entry has a chain of labels, one for each of its tags; a tag has a ring of labels, one for each of its entries. So an
-entry that leaves takes its labels along, and to invalidate a tag is to walk its ring: both cost what they touch.
+A link connects one entry with one of its tags. An entry has a chain of links, one for each of its tags; a tag has a
+ring of links, one for each of its entries. So an entry that leaves takes its links along, and invalidating a tag walks
+its ring: both cost O(1) for each link.
 
-A label owns its Tag. So labels that come off are handed to whoever took them off, for `free_links` after the lock has been
-released.
+A link owns its Tag. So the caller that detaches links gets them, for `free_links` after it has released the lock.
 
-Invariants: a label is in its entry's chain and in its tag's ring, or in neither; `TagLinks.n` counts those that are; a Tag
-that has been dropped from the cache's table of tags has no labels, and gets none.
+Invariants: a link is in its entry's chain and in its tag's ring, or in neither; `TagLinks.n` counts those that are; a
+Tag that was dropped from the cache's table of tags has no links, and gets none.
 """
 
 from cpython.object cimport PyObject
@@ -18,22 +18,22 @@ cdef struct TagLink:
     uint32_t entry
     TagLink* next                   # in the tag's ring, oldest first
     TagLink* prev
-    TagLink* next_of_entry          # the entry's next label
+    TagLink* next_of_entry          # the entry's next link
     PyObject* tag                   # the Tag (owned)
 
 
 cdef struct TagLinks:
     TagLink** chains                # by entry
     uint32_t known                  # entries that `chains` has room for
-    Py_ssize_t n                    # labels
+    Py_ssize_t n                    # links
 
 
 cdef class Tag:
     cdef readonly object name
     cdef TagLink ring               # the sentinel
     cdef Py_ssize_t n               # entries
-    cdef int64_t invalidated        # when it was last, on the cache's clock of invalidations; 0: never
-    cdef bint dropped               # it is not in the cache's table any more: use the one that is
+    cdef int64_t invalidated        # when it was last invalidated, as a count of the cache's invalidations; 0: never
+    cdef bint dropped               # it is no longer in the cache's table: use the one that is
 
 
 cdef tuple checked_tags(object tags)

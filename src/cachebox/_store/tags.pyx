@@ -1,4 +1,4 @@
-"""The labels of entries; `tags.pxd` shows how they hang together."""
+"""The links of entries; `tags.pxd` shows how they connect."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
@@ -15,12 +15,12 @@ cdef class Tag:
 
 
 cdef tuple checked_tags(object tags):
-    """Tags as given to `set`, without repetitions: a str is one tag, anything else an iterable of them."""
+    """Tags as given to `set`, without repetitions: a str is one tag, anything else an iterable of tags."""
     if isinstance(tags, str):
         return (tags,)
     if isinstance(tags, (bytes, bytearray)) or not hasattr(tags, "__iter__"):
         raise TypeError(f"tags must be a str or an iterable of hashable tags, not {type(tags).__name__}")
-    found = tuple(tags)             # a list would be kept alive by one that finds no memory for its copy, in CPython 3.11
+    found = tuple(tags)             # CPython 3.11 leaks a list for whose copy there is no memory
     for tag in found:
         if not is_hashable(tag):
             raise TypeError(f"tags must be hashable, not {type(tag).__name__}")
@@ -37,7 +37,7 @@ cdef bint is_hashable(object tag) except -1:
 
 
 cdef TagLink* new_links(list tags) except? NULL:
-    """A chain of labels for these Tags, to `attach` to an entry, or `free_links`. NULL: there are none."""
+    """A chain of links for these Tags, to `attach` to an entry or to `free_links`. NULL: there are none."""
     cdef TagLink* chain = NULL
     cdef TagLink* link
     for tag in tags:
@@ -81,7 +81,7 @@ cdef bint some_invalidated_since(const TagLink* chain, int64_t began) noexcept:
 
 
 cdef void attach(TagLinks* links, uint32_t i, TagLink* chain) noexcept:
-    """Give entry i, which has none, these labels. Needs `make_room_for_links`."""
+    """Give entry i, which has none, these links. Needs `make_room_for_links`."""
     cdef TagLink* link = chain
     cdef TagLink* ring
     links.chains[i] = chain
@@ -98,7 +98,7 @@ cdef void attach(TagLinks* links, uint32_t i, TagLink* chain) noexcept:
 
 
 cdef TagLink* detach(TagLinks* links, uint32_t i, TagLink* off) noexcept:
-    """Take all its labels from entry i. Returns them, and behind them those that were `off` before."""
+    """Take all links from entry i. Returns them as a chain, followed by the links `off`."""
     cdef TagLink* link
     cdef TagLink* chain
     if i >= links.known or links.chains[i] == NULL:
@@ -118,7 +118,7 @@ cdef TagLink* detach(TagLinks* links, uint32_t i, TagLink* off) noexcept:
 
 
 cdef TagLink* detach_all(TagLinks* links) noexcept:
-    """All entries are gone. Gives the memory back, but for the labels, which it returns."""
+    """Take all links from all entries, and free the rest of the memory. Returns the links."""
     cdef uint32_t i
     cdef TagLink* off = NULL
     if links.n:
@@ -131,7 +131,7 @@ cdef TagLink* detach_all(TagLinks* links) noexcept:
 
 
 cdef void move_links(TagLinks* links, uint32_t i, uint32_t to) noexcept nogil:
-    """Entry i stands at `to` now."""
+    """Move the links of an entry that has moved."""
     cdef TagLink* link
     if i >= links.known:
         return
@@ -143,7 +143,7 @@ cdef void move_links(TagLinks* links, uint32_t i, uint32_t to) noexcept nogil:
 
 
 cdef void less_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil:
-    """No entry stands beyond `capacity` any more."""
+    """Return memory: no entry has an index beyond `capacity` any more."""
     cdef TagLink** chains
     if links.known > capacity + 1:
         chains = <TagLink**>reallocate(links.chains, (<size_t>capacity + 1) * sizeof(TagLink*))
@@ -153,17 +153,17 @@ cdef void less_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil
 
 
 cdef void free_links(TagLink* chain) noexcept:
-    """Labels that are stuck to nothing."""
+    """Free links that are detached."""
     cdef TagLink* next_of_entry
     while chain != NULL:
-        other = chain.next_of_entry
+        next_of_entry = chain.next_of_entry
         decref(chain.tag)
         deallocate(chain)
-        chain = other
+        chain = next_of_entry
 
 
 cdef PyObject** copy_tags(const TagLinks* links, uint32_t i, bint* failed) noexcept:
-    """New references to the Tags of entry i, with NULL at their end, in memory of its own. NULL: there are none."""
+    """New references to the Tags of entry i, with NULL at the end, in new memory. NULL: there are none."""
     cdef TagLink* link = links.chains[i] if i < links.known else NULL
     cdef TagLink* at = link
     cdef PyObject** copied
@@ -195,10 +195,10 @@ cdef int check_links(const TagLinks* links) except -1:
         link = links.chains[i]
         while link != NULL:
             n += 1
-            assert link.entry == i, f"a label of entry {i} thinks it is that of {link.entry}"
-            assert link.next.prev == link and link.prev.next == link, f"a label of entry {i} is not in its ring"
+            assert link.entry == i, f"a link of entry {i} names entry {link.entry}"
+            assert link.next.prev == link and link.prev.next == link, f"a link of entry {i} is not in its ring"
             tags.add(id(<object>link.tag))
             assert not (<Tag>link.tag).dropped, f"entry {i} has a tag that was dropped"
             link = link.next_of_entry
-    assert n == links.n, f"{n} labels, {links.n} counted"
+    assert n == links.n, f"{n} links, {links.n} counted"
     return 0

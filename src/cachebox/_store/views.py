@@ -1,6 +1,6 @@
 """`keys()`, `values()` and `items()` of a cache.
 
-Each iteration runs over a snapshot, next victim first; nothing here counts as a use.
+Each iteration runs over a snapshot, next victim first. Nothing here counts as a use.
 """
 
 from __future__ import annotations

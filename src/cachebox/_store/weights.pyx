@@ -1,4 +1,4 @@
-"""Exact weights; `weights.pxd` says how."""
+"""Exact weights; `weights.pxd` explains them."""
 
 from libc.float cimport DBL_MAX
 from libc.math cimport frexp, ldexp
@@ -12,12 +12,12 @@ from cachebox._platform.lock cimport Lock, acquire, release
 cdef enum:
     POINT = 1126                    # bits below the binary point: 53 of them below the smallest exponent, -1073
 
-cdef object UNITS = int(1) << int(POINT)    # in 1
+cdef object UNITS = int(1) << int(POINT)    # units in 1
 cdef object MOST_AS_INT = UNITS << 63
 
 
 cdef inline uint32_t split(double weight, uint64_t* parts) noexcept nogil:
-    """A float as three limbs. Returns where the lowest one stands."""
+    """Split a float into three limbs. Returns the position of the lowest one."""
     cdef int exponent = 0
     cdef uint64_t mantissa = <uint64_t>ldexp(frexp(min(weight, DBL_MAX), &exponent), 53)
     cdef uint32_t bit = <uint32_t>(exponent - 53 + POINT), shift = bit & 31
@@ -93,7 +93,7 @@ cdef bint make_room_for_weights(Weights* w, uint32_t capacity) noexcept nogil:
 
 
 cdef void less_room_for_weights(Weights* w, uint32_t capacity) noexcept nogil:
-    """No entry stands beyond `capacity` any more."""
+    """Return memory: no entry has an index beyond `capacity` any more."""
     cdef double* of
     if w.known > capacity + 1:
         of = <double*>reallocate(w.of, (<size_t>capacity + 1) * sizeof(double))
@@ -144,12 +144,12 @@ cdef object units_of(const uint32_t* limbs):
 
 
 cdef object number(object units):
-    """So many units, as an int where that is whole and not astronomic, else as the nearest float."""
+    """A number of units as an int if that is whole and below 2**63, else as the nearest float."""
     return units // UNITS if units % UNITS == 0 and units < MOST_AS_INT else units / UNITS
 
 
 cdef object total_weight(const Weights* w, Lock* lock):
-    """What has been added and not dropped."""
+    """The sum of the weights that were added and not dropped."""
     cdef uint32_t[LIMBS] room
     acquire(lock)
     memcpy(room, w.room, sizeof(room))

@@ -1,7 +1,7 @@
-"""Writes of whole values. What Python code has to tell (copies, weights, lifetimes) is asked before, without the lock.
+"""Writes of whole values. What needs Python code (copies, weights, lifetimes) is computed before, without the lock.
 
-`compute` reads the value and watches the key; the new value is computed without any lock, and stored only if nobody has
-written the key meanwhile. What stands for "no value" is `missing`.
+`compute` reads the value and watches the key. The new value is computed without any lock, and stored only if the key
+was not written meanwhile. `missing` stands for "no value".
 """
 
 from cpython.object cimport PyObject

@@ -30,7 +30,7 @@ cdef PyObject* zero = <PyObject*>_zero
 cdef int put(
     Store store, object key, uint64_t h, object value, double lifetime, double weight, bint only_new, Operation* op
 ) except -1:
-    """The long way of `set`: store a value, if `only_new` only where there is none. The caller finishes `op`."""
+    """The slow path of `set`: store a value; if `only_new`, only where there is none. The caller finishes `op`."""
     cdef double now = store.now(lifetime)
     cdef Outcome outcome
     cdef uint32_t i
@@ -42,7 +42,7 @@ cdef int put(
             if outcome == DONE and store.modes & TAGGED:
                 store.take_tags(op.i, op)
             if outcome == DONE:
-                store.give_memory_back()     # many may have left for a heavy one
+                store.give_memory_back()     # a heavy entry may have evicted many
         release(store.lock)
         if outcome == DONE:
             return 0
@@ -121,7 +121,7 @@ cdef int set_tagged(Store store, object key, uint64_t h, object value, double li
 
 
 cdef int set_all(Store store, list items, double lifetime, tuple tags) except -1:
-    """Store all of them, as one operation: callbacks run when the last one is there."""
+    """Store all items, as one operation: callbacks run after the last one is stored."""
     cdef Operation op
     cdef list checked = []
     cdef uint64_t h
@@ -157,7 +157,7 @@ cdef object setdefault_slow(Store store, object key, uint64_t h, object default)
     cdef PyObject* found
     value = kept = default
     if store.modes & (WEIGHED | ISOLATED) or lifetime == BY_VALUE:
-        found = store.look(key)              # where there is a value, the default need not fit
+        found = store.look(key)              # if there is a value, the default need not fit
         weighed = found == NULL
         xdecref(found)
         if weighed:
@@ -199,7 +199,7 @@ cdef object setdefault_slow(Store store, object key, uint64_t h, object default)
 
 
 cdef int touch_value(Store store, object key, double lifetime, PyObject* value) except -2:
-    """`touch`, if the key has that very value, or any, if that is NULL; -1: it has another. 0: it has none."""
+    """`touch`, if the key has that very value; NULL: any value. Returns 1: done, 0: no value, -1: another value."""
     cdef Operation op
     cdef double now
     cdef uint32_t i
@@ -227,7 +227,7 @@ cdef int touch_value(Store store, object key, double lifetime, PyObject* value) 
 # --- read, modify, write, as one step ---------------------------------------------------------------------------------
 
 cdef object add_int(Store store, object key, object amount):
-    """`increment` where no weigher has to be asked: ints are added under the lock, which runs no Python code."""
+    """`increment` without a weigher: ints are added under the lock, which runs no Python code."""
     cdef Operation op
     cdef Outcome outcome
     cdef double now
@@ -265,7 +265,7 @@ cdef object add_int(Store store, object key, object amount):
 
 
 cdef object sum_of(object a, object b):
-    """Of two ints, as a plain int; methods of a subclass have no say in it."""
+    """The sum of two ints, as a plain int. Methods of subclasses are not called."""
     cdef PyObject* total = add_ints(<PyObject*>a, <PyObject*>b)
     if total == NULL:
         raise_current()
@@ -318,7 +318,7 @@ cdef bint replace(
     Store store, object key, uint64_t h, Watch watch, object old, object new, double lifetime, double weight,
     object missing,
 ) except -1:
-    """Commit what `compute` computed; False: the key was written meanwhile, so nothing was."""
+    """Store what `compute` computed. False: the key was written meanwhile, so nothing was stored."""
     cdef Operation op
     cdef Outcome outcome
     cdef double now

@@ -1,5 +1,5 @@
 """The command line: ``python -m cachebox``.
 
-`main` parses the arguments and turns failures into exit statuses. Every subcommand is a module of its own, named in
-`main.COMMANDS`. `terminal` knows what the other end of a stream can show. Nothing but the standard library is needed.
+`main` parses the arguments and turns failures into exit statuses. Each subcommand is a module, named in
+`main.COMMANDS`. `terminal` knows what a stream can display. Only the standard library is needed.
 """

@@ -1,4 +1,4 @@
-"""``python -m cachebox demo``: what a cache is worth, on words that every Python has with it."""
+"""``python -m cachebox demo``: measures the value of a cache, on words that every Python comes with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Progress goes to stderr, the result to stdout.
 DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS = 15.0, 0.1, 3600.0
 JSON_VERSION = 1
 WIDEST_PROSE = 96
-MARGIN = 12                                     # where facts begin
+MARGIN = 12                                     # the column where facts begin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +167,7 @@ def as_text(experiment: Experiment, screen: Screen, files: int, words: int, elap
 
 
 def table(experiment: Experiment, screen: Screen, times: str) -> Iterator[str]:
-    """One line per contender. Where the screen is narrow, the columns that say the same in other words are left out."""
+    """One line per contender. A narrow screen leaves out columns that repeat others in other words."""
     titles = {"policy": 6, "size": 6, "hit ratio": 9, "calls saved": 11, "time": 7, "speed-up": 8}
     for optional in ("calls saved", "time"):
         if 2 + sum(titles.values()) + 2 * len(titles) > screen.width:

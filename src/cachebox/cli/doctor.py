@@ -1,7 +1,7 @@
-"""``python -m cachebox doctor``: what a bug report should say of the place where it happened.
+"""``python -m cachebox doctor``: the facts about an installation that a bug report needs.
 
-Where another library's files are in the package's folder this still runs, so nothing of the package is imported before
-that is known.
+It must run even if another library's files are in the package's folder. So it imports nothing of the package before it
+has checked that.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ WIDEST = 100
 
 @dataclass
 class Finding:
-    """What was looked at, whether it is `GOOD`, `BAD` or of no account (`NOTE`), and what was found."""
+    """One finding: its subject, its state (`GOOD`, `BAD`, or `NOTE` for information), and a text."""
 
     about: str
     state: str
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    logger = logging.getLogger("cachebox")      # what it would say stands in the findings
+    logger = logging.getLogger("cachebox")      # the findings have what it would log
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     findings = list(examine(arguments.urls))
@@ -135,7 +135,7 @@ def about_distribution() -> Finding:
 
 
 def about_folder() -> Finding:
-    """Whose files are in the package's folder."""
+    """Whether other distributions have files in the package's folder."""
     from cachebox import _installation
 
     owners = sorted(set(metadata.packages_distributions().get("cachebox", [])))
@@ -174,7 +174,7 @@ def about_extras() -> Finding:
 
 
 def about_second_tier(url: str, otherwise: str) -> Finding:
-    """Whether a value can be stored and read back; `otherwise` is the state where not."""
+    """Whether a value can be stored and read back; `otherwise` is the state if not."""
     about = without_password(url)
     key = f"probe:{os.getpid()}:{time.time_ns()}"
     begun = time.perf_counter()
@@ -207,7 +207,7 @@ def about_second_tier(url: str, otherwise: str) -> Finding:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
+    """A URL without its password and options, to be shown."""
     scheme, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
@@ -216,7 +216,7 @@ def without_password(url: str) -> str:
 
 
 def missing_folders(url: str) -> list[Path]:
-    """What trying a folder would leave behind: the uppermost one that is not there yet, else ours below it."""
+    """The folders that trying a URL would leave behind: the topmost missing one, else the namespace's own."""
     if not url.startswith("file:///"):
         return []
     from urllib.parse import unquote

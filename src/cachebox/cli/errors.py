@@ -1,5 +1,5 @@
-"""How a subcommand gives up."""
+"""The exception by which a subcommand gives up."""
 
 
 class CommandError(Exception):
-    """It cannot go on; the message tells the user why, and what to do about it."""
+    """A subcommand cannot go on; the message tells the user why, and what to do about it."""

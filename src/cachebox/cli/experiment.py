@@ -1,7 +1,7 @@
-"""What the demo measures: a slow function over real words, bare and behind caches.
+"""The demo's measurement: a slow function over real words, bare and behind caches.
 
-All contenders take the same words in turns of a few hundred, and so does the bare function, which gets only every tenth
-word: what else the machine does meanwhile slows all of them alike, and the time can be over at any turn.
+All contenders take the same words, in turns of a few hundred. So does the bare function, but only every tenth word. So
+other load on the machine slows all of them alike, and the measurement can stop after any turn.
 """
 
 import time
@@ -15,7 +15,7 @@ POLICIES = ("LRU", "LFU", "FIFO")
 SIZES = (100, 1_000, 5_000)
 
 WORDS_PER_TURN = 500
-SAMPLED = 10                                    # the bare function gets one word in so many
+SAMPLED = 10                                    # the bare function gets one word in ten
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Contender:
 
 @dataclass
 class Experiment:
-    """What was measured so far."""
+    """The measurements so far."""
 
     contenders: list[Contender] = field(default_factory=list)
     words: int = 0
@@ -50,12 +50,12 @@ class Experiment:
 
     @property
     def seconds_per_call(self) -> float:
-        """What a call of the bare function takes, by the sample."""
+        """The time of a call of the bare function, by the sample."""
         return self.sampled_seconds / self.sampled if self.sampled else 0.0
 
     @property
     def uncached_seconds(self) -> float:
-        """What all the words would take without a cache: extrapolated from the sample."""
+        """The time for all the words without a cache, extrapolated from the sample."""
         return self.seconds_per_call * self.words
 
     @property
@@ -84,9 +84,9 @@ def measure(
     seconds: float,
     on_turn: Callable[[float, Experiment], object] = lambda share, experiment: None,
 ) -> Experiment:
-    """Run all contenders over the words until the time or the words are over, at least for one turn.
+    """Run all contenders over the words until the time or the words run out, for at least one turn.
 
-    After every turn `on_turn` is told the share that is done and what was measured so far.
+    After every turn, `on_turn` gets the share that is done and the measurements so far.
     """
     experiment = Experiment([Contender(policy, size) for policy in POLICIES for size in SIZES])
     seen: set[str] = set()

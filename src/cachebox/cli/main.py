@@ -1,10 +1,10 @@
-"""Arguments in, exit status out.
+"""The entry point: arguments in, exit status out.
 
-0: it worked. 1: it failed, and a line on stderr says why. 2: the arguments make no sense. 130: Ctrl-C. 141: whoever
-read the output went away.
+0: success. 1: failure, with a line on stderr that says why. 2: invalid arguments. 130: Ctrl-C. 141: the reader of the
+output has gone.
 
 A subcommand is a module with `NAME`, `SUMMARY` (a line for the list of commands), `DESCRIPTION`,
-`add_arguments(parser)` and `run(arguments) -> int`. It raises `CommandError` where it has to give up.
+`add_arguments(parser)` and `run(arguments) -> int`. It raises `CommandError` to give up.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run(argv)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()              # here, and not when the interpreter ends and nobody can tell of it
+                sys.stdout.flush()              # here, because an error at interpreter exit could not be reported
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         say(f"error: {error}")
         return FAILED
-    except OSError as error:                    # what commands read, they read with care: this was the output
+    except OSError as error:                    # the output: commands handle errors of their input themselves
         say(f"error: cannot write the output: {error.strerror or error}")
         return FAILED
 
@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def say(message: str) -> None:
-    """A line on stderr, if there still is one."""
+    """Write a line to stderr, if there is one."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"cachebox: {message}", file=sys.stderr, flush=True)

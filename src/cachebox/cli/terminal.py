@@ -1,4 +1,4 @@
-"""What the other end of a stream can show, and a line there that shows how far we are."""
+"""The abilities of an output stream, and a progress line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 WIDTH_OF_A_FILE = 80
 REDRAWS_APART = 0.1                             # seconds
-PLAIN_LINES_APART = 0.25                        # of the whole, where lines cannot be redrawn
+PLAIN_LINES_APART = 0.25                        # of the whole, if lines cannot be redrawn
 
 
 class Screen:
-    """A stream, and what may be written to it.
+    """A stream, and what it can display.
 
-    Colour only where it is a terminal that has it and the environment has no NO_COLOR (https://no-color.org); other
-    characters than ASCII only where the stream's encoding has them.
+    Colour is used only on a terminal that has it, and without NO_COLOR in the environment (https://no-color.org).
+    Non-ASCII characters are used only if the stream's encoding has them.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -30,7 +30,7 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Columns, now: a window may be resized."""
+        """The present number of columns: a window may be resized."""
         given = os.environ.get("COLUMNS", "")
         if given.isdecimal() and int(given) > 0:
             return int(given)
@@ -73,9 +73,9 @@ class Screen:
 
 
 class Progress:
-    """Tells on stderr how far we are: on a terminal in one line that is redrawn, elsewhere in a few plain ones.
+    """Shows the progress on stderr: on a terminal as one line that is redrawn, elsewhere as a few plain lines.
 
-    A context manager; at its end the line is gone.
+    A context manager; it removes the line at the end.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -92,7 +92,7 @@ class Progress:
             self.write("\r\x1b[K")
 
     def show(self, share: float, text: str) -> None:
-        """`share` of the work is done, between 0 and 1."""
+        """Show that a share of the work is done, between 0 and 1."""
         if self.screen.is_terminal:
             if time.monotonic() >= self.drawn_at + REDRAWS_APART:
                 self.draw(share, text)

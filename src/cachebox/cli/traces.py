@@ -17,14 +17,14 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-LINES_APART = 20_000                # between two calls of `progress`
+LINES_APART = 20_000                # requests between two calls of `progress`
 GZIP_BEGINS = b"\x1f\x8b"
 
 
 def read(
     path: str, form: str | None, column: str | None, progress: Callable[[float, int], object]
 ) -> list[Any] | array[int]:
-    """All requests. CommandError, with the number of the line where there is one, where they cannot be read."""
+    """All requests. Raises CommandError if they cannot be read, with the number of the line if there is one."""
     if column is not None and form not in (None, "csv"):
         raise CommandError(f"--column is for CSV, not for --format {form}")
     name = path[:-3] if path.endswith(".gz") else path
@@ -52,7 +52,7 @@ def read(
 
 
 class Position(io.RawIOBase):
-    """A file that counts what was read of it."""
+    """A file that counts the bytes read from it."""
 
     def __init__(self, raw: BinaryIO, size: int, progress: Callable[[float, int], object]) -> None:
         self.raw, self.size, self.progress = raw, size, progress
@@ -79,7 +79,7 @@ def opened(path: str) -> BinaryIO:
 
 
 def unpacked(at: Position) -> io.BufferedReader:
-    """What is in it, gzipped or not: by how it begins, whatever its name."""
+    """The content, gzipped or not: its first bytes decide, not its name."""
     stream: io.BufferedReader = io.BufferedReader(at, 1 << 16)
     if stream.peek(2)[:2] == GZIP_BEGINS:
         return io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 16)
@@ -97,7 +97,7 @@ def numbers(data: bytes, label: str) -> array[int]:
 
 
 def lines(stream: io.BufferedReader, label: str, at: Position) -> Iterator[str]:
-    """The lines that are not blank, without white space around them."""
+    """The lines that are not blank, without surrounding white space."""
     for _, text in decoded(stream, label, at):
         key = text.strip()
         if key:
@@ -115,7 +115,7 @@ def decoded(stream: io.BufferedReader, label: str, at: Position) -> Iterator[tup
 
 
 def cells(stream: io.BufferedReader, column: str, label: str, at: Position) -> Iterator[str]:
-    """The column of each row. A number that is no name in the first row counts from 1; that row is data then."""
+    """The column of each row. A number that is not in the first row counts from 1; that row is data then."""
     rows = csv.reader((text for _, text in decoded(stream, label, at)), strict=True)
     index = -1
     try:

@@ -1,4 +1,4 @@
-"""Real input that every Python has with it: the words of its own standard library."""
+"""Real input that every Python has: the words of its own standard library."""
 
 import os
 import random
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cachebox.cli.errors import CommandError
 
-WORD = re.compile(r"[^\W\d]\w*")                # what looks like an identifier
+WORD = re.compile(r"[^\W\d]\w*")                # looks like an identifier
 
 NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
 
@@ -28,7 +28,7 @@ def find_sources(root: str | None = None) -> list[Path]:
 
 
 def read_words(sources: Iterable[Path]) -> list[str]:
-    """The words of these files, in the order in which they were written."""
+    """The words of these files, in their order in the files."""
     words = []
     for source in sources:
         try:

@@ -20,10 +20,10 @@ def main(url: str, seed: int, timeout: float, changes: float = 0.0, log: str = "
     """Work until standard input ends.
 
     Args:
-        url: of the cache.
-        seed: of the words that are asked for.
-        timeout: of a call, in seconds.
-        changes: the share of the calls that are followed by an invalidation of what they returned.
+        url: the URL of the cache.
+        seed: seed of the random choice of words.
+        timeout: seconds for a call.
+        changes: the share of calls after which the returned result is invalidated.
         log: a file that gets a line for each computed word, if not empty.
     """
     from cachebox import BackendUnavailable, DistributedCache, cached
@@ -32,7 +32,7 @@ def main(url: str, seed: int, timeout: float, changes: float = 0.0, log: str = "
 
     dice = random.Random(seed)
     words = sorted(set(read_words(find_sources()[:80])))[:WORDS]
-    weights = [1 / rank for rank in range(1, len(words) + 1)]       # some words are asked for far more often
+    weights = [1 / rank for rank in range(1, len(words) + 1)]       # some words are requested far more often
     random.Random(1).shuffle(words)
     changed = refused = 0
     over = threading.Event()
@@ -41,7 +41,7 @@ def main(url: str, seed: int, timeout: float, changes: float = 0.0, log: str = "
     def compute(word: str) -> str:
         found = nearest(word)
         if computed is not None:
-            os.write(computed, f"{word}\n".encode())                # one step, whoever else writes
+            os.write(computed, f"{word}\n".encode())                # one step, even if other processes write, too
         return found
 
     def wait_for_the_end() -> None:

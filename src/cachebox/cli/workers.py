@@ -1,4 +1,4 @@
-"""The processes of a demo: each works through words behind a cache in two tiers, and tells what it counted."""
+"""The processes of a demo: each works through words behind a cache in two tiers, and reports its counters."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cachebox.cli.errors import CommandError
 
 WORKERS = 4
 STARTS_IN = 20.0                                # seconds for a process to begin its work
-ENDS_IN = 10.0                                  # ... and to end it
+ENDS_IN = 10.0                                  # seconds for a process to end its work
 TIERS = ("local_hits", "remote_hits", "stale_serves", "misses")
 COUNTERS = (*TIERS, "invalidations", "fills_refused", "errors", "changes", "refused")
 Counts = dict[str, int]
 
 
 class Worker:
-    """A process that works, and what it told last.
+    """A working process, and its latest report.
 
     Args:
-        url: of the cache.
-        number: which one it is; it asks for words in an order of its own.
-        options: what `worker` is told besides, as keyword arguments.
+        url: the URL of the cache.
+        number: its number; it requests words in an order of its own.
+        options: further keyword arguments of `worker.main`.
     """
 
     def __init__(self, url: str, number: int, **options: object) -> None:
@@ -43,7 +43,7 @@ class Worker:
 
     def listen(self) -> None:
         assert self.process.stdout is not None
-        with contextlib.suppress(ValueError):   # the last line of one that is killed
+        with contextlib.suppress(ValueError):   # the last line of a killed process
             for line in self.process.stdout:
                 self.told = json.loads(line)
 
@@ -51,14 +51,14 @@ class Worker:
         return int(str(self.told[name]))
 
     def kill(self) -> None:
-        """As by ``kill -9``: it has no chance to do anything."""
+        """Kill it like ``kill -9``: it has no chance to do anything."""
         self.was_killed = True
         self.process.kill()
         self.process.wait()
         self.thread.join(ENDS_IN)
 
     def close(self) -> None:
-        """Have it end, and wait until it has."""
+        """Let it end, and wait until it has."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(OSError):      # it is gone already
             self.process.stdin.close()
@@ -72,14 +72,14 @@ class Worker:
 
 
 class Tally:
-    """What all workers counted, phase by phase."""
+    """The sums of all workers' counters, phase by phase."""
 
     def __init__(self) -> None:
         self.phases: list[Counts] = []
         self.at_start = dict.fromkeys(COUNTERS, 0)
 
     def now(self, workers: list[Worker]) -> Counts:
-        """Since the phase began."""
+        """The counts since the phase began."""
         return {name: sum(worker.count(name) for worker in workers) - self.at_start[name] for name in COUNTERS}
 
     def end_phase(self, workers: list[Worker]) -> None:
@@ -89,12 +89,12 @@ class Tally:
 
 
 def lookups(counted: Counts) -> int:
-    """Every call is one of these."""
+    """The number of lookups: each counts as one of the tiers."""
     return sum(counted[name] for name in TIERS)
 
 
 def wait_for_all(workers: list[Worker]) -> None:
-    """Until each has told something. CommandError where one does not start."""
+    """Wait until each worker has reported. Raises CommandError if one does not start."""
     deadline = time.monotonic() + STARTS_IN
     while not all(worker.count("misses") for worker in workers):
         if time.monotonic() > deadline or any(worker.process.poll() is not None for worker in workers):

@@ -1,6 +1,6 @@
-"""Asynchronous stores of other libraries over a cache in two tiers: `LitestarStore`, `KeyValueStore`.
+"""Asynchronous stores for other libraries over a cache in two tiers: `LitestarStore`, `KeyValueStore`.
 
-They have the methods that those libraries ask for, and import neither. The cache is closed by whoever made it. See
+They have the methods that those libraries expect, and import neither library. The cache's owner closes it. See
 ``docs/adapters.md``.
 """
 
@@ -18,7 +18,7 @@ class LitestarStore:
     """A store for Litestar: ``Litestar(stores={"sessions": LitestarStore(cache)})``.
 
     Args:
-        cache: where the values are; its namespace is what `delete_all` empties.
+        cache: the cache for the values; `delete_all` empties its namespace.
     """
 
     def __init__(self, cache: AsyncDistributedCache) -> None:
@@ -61,10 +61,10 @@ class LitestarStore:
 
 
 class KeyValueStore:
-    """A store for py-key-value, as its protocol `AsyncKeyValue` has it. Collections are parts of the keys.
+    """A store for py-key-value, by its protocol `AsyncKeyValue`. Collections are parts of the keys.
 
     Args:
-        cache: where the values are: dicts of what its serializer can give back.
+        cache: the cache for the values: dicts that its serializer can restore.
     """
 
     def __init__(self, cache: AsyncDistributedCache) -> None:
@@ -115,7 +115,7 @@ class KeyValueStore:
 
 
 def _name(key: str, collection: str | None) -> str:
-    """The key in the cache: no two pairs have the same.
+    """The key in the cache, unique for each pair.
 
     >>> _name("a", None), _name("a", "x"), _name("b:a", "x"), _name("a", "x:b")
     ('0::a', '1:x:a', '1:x:b:a', '3:x:b:a')

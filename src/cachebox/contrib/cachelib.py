@@ -1,4 +1,4 @@
-"""A cache for cachelib, and with it for Flask-Caching and Flask-Session: `CacheBoxCache`."""
+"""A cache for cachelib, and so for Flask-Caching and Flask-Session: `CacheBoxCache`."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ else:
 __all__ = ["CacheBoxCache"]
 
 
-class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that need not be there
+class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that may be missing
     """A cache of cachelib: in the process, in a folder that processes share, or on a server.
 
-    Args:
-        location: ``""``: in the process; ``"file:///directory"``: in a folder; ``"redis://host:port/db"``, or another
+    location: ``""``: in the process; ``"file:///directory"``: in a folder; ``"redis://host:port/db"``, or another URL
+        for `DistributedCache`: on a server.
             URL that `DistributedCache` takes: on a server.
-        default_timeout: how long an entry lives unless `set` says otherwise, whole seconds or a `timedelta`; 0: for
-            ever.
+        default_timeout: how long an entry lives unless `set` says otherwise, whole seconds or a `timedelta`; 0: no
+            expiry.
         threshold: the most entries that the process holds, an int from 1 on; None: no bound.
-        ignore_delete_many_errors: whether `delete_many` returns where it could not reach the server; False: it raises
+        ignore_delete_many_errors: whether `delete_many` returns if it could not reach the server; False: it raises
             RuntimeError.
-        options: further arguments of `Cache`, or of `DistributedCache` where there is a `location`: `serializer` and
-            `secret`, `namespace`, `size_limit`, and so on.
+        options: further arguments of `Cache`, or of `DistributedCache` with a `location`: `serializer` and `secret`,
+            `namespace`, `size_limit`, and so on.
 
-    Raises ImportError where cachelib is not installed; TypeError or ValueError for arguments that make no sense.
+    Raises ImportError without cachelib; TypeError or ValueError for invalid arguments.
 
-    In the process, lookups return copies of what was stored, as cachelib's own caches do. With a `location`, values
-    are what the serializer gives back equal (JSON, unless `options` name another one); others are a TypeError. Where
-    the server is not reached, lookups miss, and writes return False or None. Safe from any thread.
+    In the process, lookups return copies of the stored values, like cachelib's own caches. With a `location`, values
+    must come back equal from the serializer (JSON, unless `options` name another one); others raise TypeError. If the
+    server is not reached, lookups miss, and writes return False or None. Safe from any thread.
 
     >>> cache = CacheBoxCache(threshold=100)                    # doctest: +SKIP
     >>> cache.set("a", [1], timeout=60), cache.get("a")         # doctest: +SKIP
@@ -58,7 +58,7 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
             raise ImportError("CacheBoxCache needs cachelib: pip install cachelib")
         if not isinstance(location, str):
             raise TypeError(f"location must be a str, not {type(location).__name__}")
-        if isinstance(default_timeout, timedelta):      # which cachelib takes from 0.17 on
+        if isinstance(default_timeout, timedelta):      # allowed by cachelib from 0.17 on
             default_timeout = math.ceil(default_timeout.total_seconds())
         super().__init__(default_timeout)
         self.ignore_delete_many_errors = ignore_delete_many_errors
@@ -74,13 +74,13 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
             self._cache = Cache(threshold, lifetime, **{"isolate": True, **options})
 
     def _lifetime(self, timeout: int | timedelta | None) -> float:
-        """Seconds, from cachelib's timeout. Infinity: for ever; negative: ended already."""
+        """Seconds, from cachelib's timeout. Infinity: no expiry; negative: expired already."""
         if isinstance(timeout, timedelta):
             timeout = math.ceil(timeout.total_seconds())
         return self._normalize_timeout(timeout) or math.inf
 
     def get(self, key: str) -> Any:
-        """The value of `key`; None where there is none, or the server was not reached."""
+        """The value of `key`; None if there is none, or the server was not reached."""
         try:
             return self._cache.get(key)
         except self._unreached:
@@ -99,14 +99,14 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
         return dict(zip(keys, self.get_many(*keys), strict=True))
 
     def set(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store a value. False where the server was not reached.
+        """Store a value. Returns False if the server was not reached.
 
-        `timeout` is in whole seconds or a `timedelta`: 0: for ever; None: the default; negative: it has ended already.
+        `timeout` is in whole seconds or a `timedelta`: 0: no expiry; None: the default; negative: expired already.
         """
         return bool(self.set_many({key: value}, timeout))
 
     def add(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store a value where the key has none, as one step. True where it was stored. See `set`."""
+        """Store a value unless the key has one, as one step. Returns whether it was stored. See `set`."""
         seconds = self._lifetime(timeout)
         try:
             if seconds < 0:
@@ -116,7 +116,7 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
             return False
 
     def set_many(self, mapping: Mapping[str, Any], timeout: int | timedelta | None = None) -> list[str]:
-        """Store many values. Returns the keys that were stored: all, or none where the server was not reached."""
+        """Store many values. Returns the keys that were stored: all, or none if the server was not reached."""
         seconds = self._lifetime(timeout)
         try:
             if seconds < 0:
@@ -128,14 +128,14 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
         return list(mapping)
 
     def delete(self, key: str) -> bool:
-        """Remove a key. True where there was one."""
+        """Remove a key. Returns whether it was there."""
         try:
             return bool(self._cache.delete(key))
         except self._unreached:
             return False
 
     def delete_many(self, *keys: str) -> list[str]:
-        """Remove many keys. Returns those that are gone: all, or none where the server was not reached."""
+        """Remove many keys. Returns those that are gone: all, or none if the server was not reached."""
         try:
             self._cache.delete_many(keys)
         except self._unreached as error:
@@ -145,14 +145,14 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
         return list(keys)
 
     def has(self, key: str) -> bool:
-        """Whether the key has a value. It counts neither as a hit nor as a use."""
+        """Whether the key has a value. Counts neither as a hit nor as a use."""
         try:
             return bool(self._cache.contains(key))
         except self._unreached:
             return False
 
     def clear(self) -> bool:
-        """Remove all entries. False where the server was not reached."""
+        """Remove all entries. Returns False if the server was not reached."""
         try:
             self._cache.clear()
         except self._unreached:
@@ -160,10 +160,10 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
         return True
 
     def inc(self, key: str, delta: int = 1) -> int | None:
-        """Add to the int under `key`, as one step, and return the sum. None where the server was not reached.
+        """Add to the int under `key`, as one step, and return the sum. None if the server was not reached.
 
-        A missing key starts at 0 and lives for the default timeout; another one keeps its lifetime. TypeError where
-        the value is not an int.
+        A missing key starts at 0 and lives for the default timeout; an existing entry keeps its lifetime. Raises
+        TypeError if the value is not an int.
         """
         try:
             return int(self._cache.increment(key, delta))
@@ -175,5 +175,5 @@ class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that 
         return self.inc(key, -delta)
 
     def close(self) -> None:
-        """End the use of the folder or the server. The cache is not to be used any more."""
+        """Stop using the folder or the server. The cache must not be used any more."""
         self._cache.close()

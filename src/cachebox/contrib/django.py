@@ -15,7 +15,7 @@ from cachebox.cache import MISSING, Cache
 
 
 class _WithoutDjango:
-    """What stands for Django's own class where Django is not installed."""
+    """The base class if Django is not installed."""
 
     def __init__(self, params: Any) -> None:
         """Say what to install."""
@@ -25,7 +25,7 @@ class _WithoutDjango:
 BaseCache: Any = _WithoutDjango
 DEFAULT_TIMEOUT: Any = object()
 try:
-    _django: Any = import_module("django.core.cache.backends.base")     # by name: it has no types
+    _django: Any = import_module("django.core.cache.backends.base")     # by name, because it has no types
 except ImportError:
     pass
 else:
@@ -33,12 +33,12 @@ else:
 
 _UNCHANGING = frozenset({bool, bytes, float, int, str, type(None)})
 
-# Django makes a backend for each thread; those of one location and the same options are to share their entries.
+# Django makes a backend for each thread; those with the same location and options must share their entries.
 _shared: dict[tuple[str, str], Any] = {}
 
 
 def _copied(value: Any) -> Any:
-    """What a lookup hands out: a value of its own, by way of pickle, as Django's other backends do.
+    """The value for a lookup: a copy made by pickle, as in Django's other backends.
 
     >>> rows = [1, 2]
     >>> _copied(rows) == rows, _copied(rows) is rows
@@ -61,11 +61,11 @@ def _made(location: str, options: dict[str, Any]) -> Any:
 
 
 def _cache_for(location: str, options: Mapping[str, Any]) -> Any:
-    """The cache of a location and its options, made where there is none yet."""
+    """The cache of a location and its options, created if there is none yet."""
     which = location, repr(sorted(options.items()))
     if which not in _shared:
         made = _made(location, dict(options))
-        if _shared.setdefault(which, made) is not made:         # another thread was faster: no lock, so nobody waits
+        if _shared.setdefault(which, made) is not made:         # another thread was faster; without a lock nobody waits
             made.close()
     return _shared[which]
 
@@ -74,14 +74,14 @@ class CacheBoxCache(BaseCache):
     """A cache backend for Django: ``"BACKEND": "cachebox.contrib.django.CacheBoxCache"`` in the setting ``CACHES``.
 
     Args:
-        location: ``LOCATION``, a str. Empty: a `Cache` in the process. ``file:///directory``, ``redis://host:6379``
-            or what else `DistributedCache` takes as `url`: two tiers.
-        params: the other settings, a dict. ``OPTIONS["MAX_ENTRIES"]`` is the `max_size` of the first tier, 1000 unless
-            it is there; further options go to `Cache` or `DistributedCache` as they are.
+        location: ``LOCATION``, a str. Empty: a `Cache` in the process. ``file:///directory``, ``redis://host:6379`` or
+            any other `url` of `DistributedCache`: two tiers.
+        params: the other settings, a dict. ``OPTIONS["MAX_ENTRIES"]`` is the `max_size` of the first tier, by default
+            1000; further options go to `Cache` or `DistributedCache` unchanged.
 
-    Values are pickled, so each lookup returns one of its own. In two tiers they are signed as well, with
+    Values are pickled, so each lookup returns its own copy. In two tiers they are signed as well, with
     ``OPTIONS["secret"]``, or else with ``SECRET_KEY``. Raises ImportError without Django, and what the cache raises for
-    options that make no sense. Each operation costs what it costs there. All of it is safe from any thread.
+    invalid options. Each operation costs what it costs in that cache. Safe from any thread.
     """
 
     def __init__(self, location: str | None, params: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class CacheBoxCache(BaseCache):
         self._in_process = isinstance(self._cache, Cache)
 
     def _lifetime(self, timeout: Any) -> float:
-        """Seconds to live: infinity for ever; 0 or less: not at all."""
+        """Seconds to live: infinity: no expiry; 0 or less: do not store."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = self.default_timeout
         return math.inf if timeout is None else timeout
@@ -109,7 +109,7 @@ class CacheBoxCache(BaseCache):
             self._cache.delete(key)
 
     def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        """Store a value where the key has none. True where it had none."""
+        """Store a value unless the key has one. Returns whether it had none."""
         key = self.make_and_validate_key(key, version=version)
         lifetime = self._lifetime(timeout)
         if lifetime > 0:
@@ -117,13 +117,13 @@ class CacheBoxCache(BaseCache):
         return not self._cache.contains(key)
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        """Give a key a new lifetime. True where it has a value."""
+        """Give a key a new lifetime. Returns whether it has a value."""
         key = self.make_and_validate_key(key, version=version)
         lifetime = self._lifetime(timeout)
         return bool(self._cache.touch(key, lifetime) if lifetime > 0 else self._cache.delete(key))
 
     def delete(self, key: Any, version: int | None = None) -> bool:
-        """Remove a key. True where it had a value."""
+        """Remove a key. Returns whether it had a value."""
         return bool(self._cache.delete(self.make_and_validate_key(key, version=version)))
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
@@ -131,9 +131,9 @@ class CacheBoxCache(BaseCache):
         return bool(self._cache.contains(self.make_and_validate_key(key, version=version)))
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
-        """Add to a value, as one step over all threads and processes, and return the sum; the lifetime stays.
+        """Add to a value, as one step across all threads and processes, and return the sum; the lifetime stays.
 
-        Raises ValueError where the key has no value. `decr` is the same with the sign changed.
+        Raises ValueError if the key has no value. `decr` is `incr` with the sign changed.
         """
 
         def added(value: Any) -> Any:
@@ -144,14 +144,14 @@ class CacheBoxCache(BaseCache):
         return self._cache.compute(self.make_and_validate_key(key, version=version), added)
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """The values of those keys that have one."""
+        """The values of the keys that have one."""
         names = {self.make_and_validate_key(key, version=version): key for key in keys}
         return {names[name]: value for name, value in self._cache.get_many(names).items()}
 
     def set_many(
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
-        """Store many values. Returns the keys that could not be stored, of which there are none."""
+        """Store many values. Returns the keys that could not be stored: always none."""
         named = {self.make_and_validate_key(key, version=version): value for key, value in data.items()}
         lifetime = self._lifetime(timeout)
         if lifetime > 0:
@@ -165,9 +165,9 @@ class CacheBoxCache(BaseCache):
         self._cache.delete_many([self.make_and_validate_key(key, version=version) for key in keys])
 
     def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
-        """The value of a key; where it has none, the default, called if it is callable, and stored.
+        """The value of a key; if it has none, the default, called if it is callable, and stored.
 
-        Of all threads, and processes in two tiers, that miss the key at the same time, one calls it.
+        Of all threads (in two tiers, of all processes) that miss the key at the same time, one calls it.
         """
         factory: Callable[[], Any] = default if callable(default) else lambda: default
         name = self.make_and_validate_key(key, version=version)
@@ -181,7 +181,8 @@ class CacheBoxCache(BaseCache):
         """Remove everything: all of the cache in the process, or of the namespace for all processes."""
         self._cache.clear()
 
-    # Nothing in the process waits, so these run where they are called; others run in a thread, as BaseCache's do.
+    # A cache in the process never waits, so its methods run in the event loop; others run in a thread, like
+    # BaseCache's.
 
     async def _asynchronously(self, method: Callable[..., Any], *arguments: Any) -> Any:
         if self._in_process:
@@ -213,7 +214,7 @@ class CacheBoxCache(BaseCache):
         return bool(await self._asynchronously(self.has_key, key, version))
 
     async def aincr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
-        """`incr`, for coroutines: one step here too. `adecr` is the same with the sign changed."""
+        """`incr`, for coroutines: one step, too. `adecr` is `aincr` with the sign changed."""
         return await self._asynchronously(self.incr, key, delta, version)
 
     async def adecr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:

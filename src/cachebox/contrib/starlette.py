@@ -1,7 +1,6 @@
 """Caching of responses for ASGI applications such as those of Starlette and FastAPI: `ResponseCache`.
 
-It follows RFC 9111, as a cache that all users share unless ``private=True``, and needs no framework to be imported.
-See ``docs/adapters.md``.
+It follows RFC 9111, as a shared cache unless ``private=True``, and needs no framework. See ``docs/adapters.md``.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def _directives(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """What Cache-Control says, names in lower case; "" for a directive without a value. The first one counts.
+    """The directives of Cache-Control: names in lower case, "" for a directive without a value. The first one counts.
 
     >>> _directives([(b"cache-control", b'no-cache, MAX-AGE="60"')])
     {'no-cache': '', 'max-age': '60'}
@@ -53,7 +52,7 @@ def _directives(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _seconds(text: str) -> int:
-    """A number of seconds; 0, which is stale at once, where it is none.
+    """A number of seconds; 0, which is stale at once, for anything else.
 
     >>> _seconds("60"), _seconds("soon")
     (60, 0)
@@ -72,8 +71,8 @@ def _matches(headers: Headers, etags: list[bytes]) -> bool:
 class _Exchange:
     """One request whose response may be stored: passes the response on, and keeps a copy of it.
 
-    Nothing is held back: what comes in pieces goes on in pieces. A response in one piece gets an ETag, and becomes a
-    304 where the client has it already.
+    Nothing is held back: a response in pieces goes on in pieces. A response in one piece gets an ETag, and becomes a
+    304 if the client has it already.
     """
 
     def __init__(self, owner: ResponseCache, scope: Scope, key: str, request: Headers, send: Send) -> None:
@@ -82,7 +81,7 @@ class _Exchange:
         self._key = key
         self._request = request
         self._send = send
-        self._start: Message | None = None              # until the first piece of the body says what to do
+        self._start: Message | None = None              # kept until the first piece of the body decides
         self._status = 0
         self._headers: Headers = ()
         self._pieces: list[bytes] | None = []           # None: it is not stored
@@ -90,7 +89,7 @@ class _Exchange:
         self._lifetime = 0.0
 
     async def send(self, message: Message) -> None:
-        """What the application calls instead of the server's `send`."""
+        """The `send` function for the application, instead of the server's."""
         kind = message["type"]
         if kind == "http.response.start":
             self._begin(message)
@@ -118,7 +117,7 @@ class _Exchange:
             self._pieces = None
 
     async def _body(self, message: Message) -> bool:
-        """Keep one piece. True where it has been sent."""
+        """Keep one piece. Returns whether the piece was sent."""
         assert self._pieces is not None
         body, more = bytes(message.get("body", b"")), message.get("more_body", False)
         self._size += len(body)
@@ -143,13 +142,13 @@ class _Exchange:
         else:
             self._start = None
             await _answer(stored, age if age else None, self._request, self._send)
-        # Here, and not where the application returns: what it does in the background may take long.
+        # Stored here, not when the application returns, because its background tasks may take long.
         await self._owner._store(self._scope, self._key, stored, self._lifetime)
         return True
 
 
 async def _answer(stored: Stored, age: int | None, request: Headers, send: Send) -> None:
-    """Send a whole response, or 304 where the client has it."""
+    """Send a complete response, or 304 if the client has it."""
     status, headers, body, _ = stored
     if status == 200 and _matches(request, _values(headers, b"etag")):
         status, body = 304, b""
@@ -165,21 +164,21 @@ class ResponseCache:
 
     Args:
         app: the application; ``app.add_middleware(ResponseCache, ttl=60)`` passes it.
-        cache: where responses are kept: a `Cache`, an `AsyncDistributedCache` or a `DistributedCache`, which is called
-            in threads of asyncio's. It stays open. None: a `Cache` of 64 MB.
-        ttl: seconds for which a response is fresh that does not say it by ``s-maxage``, ``max-age`` or ``Expires``;
-            None: those are not stored.
-        headers: the names of request headers that belong to the key, beside method, scheme, host, path and query. A
-            response whose ``Vary`` names another one is not stored.
-        tags: what `invalidate_tag` of the cache knows the responses by: an iterable of str, or a callable that returns
-            one for the scope of the request; None: none.
-        private: False: requests with Authorization are passed on, and responses that set cookies or are ``private``
-            are not stored. True: they are, for each value of Authorization and Cookie by itself.
+        cache: the cache for responses: a `Cache`, an `AsyncDistributedCache`, or a `DistributedCache`, which is called
+            in asyncio's threads. It stays open. None: a `Cache` of 64 MB.
+        ttl: seconds for which a response is fresh that has no ``s-maxage``, ``max-age`` or ``Expires``; None: such
+            responses are not stored.
+        headers: the names of request headers that belong to the key, in addition to method, scheme, host, path and
+            query. A response whose ``Vary`` names another header is not stored.
+        tags: tags of the responses for the cache's `invalidate_tag`: an iterable of str, or a callable that returns one
+            for the scope of the request; None: none.
+        private: False: requests with Authorization are passed on, and responses that set cookies or are ``private`` are
+            not stored. True: they are stored, separately for each value of Authorization and Cookie.
         max_body: the most bytes of a body that is stored, an int.
-        clock: what returns the time in seconds since the epoch, for ``Age``.
+        clock: returns the time in seconds since the epoch, for ``Age``.
 
-    A successful POST, PUT, PATCH or DELETE drops what is stored for its path. A cache that fails is logged, and the
-    request goes on without it. Safe for any number of tasks; several that miss at once each run the application.
+    A successful POST, PUT, PATCH or DELETE drops the responses stored for its path. A failing cache is logged, and the
+    request goes on without it. Safe for any number of tasks; if several miss at once, each runs the application.
 
     >>> from cachebox import Cache
     >>> app = ResponseCache(lambda scope, receive, send: ..., cache=Cache(100), ttl=60)
@@ -242,7 +241,7 @@ class ResponseCache:
         await self._ask("set", key, stored, lifetime, tags=(_path_tag(scope), *tags))
 
     async def _unsafe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and drop what is stored for the path where it has changed something."""
+        """Run the application; if it succeeds, drop the responses stored for the path."""
         succeeded = False
 
         async def watched(message: Message) -> None:
@@ -250,15 +249,16 @@ class ResponseCache:
             if message["type"] == "http.response.start":
                 succeeded = 200 <= message["status"] < 400 and scope["method"] not in ("OPTIONS", "TRACE")
                 if succeeded:
-                    await self._ask("invalidate_tag", _path_tag(scope))     # before the client hears of it
+                    await self._ask("invalidate_tag", _path_tag(scope))     # before the client can see the change
             await send(message)
 
         await self.app(scope, receive, watched)
         if succeeded:
-            await self._ask("invalidate_tag", _path_tag(scope))             # what others have stored meanwhile
+            # responses that others have stored meanwhile
+            await self._ask("invalidate_tag", _path_tag(scope))
 
     def _passes(self, request: Headers, asked: dict[str, str]) -> bool:
-        """Whether a request has nothing to do with the cache."""
+        """Whether a request bypasses the cache."""
         present = {name.lower() for name, _ in request}
         return (
             "no-store" in asked
@@ -268,7 +268,7 @@ class ResponseCache:
         )
 
     def _key(self, scope: Scope, request: Headers) -> str:
-        """A str that tells a request from others: its method, the path, and a digest of all."""
+        """A str that identifies a request: its method, the path, and a digest of everything."""
         chosen = [(name, _values(request, name)) for name in self._names]
         host, path = _values(request, b"host"), _path(scope)
         told = repr((scope.get("scheme", "http"), host, path, scope.get("query_string", b""), chosen))
@@ -299,7 +299,7 @@ class ResponseCache:
         return 0.0 if self._ttl is None else self._ttl
 
     async def _ask(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the cache. None where it fails, for a response needs no cache."""
+        """Call a method of the cache. Returns None if it fails, because a response needs no cache."""
         call = partial(getattr(self._cache, name), *arguments, **options)
         try:
             if self._is_async:
@@ -313,14 +313,14 @@ class ResponseCache:
                 _log.warning("the cache of responses fails; requests go on without it", exc_info=True)
             self._failing = True
             return None
-        if self._failing and name != "get":         # lookups go on without the server
+        if self._failing and name != "get":         # lookups do not prove that the server is back
             _log.warning("the cache of responses works again")
             self._failing = False
         return found
 
 
 def _path(scope: Scope) -> str:
-    """The path as the client sent it, for ``/a%2Fb`` is not ``/a/b``."""
+    """The path as the client sent it, because ``/a%2Fb`` is not ``/a/b``."""
     raw = scope.get("raw_path")
     return raw.decode("latin-1") if raw else str(scope["path"])
 

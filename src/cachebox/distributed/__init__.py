@@ -1,12 +1,12 @@
-"""The distributed tier: a `Cache` in the process, and a second tier behind it that processes share.
+"""The distributed tier: a `Cache` in the process, in front of a second tier that processes share.
 
-That is Redis or Valkey, which needs redis-py (``pip install "cachebox-cython[redis]"``), or a folder, which needs
-nothing. It is imported only when asked for. The folders, from below::
+The second tier is Redis or Valkey, which needs redis-py (``pip install "cachebox-cython[redis]"``), or a folder, which
+needs nothing. This package is imported only when it is used. Its folders, from the bottom up::
 
-    _wire       the protocol and values as bytes, names on the server, what it does in one step
-    _net        servers, connections and their health; who has which key; drivers for threads and for tasks
+    _wire       the protocol, values as bytes, names on the server, scripts
+    _net        servers, their health and topology; connections; drivers for threads and for tasks
     _embedded   a folder in the place of servers
-    _near       the first tier, and what keeps it coherent: tracking
+    _near       the first tier, and the client tracking that keeps it coherent
     _ops        the operations, as generators that the drivers run
 """
 

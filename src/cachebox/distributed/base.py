@@ -1,4 +1,4 @@
-"""What the two distributed caches share: being made, telling about themselves, forks, and the end."""
+"""The common base of the two distributed caches: construction, properties, forks, and the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cachebox.distributed.options import Seconds, checked_int, checked_key, seco
 from cachebox.distributed.stats import DistributedStats
 
 _living: weakref.WeakSet[CacheBase] = weakref.WeakSet()
-FOREIGN_OPTIONS = {                 # what others call them
+FOREIGN_OPTIONS = {                 # parameter names of other libraries -> names here
     "host": "redis_host", "port": "redis_port", "db": "redis_db", "maxsize": "max_size", "size": "max_size",
     "ttl": "default_ttl", "expire": "default_ttl", "prefix": "namespace", "key_prefix": "namespace", "redis": "client",
     "redis_client": "client", "redis_url": "url", "location": "url",
@@ -38,7 +38,7 @@ FOREIGN_OPTIONS = {                 # what others call them
 
 
 class CacheBase:
-    """A cache that is made of a core and a driver. Its subclasses have the operations."""
+    """A cache made of a core and a driver. Its subclasses have the operations."""
 
     _driver: Blocking | Async
     _tier: Any
@@ -157,7 +157,7 @@ class CacheBase:
         self._begin()
 
     def _begin(self) -> None:
-        """What else the constructor does."""
+        """The rest of the constructor."""
 
     @property
     def stats(self) -> DistributedStats:
@@ -172,7 +172,7 @@ class CacheBase:
 
     @property
     def default_ttl(self) -> float | None:
-        """Seconds that an entry lives unless `set` says otherwise, as given to the constructor; None: for ever."""
+        """Seconds that an entry lives unless `set` says otherwise, as given to the constructor; None: no expiry."""
         given = self._default_ttl
         return given if given is None or isinstance(given, (int, float)) else given.total_seconds()
 
@@ -183,18 +183,18 @@ class CacheBase:
 
     @property
     def name(self) -> str | None:
-        """What it is called, as given to the constructor."""
+        """The name given to the constructor."""
         return self._name
 
     @property
     def size(self) -> int | None:
-        """Bytes that the second tier takes on the disk; None where that is a server. O(number of files)."""
+        """Bytes that the second tier takes on the disk; None if it is a server. O(number of files)."""
         found: int | None = self._core.topology.size
         return found
 
     @property
     def namespace(self) -> str:
-        """What the names of all entries on the server begin with."""
+        """The namespace, with which all names on the server begin."""
         return self._namespace
 
     def __repr__(self) -> str:
@@ -208,21 +208,21 @@ class CacheBase:
         raise TypeError(f"{type(self).__name__} cannot be pickled: it belongs to a process; make one in each")
 
     def _check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
-        """Raise what `set` would raise for these arguments, before it talks to a server."""
+        """Raise what `set` would raise for these arguments, without asking a server."""
         self._core.check_entry(key, value, ttl, tags)
 
     def _check_ttl(self, ttl: Any) -> None:
-        """Raise what `set_many` would raise for that lifetime of nothing, before it talks to a server."""
+        """Raise what `set_many` would raise for that lifetime and an empty mapping, without asking a server."""
         self._core.check_open()
         seconds_of(ttl, "ttl")
 
     def _check_key(self, key: Any) -> None:
-        """Raise what `delete` would raise for this argument, before it talks to a server."""
+        """Raise what `delete` would raise for this argument, without asking a server."""
         self._core.check_open()
         checked_key(key)
 
     def _renew(self) -> None:
-        """In the child of a fork."""
+        """After a fork, in the child."""
         self._core.renew()
         self._loader.renew()
 
@@ -233,9 +233,9 @@ OPTIONS = CacheBase.__init__.__code__.co_varnames[1:CacheBase.__init__.__code__.
 
 
 def servers_of(client: Any, url: str | None, host: str, port: int, db: int) -> Servers:
-    """Where the servers are, as users say it. ImportError where there is nothing to talk to them with."""
+    """The servers that the arguments name. Raises ImportError if redis-py is not installed."""
     try:
-        import_module("redis.connection")       # now, for later it would take of a call's time
+        import_module("redis.connection")       # imported now: later it would take time from a call
     except ImportError as error:
         text = 'a cache on a server needs redis-py: pip install "cachebox-cython[redis]"'
         raise ImportError(text, name="redis") from error
@@ -245,7 +245,7 @@ def servers_of(client: Any, url: str | None, host: str, port: int, db: int) -> S
 
 
 def _abandon(core: Core) -> None:
-    """A cache ended that nobody closed, or the process does."""
+    """Release a cache that was dropped without being closed, or whose process ends."""
     core.abandon()
 
 

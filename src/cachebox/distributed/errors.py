@@ -1,4 +1,4 @@
-"""What the distributed tier raises."""
+"""The exceptions of the distributed tier."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class BackendUnavailable(Exception):
     """The server, or one of them, could not be reached in time, or refused.
 
     Attributes:
-        keys: the keys concerned, a frozenset of str; empty where the call was not about keys.
-        partial: what was served all the same: the values found by `get_many`, as a dict; empty elsewhere.
+        keys: the keys concerned, a frozenset of str; empty if the call was not about keys.
+        partial: what was served all the same: the values found by `get_many`, as a dict; else empty.
 
     >>> error = BackendUnavailable("no answer", keys=["a"])
     >>> sorted(error.keys), error.partial
@@ -30,7 +30,8 @@ class BackendUnavailable(Exception):
 class BackendRefused(BackendUnavailable):
     """The server answers, but refuses: a wrong password, no permission, no memory, a certificate, a replica.
 
-    The text has the server's own words, and so has every later one until that is cured. Waiting does not help.
+    The text contains the server's own words. Waiting does not help: every call gets the same answer until the cause is
+    removed.
 
     >>> isinstance(BackendRefused("WRONGPASS"), BackendUnavailable)
     True

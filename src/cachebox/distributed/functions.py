@@ -1,8 +1,9 @@
-"""Functions that keep their results in a distributed cache: what `cached(DistributedCache(...))` makes of them.
+"""Cached functions over a distributed cache: what `cached(DistributedCache(...))` returns.
 
-The key of a call is a str that every process and every Python version makes alike: the function's module and qualified
-name, and the arguments written out by value, with their types as far as they differ by ``==``. Nothing depends on
-`hash`, `repr` of users' objects, or addresses; what cannot be written so is a TypeError.
+The key of a call is a str that is the same in every process and every Python version. It consists of the function's
+module and qualified name, and of the arguments, written out by value. Equal arguments give the same key, unless the
+function is `typed`. Nothing depends on `hash`, on the `repr` of users' objects, or on addresses. An argument that
+cannot be written this way raises TypeError.
 """
 
 from __future__ import annotations
@@ -28,18 +29,19 @@ from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._ops.call_text import written
-from cachebox.distributed._ops.function_calls import AsyncCalls, CallDecision, Consumed, Remembered, plain
+from cachebox.distributed._ops.function_calls import AsyncCalls, CallDecision, Consumed, Remembered, sync_result
 from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
 from cachebox.distributed._wire.codec import LONGEST_KEPT
 from cachebox.distributed.options import Seconds, checked_tags, seconds_of
 
 
 class DistributedFunction:
-    """A function with a distributed cache in front: called as the function is."""
+    """A function with a distributed cache in front, called like the function."""
 
     __wrapped__: Callable[..., Any]
     _is_cached_function = True
-    _driver: Any = Blocking()           # the cache's; calls of an async function are tasks over either kind of cache
+    # the cache's driver; calls of an async function are tasks over either kind of cache
+    _driver: Any = Blocking()
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class DistributedFunction:
     ) -> None:
         dress(self, function, is_async)
         self._cache = cache
-        self._claim = claim             # it lives as long as the function
+        self._claim = claim             # reserves the name for as long as the function lives
         self._name = claim.name.translate({ord("%"): "%25", ord("("): "%28"})
         self._is_async = is_async
         self._may_be_class_method = may_be_class_method(function)
@@ -77,7 +79,7 @@ class DistributedFunction:
         self._single_flight = single_flight
         self._tags = tags if callable(tags) else checked_tags(tags)
         self._own_tag = None if key_func is None else f"cachebox:{self._name}"      # of entries under any keys
-        self._failures = None           # of this process
+        self._failures = None           # remembered exceptions, of this process
         if cache_exceptions:
             from cachebox._loading.negative_cache import Failures
 
@@ -90,20 +92,20 @@ class DistributedFunction:
         self._kept_ms = None if stale is None else min(int(stale * 1000), LONGEST_KEPT)
         if refresh_ahead is not None or stale is not None:
             cache._loader.refresh_for_functions()
-        self._forgotten = 0             # how often failures were to be forgotten
+        self._forgotten = 0             # how often failures were forgotten
         self._lock = Section()
         self._hits = self._misses = 0
 
-    # --- keys -------------------------------------------------------------------------------------------------------
+    # --- keys ---------------------------------------------------------------------------------------------------------
 
     @control
     def cache_key(self, *args: Any, **kwargs: Any) -> str:
-        """The key of the call with these arguments. TypeError where one of them cannot be written stably."""
+        """The key of the call with these arguments. Raises TypeError if one of them has no stable text."""
         return self._key_of(args, kwargs)
 
     def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if self._key_func is not None:
-            key = plain("key_func", self._key_func(*args, **kwargs))
+            key = sync_result("key_func", self._key_func(*args, **kwargs))
             return str(key) if isinstance(key, str) else f"{self._name}:{written(key)}"
         typed = self._typed
         varied: tuple[Any, ...] = ()
@@ -111,7 +113,8 @@ class DistributedFunction:
         if self._key_arguments is not None:
             chosen = self._key_arguments.of(args, kwargs)
             if chosen is None:
-                inspect.signature(self.__wrapped__).bind(*args, **kwargs)   # raises, and says what is wrong with them
+                # raises a TypeError that says what is wrong with them
+                inspect.signature(self.__wrapped__).bind(*args, **kwargs)
                 raise TypeError(f"{self!r} does not take these arguments")
             varied, positional, keywords = chosen
         try:
@@ -123,7 +126,7 @@ class DistributedFunction:
         return f"{self._name}({variant}{','.join(parts)})"
 
     def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: TypeError) -> TypeError:
-        """The TypeError for an argument that cannot be written, with its name and what to do."""
+        """The TypeError for an argument without a stable text: it names the argument and what to do."""
         ignored = self._key_arguments.ignored_names if self._key_arguments is not None else ()
         for name, value in named(self.__wrapped__, args, kwargs):
             try:
@@ -135,26 +138,28 @@ class DistributedFunction:
 
     @functools.cached_property
     def _schema(self) -> Schema | None:
-        """The classes that its results are of. At the first call: an annotation may name what is defined later."""
+        """The classes of its results. Made at the first call, because an annotation may name what is defined later."""
         return schema_of_function(self.__wrapped__) if self._returns is None else schema_of(self._returns)
 
-    # --- calling ----------------------------------------------------------------------------------------------------
+    # --- calling ------------------------------------------------------------------------------------------------------
 
     def _decide(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, float, tuple[str, ...]]:
         """Whether a result is stored, for how long, and under which tags."""
-        if self._condition is not None and not plain("condition", self._condition(value)):
+        if self._condition is not None and not sync_result("condition", self._condition(value)):
             return False, 0.0, ()
         lifetime = self._lifetime_of(value)
         if lifetime <= 0.0:
             return False, 0.0, ()
-        tags = checked_tags(plain("tags", self._tags(value, *args, **kwargs))) if callable(self._tags) else self._tags
+        tags = self._tags
+        if callable(tags):
+            tags = checked_tags(sync_result("tags", tags(value, *args, **kwargs)))
         return True, lifetime, tags if self._own_tag is None else (*tags, self._own_tag)
 
     def _lifetime_of(self, value: Any) -> float:
-        """For how many seconds a result is stored; 0: not at all."""
+        """The seconds for which a result is stored; 0: not at all."""
         if self._lifetime is not None:
             return self._lifetime
-        given = plain("ttl", self._ttl(value)) if callable(self._ttl) else None
+        given = sync_result("ttl", self._ttl(value)) if callable(self._ttl) else None
         if given is None:
             lifetime: float = self._cache._core.lifetime
             return lifetime
@@ -163,23 +168,23 @@ class DistributedFunction:
             return 0.0
         return seconds_of(given, "what ttl returned")
 
-    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        """What a call does, as the drivers run it. `anew`: whatever is there."""
-        run = functools.partial(self._run, self._function(anew), args, kwargs)
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], reload: bool) -> Any:
+        """The steps of a call, for the drivers. `reload`: call even if there is a result."""
+        run = functools.partial(self._run, self._function(reload), args, kwargs)
         if self._failures is not None:
             run = functools.partial(self._tried, key, run)
-        return (yield from self._loaded(key, run, CallDecision(self, args, kwargs), anew))
+        return (yield from self._loaded(key, run, CallDecision(self, args, kwargs), reload))
 
-    def _loaded(self, key: str, run: Callable[[], Any], decide: CallDecision, anew: bool) -> Any:
+    def _loaded(self, key: str, run: Callable[[], Any], decide: CallDecision, reload: bool) -> Any:
         loader = self._cache._loader
-        if anew:
-            return (yield from loader.load_anew(key, run, decide))
+        if reload:
+            return (yield from loader.reload(key, run, decide))
         return (yield from (loader.load if self._single_flight else loader.load_alone)(key, run, decide))
 
-    def _function(self, anew: bool) -> Callable[..., Any]:
-        """What computes a result; where that is a cached function, `anew` has it refreshed."""
+    def _function(self, reload: bool) -> Callable[..., Any]:
+        """The function that computes a result. If it is a cached function itself, `reload` refreshes it."""
         function: Any = self.__wrapped__
-        if anew and hasattr(type(function), "_is_cached_function"):
+        if reload and hasattr(type(function), "_is_cached_function"):
             refresh: Callable[..., Any] = function.refresh
             return refresh
         return self.__wrapped__
@@ -189,20 +194,20 @@ class DistributedFunction:
         return self._kept(function(*args, **kwargs))
 
     def _kept(self, value: Any) -> Any:
-        """A result that can be stored. Consumed: it can be consumed only once."""
+        """The result, if it can be stored. Raises Consumed if it can be consumed only once."""
         kind = type(value)
         if hasattr(kind, "__await__") or hasattr(kind, "__next__") or hasattr(kind, "__anext__") or is_context(value):
             raise Consumed(value)
         return value
 
     def _report(self, value: Any) -> None:
-        """Say once that results can be consumed only once."""
+        """Warn once that results can be consumed only once."""
         if not self._warned:
             self._warned = True
             warn_of_one_shot(getattr(self, "__qualname__", repr(self.__wrapped__)), value)
 
     def _tried(self, key: str, run: Callable[[], Any]) -> Any:
-        """Make a call, unless it has failed a moment ago."""
+        """Make a call, unless it failed a moment ago."""
         forgotten = self._forgotten
         self._raise_known(key)
         try:
@@ -217,14 +222,15 @@ class DistributedFunction:
             raise Remembered(error)
 
     def _remember(self, key: str, error: Exception, forgotten: int) -> None:
-        """A call has failed that began when failures had been forgotten so many times."""
+        """Remember a failed call, unless failures were forgotten since it began. `forgotten`: the count at its
+        beginning."""
         assert self._failures is not None
         with self._lock:
             if forgotten == self._forgotten:
                 self._failures.remember(key, error)
 
     def _forget_failures(self, key: str | None = None) -> None:
-        """Forget one, or all."""
+        """Forget the failure of one key, or all."""
         if self._failures is not None:
             with self._lock:
                 self._forgotten += 1
@@ -247,35 +253,35 @@ class DistributedFunction:
             return AsyncCalls(self).call(args, kwargs)
         return self._call(args, kwargs, False)
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], reload: bool) -> Any:
         key = self._key_of(args, kwargs)
-        missed: bool | None = None if anew else True
+        missed: bool | None = None if reload else True
         try:
-            if anew:
+            if reload:
                 self._forget_failures(key)
-            value, missed = self._driver.run(self._steps(key, args, kwargs, anew))
+            value, missed = self._driver.run(self._steps(key, args, kwargs, reload))
         except Consumed as passed:
             value = passed.value
-            if hasattr(type(value), "__await__"):           # so it is an async function
+            if hasattr(type(value), "__await__"):           # an async function after all
                 self._is_async = True
-                return AsyncCalls(self, value).call(args, kwargs, anew)
+                return AsyncCalls(self, value).call(args, kwargs, reload)
             self._report(value)
         except Remembered as known:
             missed = False
             raise known.error from None
         finally:
-            if not anew:
+            if not reload:
                 self._count(bool(missed))
         return value
 
     def _many(self, missing_ttl: Any) -> Any:
-        """What `cached_many` makes of the function: this one has the keys of single results."""
+        """Called by `cached_many`, which uses this function for the keys of single results."""
         from cachebox.distributed._ops.many_calls import DistributedMany
 
         seconds = None if missing_ttl is None else seconds_of(missing_ttl, "missing_ttl")
         return DistributedMany(self.__wrapped__, self, missing_ttl, seconds, self._is_async)
 
-    # --- for users --------------------------------------------------------------------------------------------------
+    # --- for users ----------------------------------------------------------------------------------------------------
 
     @property
     def cache(self) -> Any:
@@ -292,10 +298,10 @@ class DistributedFunction:
         return {"maxsize": cache.max_size, "typed": self._typed, "policy": cache.policy, "ttl": self._ttl}
 
     def cache_clear(self, timeout: Seconds | None = None) -> Any:
-        """Forget all of this function's results, in every process, and set its counters to zero.
+        """Forget all results of this function, in every process, and set its counters to zero.
 
         Args:
-            timeout: seconds for the whole of it; None: the cache's, which is enough for about a million names.
+            timeout: seconds for the whole scan; None: the cache's, which is enough for about a million names.
         """
         if timeout is not None:
             seconds_of(timeout, "timeout", infinite=False)
@@ -312,16 +318,16 @@ class DistributedFunction:
 
     @control
     def invalidate(self, *args: Any, **kwargs: Any) -> Any:
-        """Forget the result of the call with these arguments, in every process. True where there was one."""
+        """Forget the result of the call with these arguments, in every process. Returns whether there was one."""
         key = self._key_of(args, kwargs)
         self._forget_failures(key)
         return self._driver.run(self._cache._core.delete(key))
 
     @control
     def peek(self, *args: Any, **kwargs: Any) -> Any:
-        """The result of the call with these arguments, or `MISSING` where none is cached. Counts nothing.
+        """The result of the call with these arguments, or `MISSING` if none is cached. Counts nothing.
 
-        Makes no call. One round trip where the first tier does not have it.
+        Makes no call. One round trip if the first tier does not have it.
         """
         return self._driver.run(self._peek(self._key_of(args, kwargs)))
 
@@ -334,8 +340,9 @@ class DistributedFunction:
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Make the call with these arguments now, store its result for every process, and return it. Counts nothing.
 
-        It waits for whoever is computing that result, in any process, and computes it once more. A write or delete of
-        the result meanwhile wins, and an exception changes nothing. To be awaited where the function is.
+        If another caller in any process is computing the result, this waits for it, then computes once more. A write or
+        delete of the result meanwhile wins, and an exception changes nothing. The refresh of an async function must be
+        awaited.
         """
         if BLOCKS and is_disabled():
             return self._function(True)(*args, **kwargs)
@@ -345,10 +352,10 @@ class DistributedFunction:
     def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Store `value` as the result of the call with these arguments, as if it had been computed. One round trip.
 
-        `condition`, `ttl` and `tags` apply. TypeError for a value that the serializer cannot give back; raises
-        `BackendUnavailable` where the server was not reached.
+        `condition`, `ttl` and `tags` apply. Raises TypeError for a value that the serializer cannot restore;
+        `BackendUnavailable` if the server was not reached.
         """
-        plain("value", value)
+        sync_result("value", value)
         try:
             self._kept(value)
         except Consumed:
@@ -372,7 +379,7 @@ class DistributedFunction:
         return self if instance is None else BoundDistributedFunction(self, instance)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__wrapped__":       # not made yet
+        if name == "__wrapped__":       # not set yet
             raise AttributeError(name)
         return getattr(self.__wrapped__, name)      # `__code__` of a function, `delay` of a task
 
@@ -381,7 +388,7 @@ class DistributedFunction:
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """For whoever looks for a function: frameworks, `inspect`. `type` tells the truth."""
+        """The class that frameworks and `inspect` see: that of functions. `type` tells the truth."""
         return FunctionType if isinstance(self.__wrapped__, FunctionType) else type(self)
 
     def __reduce__(self) -> str:
@@ -398,18 +405,18 @@ class DistributedFunction:
 
 
 class AsyncDistributedFunction(DistributedFunction):
-    """The same over an asyncio cache: `invalidate`, `peek`, `set` and `cache_clear` are awaited, too."""
+    """A cached function over an asyncio cache: `invalidate`, `peek`, `set` and `cache_clear` are awaited, too."""
 
     _driver: Any = Async()
 
 
 class BoundDistributedFunction:
-    """A cached method bound to its instance, which `key_func` sees as the first argument."""
+    """A cached method bound to its instance, which `key_func` gets as the first argument."""
 
     def __init__(self, function: DistributedFunction, instance: Any) -> None:
         self.__func__ = function
         self.__self__ = instance
-        self._kind = type(function)     # whose methods are taken, for the function's own might look for its class
+        self._kind = type(function)     # its methods are called, because the function's own might look for its class
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)

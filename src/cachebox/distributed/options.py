@@ -1,4 +1,4 @@
-"""Checking what users pass, with the words that `Cache` uses."""
+"""Checks of users' arguments, with the same words as `Cache`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST = 1e11                      # seconds; the server refuses some larger nu
 
 
 def seconds_of(given: Any, name: str, infinite: bool = True) -> float:
-    """A number of seconds greater than 0, infinity for None. ValueError or TypeError where it makes no sense.
+    """A number of seconds greater than 0; infinity for None. Raises ValueError or TypeError for anything else.
 
     >>> seconds_of(timedelta(minutes=1), "ttl")
     60.0
@@ -32,7 +32,7 @@ def seconds_of(given: Any, name: str, infinite: bool = True) -> float:
 
 
 def number_of(given: Any, name: str, wanted: str) -> float:
-    """A number as a float. TypeError, which names the argument, where its conversion fails, in whatever way."""
+    """A number as a float. Raises a TypeError that names the argument if the conversion fails in any way."""
     try:
         return float(given)
     except OverflowError:
@@ -42,7 +42,7 @@ def number_of(given: Any, name: str, wanted: str) -> float:
 
 
 def milliseconds(seconds: float) -> bytes:
-    """A lifetime as the scripts take it: nothing for ever.
+    """A lifetime as the scripts take it: in milliseconds; empty for no expiry.
 
     >>> milliseconds(1.5), milliseconds(math.inf)
     (b'1500', b'')
@@ -65,7 +65,7 @@ def checked_keys(keys: Any) -> tuple[str, ...]:
 
 
 def checked_tags(tags: Any) -> tuple[str, ...]:
-    """Tags: a str is one; else an iterable of them."""
+    """Tags from a str, which is one tag, or an iterable of them."""
     if not isinstance(tags, Iterable):
         raise TypeError(f"tags must be a str or an iterable of str, not {type(tags).__name__}")
     found = (tags,) if isinstance(tags, str) else tuple(dict.fromkeys(tags))

@@ -1,4 +1,4 @@
-"""Counters of what the two tiers did, and snapshots of them."""
+"""Counters of both tiers, and snapshots of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STATES = ("breaker", "link", "last_error")
 
 
 class _Counted:
-    """What can be asked of living counters, and of a snapshot of them."""
+    """The counters as properties, for living statistics and for snapshots."""
 
     __slots__ = ()
 
@@ -53,17 +53,17 @@ class _Counted:
 
     @property
     def stale_serves(self) -> int:
-        """Lookups served by the first tier because no server could be asked."""
+        """Lookups served a stale value: no server could be asked, or no newer value was computed yet."""
         return self._count("stale_serves")
 
     @property
     def invalidations(self) -> int:
-        """Entries of the first tier dropped because of what the server said."""
+        """Entries of the first tier dropped because the server reported a change."""
         return self._count("invalidations")
 
     @property
     def fills_refused(self) -> int:
-        """Values not stored because their key was changed meanwhile."""
+        """Values not stored because their key was changed while they were read or computed."""
         return self._count("fills_refused")
 
     @property
@@ -73,17 +73,17 @@ class _Counted:
 
     @property
     def refreshes(self) -> int:
-        """Values computed anew in the background, by this cache."""
+        """Values refreshed in the background, by this cache."""
         return self._count("refreshes")
 
     @property
     def refresh_failures(self) -> int:
-        """Those that could not be computed, or not be stored because no server was reached."""
+        """Refreshes that failed to compute a value, or to store it because no server was reached."""
         return self._count("refresh_failures")
 
     @property
     def undecodable(self) -> int:
-        """Misses where there was an entry, but not one that this cache would have written."""
+        """Misses because of an entry that this cache would not have written."""
         return self._count("undecodable")
 
     @property
@@ -93,11 +93,11 @@ class _Counted:
 
     @property
     def evictions(self) -> int:
-        """Live entries that left the second tier for want of room, as this cache wrote; of a folder only."""
+        """Live entries that left a folder when this cache needed room."""
         return self._count("evictions")
 
     def hit_rate(self) -> float:
-        """The share of lookups that were served; 0.0 where there were none."""
+        """The share of lookups that were served; 0.0 if there were none."""
         hits = self.local_hits + self.remote_hits + self.stale_serves
         return hits / (hits + self.misses) if hits + self.misses else 0.0
 
@@ -105,7 +105,7 @@ class _Counted:
 class DistributedSnapshot(_Counted):
     """The counters of a `DistributedStats` at one moment. It does not change, and can be pickled and compared.
 
-    The difference of two is what was counted between them.
+    The difference of two snapshots has the counts between them.
     """
 
     __slots__ = ("_counts", "uptime")
@@ -118,7 +118,7 @@ class DistributedSnapshot(_Counted):
         return self._counts[name]
 
     def get(self, name: str) -> int:
-        """One counter by name. ValueError for a name that is none."""
+        """One counter by name. Raises ValueError for an unknown name."""
         if name not in self._counts:
             raise ValueError(f"name must be one of {', '.join(self._counts)}, not {name!r}")
         return self._counts[name]
@@ -145,33 +145,36 @@ class DistributedSnapshot(_Counted):
 
 
 class DistributedStats(_Counted):
-    """What one cache object, in one process, has counted. Exact, also under threads.
+    """The counters of one cache object in one process. Exact, also under threads.
 
     Every lookup of a key (`get`, each key of `get_many`, `get_or_set`, a decorated call) counts one of
 
     - ``local_hits``: served by the first tier,
     - ``remote_hits``: served by the server,
-    - ``stale_serves``: served by the first tier although no server could be asked,
+    - ``stale_serves``: served a stale value, because no server could be asked or no newer value was computed yet,
     - ``misses``: found nowhere, or not decodable.
 
-    Beside them are counted ``invalidations`` (entries of the first tier dropped because the server said that something
-    changed), ``fills_refused`` (values not stored because their key was changed while they were read or computed),
-    ``errors`` (calls that a server did not serve: not reached in time, refused, or not asked because of the breaker),
-    ``refreshes`` (values computed anew in the background) and ``refresh_failures`` (where that failed),
-    ``undecodable`` (misses because of bytes that this cache would not have written) and ``unstorable`` (computed values
-    that the serializer does not take, and that were returned without being stored), and ``evictions`` (live entries
-    that left a folder for want of room).
-    The methods are those of `CacheStats`. ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``: of several
-    servers', the one farthest from closed.
-    ``link`` says whether changes are heard of, and ``last_error`` what is wrong, if something is.
+    Further counters are
+
+    - ``invalidations``: entries of the first tier dropped because the server reported a change,
+    - ``fills_refused``: values not stored because their key was changed while they were read or computed,
+    - ``errors``: calls that a server did not serve: not reached in time, refused, or not asked because of the breaker,
+    - ``refreshes`` and ``refresh_failures``: values refreshed in the background, and refreshes that failed,
+    - ``undecodable``: misses because of bytes that this cache would not have written,
+    - ``unstorable``: computed values that the serializer does not take, returned without being stored,
+    - ``evictions``: live entries that left a folder because it was full.
+
+    ``breaker`` is ``"closed"``, ``"open"`` or ``"half-open"``; of several servers, the state farthest from closed.
+    ``link`` says whether the servers' pushes arrive, and ``last_error`` what is wrong, if something is. The methods are
+    those of `CacheStats`.
     """
 
     __slots__ = ("_begun", "_core", "_lock", "_taken_off")
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._lock = Section()                  # a signal handler or a finalizer may come back
-        self._taken_off: dict[str, int] = {}    # by `reset`; what `increment` adds is less than nothing
+        self._lock = Section()                  # re-entrant, because a signal handler or a finalizer may come back
+        self._taken_off: dict[str, int] = {}    # counts at the last `reset`, minus what `increment` added
         self._begun = time.monotonic()
 
     def _count(self, name: str) -> int:
@@ -189,7 +192,7 @@ class DistributedStats(_Counted):
 
     @property
     def link(self) -> str:
-        """Whether changes are heard of: "up", "down", "refused" (by a server that does not track them), or "off"."""
+        """Whether pushes arrive: "up", "down", "refused" (by a server that does not track changes), or "off"."""
         link = self._core.tracking
         if self._core.topology.is_exact:
             return "up"
@@ -197,11 +200,11 @@ class DistributedStats(_Counted):
 
     @property
     def last_error(self) -> str | None:
-        """What is wrong with a server, in its own words where it has some; None: nothing is, or not any more."""
+        """What is wrong with a server, in its own words if it has some; None: nothing, or no longer."""
         return self._core.last_error
 
     def get(self, name: str) -> int | str | None:
-        """One of them by name. ValueError for a name that is none."""
+        """One counter or state by name. Raises ValueError for an unknown name."""
         if name not in (*NAMES, *STATES):
             raise ValueError(f"name must be one of {', '.join((*NAMES, *STATES))}, not {name!r}")
         found: int | str | None = getattr(self, name)
@@ -216,8 +219,7 @@ class DistributedStats(_Counted):
             return {name: self._count(name) for name in NAMES}
 
     def increment(self, name: str, amount: int = 1) -> None:
-        """Add to a counter. ValueError for a name that is none or an amount below 0, TypeError for one that is no
-        int."""
+        """Add to a counter. Raises ValueError for an unknown name or a negative amount, TypeError for a non-int."""
         if name not in NAMES:
             raise ValueError(f"name must be one of {', '.join(NAMES)}, not {name!r}")
         if not isinstance(amount, int) or isinstance(amount, bool):
@@ -228,7 +230,7 @@ class DistributedStats(_Counted):
             self._taken_off[name] = self._taken_off.get(name, 0) - amount
 
     def reset(self) -> None:
-        """Set all counters to zero and start the uptime anew. To measure a stretch of time, subtract two snapshots."""
+        """Set all counters to zero and restart the uptime. To measure a period, subtract two snapshots instead."""
         with self._core.tier.lock, self._lock:
             self._taken_off = {name: self._raw(name) for name in NAMES}
             self._begun = time.monotonic()
@@ -238,7 +240,7 @@ class DistributedStats(_Counted):
         return DistributedSnapshot(self._counts(), time.monotonic() - self._begun)
 
     def report(self) -> str:
-        """The lines a person wants."""
+        """The counters and states as lines for people."""
         lines = [f"{name.replace('_', ' '):<18}{count:,}" for name, count in self._counts().items()]
         states = [f"{name.replace('_', ' '):<18}{getattr(self, name) or 'none'}" for name in STATES]
         uptime = f"{'uptime':<18}{time.monotonic() - self._begun:,.0f} s"

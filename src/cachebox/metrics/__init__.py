@@ -1,7 +1,7 @@
 """Metrics of all named caches and cached functions, for Prometheus and for OpenTelemetry.
 
-Caches are read when somebody scrapes, so a hit pays nothing for it. They are known weakly: a cache that has ended is
-not reported any more. ``docs/seeing.md`` lists the metrics.
+Caches are read at each scrape, so a hit pays nothing for it. References to them are weak: a cache that is gone is not
+reported any more. ``docs/seeing.md`` lists the metrics.
 """
 
 from cachebox.metrics._opentelemetry import opentelemetry

@@ -1,4 +1,4 @@
-"""The exporter for OpenTelemetry: instruments that are read when somebody collects."""
+"""The exporter for OpenTelemetry: instruments that read the caches at each collection."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 ONE_ROUND = 1.0
-"""Seconds within which the callbacks of one collection have all run."""
+"""Seconds within which all callbacks of one collection run."""
 
 
 def opentelemetry(meter: Any = None) -> None:
-    """Have all named caches and cached functions observed by OpenTelemetry, those of later too.
+    """Have OpenTelemetry observe all named caches and cached functions, also those created later.
 
     Args:
-        meter: a `Meter` of OpenTelemetry; None: the one of the name ``cachebox``, of the global provider.
+        meter: a `Meter` of OpenTelemetry; None: the global provider's meter ``cachebox``.
 
-    Needs the extra ``opentelemetry``; ImportError says so. Instruments are called ``cachebox.hits`` and so on, with the
-    attributes that the labels are for Prometheus. A collection costs some microseconds for each cache, and a hit
-    nothing. Call it once for each meter.
+    Raises ImportError without the extra ``opentelemetry``. Instruments are called ``cachebox.hits`` and so on; their
+    attributes are the labels of the Prometheus metrics. A collection costs some microseconds per cache, and a hit
+    nothing. Call it once per meter.
     """
     try:
         from opentelemetry import metrics
@@ -46,14 +46,14 @@ def opentelemetry(meter: Any = None) -> None:
 
 
 class _Round:
-    """The readings of one collection, which asks for one metric after the other: all are read once."""
+    """The readings of one collection: it asks for one metric after the other, but the caches are read once."""
 
     def __init__(self) -> None:
         self._left: dict[Metric, list[Reading]] = {}
         self._read_at = 0.0
 
     def take(self, metric: Metric) -> list[Reading]:
-        """What a metric stands at. Whoever asks for it again begins another round."""
+        """The readings of a metric. A second question for the same metric begins another round."""
         found = self._left.pop(metric, None)
         if found is None or time.monotonic() - self._read_at > ONE_ROUND:
             self._read_at = time.monotonic()

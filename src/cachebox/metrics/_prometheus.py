@@ -1,8 +1,8 @@
 """The exporter for Prometheus.
 
-In a process of its own a scrape reads the caches. Where several processes share a folder of values
-(``PROMETHEUS_MULTIPROC_DIR``), whoever scrapes knows the others by their files only. So each process writes what its
-caches stand at into its files, once a second: the thread that sweeps caches does it, which also knows about forks.
+In a single process, a scrape reads the caches. If several processes share a folder of values
+(``PROMETHEUS_MULTIPROC_DIR``), the scraped process knows the others only by their files. So each process writes its
+caches' readings into its files, once a second. The sweeper thread does that, because it also handles forks.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 WRITTEN_EVERY = 1.0
-"""Seconds between two writings of a process's values, where several processes are scraped together."""
+"""Seconds between two writings of a process's values, if several processes are scraped together."""
 
 _known: weakref.WeakSet[Any] = weakref.WeakSet()        # the registries that have a collector
 _writer: _Writer | None = None
 
 
 def prometheus(registry: Any = None) -> None:
-    """Have all named caches and cached functions exported to Prometheus, those of later too.
+    """Export all named caches and cached functions to Prometheus, also those created later.
 
     Args:
         registry: a `CollectorRegistry` of prometheus-client; None: its default one.
 
-    Needs the extra ``prometheus``; ImportError says so. Calling it again changes nothing. A scrape costs some
-    microseconds for each cache, and a hit nothing. With ``PROMETHEUS_MULTIPROC_DIR`` set the values are written into
-    the process's files instead, once a second and at its end: call it in each process, or before they are forked.
+    Raises ImportError without the extra ``prometheus``. Calling it again changes nothing. A scrape costs some
+    microseconds per cache, and a hit nothing. With ``PROMETHEUS_MULTIPROC_DIR`` set, the values are written into the
+    process's files instead, once a second and at its end: call it in each process, or before they are forked.
     """
     try:
         import prometheus_client
@@ -51,12 +51,12 @@ def prometheus(registry: Any = None) -> None:
 
 
 def name_of(metric: Metric) -> str:
-    """What Prometheus calls a metric, without the suffix of a counter, which the client adds."""
+    """The Prometheus name of a metric, without the counter suffix, which the client adds."""
     return f"cachebox_{metric.name}{'_' if metric.unit else ''}{metric.unit}"
 
 
 def labels_of(metric: Metric) -> list[str]:
-    """The names of its labels."""
+    """The names of a metric's labels."""
     return ["cache", metric.label] if metric.label else ["cache"]
 
 
@@ -68,7 +68,7 @@ class _Collector:
         return iter(self._families().values())
 
     def collect(self) -> Iterator[Any]:
-        """All metrics, as they stand."""
+        """All metrics, with their current values."""
         families = self._families()
         for metric, cache, label, value in readings():
             families[metric.name].add_metric([cache, label] if metric.label else [cache], value)
@@ -86,12 +86,12 @@ class _Collector:
 
 
 class _Writer:
-    """Writes what all caches stand at into the files of this process."""
+    """Writes the readings of all caches into the files of this process."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge
 
-        own = CollectorRegistry()               # nobody scrapes it: whoever does reads the files
+        own = CollectorRegistry()               # never scraped itself: the scraper reads the files
         self._metrics: dict[Metric, Any] = {
             metric: Counter(name_of(metric), metric.help, labels_of(metric), registry=own)
             if metric.counts
@@ -104,7 +104,7 @@ class _Writer:
         self._written: dict[tuple[Metric, str, str], float] = {}
 
     def write(self) -> None:
-        """Write what has changed. Counters get what was added since, for others write into the same files."""
+        """Write what has changed. Counters get only the increase, because others write into the same files."""
         now = {(metric, cache, label): value for metric, cache, label, value in readings()}
         for key, value in now.items():
             metric, cache, label = key
@@ -120,7 +120,7 @@ class _Writer:
         self._written = now
 
     def _sweep(self) -> float:
-        """What the thread calls that sweeps caches. Returns when it is to come again."""
+        """Called by the sweeper thread. Returns the time of the next call."""
         self.write()
         return time.monotonic() + WRITTEN_EVERY
 
@@ -131,7 +131,7 @@ def _write_from_now_on() -> None:
         return
     from cachebox._store import sweeper
 
-    writer: Any = _Writer()             # the sweeper visits it as it does caches
+    writer: Any = _Writer()             # the sweeper visits it like a cache
     _writer = writer
     writer.write()
     atexit.register(writer.write)

@@ -1,4 +1,4 @@
-"""What is measured, whoever asks for it: the table of metrics, and what they stand at."""
+"""The table of metrics, and their readings, independent of the exporter."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Metric(NamedTuple):
     unit: str
     help: str
     label: str = ""
-    """What tells the samples of one cache apart; empty: there is one."""
+    """The label that distinguishes the samples of one cache; empty: there is one sample."""
 
 
 class Reading(NamedTuple):
-    """What a metric stands at."""
+    """The current value of a metric for one cache."""
 
     metric: Metric
     cache: str
@@ -42,7 +42,7 @@ NEGATIVE_HITS = Metric("negative_hits", True, "", "Lookups that were answered by
 SETS = Metric("sets", True, "", "Values stored.")
 LOADS = Metric("loads", True, "", "Calls of the loader.", "result")
 LOAD_SECONDS = Metric("load", True, "seconds", "Time that the calls of the loader took.")
-REFRESHES = Metric("refreshes", True, "", "Values loaded anew in the background.", "result")
+REFRESHES = Metric("refreshes", True, "", "Values refreshed in the background.", "result")
 EVICTIONS = Metric("evictions", True, "", "Entries that left the cache in the process.", "cause")
 INVALIDATIONS = Metric("invalidations", True, "", "Entries dropped because another process changed them.")
 ERRORS = Metric("errors", True, "", "Calls that no server served.")
@@ -84,7 +84,7 @@ _TWO_TIERS: tuple[tuple[Metric, str, str], ...] = (     # the same of `Distribut
 
 
 def readings() -> Iterator[Reading]:
-    """What every metric of every named cache and cached function stands at. O(1) for each."""
+    """The readings of every metric, for all named caches and cached functions. O(1) for each."""
     for name, thing in caches().items():
         if isinstance(thing, Cache):
             yield from _of_cache(name, thing)
@@ -101,10 +101,10 @@ def _of_cache(name: str, cache: Cache[Any, Any]) -> Iterator[Reading]:
 
 
 def _of_function(name: str, function: Any) -> Iterator[Reading]:
-    """Of a function that has its cache alone all that the cache counts; else its own hits and misses."""
+    """All readings of the cache, if only this function uses it; else the function's own hits and misses."""
     cache = function.cache
     hits, misses = function.cache_info()[:2]
-    if isinstance(cache, Cache) and cache._name is None and cache.stats.hits == hits and cache.stats.misses == misses:
+    if isinstance(cache, Cache) and cache.name is None and cache.stats.hits == hits and cache.stats.misses == misses:
         yield from _of_cache(name, cache)
     else:
         yield Reading(HITS, name, "local" if isinstance(cache, Cache) else "any", hits)

@@ -1,9 +1,9 @@
 """Strategies: a cache together with the store that it caches.
 
-A *store* is any object with ``load(key)``, which raises KeyError where there is nothing, and optionally
-``load_many(keys)``, which returns a dict of those there are, ``save(key, value)``, ``save_many(dict)``, ``delete(key)``
-and ``delete_many(keys)``. The methods may be coroutine functions: then `AsyncWriteThrough` and `AsyncWriteBehind` take
-it.
+A *store* is any object with ``load(key)``, which raises KeyError for an absent key. Optional methods are
+``load_many(keys)``, which returns a dict of the present keys, ``save(key, value)``, ``save_many(dict)``,
+``delete(key)`` and ``delete_many(keys)``; writing needs ``save``. The methods may be coroutine functions, for
+`AsyncWriteThrough` and `AsyncWriteBehind`.
 
 - `WriteThrough`: a write is in the store before the cache shows it.
 - `WriteBehind`: a write is accepted at once, and reaches the store soon; with a journal, even after ``kill -9``.
@@ -52,7 +52,7 @@ _MODULES = {
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Each is imported when it is first asked for."""
+        """Import a name when it is first used."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

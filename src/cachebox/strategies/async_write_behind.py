@@ -21,21 +21,21 @@ from cachebox.strategies.watches import Watch
 from cachebox.strategies.write_behind import WritingBehind
 
 LOOKS_EVERY = 1.0
-"""Seconds after which a thread that waits for an event loop looks whether that still runs."""
+"""Seconds after which a thread that waits for an event loop checks whether the loop still runs."""
 
 
 class AsyncWriteBehind(WritingBehind, AwaitedMethods):
     """`WriteBehind` with methods to await, for one event loop.
 
     Args:
-        cache: a `Cache`, or one whose methods are to be awaited.
-        store: a store whose methods are coroutine functions, or plain ones. They run in the event loop.
+        cache: a `Cache`, or one whose methods must be awaited.
+        store: a store whose methods are coroutine functions or plain functions. They run in the event loop.
         options: those of `WriteBehind`.
 
-    Its promises are those of `WriteBehind`, and the same thread decides what goes out when; the store's methods run in
-    the loop in which the first method of this was awaited. So it has to be closed before that loop ends: ``async
-    with``, or ``await close()``. What is pending when the loop is gone waits until a method is awaited in another one,
-    or the journal is opened again.
+    It keeps the promises of `WriteBehind`, and the same thread decides which writes go out when. The store's methods
+    run in the loop in which the first method of this object was awaited. So it must be closed before that loop ends:
+    ``async with``, or ``await close()``. Writes that are pending when the loop is gone wait until a method is awaited
+    in another loop, or the journal is opened again.
     """
 
     def _delivered_to(self) -> Store:
@@ -70,7 +70,7 @@ class AsyncWriteBehind(WritingBehind, AwaitedMethods):
         return bool(await self._wait(self._backlog.close, timeout))
 
     async def _wait(self, wait: Callable[..., Any], timeout: float | timedelta | None, *arguments: Any) -> Any:
-        """Wait in a thread, which does not go on waiting when the task is cancelled."""
+        """Wait in a thread; if the task is cancelled, the thread's wait ends, too."""
         until = Until(timeout)
         try:
             return await asyncio.to_thread(wait, *arguments, until)
@@ -89,8 +89,10 @@ class AsyncWriteBehind(WritingBehind, AwaitedMethods):
 
 
 async def _to_the_end(function: Callable[..., None], *arguments: Any) -> None:
-    """Run a function in a thread. A task that is cancelled waits all the same: what it began comes before what it does
-    next."""
+    """Run a function in a thread, and wait for its end even if the task is cancelled.
+
+    So the function's effects come before anything that the task does next.
+    """
     running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     cancelled = None
     while not running.done():
@@ -105,7 +107,7 @@ async def _to_the_end(function: Callable[..., None], *arguments: Any) -> None:
 
 
 class _StoreInLoop:
-    """A store whose methods run in an event loop, for the thread that calls them and waits."""
+    """A store whose methods run in an event loop, for a thread that calls them and waits."""
 
     def __init__(self, store: Store) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -117,13 +119,13 @@ class _StoreInLoop:
                 setattr(self, name, self._made_to_wait(method))
 
     def attach(self) -> None:
-        """The running loop is the one to use, unless another one is, and runs."""
+        """Use the running loop, unless another loop is attached and runs."""
         if self._loop is None or not self._loop.is_running():
             self._loop = asyncio.get_running_loop()
             self._attached.set()
 
     def _after_fork(self) -> None:
-        """In the child of a fork, where that loop does not run."""
+        """After a fork, in the child: forget the parent's loop, which does not run here."""
         self._loop = None
         self._attached = threading.Event()
 
@@ -133,7 +135,7 @@ class _StoreInLoop:
             return await result if isawaitable(result) else result
 
         def called(*arguments: Any) -> Any:
-            self._attached.wait()               # writes that a journal replays may be there before the loop is
+            self._attached.wait()               # writes that a journal replays may come before a loop is attached
             loop = self._loop
             assert loop is not None
             done: Future[Any] = Future()
@@ -144,15 +146,15 @@ class _StoreInLoop:
                     tasks.append(loop.create_task(call(arguments)))
                     tasks[0].add_done_callback(lambda task: _copy_outcome(task, done))
 
-            loop.call_soon_threadsafe(start)    # RuntimeError: it has been closed
+            loop.call_soon_threadsafe(start)    # raises RuntimeError if the loop was closed
             while True:
                 try:
                     return done.result(LOOKS_EVERY)
                 except TimeoutError:
-                    if done.done():             # the store's own
+                    if done.done():             # the store raised it
                         raise
                 if loop.is_closed() or self._loop is not loop or (not loop.is_running() and done.cancel()):
-                    for task in tasks:                  # should that loop ever go on
+                    for task in tasks:                  # in case that loop ever runs again
                         with suppress(RuntimeError):
                             loop.call_soon_threadsafe(task.cancel)
                     raise RuntimeError("the event loop of this AsyncWriteBehind has ended, or does not run")

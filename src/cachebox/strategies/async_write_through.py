@@ -13,11 +13,11 @@ class AsyncWriteThrough(WritingThrough, AwaitedMethods):
     """`WriteThrough` with methods to await, for one event loop.
 
     Args:
-        cache: a `Cache`, or one whose methods are to be awaited.
-        store: a store whose methods are coroutine functions, or plain ones that do not block for long.
+        cache: a `Cache`, or one whose methods must be awaited.
+        store: a store whose methods are coroutine functions, or plain functions that do not block for long.
 
-    Its promises are those of `WriteThrough`, with tasks for threads: writes of one key take turns, a task that reads
-    never waits for one that writes, and of all that miss one key at the same time one loads it.
+    It keeps the promises of `WriteThrough`, with tasks instead of threads: writes of one key take turns, a reading task
+    never waits for a writing one, and of all tasks that miss one key at the same time one loads it.
     """
 
     def __init__(self, cache: Any, store: Any) -> None:

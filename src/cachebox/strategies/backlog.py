@@ -1,6 +1,6 @@
-"""The writes that a store lacks: a queue, a journal that remembers it, and the thread that delivers them.
+"""The backlog: the writes that a store lacks, in a queue, with a journal and the thread that delivers them.
 
-What is here knows nothing of a cache. `WriteBehind` puts writes in, and asks which are the newest.
+It knows nothing of a cache. `WriteBehind` adds writes, and asks for the newest of a key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CLOSED = "this WriteBehind has been closed"
 class Backlog(Delivering):
     """Writes on their way to a store. Safe from any thread.
 
-    Arguments are those of `WriteBehind`, and have been checked; `waits`: whether writes wait for room.
+    The arguments are those of `WriteBehind`, already checked. `waits`: whether writes wait for room.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Backlog(Delivering):
         super().__init__(store, queue, journal, **how)
         self.exit_timeout = exit_timeout
         self.waits = waits
-        self.watches = Watches()                # of those who read a key to write it
-        self.unfinished: dict[Any, int] = {}       # key: the newest write whose caller is not done with it
-        self._unsynced: dict[int, _Accepted] = {}       # in the journal, and soon on the disk; by number there
+        self.watches = Watches()                # of callers that read a key to write it
+        self.unfinished: dict[Any, int] = {}    # key: its newest write whose caller is not done
+        self._unsynced: dict[int, _Accepted] = {}       # in the journal, not yet on the disk; by journal number
         self._forked = False
         self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
         if journal is not None:
@@ -56,16 +56,16 @@ class Backlog(Delivering):
     # --- putting writes in --------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """RuntimeError once it has been closed."""
+        """Raise RuntimeError if the backlog was closed."""
         if self.closing:
             raise RuntimeError(_CLOSED)
 
     def accept(self, key: Any, value: Any, numbers: dict[Any, int], watch: Watch | None = None) -> None:
-        """Put a write into the journal and into the queue, and its number, for `done_with`, into `numbers`.
+        """Add a write to the journal and the queue, and its number, for `done_with`, to `numbers`.
 
-        `watch`: where that says that the key was written meanwhile, nothing is accepted, and `numbers` stays empty.
-        RuntimeError after `close`, `QueueFull` where there is no room and none is waited for, TypeError where the
-        journal cannot hold it, OSError where it cannot be written; then nothing has changed.
+        If `watch` says that the key was written meanwhile, nothing is accepted, and `numbers` stays empty. Raises
+        RuntimeError after `close`, `QueueFull` if there is no room and writes do not wait, TypeError if the journal
+        cannot hold the write, and OSError if the journal cannot be written. Nothing has changed after an error.
         """
         journal = self.journal
         payload = b"" if journal is None else journal.encode(key, value)
@@ -105,7 +105,8 @@ class Backlog(Delivering):
                 if self.watches.watched:
                     self.watches.note((key,), watch)
                 if journal is None:
-                    older = self._enqueue(key, value, numbers, 0)       # dropped without the lock: its __del__ may run
+                    # dropped without the lock, because its __del__ may run
+                    older = self._enqueue(key, value, numbers, 0)
                     return True
                 journaled = journal.append(payload, value is MISSING)
                 try:
@@ -126,25 +127,25 @@ class Backlog(Delivering):
         return True
 
     def _refuse_to_wait_for_room(self) -> None:
-        """Raise where a write is not to wait. Needs the lock."""
+        """Raise if a write must not wait. Needs the lock."""
         if self._forked and self.journal is not None:
             raise RuntimeError("the journal belongs to the process that was forked: open another one")
         self.check_open()
-        if not self.waits or self.thread is threading.current_thread():     # which would wait for itself
+        if not self.waits or self.thread is threading.current_thread():     # the thread would wait for itself
             raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
 
     def _enqueue(self, key: Any, value: Any, numbers: dict[Any, int], journaled: int) -> object:
-        """Accept a write that is where it has to be. Returns what it replaces. Needs the lock."""
+        """Accept a write that the journal, if any, has. Returns what it replaces. Needs the lock."""
         queue, journal, letters = self.queue, self.journal, self._letters
         number = queue.accepted + 1
-        self.unfinished[key] = numbers[key] = number       # comparing keys may raise: before anything has changed
+        self.unfinished[key] = numbers[key] = number    # before any change, because comparing keys may raise
         letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
         older: Any = None if replaced is None else replaced.value
         before = 0 if replaced is None else replaced.journaled
         now = time.monotonic()
         accepted = queue.accept(key, value, now, journaled).number
-        if accepted != number:                  # a finalizer has written something in between
+        if accepted != number:                  # a finalizer has accepted a write in between
             self.unfinished[key] = numbers[key] = accepted
         if journal is not None:
             journal.drop(before)
@@ -156,11 +157,11 @@ class Backlog(Delivering):
         if len(queue.fresh) == queue.batch_size or (now + queue.max_delay < wakes_at > self._not_before):
             self._call_thread()
         elif now > wakes_at + LOOKS_EVERY:
-            self._is_needed = True              # it should have looked by now: it works, or it has ended
+            self._is_needed = True              # it should have looked by now: it is busy, or it has ended
         return older
 
     def _wait_for_disk(self, write: _Accepted) -> None:
-        """Return when the disk has what was recorded; then it is accepted, in the order of the journal."""
+        """Wait until the disk has the journal's record; then accept the write, in the order of the journal."""
         journal = self.journal
         assert journal is not None
         try:
@@ -179,7 +180,7 @@ class Backlog(Delivering):
                 self._full.begin(error)
             if was_lost:
                 raise
-            return                              # another thread's sync came first: it is accepted
+            return                              # another thread's sync came first: the write is accepted
         older: list[object] = []
         with self._lock:
             while write.journaled in self._unsynced:
@@ -191,13 +192,13 @@ class Backlog(Delivering):
         del older
 
     def wait_until_settled_in(self, key: Any) -> None:
-        """Return when no write of a key is on its way to the disk: until then it is recorded, but not accepted."""
+        """Wait until no write of a key is on its way to the disk: such a write is recorded, but not accepted yet."""
         with self._lock:
             while any(write.key == key for write in list(self._unsynced.values())):
                 self._has_progressed.wait(LOOKS_EVERY)
 
     def wait_until_there_is_room(self, key: Any, until: Until) -> None:
-        """Return when `accept` may be tried again, or when `until` is over."""
+        """Wait until `accept` may be tried again, or `until` has passed."""
         with self._lock:
             self.blocked_writers += 1
         try:
@@ -212,11 +213,11 @@ class Backlog(Delivering):
                 self.blocked_writers -= 1
 
     def done_with(self, numbers: Mapping[Any, int]) -> list[Any]:
-        """The callers of these writes are done with them. Returns those of the keys that have a newer write by now."""
+        """Mark writes as done by their callers. Returns those keys that have a newer write by now."""
         late = []
         with self._lock:
             for key, number in numbers.items():
-                # a collection may write the key between the two, and be done with that
+                # a finalizer may write the key between the two, and be done with that write
                 if self.unfinished.get(key) != number or self.unfinished.pop(key, None) != number:
                     late.append(key)
         return late
@@ -225,12 +226,12 @@ class Backlog(Delivering):
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
-        """What the store refused, oldest first."""
+        """The writes that the store refused, oldest first."""
         with self._lock:
             return self._letters.listed()
 
     def retry_dead_letters(self) -> dict[Any, int]:
-        """Accept again what the store refused, whether there is room or not. Returns the numbers, for `done_with`."""
+        """Accept the dead letters again, even if there is no room. Returns their numbers, for `done_with`."""
         numbers: dict[Any, int] = {}
         with self._lock:
             self.check_open()
@@ -239,12 +240,12 @@ class Backlog(Delivering):
                 number = self.queue.accept(write.key, write.value, now, write.journaled).number
                 self.unfinished[write.key] = numbers[write.key] = number
                 self._letters.drop(write.key)
-            self.queue.hurry(now)
+            self.queue.make_all_due(now)
         self.call_thread()
         return numbers
 
     def discard_dead_letters(self) -> list[DeadLetter]:
-        """Forget what the store refused, in the journal, too. Returns it."""
+        """Forget the dead letters, in the journal, too. Returns them."""
         with self._lock:
             letters, writes = self._letters.listed(), self._letters.writes()
             self._letters.clear()
@@ -258,7 +259,7 @@ class Backlog(Delivering):
         """See `WriteBehind.flush`."""
         self._refuse_to_wait_for_itself("flush")
         with self._lock:
-            writes = self.queue.hurry(time.monotonic())
+            writes = self.queue.make_all_due(time.monotonic())
         self.call_thread()
         return self._wait_for(writes, until) and not self._letters.kept
 
@@ -267,18 +268,18 @@ class Backlog(Delivering):
         self._refuse_to_wait_for_itself("close")
         self.begin_to_close()
         with self._lock:
-            while self._unsynced and until.left() > 0.0:        # what is about to be accepted
+            while self._unsynced and until.left() > 0.0:        # writes about to be accepted
                 self._has_progressed.wait(min(until.left(), LOOKS_EVERY))
-            writes = self.queue.hurry(time.monotonic())
+            writes = self.queue.make_all_due(time.monotonic())
             self._call_thread()
         reached = self._wait_for(writes, until) and not self._letters.kept
         with self._lock:
-            self._ends_at = time.monotonic()    # the thread is to end, if it has not
+            self._ends_at = time.monotonic()    # the thread must end, if it has not
             self._has_work.notify_all()
             while self._is_served() and until.left() > 0.0:
                 self._has_progressed.wait(min(until.left(), LOOKS_EVERY))
             if not self._is_served():
-                self._close_journal()           # else the thread does, when the store lets go of it
+                self._close_journal()           # else the thread closes it when the store returns
         return reached
 
     def _refuse_to_wait_for_itself(self, what: str) -> None:
@@ -286,31 +287,31 @@ class Backlog(Delivering):
             raise RuntimeError(f"{what} would wait for itself: it was called by the store, or by on_dead_letter")
 
     def give_up(self, until: Until) -> None:
-        """End the wait of those who wait until then."""
+        """End the wait of those who use `until`."""
         until.at = 0.0
         with self._lock:
             self._has_progressed.notify_all()
 
     def begin_to_close(self) -> None:
-        """Accept nothing more, and have all go out."""
+        """Accept no more writes, and send all pending ones at once."""
         with self._lock:
             self.closing = True
-            self.queue.hurry(time.monotonic())
-            self._has_progressed.notify_all()         # those who wait for room
+            self.queue.make_all_due(time.monotonic())
+            self._has_progressed.notify_all()       # wakes writers that wait for room
         self.call_thread()
 
     @property
     def pending(self) -> int:
-        """How many writes the store lacks, and is still to get."""
+        """How many writes the store still lacks, without dead letters."""
         with self._lock:
             return len(self.queue.pending) + len(self.queue.in_flight)
 
     def drain(self, timeout: float) -> bool:
-        """See `draining`."""
+        """Close, with a time limit: see `draining`."""
         return self.close(Until(timeout))
 
     def undelivered(self) -> str:
-        """What the store lacks, in words."""
+        """The writes that the store lacks, in words."""
         where = "they are lost" if self.journal is None else "they are in the journal"
         return f"{self.pending + len(self.dead_letters)} writes: {where}"
 
@@ -321,7 +322,7 @@ class Backlog(Delivering):
             while True:
                 with self._lock:
                     while write.into is not None:
-                        write = write.into      # the newer one stands for it
+                        write = write.into      # the newer write replaces it
                     if write.reached is not None:
                         break
                     left = until.left()
@@ -339,7 +340,7 @@ class Backlog(Delivering):
     # --- the end of the process, and forks ----------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
-        """This is a child: what is pending is the parent's to deliver."""
+        """After a fork, in the child: forget the pending writes, which the parent delivers."""
         self._make_locks()
         self.thread = None
         self.blocked_writers = 0
@@ -354,12 +355,12 @@ class Backlog(Delivering):
 
 
 class _Accepted:
-    """A write that is about to be accepted."""
+    """A write that is recorded, and about to be accepted."""
 
     __slots__ = ("journaled", "key", "numbers", "value")
 
     def __init__(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
         self.key = key
         self.value = value
-        self.numbers = numbers          # where its number goes
+        self.numbers = numbers          # receives its number
         self.journaled = 0              # its number in the journal

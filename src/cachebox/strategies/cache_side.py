@@ -1,8 +1,8 @@
-"""Applies a strategy's writes to its cache, and knows the keys under which the cache may be older than the store.
+"""Applies a strategy's writes to its cache, and tracks the keys under which the cache may be older than the store.
 
-A cache may fail: a distributed one whose server cannot be reached. Then what it holds under a key may be older than the
-store. Such a key is *stale*: until the cache has forgotten it, it is read from the store instead. Invariant: a key that
-nobody is writing and that is not stale is in the cache as the store has it, or as it will, or not at all.
+A cache may fail, such as a distributed one whose server cannot be reached. Then its value of a key may be older than
+the store's. Such a key is *stale*: it is read from the store until the cache has forgotten it. Invariant: for a key
+that nobody is writing and that is not stale, the cache has the value that the store has or will have, or no value.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from cachebox.strategies.steps import Steps
 from cachebox.strategies.store import contained, with_tags
 
 MOST_STALE = 100_000
-"""Stale keys that are known one by one; if there are more, the cache is to forget everything."""
-UNTOLD = "a cache could not be told of a write; until it can, what it may have is loaded from the store instead"
-TOLD = "the cache has been told of all writes"
+"""Stale keys that are kept one by one; if there are more, the cache must forget everything."""
+UNREACHED = "a cache could not be reached with a write; until it can, the key is loaded from the store instead"
+REACHED = "the cache has been reached with all writes"
 
 
 class StaleKeys:
     """The stale keys of a cache. Safe from any thread.
 
     Args:
-        can_clear: whether the cache can forget everything; if not, there is no bound on the keys.
+        can_clear: whether the cache can forget everything; if not, the number of keys has no bound.
     """
 
     def __init__(self, can_clear: bool) -> None:
-        self.keys: dict[Any, object] = {}       # each with a stamp, which tells a newer failure from an older one
-        self.of_all: object = None              # the stamp, if all keys are stale
+        self.keys: dict[Any, object] = {}       # key: a stamp, which tells a newer failure from an older one
+        self.of_all: object = None              # a stamp, if all keys are stale
         self._most = MOST_STALE if can_clear else float("inf")
-        self._lock = Section()          # re-entrant: comparing keys, or a collection, may run code that writes
+        self._lock = Section()          # re-entrant, because comparing keys or a collection may run code that writes
         renew_in_child(self)
 
     def __bool__(self) -> bool:
@@ -44,7 +44,7 @@ class StaleKeys:
         return self.of_all is not None or key in self.keys
 
     def add(self, keys: Iterable[Any]) -> None:
-        """The cache may have something older under these. O(keys)."""
+        """Mark keys as stale. O(keys)."""
         stamp = object()
         with self._lock:
             if self.of_all is not None:
@@ -56,12 +56,12 @@ class StaleKeys:
                 self.keys = {}
 
     def seen(self) -> tuple[object, dict[Any, object]]:
-        """What is stale now, for `settle`."""
+        """A snapshot of what is stale, for `settle`."""
         with self._lock:
             return self.of_all, dict(self.keys)
 
     def settle(self, seen: tuple[object, dict[Any, object]]) -> None:
-        """The cache has forgotten what was stale then. O(keys)."""
+        """Unmark what was stale in a snapshot, because the cache has forgotten it. O(keys)."""
         of_all, keys = seen
         with self._lock:
             if of_all is self.of_all:
@@ -69,52 +69,52 @@ class StaleKeys:
             for key, stamp in keys.items():
                 if self.keys.get(key) is stamp:
                     known = self.keys.pop(key, stamp)
-                    if known is not stamp:      # a collection wrote the key between the two
+                    if known is not stamp:      # a finalizer marked the key in between
                         self.keys.setdefault(key, known)
 
     def _after_fork(self) -> None:
-        """In the child of a fork: another thread of the parent may have held the lock."""
+        """After a fork, in the child: another thread of the parent may have held the lock."""
         self._lock = Section()
 
     def remove(self, keys: Iterable[Any]) -> None:
-        """The cache has a later write of these."""
+        """Unmark keys, because the cache has a later write of them."""
         with self._lock:
             for key in keys:
                 self.keys.pop(key, None)
 
 
 class CacheSide:
-    """A cache that may fail, as a strategy writes to it. Each method raises what the cache raises."""
+    """A strategy's access to its cache, which may fail. Each method raises what the cache raises."""
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
         self.stale = StaleKeys(callable(getattr(cache, "clear", None)))
-        self._trouble = Trouble(UNTOLD, TOLD)
+        self._trouble = Trouble(UNREACHED, REACHED)
 
     def is_stale(self, key: Any) -> Steps[bool]:
-        """Whether the cache must not be asked for a key. Tries to put that right."""
+        """Whether a key is stale, after an attempt to settle it."""
         if self.stale and key in self.stale:
             yield from self.settle()
             return key in self.stale
         return False
 
     def setting(self, key: Any, value: Any, ttl: Any, tags: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The step that sets a value in the cache. Where it fails, `has_failed`; afterwards, `has_heard`."""
+        """The step that sets a value in the cache. The caller calls `has_failed` if it raises, else `was_reached`."""
         set_: Callable[..., Any] = partial(self.cache.set, tags=tags) if tags else self.cache.set
         return set_, (key, value, ttl)
 
     def set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
-        """Set a value in the cache, or at least have it forget an older one."""
+        """Set a value in the cache; if that fails, have the cache forget the key."""
         try:
             yield self.setting(key, value, ttl, tags)
         except BaseException as error:
             yield from self.has_failed((key,), error)
             raise
         if self.stale:
-            yield from self.has_heard((key,))
+            yield from self.was_reached((key,))
 
     def set_many(self, items: Mapping[Any, Any], ttl: Any, tags: Any) -> Steps[None]:
-        """`set` for many, in one go where the cache can do that."""
+        """`set` for many keys, by one call if the cache has `set_many`."""
         try:
             if hasattr(self.cache, "set_many"):
                 yield partial(self.cache.set_many, **with_tags(tags)), (items, ttl)
@@ -124,15 +124,15 @@ class CacheSide:
         except BaseException as error:
             yield from self.has_failed(items, error)
             raise
-        yield from self.has_heard(items)
+        yield from self.was_reached(items)
 
     def increment(self, key: Any, amount: int, sum_: int) -> Steps[None]:
-        """Have the cache hold a sum, with lifetime and tags as they are where it holds what was added to."""
+        """Set a sum in the cache. If the cache has the old value, the entry keeps its lifetime and tags."""
         is_done = False
         try:
             if not (self.stale and key in self.stale) and (yield contained, (self.cache, key)):
                 is_done = (yield self.cache.increment, (key, amount)) == sum_
-        except TypeError:                       # it holds something that is no int
+        except TypeError:                       # the cached value is no int
             pass
         except BaseException as error:
             yield from self.has_failed((key,), error)
@@ -141,44 +141,44 @@ class CacheSide:
             yield from self.set(key, sum_, None, ())
 
     def fill(self, items: Mapping[Any, Any]) -> Steps[None]:
-        """Put what was loaded into the cache, but where that has something. What fails is loaded again."""
+        """Store loaded values in the cache, for keys without an entry. A value that is not stored is loaded again."""
         if items and hasattr(self.cache, "warm"):
             yield self.cache.warm, (items,)
 
     def delete(self, key: Any) -> Steps[bool]:
-        """Delete a key from the cache. True where it was there."""
+        """Delete a key from the cache. Returns whether it was there."""
         try:
             deleted = bool((yield self.cache.delete, (key,)))
         except BaseException as error:
             yield from self.has_failed((key,), error)
             raise
         if self.stale:
-            yield from self.has_heard((key,))
+            yield from self.was_reached((key,))
         return deleted
 
     def delete_many(self, keys: Iterable[Any]) -> Steps[int]:
-        """`delete` for many, in one go where the cache can do that. Returns how many were there."""
+        """`delete` for many keys, by one call if the cache has `delete_many`. Returns how many were there."""
         try:
             deleted = yield from self._delete_all(keys)
         except BaseException as error:
             yield from self.has_failed(keys, error)
             raise
-        yield from self.has_heard(keys)
+        yield from self.was_reached(keys)
         return deleted
 
     def forget(self, keys: Iterable[Any]) -> Steps[None]:
-        """Have the cache forget keys, now or before they are asked for again."""
+        """Have the cache forget keys, now or before they are read next."""
         self.stale.add(keys)
         yield from self.settle()
 
     def has_failed(self, keys: Iterable[Any], error: BaseException) -> Steps[None]:
-        """What the cache has under these keys may be older than the store."""
+        """Mark keys as stale after an error of the cache, and try to settle them."""
         self.stale.add(keys)
-        if isinstance(error, Exception):        # else it was interrupted: a cancelled task is not to wait any more
+        if isinstance(error, Exception):        # else it was interrupted: a cancelled task must not wait any more
             yield from self.settle()
 
     def settle(self) -> Steps[None]:
-        """Try to have the cache forget all that is stale."""
+        """Try to have the cache forget everything that is stale."""
         seen = self.stale.seen()
         try:
             if seen[0] is not None:
@@ -186,13 +186,13 @@ class CacheSide:
             if seen[1]:
                 yield from self._delete_all(seen[1])
         except Exception as error:
-            self._trouble.begin(error)          # they are stale still, which is the answer
+            self._trouble.begin(error)          # the keys stay stale, so nothing more is needed
             return
         self.stale.settle(seen)
         self._trouble.end()
 
-    def has_heard(self, keys: Iterable[Any]) -> Steps[None]:
-        """The cache can be reached, and has something newer under these."""
+    def was_reached(self, keys: Iterable[Any]) -> Steps[None]:
+        """The cache was reached, and has something newer under these keys."""
         if self.stale:
             self.stale.remove(keys)
             yield from self.settle()

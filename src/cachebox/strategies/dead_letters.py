@@ -1,4 +1,4 @@
-"""Dead letters: writes that the store has refused each time they were tried."""
+"""Dead letters: writes that the store refused at each attempt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cachebox.strategies.write_queue import Write
 
 
 class DeadLetter(NamedTuple):
-    """A write that the store refused each time it was tried; the value of a delete is `MISSING`."""
+    """A write that the store refused at each attempt; the value of a delete is `MISSING`."""
 
     key: Any
     value: Any
@@ -20,7 +20,8 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetters:
-    """The dead letters of one `WriteBehind`, at most one a key. Its owner calls one method at a time, but for `tell`.
+    """The dead letters of one `WriteBehind`, at most one per key. Only `tell` may run at the same time as another
+    method.
 
     Args:
         callback: called as ``callback(key, value, error)``, or None.
@@ -32,24 +33,24 @@ class DeadLetters:
         self._trouble = Trouble("on_dead_letter has failed", "on_dead_letter works again")
 
     def keep(self, write: Write, error: BaseException) -> None:
-        """The store will not have this one."""
+        """Keep a write that the store refuses for good."""
         self.kept[write.key] = write, error
 
     def find(self, key: Any) -> Write | None:
-        """The write of a key."""
+        """The dead letter's write of a key, or None."""
         kept = self.kept.get(key)
         return None if kept is None else kept[0]
 
     def drop(self, key: Any) -> object:
-        """It is none any more. Returns what held it, to be let go without a lock."""
+        """Remove a key's dead letter. Returns it, so that the caller can release it without a lock."""
         return self.kept.pop(key, None)
 
     def writes(self) -> list[Write]:
-        """All of them, oldest first."""
+        """The writes of all dead letters, oldest first."""
         return [write for write, _ in list(self.kept.values())]
 
     def listed(self) -> list[DeadLetter]:
-        """All of them as users see them, oldest first."""
+        """All dead letters as users see them, oldest first."""
         return [DeadLetter(write.key, write.value, error) for write, error in list(self.kept.values())]
 
     def clear(self) -> None:
@@ -57,7 +58,7 @@ class DeadLetters:
         self.kept = {}
 
     def tell(self, write: Write, error: BaseException) -> None:
-        """Log one, and tell the user's callback. Without a lock."""
+        """Log a dead letter, and call the user's callback. Without a lock."""
         tell(logging.ERROR, f"a write of {write.key!r} is a dead letter, the store has refused it: {text_of(error)}")
         if self.callback is None:
             return

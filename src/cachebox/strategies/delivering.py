@@ -20,15 +20,15 @@ from cachebox.strategies.write_queue import Write, WriteQueue
 LINGERS = 5.0
 """Seconds that the thread stays when there is nothing to write."""
 ASKED_EVERY = 1.0
-"""Seconds after which a store that seems to be down is asked by a write that it may not have seen yet, at most."""
+"""The longest pause in seconds after which a store that seems down gets a write that it may not have seen yet."""
 LOOKS_EVERY = 1.0
-"""Seconds after which those who wait for the thread make sure that it is there."""
+"""Seconds after which waiting callers check that the thread is there."""
 
 
 class Delivering:
-    """Delivers what is in a queue, from a thread that is there while there is something to deliver.
+    """Delivers the writes of a queue, by a thread that exists while there is something to deliver.
 
-    Arguments are those of `WriteBehind`, and have been checked.
+    The arguments are those of `WriteBehind`, already checked.
     """
 
     def __init__(
@@ -50,42 +50,43 @@ class Delivering:
         self._delivery = Delivery(store, self._settled)
         self._letters = DeadLetters(on_dead_letter)
         self._make_locks()
-        self.thread: threading.Thread | None = None     # who delivers: a thread of ours, but where none is to be had
-        self._is_needed = True                  # whether to make sure that it is there
-        self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when it is called
-        self._not_before = 0.0                  # when the store, which seems to be down, is to be asked again
-        self.blocked_writers = 0                          # who waits for room
+        # the delivering thread: the background thread, or a caller's if none can start
+        self.thread: threading.Thread | None = None
+        self._is_needed = True                  # whether to check that the thread is there
+        self._wakes_at = 0.0                    # when the thread looks again by itself; infinity: when called
+        self._not_before = 0.0                  # when a store that seems down is asked again
+        self.blocked_writers = 0                # how many callers wait for room
         self.closing = False
         self._ends_at: float | None = None      # once closing: when to give up
         self._down = Trouble("a store takes no writes, which wait and are tried again", "the store takes writes again")
         self._picky = Trouble(
             "a store refuses a write, but takes others; it is tried again", "the store has what it refused before"
         )
-        self._notes = Trouble("a journal cannot be told what the store has", "the journal is in order again")
+        self._notes = Trouble("a journal cannot record what the store has", "the journal is in order again")
         self._rewriting = Trouble("a journal cannot be rewritten, and grows", "the journal could be rewritten")
 
     def _make_locks(self) -> None:
-        # It guards all the rest, the queue and the journal. Re-entrant: comparing keys, a signal handler or a
+        # Guards everything else, the queue and the journal. Re-entrant, because comparing keys, a signal handler or a
         # finalizer may write in the middle of a write.
         self._lock = Section()
-        self._has_work = self._lock.condition()        # for the thread: there is something to do
-        self._has_progressed = self._lock.condition()    # for all others: a write was settled, or the thread ended
+        self._has_work = self._lock.condition()         # for the thread: there is something to do
+        self._has_progressed = self._lock.condition()   # for all others: a write was settled, or the thread ended
 
     # --- whether the thread is there ----------------------------------------------------------------------------------
 
     def _is_served(self) -> bool:
-        """Whether somebody delivers: that is asked of the thread itself."""
+        """Whether a thread delivers: the thread itself is asked."""
         thread = self.thread
         return thread is not None and (thread.runs() if isinstance(thread, Thread) else thread.is_alive())
 
     def call_thread(self) -> None:
-        """Have the thread look at the queue, if there is something in it."""
+        """Make the thread look at the queue; start it if there is something in the queue."""
         with self._lock:
             self._call_thread()
         self._start_thread()
 
     def _call_thread(self) -> None:
-        """Have a thread that is there look at the queue. Needs the lock."""
+        """Make a running thread look at the queue. Needs the lock."""
         self._wakes_at = 0.0
         self._is_needed = True
         self._has_work.notify_all()
@@ -107,11 +108,12 @@ class Delivering:
                 self._is_needed = True
                 if self.thread is thread:
                     self.thread = None
-            if not isinstance(error, RuntimeError):     # no thread to be had, or the process is ending
+            if not isinstance(error, RuntimeError):     # no thread can be started, or the process is ending
                 raise
 
     def _deliver_here(self, left: float) -> bool:
-        """Do for a moment, where no thread of ours is to be had, what it would do. False: it is not to go on."""
+        """Deliver once from the calling thread, because no other can be started. Returns False if there is nothing
+        left."""
         with self._lock:
             if self._is_served():
                 return True
@@ -135,7 +137,7 @@ class Delivering:
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Deliver all there is, in the thread. It starts over after an interruption, which may have come anywhere."""
+        """Deliver until nothing is left, in the thread. Starts over after an interruption, which may come anywhere."""
         with self._lock:
             if self.thread is not threading.current_thread():
                 return                          # the store forked, and this is the child
@@ -149,13 +151,13 @@ class Delivering:
             self._compact_if_worth_it()
 
     def _put_back_in_flight(self) -> None:
-        """Needs the lock."""
+        """Queue again what was in flight. Needs the lock."""
         now = time.monotonic()
         for write in list(self.queue.in_flight.values()):
             self.queue.put_back(write, now)
 
     def _next_batch(self) -> list[Write] | None:
-        """Wait for something to send. None: the thread is to end, and has said so."""
+        """Wait for a batch to send. None: the thread must end, and is no longer registered."""
         queue = self.queue
         with self._lock:
             lingers_until = time.monotonic() + LINGERS
@@ -180,7 +182,7 @@ class Delivering:
         return self._ends_at is not None and time.monotonic() >= self._ends_at
 
     def _send(self, batch: list[Write]) -> None:
-        """Deliver a batch, and see to what failed."""
+        """Deliver a batch. A failed write is queued again, or becomes a dead letter."""
         retries = self.retries
         thorough = retries is not None and max([write.tries for write in batch]) >= retries
         failed = sorted(self._delivery.deliver(batch, thorough), key=lambda each: each.write.first)
@@ -189,7 +191,7 @@ class Delivering:
         with self._lock:
             now = time.monotonic()
             self._not_before = now + min(self._pause_after(fruitless), ASKED_EVERY) if fruitless else 0.0
-            due: dict[int, float] = {}          # those that failed together are tried together again
+            due: dict[int, float] = {}          # writes that failed together are tried together again
             for write, error in failed:
                 write.tries += 1
                 if retries is not None and write.tries > retries and write.key not in self.queue.pending:
@@ -210,7 +212,7 @@ class Delivering:
         elif not self.queue.pending:
             self._picky.end()
         for write, error in dead:
-            self._letters.tell(write, error)    # before anybody who waits for it hears that it is settled
+            self._letters.tell(write, error)    # before a waiter learns that the write is settled
             with self._lock:
                 self.queue.settle(write, False)
                 self._has_progressed.notify_all()
@@ -219,11 +221,11 @@ class Delivering:
         return pause_after(failures, self.backoff, self.max_backoff)
 
     def _settled(self, writes: Sequence[Write]) -> None:
-        """The store has these."""
+        """Settle writes that the store has."""
         with self._lock:
             for write in writes:
                 self.queue.settle(write, True)
-                if self._letters.kept:          # it was told of, and interrupted before it was settled
+                if self._letters.kept:          # it was reported, and the thread was interrupted before it was settled
                     self._letters.drop(write.key)
             trouble = self._record_as_done([write.journaled for write in writes])
             self._has_progressed.notify_all()
@@ -232,7 +234,8 @@ class Delivering:
     # --- the journal --------------------------------------------------------------------------------------------------
 
     def _record_as_done(self, numbers: list[int]) -> OSError | None:
-        """In the journal. Where that fails, they may be replayed, which is allowed. Needs the lock."""
+        """Record in the journal that the store has these writes. If that fails, they may be replayed, which is
+        allowed. Needs the lock."""
         if self.journal is not None and numbers:
             try:
                 self.journal.done(numbers)
@@ -241,14 +244,15 @@ class Delivering:
         return None
 
     def _note(self, trouble: BaseException | None) -> None:
-        """Tell of the journal's state. Without the lock."""
+        """Log whether the journal works. Without the lock."""
         if trouble is not None:
             self._notes.begin(trouble)
         else:
             self._notes.end()
 
     def _compact_if_worth_it(self) -> None:
-        """Rewrite the journal without what the store has. Where that fails, it goes on growing."""
+        """Rewrite the journal without what the store has, if that is worth it. If it fails, the journal goes on
+        growing."""
         journal = self.journal
         if journal is None or not journal.wants_compaction():
             return

@@ -1,9 +1,9 @@
-"""How writes get into the store: in batches, and where one fails, which of its writes the store refuses.
+"""Delivery: sends writes to the store in batches, and finds the writes that the store refuses.
 
-A batch that fails is not much of a clue: one of its writes may be bad, or the store down. So some of its writes are
-tried alone. If one gets through, the store works: the rest is halved and halved again, until only those are left that
-it refuses. If none does, it seems to be down: then all wait, and the next round begins with single writes, chosen at
-random, so that bad ones cannot hide good ones for long, and a store that is down is not asked for each write.
+A failed batch says little: one of its writes may be bad, or the store may be down. So some of its writes are tried
+alone. If one succeeds, the store works: the rest is halved again and again, until only the refused writes are left. If
+none succeeds, the store seems down: all writes wait, and the next round begins with single writes. They are chosen at
+random, so that bad writes cannot hide good ones for long, and a store that is down does not get every write.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from cachebox.strategies.store import Store
 from cachebox.strategies.write_queue import Write
 
 PROBES = 3
-"""Single writes in a row that fail before the store is taken for down."""
+"""Single writes in a row that must fail before the store counts as down."""
 
 
 class Failed(NamedTuple):
-    """A write that the store does not have, and why."""
+    """A write that the store does not have, and the error."""
 
     write: Write
     error: BaseException
 
 
 class _Kind(NamedTuple):
-    """How one kind of writes is sent."""
+    """How one kind of write is sent."""
 
     one: Callable[[Write], Any]
     many: Callable[[list[Write]], Any] | None
@@ -47,20 +47,21 @@ class Delivery:
         self.store = store
         self.settled = settled
         self.fruitless = 0
-        """Rounds in a row in which nothing got through, but for writes that are known to be refused: it seems down."""
+        """Rounds in a row without a success, except for writes that are known to be refused; above 0 the store seems
+        down."""
         self.reached = False
-        """Whether something got through in this round, or the last one."""
+        """Whether a write succeeded in this round, or the last one."""
         self._calls = 0
         self._last_success = 0          # the number of that call
         self._in_vain = 0               # single writes in a row that failed
-        self._error: BaseException = RuntimeError()     # what the last of them raised
+        self._error: BaseException = RuntimeError()     # the error of the last failed single write
 
     def deliver(self, batch: Sequence[Write], thorough: bool = False) -> list[Failed]:
         """One round: send writes of different keys. Returns those that failed.
 
         Args:
             batch: the writes.
-            thorough: try each of them alone before it counts as failed.
+            thorough: try each write alone before it counts as failed.
         """
         self.reached = False
         self._in_vain = 0
@@ -116,7 +117,7 @@ class Delivery:
             self._in_vain += 1
             self._error = error
             if 0 < write.failed_in < self._last_success:
-                write.alone = True              # it failed before and after others got through
+                write.alone = True              # others succeeded between its two failures
             write.failed_in = self._calls
         return failed
 
@@ -124,14 +125,14 @@ class Delivery:
         return self._in_vain >= PROBES and not kind.thorough
 
     def _try(self, writes: list[Write], kind: _Kind) -> BaseException | None:
-        """One call of the store. Returns what it raised."""
+        """Call the store once. Returns its error, or None."""
         self._calls += 1
         try:
             if len(writes) > 1 and kind.many is not None:
                 kind.many(writes)
             else:
                 kind.one(writes[0])
-        except BaseException as error:          # whatever it is, the store does not have it
+        except BaseException as error:          # with any error, the store does not have the writes
             return error
         self.reached = True
         self._last_success = self._calls
@@ -149,7 +150,7 @@ class Delivery:
         try:
             self.store.delete(write.key)
         except KeyError:
-            pass                                # there is none: that is what was wanted
+            pass                                # the key is absent, as wanted
 
     def _delete_many(self, writes: list[Write]) -> None:
         self.store.delete_many([write.key for write in writes])

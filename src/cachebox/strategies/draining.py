@@ -1,4 +1,4 @@
-"""Draining at the end of the process: what is pending is delivered, within a time limit."""
+"""Draining at the end of the process: pending writes are delivered, within a time limit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Drainable(Protocol):
     exit_timeout: float
 
     def begin_to_close(self) -> object:
-        """Accept nothing more, and have all go out."""
+        """Accept no more, and send everything that is pending."""
 
     def drain(self, timeout: float) -> bool:
-        """Wait until all is delivered, for at most `timeout` seconds. Returns whether it is."""
+        """Wait until everything is delivered, for at most `timeout` seconds. Returns whether it is."""
 
     def undelivered(self) -> str:
         """What was not delivered, in words."""
@@ -31,12 +31,12 @@ _open: WeakSet[Drainable] = WeakSet()
 
 
 def drain_at_exit(one: Drainable) -> None:
-    """Close it when the process ends, if it is alive then and open. It is known weakly."""
+    """Register an object to be drained when the process ends, if it still exists and is open. The reference is weak."""
     _open.add(one)
 
 
 def _drain_all() -> None:
-    """All at the same time, each for at most its `exit_timeout`."""
+    """Drain all objects at the same time, each for at most its `exit_timeout`."""
     still_open = [one for one in list(_open) if not one.closing]
     began = time.monotonic()
     for one in still_open:

@@ -1,12 +1,11 @@
-"""What strategies raise."""
+"""The exceptions of strategies."""
 
 from __future__ import annotations
 
 
 class QueueFull(Exception):
-    """A `WriteBehind` with ``on_full="raise"`` has no room for another write. The write that was refused left no
-    trace."""
+    """A `WriteBehind` with ``on_full="raise"`` has no room for another write. The refused write left no trace."""
 
 
 class Absent(KeyError):
-    """A store says that there is nothing under a key. It never reaches users."""
+    """A store has nothing under a key. Never reaches users."""

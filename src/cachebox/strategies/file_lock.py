@@ -9,10 +9,10 @@ if sys.platform == "win32":
     import msvcrt
 
     _AT = 1 << 40
-    """The byte that is locked: behind everything, for a locked byte cannot be read by others."""
+    """The offset of the locked byte: behind everything, because others cannot read a locked byte."""
 
     def lock_file(file: int) -> bool:
-        """Lock an open file. False: somebody else has it."""
+        """Lock an open file. Returns False if another process has it."""
         os.lseek(file, _AT, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -29,7 +29,7 @@ else:
     import fcntl
 
     def lock_file(file: int) -> bool:
-        """Lock an open file. False: somebody else has it."""
+        """Lock an open file. Returns False if another process has it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

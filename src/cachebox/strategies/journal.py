@@ -1,25 +1,24 @@
-"""The journal of a `WriteBehind`: what was accepted, in a file, until the store has it.
+"""The journal of a `WriteBehind`: a file with the accepted writes, until the store has them.
 
     header:  magic (16 bytes)   version   signed?   serializer                                    (32 bytes)
     record:  size   kind   number   checksum of these three   checksum of what follows   payload
 
-A record says that a write was accepted (its payload: key and value), or that a key is to be deleted (the key), or which
-writes the store has by now (their numbers). Records are only ever added at the end. Two checksums tell the two ways in
-which a file may be wrong apart: a record that was being written when the process or the machine died is the last one
-and incomplete, and is dropped; anything else that does not check is damage, and the file is refused as a whole,
-unchanged.
+A record says that a write was accepted (payload: key and value), that a key is to be deleted (payload: the key), or
+which writes the store has (payload: their numbers). Records are only added at the end. Two checksums distinguish the
+two ways in which a file may be wrong. A record that was being written when the process or the machine died is the last
+one and incomplete; it is dropped. Any other mismatch is damage: the file is refused as a whole, unchanged.
 
-Durability. A record is given to the operating system before `set` returns: so it survives the end of the process, by
-``kill -9`` too. At the level ``"power"``, `set` returns when the disk has it: it survives a loss of power. At the
-default level, ``"process"``, the disk has it within about a second (`SYNC_EVERY`), so a loss of power may cost the last
+Durability. A record is handed to the operating system before `set` returns. So it survives the end of the process, even
+by ``kill -9``. At the level ``"power"``, `set` returns when the disk has the record, which survives a power cut. At the
+default level, ``"process"``, the disk has it within about a second (`SYNC_EVERY`), so a power cut may cost the last
 second.
 
-Space. When the store has everything, the file shrinks to its header. If that never happens, it is rewritten without
-what the store has once it has grown to `COMPACT_AT` and more than half of it is that. A file that could not be synced
-is rewritten, too: nobody can tell what the disk has of it. Until the new file has its name, the old one stands:
-whatever fails on the way loses nothing.
+Space. When the store has everything, the file shrinks to its header. Otherwise the file is rewritten once it is larger
+than `COMPACT_AT` bytes and more than half of it is no longer needed. A file that could not be synced is rewritten, too,
+because nobody knows how much of it the disk has. The old file stands until the new one takes over its name, so a
+failure on the way loses nothing.
 
-Nothing is believed that stands in a file: sizes, numbers and kinds are checked, and what does not fit is a ValueError.
+Nothing in a file is trusted: sizes, numbers and kinds are checked, and a mismatch is a ValueError.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ VERSION = 1
 SYNC_EVERY = 1.0
 """Seconds after which the disk has a record, at the level ``"process"``."""
 COMPACT_AT = 4 << 20
-"""Bytes of a file that is worth rewriting."""
+"""Bytes from which a file is worth rewriting."""
 COMPACT_AGAIN = 5.0
-"""Seconds after which that is tried again where it has failed."""
+"""Seconds after which a failed rewriting is tried again."""
 
 _HEADER = Struct("<16sH?13s")
 _START = Struct("<IBQ")
@@ -55,11 +54,11 @@ _CHECKS = Struct("<II")
 _HEAD = _START.size + _CHECKS.size
 _SET, _DELETE, _DONE = 1, 2, 3
 _LAST_NUMBER = 1 << 62
-"""The largest number that a record may have; after it they start from 0 again."""
+"""The largest number of a record; then the numbers start from 0 again."""
 
 
 class _Record(NamedTuple):
-    """One record of a file, whose checksums are right."""
+    """One record of a file, with correct checksums."""
 
     at: int
     kind: int
@@ -72,15 +71,15 @@ class Journal:
     """An open journal. Its owner calls its methods one at a time; `sync` may be called by any thread.
 
     Args:
-        path: the file, which is made if there is none, for its owner alone. What it means now it means for good,
-            wherever the process goes; a symbolic link is followed once.
+        path: the file; created for its owner alone if it does not exist. It is resolved now, once: a later change of
+            the working directory or of a symbolic link has no effect.
         encoding: how keys and values are written.
         durability: ``"process"`` or ``"power"``.
 
-    Raises ValueError, which names the file, where it is no journal, or damaged, or written with another serializer; and
-    RuntimeError where another process, or another `WriteBehind`, has it open. The file stays as it was then.
+    Raises ValueError, which names the file, if it is no journal, is damaged, or was written with another serializer;
+    RuntimeError if another process, or another `WriteBehind`, has it open. The file is unchanged then.
 
-    `replayed` holds the writes that the store may lack, in their order: number, key, and value or MISSING.
+    `replayed` has the writes that the store may lack, in their order: number, key, and value or MISSING.
     """
 
     def __init__(self, path: str | os.PathLike[str], encoding: Encoding, durability: str) -> None:
@@ -91,10 +90,10 @@ class Journal:
         self._syncer: Thread | None = None
         self._trouble = Trouble("the disk does not take a journal", "the disk takes the journal again")
         self._is_torn = False               # half a record may stand at the end
-        self._is_doubtful = False           # a sync failed: the disk may lack what was written before
-        self._writers = 0                   # a finalizer may write in the middle of a write
+        self._is_doubtful = False           # a sync failed: the disk may lack earlier records
+        self._writers = 0                   # more than 1 if a finalizer writes in the middle of a write
         self._undone: list[int] = []        # writes that the store has, which could not be recorded
-        self._compact_after = 0.0           # the monotonic time before which it is of no use to try
+        self._compact_after = 0.0           # monotonic seconds: no compaction before then
         self.number = 0
         self._size = 0
         self._file = _open_locked(self.path)
@@ -106,17 +105,17 @@ class Journal:
             raise
 
     def _make_locks(self) -> None:
-        # re-entrant: a signal handler or a finalizer may write in the middle of anything
-        self._sync_turn = Section()
-        self._wake_turn = Section()
-        self._wake = self._wake_turn.condition()
+        # re-entrant, because a signal handler or a finalizer may write in the middle of anything
+        self._sync_lock = Section()
+        self._wake_lock = Section()
+        self._wake = self._wake_lock.condition()
 
-    # --- reading ----------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def _read(self) -> list[tuple[int, Any, Any]]:
         """Read the whole file, drop a torn last record, and write the header of a new file."""
         content = self._content()
-        self._live: dict[int, int] = {}     # the bytes of each record that stands for a write which the store may lack
+        self._live: dict[int, int] = {}     # number: size of the record, for each write that the store may lack
         if not content or (len(content) < _HEADER.size and self._header().startswith(content)):
             os.ftruncate(self._file, 0)
             self._write(self._header())
@@ -154,8 +153,8 @@ class Journal:
             raise ValueError(f"it was written with {kind}, {'signed' if is_signed else 'not signed'}")
 
     def _replay(self, content: memoryview) -> tuple[int, list[tuple[int, Any, Any]]]:
-        """Where the last whole record ends, and the writes that were not done."""
-        last: dict[Any, tuple[int, Any, Any]] = {}      # by key; in the order of first writes, as the queue has it
+        """The end of the last complete record, and the writes that the store may lack."""
+        last: dict[Any, tuple[int, Any, Any]] = {}      # by key; in the order of first writes, like the queue
         keys: dict[int, Any] = {}
         sizes: dict[int, int] = {}
         end = _HEADER.size
@@ -188,19 +187,20 @@ class Journal:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def encode(self, key: Any, value: Any) -> bytes:
-        """The payload of a write; TypeError where it cannot be written down. Needs no lock."""
+        """The payload of a write. Raises TypeError if it cannot be encoded. Needs no lock."""
         payload = self.encoding.dumps(key) if value is MISSING else self.encoding.dumps(key, value)
         return payload + self.encoding.sign(payload) if self.encoding.secret is not None else payload
 
     def append(self, payload: bytes, deletes: bool) -> int:
-        """Record that a write was accepted. Returns its number. OSError where the disk is full: nothing has changed."""
-        if self.number >= _LAST_NUMBER:             # as if there had been a write each nanosecond for a century
+        """Record an accepted write. Returns its number. Raises OSError if the disk is full; nothing has changed
+        then."""
+        if self.number >= _LAST_NUMBER:             # after a write per nanosecond for a century
             self.compact()
             self.number = 0
         number = self.number + 1
         while number in self._live:
             number += 1
-        self.number = number                        # at once: a finalizer may write in the middle of this
+        self.number = number                        # at once, because a finalizer may write in the middle of this
         record = _record(_DELETE if deletes else _SET, number, payload)
         self._live[number] = len(record)
         try:
@@ -211,7 +211,7 @@ class Journal:
         return number
 
     def take_back(self, number: int) -> None:
-        """A write that was recorded is not accepted after all: it shall not be replayed."""
+        """Record that a write is not accepted after all, so that it is not replayed."""
         self._live.pop(number, None)
         try:
             self._record_done([number])
@@ -221,8 +221,8 @@ class Journal:
     def done(self, numbers: Sequence[int]) -> None:
         """Record that the store has these writes, and shrink the file if that is worth it.
 
-        OSError where the disk does not take that: it will be recorded with the next ones, and until then they may be
-        replayed.
+        Raises OSError if the disk does not take the record. It is written with the next one; until then the writes may
+        be replayed.
         """
         for number in numbers:
             self._live.pop(number, None)
@@ -233,34 +233,34 @@ class Journal:
         self._undone = self._undone[len(undone) :]
 
     def _empty(self) -> bool:
-        """Cut off all records. False: there is a live one by now."""
-        with self._sync_turn:
+        """Cut off all records. Returns False if there is a live one by now."""
+        with self._sync_lock:
             surplus = self._size - _HEADER.size
             if self._live:
                 return False
             os.ftruncate(self._file, _HEADER.size)
-            self._size -= surplus               # a finalizer may have added a record just now
+            self._size -= surplus               # a finalizer may have added a record in between
             self._synced = _HEADER.size
             self._undone = []
             if self.waits_for_disk:
-                self._sync_now()                # else what comes next might reach the disk first
+                self._sync_now()                # else the next record might reach the disk before this
         return True
 
     def _record_done(self, numbers: Sequence[int]) -> None:
         self._write(_record(_DONE, 0, b"".join([number.to_bytes(8, "little") for number in numbers])))
 
     def drop(self, number: int) -> None:
-        """A write was replaced by a later one of its key, which stands for both."""
+        """Forget a write that a later write of its key replaces."""
         self._live.pop(number, None)
 
     def wants_compaction(self) -> bool:
-        """Whether more than half of a large file is of no use any more, or a sync has failed."""
+        """Whether more than half of a large file is useless, or a sync has failed."""
         if os.name == "nt" or time.monotonic() < self._compact_after:   # Windows does not replace open files
             return False
         return self._is_doubtful or (self._size > COMPACT_AT and self._size > 2 * sum(self._live.values()))
 
     def compact(self) -> None:
-        """Rewrite the file without what the store has, in one step. What it raises has changed nothing."""
+        """Rewrite the file without what the store has, in one step. If it raises, nothing has changed."""
         self._compact_after = time.monotonic() + COMPACT_AGAIN
         content = bytearray(self._header())
         missing = set(self._live)
@@ -272,16 +272,16 @@ class Journal:
             raise OSError(f"{self.path!r} has lost records")
         beside, written = made_beside(self.path, os.O_RDWR | os.O_APPEND)
         try:
-            lock_file(written)                  # before it has the name: there is no moment without a lock
+            lock_file(written)                  # before it has the name, so that it is locked at every moment
             _write_all(written, bytes(content))
             os.fsync(written)
-            with self._sync_turn:
+            with self._sync_lock:
                 os.replace(beside, self.path)
                 self._use(written, len(content))
         except BaseException:
             if self._file != written:
-                if _is_at(self.path, written):  # it was interrupted just then
-                    with self._sync_turn:
+                if _is_at(self.path, written):  # the interruption came right after the rename
+                    with self._sync_lock:
                         self._use(written, len(content))
                 else:
                     os.close(written)
@@ -291,7 +291,7 @@ class Journal:
         sync_folder(os.path.dirname(self.path))
 
     def _use(self, file: int, size: int) -> None:
-        """Go on with another file that is locked, has the name, and is on the disk. Needs `_sync_turn`."""
+        """Switch to another file that is locked, has the name, and is on the disk. Needs `_sync_lock`."""
         before = self._file
         self._file = file
         self._size = self._synced = size
@@ -309,7 +309,7 @@ class Journal:
             _write_all(self._file, record)
             self._size += size
         except BaseException:
-            if self._writers == 1:              # half a record is as good as none only at the end
+            if self._writers == 1:              # half a record is harmless only at the end
                 self._is_torn = True
                 os.ftruncate(self._file, self._size)
                 self._is_torn = False
@@ -320,20 +320,20 @@ class Journal:
     # --- the disk -----------------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Return when the disk has what was recorded so far. OSError where it does not take it.
+        """Wait until the disk has what was recorded so far. Raises OSError if it does not take it.
 
-        Once that has failed, only a rewritten file is believed, see `compact`.
+        After a failure, only a rewritten file is trusted, see `compact`.
         """
         wanted = self._size
-        with self._sync_turn:
+        with self._sync_lock:
             if self._is_doubtful:
                 raise OSError(f"{self.path!r} could not be brought to the disk, and was not rewritten yet")
-            # else it was closed, which syncs, or another thread's call did it, or the file has shrunk
+            # otherwise `close` synced it, another thread did, or the file has shrunk
             if self._file >= 0 and self._synced < wanted <= self._size:
                 self._sync_now()
 
     def _sync_now(self) -> None:
-        """Needs `_sync_turn`."""
+        """Sync the file. Needs `_sync_lock`."""
         reached = self._size
         try:
             os.fsync(self._file)
@@ -348,29 +348,29 @@ class Journal:
         return self._is_doubtful
 
     def sync_soon(self) -> None:
-        """See to it that the disk has what was recorded so far within about a second."""
+        """Make sure that the disk has what was recorded so far within about a second."""
         if self._syncer is not None and self._syncer.runs():
             return
-        with self._wake_turn:
+        with self._wake_lock:
             if self._file < 0 or (self._syncer is not None and self._syncer.runs()):
                 return
             syncer = self._syncer = Thread("cachebox-journal", self._sync_later)
         try:
             syncer.start()
-        except RuntimeError:                    # no thread to be had, or the process is ending
+        except RuntimeError:                    # no thread can be started, or the process is ending
             self._syncer = None
 
     def _sync_later(self) -> None:
-        """In a thread of its own, which ends then."""
-        with self._wake_turn:
+        """Sync once, in a thread of its own."""
+        with self._wake_lock:
             self._wake.wait_for(lambda: self._file < 0, SYNC_EVERY)
-            self._syncer = None                 # what comes from now on needs another
-        with self._sync_turn:
+            self._syncer = None                 # later records need another thread
+        with self._sync_lock:
             file = os.dup(self._file) if self._file >= 0 else -1
         if file < 0:
             return
         try:
-            os.fsync(file)                      # without a lock: it may take a while
+            os.fsync(file)                      # without a lock, because it may take a while
         except OSError as error:
             self._is_doubtful = True
             self._trouble.begin(error)
@@ -380,8 +380,8 @@ class Journal:
             os.close(file)
 
     def close(self) -> None:
-        """Close the file and let others have it. What the store lacks stays in it."""
-        with self._wake_turn, self._sync_turn:
+        """Close and unlock the file. What the store lacks stays in it."""
+        with self._wake_lock, self._sync_lock:
             if self._file >= 0:
                 file, self._file = self._file, -1
                 try:
@@ -397,7 +397,7 @@ class Journal:
             self._wake.notify_all()
 
     def abandon(self) -> None:
-        """In a process that was forked: the file is the parent's."""
+        """After a fork, in the child: let go of the file, which is the parent's."""
         self._make_locks()
         self._syncer = None
         if self._file >= 0:
@@ -410,7 +410,7 @@ class Journal:
 
 
 def _records(content: memoryview) -> Iterator[_Record]:
-    """The whole records of a file. ValueError where it is damaged; a torn last one is left out."""
+    """The complete records of a file; a torn last one is left out. Raises ValueError if the file is damaged."""
     at = _HEADER.size
     while at < len(content):
         if len(content) - at < _HEAD:
@@ -419,7 +419,7 @@ def _records(content: memoryview) -> Iterator[_Record]:
         head_check, check = _CHECKS.unpack_from(content, at + _START.size)
         if crc32(content[at : at + _START.size]) != head_check:
             if len(bytes(content[at:]).rstrip(b"\0")) < _HEAD:
-                return                                  # torn: the disk has the space, but not what was to stand there
+                return                                  # torn: the disk has the space, but not its content
             raise ValueError(f"it is damaged at byte {at}")
         payload = content[at + _HEAD : at + _HEAD + size]
         end = at + _HEAD + size
@@ -449,7 +449,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _open_locked(path: str) -> int:
-    """Open a file for nobody else, or make it; RuntimeError where somebody else has it."""
+    """Open or create a file for this process alone. Raises RuntimeError if another process has it."""
     how = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
         try:
@@ -458,14 +458,14 @@ def _open_locked(path: str) -> int:
             try:
                 file = os.open(path, how | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
-                continue                        # somebody was faster
+                continue                        # another process was faster
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise ValueError(f"{path!r} is not a regular file: it cannot be a journal")
             if not lock_file(file):
                 raise RuntimeError(f"{path!r} is open already: a journal serves one WriteBehind at a time")
             if _is_at(path, file):
-                return file                     # else it was replaced after we opened it: look again
+                return file                     # else it was replaced after the opening: try again
         except BaseException:
             os.close(file)
             raise

@@ -1,8 +1,8 @@
-"""A lock for every key that somebody is writing, and none for the others.
+"""A lock for every key that is being written, and none for other keys.
 
-A lock stands in the dict for as long as somebody holds it or waits for it. After a wait for one it has to be looked
-whether it still stands there: if not, the key has another by now, or will get one, and that is the one to wait for.
-Nothing is locked while keys are compared, which may run any code, this included.
+A lock stays in the dict while it is held or waited for. After a wait, the caller checks that the lock is still in the
+dict. If not, the key has another lock by now, or will get one, and the caller waits for that. Nothing is locked while
+keys are compared, because comparing may run any code, including this.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Locks(Protocol):
     """Locks by key: `KeyLocks` and `AsyncKeyLocks`."""
 
     def of(self, keys: Iterable[Any]) -> Held | AsyncHeld:
-        """The locks of some keys, which are all different: a context manager, to be taken inside of it."""
+        """The locks of some different keys: a context manager; the locks are taken inside of it."""
 
 
 # --- for threads ------------------------------------------------------------------------------------------------------
@@ -36,17 +36,19 @@ class _KeyLock:
     __slots__ = ("depth", "lock", "number", "owner", "stands", "waiting")
 
     def __init__(self, number: int) -> None:
-        self.lock = Turn()              # re-entrant: a callback of the cache may write the same key
+        self.lock = Turn()              # re-entrant, because a callback of the cache may write the same key
         self.number = number
         self.owner = 0                  # the thread that holds it
-        self.depth = 0                  # how often it holds it
-        self.waiting: list[None] = []   # one for each that waits: such a list changes in one step
-        self.stands: list[None] = [None]    # whoever takes that out takes the lock out of the dict
+        self.depth = 0                  # how often that thread holds it
+        self.waiting: list[None] = []   # one item per waiter, because a list changes in one step
+        self.stands: list[None] = [None]    # the caller that pops the item removes the lock from the dict
 
 
 class KeyLocks:
-    """Locks by key. Several are taken in the order in which they came into being, so no wait closes a circle. Memory
-    follows the writes that are under way."""
+    """Locks by key. Memory is bounded by the writes under way.
+
+    Several locks are taken in the order of their creation, so no wait closes a cycle.
+    """
 
     def __init__(self) -> None:
         self._locks: dict[Any, _KeyLock] = {}
@@ -54,7 +56,7 @@ class KeyLocks:
         renew_in_child(self)
 
     def of(self, keys: Iterable[Any]) -> Held:
-        """The locks of some keys, which are all different."""
+        """The locks of some different keys."""
         return Held(self, list(keys))
 
     def _lock_of(self, key: Any) -> _KeyLock:
@@ -62,7 +64,7 @@ class KeyLocks:
         return self._locks.setdefault(key, _KeyLock(next(self._numbers))) if lock is None else lock
 
     def _take(self, keys: list[Any], taken: list[tuple[Any, _KeyLock]]) -> bool:
-        """Wait for the locks of these keys. False: one of them is no longer its key's."""
+        """Wait for the locks of these keys. Returns False if one of them is no longer its key's."""
         for key, lock in sorted([(key, self._lock_of(key)) for key in keys], key=lambda pair: pair[1].number):
             lock.waiting.append(None)
             try:
@@ -82,14 +84,14 @@ class KeyLocks:
             if lock.depth == 0:
                 lock.owner = 0
                 if not lock.waiting:
-                    with suppress(IndexError):          # taken out before: by a collection that wrote the key just now
+                    with suppress(IndexError):          # a finalizer that wrote the key has popped it
                         lock.stands.pop()
                         self._locks.pop(key, None)
         finally:
             lock.lock.release()
 
     def _after_fork(self) -> None:
-        """In the child of a fork: what other threads held, nobody will give back here."""
+        """After a fork, in the child: drop the locks of the parent's other threads, which nobody would release."""
         this = get_ident()
         self._locks = {key: lock for key, lock in self._locks.items() if lock.owner == this}
         for lock in self._locks.values():
@@ -97,7 +99,7 @@ class KeyLocks:
 
 
 class Held:
-    """The locks of some keys, for a thread: taken by `take`, and given back at the end of the ``with`` block."""
+    """The locks of some keys, for a thread: taken by `take`, and released at the end of the ``with`` block."""
 
     __slots__ = ("_keys", "_locks", "_taken")
 
@@ -122,31 +124,31 @@ class Held:
             while self._taken:
                 self._locks._give_back(*self._taken.pop())
         finally:
-            if self._taken:             # comparing a key has raised something
+            if self._taken:             # comparing a key has raised
                 self._give_back()
 
 
 # --- for tasks --------------------------------------------------------------------------------------------------------
 
 _acting: ContextVar[tuple[_AsyncKeyLock, ...]] = ContextVar("cachebox_held", default=())
-"""The locks that the code that runs acts under: tasks that were started under one carry it along."""
+"""The locks that the running code holds, or inherited from the task that started it."""
 
 
 class _AsyncKeyLock:
-    """The lock of one key, for the tasks of the event loop that runs."""
+    """The lock of one key, for the tasks of the running event loop."""
 
     __slots__ = ("lock", "loop", "users")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.loop = ref(asyncio.get_running_loop())
-        self.users = 0                  # those who hold it or wait for it
+        self.users = 0                  # tasks that hold it or wait for it
 
 
 class AsyncKeyLocks:
-    """`KeyLocks` for the tasks of one event loop at a time. They are taken in the order of their addresses.
+    """`KeyLocks` for the tasks of one event loop at a time. Several are taken in the order of their addresses.
 
-    What is written while a lock is held, by the store or by a task of its own, needs no lock: it would wait for itself.
+    A write by the store, or by a task that it started, takes no lock that its caller holds: it would wait for itself.
     """
 
     def __init__(self) -> None:
@@ -154,18 +156,18 @@ class AsyncKeyLocks:
         renew_in_child(self)
 
     def of(self, keys: Iterable[Any]) -> AsyncHeld:
-        """The locks of some keys, which are all different."""
+        """The locks of some different keys."""
         return AsyncHeld(self, list(keys))
 
     def _lock_of(self, key: Any) -> _AsyncKeyLock:
-        """The lock of a key; a new one where an event loop holds it that was left."""
+        """The lock of a key; a new one if the old one belongs to an event loop that was left."""
         lock = self._locks.setdefault(key, _AsyncKeyLock())
         if lock.loop() is not asyncio.get_running_loop():
             lock = self._locks[key] = _AsyncKeyLock()
         return lock
 
     def _after_fork(self) -> None:
-        """In the child of a fork, where the parent's event loop does not run."""
+        """After a fork, in the child: the parent's event loop does not run here."""
         self._locks = {}
 
 

@@ -1,7 +1,7 @@
-"""The operations of a cache with a store, as steps: what write-through and write-behind have in common.
+"""The operations of a cache with a store, as steps, common to write-through and write-behind.
 
-Lifetimes, tags and statistics are the cache's: a store knows nothing of them. What is stale in the cache (`cache_side`)
-counts as absent there.
+Lifetimes, tags and statistics belong to the cache; a store knows nothing of them. A stale entry of the cache
+(`cache_side`) counts as absent.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from cachebox.strategies.store import (
 from cachebox.strategies.watches import Watch, Watches
 
 UNKNOWN = object()
-"""What `_pending` answers where the cache, or the store, has to be asked."""
+"""The answer of `_pending` if the cache, or the store, must be asked."""
 
 
 def sum_of(key: Any, old: Any, amount: int) -> int:
-    """What `increment` makes of the value that is there. TypeError where that, or the amount, is no int."""
+    """The result of `increment` for an old value or MISSING. Raises TypeError if that, or the amount, is no int."""
     if not isinstance(amount, int):
         raise TypeError(f"amount must be an int, not {type(amount).__name__}")
     if old is MISSING:
@@ -42,7 +42,7 @@ def sum_of(key: Any, old: Any, amount: int) -> int:
 
 
 class Operations:
-    """What a cache with a store does, whether it blocks or is awaited."""
+    """The operations of a cache with a store, blocking or awaited."""
 
     cache: Any
     store: Any
@@ -54,17 +54,17 @@ class Operations:
         self.store = store
         self._store = Store(store, self._is_async)
         self._side = CacheSide(cache)
-        # calls a factory for a key that the cache lacks, once for all who ask at the same time
+        # calls a factory for a key that the cache lacks, once for all callers at the same time
         self._make_once = getattr(cache, "aget_or_set", cache.get_or_set) if self._is_async else cache.get_or_set
 
-    # --- what each strategy does in its own way -----------------------------------------------------------------------
+    # --- to be implemented by each strategy ---------------------------------------------------------------------------
 
     def _pending(self, key: Any) -> Any:
-        """A value that the store lacks yet, MISSING for a delete, or UNKNOWN."""
+        """The value that the store still lacks, MISSING for a delete, or UNKNOWN."""
         return UNKNOWN
 
     def _may_be_late(self, key: Any) -> bool:
-        """Whether `_is_late` has to be asked."""
+        """Whether `_is_late` must be asked."""
         return bool(self._side.stale)
 
     def _is_late(self, key: Any) -> Steps[bool]:
@@ -72,7 +72,7 @@ class Operations:
         return self._side.is_stale(key)
 
     def _load(self, key: Any) -> Steps[Any]:
-        """The newest value past the cache. Raises `Absent`."""
+        """The newest value, not from the cache. Raises `Absent`."""
         raise NotImplementedError
 
     def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
@@ -88,18 +88,20 @@ class Operations:
         raise NotImplementedError
 
     def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Steps[None]]) -> Steps[None]:
-        """Write what ``change(newest value or MISSING)`` returns, unless that is MISSING, and `tell` the cache: in one
-        step, as seen by those who write."""
+        """Write the result of ``change(newest value or MISSING)``, then `tell` the cache; MISSING changes nothing.
+
+        One step, as seen by all callers that write.
+        """
         raise NotImplementedError
 
     def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> Steps[None]:
-        """Write a value to the store, unless somebody has written the key since the watch began."""
+        """Write a value to the store, unless the key was written since the watch began."""
         raise NotImplementedError
 
-    # --- and in the way it waits --------------------------------------------------------------------------------------
+    # --- to be implemented by the blocking and the async classes ------------------------------------------------------
 
     def _do(self, operation: Callable[..., Steps[Any]], *arguments: Any) -> Any:
-        """Do the steps of an operation, here or in a coroutine."""
+        """Run the steps of an operation, here or in a coroutine."""
         raise NotImplementedError
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class Operations:
             return default
 
     def _newest(self, key: Any) -> Steps[Any]:
-        """The newest value, from the store if that can load, or MISSING."""
+        """The newest value, from the store if it can load; else MISSING."""
         if self._store.load is None:
             value = self._pending(key)
             if value is not UNKNOWN:
@@ -151,7 +153,7 @@ class Operations:
         return {key: found[key] for key in wanted if key in found}
 
     def _load_many(self, keys: list[Any]) -> Steps[dict[Any, Any]]:
-        """What the store has, which then is in the cache, too, but for what was written meanwhile."""
+        """The values in the store, which are also stored in the cache, unless a key was written meanwhile."""
         with self._watches.over(keys) as watch:
             loaded = {} if self._store.load_many is None else (yield self._store.load_many, (keys,))
             found = {}
@@ -166,7 +168,7 @@ class Operations:
             if not watch.was_written:
                 yield from self._side.fill(found)
             if watch.was_written:
-                yield from self._side.forget(keys)          # what came in between may be older
+                yield from self._side.forget(keys)          # values stored in between may be older
         return found
 
     def _contains(self, key: Any) -> Steps[bool]:
@@ -185,7 +187,7 @@ class Operations:
         left: float | None = yield self.cache.ttl, (key,)
         return left
 
-    # --- writing what depends on what is there ------------------------------------------------------------------------
+    # --- writes that depend on the old value --------------------------------------------------------------------------
 
     def _add(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[bool]:
         check_entry(self.cache, key, value, ttl, tags)
@@ -234,7 +236,7 @@ class Operations:
             yield from self._save_unless_written(watch, key, value)
             return value
 
-    # --- of the cache alone -------------------------------------------------------------------------------------------
+    # --- the cache alone ----------------------------------------------------------------------------------------------
 
     def _touch(self, key: Any, ttl: Any) -> Steps[bool]:
         is_late = yield from self._is_late(check_key(self.cache, key))

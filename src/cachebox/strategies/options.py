@@ -1,4 +1,4 @@
-"""Checking the options of strategies, with the words that `Cache` uses."""
+"""Checks of the options of strategies, with the same words as `Cache`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check_int(name: str, given: Any, least: int) -> None:
-    """TypeError or ValueError unless it is an int from `least` on."""
+    """Raise TypeError or ValueError unless `given` is an int from `least` on."""
     if not isinstance(given, int) or isinstance(given, bool):
         raise TypeError(f"{name} must be an int, not {type(given).__name__}")
     if given < least:
@@ -16,7 +16,7 @@ def check_int(name: str, given: Any, least: int) -> None:
 
 
 def checked_seconds(name: str, given: Any, finite: bool = False) -> float:
-    """A number of seconds from 0 on, perhaps infinity, or a timedelta, as a number. TypeError or ValueError otherwise.
+    """A number of seconds from 0 on, perhaps infinity, or a timedelta, as a number. Raises TypeError or ValueError.
 
     >>> checked_seconds("timeout", timedelta(minutes=1))
     60.0
@@ -31,11 +31,11 @@ def checked_seconds(name: str, given: Any, finite: bool = False) -> float:
 
 
 def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
-    """ValueError unless it is one of the choices."""
+    """Raise ValueError unless `given` is one of the choices."""
     if given not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {given!r}")
 
 
 def at_most_a_wait(seconds: float) -> float:
-    """Seconds for which one can wait in one go: the system's clock has an end."""
+    """Seconds for one wait, limited to what the system's clock can count."""
     return max(0.0, min(seconds, threading.TIMEOUT_MAX / 2))

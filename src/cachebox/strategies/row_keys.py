@@ -1,8 +1,8 @@
-"""Keys as bytes, for a table: equal keys have the same bytes, and others have others.
+"""Keys as bytes, for a table: two keys have the same bytes exactly if they are equal.
 
-A serializer cannot promise that. Pickles of equal tuples differ where their items are one object or two, and 1, 1.0 and
-True, which are one key for a dict, look different in JSON. So keys are written here, by what makes them equal, whatever
-the serializer; and a key of which that is not known is a TypeError.
+A serializer does not guarantee that. Pickles of equal tuples may differ if two items are the same object. And 1, 1.0
+and True, which are one key for a dict, differ in JSON. So keys are written here by what makes them equal, independent
+of the serializer. A key whose equality is unknown raises TypeError.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from uuid import UUID
 
 _MOST_DIGITS = 4000
-"""Of a number: Python refuses to write longer ints."""
+"""The most digits of a number: Python refuses to write longer ints."""
 
 
 def row_key(key: Any) -> bytes:
     """A key as bytes. O(its size).
 
-    TypeError for what is not made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, and
-    for classes that have an `==` of their own.
+    Raises TypeError unless the key is made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and
+    enums; also for classes with an `==` of their own.
     """
     try:
         return _text(key).encode()
@@ -41,20 +41,20 @@ def _text(key: Any) -> str:
     if key is None:
         return "null"
     for known, write in _KINDS.items():
-        # a subclass that compares as its base does is equal to what the base would be
+        # a subclass that compares like its base equals the base's value
         if isinstance(key, known) and kind.__eq__ is known.__eq__ and kind.__hash__ in _hashes(known):
             return write(key)
     equals: Any = kind.__eq__
     if isinstance(key, Enum) and equals is object.__eq__:
         return f"enum({kind.__module__}.{kind.__qualname__}.{key.name})"
     raise TypeError(
-        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, for of "
-        f"others it is not known when they are equal; not of type {kind.__name__}"
+        f"key must be made of None, numbers, str, bytes, tuples, frozensets, dates, times, UUIDs and enums, because "
+        f"equality is not known for others; not of type {kind.__name__}"
     )
 
 
 def _hashes(known: type) -> tuple[Any, ...]:
-    """How a subclass may hash if it is to be equal to its base: an enum of numbers or strings has its own way."""
+    """The hash functions of a subclass that equals its base. Enums of numbers or strings have their own."""
     return known.__hash__, Enum.__hash__
 
 
@@ -85,7 +85,7 @@ def _complex(key: complex) -> str:
 def _moment(key: datetime.datetime) -> str:
     if key.tzinfo is None:
         return f"datetime({key.replace(fold=0).isoformat()})"
-    if type(key.tzinfo) is not datetime.timezone:       # where clocks are set back, equality has its exceptions
+    if type(key.tzinfo) is not datetime.timezone:       # where clocks are set back, equality has exceptions
         raise TypeError("key must not be a datetime with a time zone other than a datetime.timezone")
     return f"moment({(key - _EPOCH) // _MICROSECOND})"
 

@@ -1,4 +1,4 @@
-"""Draining on SIGTERM, for those who ask for it."""
+"""Draining on SIGTERM, on request."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def drain_on_sigterm() -> None:
-    """Let SIGTERM end the process as ``sys.exit(143)`` does, so that every `WriteBehind` is drained as at any exit.
+    """Let SIGTERM end the process like ``sys.exit(143)``, so that every `WriteBehind` is drained as at any exit.
 
-    Call it once, in the main thread (elsewhere it is a ValueError, as for `signal.signal`). By default SIGTERM ends a
-    process at once, and only a journal keeps what was pending. A handler that was there before, one of Python, is
-    called first. The drain takes each `WriteBehind` at most its `exit_timeout`.
+    Call it once, in the main thread; in other threads it raises ValueError, like `signal.signal`. Without it, SIGTERM
+    ends a process at once, and only a journal keeps pending writes. An earlier Python handler is called first. The
+    drain takes each `WriteBehind` at most its `exit_timeout`.
     """
     before = signal.getsignal(signal.SIGTERM)
 

@@ -15,31 +15,31 @@ from cachebox._files.serializer import JSON_KEYS, Encoding
 from cachebox.strategies.row_keys import row_key
 
 _MOST_AT_ONCE = 500
-"""Keys in one SELECT: SQLite before 3.32 takes 999."""
+"""The most keys of one SELECT; SQLite before 3.32 takes 999."""
 
 _of_parents: list[_Connection] = []
-"""Connections that processes before this one had open when they forked."""
+"""Connections that earlier processes had open when they forked."""
 
 
 class SQLiteStore:
     """A store that keeps keys and values in a table of an SQLite database.
 
     Args:
-        path: the file, which is made if there is none, for its owner alone. What it means now it means for good,
-            wherever the process goes.
-        table: the name of the table, likewise.
+        path: the file; created for its owner alone if it does not exist. It is resolved now, once: a later change of
+            the working directory has no effect.
+        table: the name of the table; created if it does not exist.
         timeout: seconds to wait for another process that is writing.
-        serializer, secret: how values are written, see `Cache.dump`. With a secret a value is signed together with its
+        serializer, secret: how values are written, see `Cache.dump`. With a secret, a value is signed together with its
             key.
 
-    **Keys** that are equal are one row, as they are one key of a dict: 1, 1.0 and True. With JSON a key is a str, a
-    number or None; with another serializer it may also be bytes, a date, a time, a UUID, an enum, or a tuple or
-    frozenset of such. Any other is a TypeError, for every method.
+    **Keys** that are equal share a row, like keys of a dict: 1, 1.0 and True. With JSON a key is a str, a number or
+    None. With another serializer it may also be bytes, a date, a time, a UUID, an enum, or a tuple or frozenset of
+    these. Every method raises TypeError for other keys.
 
-    Each thread has a connection of its own, with write-ahead logging, so that readers and a writer do not wait for each
-    other. A write is in the file when the call returns; it survives the end of the process, and
-    (``synchronous=NORMAL``) a loss of power may take the last writes along, never the consistency of the file. Safe
-    from any thread, and in a process that was forked.
+    Each thread has its own connection, with write-ahead logging, so that readers and a writer do not wait for each
+    other. A write is in the file when the call returns, and survives the end of the process. Because of
+    ``synchronous=NORMAL``, a power cut may cost the last writes, but never the file's consistency. Safe from any
+    thread, and in the child of a fork.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, SQLiteStore(f"{folder}/store.db") as store:
@@ -77,7 +77,7 @@ class SQLiteStore:
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
 
     def load(self, key: Any) -> Any:
-        """The value of a key; KeyError where there is none."""
+        """The value of a key. Raises KeyError if there is none."""
         row = self._key(key)
         rows = self._connection().execute(f"{self._select}(?)", (row,)).fetchall()
         if not rows:
@@ -85,7 +85,7 @@ class SQLiteStore:
         return self._value(row, rows[0][1])
 
     def load_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
-        """The values of those keys that there are."""
+        """The values of the keys that have one."""
         written = {self._key(key): key for key in keys}
         found = {}
         wanted = list(written)
@@ -108,12 +108,12 @@ class SQLiteStore:
             connection.executemany(self._upsert, rows)
 
     def delete(self, key: Any) -> bool:
-        """Delete a key. True where there was one."""
+        """Delete a key. Returns whether it was there."""
         with self._connection() as connection:
             return connection.execute(self._remove, (self._key(key),)).rowcount > 0
 
     def delete_many(self, keys: Iterable[Any]) -> int:
-        """Delete all of these keys, or none of them. Returns how many there were."""
+        """Delete all of these keys, or none of them. Returns how many were there."""
         doomed = [(self._key(key),) for key in keys]
         with self._connection() as connection:
             return connection.executemany(self._remove, doomed).rowcount if doomed else 0
@@ -137,7 +137,7 @@ class SQLiteStore:
 
     def _key(self, key: Any) -> bytes:
         if self._encoding.is_json and type(key) not in JSON_KEYS:
-            self._encoding.dumps(key)           # which says what is wrong with it
+            self._encoding.dumps(key)           # raises an error that says what is wrong with it
         return row_key(key)
 
     def _row(self, key: Any, value: Any) -> tuple[bytes, bytes]:
@@ -153,18 +153,19 @@ class SQLiteStore:
     def _connection(self) -> sqlite3.Connection:
         """This thread's connection."""
         own: _Connection | None = getattr(self._local, "own", None)
-        if own is None or own.process != os.getpid():   # a connection must not be used in a process that was forked
+        if own is None or own.process != os.getpid():   # a connection must not be used in the child of a fork
             if self._closed:
                 raise RuntimeError(f"{self!r} has been closed")
             if own is not None:
-                _of_parents.append(own)         # nor closed there, which the end of the last reference would do
+                _of_parents.append(own)         # nor closed there, which dropping the last reference would do
             own = self._local.own = _Connection(self.path, self._timeout)
             self._all.add(own)
         return own.connection
 
 
 def _make(path: str) -> None:
-    """Make a file for its owner alone, if there is none. SQLite gives what stands beside it the same permissions."""
+    """Create a file for its owner alone, if it does not exist. SQLite gives the files next to it the same
+    permissions."""
     flags = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | flags, 0o600))
@@ -175,7 +176,7 @@ class _Connection:
 
     def __init__(self, path: str, timeout: float) -> None:
         self.process = os.getpid()
-        # another thread closes it; it uses it never at the same time as this one
+        # another thread may close it, but never uses it at the same time
         self.connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False)
         self._to_close = [self.connection]
         self.connection.execute("PRAGMA journal_mode = WAL")
@@ -185,7 +186,7 @@ class _Connection:
         if self.process == os.getpid():
             try:
                 connection = self._to_close.pop()
-            except IndexError:          # closed, or about to be by a thread that ends: sqlite3 must not be told twice
+            except IndexError:          # another thread has closed it, or is about to: sqlite3 allows one close
                 return
             connection.close()
 

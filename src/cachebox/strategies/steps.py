@@ -1,7 +1,7 @@
-"""Steps: what the strategies do, as generators that run in the calling thread or in the calling task.
+"""Steps: the strategies' operations, as generators that run in the calling thread or the calling task.
 
-A step yields a function and a tuple of its arguments. It is sent what the function returns; in a task that is awaited
-first, where it can be. So the blocking strategies and those for asyncio are one source.
+A step yields a function and a tuple of its arguments, and is sent the function's result. In a task an awaitable result
+is awaited first. So the blocking and the asyncio strategies share one source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Steps: TypeAlias = Generator[tuple[Callable[..., Any], tuple[Any, ...]], Any, T]
 
 
 async def run_awaited(steps: Steps[T]) -> T:
-    """Do all steps in this task, and return what they return."""
+    """Run all steps in this task, and return their result."""
     try:
         function, arguments = steps.send(None)
         while True:

@@ -1,4 +1,4 @@
-"""What a store can do, and how strategies call it."""
+"""The methods of a store, and how strategies call it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _METHODS = ("load", "load_many", "save", "save_many", "delete", "delete_many")
 
 
 class Store:
-    """A store as strategies call it: all six methods, each by means of what the given store has.
+    """A store for strategies: all six methods, built from those that the given store has.
 
     Args:
         given: the user's store.
         may_be_async: whether its methods may be coroutine functions.
 
-    Raises TypeError where it lacks `save` or `save_many`, or its methods are of the wrong kind.
+    Raises TypeError if it lacks `save`, or its methods are of the wrong kind.
     """
 
     def __init__(self, given: Any, may_be_async: bool) -> None:
@@ -39,7 +39,7 @@ class Store:
 
     @property
     def delete(self) -> Any:
-        """The store's way of deleting one key; TypeError where it has none."""
+        """The store's method for deleting one key. Raises TypeError if it has none."""
         if self._delete is not None:
             return self._delete
         if self._delete_many is not None:
@@ -48,12 +48,12 @@ class Store:
 
     @property
     def delete_many(self) -> Any:
-        """The store's way of deleting many keys at once, or None."""
+        """The store's method for deleting many keys at once, or None."""
         return self._delete_many
 
 
 def checked_items(cache: Any, mapping: Any, ttl: Any, tags: Any) -> dict[Any, Any]:
-    """What `set_many` was given, checked as `cache.set` would."""
+    """The items for `set_many`, checked as `cache.set` would."""
     if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
         raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}")
     items = dict(mapping.items())
@@ -65,14 +65,14 @@ def checked_items(cache: Any, mapping: Any, ttl: Any, tags: Any) -> dict[Any, An
 
 
 def checked_keys(cache: Any, keys: Any) -> list[Any]:
-    """What `delete_many` was given, without repetitions."""
+    """The keys for a method of many, checked and without repetitions."""
     if not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of keys, not {type(keys).__name__}")
     return list(dict.fromkeys([check_key(cache, key) for key in keys]))
 
 
 def check_cache(cache: Any, is_awaited: bool) -> Any:
-    """TypeError unless it has the methods of a cache; `is_awaited`: one that can wait for coroutines."""
+    """Raise TypeError unless it has the methods of a cache. `is_awaited`: it must be able to wait for coroutines."""
     for name in ("get", "set", "delete", "get_or_set"):
         if not callable(getattr(cache, name, None)):
             raise TypeError(f"cache must have the methods of a Cache, but {type(cache).__name__} has no {name}")
@@ -85,7 +85,7 @@ def check_cache(cache: Any, is_awaited: bool) -> Any:
 
 
 def check_entry(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> None:
-    """Raise what `cache.set` would raise because of its arguments, before anything is changed."""
+    """Raise what `cache.set` would raise for these arguments, before anything is changed."""
     check = getattr(cache, "_check_entry", None)
     if check is not None:
         check(key, value, ttl, tags)
@@ -94,14 +94,14 @@ def check_entry(cache: Any, key: Any, value: Any, ttl: Any, tags: Any) -> None:
 
 
 def check_lifetime(cache: Any, ttl: Any) -> None:
-    """Raise what `cache.set` would raise because of a lifetime."""
+    """Raise what `cache.set` would raise for this lifetime."""
     check = getattr(cache, "_check_ttl", None)
     if check is not None:
         check(ttl)
 
 
 def check_key(cache: Any, key: Any) -> Any:
-    """Raise what `cache.delete` would raise because of its argument, before anything is changed."""
+    """Raise what `cache.delete` would raise for this key, before anything is changed."""
     check = getattr(cache, "_check_key", None)
     if check is not None:
         check(key)
@@ -111,11 +111,11 @@ def check_key(cache: Any, key: Any) -> Any:
 
 
 def with_tags(tags: Any) -> dict[str, Any]:
-    """Tags as a keyword argument, where there are some: not every cache has them."""
+    """Tags as a keyword argument, if there are any, because not every cache takes tags."""
     return {"tags": tags} if tags else {}
 
 
 def contained(cache: Any, key: Any) -> Any:
-    """Whether a cache has a key, or what is to be awaited for that."""
+    """Whether a cache has a key, or an awaitable for that."""
     contains = getattr(cache, "contains", None)
     return key in cache if contains is None else contains(key)

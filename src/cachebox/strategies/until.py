@@ -9,9 +9,9 @@ from cachebox.strategies.options import checked_seconds
 
 
 class Until:
-    """When to give up waiting, which somebody else may change. Seconds from now, or a timedelta; None: never.
+    """When to give up waiting; another thread may change it. Seconds from now, or a timedelta; None: never.
 
-    Raises ValueError or TypeError where `timeout` is none.
+    Raises ValueError or TypeError for an invalid `timeout`.
     """
 
     __slots__ = ("at",)
@@ -20,5 +20,5 @@ class Until:
         self.at = float("inf") if timeout is None else time.monotonic() + checked_seconds("timeout", timeout)
 
     def left(self) -> float:
-        """Seconds until then; less than 0 where it is over."""
+        """Seconds until then; negative if it has passed."""
         return self.at - time.monotonic()

@@ -1,4 +1,4 @@
-"""Watches: whether a key was written while somebody read it in order to write it, or to fill a cache."""
+"""Watches: they detect a write of a key between reading it and writing it, or filling a cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Watches:
 
     def __init__(self) -> None:
         self.watched: dict[Any, list[Watch]] = {}       # by key
-        self._lock = Section()                  # re-entrant: comparing keys, or a collection, may run code that writes
+        # re-entrant, because comparing keys or a collection may run code that writes
+        self._lock = Section()
         renew_in_child(self)
 
     @contextmanager
@@ -47,7 +48,7 @@ class Watches:
                         self.watched.pop(key, None)
 
     def note(self, keys: Iterable[Any], by: Watch | None = None) -> None:
-        """Mark the watches of keys that are being written, but not `by`, the writer's own. O(1) a key."""
+        """Mark the watches of keys that are being written, except `by`, the writer's own. O(1) per key."""
         if self.watched:
             with self._lock:
                 for key in keys:
@@ -55,5 +56,5 @@ class Watches:
                         watch.was_written = watch.was_written or watch is not by
 
     def _after_fork(self) -> None:
-        """In the child of a fork: another thread of the parent may have held the lock."""
+        """After a fork, in the child: another thread of the parent may have held the lock."""
         self._lock = Section()

@@ -27,10 +27,10 @@ NO_VALUE = "value must not be MISSING, which stands for a delete: use delete"
 
 
 class WritingBehind(Operations):
-    """What `WriteBehind` and `AsyncWriteBehind` do."""
+    """The operations of `WriteBehind` and `AsyncWriteBehind`."""
 
-    _accept: Callable[..., Any]         # `Backlog.accept`, as the strategy waits for it
-    _settled_in: Callable[..., Any]     # `Backlog.wait_until_settled_in`, likewise
+    _accept: Callable[..., Any]         # `Backlog.accept`, with the strategy's way of waiting
+    _settled_in: Callable[..., Any]     # `Backlog.wait_until_settled_in`, with the strategy's way of waiting
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class WritingBehind(Operations):
         encoding = Encoding(serializer, secret)
         self._journal = None if journal is None else Journal(journal, encoding, durability)
         if self._journal is not None:
-            # a cache that outlived the process may not have heard of these
+            # a cache that outlived the process may not have got these writes
             self._side.stale.add([key for _, key, _ in self._journal.replayed])
         self._backlog = Backlog(
             self._delivered_to(),
@@ -89,10 +89,10 @@ class WritingBehind(Operations):
         self._begin()
 
     def _begin(self) -> None:
-        """What else the constructor does."""
+        """The rest of the constructor."""
 
     def _delivered_to(self) -> Store:
-        """The store, for the thread that delivers."""
+        """The store, for the delivering thread."""
         return self._store
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class WritingBehind(Operations):
         return bool(self._side.stale) or key in self._backlog.unfinished
 
     def _is_late(self, key: Any) -> Steps[bool]:
-        # a write that is on its way into the cache may be in the store by now, and no longer in the queue
+        # a write that has not reached the cache may be in the store already, and not in the queue any more
         return key in self._backlog.unfinished or (yield from self._side.is_stale(key))
 
     def _load(self, key: Any) -> Steps[Any]:
@@ -133,7 +133,7 @@ class WritingBehind(Operations):
             yield self._accept, (key, value, numbers)
             yield self._side.setting(key, value, ttl, tags)
             if self._side.stale.keys or self._side.stale.of_all is not None:
-                yield from self._side.has_heard((key,))
+                yield from self._side.was_reached((key,))
             late = self._backlog.done_with(numbers)
             if late:
                 yield from self._side.forget(late)
@@ -143,7 +143,7 @@ class WritingBehind(Operations):
 
     def _delete(self, key: Any) -> Steps[bool]:
         check_key(self.cache, key)
-        self._store.delete                      # noqa: B018  # raises where there is none
+        self._store.delete                      # noqa: B018  # raises if the store cannot delete
         write = self._queue.find(key)
         had = write is not None and write.value is not MISSING
         numbers: dict[Any, int] = {}
@@ -170,7 +170,7 @@ class WritingBehind(Operations):
             try:
                 for key, value in items.items():
                     yield self._accept, (key, value, numbers)
-            except BaseException as error:      # those that there was room for are accepted
+            except BaseException as error:      # those for which there was room are accepted
                 failure = error
             if numbers:
                 yield from self._side.set_many({key: items[key] for key in numbers}, ttl, tags)
@@ -213,35 +213,38 @@ class WritingBehind(Operations):
         numbers: dict[Any, int] = {}
         yield self._accept, (key, value, numbers, watch)
         if numbers:
-            self._backlog.done_with(numbers)    # the cache gets it from the caller
+            self._backlog.done_with(numbers)    # the caller puts the value in the cache
 
     def _made(self, numbers: dict[Any, int]) -> Steps[None]:
-        """Accepted writes have been made in the cache. Where one is not the newest of its key, a newer one may have
-        reached the cache before it: then the cache has to forget the key."""
+        """End accepted writes that were made in the cache.
+
+        If a write is not the newest of its key, a newer one may have reached the cache before it. Then the cache must
+        forget the key.
+        """
         late = self._backlog.done_with(numbers)
         if late:
             yield from self._side.forget(late)
 
     def _failed(self, numbers: dict[Any, int], error: BaseException) -> Steps[None]:
-        """Writes may have been accepted, but were not made in the cache, which has to forget them."""
+        """End writes that may have been accepted, but were not made in the cache, which must forget them."""
         if numbers:
             self._backlog.done_with(numbers)
             yield from self._side.has_failed(list(numbers), error)
 
-    # --- what the store refused, and what it lacks --------------------------------------------------------------------
+    # --- dead letters, and pending writes -----------------------------------------------------------------------------
 
     def _retry_dead_letters(self) -> Steps[int]:
         numbers = self._backlog.retry_dead_letters()
         self._backlog.done_with(numbers)
-        yield from self._side.forget(list(numbers))         # by now the cache may have what the store had instead
+        yield from self._side.forget(list(numbers))         # the cache may have the store's old value by now
         return len(numbers)
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
-        """The writes that the store has refused `retries` + 1 times: ``(key, value, error)`` each, oldest first. O(n).
+        """The writes that the store refused `retries` + 1 times, oldest first: each has key, value and error. O(n).
 
-        A later write of the key takes the place of a dead letter. They are not counted by `pending` and `max_queue`.
-        Nothing bounds their number: each is kept until it is retried or discarded.
+        A later write of the key replaces a dead letter. `pending` and `max_queue` do not count them. Their number has
+        no bound: each is kept until it is retried or discarded.
         """
         return self._backlog.dead_letters
 
@@ -264,49 +267,48 @@ class WriteBehind(WritingBehind, BlockingMethods):
 
     Args:
         cache: any cache with the methods of a `Cache`.
-        store: an object with ``load(key)``, ``save(key, value)`` and perhaps ``save_many(dict)``, ``delete(key)`` and
-            ``delete_many(keys)``.
-        batch_size: the most writes that go out together: an int from 1 on. So many do not wait for others.
-        max_delay: seconds that a write waits for others at most, 0 or more; infinity: until there are `batch_size`, or
-            `flush` or `close` is called.
+        store: an object with ``load(key)``, ``save(key, value)`` and optionally ``save_many(dict)``, ``delete(key)``
+            and ``delete_many(keys)``.
+        batch_size: the most writes that go out together: an int from 1 on. So many writes do not wait for others.
+        max_delay: the most seconds that a write waits for others, 0 or more; infinity: until there are `batch_size`
+            writes, or `flush` or `close` is called.
         max_queue: the most keys with writes that the store lacks: an int from 1 on.
-        on_full: what a write does for which there is no room: ``"block"``: wait; ``"raise"``: raise `QueueFull`.
-        retries: how often a write that failed is tried again, 0 or more; None: until the store takes it.
-        backoff: seconds before the first of these; each pause is twice the one before, and chance shortens it by up to
-            half.
-        max_backoff: seconds that a pause lasts at most.
+        on_full: what a write does if there is no room: ``"block"``: wait; ``"raise"``: raise `QueueFull`.
+        retries: how often a failed write is tried again, 0 or more; None: until the store takes it.
+        backoff: seconds before the first retry. Each pause is twice as long as the one before, and is shortened at
+            random by up to half.
+        max_backoff: the longest pause in seconds.
         on_dead_letter: called as ``on_dead_letter(key, value, error)``, in the background, for a write that the store
-            refused each time; the value of a delete is `MISSING`. With or without it, such a write is logged, stands in
-            `dead_letters`, and stays in the journal.
-        journal: the path of a file that keeps what was accepted until the store has it; None: a process that is killed
-            loses what is pending.
-        exit_timeout: seconds that the end of the process waits for the store at most.
-        serializer, secret: how the journal has keys and values, see `Cache.dump`.
-        durability: ``"process"``: what was accepted survives the end of the process, by ``kill -9`` too, and a loss of
-            power a second later; ``"power"``: `set` returns when the disk has it.
+            refused each time; the value of a delete is `MISSING`. With or without it, such a write is logged, appears
+            in `dead_letters`, and stays in the journal.
+        journal: the path of a file that keeps accepted writes until the store has them; None: a process that is killed
+            loses its pending writes.
+        exit_timeout: the most seconds that the end of the process waits for the store.
+        serializer, secret: how the journal stores keys and values, see `Cache.dump`.
+        durability: ``"process"``: an accepted write survives the end of the process, even by ``kill -9``, and a power
+            cut after a second; ``"power"``: `set` returns when the disk has it.
 
-    Raises ValueError or TypeError, with the name of the argument, where one makes no sense; ValueError where the
-    journal is another file, or damaged, and RuntimeError where somebody else has it open.
+    Raises ValueError or TypeError, with the name of the argument, for an invalid argument; ValueError if the journal is
+    another file or damaged; RuntimeError if the journal is open elsewhere.
 
-    **Order.** Writes of one key reach the store in the order in which they were accepted. One that is pending when the
-    next is accepted is replaced by it; the last one always arrives. A write may arrive twice: after a failure, and
-    after a replay of the journal.
+    **Order.** Writes of one key reach the store in the order in which they were accepted. A pending write is replaced
+    by the next write of its key; the last one always arrives. A write may arrive twice: after a failure, and after a
+    replay of the journal.
 
-    **Reading.** `get` sees every write that was accepted, whether the cache still has it or not, and loads the rest
-    from the store.
+    **Reading.** `get` sees every accepted write, even if the cache has evicted it, and loads the rest from the store.
 
-    **A cache that raises** (a distributed one whose server cannot be reached) when the write has been accepted makes
-    the call raise, but the write stands. What the cache still has under the key is not served: `get` loads it from the
-    store, until the cache could be told.
+    **A cache that raises** (such as a distributed one whose server cannot be reached) after a write was accepted makes
+    the call raise, but the write stands. The cache's old value of the key is not served: `get` loads the key from the
+    store, until the cache has been updated.
 
-    **Failing.** Of a batch that fails some writes are tried alone. If one gets through, the store refuses others: the
-    batch is split until only those are left, and they hold up nothing else. If none does, the store seems to be down:
-    it is asked again after pauses that grow. Meanwhile the queue fills up, and then writes wait or raise: nothing is
-    dropped, and memory is bounded. The logger ``cachebox`` says once that it began, and once that it is over.
+    **Failing.** Some writes of a failed batch are tried alone. If one succeeds, the store refuses others: the batch is
+    split until only those are left, and they hold up nothing else. If none succeeds, the store seems down: it is asked
+    again after growing pauses. Meanwhile the queue fills up, and then writes wait or raise: nothing is dropped, and
+    memory is bounded. The logger ``cachebox`` reports the beginning and the end, once each.
 
-    **Ending.** `close`, or the end of a ``with`` block, delivers what is pending; so does the end of the process, for
-    at most `exit_timeout` seconds. What could not be delivered is in the journal, if there is one, and is replayed when
-    that is opened again. A process that was forked starts with an empty queue, and cannot use the parent's journal.
+    **Ending.** `close`, or the end of a ``with`` block, delivers pending writes. So does the end of the process, for at
+    most `exit_timeout` seconds. Undelivered writes stay in the journal, if there is one, and are replayed when it is
+    opened again. The child of a fork starts with an empty queue, and cannot use the parent's journal.
 
     Safe from any thread. `set` is O(1).
 
@@ -325,32 +327,31 @@ class WriteBehind(WritingBehind, BlockingMethods):
         self._settled_in = self._backlog.wait_until_settled_in
 
     def flush(self, timeout: float | timedelta | None = None) -> bool:
-        """Deliver what is pending, without waiting for more to go with it.
+        """Deliver pending writes at once, without waiting for full batches.
 
         Args:
-            timeout: seconds to wait at most, or a `timedelta`; None: as long as it takes.
+            timeout: the most seconds to wait, or a `timedelta`; None: no limit.
 
-        Returns True only where everything that was accepted before the call has reached the store, be it as a later
-        value of its key, what the journal replayed included. False where the time was over, or the store refused
-        something.
+        Returns True only if every write accepted before the call, also those that the journal replayed, has reached the
+        store, perhaps as a later value of its key. Returns False if the time was up, or the store refused a write.
         """
         return self._backlog.flush(Until(timeout))
 
     def close(self, timeout: float | timedelta | None = None) -> bool:
-        """Accept nothing more, and deliver what is pending. Returns what `flush` would.
+        """Accept no more writes, and deliver the pending ones. Returns what `flush` would.
 
         Args:
-            timeout: seconds to wait at most, or a `timedelta`; None: as long as it takes. What was not delivered by
-                then is only in the journal, if there is one.
+            timeout: the most seconds to wait, or a `timedelta`; None: no limit. Writes not delivered by then are only
+                in the journal, if there is one.
 
-        Called again, it waits again.
+        A second call waits again.
         """
         return self._backlog.close(Until(timeout))
 
     def retry_dead_letters(self) -> int:
-        """Accept the dead letters again, but for those whose key was written since. Returns how many. O(n).
+        """Accept the dead letters again, except those whose key was written since. Returns how many. O(n).
 
-        They go out at once, and are in `dead_letters` again if the store goes on refusing them. RuntimeError after
+        They go out at once, and return to `dead_letters` if the store refuses them again. Raises RuntimeError after
         `close`.
         """
         return run(self._retry_dead_letters())

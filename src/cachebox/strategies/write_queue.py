@@ -1,9 +1,9 @@
-"""The queue of a `WriteBehind`: what the store is to get, and in which order.
+"""The queue of a `WriteBehind`: the writes for the store, and their order.
 
-At most one write of a key is pending, and at most one is in flight to the store. A write of a key that is pending
-replaces its value; one of a key that is in flight waits its turn: so writes of a key reach the store in order, and
-the last one always does. One that failed is pending again, unless a newer one of its key is there by then. Nothing here
-waits or locks: the owner calls one method at a time, and tells the time.
+At most one write of a key is pending, and at most one is in flight to the store. A new write of a pending key replaces
+its value; a new write of a key in flight waits. So writes of a key reach the store in order, and the last one always
+does. A failed write becomes pending again, unless a newer one of its key is pending by then. Nothing here waits or
+locks: the owner calls one method at a time, and passes the time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Write:
-    """A write that was accepted: of a value, or MISSING for a delete."""
+    """An accepted write: of a value, or MISSING for a delete."""
 
     __slots__ = (
         "accepted", "alone", "due", "failed_in", "first", "into", "journaled", "key", "number", "reached", "serial",
@@ -24,15 +24,15 @@ class Write:
     def __init__(self, key: Any, value: Any, number: int, accepted: float, journaled: int) -> None:
         self.key = key
         self.value = value
-        self.number = number            # of its newest value, in the order in which values were accepted
-        self.serial = self.first = number   # ... and of its oldest
-        self.accepted = accepted        # when its oldest value was
+        self.number = number            # of its newest value, in the order of acceptance
+        self.serial = self.first = number   # of its oldest value
+        self.accepted = accepted        # when its oldest value was accepted
         self.journaled = journaled      # the newest value's number in the journal
         self.reached: bool | None = None    # whether the store has it; None: it is under way
-        self.into: Write | None = None  # the newer write of its key that stands for this one
-        self.tries = 0                  # of its newest value, that failed
-        self.failed_in = 0              # the call, by number, in which it was last sent alone and failed
-        self.alone = False              # the store refuses this one, and takes others: it is not sent with others
+        self.into: Write | None = None  # the newer write of its key that replaces it
+        self.tries = 0                  # failed attempts with its newest value
+        self.failed_in = 0              # the number of the call in which it last failed alone
+        self.alone = False              # the store refuses this one, and takes others: send it alone
         self.due: float | None = None   # when to try again; None: it was not tried yet
 
 
@@ -51,29 +51,29 @@ class WriteQueue:
         self.max_queue = max_queue
         self.pending: dict[Any, Write] = {}
         self.in_flight: dict[Any, Write] = {}
-        self.promised = 0               # places that are taken by writes which are about to be accepted
-        self.accepted = 0               # values, so far
-        self.hurried = 0                # all up to this number are to go out without waiting for others
-        self.fresh: dict[int, Write] = {}      # pending, and not tried yet; by serial, oldest first
-        self._again: list[tuple[float, int, Write]] = []    # a heap of those that were, and of some that are no more
-        self._plans = count()           # so that two of the same time are never compared by their writes
+        self.promised = 0               # places reserved for writes that are about to be accepted
+        self.accepted = 0               # values accepted so far
+        self.due_up_to = 0              # writes up to this number go out without waiting for others
+        self.fresh: dict[int, Write] = {}   # pending, and not tried yet; by serial, oldest first
+        self._again: list[tuple[float, int, Write]] = []    # a heap of failed writes; outdated items stay until popped
+        self._plans = count()           # a tie-breaker, so that writes are never compared
 
     def has_room_for(self, key: Any) -> bool:
         """Whether a write of that key can be accepted. O(1)."""
         return key in self.pending or len(self.pending) + len(self.in_flight) + self.promised < self.max_queue
 
     def accept(self, key: Any, value: Any, now: float, journaled: int) -> Write:
-        """Accept a write for which there is room. O(1); O(log n) where one of the key has failed."""
+        """Accept a write for which there is room. O(1); O(log n) if an earlier write of the key has failed."""
         self.accepted = number = self.accepted + 1
         write = self.pending.get(key)
         if write is None:
             new = self.fresh[number] = Write(key, value, number, now, journaled)
             try:
                 write = self.pending.setdefault(key, new)
-            except BaseException:       # comparing keys may do that
+            except BaseException:       # comparing keys may raise
                 self.fresh.pop(number, None)
                 raise
-            if write is not new:        # a signal handler or a finalizer has just accepted one
+            if write is not new:        # a signal handler or a finalizer has accepted one in between
                 self.fresh.pop(number, None)
         else:
             new = None
@@ -94,29 +94,29 @@ class WriteQueue:
         if write is None:
             write = self.in_flight.get(key)
             if write is None:
-                write = self.pending.get(key)       # the one in flight may have gone, and this come, between two looks
+                write = self.pending.get(key)       # between the two looks one may have left, and a new one come
         return write
 
     def due(self, now: float, crowded: bool) -> float:
-        """Seconds until a batch is to go out: 0 or less: now; infinity: not before there are writes."""
+        """Seconds until a batch should go out; 0 or less: now; infinity: not until there are writes."""
         again = self._next_again()
         soonest = float("inf") if again is None else again - now
         if self.fresh:
             if crowded or len(self.fresh) >= self.batch_size:
                 return 0.0
             (oldest,) = self._oldest(1)
-            soonest = min(soonest, 0.0 if oldest.first <= self.hurried else oldest.accepted + self.max_delay - now)
+            soonest = min(soonest, 0.0 if oldest.first <= self.due_up_to else oldest.accepted + self.max_delay - now)
         return soonest
 
     def _next_again(self) -> float | None:
-        """When the next write is to be tried again."""
+        """When the next failed write is tried again."""
         again = self._again
         while again and again[0][2].due != again[0][0]:
             heappop(again)
         return again[0][0] if again else None
 
     def _plan(self, write: Write, due: float) -> None:
-        """Try a write again at that time."""
+        """Schedule another attempt of a write."""
         heappush(self._again, (due, next(self._plans), write))
         write.due = due
 
@@ -124,27 +124,27 @@ class WriteQueue:
         while True:
             try:
                 return tuple(islice(self.fresh.values(), n))
-            except RuntimeError:        # a collection has just run a finalizer that writes
+            except RuntimeError:        # a collection has run a finalizer that writes
                 continue
 
     def take(self, now: float) -> list[Write]:
-        """The next batch: what is to be tried again, then what is new, oldest first. They are in flight from now on."""
+        """The next batch: due retries, then new writes, oldest first. They are in flight from now on."""
         batch: list[Write] = []
         while len(batch) < self.batch_size:
             again = self._next_again()
             if again is None or again > now:
                 break
             write = self._again[0][2]
-            self._fly(write)            # before it leaves the heap: so it is never nowhere
+            self._put_in_flight(write)          # before it leaves the heap, so that it is always somewhere
             heappop(self._again)
             batch.append(write)
         for write in self._oldest(self.batch_size - len(batch)):
-            self._fly(write)
+            self._put_in_flight(write)
             del self.fresh[write.serial]
             batch.append(write)
         return batch
 
-    def _fly(self, write: Write) -> None:
+    def _put_in_flight(self, write: Write) -> None:
         self.in_flight[write.key] = write       # in both for a moment, so that a reader always finds it
         del self.pending[write.key]
         write.due = None
@@ -156,23 +156,23 @@ class WriteQueue:
             del self.in_flight[write.key]
 
     def put_back(self, write: Write, due: float) -> None:
-        """A write in flight failed: it is to be tried again at that time, or the newer one of its key in its place."""
+        """Queue a failed write again, for that time; or the newer write of its key instead."""
         newer = self.pending.get(write.key)
-        if newer is None or newer is write:     # it: `take` was interrupted
+        if newer is None or newer is write:     # `take` was interrupted
             self._plan(write, due)
             self.pending[write.key] = write
         else:
             newer.first = min(newer.first, write.first)
-            if newer.due is None:               # who waits for the older one waits for it now
+            if newer.due is None:               # callers that wait for the older write wait for this one now
                 self.fresh.pop(newer.serial, None)
                 self._plan(newer, due)
             write.into = newer
         self.fresh.pop(write.serial, None)
         self.in_flight.pop(write.key, None)
 
-    def hurry(self, now: float) -> list[Write]:
-        """Let all go out without waiting for others, or for their time to be tried again. Returns them."""
-        self.hurried = self.accepted
+    def make_all_due(self, now: float) -> list[Write]:
+        """Let all writes go out at once, without waiting for others or for their next attempt. Returns them."""
+        self.due_up_to = self.accepted
         planned = {write.serial: write for _, _, write in self._again if write.due is not None}
         self._again = []
         for write in planned.values():
@@ -180,7 +180,7 @@ class WriteQueue:
         return [*self.in_flight.values(), *self.pending.values()]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all writes."""
         self.pending.clear()
         self.in_flight.clear()
         self.fresh.clear()

@@ -16,7 +16,7 @@ from cachebox.strategies.watches import Watch, Watches
 
 
 class WritingThrough(Operations):
-    """What `WriteThrough` and `AsyncWriteThrough` do."""
+    """The operations of `WriteThrough` and `AsyncWriteThrough`."""
 
     _locks: Locks
 
@@ -99,21 +99,21 @@ class WriteThrough(WritingThrough, BlockingMethods):
 
     Args:
         cache: any cache with the methods of a `Cache`.
-        store: an object with ``load(key)``, ``save(key, value)`` and perhaps ``save_many(dict)``, ``delete(key)`` and
-            ``delete_many(keys)``.
+        store: an object with ``load(key)``, ``save(key, value)`` and optionally ``save_many(dict)``, ``delete(key)``
+            and ``delete_many(keys)``.
 
-    Raises TypeError where the store has no `save`.
+    Raises TypeError if the store has no `save`.
 
-    A write is sent to the store; when that has returned, the cache gets it. If the store raises, so does the call, and
-    the cache stays as it was. Writes of one key take turns, so that in the end store and cache agree; those of
-    different keys do not wait for each other, and nobody who reads waits for a writer. Bad input (an unhashable key, a
-    ttl that makes no sense, a value too heavy, or one that a distributed cache cannot encode) reaches neither side.
-    Safe from any thread, and in the child of a fork. What only the store can tell is what it has after it raised: a
-    write that it made all the same is not in the cache until the next load.
+    A write goes to the store first; when the store has returned, the cache gets the write. If the store raises, so does
+    the call, and the cache stays as it was. Writes of one key take turns, so that store and cache agree in the end.
+    Writes of different keys do not wait for each other, and a reader never waits for a writer. Bad input reaches
+    neither side: an unhashable key, an invalid ttl, a value too heavy, or one that a distributed cache cannot encode.
+    Safe from any thread, and in the child of a fork. Only the store knows what it has after it raised: a write that it
+    made all the same is not in the cache until the next load.
 
-    Where the store has a write, but the cache raises (a distributed one whose server cannot be reached), so does the
-    call. What the cache still has under the key is not served: `get` loads it from the store, until the cache could be
-    told.
+    If the store has a write, but the cache raises (such as a distributed one whose server cannot be reached), the call
+    raises, too. The cache's old value of the key is not served: `get` loads the key from the store, until the cache has
+    been updated.
 
     >>> from cachebox import Cache
     >>> class Rows(dict):

@@ -1,4 +1,4 @@
-"""What tests of programs that cache need: a clock that they set. `plugin` has the fixtures for pytest."""
+"""Help for tests of programs that cache: a clock that they set. `plugin` has the fixtures for pytest."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["ManualClock"]
 
 
 class ManualClock:
-    """A clock that stands still until a test moves it: for ``clock=`` wherever there is one.
+    """A clock that stands still until a test moves it, for any ``clock=`` argument.
 
     Args:
-        now: the time that it begins with, in seconds: a finite number.
+        now: the initial time in seconds: a finite number.
 
-    It never goes back. A cache with such a clock is not swept in the background: entries leave when somebody asks for
-    them, or needs their room. Safe from any thread; every call is O(1).
+    It never goes back. A cache with such a clock is not swept in the background: expired entries leave when they are
+    looked up, or when their room is needed. Safe from any thread; every call is O(1).
 
     >>> from cachebox import Cache
     >>> from cachebox.testing import ManualClock
@@ -44,7 +44,7 @@ class ManualClock:
     def advance(self, seconds: float | timedelta) -> None:
         """Let time pass: a number of seconds, or a `timedelta`.
 
-        Raises ValueError for a negative or an infinite one, TypeError for what is no number.
+        Raises ValueError for a negative or infinite number, TypeError for anything that is no number.
         """
         step = _seconds(seconds, "seconds")
         if step < 0:

@@ -1,4 +1,4 @@
-"""Fixtures for pytest, which loads this module by its entry point."""
+"""Fixtures for pytest, which loads this module through its entry point."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def cachebox_clear() -> Iterator[None]:
 
 @pytest.fixture
 def cachebox_disabled() -> Iterator[None]:
-    """Let cached functions run every time in the test: they neither read, store nor count."""
+    """Call cached functions every time in the test: they neither read, store nor count."""
     with cachebox.disabled():  # type: ignore[attr-defined, unused-ignore]
         yield

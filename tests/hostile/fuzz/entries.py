@@ -7,7 +7,7 @@ from decimal import Decimal
 from http import HTTPStatus
 from uuid import UUID
 
-from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire import error_codec
 from cachebox.distributed._wire.codec import TAGGED, Codec, Undecodable
 
 GENERATION = bytes(range(16))
@@ -47,7 +47,7 @@ COUNTERS = [(i, codec.counter_head + GENERATION + codec.seal("k", ()) + b"17") f
 TOKEN = b"t" * 16
 FAILURES = []
 for i, codec in enumerate(CODECS):
-    head, body = failed.encode(codec, "k", TOKEN, ValueError("no", 5)) or (b"", b"")
+    head, body = error_codec.encode(codec, "k", TOKEN, ValueError("no", 5)) or (b"", b"")
     FAILURES.append((i, head + TOKEN + body))
 SEEDS = [bytes([i]) + data for i, data in [*GOOD, *COUNTERS, *FAILURES]]
 
@@ -57,7 +57,7 @@ def one(data: bytes) -> None:
         return
     which, data = data[0] % len(CODECS), data[1:]
     codec = CODECS[which]
-    error = failed.decode(codec, "k", TOKEN, data)
+    error = error_codec.decode(codec, "k", TOKEN, data)
     assert error is None or isinstance(error, Exception)
     try:
         kind, payload, tags = codec.open("k", data)

@@ -128,7 +128,7 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, Decimal):
         return one.as_tuple() == other.as_tuple()
     if type(one) in CLASSES and not isinstance(one, enum.Enum):
-        return same(SCHEMA.taken_apart(one), SCHEMA.taken_apart(other))
+        return same(SCHEMA.decompose(one), SCHEMA.decompose(other))
     return one == other
 
 

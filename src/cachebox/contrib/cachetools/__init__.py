@@ -10,7 +10,7 @@
 CacheInfo(hits=1, misses=1, maxsize=2, currsize=1)
 
 As in cachetools, a cache is not safe to share between threads without a lock: give the decorators ``lock=`` or
-``condition=``. ``docs/adapters.md`` lists what is different from cachetools.
+``condition=``. ``docs/adapters.md`` lists the differences from cachetools.
 """
 
 from cachebox.contrib.cachetools import keys

@@ -1,4 +1,4 @@
-"""The caches without time. The engines of `cachebox.policies` keep the order, a dict the values."""
+"""The caches without time. The engines of `cachebox.policies` keep the order, a dict keeps the values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _REQUIRED: Any = object()
 
 
 class Cache(MutableMapping[_K, _V]):
-    """A mapping with a bound, from which an arbitrary entry leaves when it is full: the base class of the others.
+    """A mapping with a bound; when it is full, an arbitrary entry leaves. The base class of the others.
 
     Args:
         maxsize: the most that the sizes of all values may add up to, a number from 0 on.
-        getsizeof: called with a value, returns its size, a number from 0 on; None: every value counts 1. A subclass
-            may define it as a method instead.
+        getsizeof: called with a value, returns its size, a number from 0 on; None: every value counts 1. A subclass may
+            define it as a method instead.
 
-    Raises ValueError for a negative `maxsize`. Storing a value that is larger than `maxsize` is a ValueError, and
-    changes nothing. A subclass may define ``__missing__(key)``, which ``cache[key]`` returns the result of. Not safe
+    Raises ValueError for a negative `maxsize`. Storing a value larger than `maxsize` raises ValueError, and changes
+    nothing. A subclass may define ``__missing__(key)``, whose result ``cache[key]`` returns for an absent key. Not safe
     to share between threads without a lock.
     """
 
@@ -60,7 +60,7 @@ class Cache(MutableMapping[_K, _V]):
             more -= 1 if sizes is None else sizes[key]
         while self.__currsize + more > self.__maxsize:
             self.popitem()
-            if key not in values:           # it was the key's own
+            if key not in values:           # it was the key's own entry
                 more = size
         self.__currsize += more
         values[key] = value
@@ -85,19 +85,19 @@ class Cache(MutableMapping[_K, _V]):
 
     def __copy__(self) -> Self:
         other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)        # what subclasses have added is shared
+        other.__dict__.update(self.__dict__)        # attributes of subclasses are shared
         other.__values = self.__values.copy()
         other.__sizes = None if self.__sizes is None else self.__sizes.copy()
         return other
 
-    # The mixins of MutableMapping take a miss for a KeyError, which it is not where there is a __missing__.
+    # The mixins of MutableMapping expect a KeyError for a miss, which a class with __missing__ does not raise.
 
     def get(self, key: _K, default: Any = None) -> Any:
         """The value of `key`, or `default`. Never calls ``__missing__``. O(1)."""
         return self[key] if key in self else default
 
     def pop(self, key: _K, default: Any = _REQUIRED) -> Any:
-        """Remove a key and return its value, or `default`; KeyError where there is neither. O(1)."""
+        """Remove a key and return its value, or `default`. Raises KeyError if there is neither. O(1)."""
         if key in self:
             value = self[key]
             del self[key]
@@ -107,14 +107,14 @@ class Cache(MutableMapping[_K, _V]):
         return default
 
     def setdefault(self, key: _K, default: Any = None) -> Any:
-        """The value of `key`; where there is none, `default`, which is stored. O(1)."""
+        """The value of `key`; if it is absent, `default`, which is stored. O(1)."""
         if key in self:
             return self[key]
         self[key] = default
         return default
 
     def clear(self) -> None:
-        """Remove all entries, without a call of `popitem`. O(n)."""
+        """Remove all entries, without calling `popitem`. O(n)."""
         self.__values.clear()
         if self.__sizes is not None:
             self.__sizes.clear()
@@ -127,17 +127,17 @@ class Cache(MutableMapping[_K, _V]):
 
     @property
     def currsize(self) -> float:
-        """What the sizes of all values add up to."""
+        """The sum of the sizes of all values."""
         return self.__currsize
 
     @staticmethod
     def getsizeof(value: Any) -> float:
-        """The size of a value: 1, unless the constructor was told otherwise or a subclass knows better."""
+        """The size of a value: 1, unless the constructor or a subclass says otherwise."""
         return 1
 
 
 class OrderedCache(Cache[_K, _V]):
-    """A cache from which the keys leave in the order of a policy of `cachebox.policies`."""
+    """A cache whose keys leave in the order of a policy of `cachebox.policies`."""
 
     _policy: ClassVar[type[EvictionPolicy[Any]]]
 
@@ -149,7 +149,7 @@ class OrderedCache(Cache[_K, _V]):
         value = Cache.__getitem__(self, key)
         try:
             self._eviction_order.access(key)
-        except KeyError:                    # __missing__ need not have stored it
+        except KeyError:                    # __missing__ need not have stored the key
             pass
         return value
 
@@ -159,7 +159,7 @@ class OrderedCache(Cache[_K, _V]):
 
     def __delitem__(self, key: _K) -> None:
         Cache.__delitem__(self, key)
-        if key in self._eviction_order:     # `popitem` has taken it out
+        if key in self._eviction_order:     # `popitem` may have removed it
             self._eviction_order.remove(key)
 
     def __copy__(self) -> Self:
@@ -168,7 +168,8 @@ class OrderedCache(Cache[_K, _V]):
         return other
 
     def popitem(self) -> tuple[_K, _V]:
-        """Remove the entry whose turn it is, and return its key and value; KeyError where the cache is empty. O(1).
+        """Remove the entry that is next to leave, and return its key and value. Raises KeyError if the cache is empty.
+        O(1).
 
         A full cache calls it, and it removes the key with ``del self[key]``: subclasses may override both.
         """
@@ -179,19 +180,19 @@ class OrderedCache(Cache[_K, _V]):
         try:
             del self[key]
         except BaseException:
-            if Cache.__contains__(self, key):       # a subclass did not let it go
+            if Cache.__contains__(self, key):       # a subclass kept the key
                 self._eviction_order.add(key)
             raise
         return key, value
 
     def clear(self) -> None:
-        """Remove all entries, without a call of `popitem`. O(n)."""
+        """Remove all entries, without calling `popitem`. O(n)."""
         super().clear()
         self._eviction_order.clear()
 
 
 class LRUCache(OrderedCache[_K, _V]):
-    """A cache from which the least recently used entry leaves when it is full. Arguments are those of `Cache`.
+    """A cache from which the least recently used entry leaves when it is full. The arguments are those of `Cache`.
 
     >>> cache = LRUCache(maxsize=2)
     >>> cache["a"], cache["b"] = 1, 2
@@ -206,22 +207,24 @@ class LRUCache(OrderedCache[_K, _V]):
 
 
 class LFUCache(OrderedCache[_K, _V]):
-    """A cache from which the least frequently used entry leaves when it is full; of several, the one that was used
-    longest ago. Arguments are those of `Cache`."""
+    """A cache from which the least frequently used entry leaves when it is full.
+
+    Of several such entries, the one used longest ago leaves. The arguments are those of `Cache`.
+    """
 
     _policy = LFUPolicy
 
 
 class FIFOCache(OrderedCache[_K, _V]):
-    """A cache from which the entry that was stored first leaves when it is full. Arguments are those of `Cache`."""
+    """A cache from which the entry that was stored first leaves when it is full. The arguments are those of `Cache`."""
 
     _policy = FIFOPolicy
-    __getitem__ = Cache.__getitem__         # a lookup changes no order
+    __getitem__ = Cache.__getitem__         # a lookup does not change the order
 
     def __setitem__(self, key: _K, value: _V) -> None:
         Cache.__setitem__(self, key, value)
         if key in self._eviction_order:
-            self._eviction_order.remove(key)        # an overwrite counts as stored anew, as in cachetools
+            self._eviction_order.remove(key)        # an overwrite counts as a new entry, as in cachetools
         self._eviction_order.add(key)
 
 
@@ -246,7 +249,7 @@ class RRCache(Cache[_K, _V]):
 
     @property
     def choice(self) -> Callable[[Sequence[_K]], _K]:
-        """The function that chooses which key leaves."""
+        """The function that chooses the key to leave."""
         return self.__choice
 
     def __setitem__(self, key: _K, value: _V) -> None:
@@ -270,7 +273,7 @@ class RRCache(Cache[_K, _V]):
         return other
 
     def popitem(self) -> tuple[_K, _V]:
-        """Remove a random entry, and return its key and value; KeyError where the cache is empty. O(1)."""
+        """Remove a random entry, and return its key and value. Raises KeyError if the cache is empty. O(1)."""
         if not self.__keys:
             raise KeyError(f"{type(self).__name__} is empty") from None
         key = self.__choice(self.__keys)
@@ -279,7 +282,7 @@ class RRCache(Cache[_K, _V]):
         return key, value
 
     def clear(self) -> None:
-        """Remove all entries, without a call of `popitem`. O(n)."""
+        """Remove all entries, without calling `popitem`. O(n)."""
         super().clear()
         self.__keys.clear()
         self.__places.clear()

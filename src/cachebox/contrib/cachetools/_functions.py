@@ -1,4 +1,4 @@
-"""`cached`, and what its wrappers share with those of methods: one call through a cache of cachetools' kind."""
+"""`cached`, and the base of its wrappers and those of methods: one call through a cache like cachetools'."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cachebox.contrib.cachetools.keys import hashkey
 
 
 class CacheInfo(NamedTuple):
-    """What `cache_info` of a decorated function tells."""
+    """The result of `cache_info` of a decorated function."""
 
     hits: int
     misses: int
@@ -24,7 +24,7 @@ class CacheInfo(NamedTuple):
 class Calls:
     """Calls of a function through a cache.
 
-    `cache`, `cache_key`, `cache_lock` and `cache_condition` are attributes or properties of the subclasses.
+    Subclasses have `cache`, `cache_key`, `cache_lock` and `cache_condition` as attributes or properties.
     """
 
     cache: Any
@@ -34,7 +34,7 @@ class Calls:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._pending: set[Any] = set()     # keys that some thread computes, where there is a condition
+        self._pending: set[Any] = set()     # with a condition: keys that a thread computes
         self._hits = self._misses = 0
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ class Calls:
     def _call_locked(
         self, lock: AbstractContextManager[Any], key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """A call in which the lock is held while the cache is used, and not while the function runs."""
+        """A call that holds the lock while it uses the cache, but not while the function runs."""
         cache = self.cache
         with lock:
             try:
@@ -75,7 +75,7 @@ class Calls:
         value = self._function(*args, **kwargs)
         with lock:
             try:
-                return cache.setdefault(key, value)     # of several threads, the first to be ready wins
+                return cache.setdefault(key, value)     # the thread that is ready first wins
             except ValueError:              # too large
                 return value
 
@@ -145,7 +145,8 @@ class CachedFunction(Calls):
         lock: Any,
         condition: Any,
     ) -> None:
-        functools.update_wrapper(self, function)        # first: it copies the attributes of what may be one of us
+        # first, because it copies attributes of what may be a CachedFunction
+        functools.update_wrapper(self, function)
         super().__init__(function)
         self.cache = cache
         self.cache_key = key
@@ -162,14 +163,14 @@ class CachedFunction(Calls):
         return self
 
     def __reduce__(self) -> str:
-        return str(self.__qualname__)       # type: ignore[attr-defined]   # of update_wrapper
+        return str(self.__qualname__)       # type: ignore[attr-defined]    # of update_wrapper
 
     def __repr__(self) -> str:
         return f"<cached {self._function!r}>"
 
 
 class CountedFunction(CachedFunction):
-    """The same with `cache_info`."""
+    """A `CachedFunction` with `cache_info`."""
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses and sizes. O(1)."""
@@ -187,13 +188,14 @@ def cached(
 
     Args:
         cache: a mapping, such as the caches of this module.
-        key: called with the arguments, returns what the result is stored under.
-        lock: a context manager that is held while the cache is used, and not while the function runs.
-        condition: a `threading.Condition`: one thread computes a value, and others that want the same wait for it.
+        key: called with the arguments, returns the key of the result.
+        lock: a context manager that is held while the cache is used, but not while the function runs.
+        condition: a `threading.Condition`: one thread computes a value, and others that want the same value wait for
+            it.
         info: whether the function has `cache_info`.
 
-    Raises TypeError where `cache` is None. A value that is too large for the cache is returned and not stored. Safe
-    between threads where there is a lock or a condition.
+    Raises TypeError if `cache` is None. A value too large for the cache is returned, but not stored. Safe between
+    threads with a lock or a condition.
     """
     if cache is None:
         raise TypeError("cache must be a mapping, not None")

@@ -1,4 +1,4 @@
-"""`cachedmethod`: a descriptor, and for each object a wrapper that counts for itself."""
+"""`cachedmethod`: a descriptor, which makes a wrapper with its own counts for each object."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 from cachebox.contrib.cachetools._functions import CacheInfo, Calls
 from cachebox.contrib.cachetools.keys import methodkey
 
-_OVERRIDDEN = "__cachebox_cachedmethods"        # in an object: wrappers of methods that a subclass overrides
+# key in an object's ``__dict__``: wrappers of methods that a subclass overrides
+_OVERRIDDEN = "__cachebox_cachedmethods"
 
 
 class CachedMethod(Calls):
-    """A method of one object, behind the cache that the object is asked for."""
+    """A method of one object, behind the object's cache."""
 
     def __init__(self, instance: Any, descriptor: Descriptor) -> None:
         functools.update_wrapper(self, descriptor.method)
@@ -48,7 +49,7 @@ class CachedMethod(Calls):
 
 
 class CountedMethod(CachedMethod):
-    """The same with `cache_info`."""
+    """A `CachedMethod` with `cache_info`."""
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses and sizes. O(1)."""
@@ -56,7 +57,7 @@ class CountedMethod(CachedMethod):
 
 
 class Unbound:
-    """What the class has instead of the method: called with an object first."""
+    """The attribute of the class: called with an object as the first argument."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         functools.update_wrapper(self, descriptor.method)
@@ -84,7 +85,7 @@ class Unbound:
 
 
 class Descriptor:
-    """What stands in the class. It makes a wrapper for each object, and leaves it in the object's ``__dict__``."""
+    """The descriptor in the class. It makes a wrapper for each object, and stores it in the object's ``__dict__``."""
 
     def __init__(
         self, method: Callable[..., Any], cache: Any, key: Any, lock: Any, condition: Any, kind: type[CachedMethod]
@@ -113,7 +114,7 @@ class Descriptor:
         try:
             if found is self:
                 return instance.__dict__.setdefault(self._name, self._kind(instance, self))
-            wrappers = instance.__dict__.setdefault(_OVERRIDDEN, {})     # asked for by `super()`
+            wrappers = instance.__dict__.setdefault(_OVERRIDDEN, {})    # called through `super()`
         except (AttributeError, TypeError):
             raise TypeError(
                 f"an object with cached methods needs a __dict__ to write to: {type(instance).__name__!r},"
@@ -147,12 +148,12 @@ def cachedmethod(
 
     Args:
         cache: called with the object, returns its cache, a mapping.
-        key: called with the object and the arguments, returns what the result is stored under.
-        lock, condition: called with the object, return what `cached` takes under these names.
-        info: whether the method of each object has `cache_info`.
+        key: called with the object and the arguments, returns the key of the result.
+        lock, condition: called with the object, return the arguments of the same names for `cached`.
+        info: whether each object's method has `cache_info`.
 
-    Raises TypeError where `cache` cannot be called. The object needs a ``__dict__``. Safe between threads where there
-    is a lock or a condition.
+    Raises TypeError if `cache` is not callable. The object needs a ``__dict__``. Safe between threads with a lock or a
+    condition.
     """
     if not callable(cache):
         raise TypeError(f"cache must be callable with the object, not {type(cache).__name__}")

@@ -1,4 +1,4 @@
-"""The caches in which entries expire: a heap of ends on top of the order of `LRUPolicy`."""
+"""The caches whose entries expire: a heap of deadlines in addition to the order of `LRUPolicy`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Timer:
 
 
 class TimedCache(OrderedCache[_K, _V]):
-    """A cache of entries that end, from which the least recently used one leaves when it is full."""
+    """A cache of entries with deadlines; when it is full, the least recently used one leaves."""
 
     _policy = LRUPolicy
 
@@ -55,8 +55,8 @@ class TimedCache(OrderedCache[_K, _V]):
         super().__init__(maxsize, getsizeof)
         self.__timer = Timer(timer)
         self.__numbers = count()
-        self.__ends: dict[_K, tuple[Any, int, _K]] = {}         # the end; a number, for a heap compares no keys
-        self.__heap: list[tuple[Any, int, _K]] = []             # the same tuples, and such as do not count any more
+        self.__ends: dict[_K, tuple[Any, int, _K]] = {}         # deadline, a number (a heap must not compare keys), key
+        self.__heap: list[tuple[Any, int, _K]] = []             # the same tuples, and outdated ones
 
     def __getitem__(self, key: _K) -> _V:
         end = self.__ends.get(key)
@@ -70,7 +70,7 @@ class TimedCache(OrderedCache[_K, _V]):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        end = self.__ends.get(key)          # type: ignore[arg-type]        # any object may be asked for
+        end = self.__ends.get(key)          # type: ignore[arg-type]        # any object may be looked up
         return end is not None and bool(self.timer() < end[0])
 
     def __iter__(self) -> Iterator[_K]:
@@ -96,7 +96,7 @@ class TimedCache(OrderedCache[_K, _V]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state["_TimedCache__numbers"] = next(self.__numbers)    # a `count` is not to be pickled
+        state["_TimedCache__numbers"] = next(self.__numbers)    # a `count` cannot be pickled
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ class TimedCache(OrderedCache[_K, _V]):
         self.__numbers = count(state["_TimedCache__numbers"])
 
     def _store(self, key: _K, value: _V, end: Any) -> None:
-        """Store an entry until `end`."""
+        """Store an entry with the deadline `end`."""
         OrderedCache.__setitem__(self, key, value)
         self.__ends[key] = entry = (end, next(self.__numbers), key)
         heappush(self.__heap, entry)
@@ -113,12 +113,12 @@ class TimedCache(OrderedCache[_K, _V]):
             heapify(self.__heap)
 
     def _drop(self, key: _K) -> None:
-        """Remove an entry, if there is one, whether it has ended or not. No override of a subclass is called."""
+        """Remove an entry, if there is one, even if it has expired. Calls no override of a subclass."""
         if self.__ends.pop(key, None) is not None:
             OrderedCache.__delitem__(self, key)
 
     def expire(self, time: Any = None) -> list[tuple[_K, _V]]:
-        """Remove the entries that have ended at `time`, now by default, and return their keys and values.
+        """Remove the entries that have expired at `time`, by default now, and return their keys and values.
 
         O(log n) for each of them.
         """
@@ -139,33 +139,33 @@ class TimedCache(OrderedCache[_K, _V]):
             return super().get(key, default)
 
     def pop(self, key: _K, default: Any = _REQUIRED) -> Any:
-        """Remove a key and return its value, or `default`; KeyError where there is neither. O(1)."""
+        """Remove a key and return its value, or `default`. Raises KeyError if there is neither. O(1)."""
         with self.timer:
             return super().pop(key, default)
 
     def setdefault(self, key: _K, default: Any = None) -> Any:
-        """The value of `key`; where there is none, `default`, which is stored. O(log n)."""
+        """The value of `key`; if it is absent, `default`, which is stored. O(log n)."""
         with self.timer:
             return super().setdefault(key, default)
 
     def popitem(self) -> tuple[_K, _V]:
-        """Remove the least recently used entry that has not ended, and return its key and value.
+        """Remove the least recently used entry that has not expired, and return its key and value.
 
-        KeyError where there is none. O(1), and O(log n) for each entry that has ended.
+        Raises KeyError if there is none. O(1), and O(log n) for each expired entry.
         """
         with self.timer as now:
             self.expire(now)
             return super().popitem()
 
     def clear(self) -> None:
-        """Remove all entries, without a call of `popitem`. O(n)."""
+        """Remove all entries, without calling `popitem`. O(n)."""
         super().clear()
         self.__ends.clear()
         self.__heap.clear()
 
     @property
     def currsize(self) -> float:
-        """What the sizes of all values add up to, those aside that have ended."""
+        """The sum of the sizes of all values that have not expired."""
         with self.timer as now:
             self.expire(now)
             return super().currsize
@@ -177,11 +177,11 @@ class TimedCache(OrderedCache[_K, _V]):
 
 
 class TTLCache(TimedCache[_K, _V]):
-    """A cache whose entries all live equally long.
+    """A cache whose entries all have the same lifetime.
 
     Args:
         maxsize, getsizeof: those of `Cache`.
-        ttl: how long an entry lives, in what `timer` counts; ``timer() + ttl`` is its end.
+        ttl: how long an entry lives, in the unit of `timer`; ``timer() + ttl`` is its deadline.
         timer: returns the time, seconds by default.
 
     >>> now = [0]
@@ -218,12 +218,12 @@ class TTLCache(TimedCache[_K, _V]):
 
 
 class TLRUCache(TimedCache[_K, _V]):
-    """A cache of which a function says when each entry ends.
+    """A cache for which a function computes each entry's deadline.
 
     Args:
         maxsize, getsizeof: those of `Cache`.
-        ttu: called with a key, a value and the time, returns the end of the entry. Where that is not later than the
-            time, the entry is not stored, and what there was under the key leaves.
+        ttu: called with a key, a value and the time, returns the entry's deadline. If that is not later than the time,
+            the entry is not stored, and an earlier one of the key leaves.
         timer: returns the time, seconds by default.
     """
 
@@ -248,5 +248,5 @@ class TLRUCache(TimedCache[_K, _V]):
 
     @property
     def ttu(self) -> Callable[[_K, _V, Any], Any]:
-        """The function that says when an entry ends."""
+        """The function that computes the deadlines."""
         return self.__ttu

@@ -1,5 +1,7 @@
-"""Decorators with the interface of `functools.lru_cache`, one for each kind of cache. Safe between threads: one thread
-computes a value, and others that want the same wait for it."""
+"""Decorators with the interface of `functools.lru_cache`, one for each kind of cache.
+
+Safe between threads: one thread computes a value, and others that want the same value wait for it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ __all__ = ["fifo_cache", "lfu_cache", "lru_cache", "rr_cache", "ttl_cache"]
 
 
 class _EndlessTTLCache(TTLCache[Any, Any]):
-    """A cache without a bound, which says so as `functools` does."""
+    """A cache without a bound, whose `maxsize` is None as in `functools`."""
 
     @property
     def maxsize(self) -> Any:
@@ -30,7 +32,7 @@ class _EndlessTTLCache(TTLCache[Any, Any]):
 def _decorator(
     maxsize: Any, typed: bool, bounded: Callable[[Any], Any], unbounded: Callable[[], MutableMapping[Any, Any]] = dict
 ) -> Any:
-    """What `maxsize` asks for: a decorator, or the decorated function where it was used without parentheses."""
+    """The decorator for a `maxsize`, or the decorated function if it was used without parentheses."""
     if callable(maxsize):
         return _decorator(128, typed, bounded, unbounded)(maxsize)
     cache = unbounded() if maxsize is None else bounded(maxsize)

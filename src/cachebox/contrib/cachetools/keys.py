@@ -1,4 +1,4 @@
-"""Key functions: what a call is remembered by. All cost O(number of arguments)."""
+"""Key functions: they make the key of a call. All cost O(number of arguments)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["hashkey", "methodkey", "typedkey", "typedmethodkey"]
 
 
 class _Keywords:
-    """What stands between positional and keyword arguments. A class: it is itself again after pickling."""
+    """A marker between positional and keyword arguments. A class, because it is the same object after pickling."""
 
 
 def hashkey(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -21,7 +21,7 @@ def hashkey(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
 
 
 def methodkey(self: Any, /, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    """A key of the arguments of a method, the object aside."""
+    """A key of the arguments of a method, without the object."""
     return hashkey(*args, **kwargs)
 
 
@@ -37,5 +37,5 @@ def typedkey(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
 
 
 def typedmethodkey(self: Any, /, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    """A key of the arguments of a method and their types, the object aside."""
+    """A key of the arguments of a method and their types, without the object."""
     return typedkey(*args, **kwargs)

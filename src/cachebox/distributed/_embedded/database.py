@@ -1,7 +1,8 @@
-"""SQLite, as it is used here: one connection that writes, under the writer lock, and as many as needed that read.
+"""SQLite as it is used here: one connection writes, under the writer lock; as many as needed read.
 
-Connections that read cannot write anything, so that closing one needs no lock: a connection that writes may move the
-log into the file when it is closed. None is carried over a fork, in which SQLite would take its locks for held.
+Reading connections are read-only, so that closing one needs no lock: a connection that can write may move the log into
+the file when it is closed. No connection is carried over a fork, because SQLite would take its locks for held in the
+child.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ from typing import Any
 from urllib.parse import quote
 
 PAGE = 4096
-LOG_PAGES = 1000                    # of the log, after which it is moved into the file
-NEVER = 1 << 62                     # the end of what does not end, in milliseconds
+LOG_PAGES = 1000                    # pages of the log, after which SQLite moves it into the file
+NEVER = 1 << 62                     # the deadline, in milliseconds, of what never expires
 
 SCHEMA = (
-    # entries: hash of the key, key, generation, end in milliseconds, sum of all this, envelope
+    # entries: hash of the key, key, generation, deadline in milliseconds, checksum, envelope
     "CREATE TABLE e(h INTEGER PRIMARY KEY, k BLOB NOT NULL, g INTEGER NOT NULL, x INTEGER NOT NULL, "
     "c INTEGER NOT NULL, b BLOB NOT NULL)",
-    # tags: what they are at present, and in which generation that was said
+    # tags: name, present version, and the generation in which it was set
     "CREATE TABLE t(k BLOB PRIMARY KEY, v BLOB NOT NULL, g INTEGER NOT NULL) WITHOUT ROWID",
-    # leases: whose, in which generation and at which change of tags it was taken, until when, and the process
+    # leases: key, token, generation and tag epoch when it was taken, deadline, and the process that holds it
     "CREATE TABLE l(h INTEGER PRIMARY KEY, k BLOB NOT NULL, token BLOB NOT NULL, g INTEGER NOT NULL, "
     "epoch INTEGER NOT NULL, x INTEGER NOT NULL, place INTEGER NOT NULL, incarnation INTEGER NOT NULL)",
-    # computations that failed: whose, until when it is told, and how
+    # failed loads: the leader's token, until when waiters are given the error, and the error
     "CREATE TABLE f(token BLOB PRIMARY KEY, x INTEGER NOT NULL, b BLOB NOT NULL) WITHOUT ROWID",
-    # numbers: 0 the generation, 1 what settling changes, 2 what every invalidation of a tag changes
+    # numbers: 0 the generation, 1 changed by settling, 2 changed by every invalidation of a tag
     "CREATE TABLE m(id INTEGER PRIMARY KEY, v INTEGER NOT NULL)",
 )
 FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 LATER = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT}
-"""What says nothing about the file, by the low byte of the code."""
+"""Errors that say nothing about the file, by the low byte of the code."""
 
 
 def is_full(error: sqlite3.Error) -> bool:
@@ -44,19 +45,19 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file, or what it is on, is to blame."""
+    """Whether the file, or the disk below it, is to blame."""
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(error, sqlite3.DatabaseError) and code is not None and not is_full(error) and (
         code & 0xFF not in LATER
     )
 
 
-class Over(Exception):
+class Closing(Exception):
     """The file is being closed, for a fork or for good."""
 
 
 class Reader:
-    """A connection that reads."""
+    """A connection that can only read."""
 
     __slots__ = ("__weakref__", "_connection", "execute")
 
@@ -64,7 +65,7 @@ class Reader:
         self._connection: sqlite3.Connection | None = None
 
     def open(self, path: str, patience: float) -> None:
-        """Raises sqlite3.Error."""
+        """Connect to the file. Raises sqlite3.Error."""
         self._connection = sqlite3.connect(
             f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=patience,
             cached_statements=32,
@@ -73,7 +74,7 @@ class Reader:
         self.execute = self._connection.cursor().execute
 
     def close(self) -> None:
-        """It is not used again."""
+        """Close the connection for good."""
         if self._connection is not None:
             self._connection.close()
 
@@ -82,10 +83,10 @@ class Database:
     """One file, as one handle of a folder has it open.
 
     Args:
-        path: of the file.
-        most_pages: how large it may become.
+        path: the path of the file.
+        most_pages: the most pages that the file may have.
         is_durable: whether every transaction reaches the disk before it returns.
-        patience: seconds to wait for what SQLite locks for moments only.
+        patience: seconds to wait for SQLite's own locks, which are held for moments only.
     """
 
     def __init__(self, path: str, most_pages: int, is_durable: bool, patience: float) -> None:
@@ -95,22 +96,22 @@ class Database:
         self._patience = patience
         self._writer: sqlite3.Connection | None = None
         self._idle: list[Reader] = []
-        self._living: weakref.WeakSet[Reader] = weakref.WeakSet()   # those that were lost close themselves
+        self._living: weakref.WeakSet[Reader] = weakref.WeakSet()   # a lost reader closes itself
         self._opening = 0
-        self._is_over = False
+        self._is_closing = False
 
-    # --- reading ----------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def lend(self) -> Reader:
-        """A connection that nobody else uses, until it is given back. Raises sqlite3.Error."""
+        """Lend a reader that nobody else uses until it is given back. Raises sqlite3.Error, `Closing`."""
         try:
             reader = self._idle.pop()
         except IndexError:
             reader = Reader()
-            self._living.add(reader)        # before it is asked whether this is over: who closes waits for it
+            self._living.add(reader)        # before `_is_closing` is read: `close_readers` waits for it
             try:
-                if self._is_over:
-                    raise Over from None
+                if self._is_closing:
+                    raise Closing from None
                 reader.open(self.path, self._patience)
             except BaseException:
                 self._living.discard(reader)
@@ -118,20 +119,20 @@ class Database:
         return reader
 
     def give_back(self, reader: Reader) -> None:
-        """It is not used any more."""
+        """Take back a reader that is not in use any more."""
         self._idle.append(reader)
 
     def drop(self, reader: Reader) -> None:
-        """It failed, or was left in the middle of something."""
+        """Close a reader that failed, or stopped in the middle of something."""
         self._living.discard(reader)
         reader.close()
 
-    # --- writing, all of it under the writer lock -------------------------------------------------------------------
+    # --- writing, all of it under the writer lock ---------------------------------------------------------------------
 
     def create(self, generation: int) -> None:
-        """Make the file, which must not be there."""
+        """Create the file, which must not exist."""
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
-        os.fchmod(fd, 0o600)                # whatever the umask; its log and index get the same
+        os.fchmod(fd, 0o600)                # independent of the umask; SQLite gives the log and its index the same mode
         os.close(fd)
         writer = self.writer
         writer.execute("BEGIN IMMEDIATE")
@@ -164,7 +165,7 @@ class Database:
         return found
 
     def transaction(self, run: Callable[[Callable[..., sqlite3.Cursor]], Any]) -> Any:
-        """What a function returns that gets `execute`; all that it does is done, or nothing."""
+        """Call `run(execute)` in one transaction, which is undone if it raises. Returns its result."""
         writer = self.writer
         writer.execute("BEGIN IMMEDIATE")
         try:
@@ -181,7 +182,7 @@ class Database:
         return self._writer is None or not self._writer.in_transaction
 
     def roll_back(self) -> None:
-        """Undo what has been begun, if something has."""
+        """Undo the transaction that is under way, if there is one."""
         if self._writer is not None and self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
 
@@ -192,24 +193,24 @@ class Database:
         return int(pages) - int(free)
 
     def generation(self) -> int:
-        """The present one."""
+        """The present generation."""
         ((found,),) = self.writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
         return int(found)
 
     def has_leases(self) -> bool:
-        """Whether there is one, whoever's."""
+        """Whether any process holds a lease."""
         return bool(self.writer.execute("SELECT 1 FROM l LIMIT 1").fetchall())
 
     def shorten_log(self) -> None:
         """Move the log into the file, and give its space back."""
         self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    # --- the end ----------------------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     def close_readers(self, seconds: float) -> bool:
-        """Close all connections that read; wait for those in use. False: some still are."""
+        """Close all readers, and wait for those in use. Returns False if some still are."""
         until = time.monotonic() + seconds
-        self._is_over = True
+        self._is_closing = True
         while True:
             while self._idle:
                 with contextlib.suppress(IndexError):
@@ -226,5 +227,5 @@ class Database:
                 writer.close()
 
     def reopen(self) -> None:
-        """After `close_readers`, in the same process: it can be used again."""
-        self._is_over = False
+        """After `close_readers`, in the same process: allow reading again."""
+        self._is_closing = False

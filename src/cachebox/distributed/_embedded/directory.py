@@ -1,8 +1,8 @@
-"""A folder in the place of servers: it has what `topology.Topology` has, and answers the same calls.
+"""A folder in the place of servers: it has the methods of `topology.Topology` and answers the same calls.
 
-Everything is in one bucket, and always where it was. Nothing has to be heard of: whether what a first tier holds is
-still so, it sees by itself (`Tier.follow`). An operation is tried at once; if it would have to wait for another writer,
-that is asked for as an effect, so that an event loop goes on.
+There is one bucket, and its place never changes. No pushes are needed, because a first tier sees by itself whether its
+values are still current (`near_cache.follow`). An operation is tried at once. If it would have to wait for another
+writer, it yields an effect that waits, so that an event loop goes on.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from cachebox.distributed._embedded.writer_lock import Busy
 from cachebox.distributed._net.effects import Block, Effects, Failure
 from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._wire.resp import ReplyError
-from cachebox.distributed._wire.scripts import LAND, STORING
+from cachebox.distributed._wire.scripts import COMPLETE, STORING
 
-PAGE = 1000                         # keys that are looked at in one step
-SWEPT = 512                         # entries that are removed in one transaction, when nobody waits for it
-NEWS_APART = 0.01                   # seconds between looks whether another process has computed something
+PAGE = 1000                         # keys that one step looks at
+SWEPT = 512                         # entries that one transaction of the background cleaning removes
+POLLED_EVERY = 0.01                 # seconds between looks whether another process has finished a load
 KEYS_AT = 4                         # where the keys of a command begin, behind the generation's name
 
 
 class Names:
-    """The names of entries, leases and tags: what is named, in UTF-8."""
+    """The names of entries, leases and tags: the key, token or tag itself, in UTF-8."""
 
     clustered = False
     buckets = (b"0",)
@@ -62,16 +62,16 @@ class Directory:
     """The second tier of one cache, in a folder.
 
     Args:
-        store: of the folder.
+        store: the entries of the folder.
     """
 
     is_exact = True
     can_be_asked = True
     is_suspect = False
     tracking_probes = False
-    door = None
+    entry_refusal = None
     on_open = None
-    news_apart = NEWS_APART
+    polled_every = POLLED_EVERY
     at_once = sys.maxsize
 
     def __init__(self, store: Store) -> None:
@@ -81,18 +81,18 @@ class Directory:
         self.owners = [self]
         self.masters = [self]
         self.trouble: str | None = None         # what is wrong, in words, until something succeeds
-        self._is_full = False                   # ... that stores
+        self._is_full = False                   # until a write succeeds: the disk was full
 
     @property
     def size(self) -> int:
         """Bytes that all files take."""
         return self.servers.size()
 
-    # --- as with servers --------------------------------------------------------------------------------------------
+    # --- as with servers ----------------------------------------------------------------------------------------------
 
     @property
     def worst(self) -> str:
-        """There is no breaker: it is always closed."""
+        """The state of the worst breaker: always "closed", because a folder has none."""
         return "closed"
 
     def pause(self) -> None:
@@ -100,33 +100,33 @@ class Directory:
         self.store.pause()
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
         self.store.resume()
 
     def renew(self) -> None:
-        """In the child of a fork."""
+        """After a fork, in the child."""
         self.store.renew()
 
     def reap(self) -> bool:
-        """There are no connections that the network could forget."""
+        """Nothing: there are no connections that the network could forget."""
         return False
 
     def close_idle(self) -> None:
-        """Likewise."""
+        """Nothing: there are no connections."""
 
     def has_failed(self, bucket: int) -> None:
-        """Likewise."""
+        """Nothing: there is no server to suspect."""
 
     def close(self) -> None:
         """Close all files."""
         self.store.close()
 
     def refresh(self, deadline: float) -> Effects[None]:
-        """Where everything is, is known."""
+        """Nothing: the place of every key is known."""
         return
         yield
 
-    # --- asking -----------------------------------------------------------------------------------------------------
+    # --- asking -------------------------------------------------------------------------------------------------------
 
     def ask_one(self, bucket: int, command: Sequence[Any], deadline: float, retries: int = 0) -> Effects[Any]:
         """The reply to one command, or a Failure."""
@@ -156,7 +156,7 @@ class Directory:
             return self._failed(error)
 
     def _done(self, reply: Any, digest: bytes) -> Any:
-        if self.trouble is not None and (digest in STORING or digest == LAND.digest or not self._is_full):
+        if self.trouble is not None and (digest in STORING or digest == COMPLETE.digest or not self._is_full):
             self.trouble, self._is_full = None, False
         return Failure(reply, True, False) if type(reply) is ReplyError else reply
 
@@ -180,10 +180,10 @@ class Directory:
             replies.append((yield from self.ask_one(bucket, command, deadline)))
         return replies
 
-    # --- going through all keys -------------------------------------------------------------------------------------
+    # --- going through all keys ---------------------------------------------------------------------------------------
 
     def page(self, node: Any, cursor: bytes, letter: str, prefix: str, deadline: float) -> Effects[Any]:
-        """As `Topology.page`: keys in the order of their hashes. With "l" among the letters, those of leases, too."""
+        """As `Topology.page`: keys in the order of their hashes, also those of leases if `letter` contains "l"."""
         data = prefix.encode("utf-8", "surrogatepass")
 
         def look(execute: Any, page: Any) -> Any:
@@ -203,7 +203,7 @@ class Directory:
         yield
 
     def clean(self, driver: Any, must_end: Callable[[], bool], deadline: Callable[[], float]) -> bool:
-        """Remove what older generations left, some at a time. Returns whether it got to the end."""
+        """Remove entries of older generations, some at a time. Returns whether it got to the end."""
         try:
             while not must_end():
                 if not self.store.write((), _remove_some, deadline()):

@@ -1,8 +1,8 @@
-"""Where a folder is, and that nobody but its owner can see or change what is in it.
+"""Where a folder is, and the checks that only its owner can see or change what is in it.
 
-Each namespace has a folder of its own below the one that the user names. Nothing in it is followed through a symbolic
-link, belongs to somebody else, or may be written by others; what is not so is refused, for who can write there decides
-what this program believes.
+Each namespace has a folder of its own below the one that the user names. A file in it must not be a symbolic link,
+belong to another user or be writable by others; such files are refused, because a user who can write there decides what
+this program believes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from urllib.parse import quote, unquote_to_bytes
 from cachebox.distributed._embedded.page import remote_kind
 
 ANYWHERE = "CACHEBOX_ANY_FILE_SYSTEM"
-"""The environment variable that lets a folder be on a file system that other machines may share."""
+"""The environment variable that allows a file system that other machines may share."""
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def path_of(url: str) -> str:
-    """The path that a URL with ``file://`` names. ValueError where it makes no sense.
+    """The path that a ``file://`` URL names. Raises ValueError if the URL is malformed.
 
     >>> path_of("file:///var/cache/my%20app")
     '/var/cache/my app'
@@ -47,9 +47,9 @@ class Folder:
     """The folder of one namespace.
 
     Args:
-        root: an absolute path; made if it is not there.
+        root: an absolute path; created if it does not exist.
         namespace: any str.
-        name: what the folder of the namespace is called, if that is known.
+        name: the name of the namespace's folder, if it is known.
     """
 
     is_private = False
@@ -59,7 +59,7 @@ class Folder:
         self.namespace = namespace
         name = name or quote(namespace.encode("utf-8", "surrogatepass"), safe="")
         name = name.replace(".", "%2E") if set(name) == {"."} else name
-        if len(name) > 200:             # systems know no longer names than 255
+        if len(name) > 200:             # file systems allow at most 255 bytes in a name
             name = f"{name[:100]}%%{hashlib.sha256(name.encode()).hexdigest()}"
         self.path = os.path.join(root, name)
 
@@ -67,7 +67,8 @@ class Folder:
         return f"file://{quote(os.fsencode(self.root))}"
 
     def make(self) -> None:
-        """Make it, if it is not there, and check it. ValueError or PermissionError where it must not be used."""
+        """Create the folder if it does not exist, and check it. Raises ValueError or PermissionError if it must not
+        be used."""
         for path in (self.root, self.path):
             if not os.path.lexists(path):
                 _make(path)
@@ -75,7 +76,7 @@ class Folder:
             if stat.S_ISLNK(found.st_mode):
                 raise ValueError(f"url must name a folder itself, but {path!r} is a symbolic link")
             if not stat.S_ISDIR(found.st_mode):
-                raise ValueError(f"url must name a folder, but {path!r} is none")
+                raise ValueError(f"url must name a folder, but {path!r} is not one")
             _check_owner(path, found)
             if found.st_mode & 0o022:
                 raise PermissionError(f"group or others may write to {path!r}: chmod go-w it, or name another folder")
@@ -91,11 +92,11 @@ class Folder:
             )
 
     def __getitem__(self, name: str) -> str:
-        """The path of a file in it."""
+        """The path of a file in the folder."""
         return os.path.join(self.path, name)
 
     def open(self, name: str, flags: int = 0) -> int:
-        """Open a file in it for reading and writing. Raises OSError, or PermissionError where it must not be used."""
+        """Open a file of the folder for reading and writing. Raises OSError; PermissionError if it must not be used."""
         fd = os.open(self[name], os.O_RDWR | flags | _NO_FOLLOW, 0o600)
         try:
             self.check(fd)
@@ -105,16 +106,16 @@ class Folder:
         return fd
 
     def check(self, fd: int) -> None:
-        """PermissionError for a file that may be another's, too."""
+        """Raises PermissionError if the open file may belong to another user, too."""
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise PermissionError(f"in {self.path!r} there is something that is not a file of this folder alone")
         _check_owner(self.path, found)
-        if stat.S_IMODE(found.st_mode) != 0o600:        # the umask, or somebody
+        if stat.S_IMODE(found.st_mode) != 0o600:        # because of the umask, or a chmod
             os.fchmod(fd, 0o600)
 
     def check_path(self, name: str) -> bool:
-        """The same for a file that SQLite is about to open. Returns whether there is one."""
+        """Check a file that SQLite is about to open. Returns whether it exists; raises PermissionError."""
         try:
             found = os.lstat(self[name])
         except FileNotFoundError:
@@ -125,7 +126,7 @@ class Folder:
         return True
 
     def size(self) -> int:
-        """Bytes that its files take."""
+        """Bytes that the folder's files take."""
         size = 0
         for name in self.names():
             with contextlib.suppress(OSError):      # it is just being removed
@@ -133,10 +134,10 @@ class Folder:
         return size
 
     def remove(self) -> None:
-        """What becomes of it when nobody uses it any more: it stays."""
+        """Called when nobody uses the folder any more: it stays."""
 
     def names(self) -> list[str]:
-        """What is in it."""
+        """The names of the files in the folder."""
         try:
             return os.listdir(self.path)
         except FileNotFoundError:
@@ -144,7 +145,7 @@ class Folder:
 
 
 def _make(path: str) -> None:
-    """Make a folder, and those above it that are missing, for its owner alone, whatever the umask."""
+    """Create a folder and its missing parents, for its owner alone, independent of the umask."""
     above = os.path.dirname(path)
     if not os.path.exists(above):
         _make(above)

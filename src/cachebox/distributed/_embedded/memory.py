@@ -1,6 +1,6 @@
-"""Folders of ``memory://``: each of one cache, in memory where the system has files there, and gone with it.
+"""Folders of ``memory://``: each belongs to one cache, lies in memory if the system has files there, and goes with it.
 
-What a process leaves that was killed is removed by the next one that makes such a folder.
+What a killed process leaves is removed by the next process that makes such a folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cachebox.distributed._embedded import processes
 from cachebox.distributed._embedded.folder import Folder
 
 IN_MEMORY = "/dev/shm"
-YOUNG = 60.0                        # seconds for which a folder may be without a living process, while it is being made
+YOUNG = 60.0                        # seconds for which a folder may have no living process, because it is being made
 
 
 class PrivateFolder(Folder):
@@ -28,14 +28,14 @@ class PrivateFolder(Folder):
         return "memory://"
 
     def remove(self) -> None:
-        """Remove it, and what is in it."""
+        """Remove the folder with everything in it."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
 def private_folder(url: str, namespace: str) -> PrivateFolder:
-    """A new folder. ValueError for a URL that says more than ``memory://``."""
+    """A new folder. Raises ValueError for any URL other than ``memory://``."""
     if url.lower() != "memory://":
-        raise ValueError(f"url must be 'memory://' alone, for each cache has a folder of its own, not {url!r}")
+        raise ValueError(f"url must be 'memory://' alone, because each cache has its own folder, not {url!r}")
     has_memory = os.path.isdir(IN_MEMORY) and os.access(IN_MEMORY, os.W_OK | os.X_OK)
     above = IN_MEMORY if has_memory else tempfile.gettempdir()
     prefix = f"cachebox-{os.geteuid()}-"
@@ -44,7 +44,7 @@ def private_folder(url: str, namespace: str) -> PrivateFolder:
 
 
 def _sweep(above: str, prefix: str) -> None:
-    """Remove what nobody uses any more."""
+    """Remove the folders that no process uses any more."""
     for entry in os.scandir(above):
         with contextlib.suppress(OSError):
             found = entry.stat(follow_symlinks=False)

@@ -6,11 +6,11 @@ from cachebox.distributed._embedded.page cimport Page, load, mark_used
 
 cdef class Noted:
     cdef readonly object value
-    cdef Page page                  # keeps the mapping
+    cdef Page page                  # keeps the mapping alive
     cdef const uint64_t* counter
     cdef uint64_t count
     cdef uint8_t* visited
-    cdef int n                      # of its tags: NULL where there are none
+    cdef int n                      # the number of tags; at 0 the next two fields are NULL
     cdef const uint64_t** tag_counters
     cdef uint64_t* tag_counts
 
@@ -31,5 +31,5 @@ cdef inline bint is_current(PyObject* noted) noexcept:
 
 
 cdef inline void mark(PyObject* noted) noexcept:
-    """It was used."""
+    """Record that the value was used."""
     mark_used((<Noted>noted).visited)

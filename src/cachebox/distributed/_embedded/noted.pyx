@@ -1,4 +1,4 @@
-"""A value with the counters that tell whether it is still what the second tier has."""
+"""A value with the counters that say whether the second tier still has it."""
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -8,7 +8,7 @@ from cachebox.distributed._embedded.page cimport Page, hash_key, load
 
 
 cdef class Noted:
-    """What a first tier holds of a folder. Immutable."""
+    """A value that a first tier holds of a folder. Immutable."""
 
     def __dealloc__(self):
         PyMem_Free(self.tag_counters)
@@ -16,7 +16,7 @@ cdef class Noted:
 
 
 cdef Noted note(Page page, object value, uint64_t h, uint64_t count, tuple tags):
-    """A value that was read while the counter of its key was `count`; its tags' counters are those of now."""
+    """A value that was read while its key's counter was `count`. The counters of its tags are read here."""
     cdef Noted noted = Noted.__new__(Noted)
     cdef Py_ssize_t i
     noted.value = value
@@ -37,7 +37,7 @@ cdef Noted note(Page page, object value, uint64_t h, uint64_t count, tuple tags)
 
 
 def named(str tag):
-    """What a tag is called where keys are, too.
+    """The key under which a tag is counted among the keys.
 
     >>> named("a")
     '\\x00tag:a'

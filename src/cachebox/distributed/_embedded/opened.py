@@ -1,6 +1,6 @@
 """An open folder: its page, its writer lock, this process's place.
 
-Whoever opens it when nobody has it open looks whether it can be believed, and has it begin anew where it cannot.
+A process that opens a folder which no other has open checks whether it can be believed. If not, it starts empty.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.page import SIZE, VERSION, Page, whole_frames
 from cachebox.distributed._embedded.writer_lock import Busy, WriterLock
 
-PATIENCE = 0.2                      # seconds for which it is worth waiting for it: without, one can read all the same
-ASKED_EVERY = 0.002                 # seconds between tries to get the lock while there is no page to wait by
+PATIENCE = 0.2                      # seconds to wait for the writer lock: without the lock, reading works all the same
+ASKED_EVERY = 0.002                 # seconds between tries to get the lock while there is no page to wait on
 
 
 def boot_id() -> bytes:
-    """What differs from one start of the machine to the next: 16 bytes."""
+    """16 bytes that differ from one start of the machine to the next."""
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-        told = subprocess.run(command, capture_output=True, check=True).stdout
+        text = subprocess.run(command, capture_output=True, check=True).stdout
     else:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            told = file.read()
-    return bytes.fromhex(told.decode().strip().replace("-", ""))
+            text = file.read()
+    return bytes.fromhex(text.decode().strip().replace("-", ""))
 
 
 class Opened:
-    """What a handle has of its folder as long as that is there.
+    """What a handle has of its folder, for as long as the folder exists.
 
     Args:
-        folder: where.
+        folder: the folder.
         deadline: monotonic time after which `Busy` is raised.
     """
 
@@ -48,7 +48,7 @@ class Opened:
         self._fds: list[int] = []
         self.place: Any = None
         try:
-            for _ in range(100):                # each time somebody has removed the folder meanwhile
+            for _ in range(100):                # one turn for each time that the folder was removed meanwhile
                 if self._opens(deadline):
                     return
             raise Busy(f"{folder.path!r} is removed again and again")
@@ -74,7 +74,7 @@ class Opened:
                 self._look_over()
             if is_mine:
                 _let_go(lock_fd)
-            elif self.page.is_new:          # by somebody who is looking it over just now, or has died meanwhile
+            elif self.page.is_new:          # by a process that still looks it over, or died while it did
                 raise Busy("another process is opening it")
             return True
         except FileNotFoundError:
@@ -86,16 +86,16 @@ class Opened:
         return fd
 
     def _is_there(self, name: str, fd: int) -> bool:
-        """Whether a file that is open is still the one of that name."""
+        """Whether an open file is still the one of that name."""
         return os.path.samestat(os.lstat(self.folder[name]), os.fstat(fd))
 
     @property
     def is_gone(self) -> bool:
-        """Whether somebody has removed the folder, or put another one into its place."""
+        """Whether the folder was removed, or another one was put in its place."""
         return os.fstat(self.page_fd).st_nlink == 0
 
     def close(self) -> None:
-        """Let go of everything but the mapping, which goes with the last value that was noted in it."""
+        """Let go of everything except the mapping, which lives until the last value noted in it is gone."""
         for fd in self._fds:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -105,14 +105,14 @@ class Opened:
             self.place = None
 
     def leave_to_parent(self) -> None:
-        """In the child of a fork: nothing of it is ours."""
-        self.place = None               # which has closed its file
+        """After a fork, in the child: let go of what belongs to the parent."""
+        self.place = None               # `processes` has closed its file in the child
         self.close()
 
-    # --- the page ---------------------------------------------------------------------------------------------------
+    # --- the page -----------------------------------------------------------------------------------------------------
 
     def _open_page(self, may_make: bool) -> tuple[Page, int]:
-        """The page; made if need be, which takes the lock."""
+        """The page and its descriptor; makes the file if need be, under the writer lock."""
         folder = self.folder
         if folder.check_path("page"):
             fd = folder.open("page")
@@ -140,15 +140,15 @@ class Opened:
             raise
         return page, fd
 
-    # --- nobody has it open -----------------------------------------------------------------------------------------
+    # --- no other process has it open ---------------------------------------------------------------------------------
 
     def _look_over(self) -> None:
-        """What is there was left by others, who have closed it or died. Under the lock."""
+        """Check what others left, who have closed the folder or died. Under the writer lock."""
         page, boot = self.page, boot_id()
         page.is_new = True
         if not page.clean:
             if page.lossy if page.boot != boot else not self._has_whole_log(page.data):
-                page.data = 0           # the machine has stopped, or somebody has cut what it was told
+                page.data = 0           # the machine has crashed, or the log was cut
         page.restart(keeps_buckets=page.clean)
         if page.boot != boot:
             page.boot = boot
@@ -159,9 +159,9 @@ class Opened:
         page.is_new = False
 
     def _has_whole_log(self, data: int) -> bool:
-        """Whether the log of SQLite has all that was ever written to it: it believes one that has lost its end.
+        """Whether SQLite's log has everything that was ever written to it. SQLite believes a log that has lost its end.
 
-        How long it was stands in the index that its writers shared.
+        The log's length stands in the index that its writers shared.
         """
         name = data_name(data)
         try:
@@ -187,12 +187,12 @@ class Opened:
 
 
 def data_name(data: int) -> str:
-    """What the file with the entries is called."""
+    """The name of the file with the entries."""
     return f"data-{data:016x}.sqlite"
 
 
 def _fill(fd: int) -> None:
-    """Have a file take all its space now: a hole that cannot be filled later would end the process."""
+    """Give a file all its space now: a hole that cannot be filled later would end the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, SIZE)
     else:
@@ -206,7 +206,7 @@ def _map(fd: int) -> Page:
 
 
 def _take(fd: int, deadline: float) -> bool:
-    """Take the writer lock. False: another process has it all the time."""
+    """Take the writer lock. Returns False if another process kept it until the deadline."""
     import fcntl
 
     while True:

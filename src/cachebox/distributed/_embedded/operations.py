@@ -1,7 +1,7 @@
-"""What a second tier can be asked for, over SQLite: for each script of the servers' a function that answers as it does.
+"""What a second tier can be asked for, over SQLite: one function per script of the servers, with the same answers.
 
-Where a server is told names, keys stand here, in UTF-8. Generations and versions of tags are put into envelopes here,
-as the scripts do. What needs the writer lock takes it once, and changes everything in one transaction.
+Keys in UTF-8 stand where a server gets names. The functions put generations and tag versions into envelopes, as the
+scripts do. An operation that needs the writer lock takes it once and changes everything in one transaction.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Keys = Sequence[bytes]
 
 
 class Transaction:
-    """One transaction: what all operations have in common."""
+    """One transaction, with the steps that all operations share."""
 
     def __init__(self, execute: Execute, page: Page, now: int) -> None:
         self.execute = execute
@@ -45,25 +45,25 @@ class Transaction:
         self.now = now                  # milliseconds
         self._generation: int | None = None
 
-    def end_of(self, px: bytes) -> int:
-        """When something ends that lives for so many milliseconds from now on; nothing: never."""
+    def deadline_after(self, px: bytes) -> int:
+        """The deadline, in milliseconds, of something that lives `px` milliseconds from now; empty: never."""
         return min(self.now + int(px), NEVER) if px else NEVER
 
     @property
     def generation(self) -> int:
-        """The present one."""
+        """The present generation."""
         if self._generation is None:
             ((self._generation,),) = self.execute("SELECT v FROM m WHERE id = 0").fetchall()
         return self._generation
 
     @property
     def epoch(self) -> int:
-        """What every invalidation of a tag changes."""
+        """A number that every invalidation of a tag changes."""
         ((epoch,),) = self.execute("SELECT v FROM m WHERE id = 2").fetchall()
         return int(epoch)
 
     def find(self, key: bytes) -> tuple[bytes, int] | None:
-        """The envelope of a live entry, and its end."""
+        """The envelope of a live entry and its deadline, or None."""
         h = self.page.hash_of(key)
         row = self.execute(FIND_ANY, (h,)).fetchone()
         if row is None or row[0] != key or row[1] != self.generation:
@@ -71,19 +71,19 @@ class Transaction:
         return check(self.execute, h, row, self.now)
 
     def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
-        """Store an envelope that is whole, and end the key's lease."""
+        """Store a complete envelope, and end the key's lease."""
         h, generation = self.page.hash_of(key), self.generation
         self.execute(PUT, (h, key, generation, end, sum_of(h, generation, end, envelope), envelope))
         if ends_lease and self.page.leases:
             self.end_lease(h)
 
     def find_present(self, key: bytes) -> tuple[bytes, int] | None:
-        """The same of one that has not ended, and is not only kept to be served stale."""
+        """The envelope of an entry that is not stale and its deadline, or None."""
         found = self.find(key)
         return None if found is None or found[1] - Codec.kept(found[0]) <= self.now else found
 
     def remove(self, key: bytes) -> bool:
-        """Whether a live entry was removed. Ends the key's lease."""
+        """Remove an entry and end the key's lease. Returns whether the entry was present."""
         found = self.find_present(key) is not None
         h = self.page.hash_of(key)
         self.execute("DELETE FROM e WHERE h = ?", (h,))
@@ -92,13 +92,13 @@ class Transaction:
         return found
 
     def envelope(self, head: bytes, block: bytes, body: bytes) -> bytes:
-        """An envelope with the generation, and the block of its tags."""
+        """An envelope with the present generation and the block of its tags."""
         if block:
             head = head[:4] + bytes([head[4] + TAGGED])
         return head + self.generation.to_bytes(16, "big") + block + body
 
     def tagged(self, tags: Sequence[str], fresh: bytes) -> bytes:
-        """The block of some tags."""
+        """The block of some tags, with their versions; an unknown tag gets the version `fresh`."""
         if not tags:
             return b""
         block = [bytes([len(tags)])]
@@ -111,10 +111,10 @@ class Transaction:
             block += (len(name).to_bytes(2, "big"), name, found[0])
         return b"".join(block)
 
-    # --- leases -----------------------------------------------------------------------------------------------------
+    # --- leases -------------------------------------------------------------------------------------------------------
 
     def lease(self, key: bytes) -> tuple[bytes, int, int, int, int, int] | None:
-        """A key's lease: token, generation, change of tags, end, and whose: place and incarnation."""
+        """A key's lease: token, generation, tag epoch, deadline, and the holder's place and incarnation."""
         if not self.page.leases:
             return None
         found = self.execute(
@@ -134,7 +134,7 @@ class Transaction:
         )
 
     def end_lease(self, h: int) -> None:
-        """Take it away from whoever has it."""
+        """End the lease of a key, no matter who holds it."""
         self.execute("DELETE FROM l WHERE h = ?", (h,))
 
 
@@ -180,7 +180,7 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
 
 
 def ttl(store: Store, keys: Keys, deadline: float) -> int:
-    """TTL: milliseconds; -1: for ever, -2: absent."""
+    """TTL in milliseconds; -1: never expires; -2: absent."""
     now = store.now_ms()
     found = store.read(lambda execute, page: store.find(execute, page, keys[0], now), deadline)
     if found is None or found[1] >= NEVER:
@@ -202,21 +202,21 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
         if len(keys) > 1:               # in the order of the file, or it would write some of its pages again and again
             entries = sorted(entries, key=lambda entry: page.hash_of(entry[0]))
         for key, head, body, px in entries:
-            change.put(key, change.envelope(head, block, body), change.end_of(px))
+            change.put(key, change.envelope(head, block, body), change.deadline_after(px))
         return b"0" * (1 + n)
 
     return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
 
 
 def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, n: int, *rest: Any) -> bytes:
-    """ADD. What remembers that it was done is not needed, here and below: a transaction happens once."""
+    """ADD. Needs no record that it was done, and neither do the operations below: a transaction happens once."""
     tags, (head, body, px) = rest[:n], rest[n:]
 
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page, store.now_ms())
         if change.find_present(keys[0]) is not None:
             return b""
-        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
+        change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return b"0" * (1 + n)
 
     return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,)))
@@ -239,14 +239,14 @@ def swap(
         elif found is not None and keeps == b"1":
             change.put(key, change.envelope(head, _block(found[0]), body), found[1])
         else:
-            change.put(key, change.envelope(head, b"", body), change.end_of(px))
+            change.put(key, change.envelope(head, b"", body), change.deadline_after(px))
         return b"10"
 
     return store.write((key,), run, deadline, cost=_cost(keys[:1], (body,)))
 
 
 def delete(store: Store, keys: Keys, deadline: float) -> int:
-    """DELETE: how many were alive."""
+    """DELETE. Returns how many entries were present."""
     def run(execute: Execute, page: Page) -> int:
         change = Transaction(execute, page, store.now_ms())
         return sum([change.remove(key) for key in keys])
@@ -255,14 +255,14 @@ def delete(store: Store, keys: Keys, deadline: float) -> int:
 
 
 def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
-    """TOUCH: 1 where there is an entry."""
+    """TOUCH. Returns 1 if there is an entry."""
     (key,) = keys
 
     def run(execute: Execute, page: Page) -> int:
         change = Transaction(execute, page, store.now_ms())
         found = change.find_present(key)
         if found is not None:
-            end = change.end_of(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
+            end = change.deadline_after(b"%d" % (int(px) + Codec.kept(found[0]))) if px else NEVER
             change.put(key, found[0], end, ends_lease=False)
         return int(found is not None)
 
@@ -281,7 +281,7 @@ def increment(
         found = change.find_present(key)
         looked = found is not None and digest != b"" and _digest(found[0]) == digest
         if found is None or (looked and verdict == b"0"):
-            change.put(key, change.envelope(head, b"", seal + amount), change.end_of(px))
+            change.put(key, change.envelope(head, b"", seal + amount), change.deadline_after(px))
             return b"0" + amount
         data, end = found
         block, kept = _block(data), Codec.kept(data)
@@ -300,7 +300,7 @@ def increment(
 
 
 def _block(envelope: bytes) -> bytes:
-    """The tags of an envelope, as they stand in it."""
+    """The block of tags in an envelope, as bytes."""
     if not envelope[4] & TAGGED:
         return b""
     return envelope[21:22 + sum(len(tag) + 18 for tag, _ in tags_in(envelope))]
@@ -350,11 +350,11 @@ def lead(
     return store.write((), run, deadline)
 
 
-def land(
+def complete(
     store: Store, keys: Keys, deadline: float, token: bytes, fresh: bytes, head: bytes, body: bytes, px: bytes, n: int,
     *tags: str,
 ) -> list[Any]:
-    """LAND."""
+    """COMPLETE."""
     key = keys[0]
 
     def run(execute: Execute, page: Page) -> list[Any]:
@@ -365,7 +365,7 @@ def land(
         if lease[1] != change.generation or (n > 0 and lease[2] != change.epoch):
             change.end_lease(page.hash_of(key))
             return [0]
-        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.end_of(px))
+        change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return [1, b"0" * n]
 
     return store.write((key,), run, deadline, cost=_cost((key,), (body,)))
@@ -393,7 +393,7 @@ def fail(
 
 
 def lease(store: Store, keys: Keys, deadline: float, token: bytes, milliseconds: bytes) -> int:
-    """LEASE: renew, or give up."""
+    """LEASE: renew leases, or give them up."""
     def run(execute: Execute, page: Page) -> int:
         change = Transaction(execute, page, store.now_ms())
         n = 0
@@ -439,8 +439,8 @@ def lead_many(
     return store.write((), run, deadline)
 
 
-def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: Any) -> bytes:
-    """LAND_MANY."""
+def complete_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: Any) -> bytes:
+    """COMPLETE_MANY."""
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page, store.now_ms())
         answers = []
@@ -449,7 +449,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: An
             is_mine = held is not None and held[0] == token
             stores = held is not None and is_mine and held[1] == change.generation
             if stores:
-                change.put(key, change.envelope(head, b"", body), change.end_of(px))
+                change.put(key, change.envelope(head, b"", body), change.deadline_after(px))
             elif is_mine:
                 change.end_lease(page.hash_of(key))
             answers.append(b"1" if stores else b"0")
@@ -461,7 +461,7 @@ def land_many(store: Store, keys: Keys, deadline: float, token: bytes, *rest: An
 # --- everything -------------------------------------------------------------------------------------------------------
 
 def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
-    """CLEAR: a new generation."""
+    """CLEAR: start a new generation."""
     def run(execute: Execute, page: Page) -> int:
         page.generation = 0
         execute("REPLACE INTO m VALUES(0, ?)", (new_number(),))
@@ -471,7 +471,7 @@ def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
 
 
 def invalidate_tag(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
-    """INVALIDATE_TAG: a new version."""
+    """INVALIDATE_TAG: give the tag a new version."""
     (tag,) = keys
 
     def run(execute: Execute, page: Page) -> int:
@@ -492,12 +492,12 @@ OPERATIONS: dict[bytes, Callable[..., Any]] = {
     scripts.TOUCH.digest: touch,
     scripts.INCREMENT.digest: increment,
     scripts.LEAD.digest: lead,
-    scripts.LAND.digest: land,
+    scripts.COMPLETE.digest: complete,
     scripts.FAIL.digest: fail,
     scripts.LEASE.digest: lease,
     scripts.LEAD_MANY.digest: lead_many,
-    scripts.LAND_MANY.digest: land_many,
+    scripts.COMPLETE_MANY.digest: complete_many,
     scripts.CLEAR.digest: clear,
     scripts.INVALIDATE_TAG.digest: invalidate_tag,
 }
-"""By script."""
+"""Operations by the digest of their script."""

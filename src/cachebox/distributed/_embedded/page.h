@@ -1,5 +1,5 @@
-/* What the page takes of the system: atomic loads and stores, waiting on a word that other processes share, locks of files,
-   kinds of file systems; and two functions of bytes. Where a system lacks something, these say so or do less. */
+/* System functions for the page: atomic loads and stores, waiting on a word that processes share, file locks, kinds of file
+   systems; and two functions on bytes. If a system lacks one of them, the function says so or does less. */
 #ifndef CACHEBOX_PAGE_H
 #define CACHEBOX_PAGE_H
 
@@ -28,7 +28,7 @@ static inline void cb_store8(uint8_t *at, uint8_t v) { __atomic_store_n(at, v, _
 
 /* --- waiting ---------------------------------------------------------------------------------------------------------
 
-   cb_wait returns when the word is not `expected` any more, or so many seconds are over, or for no reason. */
+   cb_wait returns when the word is not `expected` any more, when the seconds have passed, or spuriously. */
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -50,7 +50,7 @@ static inline void cb_wake(uint32_t *word, int most) { syscall(SYS_futex, word, 
 #include <time.h>
 
 static inline void
-cb_wait(uint32_t *word, uint32_t expected, double seconds)     /* looks now and then, less and less often */
+cb_wait(uint32_t *word, uint32_t expected, double seconds)     /* polls, less and less often */
 {
     double slept = 0.0, pause = 0.0001;
     while (cb_load32(word) == expected && slept < seconds) {
@@ -70,8 +70,8 @@ static inline void cb_wake(uint32_t *word, int most) { (void)word; (void)most; }
 
 /* --- files -----------------------------------------------------------------------------------------------------------
 
-   cb_lock_file: 1: the lock is ours; 0: somebody else has it; -1: errno. cb_kind_of_files: a number that tells file
-   systems over a network, or shared with another machine, from others; 0: one that is as good as local. */
+   cb_lock_file: 1: this handle has the lock; 0: another one has it; -1: errno. cb_remote_files: the name of a file system
+   that is on a network or shared with another machine; NULL: the file system is local. */
 #ifndef _WIN32
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -85,7 +85,7 @@ cb_lock_file(int fd)
 
 static inline void cb_unlock_file(int fd) { flock(fd, LOCK_UN); }
 
-static inline int                   /* whether no folder has that file any more */
+static inline int                   /* whether the file is in no folder any more */
 cb_is_unlinked(int fd)
 {
     struct stat found;
@@ -148,7 +148,7 @@ static inline const char *cb_remote_files(int fd) { (void)fd; return NULL; }
     a += d; d = CB_ROTATE(d, 21); d ^= a; c += b; b = CB_ROTATE(b, 17); b ^= c; c = CB_ROTATE(c, 32); \
 } while (0)
 
-/* SipHash-1-3, as CPython hashes str: nobody who does not know the secret can make keys that meet. */
+/* SipHash-1-3, like CPython's hash of str: only with the secret can somebody make keys that collide. */
 static inline uint64_t
 cb_siphash(const uint8_t *secret, const uint8_t *data, size_t size)
 {
@@ -194,7 +194,7 @@ cb_add_to_sum(uint32_t *sum, const uint8_t *data, size_t size, int big)
     }
 }
 
-/* How many frames of SQLite's log are whole, from the first on, and what the sums are at the end of frame `at`. */
+/* The number of complete frames at the start of SQLite's log. `sums` gets the two checksums at the end of frame `at`. */
 static inline size_t
 cb_whole_frames(const uint8_t *log, size_t size, size_t at, uint32_t *sums)
 {

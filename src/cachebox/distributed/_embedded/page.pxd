@@ -22,30 +22,30 @@ cdef enum:
 
 
 cdef struct Bucket:
-    uint64_t count                  # even: quiet; odd: something in it is being changed, or who did that has died
-    uint8_t visited[16]             # of the hashes with these next bits: whether one was used since the hand came by
-    uint64_t unused                 # two buckets to a cache line
+    uint64_t count                  # even: quiet; odd: a key of the bucket is being changed, or its writer has died
+    uint8_t visited[16]             # per value of the hash's next 4 bits: whether a key was used since the hand passed
+    uint64_t unused                 # two buckets fill a cache line
 
 
 cdef struct Head:
-    # what stands there for as long as the folder does, and its sum
+    # What stays the same for as long as the folder exists, and its checksum.
     uint64_t magic
-    uint64_t data                   # the name of the file with the entries; 0: there is none
+    uint64_t data                   # the number in the name of the file with the entries; 0: there is none
     uint8_t secret[16]
-    uint8_t boot[16]                # of the machine, when it was last opened
-    uint32_t clean                  # whether it was closed, and nothing was written since
-    uint32_t lossy                  # whether a machine that stops may lose what was written
+    uint8_t boot[16]                # the boot id of the machine when the folder was last opened
+    uint32_t clean                  # whether the folder was closed, and nothing was written since
+    uint32_t lossy                  # whether a crash of the machine may lose writes
     uint32_t sum
-    uint32_t is_new                 # whether somebody looks it over, whom nobody else may come before
-    # what changes all the time, under the writer lock
+    uint32_t is_new                 # whether the first process still looks the folder over: nobody else may use it
+    # What changes all the time, under the writer lock.
     uint32_t dirty                  # whether a writer is at work, or has died
     uint32_t wake                   # changes when the writer lock becomes free
     uint32_t waiters
-    uint32_t leases                 # whether there may be any
-    uint64_t tag_count              # as a bucket's, of all tags
-    uint64_t hand                   # where to go on looking for what was not used
-    int64_t budget                  # bytes that may be written before somebody looks how full it is
-    uint64_t generation             # the present one; 0: it has to be asked for
+    uint32_t leases                 # whether there may be leases
+    uint64_t tag_count              # a counter like a bucket's, for all tags
+    uint64_t hand                   # where the hand goes on looking for unused entries
+    int64_t budget                  # bytes that may be written before a write checks how full the file is
+    uint64_t generation             # the present generation; 0: unknown, SQLite has to be asked
 
 
 cdef class Page:
@@ -67,14 +67,14 @@ cdef class Page:
 
 
 cdef inline uint32_t start_of(uint64_t h, uint64_t generation, uint64_t end) noexcept:
-    """Where the sum of an entry begins: it depends on all that stands beside the envelope."""
+    """The start value of an entry's checksum: it depends on hash, generation and deadline."""
     cdef uint64_t mixed = (h ^ generation * <uint64_t>0x9E3779B97F4A7C15) * <uint64_t>0xBF58476D1CE4E5B9 ^ end
     mixed = mixed * <uint64_t>0x94D049BB133111EB
     return <uint32_t>(mixed >> 32)
 
 
 cdef inline void mark_used(uint8_t* visited) noexcept:
-    """A key was used. Looks first: a cache line that nobody writes is shared by all processors."""
+    """Record that a key was used. Reads first: a cache line that nobody writes is shared by all processors."""
     if load8(visited) == 0:
         store8(visited, 1)
 
@@ -86,7 +86,7 @@ cdef inline void begin_change(Page page, uint64_t h) noexcept:
 
 
 cdef inline void end_change(Page page, uint64_t h) noexcept:
-    """It is decided what became of the change."""
+    """The outcome of the change is decided."""
     make_even(&page.bucket_of(h).count)
     store32(&page.head.dirty, 0)
 

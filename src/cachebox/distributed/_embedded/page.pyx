@@ -1,8 +1,8 @@
-"""The page: what all processes of a folder map into their memory. Nothing here waits for anybody, but `wait`.
+"""The page: counters that all processes of a folder map into their memory. Nothing here waits, except `wait_on`.
 
-It has a counter for every 65,536th part of all hashes. A writer makes the counters of its keys odd before it changes
-anything, and even when that is decided: so whoever noted an even counter before reading, and finds the same one later,
-knows that nothing has changed. A byte beside the counter tells which of its keys were used.
+Each of 65,536 ranges of the hash has a counter. A writer makes the counters of its keys odd before it changes anything,
+and even when the outcome is decided. A reader that noted an even counter before its read, and finds the same number
+later, knows that nothing has changed. A byte next to the counter says which of its keys were used.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -17,12 +17,12 @@ cdef enum:
     PLACES = 1024
 
 PROCESSES = PLACES
-"""How many processes can be told apart; more can use a folder."""
+"""How many processes the page tells apart; more than that can use a folder."""
 VERSION = 1
 SIZE = HEAD_SIZE + 8 * PLACES + 32 * BUCKETS
-"""Bytes of the file."""
+"""Size of the file in bytes."""
 
-cdef uint64_t MAGIC = 0x0000016761507843       # "CxPag", and the version
+cdef uint64_t MAGIC = 0x0000016761507843    # "CxPag", and the version
 
 cdef extern from "distributed/_embedded/page.h" nogil:
     uint64_t siphash "cb_siphash"(const uint8_t* secret, const uint8_t* data, size_t size)
@@ -31,7 +31,7 @@ cdef extern from "distributed/_embedded/page.h" nogil:
 
 
 cdef class Page:
-    """A mapping of the file. Thread-safe; what changes anything needs the writer lock, but `mark` and `leave_mark`."""
+    """A mapping of the file. Thread-safe; every change needs the writer lock, except `mark`."""
 
     def __init__(self, mapping):
         cdef Py_buffer view
@@ -39,16 +39,16 @@ cdef class Page:
             raise ValueError(f"the page must have {SIZE} bytes, not {len(mapping)}")
         PyObject_GetBuffer(mapping, &view, PyBUF_WRITABLE)
         self.base = <uint8_t*>view.buf
-        PyBuffer_Release(&view)                 # a mapping is never closed by us while it can be reached, nor moved
+        PyBuffer_Release(&view)                 # nobody closes or moves a mapping that can be reached
         self.mapping = mapping
         self.head = <Head*>self.base
         self.incarnations = <uint64_t*>(self.base + HEAD_SIZE)
         self.buckets = <Bucket*>(self.base + HEAD_SIZE + 8 * PLACES)
 
-    # --- what stands there ----------------------------------------------------------------------------------------------
+    # --- the head -----------------------------------------------------------------------------------------------------
 
     def begin(self, bytes secret not None, bytes boot not None):
-        """Make it a new one, of a folder without entries."""
+        """Initialise the page of a new folder without entries."""
         cdef const uint8_t* found = secret
         memset(self.base, 0, SIZE)
         self.head.magic = MAGIC
@@ -67,17 +67,17 @@ cdef class Page:
 
     @property
     def is_whole(self):
-        """Whether its head is what was written there."""
+        """Whether the head is what was written there."""
         return self.head.magic == MAGIC and self.head.sum == self.sum_of()
 
     @property
     def version(self):
-        """Of which version it is; None: it is no page."""
+        """The version of the page's format; None: the file is not a page."""
         return self.head.magic >> 40 if self.head.magic & 0xFFFFFFFFFF == MAGIC & 0xFFFFFFFFFF else None
 
     @property
     def data(self):
-        """The number that the file with the entries is called by; 0: there is none."""
+        """The number in the name of the file with the entries; 0: there is none."""
         return load(&self.head.data)
 
     @data.setter
@@ -87,7 +87,7 @@ cdef class Page:
 
     @property
     def boot(self):
-        """Of the machine, when the folder was last opened: 16 bytes."""
+        """The machine's boot id when the folder was last opened: 16 bytes."""
         return self.head.boot[:16]
 
     @boot.setter
@@ -98,7 +98,7 @@ cdef class Page:
 
     @property
     def clean(self):
-        """Whether it was closed, and nothing was written since."""
+        """Whether the folder was closed, and nothing was written since."""
         return self.head.clean != 0
 
     @clean.setter
@@ -108,7 +108,7 @@ cdef class Page:
 
     @property
     def lossy(self):
-        """Whether a machine that stops may lose some of what was written."""
+        """Whether a crash of the machine may lose some of the writes."""
         return self.head.lossy != 0
 
     @lossy.setter
@@ -118,7 +118,7 @@ cdef class Page:
 
     @property
     def is_new(self):
-        """Whether whoever opens it first is not done with that."""
+        """Whether the process that opens it first has not finished looking it over."""
         return load32(&self.head.is_new) != 0
 
     @is_new.setter
@@ -126,25 +126,25 @@ cdef class Page:
         store32(&self.head.is_new, value)
 
     def restart(self, bint keeps_buckets=False):
-        """Nobody maps it: no writer is at work, nobody waits, and numbers that have no sum are not believed.
+        """Reset everything that has no checksum. Only while no other process maps the page.
 
-        `keeps_buckets`: what was used is still known.
+        `keeps_buckets`: keep the counters and the marks of used keys.
         """
         memset(&self.head.dirty, 0, HEAD_SIZE - 64)
         if not keeps_buckets:
             memset(self.buckets, 0, 32 * BUCKETS)
         self.head.leases = 1
 
-    # --- hashes ---------------------------------------------------------------------------------------------------------
+    # --- hashes -------------------------------------------------------------------------------------------------------
 
     cdef uint64_t hash_bytes(self, const uint8_t* data, Py_ssize_t size) noexcept:
         return siphash(self.head.secret, data, size)
 
     def hash_of(self, bytes data not None):
-        """The number of a key in UTF-8, as SQLite has it."""
+        """The hash of a key in UTF-8, as a signed number for SQLite."""
         return <int64_t>self.hash_bytes(data, len(data))
 
-    # --- writing --------------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     @property
     def dirty(self):
@@ -152,7 +152,7 @@ cdef class Page:
         return load32(&self.head.dirty) != 0
 
     def open(self, hashes, bint tags=False):
-        """Keys with these hashes are about to change; None: all do. `tags`: what has tags may change."""
+        """Announce a change of keys with these hashes; None: of all keys. `tags`: entries with tags may change."""
         cdef Py_ssize_t i
         store32(&self.head.dirty, 1)
         if tags:
@@ -165,7 +165,7 @@ cdef class Page:
             make_odd(&self.bucket_of(<uint64_t><int64_t>h).count)
 
     def close(self, hashes, bint tags=False):
-        """It is decided what became of the change."""
+        """The outcome of the change is decided."""
         cdef Py_ssize_t i
         if hashes is None:
             for i in range(BUCKETS):
@@ -178,7 +178,7 @@ cdef class Page:
         store32(&self.head.dirty, 0)
 
     def is_open(self, int64_t h):
-        """Whether a key with that hash is being changed, or who did that has died."""
+        """Whether a key with that hash is being changed, or its writer has died."""
         return load(&self.bucket_of(<uint64_t>h).count) & 1 != 0
 
     def changes(self, int64_t h):
@@ -196,21 +196,21 @@ cdef class Page:
 
     @property
     def generation(self):
-        """The present one; 0: it has to be asked for. Right for a key whose counter is even before and the same after."""
+        """The present generation; 0: unknown. Right for a key whose counter is even before and unchanged after."""
         return load(&self.head.generation)
 
     @generation.setter
     def generation(self, uint64_t value):
         store(&self.head.generation, value)
 
-    # --- what was used --------------------------------------------------------------------------------------------------
+    # --- what was used ------------------------------------------------------------------------------------------------
 
     def mark(self, int64_t h):
-        """A key was used."""
+        """Record that a key was used."""
         mark_used(self.visited_at(<uint64_t>h))
 
     def unmark(self, int64_t h):
-        """Whether a key was used since this was last asked; it counts as unused from now on."""
+        """Whether a key was used since the last call; it counts as unused from now on."""
         cdef uint8_t* at = self.visited_at(<uint64_t>h)
         if load8(at) == 0:
             return False
@@ -219,7 +219,7 @@ cdef class Page:
 
     @property
     def hand(self):
-        """Where to go on looking for what was not used: a hash."""
+        """The hash at which the hand goes on looking for unused entries."""
         return <int64_t>self.head.hand
 
     @hand.setter
@@ -228,17 +228,17 @@ cdef class Page:
 
     @property
     def budget(self):
-        """Bytes that may be written before somebody looks how full it is."""
+        """Bytes that may be written before a write checks how full the file is."""
         return self.head.budget
 
     @budget.setter
     def budget(self, int64_t value):
         self.head.budget = value
 
-    # --- processes ------------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     def incarnation(self, int place):
-        """Whose place that is: a number that nobody else at that place has had."""
+        """The incarnation of the process at a place: no other process at that place has had the same number."""
         return load(&self.incarnations[place])
 
     def occupy(self, int place, uint64_t incarnation):
@@ -260,12 +260,12 @@ cdef uint64_t hash_key(Page page, str key) except? 0:
 
 
 def sum_start(int64_t h, int64_t generation, int64_t end):
-    """Where the sum of an entry begins."""
+    """The start value of an entry's checksum."""
     return start_of(<uint64_t>h, <uint64_t>generation, <uint64_t>end)
 
 
 def whole_frames(bytes log not None, size_t at):
-    """How many frames of a log of SQLite's are whole, and the two sums at the end of frame `at`, or None. O(size)."""
+    """How many frames of an SQLite log are complete, and the two checksums of frame `at`, or None. O(size)."""
     cdef uint32_t sums[2]
     cdef size_t n
     sums[0] = sums[1] = 0
@@ -274,6 +274,6 @@ def whole_frames(bytes log not None, size_t at):
 
 
 def remote_kind(int fd):
-    """What a file system is called that other machines may share; None: it is this one's."""
+    """The name of a file system that other machines may share; None: it is local."""
     cdef const char* found = remote_files(fd)
     return None if found == NULL else found.decode()

@@ -1,9 +1,9 @@
 """Which of the processes that use a folder live.
 
-Each has a *place*: a byte of a file that it keeps locked as long as it lives, with a lock that belongs to the process
-and to nobody that it forks. So the kernel knows who has died, whatever killed it, in every container and whatever
-number a later process gets. Closing any descriptor of that file would drop the lock: hence one descriptor in a process,
-for all handles of the folder.
+Each process has a *place*: a byte of a file that the process keeps locked as long as it lives. The lock belongs to the
+process alone, not to its forks. So the kernel knows which processes have died, however they died, across containers,
+and even if a later process gets the same number. Closing any descriptor of the file would drop the lock, so a process
+has one descriptor for all its handles of the folder.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Place:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.users = 0
-        self.number = -1                # -1: there was none to be had
+        self.number = -1                # -1: all places were taken
         self.incarnation = 0
 
     def lives(self, number: int, incarnation: int, page: Page) -> bool:
-        """Whether the process that took a place under that incarnation lives."""
+        """Whether the process that took the place `number` as `incarnation` is alive."""
         if (number, incarnation) == (self.number, self.incarnation):
             return True
         if not 0 <= number < PROCESSES or page.incarnation(number) != incarnation:
@@ -53,9 +53,9 @@ class Place:
         )
 
     def take(self, page: Page) -> None:
-        """Have a place. Under the writer lock."""
+        """Take a free place, unless it has one. Under the writer lock."""
         for number in range(PROCESSES) if self.number < 0 else ():
-            with contextlib.suppress(OSError):  # somebody has it
+            with contextlib.suppress(OSError):  # another process has it
                 fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
                 self.number = number
                 break
@@ -67,7 +67,7 @@ class Place:
 def enter(path: str, check: Any) -> Place:
     """This process's place in a folder, by the path of the file; `check` is called with a new descriptor of it.
 
-    `leave` it once for each time.
+    Every call needs one call of `leave`.
     """
     with _lock:
         found = os.lstat(path) if os.path.lexists(path) else None
@@ -86,7 +86,7 @@ def enter(path: str, check: Any) -> Place:
 
 
 def leave(place: Place) -> None:
-    """A handle does not need it any more."""
+    """Give up one use of the place."""
     with _lock:
         place.users -= 1
         if place.users == 0:
@@ -108,12 +108,12 @@ def is_used(path: str) -> bool:
             os.close(fd)
 
 
-# struct flock, and where in it the kind stands
+# struct flock, and the index of its field for the kind of lock
 _FORMAT, _KIND_AT = ("=qqihh", 3) if sys.platform == "darwin" else ("hhqqi4x", 0)
 
 
 def _is_locked(fd: int, number: int, length: int = 1) -> bool:
-    """Whether another process has locked a byte, or so many; 0: any from there on."""
+    """Whether another process has locked one of `length` bytes from `number` on; 0: of all that follow."""
     kind, whence, start, pid = fcntl.F_WRLCK, os.SEEK_SET, number, 0
     asked = (start, length, pid, kind, whence) if _KIND_AT else (kind, whence, start, length, pid)
     found = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack(_FORMAT, *asked))
@@ -121,7 +121,7 @@ def _is_locked(fd: int, number: int, length: int = 1) -> bool:
 
 
 def _forget_all() -> None:
-    """In the child of a fork: it has no place yet. What it inherited keeps nothing locked."""
+    """After a fork, in the child: it has no place yet. The descriptors that it inherited lock nothing."""
     global _lock
     _lock = Section()
     for place in list(_known.values()):

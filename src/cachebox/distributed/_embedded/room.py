@@ -1,8 +1,8 @@
-"""What leaves when there is no room: what was not used since the hand came by last.
+"""Which entries leave when there is no room: those that were not used since the hand passed them last.
 
-The hand goes through the entries in the order of their hashes, which is as good as none: so it is CLOCK, with the
-page's bytes for its bits. A write asks only when the bytes are spent that the last look had left, so most writes ask
-nothing.
+The hand passes the entries in the order of their hashes, which is as good as random. So this is CLOCK, with the bytes
+of the page as its bits. Each look leaves a budget of bytes, and a write looks again only when the budget is spent. So
+most writes do not look.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from cachebox.distributed._embedded.database import LOG_PAGES, PAGE, Database
 from cachebox.distributed._embedded.page import SIZE, Page
 
 LEAST = 32 << 20
-"""The smallest bound, in bytes: the page and the log take a share of it."""
+"""The smallest limit, in bytes: the page and the log take a share of it."""
 STEP = 512                          # entries that the hand passes in one transaction, at most
 TURN = 1 << 63
 
 
 class TooLarge(Exception):
-    """It would need more room than one write may take."""
+    """A write needs more room than one write may take."""
 
 
 class Cost(NamedTuple):
-    """What a write adds: bytes to the file, and pages to the log, if all of them are different ones."""
+    """What a write adds: bytes to the file, and pages to the log if all of them differ."""
 
     size: int
     pages: int
@@ -34,7 +34,7 @@ NOTHING = Cost(0, 0)
 
 
 def cost_of(sizes: Iterable[int]) -> Cost:
-    """The cost of entries of so many bytes each, the key included."""
+    """The cost of entries with these sizes in bytes, each including its key."""
     size = pages = 0
     for each in sizes:
         size += each + 64
@@ -43,10 +43,10 @@ def cost_of(sizes: Iterable[int]) -> Cost:
 
 
 class Room:
-    """The bound of one folder, in bytes.
+    """The limit of one folder, in bytes.
 
     Args:
-        limit: of the folder, the page and the log included.
+        limit: of the folder, including the page and the log.
     """
 
     def __init__(self, limit: int) -> None:
@@ -54,12 +54,12 @@ class Room:
         reserve = max(8 << 20, limit // 8)
         self.most_pages = (limit - reserve) // PAGE
         self.most_in_log = (reserve - SIZE - (1 << 18)) // (PAGE + 24)
-        """Pages that the log may have, with its index beside it."""
+        """Pages that the log may have, its index included."""
 
     def make(self, database: Database, page: Page, cost: Cost, now: int, is_pressing: bool = False) -> int:
-        """See that so much can be written. Returns how many live entries had to leave. Under the writer lock.
+        """Make sure that `cost` can be written. Returns how many live entries were evicted. Under the writer lock.
 
-        `is_pressing`: it did not fit, whatever was believed. Raises TooLarge where one write could not be held.
+        `is_pressing`: a write did not fit, whatever the budget says. Raises TooLarge if one write cannot hold it.
         """
         if cost.pages > self.most_in_log - LOG_PAGES:
             self._check(database, cost)
@@ -77,7 +77,7 @@ class Room:
             passed += moved
             size = database.size()
         if size > wanted and not database.writer.execute("SELECT 1 FROM e LIMIT 1").fetchall():
-            database.transaction(lambda execute: execute("DELETE FROM t"))     # tags of what is gone
+            database.transaction(lambda execute: execute("DELETE FROM t"))  # tags that no entry has any more
             size = database.size()
         page.budget = max(0, self.most_pages - 64 - size) * PAGE // 2 - cost.size
         return evicted
@@ -91,8 +91,8 @@ class Room:
 
     @staticmethod
     def _pass(database: Database, page: Page, now: int, needed: int) -> tuple[int, int]:
-        """The hand passes some entries, until so many bytes are free. Returns how many left that were alive, and how
-        far it came."""
+        """Pass some entries with the hand, until `needed` bytes are free. Returns how many live entries were
+        evicted, and how far the hand moved."""
         start = page.hand
         writer = database.writer
         step = max(16, min(STEP, needed // 1024))
@@ -116,7 +116,7 @@ class Room:
         if h < TURN - 1:
             end = h + 1
         if gone:
-            page.open(gone)                     # or a first tier would go on with what another finds absent
+            page.open(gone)                     # otherwise a first tier would keep serving what others find absent
             database.transaction(lambda execute: _delete(execute, gone))
             page.close(gone)
         page.hand = end

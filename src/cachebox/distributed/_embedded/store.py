@@ -1,11 +1,12 @@
 """The entries of one folder: reading them, and changing them by the protocol that keeps first tiers right.
 
-A change, under the writer lock: settle what a dead writer has left; make room; make the counters of the keys odd; one
-transaction; make them even. A read: the counter is noted before (by `tier`), then one look at the file.
+A change runs under the writer lock, in this order: settle what a dead writer left, make room, make the counters of the
+keys odd, run one transaction, make the counters even. A read is one look at the file; the near cache has noted the
+counter before.
 
-What fails is told apart. What did not fit is tried again with more room; on a disk that is full, what has to be
-forgotten is forgotten by forgetting all. What is damaged is begun anew. All else leaves the page `dirty`, as a death
-does, and the next writer settles it.
+Errors are handled by kind. If something did not fit, the write is tried again with more room; on a full disk, an
+operation that forgets entries forgets all of them. A damaged file is replaced by a new, empty one. Every other failure
+leaves the page `dirty`, as a death does, and the next writer settles it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from cachebox._platform.section import Section
-from cachebox.distributed._embedded.database import NEVER, Database, Over, is_damage, is_full
+from cachebox.distributed._embedded.database import NEVER, Closing, Database, is_damage, is_full
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
 from cachebox.distributed._embedded.page import Page, sum_start
@@ -30,7 +31,7 @@ from cachebox.distributed._embedded.room import NOTHING, Cost, Room
 from cachebox.distributed._embedded.writer_lock import Busy
 
 FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
-CLOSE_WAITS = 2.0                   # and the end for the writer lock
+CLOSE_WAITS = 2.0                   # seconds that `close` waits for the writer lock
 TAGGED = 2                          # the flag of an envelope that has tags
 PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
 FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
@@ -47,27 +48,27 @@ class DiskFull(Exception):
 
 
 class Damaged(Exception):
-    """Something is not what was written."""
+    """Stored data differs from what was written."""
 
 
 class _Gone(Exception):
-    """Somebody has removed the folder."""
+    """The folder was removed."""
 
 
 _left: list[Database] = []              # see `_leave`
 
 
 class Store:
-    """One handle of a folder. Thread-safe, and in the child of a fork a handle of its own.
+    """One handle of a folder. Thread-safe. In the child of a fork it opens the folder for itself.
 
     Args:
-        folder: where.
-        limit: bytes that it may take.
-        is_durable: whether what was written survives a machine that stops.
+        folder: the folder.
+        limit: the most bytes that the folder may take.
+        is_durable: whether written entries survive a crash of the machine.
         patience: seconds that a call may wait for the writer lock.
-        on_new_page: called with a page, when one takes the place of another: nothing that was read before holds.
-        on_evict: called with the number of entries that had to leave.
-        clock: returns seconds, by which entries and leases end; None: the system's time.
+        on_new_page: called with a page that replaces another: nothing that was read before holds any more.
+        on_evict: called with the number of evicted entries.
+        clock: returns the time in seconds, for the deadlines of entries and leases; None: the system's time.
     """
 
     def __init__(
@@ -91,9 +92,10 @@ class Store:
         self._database: tuple[int, Database] | None = None
         self._has_written = False
         self._lock = Section()
-        self._held: Opened | None = None        # during a fork
-        self._is_torn_off = False               # likewise: somebody is reading all the time
-        self.is_torn = False                    # it was forked in the middle of something: it cannot go on here
+        self._held: Opened | None = None        # during a fork: what `pause` has locked
+        self._is_torn_off = False               # during a fork: some thread went on reading
+        # this process was forked in the middle of a read: the handle cannot go on
+        self.is_torn = False
         self.is_closed = False
         with contextlib.suppress(Busy):         # a later call opens it
             self.opened(time.monotonic() + patience)
@@ -106,12 +108,12 @@ class Store:
         """The time, in milliseconds."""
         return time.time_ns() // 1_000_000 if self._clock is None else int(self._clock() * 1000)
 
-    def end_of(self, px: bytes) -> int:
-        """When something ends that lives for so many milliseconds from now on; nothing: never."""
+    def deadline_after(self, px: bytes) -> int:
+        """The deadline, in milliseconds, of something that lives `px` milliseconds from now; empty: never."""
         return min(self.now_ms() + int(px), NEVER) if px else NEVER
 
     def opened(self, deadline: float) -> Opened:
-        """The folder as it is open here; opened if need be. Raises `Busy`, OSError, ValueError."""
+        """The open folder; opens it if need be. Raises `Busy`, OSError, ValueError."""
         found = self._opened
         if found is None:
             if self.is_torn or self.is_closed:
@@ -125,10 +127,10 @@ class Store:
             self._on_new_page(found.page)
         return found
 
-    # --- reading ----------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def database(self, opened: Opened) -> Database | None:
-        """The file with the entries; None: there is none. Raises `Damaged`, OSError."""
+        """The file with the entries, or None if there is none. Raises `Damaged`, OSError."""
         data = opened.page.data
         found = self._database
         if found is not None and found[0] == data:
@@ -144,13 +146,13 @@ class Store:
         return made[1] if self._use(opened, found, made) else self.database(opened)
 
     def _use(self, opened: Opened, old: tuple[int, Database] | None, new: tuple[int, Database] | None) -> bool:
-        """Let go of a file that is none any more. False: another thread was faster. Raises `Over`.
+        """Replace the file in use. Returns False if another thread was faster. Raises `Closing`.
 
-        Nobody writes to it: whoever has the writer lock uses the one that the page names.
+        Nobody writes to the old file: a writer, under the writer lock, uses the file that the page names.
         """
         with self._lock:
             if self._opened is not opened:
-                raise Over
+                raise Closing
             if self._database is not old:
                 return False
             self._database = new
@@ -165,11 +167,12 @@ class Store:
         )
 
     def read(self, look: Callable[[Execute, Page], Any], deadline: float) -> Any:
-        """What a function finds that gets `execute` and the page; None where there is no file. Raises `Busy`, OSError.
+        """Call `look(execute, page)` on a reader and return its result, or None if there is no file. Raises `Busy`,
+        OSError.
 
-        What it looks at may change between two statements.
+        The entries may change between two of its statements.
         """
-        while True:                             # another process may have it begin anew each time
+        while True:                             # the file may be replaced by another process each time
             opened = self.opened(deadline)
             data = opened.page.data
             try:
@@ -184,24 +187,24 @@ class Store:
                     raise
                 database.give_back(reader)
                 return result
-            except Over:                        # a fork, or another process has had it begun anew
+            except Closing:                     # closed for a fork, or replaced by another process
                 time.sleep(0.0005)
             except (sqlite3.Error, Damaged, FileNotFoundError) as error:
                 if isinstance(error, sqlite3.Error) and not is_damage(error):
                     raise Busy(f"SQLite cannot read now: {error}") from error
-                self._begin_anew(opened, data, error, deadline)
+                self._start_again(opened, data, error, deadline)
             if time.monotonic() > deadline + 1.0:
-                raise Busy("it is begun anew again and again")
+                raise Busy("its file is replaced again and again")
 
     def find(self, execute: Execute, page: Page, key: bytes, now: int) -> tuple[bytes, int] | None:
-        """The envelope of a key, and its end in milliseconds; None: there is none that lives. Raises `Damaged`."""
+        """The envelope of a live key and its deadline in milliseconds; None if there is none. Raises `Damaged`."""
         h = page.hash_of(key)
         row = execute(FIND, (h,)).fetchone()
         if row is not None:
             page.mark(h)
         return None if row is None or row[0] != key else check(execute, h, row, now)
 
-    # --- writing ----------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     def write(
         self,
@@ -213,17 +216,17 @@ class Store:
         cost: Cost = NOTHING,
         forgets: T | None = None,
     ) -> T:
-        """What a function returns that gets `execute` and the page, in one transaction that changes these keys.
+        """Call `run(execute, page)` in one transaction that changes these keys, and return its result.
 
         Args:
-            keys: all that may change; None: every key there is.
-            run: may be called again where it was undone.
-            deadline: monotonic seconds; in the past: not to wait at all.
-            tags: whether what has some tag may change.
+            keys: every key that may change; None: all keys.
+            run: may be called again if its transaction was undone.
+            deadline: monotonic seconds; in the past: do not wait at all.
+            tags: whether entries that have a tag may change.
             cost: what is written.
-            forgets: what to return where all had to be forgotten instead; None: it is not about forgetting.
+            forgets: the result if everything had to be forgotten instead; None: the operation does not forget entries.
 
-        Raises `Busy`, `DiskFull`, `TooLarge`, OSError, and what `run` raises, when nothing was changed.
+        Raises `Busy`, `DiskFull`, `TooLarge`, OSError and what `run` raises; nothing has changed then.
         """
         for _ in range(8):
             opened = self.opened(deadline)
@@ -288,7 +291,7 @@ class Store:
                 self._discard(opened, error)
 
     def _make_way(self) -> None:
-        """Something did not fit: give back the space of the log."""
+        """Give back the space of the log, because a write did not fit."""
         if self._database is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._database[1].shorten_log()
@@ -298,7 +301,7 @@ class Store:
             self._on_evict(evicted)
 
     def _begin_to_write(self, opened: Opened) -> None:
-        """Before the first change: what was closed is not any more, even if the machine stops."""
+        """Before the first change: record that the folder is no longer cleanly closed, on the disk too."""
         page = opened.page
         changed = page.clean or (page.lossy == self.is_durable and not self.is_durable)
         if page.clean:
@@ -327,7 +330,7 @@ class Store:
         return database
 
     def _settle(self, opened: Opened) -> None:
-        """A writer has died: have SQLite decide what became of its transaction, and only then let hits be served."""
+        """A writer has died: let SQLite decide what became of its transaction, and only then let hits be served."""
         database = self.database(opened)
         if database is not None:
             database.roll_back()
@@ -336,10 +339,10 @@ class Store:
         opened.page.generation = 0
         opened.page.close(None, True)
 
-    # --- beginning anew ---------------------------------------------------------------------------------------------
+    # --- starting again -----------------------------------------------------------------------------------------------
 
-    def _begin_anew(self, opened: Opened, data: int, error: BaseException, deadline: float) -> None:
-        """A read found something damaged."""
+    def _start_again(self, opened: Opened, data: int, error: BaseException, deadline: float) -> None:
+        """Discard a file in which a read found damage, unless another file has replaced it."""
         def discard() -> None:
             if opened.is_gone:
                 raise _Gone
@@ -353,7 +356,7 @@ class Store:
 
     def _discard(self, opened: Opened, error: BaseException) -> None:
         """Forget everything, for all processes: the next write makes a file of another name. Under the writer lock."""
-        log.warning("the store %r is begun anew: %s", opened.folder, error)
+        log.warning("the store %r is replaced by an empty one: %s", opened.folder, error)
         page = opened.page
         page.open(None, True)
         data = page.data
@@ -367,7 +370,7 @@ class Store:
         page.close(None, True)
 
     def _let_go_of(self, opened: Opened) -> None:
-        """The folder is not there any more: open what is in its place when it is needed."""
+        """Close a folder that was removed: the next call opens the folder in its place."""
         if self._opened is opened:
             self._opened = None
             found, self._database = self._database, None
@@ -376,10 +379,10 @@ class Store:
                 found[1].close_writer()
             opened.close()
 
-    # --- the end ----------------------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     def close(self, wait: float = CLOSE_WAITS) -> None:
-        """Close all files. Whoever is the last leaves the folder so that a machine that stops cannot undo anything."""
+        """Close all files. The last process syncs the folder, so that a crash of the machine cannot undo anything."""
         self.is_closed = True
         opened, self._opened = self._opened, None
         if opened is None:
@@ -399,7 +402,7 @@ class Store:
         if found is not None:
             found[1].close_readers(CLOSE_WAITS)
             if is_last and self._has_written and not page.dirty and page.data == found[0]:
-                found[1].shorten_log()          # which writes it to the disk
+                found[1].shorten_log()          # this writes it to the disk
             found[1].close_writer()
         if is_last and not page.dirty and not page.clean:
             page.clean = True
@@ -407,10 +410,10 @@ class Store:
         if is_last:
             opened.folder.remove()
 
-    # --- forks ------------------------------------------------------------------------------------------------------
+    # --- forks --------------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Before a fork: have nothing of SQLite's open, for it must not be carried over."""
+        """Before a fork: close every connection of SQLite, because none may be carried over."""
         self._held = None
         opened = self._opened
         if opened is None:
@@ -418,7 +421,7 @@ class Store:
         try:
             opened.lock.pause(self._close_database, time.monotonic() + min(self._patience, FORK_WAITS))
             self._held = opened
-        except (Busy, OSError):                 # whoever has the lock has the file open, too, so closing writes nothing
+        except (Busy, OSError):                 # the lock's holder has the file open, too, so closing writes nothing
             self._close_database()
 
     def _close_database(self) -> None:
@@ -438,7 +441,7 @@ class Store:
             held.lock.resume()
 
     def renew(self) -> None:
-        """After a fork, in the child: what it is going to use it opens itself."""
+        """After a fork, in the child: drop everything; the next call opens the folder again."""
         self._lock = Section()
         opened, self._opened = self._opened, None
         self._database = self._held = None
@@ -448,12 +451,15 @@ class Store:
 
 
 def new_number() -> int:
-    """A number that nobody else makes, as SQLite has them."""
+    """A random number that fits SQLite's integers and is never made twice."""
     return secrets.randbits(62)
 
 
 def check(execute: Execute, h: int, row: tuple[bytes, int, int, int, bytes], now: int) -> tuple[bytes, int] | None:
-    """What `Store.find` returns of a row of the present generation. Raises `Damaged`."""
+    """The envelope and deadline of a row of the present generation; None if it has expired, or a tag was invalidated.
+
+    Raises `Damaged` if the row is not what was written.
+    """
     _, generation, end, found_sum, envelope = row
     if found_sum != sum_of(h, generation, end, envelope):
         raise Damaged("an entry is not what was written")
@@ -468,12 +474,12 @@ def check(execute: Execute, h: int, row: tuple[bytes, int, int, int, bytes], now
 
 
 def sum_of(h: int, generation: int, end: int, envelope: bytes) -> int:
-    """What is stored beside an entry to tell whether it is what was written."""
+    """The checksum stored next to an entry: it tells whether the entry is what was written."""
     return crc32(envelope, sum_start(h, generation, end))
 
 
 def tags_in(envelope: bytes) -> Iterable[tuple[bytes, bytes]]:
-    """The tags of an envelope, and what they were when it was written."""
+    """The tags of an envelope, each with its version when the envelope was written."""
     at = 22
     for _ in range(envelope[21]):
         size = int.from_bytes(envelope[at:at + 2], "big")
@@ -488,5 +494,5 @@ def _remove(folder: Folder, data: int) -> None:
 
 
 def _leave(database: Database) -> None:
-    """Leave what cannot be closed as it is, for good: closing it would write without the writer lock."""
+    """Keep a file that cannot be closed open for good: closing it would write without the writer lock."""
     _left.append(database)

@@ -1,4 +1,4 @@
-"""What is in a folder: for ``python -m cachebox stats``."""
+"""The contents of a folder, for ``python -m cachebox stats``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.room import LEAST
 from cachebox.distributed._embedded.store import Execute, Store
 
-PATIENCE = 1.0                      # seconds for a folder that somebody is opening
+PATIENCE = 1.0                      # seconds to wait for a folder that another process is opening
 
 
 def survey(root: str) -> list[dict[str, Any]]:
     """What each namespace of a directory holds, sorted by name. Raises OSError and ValueError. O(entries).
 
-    Entries that have ended, or were cleared, and are still on the disk are `dead`. Nothing is changed.
+    Entries that have expired or were cleared, but are still on the disk, count as `dead`. Nothing is changed.
     """
     found = []
     for name in sorted(os.listdir(root)):

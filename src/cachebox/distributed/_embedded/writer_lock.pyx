@@ -1,8 +1,9 @@
-"""The writer lock: of all threads of all processes, one at a time changes a folder.
+"""The writer lock: one thread at a time, of all processes, changes a folder.
 
-It is a lock of the kernel's on a file, so whoever dies with it has let it go. Those who wait sleep on a word of the page,
-but look again every `LOOKED_EVERY` seconds, for the dead wake nobody. It is compiled so that nothing can come between
-taking the lock and seeing that it is given back: no signal handler, no exception of another thread's making.
+It is a lock of the kernel on a file, so a process that dies gives it up. Waiters sleep on a word of the page, but look
+again every `LOOKED_EVERY` seconds, because a dead holder wakes nobody. The code is compiled so that nothing can
+interrupt it between taking the lock and the `finally` that gives it back: no signal handler and no exception set by
+another thread.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -23,21 +24,21 @@ LOOKED_EVERY = 0.02
 
 
 class Busy(Exception):
-    """The lock was not to be had in time."""
+    """The lock was not free in time."""
 
 
 cdef class WriterLock:
-    """The lock of one folder, as one handle of it has it.
+    """The lock of one folder, as one handle has it.
 
     Args:
-        fd: of the file, opened by this process and for this alone.
-        page: where others are woken.
+        fd: the lock file, opened by this process and for this handle alone.
+        page: where waiters are woken.
     """
     cdef int fd
     cdef Page page
-    cdef object within                          # one thread of the process at a time
-    cdef object owner
-    cdef Section section                        # who is in it waits for no other thread
+    cdef object within                          # admits one thread of the process at a time
+    cdef object owner                           # the thread in it
+    cdef Section section                        # so that code under it waits for no other thread
 
     def __init__(self, int fd, Page page not None):
         self.fd = fd
@@ -47,9 +48,9 @@ cdef class WriterLock:
         self.owner = None
 
     def run(self, function, double deadline):
-        """Call a function with the lock, and return what it returns. Raises `Busy` where the deadline passes before.
+        """Call a function with the lock, and return its result. Raises `Busy` if the deadline passes first.
 
-        A deadline in the past: without waiting at all.
+        A deadline in the past means not to wait at all.
         """
         self.enter(deadline)
         try:
@@ -60,7 +61,7 @@ cdef class WriterLock:
             self.within.release()
 
     def pause(self, function, double deadline):
-        """The same, and keep the other threads of this process out afterwards, until `resume`. Before a fork."""
+        """Before a fork: call a function with the lock, and keep this process's other threads out until `resume`."""
         self.enter(deadline)
         try:
             self.owner = get_ident()
@@ -71,7 +72,7 @@ cdef class WriterLock:
             raise
 
     def resume(self):
-        """After it, in the parent."""
+        """After a fork, in the parent."""
         self.owner = None
         self.within.release()
 

@@ -1,1 +1,1 @@
-"""The near cache in the process, and client tracking that keeps it coherent."""
+"""The near cache of the process, and the client tracking that keeps it coherent."""

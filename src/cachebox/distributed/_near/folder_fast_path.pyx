@@ -1,9 +1,9 @@
-"""The fast path of a cache on a folder: entries without tags, in a file that is open, and nothing to wait for.
+"""The fast path of a cache on a folder: entries without tags, in an open file, if there is nothing to wait for.
 
-Each method says what it has not done. The operations (`_ops`) do that, and begin anew.
+Each method reports what it has not done. The operations (`_ops`) then do that from the start.
 
-The order is that of every read (`_embedded/store`): the counter of a key is noted before its row is read, and compared
-afterwards. A value whose counter has changed is not believed, and neither is a row that somebody has changed or damaged.
+The order is that of every read (`_embedded/store`): note the key's counter, read its row, compare the counter. A value
+whose counter has changed is not believed, nor is a row that was changed or damaged.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -39,12 +39,12 @@ cdef extern from *:
 
 cdef enum:
     AT_ONCE = 256                   # keys of one SELECT
-    LARGEST = 65536                 # bytes of a value that is written here
+    LARGEST = 65536                 # the largest value, in bytes, that is written here
 
 cdef int64_t never = NEVER
 cdef int head_size = HEAD
-cdef uint8_t TAGGED_OR_KEPT = 2 | 16             # flags of an envelope
-cdef object find_some = {}                       # the SELECT of so many keys
+cdef uint8_t TAGGED_OR_KEPT = 2 | 16            # flags of an envelope
+cdef object find_some = {}                      # number of keys: the SELECT for them
 
 ABSENT = object()
 
@@ -58,11 +58,11 @@ cdef class FolderFastPath:
     """The fast path of one cache.
 
     Args:
-        core: its operations, over a folder.
+        core: the cache's operations, over a folder.
     """
-    cdef object core, store, codec, loads, dumps, owed
-    cdef bytes start                            # of an envelope that has nothing but its payload; None: there is none
-    cdef bint is_binary, lives_for_ever
+    cdef object core, store, codec, loads, dumps, pending
+    cdef bytes start                            # of an envelope with nothing optional; None: all are signed
+    cdef bint is_binary, never_expires
     cdef Tier tier
 
     def __init__(self, core):
@@ -70,31 +70,31 @@ cdef class FolderFastPath:
         self.core = core
         self.store = core.topology.store
         self.codec = codec
-        self.owed = core.owed
+        self.pending = core.pending
         self.tier = core.tier
         self.start = codec.plain_start
         self.loads = codec.serializer.loads
         is_own = self.start is not None and codec.method is None and not codec.is_trusted
         self.dumps = codec.serializer.dumps if is_own else None
         self.is_binary = codec.is_binary
-        self.lives_for_ever = core.lifetime == INFINITY
+        self.never_expires = core.lifetime == INFINITY
 
     @property
     def absent(self):
-        """What `get` returns where there is no such entry, which has been counted."""
+        """The result of `get` for an absent key, which has been counted."""
         return ABSENT
 
     cdef bint is_ready(self, Tier tier) except -1:
-        """Whether nothing stands against it."""
+        """Whether the fast path may be used."""
         return not (
             tier.page is None or not tier.exact or tier.fresh_until != INFINITY or self.core.is_closed
-            or self.owed.exists or self.store.has_own_clock
+            or self.pending.exists or self.store.has_own_clock
         )
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, key):
-        """The value of a key from either tier, counted, and kept here; `absent`; or MISSING: not done."""
+        """The value of a key from either tier, counted, and kept in the first; `absent`; or MISSING: not done."""
         cdef Tier tier = self.tier
         cdef Page page = tier.page
         cdef Wanted wanted
@@ -137,9 +137,9 @@ cdef class FolderFastPath:
         return value
 
     def get_many(self, keys, dict values not None):
-        """Add to `values` those of some different keys that the folder has, and keep them here.
+        """Add the values that the folder has for some different keys to `values`, and keep them in the first tier.
 
-        Returns the keys of which the operations have to find out, and how many values and absences were found.
+        Returns the keys that the operations have to look up, and how many values and absences were found.
         """
         cdef Tier tier = self.tier
         cdef Page page = tier.page
@@ -173,7 +173,7 @@ cdef class FolderFastPath:
         cdef uint64_t generation
         cdef const char* name
         cdef double lifetime
-        cdef dict at = {}                       # hash: where
+        cdef dict at = {}                       # hash: index of its key
         cdef list hashes = []
         cdef list kept = []
         for i in range(n):
@@ -205,7 +205,7 @@ cdef class FolderFastPath:
             value = MISSING
             if is_believed(page, &wanted[i], generation):
                 if <uint64_t>(<tuple>row)[2] != generation:
-                    at[(<tuple>row)[0]] = i     # of an older one: it is absent
+                    at[(<tuple>row)[0]] = i     # of an older generation: absent
                     continue
                 name = PyUnicode_AsUTF8AndSize(key, &size)
                 value = self.value_of(page, key, name, size, wanted[i].h, <tuple>row, 1, &lifetime)
@@ -229,7 +229,7 @@ cdef class FolderFastPath:
         self, Page page, object key, const char* name, Py_ssize_t size, uint64_t h, tuple row, int at,
         double* lifetime
     ):
-        """The value of a row of the present generation, whose columns begin there; or MISSING. Marks it as used."""
+        """The value of a row of the present generation, whose columns begin at `at`; or MISSING. Marks it as used."""
         cdef bytes named = row[at]
         cdef bytes data = row[at + 4]
         cdef const uint8_t* envelope = data
@@ -252,7 +252,7 @@ cdef class FolderFastPath:
             else:
                 kind, payload, _ = self.codec.open(key, data)
                 value = self.codec.loads(kind, payload)
-        except Exception:                       # the operations say what is wrong
+        except Exception:                       # the operations report the error
             return MISSING
         mark_used(page.visited_at(h))
         return value
@@ -260,7 +260,7 @@ cdef class FolderFastPath:
     cdef int keep(
         self, Tier tier, Page page, object key, object value, const Wanted* wanted, double lifetime
     ) except -1:
-        """Have the first tier hold what was read, unless it has changed since. Needs the tier's lock."""
+        """Store a value in the first tier, unless it has changed since it was read. Needs the tier's lock."""
         if lifetime > 0 and load(&page.bucket_of(wanted.h).count) == wanted.count and tier.page is page:
             noted = note(page, value, wanted.h, wanted.count, ())
             if tier.tags:
@@ -271,18 +271,18 @@ cdef class FolderFastPath:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def set(self, key, value, ttl):
-        """Store a value. False: not done, and nothing has happened. Raises what `set` raises for bad input."""
+        """Store a value. Returns False if nothing was done. Raises what the cache's `set` raises for bad input."""
         cdef int64_t end = never
         store, core = self.store, self.core
-        if core.is_closed or self.owed.exists or type(key) is not str or store.is_durable:
+        if core.is_closed or self.pending.exists or type(key) is not str or store.is_durable:
             return False
-        if ttl is None and self.lives_for_ever:
+        if ttl is None and self.never_expires:
             head, body = self.encoded(key, value)
         else:
             lifetime = core.lifetime_of(ttl)
             kept = core.kept_of(lifetime)
             head, body = self.codec.encode(key, value, (), None, kept)
-            end = store.end_of(core.expiry(lifetime, kept))
+            end = store.deadline_after(core.expiry(lifetime, kept))
         opened, found = store._opened, store._database
         if opened is None or found is None or len(body) > LARGEST:
             return False
@@ -296,12 +296,12 @@ cdef class FolderFastPath:
         return True
 
     cdef tuple encoded(self, object key, object value):
-        """What `Codec.encode` makes of a value without tags."""
+        """What `Codec.encode` returns for a value without tags."""
         if self.dumps is not None and type(value) is not int:
             try:
                 if is_plain(value, self.is_binary):
                     return self.start, self.dumps(value)
-            except Exception:                   # `encode` says what is wrong
+            except Exception:                   # `encode` reports the error
                 pass
         return self.codec.encode(key, value)
 
@@ -309,7 +309,7 @@ cdef class FolderFastPath:
 cdef bint put(
     object store, object opened, object found, bytes name, bytes head, bytes body, int64_t end
 ) except -1:
-    """Write one row, under the writer lock, where nothing has to be seen to before."""
+    """Write one row, under the writer lock. Returns False if the page needs attention first."""
     cdef Page page = opened.page
     cdef uint64_t h, generation = load(&page.head.generation)
     cdef int64_t left = page.head.budget - len(body) - len(name) - 256
@@ -329,20 +329,20 @@ cdef bint put(
         writer.execute(PUT, (<int64_t>h, name, <int64_t>generation, end, total, envelope))
     finally:
         if not writer.in_transaction:
-            end_change(page, h)                 # done, or undone
+            end_change(page, h)                 # it was done, or undone
     page.head.budget = left
     return True
 
 
 cdef bint is_believed(Page page, const Wanted* wanted, uint64_t generation) noexcept:
-    """Whether what was just read is what stood there all the time since the counter was noted."""
+    """Whether a row just read is what stood there since the counter was noted."""
     return (
         not wanted.count & 1 and generation != 0 and load(&page.bucket_of(wanted.h).count) == wanted.count
     )
 
 
 cdef object query_of(list hashes):
-    """The SELECT of some keys. Makes the list as long as the next power of two, so that there are few such SELECTs."""
+    """The SELECT of some keys. Pads the list to the next power of two, so that there are few different SELECTs."""
     cdef Py_ssize_t n = 1
     while n < len(hashes):
         n *= 2
@@ -354,7 +354,7 @@ cdef object query_of(list hashes):
 
 
 cdef object select(object database, object query, object parameters, bint one):
-    """The rows that a reader finds, as a list; with `one`, a tuple of the first one or None. None: not done."""
+    """The rows that a reader finds, as a list; with `one`, a tuple of the first row or None. None: not done."""
     cdef list idle = <list>database._idle
     try:
         reader = idle.pop()

@@ -1,4 +1,4 @@
-"""Hits of the first tier, in few instructions. What is not so simple is left to the operations (`_ops`)."""
+"""Hits of the first tier, in few instructions. Everything less simple is left to the operations (`_ops`)."""
 
 from cpython.object cimport PyObject, PyTypeObject
 from libc.math cimport INFINITY
@@ -23,13 +23,13 @@ cdef extern from *:
 
 
 cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept:
-    """A hit in a first tier that follows a page: a new reference to the value. NULL: it is none, or not so simple."""
+    """A hit in a first tier that follows a page: a new reference to the value. NULL: no hit, or not a simple one."""
     cdef PyObject* first = <PyObject*>(<Tier>tier).first
     cdef Table* t = (<Store>first).table
     cdef PyObject* noted
     cdef PyObject* value = NULL
     cdef uint32_t i
-    if not find_at_once(first, key, h, &i):         # it has taken the lock
+    if not find_at_once(first, key, h, &i):         # `find_at_once` has taken the lock
         i = lookup(t, key, h)
     if likely(i != 0 and i != UNCERTAIN and (<Tier>tier).fresh_until == INFINITY):
         noted = t.entries[i].value
@@ -48,7 +48,7 @@ cdef PyObject* exact_get(PyObject* tier, PyObject* key, uint64_t h) noexcept:
 
 
 cdef bint ends_not(PyObject* first, uint32_t i) noexcept:
-    """A hit on an entry that may have ended: whether it has not. Counts it."""
+    """Count a hit on an entry that may have expired. Returns whether it has not."""
     cdef PyObject* noted = try_hit(first, i)
     if noted != NULL:
         decref(noted)                               # the entry has another reference
@@ -59,7 +59,7 @@ cdef Tier NOTHING = Tier(Cache(1))
 
 
 cdef class NearCacheBase:
-    """The base of both caches: a hit in the first tier, without any Python code on its way."""
+    """The base of both caches: a hit in the first tier runs no Python code."""
     cdef Tier tier
     cdef object __weakref__
 
@@ -83,7 +83,7 @@ cdef class NearCacheBase:
             value = exact_get(<PyObject*>self.tier, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
-        elif self.tier.plain and coarse_now() < self.tier.fresh_until:
+        elif self.tier.returns_stored and coarse_now() < self.tier.fresh_until:
             value = try_get(<PyObject*>self.tier.first, <PyObject*>key, hash_in(self.tier.first, key))
             if value != NULL:
                 return take_over(value)
@@ -93,17 +93,17 @@ cdef class NearCacheBase:
 cdef class BlockingNearCacheBase(NearCacheBase):
 
     def get(self, key, default=None):
-        """The value of `key`, from the first tier or else from the server; `default` where neither has it.
+        """The value of `key`, from the first tier or else from the server; `default` if neither has it.
 
-        Counts one local hit, remote hit, stale serve or miss. O(1); one round trip where the first tier cannot tell.
-        Raises TypeError for a key that is not a str; BackendUnavailable where the server cannot be reached and
+        Counts one local hit, remote hit, stale serve or miss. O(1); one round trip if the first tier cannot answer.
+        Raises TypeError for a key that is not a str; BackendUnavailable if the server cannot be reached and
         ``on_unavailable="raise"``.
         """
         return self._get(key, default)
 
 
 def with_own_get(cls):
-    """Decorate a subclass of `BlockingNearCacheBase`: hits are a quarter cheaper where the method is its own."""
+    """Decorate a subclass of `BlockingNearCacheBase`: hits cost a quarter less if the method is the class's own."""
     copy_to_subclass(cls, b"get")
     return cls
 
@@ -111,8 +111,8 @@ def with_own_get(cls):
 # --- what the interpreter calls for a get -----------------------------------------------------------------------------
 
 cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
-    """Stands in front of `BlockingNearCacheBase.get`: a hit that can be served at once."""
-    cdef PyObject* tier = <PyObject*>(<NearCacheBase>self).tier         # cast to and fro, to take no reference
+    """Replaces `BlockingNearCacheBase.get` in its method slot: a hit that can be served at once."""
+    cdef PyObject* tier = <PyObject*>(<NearCacheBase>self).tier         # cast there and back, to take no reference
     cdef PyObject* first
     cdef PyObject* value
     cdef Py_hash_t hashed
@@ -121,7 +121,7 @@ cdef PyObject* call_get(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     cdef bint compared
     if likely(
         names == NULL and 1 <= n <= 2 and is_exact_str(args[0]) and knows_hash(args[0], &hashed)
-        and (<Tier>tier).plain and coarse_now() < (<Tier>tier).fresh_until
+        and (<Tier>tier).returns_stored and coarse_now() < (<Tier>tier).fresh_until
     ):
         first = <PyObject*>(<Tier>tier).first
         h = mixed_in(first, hashed)

@@ -5,26 +5,26 @@ from cachebox.cache cimport Cache
 from cachebox.distributed._embedded.page cimport Page
 
 
-cdef double LAG                     # seconds by which a lifetime is cut short: the first tier's clock may lag by 4 ms
+cdef double LAG                     # seconds cut off from a ttl, because the first tier's clock may lag by 4 ms
 
 
 cdef class Fill:
     cdef readonly str key
     cdef readonly bint live
     cdef readonly double begun
-    cdef uint64_t hash              # where a page is followed: of the key, and the counters of key and tags
+    cdef uint64_t hash              # if a page is followed: the key's hash, and the counters of key and tags
     cdef uint64_t count
     cdef uint64_t tag_count
-    cdef set tags                   # tags that were invalidated meanwhile, or None
+    cdef set tags                   # tags that were invalidated since, or None
 
     cdef bint permits(self, tags) except -1
 
 
 cdef class Write:
     cdef readonly tuple keys
-    cdef set heard                  # keys about which something was heard meanwhile
-    cdef bint clears                # what it makes the server push is not counted as an invalidation: everything,
-    cdef object tag                 # or the entries with this tag, or None
+    cdef set heard                  # keys for which a push has arrived since
+    cdef bint clears                # it clears everything: its pushes do not count as invalidations
+    cdef object tag                 # the tag that it invalidates, whose pushes do not count either; or None
     cdef bint generation_heard
     cdef bint tags_heard
     cdef long epoch
@@ -34,21 +34,21 @@ cdef class Write:
 cdef class Tier:
     cdef readonly Cache first
     cdef public double fresh_until  # monotonic seconds
-    cdef bint plain                 # whether a hit hands out what is stored
-    cdef bint exact                 # whether it hands out the value of what is stored, which is Noted
+    cdef bint returns_stored        # whether a hit returns the stored value itself
+    cdef bint exact                 # whether what is stored is a Noted, whose value a hit returns
     cdef bint isolates
-    cdef bint follows               # whether only what a page vouches for may be stored
-    cdef Page page                  # whose counters tell whether what is stored is still so; or None
+    cdef bint follows               # whether only values that a page vouches for may be stored
+    cdef Page page                  # its counters say whether stored values are current; or None
     cdef readonly Section lock
     cdef dict fills                 # key: [Fill, ...]
-    cdef set writes                 # Write, under way
-    cdef dict expected                   # key: when those writes of this process returned whose pushes are still to come
-    cdef long clock                 # counts the begins and the returns of writes
-    cdef set expected_generations        # buckets, likewise
-    cdef set expected_tags               # (bucket, tag), likewise
+    cdef set writes                 # the `Write`s under way
+    cdef dict expected              # key: when those writes of this process returned whose pushes are still to come
+    cdef long clock                 # counts when writes begin and return
+    cdef set expected_generations   # buckets whose pushes are still to come
+    cdef set expected_tags          # (bucket, tag) whose pushes are still to come
     cdef dict tags                  # key: its tags, for entries that have some
     cdef dict waiters               # key: [callable, ...]
-    cdef readonly long epoch         # number of the link, new with every loss and every connection
+    cdef readonly long epoch        # number of the tracking connections' state: new with each loss and each connection
     cdef readonly bint is_tracked
     cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
     cdef readonly long long refreshes, refresh_failures, undecodable, unstorable, evictions

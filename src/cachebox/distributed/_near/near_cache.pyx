@@ -1,21 +1,22 @@
-"""The first tier: a `Cache` in the process, what may be stored in it, and when a hit may be served.
+"""The first tier: a `Cache` in the process, with the rules for what may be stored in it and when a hit may be served.
 
 Invariants, all under `lock`:
 
-- A `Fill` is taken before its value is read from the server, and is void as soon as anything was heard about its key: a
-  push, a write of this process, a clear, a lost link, a new one. Only a live one stores.
-- A `Write` notes pushes about its keys that arrive while it is under way. If none did, its own echo is still to come. The
-  next push about the key was sent no later than that echo, so a reader that fetched the key after the write returned has
-  seen the change: that push is ignored. Otherwise every `set` would evict what the next `get` fetched. Two writes cause
-  two echoes only if one began after the other returned, which `clock` orders. Echoes belong to one link, numbered by
-  `epoch`.
-- A hit is served without asking the server only before `fresh_until`: all that the server said up to `max_staleness`
-  before then has been heard.
+- A `Fill` is a permission to store. It is taken before the value is read from the server. It becomes void when anything
+  arrives that concerns its key: a push, a write of this process, a clear, a lost or a new tracking connection. Only a
+  live `Fill` stores.
+- A `Write` notes pushes about its keys that arrive while it is under way. If none did, its own echo is still to come.
+  The next push about the key was sent no later than that echo, so a reader that fetched the key after the write
+  returned has seen the change: that push is ignored. Otherwise every `set` would evict what the next `get` fetched. Two
+  writes cause two echoes only if one began after the other returned, which `clock` orders. Echoes belong to one
+  tracking connection, numbered by `epoch`.
+- A hit is served without asking the server only before `fresh_until`. Until then, every push that the server sent up to
+  `max_staleness` ago has been applied.
 
-Keys are str, whose comparison runs no code of users. But dropping a value may (`__del__`), and so may the collector,
-wherever something is allocated; both run in this thread, for which the lock is re-entrant. So what is looked up is not
-believed any more after an allocation or a deletion: a list is made and entered in one step (`setdefault`), what is gone
-through is a copy, and a value is stored while its `Fill` can still be voided.
+Keys are str, whose comparison runs no user code. But dropping a value may run some (`__del__`), and any allocation may
+run the collector. Both run in this thread, for which the lock is re-entrant. So a looked-up object is not trusted after
+an allocation or a deletion: a list is made and entered in one step (`setdefault`), loops go through a copy, and a value
+is stored while its `Fill` can still be voided.
 """
 
 from cpython.object cimport PyObject
@@ -38,29 +39,29 @@ LAG = 0.005
 
 
 cdef class Fill:
-    """Permission to store what is about to be read."""
+    """Permission to store a value that is about to be read."""
 
     cdef bint permits(self, tags) except -1:
-        """Whether a value with such tags may be stored."""
+        """Whether a value with these tags may be stored."""
         return self.live and (self.tags is None or self.tags.isdisjoint(tags))
 
 
 cdef class Write:
-    """A write of this process, under way."""
+    """A write of this process that is under way."""
 
 
 cdef class Tier:
 
-    def __init__(self, Cache first not None, plain=True):
+    def __init__(self, Cache first not None, returns_stored=True):
         self.first = first
-        self.first.next_visit = -INFINITY       # never call the sweeper: the link sweeps
-        self.plain = plain
-        self.isolates = not plain
+        self.first.next_visit = -INFINITY       # never call the sweeper: the tracking thread sweeps
+        self.returns_stored = returns_stored
+        self.isolates = not returns_stored
         self.epoch = 0
         self.renew()
 
     def renew(self):
-        """Reset, empty and without a link: at first, and in the child of a fork."""
+        """Reset to empty and untracked: at first, and in the child of a fork."""
         self.lock = Section()
         self.fresh_until = -INFINITY
         self.is_tracked = False
@@ -74,10 +75,10 @@ cdef class Tier:
         self.waiters = {}
 
     def follow(self, Page page):
-        """Store and serve only what this page vouches for; None: nothing, before there is one. Drops what was stored."""
+        """Store and serve only what this page vouches for; None: nothing, until there is a page. Drops all entries."""
         with self.lock:
             self.page = page
-            self.plain = False
+            self.returns_stored = False
             self.follows = True
             self.exact = not self.isolates
         self.clear(False)
@@ -85,9 +86,9 @@ cdef class Tier:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def look(self, str key, bint counts):
-        """What is stored under a key, if it may be served where the second tier can be asked; else MISSING.
+        """The value of a key, if it may be served while the second tier can be asked; else MISSING.
 
-        `counts`: as a hit.
+        `counts`: count a hit.
         """
         stored = self.first.peek(key, MISSING)
         if stored is MISSING:
@@ -104,12 +105,12 @@ cdef class Tier:
         return (<Noted>stored).value if is_noted(<PyObject*>stored) else stored
 
     def begin_fill(self, str key):
-        """Take permission to store what the server is about to say about a key."""
+        """Take permission to store the value that the server is about to return for a key."""
         with self.lock:
             return self.add_fill(key, monotonic())
 
     def begin_fills(self, keys):
-        """The same for many keys, in order."""
+        """Take permissions for many keys, in order."""
         cdef double now = monotonic()
         with self.lock:
             return [self.add_fill(key, now) for key in keys]
@@ -127,12 +128,12 @@ cdef class Tier:
         return fill
 
     def store(self, Fill fill, value, double lifetime, tags=()):
-        """Store a value, if its permission is still good, for so many seconds from when that was taken."""
+        """Store a value, if its permission is still live. `lifetime`: seconds since the permission was taken."""
         with self.lock:
             return self.put(fill, value, lifetime, tags, monotonic() if lifetime < INFINITY else 0.0)
 
     def store_many(self, rows):
-        """The same for many: rows of a permission, a value, its lifetime and its tags."""
+        """Store many values: rows of a permission, a value, its lifetime and its tags."""
         cdef double now = monotonic()
         with self.lock:
             for fill, value, lifetime, tags in rows:
@@ -155,7 +156,7 @@ cdef class Tier:
             if tags or self.tags:
                 self.note_tags(fill.key, tags)
             set_slow(self.first, fill.key, hash_in(self.first, fill.key), value, lifetime)
-            if not fill.permits(tags):              # voided by what ran meanwhile
+            if not fill.permits(tags):              # voided by code that ran meanwhile
                 self.first.delete(fill.key)
         live = fill.permits(tags)
         self.drop_fill(fill)
@@ -164,7 +165,7 @@ cdef class Tier:
         return live and lifetime > 0
 
     cdef int note_tags(self, str key, tags) except -1:
-        """Remember which tags an entry has that is about to be stored."""
+        """Remember the tags of an entry that is about to be stored."""
         if not tags:
             self.tags.pop(key, None)
             return 0
@@ -176,14 +177,14 @@ cdef class Tier:
         return 0
 
     def end_fills(self, fills):
-        """There is nothing to store for those that are still open."""
+        """Give up those permissions that are still live."""
         with self.lock:
             for fill in fills:
                 if (<Fill>fill).live:
                     self.drop_fill(fill)
 
     def end_fill(self, Fill fill, bint absent=False):
-        """There is nothing to store. `absent`: the server has no such entry, so what an older link left is wrong."""
+        """Give up a permission. `absent`: the server has no entry, so one that an earlier connection left is wrong."""
         with self.lock:
             if absent and fill.live:
                 self.first.delete(fill.key)
@@ -201,7 +202,7 @@ cdef class Tier:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def begin_write(self, tuple keys, bint clears=False, tag=None):
-        """Before a write is sent; of some keys, of everything, or of what has a tag."""
+        """Called before a write is sent: a write of some keys, of everything, or of all entries with a tag."""
         cdef Write write = Write.__new__(Write)
         write.keys = keys
         write.clears = clears
@@ -215,7 +216,8 @@ cdef class Tier:
         return write
 
     def end_write(self, Write write, pushed=(), generations=(), tags=()):
-        """When it is over, however: forget the keys. `pushed`, `generations`, `tags`: what the server surely pushes."""
+        """Called when a write has returned or failed: forget its keys. `pushed`, `generations`, `tags`: the pushes
+        it will cause."""
         with self.lock:
             self.writes.discard(write)
             if generations:
@@ -236,18 +238,18 @@ cdef class Tier:
                         (<list>returns).append(self.clock)
 
     def drop_write(self, Write write):
-        """It was never sent, so nothing has changed."""
+        """Called if a write was never sent, so that nothing has changed."""
         with self.lock:
             self.writes.discard(write)
 
     def forget_keys(self, keys):
-        """Drop entries that are not to be served any more."""
+        """Drop the entries of some keys."""
         with self.lock:
             for key in keys:
                 self.forget(key)
 
     def void_fills(self):
-        """Nothing that is being read may be stored."""
+        """Void all permissions, so that nothing being read now is stored."""
         with self.lock:
             for fills in self.fills.values():
                 for fill in <list>fills:
@@ -262,10 +264,11 @@ cdef class Tier:
                 (<Fill>fill).live = False
         return self.first.delete(key)
 
-    # --- what the link says -----------------------------------------------------------------------------------------
+    # --- what the server pushes ---------------------------------------------------------------------------------------
 
     def on_invalidate(self, str key):
-        """An entry was changed on the server. Where a write of this process is under way, it may be that one."""
+        """Apply a push: an entry was changed on the server. If a write of this process is under way, the push may be
+        its echo."""
         cdef bint is_own = False
         cdef long returned = -1                 # the push was sent before then; -1: unknown
         with self.lock:
@@ -285,7 +288,7 @@ cdef class Tier:
         self.wake(key)
 
     def on_generation(self, bucket):
-        """A bucket was cleared."""
+        """Apply a push: a bucket was cleared."""
         cdef bint is_own = False
         with self.lock:
             for write in self.writes:
@@ -299,7 +302,7 @@ cdef class Tier:
                 self.clear()
 
     def on_tag(self, bucket, str tag):
-        """A tag was invalidated in a bucket."""
+        """Apply a push: a tag was invalidated in a bucket."""
         cdef bint is_own = False
         with self.lock:
             for write in self.writes:
@@ -313,16 +316,16 @@ cdef class Tier:
                 self.invalidations += dropped
 
     def has_tag(self, str tag):
-        """How many entries of a tag there are. O(entries with tags)."""
+        """How many entries have a tag. O(entries with tags)."""
         with self.lock:
             return len([key for key in self.tagged(tag) if self.look(key, False) is not MISSING])
 
     cdef list tagged(self, str tag):
-        """The keys that have a tag, and perhaps an entry. O(entries with tags)."""
+        """The keys that have a tag; not all need have an entry. O(entries with tags)."""
         return [key for key, tags in self.tags.items() if tag in tags]
 
     def drop_tag(self, str tag):
-        """Drop all entries of a tag; returns how many there were. O(entries with tags)."""
+        """Drop all entries with a tag; returns how many there were. O(entries with tags)."""
         cdef int dropped = 0
         with self.lock:
             for fills in list(self.fills.values()):
@@ -338,7 +341,7 @@ cdef class Tier:
         return dropped
 
     def clear(self, bint heard=True):
-        """Everything may have changed. `heard`: the server said so, and what is dropped counts as invalidated."""
+        """Drop everything, because all of it may have changed. `heard`: the server said so; count invalidations."""
         with self.lock:
             if heard:
                 self.invalidations += len(self.first)
@@ -359,7 +362,7 @@ cdef class Tier:
         return 0
 
     def tracking_began(self):
-        """The server tracks from now on; what was before is void."""
+        """The server tracks changes from now on; everything from before is void."""
         with self.lock:
             self.epoch += 1
             self.expected_generations.clear()
@@ -371,7 +374,7 @@ cdef class Tier:
             self.wake(key)
 
     def tracking_lost(self):
-        """Nothing more will be heard. What is there is kept, for times when the server cannot be reached either."""
+        """No more pushes will arrive. The entries stay, for times when the server cannot be reached."""
         with self.lock:
             self.epoch += 1
             self.is_tracked = False
@@ -387,10 +390,10 @@ cdef class Tier:
         for key in waiters:
             self.wake(key)
 
-    # --- waiting for news ---------------------------------------------------------------------------------------------
+    # --- waiting for pushes -------------------------------------------------------------------------------------------
 
     def wait_for(self, str key, wake):
-        """Have `wake` called at the next news about a key or its lease."""
+        """Have `wake` called at the next push about a key or its lease."""
         with self.lock:
             self.waiters.setdefault(key, []).append(wake)
 
@@ -403,7 +406,7 @@ cdef class Tier:
                     del self.waiters[key]
 
     def wake(self, str key):
-        """There is news about a key."""
+        """Call the waiters of a key."""
         if self.waiters:
             with self.lock:
                 waiting = self.waiters.pop(key, ())
@@ -432,15 +435,15 @@ cdef class Tier:
 
     @property
     def is_fresh(self):
-        """Whether hits may be served without asking."""
+        """Whether hits may be served without asking the server."""
         return coarse_now() < self.fresh_until
 
     def sweep(self):
-        """Drop what has expired. O(1) where nothing has."""
+        """Drop expired entries. O(1) if there are none."""
         self.first.purge_expired()
 
     def _check(self):
-        """Verify what must hold while nothing is under way; AssertionError where it does not."""
+        """Verify what must hold while nothing is under way. Raises AssertionError if it does not."""
         with self.lock:
             assert not self.fills, f"permissions left: {list(self.fills)}"
             assert not self.writes, f"{len(self.writes)} writes left"

@@ -1,15 +1,15 @@
-"""The tracking link: one connection to each server that owns something, on which it says what has changed.
+"""The tracking connections: one to each server that owns a bucket, on which it pushes what has changed.
 
-One thread per cache reads them all. To know that a link is alive it sends PING, and since the server answers in order,
-the answer also means: all that was written before the PING has been heard of. That is what `barrier` waits for, and
-what the freshness of the first tier is counted from.
+One thread per cache reads them all. To see that a connection is alive, it sends PING. Since the server answers in
+order, the answer also means that every push from before the PING has been read. `barrier` waits for such an answer, and
+the freshness of the first tier is counted from it.
 
 Invariants:
 
 - The first tier is emptied after tracking was switched on, and before the first hit after that.
-- A server that says something senseless loses its connection, and gets a new one, at most one per `RETRY_APART`.
-- The thread goes on whatever is raised in it: it logs that, drops all connections, and makes new ones. Whether it runs
-  is asked of the thread. No lock is held while it starts.
+- A server that violates the protocol loses its connection. It gets a new one at most once per `RETRY_APART` seconds.
+- The thread survives every error: it logs the error, drops all connections, and makes new ones. Whether it runs is
+  asked of the thread itself. No lock is held while it starts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cachebox.distributed._near.tracking_connection import Request, TrackingConn
 from cachebox.distributed._net.background import Background
 from cachebox.distributed._net.blocking_driver import Blocking, Connection, open_connection, readable
 from cachebox.distributed._net.effects import Effects, NewWaiter, Node, Wait
-from cachebox.distributed._net.health import log, told
+from cachebox.distributed._net.health import log, redacted
 from cachebox.distributed._net.refusals import NOT_SERVING
 from cachebox.distributed._net.servers import failures, left
 from cachebox.distributed._net.topology import Topology
@@ -41,20 +41,21 @@ RETRY_APART = 1.0
 """Seconds between attempts to reach a server, and so between the probes of a dead one."""
 SWEEPS_APART = 0.5
 LONGEST_TRY = 1.5
-"""Seconds that one attempt to connect may take, however patient the callers are: the next one may find it well."""
+"""Seconds that one attempt to connect may take, however patient the callers are: the next attempt may succeed at
+once."""
 TROUBLE_PAUSE = 0.1
-"""Seconds until the thread goes on after something was raised in it that no server is to blame for."""
+"""Seconds until the thread goes on after an error for which no server is to blame."""
 
 
 class Tracking:
-    """Receives what servers push about changes, and applies it to the first tier.
+    """Receives the servers' pushes about changes, and applies them to the first tier.
 
     Args:
         topology: the servers to listen to.
         tier: the first tier.
-        background: where it is found out whether a server that speaks serves again.
+        background: runs the probes whether a server that answers PING serves again.
         max_staleness: seconds for which hits are served after the last sign of life.
-        timeout: seconds that a server has to let us in.
+        timeout: seconds that a server has to accept a connection.
     """
 
     def __init__(
@@ -69,35 +70,35 @@ class Tracking:
         self._given_up_after = max(1.0, 2 * self._timeout)
         topology.tracking_probes = True
         self._connections: dict[Node, TrackingConnection] = {}
-        self._wakeup_recv: socket.socket | None = None         # a pair of sockets to wake the thread by
+        self._wakeup_recv: socket.socket | None = None      # a pair of sockets to wake the thread
         self._wakeup_send: socket.socket | None = None
         self.renew()
 
     def renew(self) -> None:
         """Reset: at first, and in the child of a fork, whose connections are its parent's."""
         self._close_sockets()
-        self.has_begun = False                  # whether the first attempt is over
+        self.has_begun = False                  # whether the first attempt has ended
         self._lock = Section()
         self._begun: list[Callable[[], object]] = []
         self._requests: list[Request] = []
         self._connections = {}
         self._next_try: dict[Node, float] = {}
         self._next_probe: dict[Node, float] = {}
-        self._why: dict[Node, str] = {}         # why there is no link to a node
-        self._refusals: dict[Node, str] = {}    # in which words a node does not track
-        self._is_up = False                     # what was told to the logger
+        self._why: dict[Node, str] = {}         # why a node has no connection
+        self._refusals: dict[Node, str] = {}    # the words in which a node refuses to track
+        self._is_up = False                     # the state that was logged last
         self._discover_at = 0.0
         self._thread: Thread | None = None
         self._is_ending = False
         self._is_stopped = False
         self._is_troubled = False               # something was raised, and no server has answered since
-        self._is_orderly = True                 # whether the thread has ended because it was told to
+        self._is_orderly = True                 # whether the thread last ended by its own decision
         self._wakeup_recv = self._wakeup_send = None
 
-    # --- from other threads -----------------------------------------------------------------------------------------
+    # --- from other threads -------------------------------------------------------------------------------------------
 
     def start(self) -> bool:
-        """Have the thread run, if it does not. False: there is none to be had."""
+        """Start the thread, if it does not run. Returns False if no thread can be started."""
         with self._lock:
             if self._is_ending:
                 return False
@@ -107,7 +108,7 @@ class Tracking:
         try:
             self._open_wakeup()
             thread.start()
-        except (RuntimeError, OSError):         # too many threads or sockets, or the process is ending: later, perhaps
+        except (RuntimeError, OSError):         # too many threads or sockets, or the process is ending: try later
             return False
         finally:
             if not thread.is_alive() and self._thread is thread:
@@ -123,17 +124,17 @@ class Tracking:
                 if self._wakeup_recv is None:
                     self._wakeup_recv, self._wakeup_send = recv, send
                     return
-            recv.close()                        # somebody was faster
+            recv.close()                        # another thread was faster
             send.close()
 
     def pause(self) -> None:
-        """End the thread, and wait for that; the connections stay. Before a fork."""
+        """Before a fork: end the thread, and wait for its end; the connections stay."""
         with self._lock:
             self._is_ending = True
             thread = self._thread
         self._wake_up()
         if thread is not None and thread is not threading.current_thread():
-            with contextlib.suppress(RuntimeError):     # it has not begun yet, and will see that it must not
+            with contextlib.suppress(RuntimeError):     # it has not begun yet, and ends at once when it does
                 thread.join(self._timeout + 2.0)
 
     def resume(self) -> None:
@@ -151,12 +152,12 @@ class Tracking:
         self.pause()
         thread = self._thread
         if thread is None or not thread.is_alive():
-            self._close_sockets()               # else it is in the middle of something, and closes them afterwards
+            self._close_sockets()               # else the busy thread closes them when it ends
         for request in list(self._requests):
             request.wake()
 
     def stop_soon(self) -> None:
-        """`stop`, without waiting: the thread closes what it has. For caches that nobody closed."""
+        """`stop`, without waiting: the thread closes its connections. For caches that nobody closed."""
         self._is_stopped = self._is_ending = True
         thread = self._thread
         if thread is None or not thread.runs():
@@ -178,20 +179,21 @@ class Tracking:
             return
         try:
             send.send(b".")
-        except OSError:                         # full: it has been told; or closed: there is nobody to tell
+        except OSError:                         # full: the thread will wake; or closed: it has ended
             pass
 
     def wait_until_begun(self, deadline: float) -> Effects[None]:
         """Wait for the end of the first attempt to connect, successful or not."""
         if threading.current_thread() is self._thread:
-            return                              # a finalizer came there
+            return                              # a finalizer runs in the thread itself
         waiter = yield NewWaiter()
         self._begun.append(waiter.wake)         # no lock: an interruption here must not hold the thread up
         if not self.has_begun and self.start():
             yield Wait(waiter, deadline)
 
     def barrier(self, deadline: float) -> Effects[bool]:
-        """Wait until every change made before now has been applied here. False: that cannot be known in time."""
+        """Wait until every change made before now has been applied here. Returns False if that cannot be known in
+        time."""
         waiter = yield NewWaiter()
         request = Request(waiter.wake, deadline)
         self._requests.append(request)
@@ -206,7 +208,7 @@ class Tracking:
 
     @property
     def state(self) -> str:
-        """"up"; "refused", where a server does not track; or "down"."""
+        """The state of tracking: "up", "down", or "refused" if a server does not track."""
         if self._refusals:
             return "refused"
         return "up" if self._tier.is_tracked and len(self._connections) == len(self._topology.masters) else "down"
@@ -222,7 +224,7 @@ class Tracking:
         why = next((f"{node}: {words}" for node, words in self._why.items() if node not in self._connections), None)
         return why or self._topology.trouble or "the tracking link gave no answer in time"
 
-    # --- the thread -------------------------------------------------------------------------------------------------
+    # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._is_ending:
@@ -234,7 +236,7 @@ class Tracking:
             self._close_sockets()
 
     def _work(self) -> None:
-        if not self._is_orderly:                # what was raised may have left any of them in the middle of a reply
+        if not self._is_orderly:                # the error may have left any connection in the middle of a reply
             for link in list(self._connections.values()):
                 self._lose(link, "it is not known what has been read")
         self._is_orderly = False
@@ -257,13 +259,13 @@ class Tracking:
                 self._has_begun()
             if not self._is_troubled:
                 self._is_troubled = True
-                log.error("the tracking link of a cache failed, and begins anew", exc_info=error)
+                log.error("the tracking link of a cache failed, and starts again", exc_info=error)
             time.sleep(TROUBLE_PAUSE)
-        except BaseException:                   # nothing is left to be done about it but to go on
+        except BaseException:                   # nothing can be done about it but go on
             pass
 
     def _connect(self) -> None:
-        """Connect to masters without a link, at most once per RETRY_APART seconds each."""
+        """Connect to masters without a connection, at most once per RETRY_APART seconds each."""
         topology = self._topology
         now = time.monotonic()
         missing = [node for node in topology.masters if node not in self._connections]
@@ -304,16 +306,17 @@ class Tracking:
         connection = None
         try:
             connection = open_connection(node, deadline)
-            reply, _ = said(connection, [              # the second is refused by servers before 7.0
+            reply, _ = said(connection, [           # servers before 7.0 refuse the second command
                 [b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", names.prefix],
                 [b"CLIENT", b"NO-EVICT", b"ON"],
             ], deadline)
-            # so that no call has to, when time is short
+            # loaded now, so that no call has to load one when time is short
             said(connection, [[b"SCRIPT", b"LOAD", script.text] for script in BY_DIGEST.values()], deadline)
             if not self._serves(node, connection, owned[0] if owned else 0, deadline):
                 connection.close()
                 return
-            if names.clustered:                 # or the first writes into each bucket would be news to everybody
+            # otherwise the first write into each bucket would be pushed to everybody
+            if names.clustered:
                 said(connection, [[b"SET", names.generation(bucket), new_token(), b"NX"] for bucket in owned], deadline)
         except failures() as error:
             if connection is not None:
@@ -357,14 +360,15 @@ class Tracking:
         return True
 
     def _probe_soon(self, node: Node) -> None:
-        """Schedule a probe of a node that answers the link, but was in trouble."""
+        """Schedule a probe of a node that answers PING, but was in trouble."""
         now = time.monotonic()
-        if now >= self._next_probe.get(node, 0.0) and (node.breaker.state != "closed" or node.health.door is not None):
+        is_in_trouble = node.breaker.state != "closed" or node.health.entry_refusal is not None
+        if is_in_trouble and now >= self._next_probe.get(node, 0.0):
             self._next_probe[node] = now + RETRY_APART
             self._background.schedule(0.0, lambda: self._probe(node))
 
     def _probe(self, node: Node) -> None:
-        """In the background, which may wait: by a connection of its own, as a call may need one."""
+        """Probe a node, in the background, which may wait: over a connection of its own, as a call may need one."""
         owners = self._topology.owners or ()
         deadline = time.monotonic() + self._timeout
         if self._is_stopped or node not in owners or not node.pool.take_place():
@@ -382,20 +386,20 @@ class Tracking:
             node.pool.give_place()
 
     def _is_refused(self, node: Node, words: str) -> None:
-        if told(words) != told(self._refusals.get(node, "")):
-            log.error("%s refuses to track changes, so the first tier is off: %s", node, told(words))
+        if redacted(words) != redacted(self._refusals.get(node, "")):
+            log.error("%s refuses to track changes, so the first tier is off: %s", node, redacted(words))
         self._refusals[node] = words
         self._why[node] = words
 
     def _tell(self) -> None:
-        """Log that all servers are tracked, where that is news."""
+        """Log that all servers are tracked, unless that was logged already."""
         is_up = self.state == "up"
         if is_up and not self._is_up:
             log.info("the tracking link is up: %s", ", ".join(map(repr, self._connections)))
         self._is_up = is_up
 
     def _ping(self) -> None:
-        """Send PING where it is time to, or where a barrier waits for the answer."""
+        """Send PING to each server for which it is time, or to which a barrier has a request."""
         now = time.monotonic()
         requests = list(self._requests)
         for link in list(self._connections.values()):
@@ -427,7 +431,7 @@ class Tracking:
             try:
                 sock.settimeout(0.0)
                 self._read(link)
-            except (BlockingIOError, SSLWantReadError):     # TLS had something to tell, but the server had not
+            except (BlockingIOError, SSLWantReadError):     # TLS had something to process, but no data
                 pass
             except failures() as error:
                 self._lose(link, str(error))
@@ -467,7 +471,7 @@ class Tracking:
             self._tier.fresh_until = oldest + self._max_staleness
 
     def _lose(self, link: TrackingConnection, why: str) -> None:
-        """A link has broken, or its server is gone."""
+        """Drop a connection that broke, or whose server owns nothing any more."""
         self._connections.pop(link.node, None)
         link.connection.close()
         self._tier.tracking_lost()
@@ -475,6 +479,6 @@ class Tracking:
         if self._is_up:
             log.warning("the tracking link to %s is lost, so hits of the first tier stop: %s", link.node, why)
         self._is_up = False
-        self._next_try[link.node] = link.made + RETRY_APART     # at once, unless it has just been made
+        self._next_try[link.node] = link.made + RETRY_APART     # at once, unless the connection was new
         if self._topology.servers.mode != "single":
             self._topology.is_suspect = True

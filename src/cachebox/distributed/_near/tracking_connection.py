@@ -1,4 +1,4 @@
-"""One connection on which a server says what has changed, and what is said on it."""
+"""One tracking connection, and the exchanges on it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cachebox.distributed._wire.resp import Senseless, packed, packed_all
 
 
 class TrackingConnection:
-    """The link to one server."""
+    """The tracking connection to one server."""
 
     def __init__(self, node: Node, connection: Connection) -> None:
         self.node = node
         self.connection = connection
         self.made = time.monotonic()
         self.sent: deque[tuple[float, list[Request]]] = deque()     # PINGs not answered yet
-        self.answered = -math.inf       # when the latest PING that was answered had been sent
+        self.answered = -math.inf       # when the latest answered PING was sent
 
     def ping(self, requests: list[Request]) -> None:
-        """Send PING. Its answer wakes those who made these requests."""
+        """Send PING. Its answer serves these requests."""
         now = time.monotonic()
         self.connection.sock.settimeout(0.2)
         self.connection.sock.sendall(packed(b"PING"))
@@ -54,7 +54,7 @@ def said(connection: Connection, commands: Commands, deadline: float) -> list[An
 
 
 def pass_on(push: list[Any], names: KeySpace, tier: Tier) -> None:
-    """Tell the first tier of a message from a server. Names of other namespaces are ignored. Raises Senseless."""
+    """Apply a server's push to the first tier. Names of other namespaces are ignored. Raises Senseless."""
     if push[0] not in (b"invalidate", "invalidate"):
         return
     named = push[1] if len(push) == 2 else ()

@@ -1,4 +1,4 @@
-"""Doing what the core asks for in the calling task, which lets its event loop go on."""
+"""The driver that carries out effects in the calling task, so that its event loop goes on."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cachebox.distributed._net.effects import (
     T,
     Wait,
 )
-from cachebox.distributed._net.pool import Turn, needs_sign_of_life, patience, share
+from cachebox.distributed._net.pool import PoolWaiter, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect_async, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
 
 PING = packed_all([[b"PING"]])
-PER_LOOP = 16                          # connections of an event loop to one server
+PER_LOOP = 16                       # connections of an event loop to one server
 
 
 class AsyncConnection:
@@ -39,28 +39,28 @@ class AsyncConnection:
         self.writer = writer
         self.replies = Replies()
         self.used_at = time.monotonic()
-        self.is_talking = False
-        self.talks = 0                  # how many there were
+        self.is_busy = False
+        self.requests = 0               # the number of exchanges so far
         self.is_late = False
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The deadline has passed: give the connection up, which ends the wait for it.
+        """Give the connection up, which ends the wait for it, because the deadline has passed.
 
-        But first let the loop, which may be late itself, hand over what has come before.
+        Before that, the loop hands over what has arrived, because it may be late itself.
         """
-        loop.call_soon(self._expire, self.talks)
+        loop.call_soon(self._expire, self.requests)
 
-    def _expire(self, talk: int) -> None:
-        if self.is_talking and self.talks == talk:
+    def _expire(self, request: int) -> None:
+        if self.is_busy and self.requests == request:
             self.is_late = True
             self.writer.transport.abort()
 
-    async def talk(self, data: bytes, n: int) -> list[Any]:
+    async def request(self, data: bytes, n: int) -> list[Any]:
         """Send, and receive n replies."""
         replies = self.replies
         found: list[Any] = []
-        self.is_talking = True
-        self.talks += 1
+        self.is_busy = True
+        self.requests += 1
         try:
             self.writer.write(data)
             while not replies.collect(found, n):
@@ -70,37 +70,37 @@ class AsyncConnection:
                 replies.feed(received)
             return found
         finally:
-            self.is_talking = False
+            self.is_busy = False
 
     def close(self) -> None:
-        """At once, whatever is under way; also where the event loop is closed already."""
+        """Close at once, whatever is under way, even if the event loop is closed."""
         try:
             self.writer.transport.abort()
         except RuntimeError:                        # the loop is closed: only the socket is left to close
             self.close_socket()
 
     def close_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """`close`, in whatever thread the loop runs, if it does."""
+        """`close`, from any thread, even while the loop runs in another."""
         try:
             if loop.is_running() and loop is not running_loop():
                 loop.call_soon_threadsafe(self.close)
                 return
-        except RuntimeError:                        # it has been closed since
+        except RuntimeError:                        # the loop was closed meanwhile
             pass
         self.close()
 
     def close_socket(self) -> None:
-        """Only the socket, without the loop, which may be closed or belong to the process that forked."""
+        """Close only the socket, without the loop, which may be closed or belong to the parent of a fork."""
         transport = self.writer.transport
         sock = getattr(transport.get_extra_info("socket"), "_sock", None)
         if sock is not None:
             sock.close()
         if getattr(transport, "_sock", None) is not None:
-            transport._sock = None                  # or it would warn, when it ends, that nobody closed it
+            transport._sock = None                  # otherwise its finaliser warns that nobody closed it
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in this thread."""
+    """The event loop that runs in this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -108,31 +108,31 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class LoopConnections:
-    """The connections of one event loop to a node: at most `PER_LOOP` at a time, and who wants more stands in line.
+    """The connections of one event loop to a node: at most `PER_LOOP` at a time; further tasks wait in a queue.
 
-    A thousand tasks at once would else make a thousand connections, which takes longer than a call may.
+    Otherwise a thousand tasks would open a thousand connections, which takes longer than a call may.
     """
 
     def __init__(self, limit: int = PER_LOOP) -> None:
         self.idle: list[AsyncConnection] = []
         self._free = limit
-        self._line: deque[asyncio.Future[bool]] = deque()
+        self._queue: deque[asyncio.Future[bool]] = deque()
 
-    async def enter(self, seconds: float) -> None:
-        """Wait for a lane, in order of arrival. TimeoutError where none becomes free in time."""
+    async def acquire(self, seconds: float) -> None:
+        """Wait for a slot, in order of arrival. Raises TimeoutError if none becomes free in time."""
         if self._free:
             self._free -= 1
             return
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[bool] = loop.create_future()
-        self._line.append(mine)
+        self._queue.append(mine)
         timer = loop.call_later(seconds, self._give_up, mine)
         try:
             if not await mine:
                 raise TimeoutError("no connection became free in time")
         except asyncio.CancelledError:
             if not mine.cancelled() and mine.result():
-                self.leave()                        # it came, and nobody wants it any more
+                self.release()                      # the slot came, but the task was cancelled
             raise
         finally:
             timer.cancel()
@@ -142,10 +142,10 @@ class LoopConnections:
         if not waiting.done():
             waiting.set_result(False)
 
-    def leave(self) -> None:
-        """Let the next one in."""
-        while self._line:
-            first = self._line.popleft()
+    def release(self) -> None:
+        """Free a slot, or give it to the next task in the queue."""
+        while self._queue:
+            first = self._queue.popleft()
             if not first.done():
                 first.set_result(True)
                 return
@@ -153,10 +153,10 @@ class LoopConnections:
 
 
 class Async:
-    """Runs the core's generators in the calling task."""
+    """Runs the operations' generators in the calling task."""
 
     async def run(self, steps: Effects[T]) -> T:
-        """Do all that the generator asks for, and return what it returns."""
+        """Carry out every effect of the generator, and return its result."""
         try:
             effect = next(steps)
             while True:
@@ -171,7 +171,7 @@ class Async:
             return result
 
     async def do(self, effect: Any) -> Any:
-        """One effect."""
+        """Carry out one effect."""
         if type(effect) is Exchange:
             if len(effect.requests) == 1:
                 return [await exchange_async(*effect.requests[0], effect.deadline, effect.once)]
@@ -181,7 +181,8 @@ class Async:
         if type(effect) is NewWaiter:
             return TaskWaiter()
         if type(effect) is Spawn:
-            # What it waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without it.
+            # What the task waits for keeps it alive. Nothing else does: it must not outlive a loop that ends without
+            # it.
             asyncio.ensure_future(self.run(effect.steps()))  # noqa: RUF006
             return True
         if type(effect) is Block:
@@ -191,8 +192,10 @@ class Async:
 
 
 async def in_thread(effect: Block) -> Any:
-    """What a function returns that a thread of its own calls. Whoever is cancelled waits for its end all the same: it
-    must not do anything after what the task does next."""
+    """Call a function in a thread of its own, and return its result.
+
+    A cancelled caller waits for its end all the same, because it must not act after what the task does next.
+    """
     waiter = TaskWaiter()
     outcome: list[Any] = []
 
@@ -205,7 +208,7 @@ async def in_thread(effect: Block) -> Any:
 
     try:
         Thread("cachebox-wait", call).start()
-    except RuntimeError:                            # no thread is to be had
+    except RuntimeError:                            # no thread can be started
         return effect.function()
     cancelled: BaseException | None = None
     while not outcome:
@@ -224,25 +227,25 @@ async def in_thread(effect: Block) -> Any:
 async def exchange_async(
     node: Node, commands: Commands, deadline: float, once: bool = False
 ) -> list[Any] | Failure:
-    """Send commands, and receive their replies, over one connection."""
+    """Send commands and receive their replies over one connection."""
     loop = asyncio.get_running_loop()
     own = node.by_loop.get(loop)
     if own is None:
         own = node.by_loop[loop] = LoopConnections(min(PER_LOOP, node.pool.limit))
     try:
-        await own.enter(left(deadline))
+        await own.acquire(left(deadline))
     except TimeoutError as error:
-        return Failure(error, False, False, is_ours=True)
+        return Failure(error, False, False, is_internal=True)
     try:
-        return await exchange_in_lane(node, commands, deadline, once)
+        return await exchange_in_slot(node, commands, deadline, once)
     finally:
-        own.leave()
+        own.release()
 
 
-async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once: bool) -> list[Any] | Failure:
+async def exchange_in_slot(node: Node, commands: Commands, deadline: float, once: bool) -> list[Any] | Failure:
     loop = asyncio.get_running_loop()
     pool = node.pool
-    connection = second = None
+    connection = hedge = None
     was_sent = was_reused = is_waiting = False
     try:
         data = packed_all(commands)
@@ -258,10 +261,10 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
             is_waiting = False
         was_sent = True
         if once or not was_reused:
-            replies = await talk_until(connection, data, commands, deadline)
+            replies = await request_until(connection, data, commands, deadline)
         else:
-            second = Second(node, commands, connection, patience(connection, now, deadline, len(data)), deadline)
-            replies = await connection.talk(data, len(commands))
+            hedge = HedgedRequest(node, commands, connection, patience(connection, now, deadline, len(data)), deadline)
+            replies = await connection.request(data, len(commands))
             verify(commands, replies, connection.replies)
         connection.used_at = now
     except failures() as error:
@@ -269,45 +272,46 @@ async def exchange_in_lane(node: Node, commands: Commands, deadline: float, once
         if connection is not None:
             late = late or connection.is_late
             pool.discard(connection)
-        if second is not None:
-            outcome = await second.outcome()
+        if hedge is not None:
+            outcome = await hedge.outcome()
             if outcome is not None:
                 return outcome
         if late and not is_timeout(error):
             error = TimeoutError("no answer in time")
         is_broken = is_cut(error) or (was_sent and not late)
-        return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and late)
+        return Failure(error, was_sent, is_broken, was_reused, is_internal=is_waiting and late)
     except BaseException:
-        if second is not None:
-            second.cancel()
+        if hedge is not None:
+            hedge.cancel()
         if connection is not None:
             pool.discard(connection)
         raise
-    if second is not None:
-        second.cancel()
-    if connection.is_late or pool.is_over:
+    if hedge is not None:
+        hedge.cancel()
+    if connection.is_late or pool.is_closed:
         pool.discard(connection)
     else:
         pool.give_back(connection, loop)
     return replies
 
 
-async def talk_until(connection: AsyncConnection, data: bytes, commands: Commands, deadline: float) -> list[Any]:
-    """Send commands, and receive their replies, before the deadline; else the connection is closed."""
+async def request_until(connection: AsyncConnection, data: bytes, commands: Commands, deadline: float) -> list[Any]:
+    """Send commands and receive their replies before the deadline; otherwise close the connection."""
     loop = asyncio.get_running_loop()
     timer = loop.call_later(left(deadline), connection.expire, loop)
     try:
-        replies = await connection.talk(data, len(commands))
+        replies = await connection.request(data, len(commands))
         verify(commands, replies, connection.replies)
         return replies
     finally:
         timer.cancel()
 
 
-class Second:
-    """A second question, over a new connection, when the answer over an old one takes long: it may be forgotten.
+class HedgedRequest:
+    """A hedged request: a second one, over a new connection, if the answer over the old one takes long.
 
-    The old one goes on to be listened to, for the server may as well be slow; whichever answers first ends the other.
+    The network may have forgotten the old connection, but the server may as well be slow. So both are listened to, and
+    the one that answers first ends the other.
     """
 
     def __init__(self, node: Node, commands: Commands, old: AsyncConnection, begin: float, deadline: float) -> None:
@@ -321,7 +325,7 @@ class Second:
 
     def _start(self) -> None:
         seconds = self._deadline - time.monotonic()
-        if seconds <= 0:                        # it was not to be begun before the end
+        if seconds <= 0:                        # nothing was to begin before the deadline
             self._old.expire(self._loop)
             return
         self._timer = self._loop.call_later(seconds, self._old.expire, self._loop)
@@ -330,12 +334,12 @@ class Second:
 
     async def _ask(self) -> list[Any]:
         pool = self._node.pool
-        while not pool.take_place():            # there is no place for both: the old one's is given back when it ends
+        while not pool.take_place():            # no place for both: the old one's becomes free when it ends
             self._old.close()
             await asyncio.sleep(min(0.01, left(self._deadline)))
         connection = await new_connection(self._node, self._deadline)
         try:
-            replies = await talk_until(connection, packed_all(self._commands), self._commands, self._deadline)
+            replies = await request_until(connection, packed_all(self._commands), self._commands, self._deadline)
         except BaseException:
             pool.discard(connection)
             raise
@@ -345,10 +349,10 @@ class Second:
 
     def _over(self, task: asyncio.Task[list[Any]]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._old.close()                   # which ends the wait for it
+            self._old.close()                   # this ends the wait for it
 
     async def outcome(self) -> list[Any] | None:
-        """What it brought, now that the old connection has failed; None: nothing, or it was not begun."""
+        """The second request's replies, after the old connection failed; None: it failed, too, or was not sent."""
         self._timer.cancel()
         if self._task is None:
             return None
@@ -360,7 +364,7 @@ class Second:
         return None if self._task.cancelled() or self._task.exception() is not None else self._task.result()
 
     def cancel(self) -> None:
-        """It is not needed."""
+        """Give the second request up: it is not needed."""
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
@@ -369,7 +373,7 @@ class Second:
 async def idle_connection(
     node: Node, loop: asyncio.AbstractEventLoop, now: float, deadline: float, once: bool
 ) -> AsyncConnection | None:
-    """A connection that no task uses, and that is believed to be alive."""
+    """An idle connection that is believed to be alive, or None."""
     idle, pool = node.by_loop[loop].idle, node.pool
     while True:
         try:
@@ -382,10 +386,10 @@ async def idle_connection(
             return connection
         else:
             try:
-                await talk_until(connection, PING, [[b"PING"]], share(deadline, 0.25))
+                await request_until(connection, PING, [[b"PING"]], share(deadline, 0.25))
             except failures():
                 pool.discard(connection)
-                pool.close(connection.used_at)     # the others were idle for longer
+                pool.close(connection.used_at)  # the others were idle for longer
             except BaseException:
                 pool.discard(connection)
                 raise
@@ -395,9 +399,9 @@ async def idle_connection(
 
 
 async def new_connection(node: Node, deadline: float) -> AsyncConnection:
-    """A new connection, for which there is a place already."""
+    """A new connection; the caller has its place already."""
     try:
-        return await open_async_channel(node, deadline)
+        return await open_connection(node, deadline)
     except BaseException:
         node.pool.give_place()
         raise
@@ -406,24 +410,25 @@ async def new_connection(node: Node, deadline: float) -> AsyncConnection:
 async def next_connection(
     node: Node, loop: asyncio.AbstractEventLoop, deadline: float
 ) -> tuple[AsyncConnection, bool]:
-    """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
+    """The next connection that becomes free, and whether it was used before. Raises TimeoutError if none does in
+    time."""
     waiter = TaskWaiter()
-    turn = Turn(loop, waiter.wake)
+    queued = PoolWaiter(loop, waiter.wake)
     try:
-        if node.pool.line_up(turn):
+        if node.pool.enqueue(queued):
             await waiter.wait(left(deadline))
-        connection, turn.connection = turn.connection, None
+        connection, queued.connection = queued.connection, None
         if connection is not None:
             return connection, True
-        if turn.has_place:
-            turn.has_place = False
+        if queued.has_place:
+            queued.has_place = False
             return await new_connection(node, deadline), False
     finally:
-        node.pool.step_out(turn)
+        node.pool.withdraw(queued)
     raise TimeoutError("no connection became free in time")
 
 
-async def open_async_channel(node: Node, deadline: float) -> AsyncConnection:
+async def open_connection(node: Node, deadline: float) -> AsyncConnection:
     """A new connection to a node."""
     node.pool.forget_closed_loops()
     seconds = left(deadline)
@@ -431,7 +436,7 @@ async def open_async_channel(node: Node, deadline: float) -> AsyncConnection:
     try:
         if not (await asyncio.wait({opening}, timeout=seconds))[0]:
             raise TimeoutError
-    except BaseException:                           # it may succeed even so, at the last moment
+    except BaseException:                           # the attempt may succeed even so, at the last moment
         opening.cancel()
         try:
             await asyncio.wait({opening})

@@ -1,7 +1,7 @@
-"""A thread for what nobody waits for: leases to renew, and the rest of cleared generations to remove.
+"""A thread for work that nobody waits for: renewing leases, and removing what cleared generations left.
 
-It starts when there is something to do, and ends a moment after there is not. What a task raises is logged, and the
-next task follows. Whether the thread runs is asked of the thread.
+The thread starts when there is work, and ends a moment after there is none. An error of a task is logged, and the next
+task follows. Whether the thread runs is asked of the thread itself.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from cachebox._platform.thread import Thread
 LINGERS = 1.0
 """Seconds that the thread stays when there is nothing to do."""
 FINISHES = 3.0
-"""Seconds that `stop` leaves it to finish what it has begun."""
+"""Seconds that `stop` gives the thread to finish its current task."""
 
 log = logging.getLogger("cachebox")
 
 
 class Background:
-    """Runs functions at their time, one after the other. Thread-safe."""
+    """Runs functions at their times, one after the other. Thread-safe."""
 
     def __init__(self) -> None:
         self.renew()
@@ -40,7 +40,7 @@ class Background:
         self._thread: Thread | None = None
         self._is_ending = False
         self._is_paused = False
-        self._is_troubled = False               # something was raised, and no task has succeeded since
+        self._is_troubled = False               # a task has raised, and none has succeeded since
         self.must_end = False
 
     def schedule(self, seconds: float, task: Callable[[], object]) -> None:
@@ -53,8 +53,10 @@ class Background:
         self._start()
 
     def _start(self) -> None:
-        """Have the thread run, if it does not and there is something to do. Where none is to be had, the next task
-        tries again."""
+        """Start the thread, if there is work and it does not run.
+
+        If no thread can be started, the next `schedule` tries again.
+        """
         with self._lock:
             runs = self._thread is not None and self._thread.runs()
             if runs or self._is_paused or self._is_ending or not self._tasks:
@@ -64,7 +66,7 @@ class Background:
             thread.start()
 
     def pause(self) -> None:
-        """End the thread, and wait for that, but keep what is planned. Before a fork."""
+        """Before a fork: end the thread and wait for its end, but keep what is planned."""
         with self._lock:
             self._is_paused = True
             thread = self._thread
@@ -79,11 +81,11 @@ class Background:
     @staticmethod
     def _join(thread: Thread | None) -> None:
         if thread is not None and thread is not threading.current_thread():
-            with contextlib.suppress(RuntimeError):     # it has not begun yet, and will see that it must not
+            with contextlib.suppress(RuntimeError):     # it has not begun yet, and ends at once when it does
                 thread.join(FINISHES)
 
     def _run(self) -> None:
-        """Work until there is nothing to do, whatever tasks raise."""
+        """Work until there is nothing to do, whatever the tasks raise."""
         while True:
             try:
                 return self._work()
@@ -91,12 +93,12 @@ class Background:
                 self._note(error)
 
     def _note(self, error: BaseException) -> None:
-        """Say that something was raised, unless that was said already."""
+        """Log an error, unless one was logged since a task last succeeded."""
         try:
             if not self._is_troubled:
                 self._is_troubled = True
                 log.error("a task in the background of a cache failed", exc_info=error)
-        except BaseException:                   # nothing is left to be done about it but to go on
+        except BaseException:                   # nothing can be done about it but go on
             pass
 
     def _work(self) -> None:
@@ -121,11 +123,11 @@ class Background:
             self._is_troubled = False
 
     def stop(self) -> None:
-        """Let it finish what is due, not what is planned, and wait for that, though not for ever."""
+        """Finish what is due, but not what is planned. Waits for that for at most twice `FINISHES` seconds."""
         with self._lock:
             self._is_ending = True
             thread = self._thread
             self._changed.notify_all()
         self._join(thread)
-        self.must_end = True                    # the next page was one too many
+        self.must_end = True                    # the current task took too long: it ends after its page
         self._join(thread)

@@ -1,4 +1,4 @@
-"""Doing what the core asks for in the calling thread, which waits."""
+"""The driver that carries out effects in the calling thread."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cachebox._platform.callers import waiter
 from cachebox._platform.guard import report
 from cachebox._platform.steps import run
 from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, NewWaiter, Node, Spawn, T, Wait
-from cachebox.distributed._net.pool import TRUSTED_ONCE, Turn, needs_sign_of_life, patience, share
+from cachebox.distributed._net.pool import TRUSTED_ONCE, PoolWaiter, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
 
 PING = packed_all([[b"PING"]])
-GRACE = 0.02                        # seconds to collect what other servers have answered when one of them has not
+GRACE = 0.02                        # seconds to collect the other servers' answers after one of them has not answered
 
 
 class Connection:
-    """A connection that blocks."""
+    """A blocking connection."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -44,7 +44,7 @@ class Connection:
         return found
 
     def lives(self, deadline: float) -> bool:
-        """Whether somebody is still there at the other end."""
+        """Whether the server still answers."""
         try:
             self.send(PING, deadline)
             self.receive(1, deadline)
@@ -65,14 +65,14 @@ def open_connection(node: Node, deadline: float) -> Connection:
 
 
 class Blocking:
-    """Runs the core's generators in the calling thread."""
+    """Runs the operations' generators in the calling thread."""
 
     def run(self, steps: Effects[T]) -> T:
-        """Do all that the generator asks for, and return what it returns."""
+        """Carry out every effect of the generator, and return its result."""
         return run(steps, self.do)
 
     def do(self, effect: Any) -> Any:
-        """One effect."""
+        """Carry out one effect."""
         if type(effect) is Exchange:
             if len(effect.requests) == 1:
                 return [exchange(*effect.requests[0], effect.deadline, effect.once)]
@@ -82,7 +82,8 @@ class Blocking:
         if type(effect) is NewWaiter:
             return waiter()
         if type(effect) is Spawn:
-            from cachebox._loading.refresh_pool import submit  # a pool: most need none
+            # the pool is imported late, because most programs need none
+            from cachebox._loading.refresh_pool import submit
 
             return submit(InBackground(effect))
         return effect.function()
@@ -95,15 +96,15 @@ class InBackground:
         self._steps = what.steps
 
     def run(self) -> None:
-        """In that thread."""
+        """Run them, in that thread."""
         try:
             Blocking().run(self._steps())
-        except BaseException as error:              # nobody waits for it, but somebody must know
+        except BaseException as error:              # nobody waits for the result
             report(error, self._steps)
 
 
 def idle_connection(node: Node, now: float, deadline: float, once: bool = False) -> Connection | None:
-    """A connection that nobody uses, and that is believed to be alive."""
+    """An idle connection that is believed to be alive, or None."""
     pool = node.pool
     while True:
         try:
@@ -121,11 +122,11 @@ def idle_connection(node: Node, now: float, deadline: float, once: bool = False)
             connection.used_at = time.monotonic()
             return connection
         pool.discard(connection)
-        pool.close(connection.used_at)             # the others were idle for longer
+        pool.close(connection.used_at)          # the others were idle for longer
 
 
 def new_connection(node: Node, deadline: float) -> Connection:
-    """A new connection, for which there is a place already."""
+    """A new connection; the caller has its place already."""
     try:
         return open_connection(node, deadline)
     except BaseException:
@@ -134,26 +135,27 @@ def new_connection(node: Node, deadline: float) -> Connection:
 
 
 def next_connection(node: Node, deadline: float) -> tuple[Connection, bool]:
-    """The next connection that becomes free, and whether it was in use before. TimeoutError where none does in time."""
+    """The next connection that becomes free, and whether it was used before. Raises TimeoutError if none does in
+    time."""
     waiting = waiter()
-    turn = Turn(None, waiting.wake)
+    queued = PoolWaiter(None, waiting.wake)
     try:
-        if node.pool.line_up(turn):
+        if node.pool.enqueue(queued):
             waiting.wait(max(0.0, deadline - time.monotonic()))
-        connection, turn.connection = turn.connection, None
+        connection, queued.connection = queued.connection, None
         if connection is not None:
             return connection, True
-        if turn.has_place:
-            turn.has_place = False
+        if queued.has_place:
+            queued.has_place = False
             return new_connection(node, deadline), False
     finally:
-        node.pool.step_out(turn)
+        node.pool.withdraw(queued)
         waiting.close()
     raise TimeoutError("no connection became free in time")
 
 
 def exchange(node: Node, commands: Commands, deadline: float, once: bool = False) -> list[Any] | Failure:
-    """Send commands, and receive their replies, over one connection."""
+    """Send commands and receive their replies over one connection."""
     data = packed_all(commands)
     connection = None
     was_sent = was_reused = is_waiting = False
@@ -178,7 +180,7 @@ def exchange(node: Node, commands: Commands, deadline: float, once: bool = False
         verify(commands, replies, connection.replies)
     except failures() as error:
         if connection is not None and is_timeout(error) and until < deadline:
-            return exchange_anew(node, commands, connection, deadline)
+            return hedged_exchange(node, commands, connection, deadline)
         if connection is not None:
             node.pool.discard(connection)
         return failure_of(error, was_sent, was_reused, is_waiting)
@@ -191,21 +193,21 @@ def exchange(node: Node, commands: Commands, deadline: float, once: bool = False
 
 
 def failure_of(error: BaseException, was_sent: bool, was_reused: bool, is_waiting: bool = False) -> Failure:
-    """How an exchange went wrong."""
+    """The Failure of an exchange."""
     is_broken = is_cut(error) or (was_sent and not is_timeout(error))
-    return Failure(error, was_sent, is_broken, was_reused, is_ours=is_waiting and is_timeout(error))
+    return Failure(error, was_sent, is_broken, was_reused, is_internal=is_waiting and is_timeout(error))
 
 
-def exchange_anew(node: Node, commands: Commands, old: Connection, deadline: float) -> list[Any] | Failure:
-    """No answer came over a connection, which the network may have forgotten: ask over a new one, but go on to listen.
+def hedged_exchange(node: Node, commands: Commands, old: Connection, deadline: float) -> list[Any] | Failure:
+    """Ask over a new connection after no answer came over `old`, but go on listening to both.
 
-    For the server may as well be slow, and answer the first question.
+    The network may have forgotten the old connection. But the server may as well be slow, and answer there.
     """
     pool = node.pool
     connections = [old]
     try:
         if not pool.take_place():
-            connections.pop().close()              # there is no place for both: the new one gets the old one's
+            connections.pop().close()           # without a place for both, the new one takes the old one's
         new = new_connection(node, deadline)
         connections.append(new)
         if connections[0] is new or not readable([old.sock], 0.0):
@@ -238,7 +240,7 @@ def collect(connection: Connection, commands: Commands, deadline: float) -> list
 def last_look(
     node: Node, commands: Commands, connections: list[Connection], old: Connection, failure: Failure
 ) -> list[Any] | Failure:
-    """The new connection brought nothing: perhaps the old one has."""
+    """Take the old connection's answer, if it came, after the new connection brought none."""
     outcome: list[Any] | Failure = failure
     if old in connections and readable([old.sock], 0.0):
         try:
@@ -254,10 +256,10 @@ def last_look(
 
 
 def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -> list[Any]:
-    """Send to all, then receive from all: the time of one round trip, however many servers there are.
+    """Send to all servers, then receive from all: one round trip's time for any number of servers.
 
-    Servers to which there is a connection go first, so that one which does not let us in cannot hold up the others.
-    Those to which none is free go last, when none is held any more that somebody else may wait for.
+    Servers with an idle connection go first, so that a server which refuses connections cannot hold up the others.
+    Servers without a free connection go last, when this call holds none that another caller may wait for.
     """
     outcomes: list[Any] = [None] * len(requests)
     under_way: dict[int, tuple[Connection, bool]] = {}
@@ -296,7 +298,7 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
                 until = deadline
                 for i in [i for i, (_, was_reused) in under_way.items() if was_reused]:
                     connection, _ = under_way.pop(i)
-                    outcomes[i] = exchange_anew(*requests[i], connection, share(deadline, 1 / (1 + len(under_way))))
+                    outcomes[i] = hedged_exchange(*requests[i], connection, share(deadline, 1 / (1 + len(under_way))))
                 continue
             for sock in ready or list(by_sock):
                 i = by_sock[sock]
@@ -321,7 +323,7 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
 
 
 def readable(socks: list[Any], seconds: float) -> list[Any]:
-    """Which of the sockets have something to read, waiting until one has."""
+    """The sockets that have something to read; waits until one has."""
     for sock in socks:
         if getattr(sock, "pending", int)():         # TLS may have read ahead
             return [sock]

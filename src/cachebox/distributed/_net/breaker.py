@@ -1,4 +1,4 @@
-"""When to stop calling a server that does not answer."""
+"""The circuit breaker: when to stop calling a server that does not answer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
 class Breaker:
-    """Counts failures in a row; from `threshold` on it is open and lets nobody through but one probe per `interval`.
+    """Counts failures in a row; from `threshold` on it is open, and lets only one probe through per `interval`.
 
     Args:
         threshold: failures in a row that open it.
         interval: seconds between probes.
         clock: returns the time in seconds.
 
-    Where somebody else probes (the tracking link), `may_call` lets nobody through while it is open, and `succeeded`,
-    told by whoever probed, closes it. Thread-safe; every method is O(1).
+    If the tracking connection probes, `may_call` lets no call through while the breaker is open, and the probe closes
+    it by calling `succeeded`. Thread-safe; every method is O(1).
 
     >>> breaker = Breaker(threshold=2, interval=1.0, clock=lambda: 0.0)
     >>> breaker.failed(), breaker.failed()
@@ -42,14 +42,15 @@ class Breaker:
         self.reset()
 
     def reset(self) -> None:
-        """Closed, as at the beginning; after a fork too, when another thread may have held the lock."""
+        """Close the breaker; also after a fork, because another thread may have held the lock."""
         self._lock = Section()
         self.failures = 0
         self._probed_at = 0.0
         self.state = CLOSED
 
     def may_call(self, others_probe: bool = False) -> bool:
-        """Whether to try. Where it is open, True is given once per interval, and makes the caller the probe."""
+        """Whether a call may go through. While the breaker is open, one caller per interval gets True: it is the
+        probe."""
         if self.state == CLOSED:
             return True
         with self._lock:
@@ -63,7 +64,7 @@ class Breaker:
             return True
 
     def succeeded(self) -> bool:
-        """The server served. Returns whether that is news: it was not closed."""
+        """The server has served. Returns whether this closed the breaker."""
         if not self.failures and self.state == CLOSED:
             return False
         with self._lock:
@@ -73,7 +74,7 @@ class Breaker:
         return was != CLOSED
 
     def failed(self) -> bool:
-        """It did not. Returns whether that is news: it was closed, and is open now."""
+        """The server has not served. Returns whether this opened the breaker."""
         with self._lock:
             was = self.state
             self.failures += 1
@@ -84,12 +85,12 @@ class Breaker:
             return was == CLOSED and self.state == OPEN
 
     def may_try_again(self) -> None:
-        """There is a sign of life: the next call need not wait for its turn to probe."""
+        """After a sign of life: let the next call probe at once."""
         with self._lock:
             self._probed_at = -math.inf
 
     def probes(self) -> None:
-        """Somebody begins to probe."""
+        """A probe begins."""
         with self._lock:
             if self.state == OPEN:
                 self.state = HALF_OPEN

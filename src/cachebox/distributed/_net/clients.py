@@ -1,7 +1,7 @@
-"""Where the servers are, as a ready client of redis-py or valkey-py knows it.
+"""The servers, as a ready client of redis-py or valkey-py knows them.
 
-Of a client only the address, the credentials and the like are used. So one that does more by itself, a subclass or one
-with connections of a class of its own, is refused: what it does would not happen.
+Only the address, the credentials and similar options of a client are used. So a client with behaviour of its own is
+refused, such as a subclass, or one with a connection class of its own: that behaviour would be lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POOLS = ("ConnectionPool", "BlockingConnectionPool")
 
 
 def _classes(module: str, names: tuple[str, ...]) -> set[type]:
-    """Those of the named classes that are loaded, of both libraries, blocking and asyncio."""
+    """The loaded ones of the named classes, of both libraries, blocking and asyncio."""
     found = set()
     for library in CLIENTS:
         for place in (f"{library}.{module}", f"{library}.asyncio.{module}"):
@@ -41,13 +41,13 @@ def _is_own(client: Any) -> bool:
 
 
 def from_client(client: Any) -> Servers:
-    """The servers that a ready client of redis-py or valkey-py talks to, blocking or asyncio. TypeError for others."""
+    """The servers that a client of redis-py or valkey-py talks to, blocking or asyncio. Raises TypeError for others."""
     if not _is_own(client):
         kind = type(client)
         hint = ": pass what its master_for returns" if kind.__name__ == "Sentinel" else ""
         raise TypeError(
             "client must be a Redis, RedisCluster, Valkey or ValkeyCluster of redis-py or valkey-py itself, blocking "
-            "or asyncio, for only its address and credentials are used, "
+            "or asyncio, because only its address and credentials are used, "
             f"not {kind.__module__}.{kind.__qualname__}{hint}"
         )
     manager = getattr(client, "nodes_manager", None)
@@ -57,7 +57,7 @@ def from_client(client: Any) -> Servers:
 def _check_class(kind: Any, module: str, names: tuple[str, ...], what: str) -> None:
     if kind not in _classes(module, names):
         raise TypeError(
-            f"client must have {what} of the library itself, for it is not used, "
+            f"client must have {what} of the library itself, because others are not used, "
             f"not {getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)}"
         )
 
@@ -89,7 +89,7 @@ def _of_one(pool: Any) -> Servers:
     sentinels = getattr(pool, "sentinel_manager", None)
     for name in ("redis_connect_func", "valkey_connect_func"):
         if options.get(name) is not None:
-            raise TypeError(f"client must have no {name}, for it is not called")
+            raise TypeError(f"client must have no {name}, because it is not called")
     tls = isinstance(kind, type) and "SSL" in kind.__name__
     if sentinels is not None:
         _check_class(type(pool), "sentinel", ("SentinelConnectionPool",), "a pool")

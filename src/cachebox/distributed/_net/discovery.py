@@ -1,4 +1,4 @@
-"""Which server has which bucket: the servers of one cache, and how it is found out what each of them has."""
+"""Which server has which bucket: the servers of one cache, and how to find out what each of them owns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFRESH_APART = 0.5                 # seconds
 
 
 class Discovery:
-    """The servers of one cache. `names` and `owners` are None until a server has been reached.
+    """The servers of one cache. `names` and `owners` are None until a server has answered.
 
     Both are replaced as a whole, so readers need no lock.
     """
@@ -28,9 +28,9 @@ class Discovery:
         self.nodes: dict[Address, Node] = {}
         self.owners: list[Node | None] | None = None
         self.names: KeySpace | None = None
-        self.tracking_probes = False                # whether the tracking link finds out when a server is back
-        self.is_suspect = False                 # somebody saw signs of a change
-        self.on_open: Callable[[], object] | None = None    # called when a connection is going to be made
+        self.tracking_probes = False                # whether the tracking connection finds out when a server is back
+        self.is_suspect = False                 # a call saw signs of a change
+        self.on_open: Callable[[], object] | None = None    # called before a connection is made
         self._refreshed_at = -REFRESH_APART
         self._sentinels = (
             [Node(servers, address, for_sentinel=True) for address in servers.addresses]
@@ -39,31 +39,31 @@ class Discovery:
         self._lock = Section()
 
     def pause(self) -> None:
-        """Before a fork: connections stay, and are the parent's."""
+        """Before a fork: nothing; the connections stay the parent's."""
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
 
     def renew(self) -> None:
-        """In the child of a fork."""
+        """After a fork, in the child."""
         self._lock = Section()
         for node in self._known():
             node.renew()
 
     def close(self) -> None:
-        """Close all connections that nobody uses."""
+        """Close all connections: the idle ones now, the others when they are given back."""
         for node in self._known():
             node.close(for_good=True)
 
     def reap(self) -> bool:
-        """Close the connections that nobody has used for long. Returns whether any are left."""
+        """Close connections that were idle for long. Returns whether any connection is left."""
         nodes = self._known()
         for node in nodes:
             node.pool.reap()
         return any(node.pool.size for node in nodes)
 
     def close_idle(self) -> None:
-        """Close the connections that nobody uses: when one broke, the others did."""
+        """Close the idle connections: if one broke, the others did, too."""
         for node in self.masters:
             node.close()
 
@@ -72,7 +72,7 @@ class Discovery:
             return [*self.nodes.values(), *self._sentinels]
 
     def node(self, address: Address) -> Node:
-        """The node of that address."""
+        """The node of an address."""
         with self._lock:
             found = self.nodes.get(address)
             if found is None:
@@ -81,21 +81,21 @@ class Discovery:
             return found
 
     def has_failed(self, bucket: int) -> None:
-        """Tell the breaker of a bucket's server."""
+        """Report a failure to the breaker of a bucket's server."""
         node = self.owners[bucket] if self.owners is not None else None
         if node is not None:
             node.health.has_failed(ConnectionError("its connections keep breaking"))
 
-    # --- how they are -----------------------------------------------------------------------------------------------
+    # --- how they are -------------------------------------------------------------------------------------------------
 
     @property
     def masters(self) -> list[Node]:
-        """The servers that own something, each once; empty until one has been reached."""
+        """The servers that own a bucket, each once; empty until a server has answered."""
         return list(dict.fromkeys(node for node in self.owners or () if node is not None))
 
     @property
     def can_be_asked(self) -> bool:
-        """Whether every server is, or none is known yet."""
+        """Whether all breakers are closed; True while no server is known."""
         return all(node.breaker.state == "closed" for node in self.masters)
 
     @property
@@ -105,41 +105,43 @@ class Discovery:
         return next((state for state in ("open", "half-open") if state in states), "closed")
 
     @property
-    def door(self) -> str | None:
-        """Why a server does not let us in, in its words."""
+    def entry_refusal(self) -> str | None:
+        """Why a server does not let this client in, in its words."""
         asked = self.masters or [*self._known()]
-        return next((node.health.door for node in asked if node.health.door), None)
+        return next((node.health.entry_refusal for node in asked if node.health.entry_refusal), None)
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with a server, in words; None: nothing is."""
+        """What is wrong with a server, in words; None: nothing."""
         asked = self.masters or [*self._known()]
         return next((f"{node}: {node.health.words}" for node in asked if node.health.words), None)
 
-    # --- finding out ------------------------------------------------------------------------------------------------
+    # --- finding out --------------------------------------------------------------------------------------------------
 
     @property
     def _must_refresh(self) -> bool:
-        """Whether a call has to find out: nobody knows yet, or there are doubts, and no link that looks into them."""
+        """Whether a call has to find out the owners: they are unknown, or in doubt and no tracking connection checks
+        them."""
         return self.owners is None or (self.is_suspect and not self.tracking_probes)
 
     def refresh(self, deadline: float) -> Effects[Failure | None]:
-        """`discover`, but not too often."""
+        """`discover`, but at most once per REFRESH_APART seconds."""
         if time.monotonic() < self._refreshed_at + REFRESH_APART and self.owners is not None:
             return None
         return (yield from self.discover(deadline))
 
     def discover(self, deadline: float, is_probe: bool = False) -> Effects[Failure | None]:
-        """Find out who owns what. Returns a Failure where nobody could say.
+        """Find out which server owns which bucket. Returns a Failure if none could say.
 
-        `is_probe`: ask those too whose breaker is open.
+        `is_probe`: also ask servers whose breaker is open.
         """
         self._refreshed_at = time.monotonic()
         self.is_suspect = False
         if self.servers.mode == "sentinel":
             return (yield from self._ask_sentinels(deadline))
         failure: Failure | None = None
-        masters = sorted(self.masters, key=lambda node: node.breaker.failures)      # who answered lately goes first
+        # the servers that answered lately go first
+        masters = sorted(self.masters, key=lambda node: node.breaker.failures)
         known = [node.address for node in masters]
         for address in dict.fromkeys([*known, *self.servers.addresses]):
             node = self.node(address)
@@ -150,7 +152,7 @@ class Discovery:
                 continue
             command = [b"CLUSTER", b"SLOTS"] if self.servers.mode == "cluster" else [b"HELLO"]
             until = deadline
-            if self.servers.mode == "cluster":  # one that is stalled leaves time for the next
+            if self.servers.mode == "cluster":  # a stalled server must leave time for the next one
                 until = min(deadline, time.monotonic() + max(0.05, (deadline - time.monotonic()) / 2))
             (outcome,) = yield Exchange([(node, [command])], until)
             if type(outcome) is Failure and outcome.is_broken and outcome.was_reused:
@@ -229,7 +231,7 @@ class Discovery:
             self.nodes.pop(address).close(for_good=True)
 
     def _named(self, address: Address) -> Node:
-        """The node that a server of a cluster calls so, which may go by another name here."""
+        """The node for an address that a cluster uses, which may differ from the one to use here."""
         remap = self.servers.address_remap
         if remap is not None:
             host, port = remap(address)
@@ -238,7 +240,7 @@ class Discovery:
 
 
 def refused(node: Node) -> Failure:
-    """What a call comes to that the breaker does not let through."""
+    """The failure of a call that the breaker does not let through."""
     said = node.health.words
     words = f"{node} is not asked again before it serves{f': {said}' if said else ''}"
-    return Failure(Unavailable(words, node.health.door), False, False)
+    return Failure(Unavailable(words, node.health.entry_refusal), False, False)

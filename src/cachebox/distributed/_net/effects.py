@@ -1,8 +1,8 @@
-"""What the operations ask to be done, and the servers that it is about.
+"""The effects that operations ask for, and the servers that they concern.
 
-The operations (`_ops`) are generators. They yield one of the effects below, and are sent the outcome. A driver does
-what is asked for, in the calling thread (`blocking_driver`) or in the calling task (`asyncio_driver`). The drivers
-differ in nothing else, so the two caches cannot drift apart.
+The operations (`_ops`) are generators. They yield one of the effects below and are sent its outcome. A driver carries
+out the effect in the calling thread (`blocking_driver`) or the calling task (`asyncio_driver`). The drivers differ in
+nothing else, so the two caches cannot drift apart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Commands = Sequence[Sequence[Any]]
 
 
 class Node:
-    """One server: its address, what is wrong with it, and the connections to it."""
+    """One server: its address, its health, and the connections to it."""
 
     def __init__(self, servers: Servers, address: Address, for_sentinel: bool = False) -> None:
         self.servers = servers
@@ -37,28 +37,28 @@ class Node:
         self.pool = ConnectionPool(servers.max_connections)
 
     def renew(self) -> None:
-        """In the child of a fork."""
+        """After a fork, in the child."""
         self.health.renew()
         self.pool.renew()
 
     def close(self, for_good: bool = False) -> None:
-        """Close the connections that nobody uses; `for_good`: the others too, when they come back."""
-        self.pool.is_over = self.pool.is_over or for_good
+        """Close the idle connections; `for_good`: also close the others as soon as they are given back."""
+        self.pool.is_closed = self.pool.is_closed or for_good
         self.pool.close()
 
     @property
     def idle(self) -> list[Connection]:
-        """The connections that no thread uses now."""
+        """The idle connections of all threads."""
         return self.pool.idle
 
     @property
     def by_loop(self) -> dict[Any, LoopConnections]:
-        """Those of event loops."""
+        """The connections of each event loop."""
         return self.pool.by_loop
 
     @property
     def breaker(self) -> Breaker:
-        """Whether it is asked."""
+        """The breaker, which says whether the server is asked."""
         return self.health.breaker
 
     def __repr__(self) -> str:
@@ -68,31 +68,32 @@ class Node:
 
 @dataclass
 class Failure:
-    """An exchange that went wrong: how, and whether the server may have done what it was told."""
+    """A failed exchange: the error, and whether the server may have carried out the commands."""
 
     error: BaseException
     was_sent: bool
-    is_broken: bool                 # the connection, as opposed to a server that does not answer in time
-    was_reused: bool = False
-    is_ours: bool = False           # no connection became free in time, which says nothing about the server
+    is_broken: bool                 # the connection broke; False: the server did not answer in time
+    was_reused: bool = False        # the connection had been used before
+    is_internal: bool = False       # a failure of this process, such as no free connection; not of the server
 
 
 @dataclass
 class Exchange:
-    """Send to each node its commands, and return a list: their replies, checked by `replies.verify`, or a Failure."""
+    """Send each node its commands. The outcome is a list with the replies of each, checked by `replies.verify`, or a
+    Failure."""
 
     requests: list[tuple[Node, Commands]]
     deadline: float
-    once: bool = False              # not to be sent a second time, whatever happens
+    once: bool = False              # never send the commands a second time
 
 
 class NewWaiter:
-    """Create a waiter for the driver that runs this, and return it. Any thread may call its `wake()`."""
+    """Create a waiter for the running driver, and return it. Any thread may call its `wake()`."""
 
 
 @dataclass
 class Wait:
-    """Wait until a waiter is woken, or until a monotonic time (None: without end). Returns whether it was woken."""
+    """Wait until a waiter is woken, or until a monotonic time (None: no limit). Returns whether it was woken."""
 
     waiter: Any
     until: float | None
@@ -100,21 +101,21 @@ class Wait:
 
 @dataclass
 class Call:
-    """Call a function of the user's, and return what it returns."""
+    """Call a function of the user's, and return its result."""
 
     function: Callable[[], Any]
 
 
 @dataclass
 class Block:
-    """Call a function of ours that may block for a while, and return what it returns."""
+    """Call a function of this package that may block for a while, and return its result."""
 
     function: Callable[[], Any]
 
 
 @dataclass
 class Spawn:
-    """Have steps run in the background: in a thread of the pool, or in a task. Returns whether they will."""
+    """Run steps in the background: in a thread of the pool, or in a task. Returns whether they will run."""
 
     steps: Callable[[], Effects[None]]
 

@@ -1,7 +1,7 @@
-"""What is wrong with a server: whether it is asked at all, why it did not serve, and what it has refused.
+"""The health of a server: whether it is asked at all, why it did not serve, and what it has refused.
 
-Each change is told once to the logger ``cachebox``, and never a key or a value: what a server quotes of a command that
-it does not know is cut off. A refusal stands until something succeeds that it would have kept from succeeding.
+Each change is logged once, to the logger ``cachebox``, and never with a key or a value: what a server quotes of a
+command is cut off. A refusal stands until something succeeds that it would have prevented.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from cachebox.distributed._wire.scripts import LEAD, STORING, WRITING
 
 log = logging.getLogger("cachebox")
 
-DOOR = "to let us in"
+ENTRY = "to let us in"
 MEMORY = "to store more"
 WRITES = "to be written"
 KINDS = {"OOM": MEMORY, "READONLY": WRITES, "NOREPLICAS": WRITES, "MISCONF": WRITES}
-"""What is refused, by how the refusal begins; other refusals are about one command."""
+"""What is refused, by the first word of the refusal; other refusals concern one command."""
 
 
-def told(words: str) -> str:
-    """Words of a server without what differs from command to command, or quotes one.
+def redacted(words: str) -> str:
+    """A server's words without the part that quotes a command or differs from one command to the next.
 
-    >>> told("ERR unknown command 'EVALSHA', with args beginning with: 'a' 'key' ")
+    >>> redacted("ERR unknown command 'EVALSHA', with args beginning with: 'a' 'key' ")
     "ERR unknown command 'EVALSHA'"
     """
     return re.split(r",? with args |\.? script: |, on @user_script", words, maxsplit=1)[0]
@@ -37,7 +37,7 @@ def told(words: str) -> str:
 class Health:
     """What is known about one server. Thread-safe; O(1).
 
-    `is_troubled` is False where all is well, so that a call can tell at a glance.
+    `is_troubled` is False while all is well, so that a call checks one flag.
     """
 
     def __init__(self, name: Any) -> None:
@@ -46,35 +46,35 @@ class Health:
         self.renew()
 
     def renew(self) -> None:
-        """As at the beginning; after a fork too, when another thread may have held the lock."""
+        """Forget everything: at first, and after a fork, because another thread may have held the lock."""
         self._lock = Section()
         self.breaker.reset()
         self.failure = ""                       # why the last call was not served
-        self.refusals: dict[str, str] = {}      # what was refused: in which words
+        self.refusals: dict[str, str] = {}      # what was refused -> in which words
         self.is_troubled = False
 
     @property
-    def door(self) -> str | None:
-        """Why it does not let us in, in its words."""
-        return self.refusals.get(DOOR)
+    def entry_refusal(self) -> str | None:
+        """Why the server does not let this client in, in its words."""
+        return self.refusals.get(ENTRY)
 
     @property
     def words(self) -> str | None:
-        """What is wrong, in words; None: nothing is."""
-        return self.door or self.failure or next(iter(self.refusals.values()), None)
+        """What is wrong, in words; None: nothing."""
+        return self.entry_refusal or self.failure or next(iter(self.refusals.values()), None)
 
     def has_failed(self, error: BaseException) -> None:
         """A call was not served, or a connection not made."""
         words = refusal_in(error)
         if words is not None:
-            self.refuse(DOOR, words)
+            self.refuse(ENTRY, words)
         self.failure = words or str(error) or type(error).__name__
         self.is_troubled = True
         if self.breaker.failed() and words is None:
-            log.warning("%s does not serve, and is not asked before it does: %s", self._name, told(self.failure))
+            log.warning("%s does not serve, and is not asked before it does: %s", self._name, redacted(self.failure))
 
     def serves(self) -> None:
-        """It did what it was asked for."""
+        """The server carried out a command."""
         self.failure = ""
         changed = self.breaker.succeeded()
         self._settle()
@@ -83,23 +83,23 @@ class Health:
 
     def lets_in(self) -> None:
         """A connection was made."""
-        self.grant(DOOR)
+        self.grant(ENTRY)
 
     def refused(self, command: Sequence[Any], words: str) -> None:
-        """It has refused a command."""
+        """The server refused a command."""
         self.refuse(KINDS.get(words.partition(" ")[0]) or _name(command), words)
 
     def refuse(self, what: str, words: str) -> None:
-        """It refuses something, in these words."""
+        """Note and log that the server refuses something, in these words."""
         with self._lock:
-            known = {told(other) for other in self.refusals.values()}
+            known = {redacted(other) for other in self.refusals.values()}
             self.refusals = {**self.refusals, what: words}
             self.is_troubled = True
-        if told(words) not in known:
-            log.error("%s refuses %s: %s", self._name, what, told(words))
+        if redacted(words) not in known:
+            log.error("%s refuses %s: %s", self._name, what, redacted(words))
 
     def grant(self, what: str) -> None:
-        """It does not refuse that any more."""
+        """The server does not refuse something any more."""
         with self._lock:
             known = self.refusals
             self.refusals = {other: words for other, words in known.items() if other != what}
@@ -108,7 +108,8 @@ class Health:
             log.info("%s does not refuse %s any more", self._name, what)
 
     def has_answered(self, command: Sequence[Any], reply: Any) -> None:
-        """It has carried out a command. Only a script tells that it serves: PING is answered by one that does not."""
+        """The server carried out a command. Only a script shows that it serves: even a server that does not serve
+        answers PING."""
         if command[0] != b"EVALSHA":
             self.grant(_name(command))
             return
@@ -128,6 +129,6 @@ class Health:
 
 
 def _name(command: Sequence[Any]) -> str:
-    """What a command is called where it is refused."""
+    """The name of a command in refusals."""
     name = command[0].decode() if isinstance(command[0], bytes) else str(command[0])
     return f"a script ({command[1][:8].decode()})" if name == "EVALSHA" else name

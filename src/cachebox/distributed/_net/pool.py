@@ -1,8 +1,9 @@
-"""The connections to one server: at most so many, whoever uses them, and those that nobody uses for long are closed.
+"""The connections to one server: a bounded number, of which those that stay idle are closed.
 
-Threads share one stack of idle connections, and so do the tasks of each event loop; what is used last is used next, so
-in each stack the oldest lies first. All of them together are bound: a *place* stands for a connection that is open or
-being opened. Who finds neither an idle one nor a place stands in line, and is handed the next that becomes free.
+Threads share one stack of idle connections, and so do the tasks of each event loop. The connection used last is used
+next, so the oldest lies at the bottom of its stack. One bound holds for all of them: a *place* stands for a connection
+that is open or being opened. A caller that finds neither an idle connection nor a free place waits in a queue, and is
+handed the next one that becomes free.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
 IDLE = 30.0
 """Seconds without use after which a connection is closed."""
 TRUSTED = 5.0
-"""Seconds without use after which a connection is used only after a sign of life."""
+"""Seconds without use after which a connection must answer a PING before it is used."""
 TRUSTED_ONCE = 1.0
-"""The same for what cannot be asked again over another one."""
+"""The same for a command that must not be sent a second time."""
 RECENT = 0.25
-"""Seconds without use up to which a connection is hardly forgotten: who waits for an answer waits longer."""
+"""Seconds without use up to which the network has hardly forgotten a connection, so that a caller waits longer for
+it."""
 LARGE = 65536
-"""Bytes that are not sent again where it need not be: a server that is slow has enough to do."""
+"""Bytes from which a request is not sent a second time to a server that may only be slow."""
 
 
-class Turn:
-    """Somebody who waits for a connection: what was handed over, and how it is told. `home`: an event loop, or None."""
+class PoolWaiter:
+    """A caller that waits for a connection: what it was handed, and how it is woken. `home`: its event loop, or
+    None."""
 
     def __init__(self, home: Any, wake: Callable[[], object]) -> None:
         self.home = home
@@ -42,21 +45,21 @@ class Turn:
 
 
 class ConnectionPool:
-    """The connections to one server. Thread-safe; everything is O(1) but for the closing of many.
+    """The connections to one server. Thread-safe; everything is O(1), except closing many connections.
 
-    `idle` may be popped by anybody without the lock.
+    Any thread may pop from `idle` without the lock.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.idle: list[Connection] = []
         self.by_loop: dict[Any, LoopConnections] = {}       # by event loop
-        self.is_over = False
+        self.is_closed = False
         self.on_open: Callable[[], object] | None = None
         self.renew()
 
     def renew(self) -> None:
-        """Without connections: at first, and in the child of a fork, which must not talk over its parent's."""
+        """Drop all connections: at first, and in the child of a fork, which must not use its parent's."""
         self._lock = Section()
         for connection in self.idle:
             connection.close()
@@ -66,12 +69,12 @@ class ConnectionPool:
         self.idle = []
         self.by_loop = {}
         self.size = 0                           # places that are taken
-        self.line: deque[Turn] = deque()
+        self.queue: deque[PoolWaiter] = deque()
 
-    # --- places -----------------------------------------------------------------------------------------------------
+    # --- places -------------------------------------------------------------------------------------------------------
 
     def take_place(self) -> bool:
-        """Whether one more connection may be opened: then whoever asks has its place."""
+        """Take a place for a new connection. Returns whether there was one."""
         taken = self._reserve()
         if taken and self.on_open is not None:
             self.on_open()
@@ -85,35 +88,35 @@ class ConnectionPool:
             return True
 
     def give_place(self) -> None:
-        """A connection is gone: the first in line has its place, if anybody is."""
+        """A connection is gone: give its place to the first waiter, if there is one."""
         with self._lock:
-            turn = self.line.popleft() if self.line else None
-            if turn is None:
+            waiter = self.queue.popleft() if self.queue else None
+            if waiter is None:
                 self.size -= 1
             else:
-                turn.has_place = True
-        if turn is not None:
-            turn.wake()
+                waiter.has_place = True
+        if waiter is not None:
+            waiter.wake()
 
-    def line_up(self, turn: Turn) -> bool:
-        """Stand in line. False: not necessary, there was something after all."""
+    def enqueue(self, waiter: PoolWaiter) -> bool:
+        """Enter the queue. Returns False if `waiter` got a connection or a place at once."""
         with self._lock:
-            own = self.idle if turn.home is None else self.by_loop[turn.home].idle
+            own = self.idle if waiter.home is None else self.by_loop[waiter.home].idle
             with contextlib.suppress(IndexError):
-                turn.connection = own.pop()
+                waiter.connection = own.pop()
                 return False
-            turn.has_place = self._reserve()
-            spare = None if turn.has_place else self._pop_spare()
+            waiter.has_place = self._reserve()
+            spare = None if waiter.has_place else self._pop_spare()
             if spare is not None:
-                turn.has_place = True
-            elif not turn.has_place:
-                self.line.append(turn)
+                waiter.has_place = True
+            elif not waiter.has_place:
+                self.queue.append(waiter)
         if spare is not None:
             _close(*spare)
-        return not turn.has_place
+        return not waiter.has_place
 
     def _pop_spare(self) -> tuple[Any, Any] | None:
-        """An idle connection of somebody else's, and its event loop."""
+        """An idle connection of another home, and that home's event loop."""
         with contextlib.suppress(IndexError):
             return self.idle.pop(0), None
         for home, own in list(self.by_loop.items()):
@@ -121,40 +124,40 @@ class ConnectionPool:
                 return own.idle.pop(0), home
         return None
 
-    def step_out(self, turn: Turn) -> None:
-        """Do not wait any more; what was handed over meanwhile goes on."""
+    def withdraw(self, waiter: PoolWaiter) -> None:
+        """Leave the queue; pass on what was handed over meanwhile."""
         with self._lock:
-            if turn in self.line:
-                self.line.remove(turn)
-        if turn.connection is not None:
-            self.give_back(turn.connection, turn.home)
-        elif turn.has_place:
+            if waiter in self.queue:
+                self.queue.remove(waiter)
+        if waiter.connection is not None:
+            self.give_back(waiter.connection, waiter.home)
+        elif waiter.has_place:
             self.give_place()
 
-    # --- connections ------------------------------------------------------------------------------------------------
+    # --- connections --------------------------------------------------------------------------------------------------
 
     def give_back(self, connection: Any, home: Any = None) -> None:
-        """A connection is not used any more: it is idle, or the next one's."""
+        """Make a connection idle, or hand it to the first waiter."""
         idle: list[Any] = self.idle if home is None else self.by_loop[home].idle
         idle.append(connection)
-        if self.line:
+        if self.queue:
             self._hand_over(idle, home)
-        if self.is_over:
+        if self.is_closed:
             self.close()
 
     def _hand_over(self, idle: list[Any], home: Any) -> None:
         with self._lock:
-            if not self.line or not idle:
+            if not self.queue or not idle:
                 return
-            turn = self.line.popleft()
+            waiter = self.queue.popleft()
             connection = idle.pop()
-            if turn.home is home:
-                turn.connection, connection = connection, None
+            if waiter.home is home:
+                waiter.connection, connection = connection, None
             else:
-                turn.has_place = True
+                waiter.has_place = True
         if connection is not None:
             _close(connection, home)
-        turn.wake()
+        waiter.wake()
 
     def discard(self, connection: Any) -> None:
         """Close a connection that was in use, and let another one be opened."""
@@ -162,23 +165,23 @@ class ConnectionPool:
         self.give_place()
 
     def close(self, until: float = float("inf")) -> None:
-        """Close the connections that nobody uses, and has not used since a monotonic time."""
+        """Close the idle connections that were used last at or before a monotonic time."""
         stacks: list[tuple[Any, list[Any]]] = [(None, self.idle)]
         stacks += [(home, own.idle) for home, own in list(self.by_loop.items())]
         for home, stack in stacks:
-            with contextlib.suppress(IndexError):       # others may take some meanwhile
+            with contextlib.suppress(IndexError):       # other callers may take some meanwhile
                 while stack[0].used_at <= until:
                     connection = stack.pop(0)
                     _close(connection, home)
                     self.give_place()
 
     def reap(self) -> None:
-        """Close those that nobody has used for long, and those of event loops that have ended."""
+        """Close connections that were idle for long, and those of event loops that have ended."""
         self.close(time.monotonic() - IDLE)
         self.forget_closed_loops()
 
     def forget_closed_loops(self) -> None:
-        """Each loop brought connections of its own."""
+        """Close the connections of event loops that are closed."""
         for loop in [loop for loop in list(self.by_loop) if loop.is_closed()]:
             own = self.by_loop.pop(loop, None)
             while own is not None and own.idle:
@@ -193,12 +196,12 @@ def _close(connection: Any, home: Any) -> None:
 
 
 def needs_sign_of_life(connection: Connection | AsyncConnection, now: float, once: bool) -> bool:
-    """Whether a connection has been idle so long that the network may have forgotten it."""
+    """Whether a connection has been idle for so long that the network may have forgotten it."""
     return now - connection.used_at > (TRUSTED_ONCE if once else TRUSTED)
 
 
 def patience(connection: Connection | AsyncConnection, now: float, deadline: float, size: int) -> float:
-    """Until when to wait for an answer over this connection alone: if it is forgotten, another one needs time, too."""
+    """Until when to wait for an answer over this connection alone. If it is forgotten, another one needs time, too."""
     idle = now - connection.used_at
     if size > LARGE and idle < TRUSTED_ONCE:
         return deadline

@@ -1,4 +1,4 @@
-"""Answers that mean no: which of them are refusals, and what stands for a server that was not asked at all."""
+"""Negative answers: which of them are refusals, and the error for a server that was not asked at all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NOT_SERVING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
 
 
 NO_REFUSAL = NOT_SERVING | {"TRYAGAIN", "MOVED", "ASK", "NOSCRIPT", "UNKNOWN_NODE", "NOTINT", "LATE"}
-"""How answers begin that say where to go or, by our own scripts, what is there."""
+"""How answers begin that say where to go, or in which our own scripts report what they found."""
 
 
 class Unavailable(Exception):
-    """A breaker is open, or no server has the bucket. `refusal`: what a server said that refuses."""
+    """A breaker is open, or no server has the bucket. `refusal`: the words of a server that refuses."""
 
     def __init__(self, message: str, refusal: str | None = None) -> None:
         super().__init__(message)
@@ -23,10 +23,10 @@ class Unavailable(Exception):
 
 
 def refusal_in(error: BaseException) -> str | None:
-    """The words in which a server refuses, or the TLS library for us; None: it is no refusal."""
+    """The words in which a server, or the TLS library, refuses; None: the error is no refusal."""
     if isinstance(error, (ReplyError, Unavailable)):
         return error.refusal if isinstance(error, Unavailable) else None if error.code in NO_REFUSAL else str(error)
-    import redis  # whoever has another error has talked to a server
+    import redis  # any other error comes from talking to a server, so the library is installed
 
     code = str(getattr(error, "status_code", None) or "")
     words = str(error) if str(error).startswith(code) else f"{code} {error}"

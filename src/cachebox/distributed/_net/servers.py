@@ -1,8 +1,8 @@
-"""Where the servers are, and how to connect to one.
+"""The servers' addresses, and how to connect to one.
 
-redis-py makes the connections: addresses, TLS, credentials, the handshake. Then its socket, or its pair of streams, is
-taken over: its clients retry ten times by default, would send an `INCR` twice, and know no deadline for a whole call.
-It is imported only when there is a server to connect to.
+redis-py makes the connections: addresses, TLS, credentials, the handshake. Then its socket or its pair of streams is
+taken over, because its clients retry ten times by default, would send an `INCR` twice, and know no deadline for a whole
+call. redis-py is imported only when there is a server to connect to.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from cachebox.distributed._wire.resp import Senseless
 Address = tuple[str, int]           # of a unix socket: its path, and 0
 
 SENTINEL_PORT = 26379
-# What a client's options may say about a server; its timeouts, retries, encodings and parsers are not taken over.
+# The options of a client that are used; its timeouts, retries, encodings and parsers are not.
 KEPT = {
     "username", "password", "credential_provider", "db", "client_name",
     "socket_keepalive", "socket_keepalive_options", "socket_type",
 }
-# Signs of life that the systems exchange: a network that forgets quiet connections is kept awake, or is found out.
+# TCP keep-alive: it keeps a network from forgetting quiet connections, or finds out that one was forgotten.
 KEEPALIVE = {
     getattr(socket, name): value
     for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}.items()
@@ -37,9 +37,9 @@ KEEPALIVE = {
 
 @dataclass
 class Servers:
-    """The address or addresses given, and what it takes to get in.
+    """The given addresses, and the credentials and options to connect to them.
 
-    `mode` is "single", "sentinel" or "cluster", or None until a server has told.
+    `mode` is "single", "sentinel" or "cluster"; None until a server has said which.
     """
 
     addresses: list[Address]
@@ -51,7 +51,7 @@ class Servers:
     sentinel_options: dict[str, Any] = field(default_factory=dict)
     sentinel_tls: bool = False
     max_connections: int = 64       # to each server
-    address_remap: Callable[[Address], Address] | None = None   # of those that a cluster names
+    address_remap: Callable[[Address], Address] | None = None   # translates the addresses that a cluster names
 
     def __repr__(self) -> str:
         """Without credentials."""
@@ -59,7 +59,7 @@ class Servers:
         return f"{self.service}@{named}" if self.service else named
 
     def connection(self, address: Address, deadline: float, is_async: bool, for_sentinel: bool = False) -> Any:
-        """A redis-py connection that is not connected yet. One that blocks keeps to the deadline while it connects."""
+        """A redis-py connection, not connected yet. A blocking one keeps to the deadline while it connects."""
         module: Any = import_module("redis.asyncio.connection" if is_async else "redis.connection")
         tls = self.sentinel_tls if for_sentinel else self.tls
         options = dict(self.sentinel_options if for_sentinel else self.options)
@@ -89,21 +89,22 @@ class Servers:
 
 
 class _InTime:
-    """What makes a blocking connection of redis-py keep to one deadline: its own time-outs are for each step anew."""
+    """A mix-in that makes a blocking connection of redis-py keep to one deadline: its own time-outs start again at
+    each step."""
 
     deadline = math.inf
 
     @property
     def socket_connect_timeout(self) -> float:
-        """Asked for before each of the addresses that a name stands for."""
+        """The time-out for one address; read before each address that a name stands for."""
         return left(self.deadline)
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, value: float) -> None:
-        pass                            # the deadline says it
+        pass                            # the deadline decides
 
     def read_response(self, *args: Any, **options: Any) -> Any:
-        """Called for each answer of the handshake."""
+        """Read an answer of the handshake within the deadline."""
         self._sock.settimeout(left(self.deadline))      # type: ignore[attr-defined]
         return super().read_response(*args, **options)  # type: ignore[misc]
 
@@ -124,7 +125,7 @@ def _parameters(kind: type) -> set[str]:
 
 
 def kept(options: dict[str, Any]) -> dict[str, Any]:
-    """Of a client's options, those that are taken over."""
+    """The options of a client that are taken over."""
     return {
         name: value
         for name, value in options.items()
@@ -142,12 +143,12 @@ def connect(servers: Servers, address: Address, deadline: float, for_sentinel: b
         refuse_nonsense(error)
         raise
     taken: Any = connection._get_socket()
-    connection._sock = None             # it is ours now
+    connection._sock = None             # this connection must not close it
     return taken
 
 
 async def connect_async(servers: Servers, address: Address, deadline: float, for_sentinel: bool = False) -> Any:
-    """A pair of streams; whoever waits for it keeps to the deadline. Raises as `connect` does."""
+    """A pair of streams; the caller keeps to the deadline. Raises as `connect` does."""
     connection = servers.connection(address, deadline, True, for_sentinel)
     try:
         await connection.connect()
@@ -169,40 +170,40 @@ def _abort(connection: Any) -> None:
 
 
 def mode_of(greeting: Any) -> str:
-    """What kind of server answers HELLO like that: "standalone", "sentinel" or "cluster"."""
+    """The kind of the server that answered HELLO with `greeting`: "standalone", "sentinel" or "cluster"."""
     value = greeting.get(b"mode", b"standalone") if isinstance(greeting, dict) else b"standalone"
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """What connecting and talking may raise where the server, or the way to it, is at fault."""
+    """The errors of connecting and talking for which the server, or the way to it, is at fault."""
     import redis
 
     return OSError, redis.RedisError, ValueError, EOFError, asyncio.TimeoutError
 
 
 def refuse_nonsense(error: BaseException) -> None:
-    """Raise `Senseless` where redis-py stumbled over what the server said during the handshake."""
+    """Raise `Senseless` if redis-py stumbled over the server's answers during the handshake."""
     if isinstance(error, Exception) and not isinstance(error, (*failures(), MemoryError)):
         raise Senseless(f"the handshake failed: {type(error).__name__}: {error}") from error
 
 
 def is_cut(error: BaseException) -> bool:
-    """Whether a connection broke while it was being made, but not because nobody listens or we are not let in."""
+    """Whether a connection broke while it was being made. False if nobody listens, or the server refused it."""
     import redis
 
     return type(error) is redis.ConnectionError and "connecting to" not in str(error)
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Whether waiting for it took too long."""
+    """Whether waiting took too long."""
     import redis
 
     return isinstance(error, (TimeoutError, asyncio.TimeoutError, redis.TimeoutError))
 
 
 def left(deadline: float) -> float:
-    """Seconds to a deadline; TimeoutError where none is left."""
+    """Seconds until a deadline; TimeoutError if it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError("the deadline has passed")

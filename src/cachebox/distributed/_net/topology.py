@@ -1,8 +1,8 @@
-"""Talking to the servers that have the keys: retries, redirections, scripts that a server lacks.
+"""Talking to the servers that own the keys: retries, redirections, scripts that a server lacks.
 
-Retries stay within the call's deadline, and happen only where they do no harm: a connection that broke (not one that
-timed out: that server would be asked twice for what it will do once it is back), or an answer that says nothing was
-done.
+Retries stay within the call's deadline, and happen only if they do no harm. One harmless case is a broken connection,
+but not a time-out: the server would be asked twice for what it does once it is back. The other is an answer that says
+nothing was done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cachebox.distributed._wire.resp import ReplyError
 from cachebox.distributed._wire.scripts import BY_DIGEST, CLEAN, script_call
 
 RETRIES = 3
-PAUSE = 0.03                        # seconds before asking again a server that is busy becoming ready
+PAUSE = 0.03                        # seconds before asking again a server that is becoming ready
 PAGE = 1000                         # names that a server looks at in one step
 NOT_NOW = NOT_SERVING | {"TRYAGAIN"}
 MOVED_ON = frozenset({"MOVED", "READONLY", "UNKNOWN_NODE"})
@@ -29,8 +29,8 @@ class Topology(Discovery):
 
     is_exact = False                    # whether a first tier can see by itself what has changed
     at_once = 1000                      # keys in one call of a script
-    size = None                         # a server tells by itself
-    news_apart = 0.05                   # seconds between looks where no link brings news
+    size = None                         # a server reports its size itself
+    polled_every = 0.05                 # seconds between looks if no tracking connection brings news
 
     def ask_one(
         self, bucket: int, command: Sequence[Any], deadline: float, retries: int = RETRIES
@@ -55,16 +55,16 @@ class Topology(Discovery):
         retries: int = RETRIES,
         first: dict[Node, Any] | None = None,
     ) -> Effects[list[Any]]:
-        """For each command, which is about a bucket: its reply, or a Failure. One round trip per server if all is well.
+        """The reply or a Failure for each command, which is about a bucket. One round trip per server if all is well.
 
-        `first`: what an attempt has brought already. Without `retries`, broken connections are the caller's affair: the
-        breaker does not count them, or a cut through the connections of three threads would open it.
+        `first`: the outcomes of a first attempt. Without `retries`, the caller handles broken connections: the breaker
+        does not count them, because a cut through the connections of three threads would open it.
         """
         results: list[Any] = [None] * len(commands)
         todo = list(range(len(commands)))
         asking: set[int] = set()
         target: dict[int, Node] = {}
-        told: dict[int, Failure] = {}           # those that were told to come later
+        postponed: dict[int, Failure] = {}          # commands whose server said: later
         breaks, redirections = retries, RETRIES + 1
         is_redirected = False
         while todo:
@@ -109,12 +109,12 @@ class Topology(Discovery):
                         todo += members
                         has_broken = True
                         continue
-                    said = next((told[i].error for i in members if i in told), outcome.error)
-                    if not outcome.is_ours and (retries or not outcome.is_broken):
+                    said = next((postponed[i].error for i in members if i in postponed), outcome.error)
+                    if not outcome.is_internal and (retries or not outcome.is_broken):
                         node.health.has_failed(said)
-                    self.is_suspect = self.is_suspect or (self.servers.mode != "single" and not outcome.is_ours)
+                    self.is_suspect = self.is_suspect or (self.servers.mode != "single" and not outcome.is_internal)
                     for i in members:
-                        results[i] = told.get(i, outcome)
+                        results[i] = postponed.get(i, outcome)
                     continue
                 replies = iter(outcome)
                 later: BaseException | None = None
@@ -141,7 +141,7 @@ class Topology(Discovery):
                     elif code in NOT_NOW:
                         pause = True
                         later = reply if code in NOT_SERVING else later
-                        told[i] = Failure(reply, False, False)
+                        postponed[i] = Failure(reply, False, False)
                         self.is_suspect = self.is_suspect or code == "CLUSTERDOWN"
                     else:
                         results[i] = self._refused(node, commands[i][1], reply)
@@ -169,7 +169,7 @@ class Topology(Discovery):
                 (outcome,) = yield Exchange([(node, loads)], deadline)
                 answers = outcome if type(outcome) is list else ()
                 refusal = next((reply for reply in answers if type(reply) is ReplyError), None)
-                if refusal is not None and refusal.code not in NOT_NOW:     # the cause why the script is not there
+                if refusal is not None and refusal.code not in NOT_NOW:     # this is why the script is not there
                     for i in [i for i in todo if commands[i][1][1] in digests]:
                         results[i] = self._refused(node, commands[i][1], refusal)
                         todo.remove(i)
@@ -177,7 +177,7 @@ class Topology(Discovery):
 
     @staticmethod
     def _refused(node: Node, command: Sequence[Any], reply: ReplyError) -> Failure:
-        """A server refuses a command, which does not mean that it refuses others."""
+        """The Failure of a command that a server refuses, though it may serve others."""
         words = refusal_in(reply)
         if words is not None:
             if node.health.is_troubled and command[0] == b"EVALSHA":
@@ -185,11 +185,13 @@ class Topology(Discovery):
             node.health.refused(command, words)
         return Failure(reply, True, False)
 
-    # --- going through all names ------------------------------------------------------------------------------------
+    # --- going through all names --------------------------------------------------------------------------------------
 
     def page(self, node: Node, cursor: bytes, letter: str, prefix: str, deadline: float) -> Effects[Any]:
-        """Where the next page of a server's names begins (nothing: there is none), and the keys of this one; or a
-        Failure. `letter`, `prefix`: of the names that are wanted."""
+        """The cursor of the next page of a server's names (empty: none) and the keys of this one; or a Failure.
+
+        `letter` and `prefix` select the names.
+        """
         names = self.names
         assert names is not None
         command = [b"SCAN", cursor, b"MATCH", names.pattern(letter, prefix), b"COUNT", PAGE]

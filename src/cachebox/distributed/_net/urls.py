@@ -1,7 +1,7 @@
-"""Where the servers are, as a URL says it: one parser for all schemes.
+"""The servers, as a URL names them: one parser for all schemes.
 
-What a URL may say is in the tables below; anything else is refused with the name that would be right. No error text
-quotes what may be a password.
+The tables below list every option; anything else is refused with the name that would be right. No error text quotes
+what may be a password.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _tls_version(given: str) -> ssl.TLSVersion:
 
 def _protocol(given: str) -> int:
     if given != "3":
-        raise ValueError("3, for the server has to say what has changed")
+        raise ValueError("3, because the server must push changes")
     return 3
 
 
@@ -99,18 +99,18 @@ ELSEWHERE = {
     "socket_connect_timeout": "timeout",
     "max_connections": "max_connections",
 }
-"""What redis-py takes in a URL and this cache as an argument."""
+"""Options that redis-py takes in a URL, and the argument of the cache to use instead."""
 
 
 def from_url(url: str) -> Servers:
     """The servers that a URL names.
 
     ``redis://[user:password@]host[:port][/db]``, ``rediss://`` with TLS, ``unix://[user:password@]/path?db=0``; a
-    server that says it belongs to a cluster is asked for the others.
+    server that belongs to a cluster is asked for the others.
     ``redis+sentinel://[user:password@]host[:port][,...]/service[/db]`` asks sentinels, and ``rediss+sentinel://`` does
-    so with TLS; user and password are the server's, those of the sentinels are ``sentinel_username`` and
-    ``sentinel_password``. Options such as ``ssl_ca_certs`` go behind a question mark; sentinels have them too
-    (``sentinel_ssl_ca_certs``), or else the server's. Raises ValueError where something makes no sense.
+    so with TLS. User and password are the server's; those of the sentinels are ``sentinel_username`` and
+    ``sentinel_password``. Options such as ``ssl_ca_certs`` follow a question mark. Sentinels use them, too, unless the
+    URL gives their own (``sentinel_ssl_ca_certs``). Raises ValueError if the URL is malformed.
 
     >>> from_url("redis+sentinel://one:1,two/mymaster/3").addresses
     [('one', 1), ('two', 26379)]
@@ -170,7 +170,7 @@ def _behind_sentinels(scheme: str, hosts: str, path: str, options: dict[str, Any
 
 
 def _options(query: str, scheme: str) -> dict[str, Any]:
-    """What stands behind the question mark, checked."""
+    """The options behind the question mark, checked."""
     known = GENERAL.copy()
     if scheme.startswith("rediss"):
         known |= TLS
@@ -191,12 +191,12 @@ def _options(query: str, scheme: str) -> dict[str, Any]:
         if name in found:
             raise ValueError(f"url has the option {name} twice")
         found[name] = checked
-    found.pop("protocol", None)                     # it is what is spoken anyway
+    found.pop("protocol", None)                     # version 3 is spoken in any case
     return found
 
 
 def _instead(name: str, known: dict[str, Any]) -> str:
-    """What to write instead of an option that there is not."""
+    """What to write instead of an unknown option."""
     if name in ELSEWHERE:
         return f"which is not taken from there: use the argument {ELSEWHERE[name]} of the cache"
     if name in TLS:
@@ -208,7 +208,7 @@ def _instead(name: str, known: dict[str, Any]) -> str:
 
 
 def _agree(options: dict[str, Any], name: str, value: Any) -> None:
-    """Take what stands before the question mark, which must not be said otherwise behind it."""
+    """Add what stands before the question mark; an option behind it must not contradict it."""
     if value is not None:
         if options.setdefault(name, value) != value:
             raise ValueError(f"url says two different things about {name}: before the question mark and behind it")

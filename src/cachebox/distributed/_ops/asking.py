@@ -1,7 +1,7 @@
-"""What every operation begins with: the state of one cache, and a question to its servers.
+"""The base of all operations: the state of one cache, and questions to its servers.
 
-The two caches run the operations as generators: these yield what is to be done (`effects`) and know nothing of how. An
-operation checks its input first, and changes nothing where that is wrong.
+The two caches run the operations as generators. An operation yields effects (`effects`), and the driver of the cache
+carries them out. An operation checks its input first, and changes nothing if the input is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cachebox.distributed.errors import BackendRefused, BackendUnavailable
 
 if TYPE_CHECKING:
     from cachebox.distributed._near.tracking import Tracking
-    from cachebox.distributed._ops.pending_invalidations import Owed
+    from cachebox.distributed._ops.pending_invalidations import PendingInvalidations
 
 
 class Asking:
@@ -32,7 +32,7 @@ class Asking:
     tier: Tier
     codec: Codec
     tracking: Tracking | None
-    owed: Owed
+    pending: PendingInvalidations
     timeout: float                      # seconds
     is_closed: bool
 
@@ -40,7 +40,8 @@ class Asking:
         return time.monotonic() + self.timeout
 
     def begin(self, deadline: float) -> Effects[None]:
-        """Before an operation asks a server: is it open, and has the link had its first chance?"""
+        """Begin an operation that asks a server: check that the cache is open, and give the tracking its first
+        chance to connect."""
         self.check_open()
         tracking = self.tracking
         if tracking is not None and not tracking.has_begun:
@@ -49,7 +50,7 @@ class Asking:
             yield from self.topology.refresh(deadline)
 
     def check_open(self) -> None:
-        """RuntimeError once it has been closed."""
+        """Raise RuntimeError if the cache was closed."""
         if self.is_closed:
             raise RuntimeError("this cache is closed")
 
@@ -64,7 +65,7 @@ class Asking:
     def call(
         self, script: Script, key: str, *arguments: Any, deadline: float, more: Iterable[bytes] = (), retries: int = 3
     ) -> Effects[Any]:
-        """One script about one key: its reply, or a Failure."""
+        """The reply to one script about one key, or a Failure."""
         names = self.topology.names
         if names is None:
             (reply,) = yield from self.topology.ask([(0, [b"PING"])], deadline)
@@ -72,8 +73,8 @@ class Asking:
             if names is None or type(reply) is Failure:
                 return reply
         bucket = names.bucket(key)
-        if self.owed.exists:
-            failures = yield from self.owed.settle((key,), deadline)
+        if self.pending.exists:
+            failures = yield from self.pending.settle((key,), deadline)
             if failures:
                 return failures[bucket]
         keys = (names.generation(bucket), names.value_in(bucket, key), *more)
@@ -81,10 +82,11 @@ class Asking:
         return (yield from self.topology.ask_one(bucket, command, deadline, retries))
 
     def ask(self, groups: list[tuple[int, list[str]]], commands: list[Any], deadline: float) -> Effects[list[Any]]:
-        """`Topology.ask`: one command about the keys of each group, when what is owed for them has been paid."""
+        """`Topology.ask` with one command about the keys of each group, after their pending invalidations were
+        settled."""
         failures: dict[int, Failure] = {}
-        if self.owed.exists:
-            failures = yield from self.owed.settle([key for _, members in groups for key in members], deadline)
+        if self.pending.exists:
+            failures = yield from self.pending.settle([key for _, members in groups for key in members], deadline)
         if not failures:
             return (yield from self.topology.ask(commands, deadline))
         healthy = [command for command in commands if command[0] not in failures]
@@ -92,7 +94,7 @@ class Asking:
         return [failures[bucket] if bucket in failures else next(replies) for bucket, _ in commands]
 
     def grouped(self, keys: Iterable[str]) -> list[tuple[int, list[str]]]:
-        """Keys by bucket, at most so many together."""
+        """Keys by bucket, in groups of at most `at_once`."""
         names = self.topology.names
         if names is None or not names.clustered:
             keys = list(keys)

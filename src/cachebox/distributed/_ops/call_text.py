@@ -1,6 +1,7 @@
-"""Arguments of calls as text, from which keys are made that every process and every Python version makes alike.
+"""The arguments of calls as text, for keys that are the same in every process and every Python version.
 
-Nothing depends on `hash`, on the `repr` of users' objects, or on addresses; what cannot be written so is a TypeError.
+Nothing depends on `hash`, on the `repr` of users' objects, or on addresses. An argument without a stable text raises
+TypeError.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from cachebox._calls.naming import module_of
 
 
 def written(value: Any, typed: bool = False) -> str:
-    """A value as text: equal text means equal values. TypeError for what has no stable text. O(size of the value).
+    """A value as text: equal text means equal values. Raises TypeError for values without a stable text. O(size of the
+    value).
 
-    `typed`: whether values of different types that are equal get different texts.
+    `typed`: whether equal values of different types get different texts.
 
     >>> written(1), written("1"), written(1.0), written(1.0, typed=True)
     ('1', "'1'", '1', '1.0')
@@ -67,7 +69,7 @@ def written(value: Any, typed: bool = False) -> str:
 
 
 def _is_importable(kind: type) -> bool:
-    """Whether a class is what its module and name lead to: only then do they stand for it in every process."""
+    """Whether a class can be found by its module and name: only then do they stand for it in every process."""
     found: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):
         found = getattr(found, name, None)

@@ -16,13 +16,13 @@ from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.options import LONGEST, checked_key, checked_tags, milliseconds, seconds_of
 
 ATOMS = (str, int, float, bool, bytes, type(None))
-MOST_REPORTED = 1000                # functions whose results could not be stored, and of which that was said
+MOST_REPORTED = 1000                # functions with unstorable results that are remembered, so that each is logged once
 
 log = logging.getLogger("cachebox")
 
 
 class Packed:
-    """A value of a first tier that isolates: decoded anew for every hit."""
+    """A value in a first tier that isolates: every hit decodes it again."""
 
     __slots__ = ("kind", "payload", "schema")
 
@@ -35,17 +35,17 @@ class Packed:
 class Entries(Asking):
     """Reads and makes entries."""
 
-    lifetime: float                     # seconds that an entry lives unless it is said otherwise
+    lifetime: float                     # seconds that an entry lives by default
     max_staleness: float
     isolate: bool
     jitter: float
-    kept: int                           # milliseconds that entries are kept beyond their end
-    _reported: set[str]                 # functions whose results could not be stored
+    kept: int                           # milliseconds for which entries are kept after their deadline
+    _reported: set[str]                 # functions whose unstorable results were logged
 
-    # --- as they are read -------------------------------------------------------------------------------------------
+    # --- as they are read ---------------------------------------------------------------------------------------------
 
     def give(self, stored: Any) -> Any:
-        """What a hit in the first tier returns; MISSING where it cannot be decoded after all."""
+        """The value of a hit in the first tier; MISSING if it cannot be decoded."""
         if type(stored) is not Packed:
             return stored
         try:
@@ -56,7 +56,7 @@ class Entries(Asking):
     def read(
         self, fill: Fill, data: bytes, pttl: float, schema: Schema | None = None
     ) -> tuple[Any, tuple[Fill, Any, float, tuple[str, ...]]]:
-        """The value of an entry that was read, and how it is to be stored here. Raises `Undecodable`."""
+        """The value of an entry from the server, and the row to store it in the first tier. Raises `Undecodable`."""
         kind, payload, tags = self.codec.open(fill.key, data)
         value = self.codec.loads(kind, payload, schema)
         stored = Packed(kind, payload, schema) if self.isolate and type(value) not in ATOMS else value
@@ -66,13 +66,13 @@ class Entries(Asking):
         return value, (fill, stored, lifetime, tags)
 
     def take_in(self, fill: Fill, data: bytes, pttl: float, schema: Schema | None = None) -> Any:
-        """The value of an entry that was read, stored in the first tier if it may be. Raises `Undecodable`."""
+        """The value of an entry from the server, stored in the first tier if it may be. Raises `Undecodable`."""
         value, row = self.read(fill, data, pttl, schema)
         self.tier.store(*row)
         return value
 
     def entry_in(self, key: str, reply: bytes) -> tuple[Any] | None:
-        """The value in what READ answers about one key; None: there is none, or it cannot be decoded."""
+        """The value in READ's answer about one key, in a tuple; None if there is none, or it cannot be decoded."""
         size, _ = ROW.unpack_from(reply)
         if size != NONE:
             try:
@@ -82,32 +82,36 @@ class Entries(Asking):
         return None
 
     def has_ended(self, data: bytes, pttl: float) -> bool:
-        """Whether an entry that is there is kept only to be served while a newer value is computed."""
+        """Whether an entry is stale: kept only to be served while a newer value is computed."""
         return len(data) > 4 and data[4] & KEPT != 0 and 0 <= pttl <= self.codec.kept(data)
 
-    # --- as they are written ----------------------------------------------------------------------------------------
+    # --- as they are written ------------------------------------------------------------------------------------------
 
     def lifetime_of(self, ttl: Any) -> float:
-        """A lifetime that was given for an entry, in seconds."""
+        """A user's ttl in seconds, or the default."""
         return self.lifetime if ttl is None else seconds_of(ttl, "ttl")
 
     def jittered(self, lifetime: float) -> float:
-        """A lifetime, shortened by chance if that is wanted."""
+        """A lifetime, shortened at random if the cache has a jitter."""
         return lifetime * (1.0 - self.jitter * random()) if self.jitter else lifetime
 
     def expiry(self, lifetime: float, kept: int) -> bytes:
-        """Milliseconds that the server is to have an entry, as the scripts take them."""
+        """The milliseconds for which the server stores an entry, as the scripts take them."""
         px = milliseconds(self.jittered(lifetime))
         return b"%d" % (int(px) + kept) if kept and px else px
 
     def kept_of(self, lifetime: float, kept: int | None = None) -> int:
-        """For how many milliseconds an entry of such a lifetime is kept beyond its end, unless `kept` says so."""
+        """The milliseconds for which an entry with this lifetime is kept after its deadline. `kept` overrides the
+        cache's."""
         return (self.kept if kept is None else kept) if lifetime <= LONGEST else 0
 
     def encode_result(
         self, key: str, value: Any, tags: tuple[str, ...], name: str, schema: Schema | None, kept: int
     ) -> tuple[bytes, bytes] | None:
-        """What a function has computed, encoded; None: it cannot be, which is counted, and said once per function."""
+        """A function's result, encoded; None if it cannot be.
+
+        An unstorable result is counted, and logged once per function.
+        """
         try:
             return self.codec.encode(key, value, tags, schema, kept)
         except TypeError:
@@ -119,7 +123,7 @@ class Entries(Asking):
             return None
 
     def check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:
-        """Raise what `set` would raise for these arguments, whatever the server says."""
+        """Raise what `set` would raise for these arguments, without asking the server."""
         self.check_open()
         self.codec.encode(checked_key(key), value, checked_tags(tags))
         if ttl is not None:

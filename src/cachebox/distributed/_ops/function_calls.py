@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Remembered(Exception):
-    """A call has failed a moment ago, and is not made again. Users get the `error`."""
+    """A call failed a moment ago, and is not made again. Users get the `error`."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -23,21 +23,22 @@ class Remembered(Exception):
 
 
 class Consumed(BaseException):
-    """A call returned what can be consumed only once: it goes to its caller, and who waits makes a call of its own."""
+    """A call returned something that can be consumed only once: its caller gets it, and each waiter makes its own
+    call."""
 
     def __init__(self, value: Any) -> None:
         super().__init__(value)
         self.value = value
 
 
-def plain(name: str, result: Any) -> Any:
-    """What a user's function returned; TypeError where somebody would have to await it."""
+def sync_result(name: str, result: Any) -> Any:
+    """The result of a user's function; raises TypeError if it must be awaited."""
     refuse_awaitable(name, result)
     return result
 
 
 class CallDecision:
-    """What is to become of the result of one call, as `cached` was told."""
+    """What `cached` decides about the result of one call."""
 
     __slots__ = ("_args", "_function", "_kwargs")
 
@@ -76,15 +77,15 @@ class AsyncCalls:
         self._function = function
         self._begun = begun
 
-    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool = False) -> Any:
-        """The value of a call. `anew`: whatever is there."""
+    async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], reload: bool = False) -> Any:
+        """The value of a call. `reload`: even if there is a value already."""
         function = self._function
         missed = True
         try:
             key = function._key_of(args, kwargs)
-            if anew:
+            if reload:
                 function._forget_failures(key)
-            value, missed = await Async().run(self._steps(key, args, kwargs, anew))
+            value, missed = await Async().run(self._steps(key, args, kwargs, reload))
         except Consumed as passed:
             value = passed.value
             function._report(value)
@@ -92,25 +93,25 @@ class AsyncCalls:
             missed = False
             raise known.error from None
         finally:
-            if not anew:
+            if not reload:
                 function._count(missed)
             drop = getattr(self._begun, "close", None)
             if drop is not None:
-                drop()                      # nobody needs what has begun
+                drop()                      # nobody awaits what was begun
         return value
 
-    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        run = functools.partial(self._run, key, args, kwargs, anew)
-        return (yield from self._function._loaded(key, run, CallDecision(self._function, args, kwargs), anew))
+    def _steps(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], reload: bool) -> Any:
+        run = functools.partial(self._run, key, args, kwargs, reload)
+        return (yield from self._function._loaded(key, run, CallDecision(self._function, args, kwargs), reload))
 
-    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], anew: bool) -> Any:
-        """Make a call, unless it has failed a moment ago."""
+    async def _run(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], reload: bool) -> Any:
+        """Make a call, unless it failed a moment ago."""
         function = self._function
         forgotten = function._forgotten
         function._raise_known(key)
         begun, self._begun = self._begun, None
         try:
-            return function._kept(await (called(function._function(anew), args, kwargs) if begun is None else begun))
+            return function._kept(await (called(function._function(reload), args, kwargs) if begun is None else begun))
         except Exception as error:
             if function._failures is not None:
                 function._remember(key, error, forgotten)

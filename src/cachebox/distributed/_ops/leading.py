@@ -1,4 +1,4 @@
-"""Loading many keys together: their leases are taken in one step, and so are their values stored."""
+"""Loading many keys together: one step takes their leases, and one step stores their values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cachebox.distributed._ops.leases import Group
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._ops.single_flight import Loader, new_flight
 from cachebox.distributed._wire.keyspace import new_token
-from cachebox.distributed._wire.scripts import LAND_MANY, LEAD_MANY, script_call
+from cachebox.distributed._wire.scripts import COMPLETE_MANY, LEAD_MANY, script_call
 
 Row = tuple[tuple[bytes, bytes], float, tuple[str, ...]]
-"""A value that is to be stored: encoded, its lifetime in seconds, its tags."""
+"""A value to store: encoded, its lifetime in seconds, its tags."""
 
 
 class LeadOfMany:
-    """One load of many keys: a context manager that gives back what it holds, however it ends.
+    """One load of many keys: a context manager that releases what it holds, however it ends.
 
-    On leaving by an exception the leases are given up in the background. Otherwise its user calls `give_up` where not
-    all of them were used.
+    After an exception it gives the leases up in the background. Otherwise the caller calls `give_up` if it has not used
+    all of them.
     """
 
     def __init__(self, core: Core, loader: Loader) -> None:
@@ -31,7 +31,7 @@ class LeadOfMany:
         self._leased: list[Group] = []
 
     def __enter__(self) -> LeadOfMany:
-        # before the leases are taken, for a caller that sees our token has to find the flight
+        # before the leases are taken, because a waiter that sees this token must find the flight
         self._loader.flights[self.token] = self.flight
         return self
 
@@ -43,7 +43,7 @@ class LeadOfMany:
         self.flight.give_up()                   # waiters look again
 
     def keep(self) -> None:
-        """Have the leases renewed while the values are computed."""
+        """Renew the leases while the values are computed."""
         self._loader.leases.keep(self.token, self._leased, self.flight)
 
     def let_go(self) -> None:
@@ -51,12 +51,14 @@ class LeadOfMany:
         self._loader.leases.let_go(self.token)
 
     def give_up(self) -> Effects[None]:
-        """Let others lead what was not stored."""
+        """Give up the leases, so that other callers can lead what was not stored."""
         yield from self._loader.leases.give_up(self.token, self._leased, self._core.deadline())
 
     def lead(self, keys: list[str]) -> Effects[tuple[list[str], list[str], list[Exception]]]:
-        """Ask for leases. Returns the keys that are ours to load, those that are not, and for those of which no server
-        could tell the errors."""
+        """Ask for leases.
+
+        Returns the keys with a lease, the keys without one, and the errors of servers that did not answer.
+        """
         core, tier = self._core, self._core.tier
         deadline = core.deadline()
         mine: list[str] = []
@@ -67,10 +69,10 @@ class LeadOfMany:
         for bucket, members in groups:
             names = core.names_of(core.names, bucket, members)
             commands.append((bucket, script_call(LEAD_MANY, names, new_token(), self.token, leases.LEASE_MS)))
-        writes = [tier.begin_write(()) for _ in groups]     # of the generations, where there are none
+        writes = [tier.begin_write(()) for _ in groups]     # of the generations, which the script may make
         try:
             replies = yield from core.ask(groups, commands, deadline)
-        except BaseException:                   # cancelled: the server may have given them all the same
+        except BaseException:                   # cancelled: the server may have granted the leases all the same
             for write in writes:
                 tier.drop_write(write)
             self._leased += [self._leases_of(bucket, members) for bucket, members in groups if core.names is not None]
@@ -98,9 +100,11 @@ class LeadOfMany:
         assert names is not None
         return bucket, [names.generation(bucket), *(names.lease(bucket, key) for key in keys)]
 
-    def land(self, rows: dict[str, Row]) -> Effects[list[tuple[list[str], Failure]]]:
-        """Store values, as far as the leases hold: those without tags in one step. Returns the keys whose servers could
-        not be asked."""
+    def complete(self, rows: dict[str, Row]) -> Effects[list[tuple[list[str], Failure]]]:
+        """Store values, as far as the leases hold: those without tags in one step.
+
+        Returns the keys whose servers did not answer.
+        """
         core = self._core
         together = {key: row for key, row in rows.items() if not row[2]}
         groups = core.grouped(together)
@@ -110,7 +114,8 @@ class LeadOfMany:
             for key in members:
                 encoded, lifetime, _ = together[key]
                 arguments += (*encoded, self._expiry(lifetime))
-            commands.append((bucket, script_call(LAND_MANY, core.names_of(core.names, bucket, members), *arguments)))
+            script_keys = core.names_of(core.names, bucket, members)
+            commands.append((bucket, script_call(COMPLETE_MANY, script_keys, *arguments)))
         replies = (yield from core.send_writes(commands, groups, core.deadline())) if commands else []
         failed = []
         for (_, members), reply, write in replies:
@@ -124,7 +129,7 @@ class LeadOfMany:
         for key, (encoded, lifetime, tags) in rows.items():
             if tags and names is not None:
                 lease = names.lease(names.bucket(key), key)
-                yield from self._loader.land(
+                yield from self._loader.complete(
                     key, encoded, self._expiry(lifetime), tags, self.token, lease, core.deadline()
                 )
         return failed

@@ -1,7 +1,7 @@
-"""The leases of those who compute: kept alive while the factory runs, and given up when there is nothing to store.
+"""The leases of leaders: renewed while the loader runs, and given up if there is nothing to store.
 
-A lease is a name on the server that holds a token and expires, so that a dead process does not keep others waiting. One
-token may stand for the leases of many keys.
+A lease is a name on the server that holds a fencing token and expires, so that a dead process does not block others.
+One token may stand for the leases of many keys.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from cachebox._loading.flight import Flight
 from cachebox.distributed._net.blocking_driver import Blocking
 from cachebox.distributed._net.effects import Effects
 from cachebox.distributed._ops.operations import Core
-from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire import error_codec
 from cachebox.distributed._wire.scripts import FAIL, LEASE, script_call
 
 LEASE_MS = 5000
 RENEWED_EVERY = 1.25                # seconds
 
 PATIENCE = 8.0
-"""Seconds that a lease is waited for which shows no sign of life."""
+"""Seconds to wait for a lease without a sign of life."""
 RENEWED_BY = 0.1
-"""Seconds by which the end of a lease has to move for that to be one."""
+"""Seconds by which the deadline of a lease has to move to count as a sign of life."""
 
 Group = tuple[int, list[bytes]]
 """A bucket, the name of its generation, and the names of leases there."""
@@ -36,11 +36,11 @@ class Patience:
         self._end = self._until = 0.0
 
     def seconds(self, token: bytes, milliseconds: int) -> float:
-        """Seconds to wait before asking again; 0: it has shown no sign of life for too long.
+        """Seconds to wait before asking again; 0: the lease has shown no sign of life for too long.
 
         Args:
-            token: whose lease it is. Another one's is a sign of life.
-            milliseconds: what is left of it. More than was left before is a sign of life, but not an endless lease.
+            token: the token of the lease. A new token is a sign of life.
+            milliseconds: the lease's time left. More than before is a sign of life, unless it is implausibly long.
         """
         now = time.monotonic()
         is_sane = 0 < milliseconds <= 1000 * PATIENCE
@@ -64,33 +64,34 @@ class Leases:
         self._kept: dict[bytes, tuple[list[Group], Flight]] = {}
 
     def keep(self, token: bytes, groups: list[Group], flight: Flight) -> None:
-        """Have leases renewed, until `let_go`, or until nobody can go on with their flight."""
+        """Renew leases until `let_go`, or until nobody can continue their flight."""
         self._kept[token] = groups, flight
         self._core.background.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
     def let_go(self, token: bytes) -> list[Group] | None:
-        """Stop renewing leases. What is neither stored nor given up expires. Returns them, if they were renewed."""
+        """Stop renewing leases, and return them if they were renewed. A lease that is neither used nor given up
+        expires."""
         return self._kept.pop(token, (None, None))[0]
 
     def give_up(self, token: bytes, groups: list[Group], deadline: float) -> Effects[None]:
-        """Let the next one lead. Where that fails, the leases expire."""
+        """Give leases up, so that another caller can lead. If that fails, they expire."""
         yield from self._core.topology.ask(self._commands(token, groups, b""), deadline)
 
     def fail(self, key: str, token: bytes, groups: list[Group], error: Exception, deadline: float) -> Effects[None]:
-        """`give_up` the lease of one key, and tell those who wait in other processes how its computation failed."""
+        """Give up the lease of one key, and pass the loader's error to the waiters in other processes."""
         core = self._core
-        encoded = failed.encode(core.codec, key, token, error)
+        encoded = error_codec.encode(core.codec, key, token, error)
         if encoded is None:
             yield from self.give_up(token, groups, deadline)
         else:
             assert core.names is not None
             [(bucket, names)] = groups
             names = [*names, core.names.failed(bucket, token)]
-            command = script_call(FAIL, names, token, *encoded, failed.KEPT_MS)
+            command = script_call(FAIL, names, token, *encoded, error_codec.KEPT_MS)
             yield from core.topology.ask([(bucket, command)], deadline)
 
     def give_up_soon(self, token: bytes, groups: list[Group]) -> None:
-        """The same, in the background, for who cannot wait."""
+        """`give_up` in the background, for callers that cannot wait."""
         self._core.background.schedule(0.0, lambda: self._send(token, groups, b""))
 
     def _renew(self, token: bytes) -> None:
@@ -101,7 +102,7 @@ class Leases:
             self.let_go(token)
             self._send(token, groups, b"")
         else:
-            # first, whatever the server says
+            # schedule first, whatever the server answers
             self._core.background.schedule(RENEWED_EVERY, lambda: self._renew(token))
             self._send(token, groups, b"%d" % LEASE_MS)
 

@@ -1,8 +1,8 @@
-"""Functions of many keys over two tiers: what `cached_many(DistributedCache(...))` makes of them.
+"""Batch functions over two tiers: what `cached_many(DistributedCache(...))` makes of them.
 
-One look tells which keys are there. The leases of the others are taken in one step, as far as nobody else has them; the
-function is called with those, and its results are stored in one step, as far as the leases still hold. What somebody
-else is computing, in any process, is waited for afterwards.
+One look finds the keys that are present. One step takes the leases of the others, unless another caller has them. The
+function is called with the leased keys, and one step stores its results, as far as the leases still hold. Keys that
+another caller is loading, in any process, are waited for afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class DecisionOfOne:
-    """What is to become of the result of one key."""
+    """What is decided about the result for one key."""
 
     def __init__(self, many: DistributedMany, args: tuple[Any, ...], schema: Schema | None) -> None:
         self._many = many
@@ -51,7 +51,7 @@ class DecisionOfOne:
 
 
 class DistributedMany(CachedMany):
-    """A function of many keys with a distributed cache in front."""
+    """A batch function with a distributed cache in front."""
 
     def __init__(
         self, function: Any, one: Any, missing_ttl: Any, missing_seconds: float | None, is_async: bool
@@ -64,7 +64,7 @@ class DistributedMany(CachedMany):
 
     @property
     def _schema(self) -> Schema | None:
-        """The schema of one result. At the first call: an annotation may name what is defined later."""
+        """The schema of one result. Made at the first call, because an annotation may name what is defined later."""
         if self._schema_of_one is None:
             returns = self._one._returns
             if returns is None:
@@ -129,14 +129,14 @@ class DistributedMany(CachedMany):
     def _load_together(
         self, prefix: tuple[Any, ...], keys: list[Any], names: dict[Any, str], found: dict[Any, Any]
     ) -> Effects[list[Any]]:
-        """Call the function with as many of these as nobody else computes. Returns the others."""
+        """Call the function with the keys that no other caller is loading. Returns the other keys."""
         core = self._core
         with LeadOfMany(core, self._loader) as lead:
             led, computed, unreached = yield from lead.lead(list(dict.fromkeys([names[key] for key in keys])))
             if unreached and not core.is_local:
                 raise unreached[0]
             taken = set(computed)
-            mine = [key for key in keys if names[key] not in taken]     # those of which no server could tell, too
+            mine = [key for key in keys if names[key] not in taken]     # including those whose server did not answer
             if not mine:
                 return keys
             lead.keep()
@@ -154,7 +154,7 @@ class DistributedMany(CachedMany):
                     if encoded is not None:
                         rows[names[key]] = encoded, lifetime, tags
             lead.let_go()
-            failed = yield from lead.land(rows)
+            failed = yield from lead.complete(rows)
             if failed and not core.is_local:
                 core.raise_failed(failed)
             if len(rows) < len(leased):
@@ -162,7 +162,7 @@ class DistributedMany(CachedMany):
             return [key for key in keys if names[key] in taken]
 
     def _store(self, prefix: tuple[Any, ...], values: Mapping[Any, Any]) -> Effects[None]:
-        self._one.__dict__["_schema"] = self._schema    # not that of the annotation, which speaks of the mapping
+        self._one.__dict__["_schema"] = self._schema    # not the schema of the annotation, which describes the mapping
         for key, value in values.items():
             yield from self._one._store(self._one._key_of((*prefix, key), {}), value, (*prefix, key), {})
 

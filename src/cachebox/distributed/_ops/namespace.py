@@ -1,6 +1,6 @@
-"""What concerns a whole namespace: `clear`, tags, prefixes, predicates; and giving back the memory of what is gone.
+"""Operations on a whole namespace: `clear`, tags, prefixes, predicates; and freeing the memory of dead entries.
 
-Nothing here holds up the server: what must be done at once is to replace generations, and names are looked for page by
+Nothing here holds up the server. The part that must happen at once only replaces generations. Names are found page by
 page (SCAN), never by KEYS.
 """
 
@@ -25,18 +25,19 @@ from cachebox.distributed._wire.scripts import CLEAR, INVALIDATE_TAG, READ, TTL,
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.options import checked_tags, seconds_of
 
-CLEANINGS = 5                       # tries to give memory back, where the server does not answer
+CLEANINGS = 5                       # tries to free memory while the server does not answer
 CLEANINGS_APART = 1.0               # seconds
 
 
 class Namespace:
-    """The operations of one cache that are about more than some keys."""
+    """The operations of one cache that concern more than some keys."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
     def clear(self) -> Effects[None]:
-        """`DistributedCache.clear`: a new generation for every bucket; what the old ones left is removed by and by."""
+        """`DistributedCache.clear`: a new generation for every bucket. The entries of old ones are removed in the
+        background."""
         deadline = self._core.deadline()
         yield from self._core.begin(deadline)
         names = self._core.topology.names
@@ -52,18 +53,18 @@ class Namespace:
             raise
         done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
         failures = [reply for reply in replies if type(reply) is Failure]
-        self._core.owed.has_cleared(done, not failures)
+        self._core.pending.has_cleared(done, not failures)
         if done:
             self._core.tier.end_write(write, (), done)
             self._core.background.schedule(0.0, lambda: self._clean(CLEANINGS))
         else:
             self._core.tier.drop_write(write)
         if failures:
-            self._core.owed.add_all(set(buckets) - set(done) if done else None)
+            self._core.pending.add_all(set(buckets) - set(done) if done else None)
             self._core.raise_failed([([], failures[0])])
 
     def _clean(self, tries: int) -> None:
-        """Remove what older generations left: in the background, page by page."""
+        """In the background: remove what older generations left, page by page."""
         if self._cleans() or self._core.background.must_end:
             return
         if tries > 1:
@@ -72,7 +73,7 @@ class Namespace:
             log.warning("what was cleared still takes memory on the servers: %s", self._core.last_error or "no answer")
 
     def _cleans(self) -> bool:
-        """Whether it got to the end."""
+        """Remove what older generations left. Returns whether everything was removed."""
         core = self._core
         return core.topology.clean(Blocking(), lambda: core.background.must_end, core.deadline)
 
@@ -98,9 +99,9 @@ class Namespace:
             raise
         failures = [reply for reply in replies if type(reply) is Failure]
         done = [bucket for bucket, reply in enumerate(replies) if type(reply) is not Failure]
-        self._core.owed.has_dropped(tag, done)
+        self._core.pending.has_dropped(tag, done)
         if failures:
-            self._core.owed.add_tag(tag, set(range(len(replies))) - set(done) if done else None)
+            self._core.pending.add_tag(tag, set(range(len(replies))) - set(done) if done else None)
         tier.drop_tag(tag)
         tier.end_write(write, (), (), [(bucket, tag) for bucket, reply in enumerate(replies) if reply == 1])
         if failures:
@@ -114,7 +115,7 @@ class Namespace:
         return (yield from self._remove_named(prefix, lambda key: True, ("prefix", prefix), timeout))
 
     def invalidate_glob(self, pattern: Any, timeout: Any = None) -> Effects[int]:
-        """`DistributedCache.invalidate_glob`: the server compares what comes before the first wildcard."""
+        """`DistributedCache.invalidate_glob`: the server only compares the part before the first wildcard."""
         if not isinstance(pattern, str):
             raise TypeError(f"pattern must be a str, not {type(pattern).__name__}")
         prefix = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
@@ -125,21 +126,22 @@ class Namespace:
         self, prefix: str, matches: Callable[[str], object], name: object, timeout: Any
     ) -> Effects[int]:
         deadline = self._deadline(timeout)
-        rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, partial(self._pay_named, prefix))
+        settle = partial(self._settle_named, prefix)
+        rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, settle)
         try:
             removed = yield from self._remove_pages(prefix, rule, lambda: deadline, False)
-            self._core.owed.has_removed(name)
+            self._core.pending.has_removed(name)
             return removed
         except BackendUnavailable:
-            self._core.owed.add_rule(rule)
+            self._core.pending.add_rule(rule)
             raise
 
-    def _pay_named(self, prefix: str, rule: Rule) -> Effects[None]:
-        """Remove what is left: each page in its own time."""
+    def _settle_named(self, prefix: str, rule: Rule) -> Effects[None]:
+        """Remove what is left of a rule; each page has its own deadline."""
         yield from self._remove_pages(prefix, rule, self._core.deadline, True)
 
     def _remove_pages(
-        self, prefix: str, rule: Rule, deadline: Callable[[], float], is_owed: bool
+        self, prefix: str, rule: Rule, deadline: Callable[[], float], is_pending: bool
     ) -> Effects[int]:
         removed = 0
         for node in (yield from self._masters(deadline())):
@@ -147,18 +149,18 @@ class Namespace:
             while cursor:
                 cursor, keys = yield from self._page(node, cursor, "[vl]", prefix, deadline())
                 chosen = tuple(filter(rule.matches, keys))
-                if chosen and is_owed:
-                    yield from self._core.owed.remove(rule, chosen, deadline())
+                if chosen and is_pending:
+                    yield from self._core.pending.remove(rule, chosen, deadline())
                 elif chosen:
                     removed += yield from self._core.delete_all(chosen, deadline())
         return removed
 
     def invalidate_where(self, predicate: Callable[[str, Any], object], timeout: Any = None) -> Effects[int]:
-        """`DistributedCache.invalidate_where`: nothing is removed before all entries have been looked at."""
+        """`DistributedCache.invalidate_where`: nothing is removed before all entries have been checked."""
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
         core = self._core
-        rule = Rule(object(), lambda key: True, predicate, self._pay_where)
+        rule = Rule(object(), lambda key: True, predicate, self._settle_where)
         deadline = self._deadline(timeout)
         chosen: dict[str, None] = {}
         try:
@@ -172,11 +174,11 @@ class Namespace:
                     deadline += time.monotonic() - begun
             return (yield from core.delete_all(tuple(chosen), deadline)) if chosen else 0
         except BackendUnavailable:
-            core.owed.add_rule(rule)
+            core.pending.add_rule(rule)
             raise
 
     def _chosen(self, rule: Rule, entries: Iterable[tuple[str, Any]]) -> Effects[dict[str, None]]:
-        """The keys of those entries for which the predicate is true."""
+        """The keys of the entries for which the predicate is true."""
         assert rule.predicate is not None
         chosen: dict[str, None] = {}
         for key, value in entries:
@@ -184,8 +186,8 @@ class Namespace:
                 chosen[key] = None
         return chosen
 
-    def _pay_where(self, rule: Rule) -> Effects[None]:
-        """Remove what is left: each page in its own time."""
+    def _settle_where(self, rule: Rule) -> Effects[None]:
+        """Remove what is left of a rule; each page has its own deadline."""
         core = self._core
         for node in (yield from self._masters(core.deadline())):
             cursor = b"0"
@@ -194,7 +196,7 @@ class Namespace:
                 entries = yield from self._read(keys, core.deadline())
                 chosen = yield from self._chosen(rule, entries)
                 if chosen:
-                    yield from core.owed.remove(rule, chosen, core.deadline())
+                    yield from core.pending.remove(rule, chosen, core.deadline())
 
     def _deadline(self, timeout: Any) -> float:
         seconds = self._core.timeout if timeout is None else seconds_of(timeout, "timeout", infinite=False)
@@ -213,7 +215,7 @@ class Namespace:
     def _page(
         self, node: Node, cursor: bytes, letter: str, prefix: str, deadline: float
     ) -> Effects[tuple[bytes, tuple[str, ...]]]:
-        """Where the next page begins (nothing: there is none), and the keys of this one."""
+        """The cursor of the next page (empty: none), and the keys of this one."""
         found = yield from self._core.topology.page(node, cursor, letter, prefix, deadline)
         if type(found) is Failure:
             self._core.raise_failed([([], found)])
@@ -221,7 +223,7 @@ class Namespace:
         return following, keys
 
     def _read(self, keys: Iterable[str], deadline: float) -> Effects[list[tuple[str, Any]]]:
-        """What is stored under some keys; counts nothing, and keeps nothing here."""
+        """The entries of some keys; counts nothing, and stores nothing in the first tier."""
         core = self._core
         groups = core.grouped(keys)
         commands = [

@@ -1,4 +1,4 @@
-"""The operations of one cache together, its servers as a whole, and what forks and the end do to it."""
+"""The operations of one cache together, and what forks and closing do to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cachebox.distributed._net.background import Background
 from cachebox.distributed._net.effects import Effects, Failure
 from cachebox.distributed._net.refusals import Unavailable
 from cachebox.distributed._net.topology import Topology
-from cachebox.distributed._ops.pending_invalidations import Owed
+from cachebox.distributed._ops.pending_invalidations import PendingInvalidations
 from cachebox.distributed._ops.reading import Reading
 from cachebox.distributed._ops.writing import Writing
 from cachebox.distributed._ops.writing_once import WritingOnce
@@ -23,7 +23,7 @@ REAPED_EVERY = 5.0                  # seconds
 
 
 class Core(Reading, Writing, WritingOnce):
-    """All that a cache has beside the way it waits."""
+    """All of a cache, except how it waits."""
 
     def __init__(
         self,
@@ -49,7 +49,8 @@ class Core(Reading, Writing, WritingOnce):
         self.is_local = is_local
         self.isolate = isolate
         self.jitter = jitter
-        self.kept = min(int(stale * 1000), LONGEST_KEPT)    # milliseconds that entries are kept beyond their end
+        # milliseconds for which entries are kept after their deadline
+        self.kept = min(int(stale * 1000), LONGEST_KEPT)
         self.background = Background()
         self.tracking = None
         if invalidation and not topology.is_exact:
@@ -57,16 +58,16 @@ class Core(Reading, Writing, WritingOnce):
         self.is_closed = False
         self.fast_path: Any = None              # of a cache on a folder
         self._reported: set[str] = set()
-        self.owed = Owed(self)
+        self.pending = PendingInvalidations(self)
         self._reaps = False
         if self.tracking is None:
             tier.fresh_until = math.inf
-            topology.on_open = self._reap_soon  # there is no link's thread to do it
+            topology.on_open = self._reap_soon  # there is no tracking thread to do it
 
-    # --- the servers ------------------------------------------------------------------------------------------------
+    # --- the servers --------------------------------------------------------------------------------------------------
 
     def check(self) -> Effects[None]:
-        """Raise where no server can be reached."""
+        """Raise `BackendUnavailable` if no server can be reached."""
         deadline = self.deadline()
         yield from self.begin(deadline)
         replies = yield from self._ping_all(deadline)
@@ -74,7 +75,7 @@ class Core(Reading, Writing, WritingOnce):
             raise self.unavailable(replies[0])
 
     def _ping_all(self, deadline: float) -> Effects[list[Any]]:
-        """What every server answers, or Failures; at least one."""
+        """The answer or Failure of every server; at least one."""
         owners = self.topology.owners or [None]
         buckets = [owners.index(node) for node in self.topology.masters] or [0]
         return (yield from self.topology.ask([(bucket, [b"PING"]) for bucket in buckets], deadline))
@@ -90,7 +91,7 @@ class Core(Reading, Writing, WritingOnce):
             hopeless = timeout is None and self.tracking.state != "up" and self.topology.worst == "open"
             if hopeless or not (yield from self.tracking.barrier(deadline)):
                 self.tier.count(errors=1)
-                refusal = self.tracking.refusal or self.topology.door
+                refusal = self.tracking.refusal or self.topology.entry_refusal
                 raise self.unavailable(Failure(Unavailable(self.tracking.why, refusal), True, False))
             return
         for reply in (yield from self._ping_all(deadline)):
@@ -101,11 +102,11 @@ class Core(Reading, Writing, WritingOnce):
 
     @property
     def last_error(self) -> str | None:
-        """What is wrong with the servers, in their words as far as they say so; None: nothing is known to be."""
+        """What is wrong with the servers, in their own words if possible; None: nothing known."""
         return (self.tracking.refusal if self.tracking is not None else None) or self.topology.trouble
 
     def _reap_soon(self) -> None:
-        """Have connections closed that will not be used for long."""
+        """Schedule the closing of idle connections, unless it is scheduled."""
         if not self._reaps:
             self._reaps = True
             self.background.schedule(REAPED_EVERY, self._reap)
@@ -115,15 +116,15 @@ class Core(Reading, Writing, WritingOnce):
         if self.topology.reap():
             self._reap_soon()
 
-    # --- forks, and the end -----------------------------------------------------------------------------------------
+    # --- forks, and the end -------------------------------------------------------------------------------------------
 
     def renew(self) -> None:
-        """In the child of a fork: without connections, threads and entries, but ready to go on."""
+        """After a fork, in the child: reset to no connections, threads and entries, but ready for use."""
         self.topology.renew()
         self.tier.renew()
         self.tier.first.delete_many(list(self.tier.first))
         self.background.renew()
-        self.owed.renew()
+        self.pending.renew()
         if self.tracking is not None:
             self.tracking.renew()
         else:
@@ -131,21 +132,21 @@ class Core(Reading, Writing, WritingOnce):
         self._reaps = False
 
     def pause(self) -> None:
-        """Before a fork: without threads, for they would not be copied."""
+        """Before a fork: end the threads, because a fork does not copy them."""
         self.background.pause()
         if self.tracking is not None:
             self.tracking.pause()
         self.topology.pause()
 
     def resume(self) -> None:
-        """After it, in the parent."""
+        """After a fork, in the parent."""
         self.topology.resume()
         self.background.resume()
         if self.tracking is not None:
             self.tracking.resume()
 
     def abandon(self) -> None:
-        """Nobody uses it any more, and nobody closed it: let everything go, without waiting."""
+        """Release everything without waiting, because the cache was dropped without being closed."""
         self.is_closed = self.background.must_end = True
         if self.tracking is not None:
             self.tracking.stop_soon()

@@ -1,12 +1,13 @@
-"""What this process was told to forget, and could not make the servers forget yet.
+"""Pending invalidations: what this process must forget, and could not make the servers forget yet.
 
-Nothing of it is served here meanwhile. The first tier drops it at once. Before anything is asked about a key, what is
-owed for that key is paid: its bucket is cleared, tags are invalidated, the key is deleted. Where that fails, the key is
-as good as unreachable. The rest is paid in the background, as soon as the servers can be reached.
+Nothing of it is served here meanwhile, because the first tier drops it at once. Before a question about a key is asked,
+its pending invalidations are settled: its bucket is cleared, its tags are invalidated, the key is deleted. If that
+fails, the key counts as unreachable. The rest is settled in the background, as soon as the servers can be reached.
 
-Invariant: a debt is noted before the first tier forgets, and looked for after the permission to store was taken
-(`Tier.begin_fill`). So no value of before can get in between. In each bucket one pays at a time: a second payment that
-is late would take what was written since the first. The memory is bound: who owes too much owes everything.
+Invariants: an invalidation is noted before the first tier forgets, and looked up after the permission to store was
+taken (`Tier.begin_fill`). So no earlier value can get in between. In each bucket one caller settles at a time, because
+a second, late removal would also remove what was written after the first. The memory is bounded: with too many pending
+invalidations, everything is invalidated.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
 
 MOST_KEYS = 10_000
 MOST_RULES = 16
-LOOKED_EVERY = 0.005                # seconds between looks whether somebody has paid
-AGAIN = 0.5                         # seconds between tries, in the background and where a server refuses
-RULES_AFTER = 3.0                   # seconds until a rule is paid in the background: going through all names is work
+LOOKED_EVERY = 0.005                # seconds between looks whether another caller has settled a bucket
+AGAIN = 0.5                         # seconds between tries, in the background or at a server that refuses
+RULES_AFTER = 3.0                   # seconds until a rule is settled in the background: it goes through all names
 
 
 class Rule:
-    """To forget all keys that match, a prefix's or a pattern's, or whose value does.
+    """An invalidation of all keys that match: a prefix, a pattern, or a predicate on key and value.
 
     Args:
-        name: rules of one name are one rule; what was owed last counts.
-        matches: called with a key; no code of the user's.
-        predicate: called with key and value, where those that match by their key have to match by that, too.
-        pay: the steps that have the servers forget all of it; raises `BackendUnavailable`.
+        name: identifies the rule; a later rule of the same name replaces it.
+        matches: called with a key; runs no user code.
+        predicate: called with key and value of the keys that match; both must be true. Or None.
+        settle: the steps that make the servers forget all of it; raises `BackendUnavailable`.
     """
 
     def __init__(
@@ -50,19 +51,19 @@ class Rule:
         name: object,
         matches: Callable[[str], object],
         predicate: Callable[[str, Any], object] | None,
-        pay: Callable[[Rule], Effects[None]],
+        settle: Callable[[Rule], Effects[None]],
     ) -> None:
         self.name = name
         self.matches = matches
         self.predicate = predicate
-        self.pay = pay
+        self.settle = settle
         self.not_before = time.monotonic() + RULES_AFTER
-        self.paid: set[str] = set()             # keys that the servers have forgotten since: what is there now is new
-        self.cleared: set[int] = set()          # buckets, likewise
+        self.settled: set[str] = set()          # keys that the servers have forgotten since
+        self.cleared: set[int] = set()          # buckets that were cleared since
 
 
-class Owed:
-    """The debts of one cache. Thread-safe."""
+class PendingInvalidations:
+    """The pending invalidations of one cache. Thread-safe."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -70,9 +71,9 @@ class Owed:
         self.renew()
 
     def renew(self) -> None:
-        """At first, and in the child of a fork, which owes what its parent did."""
+        """Reset the lock: at first, and in the child of a fork, which inherits the pending invalidations."""
         self._lock = Section()
-        self._busy: set[int] = set()            # buckets in which somebody pays
+        self._busy: set[int] = set()            # buckets in which a caller is settling
         self._is_planned = False
         if self.exists:
             self._plan()
@@ -80,15 +81,15 @@ class Owed:
     def _reset(self) -> None:
         self.exists = False
         self._keys: dict[str, None] = {}
-        self._tags: dict[str, set[int] | None] = {}         # in which buckets; None: in all
-        self._clears: set[int] | None = set()               # likewise
+        self._tags: dict[str, set[int] | None] = {}         # tag: its buckets; None: all
+        self._clears: set[int] | None = set()               # buckets to clear; None: all
         self._rules: dict[object, Rule] = {}
-        self._refused: dict[int, tuple[float, Failure]] = {}    # buckets not to be tried before a time
+        self._refused: dict[int, tuple[float, Failure]] = {}    # bucket: not to be tried before a time, and why
 
-    # --- owing ------------------------------------------------------------------------------------------------------
+    # --- adding -------------------------------------------------------------------------------------------------------
 
     def add_keys(self, keys: Iterable[str]) -> None:
-        """These keys are to be forgotten."""
+        """Note keys to forget."""
         with self._lock:
             self._keys.update(dict.fromkeys(keys))
             if len(self._keys) <= MOST_KEYS:
@@ -97,7 +98,7 @@ class Owed:
         self.add_all()
 
     def add_all(self, buckets: Iterable[int] | None = None) -> None:
-        """Everything is to be forgotten, or some buckets."""
+        """Note that everything, or some buckets, must be forgotten."""
         with self._lock:
             if buckets is None:
                 self._reset()
@@ -108,7 +109,7 @@ class Owed:
         self._core.tier.clear(False)
 
     def add_tag(self, tag: str, buckets: Iterable[int] | None) -> None:
-        """What has a tag is to be forgotten, everywhere or in some buckets."""
+        """Note that the entries with a tag must be forgotten, everywhere or in some buckets."""
         with self._lock:
             known = self._tags.get(tag, set())
             self._tags[tag] = None if buckets is None or known is None else known.union(buckets)
@@ -118,7 +119,7 @@ class Owed:
         self.add_all()
 
     def add_rule(self, rule: Rule) -> None:
-        """What matches is to be forgotten, here at once."""
+        """Note a rule, and drop what matches here at once."""
         with self._lock:
             self._rules[rule.name] = rule
             too_many = len(self._rules) > MOST_RULES
@@ -137,16 +138,16 @@ class Owed:
             return True
         try:
             return bool(rule.predicate(key, self._core.give(self._core.tier.look(key, False))))
-        except Exception:                       # of the user's: it is not known to stay
+        except Exception:                       # the predicate raised: nothing says that the value stays
             return True
 
     def _added(self) -> None:
         if not self.exists:
-            log.warning("the servers cannot be told what to forget: it is not served, and they are told later")
+            log.warning("a server cannot be reached to invalidate entries: they are not served, and invalidated later")
         self.exists = True
         self._plan()
 
-    # --- paying -----------------------------------------------------------------------------------------------------
+    # --- settling -----------------------------------------------------------------------------------------------------
 
     def has_forgotten(self, keys: Iterable[str]) -> None:
         """The servers have forgotten these keys."""
@@ -154,10 +155,10 @@ class Owed:
             with self._lock:
                 for key in keys:
                     self._keys.pop(key, None)
-                self._settled()
+                self._drop_settled()
 
     def has_cleared(self, buckets: Iterable[int], are_all: bool) -> None:
-        """The servers have forgotten these buckets, which may be all."""
+        """The servers have forgotten these buckets; `are_all`: all of them."""
         if self.exists:
             with self._lock:
                 if are_all:
@@ -165,22 +166,22 @@ class Owed:
                     return
                 for bucket in buckets:
                     self._strike(bucket)
-                self._settled()
+                self._drop_settled()
 
     def has_dropped(self, tag: str, buckets: Iterable[int]) -> None:
-        """The servers have forgotten what had a tag."""
+        """The servers have forgotten the entries with a tag."""
         if self.exists:
             with self._lock:
                 left = self._spread(self._tags.get(tag, set())) - set(buckets)
                 self._tags[tag] = left
-                self._settled()
+                self._drop_settled()
 
     def has_removed(self, name: object) -> None:
-        """The servers have forgotten what a rule is about."""
+        """The servers have forgotten what a rule matches."""
         if self.exists:
             with self._lock:
                 self._rules.pop(name, None)
-                self._settled()
+                self._drop_settled()
 
     def _spread(self, buckets: set[int] | None) -> set[int]:
         names = self._core.names
@@ -195,14 +196,14 @@ class Owed:
             rule.cleared.add(bucket)
         self._tags = {tag: self._spread(buckets) - {bucket} for tag, buckets in self._tags.items()}
 
-    def _settled(self) -> None:
+    def _drop_settled(self) -> None:
         self._tags = {tag: buckets for tag, buckets in self._tags.items() if buckets is None or buckets}
         if not (self._keys or self._tags or self._rules or self._clears is None or self._clears):
             self._reset()
-            log.info("the servers have forgotten what they were to forget")
+            log.info("all pending invalidations have reached the servers")
 
     def settle(self, keys: Iterable[str], deadline: float) -> Effects[dict[int, Failure]]:
-        """Pay what is owed for these keys. Returns the buckets where that was not possible, and why."""
+        """Settle what is pending for these keys. Returns the buckets in which that failed, and why."""
         names = self._core.names
         if names is None:
             return {}
@@ -217,7 +218,7 @@ class Owed:
         return failures
 
     def _enter(self, bucket: int, deadline: float) -> Effects[bool]:
-        """Be the one who pays in a bucket. False: somebody else does, until the deadline."""
+        """Become the caller that settles a bucket. Returns False if another one does until the deadline."""
         while True:
             with self._lock:
                 if bucket not in self._busy:
@@ -229,26 +230,27 @@ class Owed:
 
     def _settle_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
         if not (yield from self._enter(bucket, deadline)):
-            return Failure(TimeoutError("what was to be forgotten is being forgotten"), False, False, is_ours=True)
+            return Failure(TimeoutError("what was to be forgotten is being forgotten"), False, False, is_internal=True)
         try:
-            return (yield from self._pay_in(bucket, keys, deadline))
+            return (yield from self._settle_locked(bucket, keys, deadline))
         finally:
             self._busy.discard(bucket)
 
     def remove(self, rule: Rule, keys: Iterable[str], deadline: float) -> Effects[None]:
-        """Have the servers forget keys of a rule, but not what was written since."""
+        """Remove keys of a rule from the servers, but not what was written since."""
         core = self._core
         for bucket, members in core.grouped(keys):
             if not (yield from self._enter(bucket, deadline)):
-                core.raise_failed([(members, Failure(TimeoutError("others are paying"), False, False, is_ours=True))])
+                failure = Failure(TimeoutError("others are settling"), False, False, is_internal=True)
+                core.raise_failed([(members, failure)])
             try:
-                chosen = tuple(key for key in members if key not in rule.paid)
+                chosen = tuple(key for key in members if key not in rule.settled)
                 if chosen and bucket not in rule.cleared:
                     yield from core.delete_all(chosen, deadline)
             finally:
                 self._busy.discard(bucket)
 
-    def _pay_in(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
+    def _settle_locked(self, bucket: int, keys: list[str], deadline: float) -> Effects[Failure | None]:
         core, names = self._core, self._core.names
         assert names is not None
         with self._lock:
@@ -262,8 +264,8 @@ class Owed:
         marks: list[tuple[Rule, str]] = []
         for rule in rules:
             for key in keys:
-                if rule.matches(key) and key not in rule.paid:
-                    if len(rule.paid) >= MOST_KEYS:
+                if rule.matches(key) and key not in rule.settled:
+                    if len(rule.settled) >= MOST_KEYS:
                         return Failure(Unavailable("what was to be forgotten has not been yet"), False, False)
                     outcome = yield from self._is_due(rule, bucket, key, deadline)
                     if type(outcome) is Failure:
@@ -293,13 +295,13 @@ class Owed:
             for key in due:
                 self._keys.pop(key, None)
             for rule, key in marks:
-                rule.paid.add(key)
+                rule.settled.add(key)
             if self.exists:
-                self._settled()
+                self._drop_settled()
         return None
 
     def _is_due(self, rule: Rule, bucket: int, key: str, deadline: float) -> Effects[Any]:
-        """Whether a rule wants a key of its to be deleted: True, False, or the Failure to find out."""
+        """Whether a rule demands that a matching key be deleted: True, False, or the Failure to find out."""
         if rule.predicate is None:
             return True
         core, names = self._core, self._core.names
@@ -314,12 +316,12 @@ class Owed:
         return bool((yield Call(partial(rule.predicate, key, entry[0]))))
 
     def _note(self, bucket: int, failure: Failure) -> Failure:
-        if failure.was_sent:                    # it would cost a round trip, or more, each time
+        if failure.was_sent:                    # a new try would cost at least a round trip each time
             with self._lock:
                 self._refused[bucket] = time.monotonic() + AGAIN, failure
         return failure
 
-    # --- in the background ------------------------------------------------------------------------------------------
+    # --- in the background --------------------------------------------------------------------------------------------
 
     def _plan(self) -> None:
         if not self._is_planned and not self._core.is_closed:
@@ -327,19 +329,19 @@ class Owed:
             self._core.background.schedule(AGAIN, self._work)
 
     def _work(self) -> None:
-        """In the background."""
+        """Settle in the background, and plan the next try if anything is left."""
         self._is_planned = False
         core = self._core
         try:
             if self.exists and not core.is_closed:
-                Blocking().run(self._pay())
+                Blocking().run(self._settle_all())
         except BackendUnavailable:
-            pass                                # the next try
+            pass                                # the next try follows
         finally:
             if self.exists:
                 self._plan()
 
-    def _pay(self) -> Effects[None]:
+    def _settle_all(self) -> Effects[None]:
         core = self._core
         yield from core.begin(core.deadline())
         names = core.names
@@ -359,15 +361,15 @@ class Owed:
             if not core.topology.can_be_asked:  # it would count as an error each time
                 return
             try:
-                yield from rule.pay(rule)
+                yield from rule.settle(rule)
             except BackendUnavailable:
                 raise
-            except Exception:                   # of the user's: it says of no value that it is to go
-                log.warning("what was to be forgotten cannot be found out, for a predicate fails", exc_info=True)
+            except Exception:                   # the predicate raised: no value is known to go
+                log.warning("entries to invalidate cannot be found, because a predicate fails", exc_info=True)
             self.has_removed(rule.name)
 
     def _probe(self) -> Effects[None]:
-        """Where no link finds out whether servers serve again."""
+        """Probe the servers, because no tracking connection finds out whether they serve again."""
         core, names = self._core, self._core.names
         assert names is not None
         for node in core.topology.masters:

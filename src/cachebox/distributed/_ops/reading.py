@@ -16,13 +16,13 @@ from cachebox.distributed.options import checked_key, checked_keys
 
 
 class Reading(Entries):
-    """Reads values, from the first tier where that may serve them."""
+    """Reads values, from the first tier if it may serve them."""
 
-    is_local: bool                      # whether to go on with the first tier while no server can be asked
+    is_local: bool                      # whether to serve from the first tier while no server can be asked
     fast_path: Any                      # of a cache on a folder, else None
 
     def get(self, key: Any, default: Any) -> Effects[Any]:
-        """`DistributedCache.get`, where the short way did not find it."""
+        """`DistributedCache.get`, after the fast path did not find the key."""
         key = checked_key(key)
         found, _ = yield from self.lookup(key, self.deadline())
         return default if found is MISSING else found
@@ -30,7 +30,7 @@ class Reading(Entries):
     def lookup(
         self, key: str, deadline: float, counts: bool = True, schema: Schema | None = None
     ) -> Effects[tuple[Any, bool]]:
-        """The value of a key or MISSING, from wherever it may come from; and whether a server could tell."""
+        """The value of a key or MISSING, from either tier; and whether a server answered or need not be asked."""
         tier = self.tier
         tracking = self.tracking
         if self.is_closed or self.topology.owners is None or (tracking is not None and not tracking.has_begun):
@@ -63,7 +63,7 @@ class Reading(Entries):
         return value, True
 
     def _serve_stale(self, key: str, failure: Failure, counts: bool) -> Any:
-        """What the first tier has while no server can be asked; raises where that is not wanted."""
+        """The first tier's value while no server can be asked, or MISSING; raises if the cache is not to serve it."""
         if not self.is_local:
             self.tier.count(errors=1)
             raise self.unavailable(failure, [key])
@@ -75,7 +75,7 @@ class Reading(Entries):
         return value
 
     def contains(self, key: Any) -> Effects[bool]:
-        """`in`."""
+        """The operator ``in``."""
         key = checked_key(key)
         deadline = self.deadline()
         yield from self.begin(deadline)
@@ -122,7 +122,7 @@ class Reading(Entries):
     def read_many(
         self, wanted: Iterable[str], deadline: float, counts: bool, schema: Schema | None = None
     ) -> Effects[tuple[dict[str, Any], dict[str, Failure]]]:
-        """The values of those keys that have one, and those of which nobody could tell."""
+        """The values of the keys that have one, and a Failure for each key whose server did not answer."""
         yield from self.begin(deadline)
         tier = self.tier
         found: dict[str, Any] = {}
@@ -169,7 +169,7 @@ class Reading(Entries):
                                 value, row = self.read(fills[key], data, pttl, schema)
                                 rows.append(row)
                         except Undecodable:
-                            undecodable += 1        # a miss, as is what is not there
+                            undecodable += 1        # a miss, like an absent key
                         at += size
                     if value is MISSING:
                         misses += 1

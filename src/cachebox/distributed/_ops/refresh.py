@@ -1,12 +1,13 @@
-"""Refresh-ahead over both tiers: what will end soon is recomputed in the background, while it is still served.
+"""Refresh-ahead over both tiers: a value near its deadline is computed again in the background, while it is still
+served.
 
-`get_or_set` and decorated calls bring along how a value is made and how long it lives, so they can tell that what they
-found is in the last share of its lifetime. Then they `consider` it. A refresh asks the server for the key's lease, as
-who misses the key does, but gets it although there is a value: so one process of all computes; a write, a delete or a
-clear meanwhile takes the lease away, and nothing is stored over it; and whoever misses the key waits for the refresh.
+`get_or_set` and decorated calls know how a value is made and how long it lives. So they can tell that a hit is in the
+last share of its lifetime, and then they `consider` it. A refresh asks the server for the key's lease, like a caller
+that misses, but gets it although there is a value. So only one process computes. A write, a delete or a clear in
+between takes the lease away, and nothing is stored over it. A caller that misses the key waits for the refresh.
 
-Invariant: at most one refresh of a key is under way in a process (`_again`), and while another process computes, the
-server is asked once in `PAUSE` seconds.
+Invariant: at most one refresh of a key is under way in a process (`_again`). While another process computes, the server
+is asked once in `PAUSE` seconds.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from cachebox.distributed._ops.single_flight import Decides, Loader, new_flight
 from cachebox.distributed._wire.keyspace import new_token
 
 PAUSE = 1.0
-"""Seconds until a key is asked for again that another process computes, or of which no server could tell."""
+"""Seconds until the server is asked again about a key that another process computes, or whose server did not answer."""
 MANY = 256
 """Size of `_again` from which elapsed pauses are dropped."""
 
 
 class Refreshing:
-    """Refreshes for one cache: `share` of a lifetime before its end."""
+    """The refreshes of one cache: in the last `share` of a lifetime."""
 
     def __init__(self, core: Core, loader: Loader, share: float) -> None:
         self._core = core
@@ -43,9 +44,10 @@ class Refreshing:
     def renew(self) -> None:
         """Reset: at first, and in the child of a fork, where the parent's threads are gone."""
         self._lock = Section()
-        self._fails = False                     # what was told to the logger
-        self._again: dict[str, float] = {}      # keys not to be refreshed before a time: never, while that is under way
-        self._flights: dict[str, Flight] = {}   # ... unless nobody will go on with it
+        self._fails = False                     # whether a failure was logged, and none has succeeded since
+        # key: time before which it is not refreshed; infinity while a refresh runs
+        self._again: dict[str, float] = {}
+        self._flights: dict[str, Flight] = {}   # key: the flight of its refresh, which may be lost
 
     def consider(
         self,
@@ -56,10 +58,10 @@ class Refreshing:
         pttl: float | None = None,
         kept: int | None = None,
     ) -> Effects[None]:
-        """Start a refresh of a key, the value of which was found, if it is due. O(1).
+        """Start a refresh of a key whose value was found, if it is due. O(1).
 
-        `pttl`: the milliseconds that the server has it yet, as that said (negative: for ever), the last `kept` of them
-        beyond its end; None: see the first tier.
+        `pttl`: the milliseconds for which the server still has the value (negative: no expiry). The last `kept` of them
+        lie after its deadline. None: ask the first tier.
         """
         if kept is None:
             kept = self._core.kept if decide.kept is None else decide.kept
@@ -75,8 +77,8 @@ class Refreshing:
                 self._end(key, PAUSE)
 
     def _left_here(self, key: str) -> float:
-        """How long an entry of the first tier lives on; infinity where that tells nothing of the server's."""
-        if self._core.tracking is None and not self._core.topology.is_exact:             # cut short to `max_staleness`
+        """Seconds that an entry of the first tier has to live; infinity if that says nothing about the server's."""
+        if self._core.tracking is None and not self._core.topology.is_exact:            # cut short to `max_staleness`
             return math.inf
         try:
             left = self._core.tier.first.ttl(key)
@@ -95,7 +97,7 @@ class Refreshing:
         return True
 
     def _lasts(self, key: str, now: float) -> bool:
-        """Whether a pause, or a refresh, is not over."""
+        """Whether a pause or a refresh of the key is not over."""
         flight = self._flights.get(key)
         return self._again.get(key, 0.0) > now and (flight is None or not flight.lost())
 
@@ -107,15 +109,18 @@ class Refreshing:
                 self._again.pop(key, None)
 
     def _refresh(self, key: str, factory: Callable[[], Any], decide: Decides, before: int) -> Effects[None]:
-        """In the background: compute, unless somebody does or has done so, or the key is gone. `before`: the
-        milliseconds before which the server is to have it no longer, if it is to be computed anew."""
+        """In the background: compute a value, unless another caller does or has done so, or the key is gone.
+
+        `before`: a value that the server has for fewer milliseconds is computed again.
+        """
         core, loader = self._core, self._loader
         token, flight = new_token(), new_flight()
         pause = 0.0
         counted: dict[str, int] = {}
         led.set(())                             # the caller that started this does not wait for it
         self._flights[key] = flight
-        loader.flights[token] = flight          # before the lease is taken: who sees our token has to find this
+        # before the lease is taken: a waiter that sees this token must find the flight
+        loader.flights[token] = flight
         try:
             if core.is_closed:
                 return
@@ -128,18 +133,18 @@ class Refreshing:
                 pause = PAUSE
             elif reply[0] == 3:
                 with flight:
-                    yield from loader.fly(key, factory, decide, token, flight, deadline)
+                    yield from loader.load_as_leader(key, factory, decide, token, flight, deadline)
                 counted = {"refreshes": 1}
                 self._fails = False
-        except Exception:                       # counted; what is there lives on, and who asks for it later tries again
+        except Exception:                       # counted; the old value lives on, and a later hit tries again
             counted = {"refresh_failures": 1}
             if not self._fails:
                 self._fails = True
-                log.warning("a value could not be computed anew in the background", exc_info=True)
+                log.warning("a value could not be refreshed in the background", exc_info=True)
         finally:
             loader.flights.pop(token, None)
             flight.give_up()
-            if self._flights.get(key) is flight:    # else another one took over
+            if self._flights.get(key) is flight:    # else another refresh took over
                 del self._flights[key]
                 self._end(key, pause)
-            core.tier.count(**counted)          # last: a test that sees it may start the next refresh
+            core.tier.count(**counted)          # last, because a test that sees the count may start the next refresh

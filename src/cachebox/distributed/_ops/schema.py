@@ -1,11 +1,11 @@
-"""The classes that a function's annotation speaks of, so that its results come back as objects of these.
+"""The classes in a function's annotation, so that its results come back as objects of these classes.
 
-Dataclasses, attrs classes, NamedTuples, pydantic models, `msgspec.Struct`s and enums are found wherever they stand in
-the annotation, or in the annotations of their fields. Objects are taken apart into their fields and put together again
-as `pickle` does it: without ``__init__``, so that nothing is computed, validated or checked a second time.
+Dataclasses, attrs classes, NamedTuples, pydantic models, `msgspec.Struct`s and enums are found anywhere in the
+annotation, or in the annotations of their fields. Objects are decomposed into their fields, and composed again like
+`pickle` does it: without ``__init__``, so that nothing is computed or validated a second time.
 
-The fingerprint tells annotations apart. What was written under another one is not read: a field that was renamed, or
-has got another type, at whatever depth, makes older entries misses.
+The fingerprint distinguishes annotations. A value that was written under another annotation is not read. So a field
+that was renamed, or has got another type, at any depth, turns older entries into misses.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from cachebox._calls.naming import module_of
 from cachebox.distributed._wire.typed import Unstorable, member, member_name
 
 _CACHED_HASH = "_attrs_cached_hash"
-"""Where attrs remembers a hash, which another process may have otherwise."""
+"""Where attrs remembers a hash, which may differ in another process."""
 
 
 class Schema:
-    """What an annotation speaks of.
+    """The classes of an annotation.
 
     Args:
-        annotation: a class, or any other thing that can stand behind ``->``.
+        annotation: a class, or anything else that can follow ``->``.
 
     Immutable, so safe from any thread.
 
@@ -40,36 +40,36 @@ class Schema:
     ... class Point:
     ...     x: int
     >>> schema = Schema(list[Point])
-    >>> number, parts = schema.taken_apart(Point(3))
-    >>> schema.put_together(number, parts)
+    >>> number, parts = schema.decompose(Point(3))
+    >>> schema.compose(number, parts)
     Point(x=3)
     """
 
     def __init__(self, annotation: Any) -> None:
         self._records: list[Record] = []
         self._numbers: dict[type, int] = {}
-        self._said: dict[Any, str] = {}         # of each class that has fields: what they are
-        self._within: list[int] = []            # the aliases that are being looked into
+        self._said: dict[Any, str] = {}         # class with fields: its fields as text
+        self._within: list[int] = []            # the aliases that are being resolved
         self._says = self._text(annotation)
         about = "\n".join([self._says, *self._said.values()])
         self.fingerprint = hashlib.sha256(about.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def __bool__(self) -> bool:
-        """Whether there is a class in it that only an annotation tells of."""
+        """Whether the annotation has a class that cannot be read without it."""
         return bool(self._said)
 
-    def taken_apart(self, value: Any) -> tuple[int, list[Any]] | None:
-        """The number of a value's class, and its parts; None: it is of no class of the annotation."""
+    def decompose(self, value: Any) -> tuple[int, list[Any]] | None:
+        """The number of a value's class, and the value's parts; None if the annotation does not have the class."""
         number = self._numbers.get(type(value))
         return None if number is None else (number, self._records[number].parts(value))
 
-    def put_together(self, number: int, parts: list[Any]) -> Any:
-        """The value that these parts are of. Raises whatever falls out where they are of none."""
+    def compose(self, number: int, parts: list[Any]) -> Any:
+        """The value that consists of these parts. Raises any exception if they do not fit."""
         if type(number) is not int or number < 0:
             raise ValueError("no class has that number")
         return self._records[number].made(parts)
 
-    # --- what an annotation says ------------------------------------------------------------------------------------
+    # --- the annotation as text ---------------------------------------------------------------------------------------
 
     def _text(self, hint: Any) -> str:
         """An annotation as text. Notes the classes in it. O(size of all annotations that it leads to)."""
@@ -94,7 +94,7 @@ class Schema:
         name = str(getattr(hint, "__name__", None) or type(hint).__name__)
         for attribute in ("__value__", "__supertype__", "__bound__"):   # of `type X = ...`, NewType, TypeVar
             inner = getattr(hint, attribute, None)
-            if inner is not None and id(hint) not in self._within:      # an alias may lead back to itself
+            if inner is not None and id(hint) not in self._within:      # an alias may refer to itself
                 self._within.append(id(hint))
                 name = f"{name}:{self._text(inner)}"
                 self._within.pop()
@@ -107,12 +107,12 @@ class Schema:
         return repr(value)
 
     def _note(self, kind: type) -> None:
-        """Take a class in, if it is one that can be taken apart."""
+        """Register a class, if its objects can be decomposed."""
         if kind in self._said or kind.__module__ == "builtins":
             return
         record = record_of(kind)
         if record is not None:
-            self._said[kind] = ""               # it may lead back to itself
+            self._said[kind] = ""               # it may refer to itself
             self._numbers[kind] = len(self._records)
             self._records.append(record)
         elif typing.is_typeddict(kind) or hasattr(kind, "__required_keys__"):
@@ -126,15 +126,15 @@ class Schema:
 
 
 def schema_of(annotation: Any) -> Schema | None:
-    """The schema of an annotation; None: what it speaks of needs none."""
+    """The schema of an annotation; None if it needs none."""
     schema = Schema(annotation)
     return schema if schema else None
 
 
 def schema_of_function(function: Any) -> Schema | None:
-    """The schema of what a function returns; None: it does not say, or what it says needs none.
+    """The schema of a function's results; None if it has no annotation, or needs no schema.
 
-    An annotation that cannot be resolved, because a name in it is there for type checkers only, says nothing.
+    An annotation that cannot be resolved, because a name in it exists for type checkers only, counts as none.
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -143,7 +143,7 @@ def schema_of_function(function: Any) -> Schema | None:
     try:
         hints = typing.get_type_hints(function, include_extras=True)
         return schema_of(hints["return"]) if "return" in hints else None
-    except Exception:                           # whatever falls out of evaluating it
+    except Exception:                           # anything that evaluating it raises
         return None
 
 
@@ -157,15 +157,15 @@ def _hints(kind: type) -> dict[str, Any]:
         return {name: field.annotation for name, field in model.items()}
     try:
         return typing.get_type_hints(kind, include_extras=True)
-    except Exception:                           # a name that is there for type checkers only
+    except Exception:                           # a name that exists for type checkers only
         return dict(inspect.get_annotations(kind))
 
 
-# --- taking apart and putting together --------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------------------
 
 
 class Record:
-    """How objects of one class are taken apart: dataclasses, and classes of attrs.
+    """How objects of one class are decomposed: dataclasses, and attrs classes.
 
     Args:
         kind: the class.
@@ -177,7 +177,7 @@ class Record:
         self.names = tuple(names)
 
     def parts(self, value: Any) -> list[Any]:
-        """The values of the fields. Raises `Unstorable` where an object has others, or lacks one."""
+        """The values of the fields. Raises `Unstorable` if the object has other attributes, or lacks a field."""
         state: Any = object.__getstate__(value)
         if isinstance(state, tuple):            # of a class with slots
             state = {**(state[0] or {}), **state[1]}
@@ -194,7 +194,7 @@ class Record:
         return parts
 
     def made(self, parts: list[Any]) -> Any:
-        """The object of which these are the parts."""
+        """The object with these parts."""
         names = (*self.names, _CACHED_HASH) if len(parts) == len(self.names) + 1 else self.names
         made: Any = object.__new__(self.kind)
         for name, part in zip(names, parts, strict=True):
@@ -203,7 +203,7 @@ class Record:
 
 
 class NamedTupleRecord(Record):
-    """A NamedTuple, or one of `collections.namedtuple`."""
+    """A NamedTuple, or a class of `collections.namedtuple`."""
 
     def parts(self, value: Any) -> list[Any]:
         if getattr(value, "__dict__", None) or len(value) != len(self.names):
@@ -217,7 +217,7 @@ class NamedTupleRecord(Record):
 
 
 class EnumRecord(Record):
-    """An enum, which need not be one that can be found by name."""
+    """An enum; it need not be importable by name."""
 
     def parts(self, value: Any) -> list[Any]:
         return [member_name(value)]
@@ -228,7 +228,7 @@ class EnumRecord(Record):
 
 
 class PydanticRecord(Record):
-    """A model of pydantic 2: its fields, which of them were set, further ones, and private attributes."""
+    """A model of pydantic 2: its fields, which of them were set, extra fields, and private attributes."""
 
     def parts(self, value: Any) -> list[Any]:
         state = object.__getattribute__(value, "__dict__")
@@ -261,12 +261,13 @@ class StructRecord(Record):
     def made(self, parts: list[Any]) -> Any:
         made = self.kind(**dict(zip(self.names, parts, strict=True)))
         for name, part in zip(self.names, parts, strict=True):
-            sys.modules["msgspec"].structs.force_setattr(made, name, part)      # whatever `__post_init__` has done
+            # overrides what `__post_init__` has done
+            sys.modules["msgspec"].structs.force_setattr(made, name, part)
         return made
 
 
 def record_of(kind: Any) -> Record | None:
-    """How objects of a class are taken apart; None: they are not."""
+    """How objects of a class are decomposed; None if they are not."""
     if isinstance(kind, enum.EnumMeta):
         return EnumRecord(kind, ())
     if issubclass(kind, tuple):

@@ -1,14 +1,14 @@
-"""One computes, the others wait: `get_or_set`, over all threads, tasks and processes.
+"""Single flight over all threads, tasks and processes: `get_or_set`.
 
-A caller that finds no value asks the server for the *lease* of the key: a name that holds a token and expires. One gets
-it and leads. It calls the factory, and stores the result only if it still has the lease, in one step. A write, a delete
-or a clear takes the lease away, so a value that was computed from older data is never stored. The factory runs under a
-lease that is renewed; where its process dies, it expires, and the next caller leads.
+A caller that finds no value asks the server for the *lease* of the key: a name that holds a fencing token and expires.
+One caller gets the lease and leads. The leader calls the factory, and stores the result only if it still has the lease,
+in one step. A write, a delete or a clear takes the lease away, so a value computed from older data is never stored. The
+lease is renewed while the factory runs. If the leader's process dies, the lease expires, and the next caller leads.
 
-The others wait: in the leader's own process for its `Flight`, which also brings the exception; in other processes for
-news about the key (`Tier.wait_for`). Then they ask again, and get the error if the leader that they waited for failed.
-A wait that would keep the leader from going on is not begun: the factory runs, and what it returns is not stored. All
-user code of a load is part of its flight: the factory, what decides about its value, and the serializer.
+The others wait. In the leader's process they wait for its `Flight`, which also brings the exception. In other processes
+they wait for a push about the key (`Tier.wait_for`), then ask again; if the leader failed, they get its error. A wait
+that would keep the leader from going on is not begun: the caller runs the factory itself, and does not store the
+result. All user code of a load is part of its flight: the factory, the decision about the value, and the serializer.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from cachebox.distributed._ops import leases
 from cachebox.distributed._ops.entries import ATOMS, Packed
 from cachebox.distributed._ops.leases import Leases
 from cachebox.distributed._ops.operations import Core
-from cachebox.distributed._wire import error_codec as failed
+from cachebox.distributed._wire import error_codec
 from cachebox.distributed._wire.codec import Undecodable
 from cachebox.distributed._wire.keyspace import new_token
 from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import Senseless
-from cachebox.distributed._wire.scripts import LAND, LEAD, READ
+from cachebox.distributed._wire.scripts import COMPLETE, LEAD, READ
 from cachebox.distributed._wire.typed import Schema
 from cachebox.distributed.errors import BackendUnavailable
 from cachebox.distributed.options import checked_key, checked_tags, seconds_of
@@ -41,47 +41,48 @@ from cachebox.distributed.options import checked_key, checked_tags, seconds_of
 if TYPE_CHECKING:
     from cachebox.distributed._ops.refresh import Refreshing
 
-MOST_LOOKS = 5                      # at entries that cannot be decoded, one after the other
-FOREIGN_WAIT = 8.0                  # seconds that a factory's own call waits for another process, which may wait for it
+MOST_LOOKS = 5                      # times that one call meets entries that cannot be decoded
+# seconds for which a call made by a factory waits for another process, which may wait for that factory
+FOREIGN_WAIT = 8.0
 
 def new_flight() -> Flight:
-    """A computation that the caller leads: a thread, a greenlet or a task."""
+    """A new flight with the calling thread, greenlet or task as its leader."""
     return Flight(*tasks.current())
 
 
 def _digest(data: bytes) -> bytes:
-    """By which a server is told of an entry that is no good."""
+    """The digest by which the server recognises an undecodable entry."""
     return hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
 
 
 class Decides(Protocol):
-    """Says what is to become of a computed value."""
+    """Decides what becomes of a computed value."""
 
     @property
     def name(self) -> str:
-        """What the function is called that computes it."""
+        """The name of the function that computes it."""
 
     @property
     def schema(self) -> Schema | None:
-        """The classes of its annotation; None: it needs none."""
+        """The classes of its annotation; None if it needs no schema."""
 
     @property
     def share(self) -> float | None:
-        """The share of a lifetime at its end in which a value is computed anew; None: the cache's."""
+        """The last share of a lifetime in which a value is refreshed; None: the cache's."""
 
     @property
     def kept(self) -> int | None:
-        """The milliseconds for which a value is kept beyond its end; None: the cache's."""
+        """The milliseconds for which a value is kept after its deadline; None: the cache's."""
 
     def __call__(self, value: Any, /) -> tuple[bool, float, tuple[str, ...]]:
-        """Whether it is stored, for how many seconds (infinity: for ever), and under which tags."""
+        """Whether a value is stored, for how many seconds (infinity: no expiry), and under which tags."""
 
     def lifetime_of(self, value: Any, /) -> float:
-        """For how many seconds it was stored, if it was."""
+        """The lifetime in seconds that a value got, if it was stored."""
 
 
 class Decision:
-    """The same whatever the value."""
+    """A decision that does not depend on the value."""
 
     schema = share = kept = None
 
@@ -103,7 +104,7 @@ class Decision:
 
 
 class Loader:
-    """Computes what is missing, for one cache."""
+    """Loads missing values, for one cache."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -112,16 +113,16 @@ class Loader:
         self.renew()
 
     def renew(self) -> None:
-        """Reset: at first, and in the child of a fork, where other threads' computations are gone."""
-        self.flights: dict[Any, Flight] = {}    # by token; by key for those without a server
+        """Reset: at first, and in the child of a fork, where the other threads' flights are gone."""
+        self.flights: dict[Any, Flight] = {}    # by token; by key while no server can be asked
         self.leases.renew()
         if self.refreshing is not None:
             self.refreshing.renew()
 
     def refresh_for_functions(self) -> None:
-        """Have values computed anew for functions that ask for it, where the cache itself does not."""
+        """Enable refreshing for functions that ask for it, if the cache itself does not refresh."""
         if self.refreshing is None:
-            from cachebox.distributed._ops.refresh import Refreshing  # which knows this module
+            from cachebox.distributed._ops.refresh import Refreshing  # which imports this module
 
             self.refreshing = Refreshing(self._core, self, 0.0)
 
@@ -135,7 +136,7 @@ class Loader:
         return value
 
     def load(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
-        """The value of a key, computed if need be; and whether it was missing."""
+        """The value of a key, loaded if need be; and whether it was missing."""
         core, tier = self._core, self._core.tier
         deadline = core.deadline()
         yield from core.begin(deadline)
@@ -148,7 +149,8 @@ class Loader:
         token = new_token()
         flight = new_flight()
         acts = flights.acting()
-        self.flights[token] = flight           # before the lease is taken: who sees our token has to find this
+        # before the lease is taken: a waiter that sees this token must find the flight
+        self.flights[token] = flight
         try:
             with flight:
                 return (yield from self._load(key, factory, decide, token, flight, acts, deadline))
@@ -156,8 +158,8 @@ class Loader:
             self.flights.pop(token, None)
             flight.give_up()
 
-    def load_anew(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
-        """`load` where a value that is there does not count, nor one that somebody is computing already."""
+    def reload(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
+        """`load`, but a present value does not count, nor one that another caller is loading already."""
         deadline = self._core.deadline()
         yield from self._core.begin(deadline)
         token = new_token()
@@ -166,7 +168,7 @@ class Loader:
         self.flights[token] = flight
         try:
             with flight:
-                return (yield from self._load(key, factory, decide, token, flight, acts, deadline, anew=True))
+                return (yield from self._load(key, factory, decide, token, flight, acts, deadline, reload=True))
         finally:
             self.flights.pop(token, None)
             flight.give_up()
@@ -174,7 +176,7 @@ class Loader:
     def load_alone(
         self, key: str, factory: Callable[[], Any], decide: Decides
     ) -> Effects[tuple[Any, bool]]:
-        """`load` for those who do not want to wait for each other: each computes and writes."""
+        """`load` without waiting for other callers: each one computes and writes."""
         core = self._core
         deadline = core.deadline()
         value, _ = yield from core.lookup(key, deadline, schema=decide.schema)
@@ -202,7 +204,7 @@ class Loader:
         return value, True
 
     def _stale(self, key: str, decide: Decides) -> Effects[Any]:
-        """A value that has ended and is still kept, for who could not compute a newer one; else MISSING."""
+        """A stale value, for a caller that could not compute a newer one; else MISSING."""
         core = self._core
         if core.kept or decide.kept:
             reply = yield from core.call(READ, key, deadline=core.deadline())
@@ -224,9 +226,12 @@ class Loader:
         flight: Flight,
         acts: bool,
         deadline: float,
-        anew: bool = False,
+        reload: bool = False,
     ) -> Effects[tuple[Any, bool]]:
-        """The deadline stands still while the factory runs, and begins anew after a wait for another's."""
+        """The steps of `load` and `reload`.
+
+        The deadline stands still while the factory runs, and starts again after a wait for another flight.
+        """
         core, tier = self._core, self._core.tier
         no_good = b""                           # digest of a value that cannot be decoded
         awaited = b""                           # the token of the leader in another process
@@ -242,7 +247,7 @@ class Loader:
             reply: Any = None
             try:
                 reply = yield from self.lead(key, token, no_good, awaited, deadline)
-                if anew and type(reply) is not Failure and reply[0] == 1:
+                if reload and type(reply) is not Failure and reply[0] == 1:
                     no_good = _digest(reply[1])
                     continue
                 if type(reply) is not Failure and reply[0] == 1:
@@ -273,7 +278,7 @@ class Loader:
                 tier.end_fill(fill)
                 if waiter is not None and (type(reply) is not list or reply[0] != 2):
                     tier.wait_no_more(key, waiter.wake)
-            if type(reply) is Failure and anew:
+            if type(reply) is Failure and reload:
                 core.tier.count(errors=1)
                 if not core.is_local:
                     raise core.unavailable(reply, [key])
@@ -281,18 +286,18 @@ class Loader:
             if type(reply) is Failure:
                 return (yield from self._without_server(key, factory, reply, missed))
             if reply[0] == 4:
-                error = failed.decode(core.codec, key, awaited, reply[1])
+                error = error_codec.decode(core.codec, key, awaited, reply[1])
                 if error is not None:
                     raise error
                 awaited = b""
                 continue
             if not missed:
                 missed = True
-                tier.count(misses=not anew)
+                tier.count(misses=not reload)
             if reply[0] == 3:
-                return (yield from self.fly(key, factory, decide, token, flight, deadline)), True
+                return (yield from self.load_as_leader(key, factory, decide, token, flight, deadline)), True
             other = self.flights.get(reply[2])
-            awaited = reply[2] if other is None and not anew else b""
+            awaited = reply[2] if other is None and not reload else b""
             if other is not None:
                 if waiter is not None:
                     tier.wait_no_more(key, waiter.wake)
@@ -300,7 +305,7 @@ class Loader:
                 waits = yield from self._wait_for(other)
                 if not waits:
                     return (yield Call(factory)), True
-                if anew and not other.was_abandoned:
+                if reload and not other.was_abandoned:
                     deadline = core.deadline()
                     continue
                 if not other.was_abandoned:
@@ -309,7 +314,8 @@ class Loader:
                 deadline = core.deadline()
                 yield from self._take_over(reply[2], deadline)
                 continue
-            if waiter is None:                  # ask once more, so that news between the two cannot be missed
+            # ask once more, so that no push between the question and the wait is missed
+            if waiter is None:
                 waiter = yield NewWaiter()
                 continue
             seconds = patience.seconds(reply[2], reply[1])
@@ -317,7 +323,7 @@ class Loader:
                 tier.wait_no_more(key, waiter.wake)
                 return (yield Call(factory)), True
             if not tier.is_tracked:
-                seconds = min(seconds, core.topology.news_apart)
+                seconds = min(seconds, core.topology.polled_every)
             if acts:
                 seconds = min(seconds, 1.0)
             try:
@@ -328,7 +334,7 @@ class Loader:
             deadline = core.deadline()
 
     def _wait_for(self, other: Flight) -> Effects[bool]:
-        """Wait for a flight of this process. False: the caller has to compute for itself."""
+        """Wait for a flight of this process. Returns False if the caller has to compute by itself."""
         waiter = yield NewWaiter()
         wait = flights.Wait(other, waiter)
         try:
@@ -340,7 +346,7 @@ class Loader:
         return other.is_done
 
     def _take_over(self, token: bytes, deadline: float) -> Effects[None]:
-        """A flight was given up. Where its leader is not there to do so, give its lease up."""
+        """Give up the lease of an abandoned flight, unless its leader does so."""
         self.flights.pop(token, None)
         groups = self.leases.let_go(token)
         if groups is not None:
@@ -359,12 +365,12 @@ class Loader:
         if names is not None:
             bucket = names.bucket(key)
             more = [names.lease(bucket, key), *([names.failed(bucket, awaited)] if awaited else ())]
-        write = core.tier.begin_write(())       # of the generation, if there is none
+        write = core.tier.begin_write(())       # of the generation, which the script may make
         try:
             reply = yield from core.call(
                 LEAD, key, new_token(), token, leases.LEASE_MS, no_good, due, deadline=deadline, more=more
             )
-        except BaseException:                   # cancelled: the server may have given it all the same
+        except BaseException:                   # cancelled: the server may have granted the lease all the same
             core.tier.drop_write(write)
             if names is not None:
                 self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), more[0]])])
@@ -377,9 +383,9 @@ class Loader:
             return [3, 0]                       # a repetition, after the first answer was lost
         return reply
 
-    # --- leading ----------------------------------------------------------------------------------------------------
+    # --- leading ------------------------------------------------------------------------------------------------------
 
-    def fly(
+    def load_as_leader(
         self,
         key: str,
         factory: Callable[[], Any],
@@ -388,7 +394,7 @@ class Loader:
         flight: Flight,
         deadline: float,
     ) -> Effects[Any]:
-        """Compute, and store."""
+        """Call the factory, and store the value under the lease."""
         core = self._core
         names = core.names
         assert names is not None
@@ -416,17 +422,17 @@ class Loader:
         if encoded is None:
             yield from self.leases.give_up(token, groups, deadline)
         else:
-            yield from self.land(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
+            yield from self.complete(key, encoded, core.expiry(lifetime, kept), tags, token, lease, deadline)
         flight.complete(self._shared(encoded, value, decide.schema))
         return value
 
     def _shared(self, encoded: tuple[bytes, bytes] | None, value: Any, schema: Schema | None) -> Any:
-        """What those who waited get: in a cache that isolates, values of their own."""
+        """The value for waiters: in a cache that isolates, each gets its own copy."""
         if not self._core.isolate or type(value) in ATOMS or encoded is None:
             return value
         return Packed(*self._core.codec.payload(*encoded), schema)
 
-    def land(
+    def complete(
         self,
         key: str,
         encoded: tuple[bytes, bytes],
@@ -436,11 +442,12 @@ class Loader:
         lease: bytes,
         deadline: float,
     ) -> Effects[None]:
+        """Store a value under its lease, if the lease still holds, and end the lease."""
         core, tier = self._core, self._core.tier
         write = tier.begin_write((key,))
         try:
             reply = yield from core.call(
-                LAND, key, token, new_token(), *encoded, px, len(tags), *tags,
+                COMPLETE, key, token, new_token(), *encoded, px, len(tags), *tags,
                 deadline=deadline, more=[lease],
             )
         except BaseException:
@@ -459,12 +466,12 @@ class Loader:
             tier.end_write(write)
             tier.count(fills_refused=1)
 
-    # --- without a server -------------------------------------------------------------------------------------------
+    # --- without a server ---------------------------------------------------------------------------------------------
 
     def _without_server(
         self, key: str, factory: Callable[[], Any], failure: Failure, missed: bool
     ) -> Effects[tuple[Any, bool]]:
-        """What the first tier has, or what is computed, once per process; nothing is stored."""
+        """The first tier's value, or one that is computed once per process; nothing is stored."""
         core = self._core
         value = core._serve_stale(key, failure, counts=not missed)
         if value is not MISSING:

@@ -1,8 +1,8 @@
-"""`DistributedCache.warm`: filling the server, and the first tier here, before anybody asks.
+"""`DistributedCache.warm`: filling the server and the first tier before the first request.
 
-Keys are dealt with in batches: one look tells which are there, which also brings them into the first tier; the leases
-of the others are taken in one step, their values loaded, and stored in one step, as far as the leases still hold. So
-a write or a delete meanwhile wins, in any process, and what another process is computing is not computed here.
+Keys are processed in batches. One look finds the keys that are present, and brings them into the first tier. One step
+takes the leases of the others. Their values are loaded, and one step stores them, as far as the leases still hold. So a
+write or a delete in between wins, in any process, and a key that another process loads is not loaded here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cachebox.distributed._ops.single_flight import Loader
 from cachebox.distributed.options import checked_key
 
 FEW = 20
-"""Keys whose values are stored together where they are loaded one by one: so many loads an interruption may cost."""
+"""The batch size if keys are loaded one by one: an interruption may cost so many loads."""
 
 
 class Source:
@@ -47,10 +47,10 @@ class Source:
         if self.many is not None and not callable(self.many):
             raise TypeError(f"loader.load_many must be callable, not {type(self.many).__name__}")
         if not may_be_async and any(map(inspect.iscoroutinefunction, (self.one, self.many))):
-            raise TypeError("loader must not be async: AsyncDistributedCache takes such a one")
+            raise TypeError("loader must not be async: use an AsyncDistributedCache for an async loader")
 
     def load(self, keys: list[str]) -> Effects[tuple[dict[str, Any], list[Exception]]]:
-        """The values of those keys that there are, and what went wrong for others."""
+        """The values of the keys that have one, and the errors of others."""
         if self.items is not None:
             return {key: self.items[key] for key in keys}, []
         if self.many is not None:
@@ -60,7 +60,7 @@ class Source:
                     raise TypeError(f"load_many must return a dict, not {type(values).__name__}")
                 return {key: values[key] for key in keys if key in values}, []
             except KeyError:
-                pass                            # of some key; which one, only asking for each of them can tell
+                pass                            # of some key: only asking for each one says which
             except Exception as error:
                 return {}, [error]
         found: dict[str, Any] = {}
@@ -101,12 +101,12 @@ class Warming:
         self._tally = Tally(len(wanted), None)
 
     def run_in_threads(self, driver: Blocking) -> Warmed:
-        """Do it, in so many threads as were asked for."""
+        """Warm, in as many threads as `workers` says."""
         with shown(self._progress) as self._tally.show:
             return in_threads(lambda: driver.run(self._work_off()), self._workers, self._tally)
 
     async def run_in_tasks(self, driver: Async) -> Warmed:
-        """Do it, in so many tasks as were asked for."""
+        """Warm, in as many tasks as `workers` says."""
         with shown(self._progress) as self._tally.show:
             tasks = [asyncio.ensure_future(driver.run(self._work_off())) for _ in range(self._workers)]
             try:
@@ -123,23 +123,23 @@ class Warming:
 
     def _work_off(self) -> Effects[None]:
         while self._tally.ended_by is None:
-            with self._tally.turn:
+            with self._tally.lock:
                 batch = next(self._left, None)
             if batch is None:
                 return
             yield from self._do(batch)
 
     def _do(self, batch: list[str]) -> Effects[None]:
-        """Have all keys of a batch on the server, as far as possible."""
+        """Load all keys of a batch into the server, as far as possible."""
         core = self._core
         keys = list(dict.fromkeys(batch))
         there, unknown = yield from core.read_many(keys, core.deadline(), False)
         missing = [key for key in keys if key not in there and key not in unknown]
         loaded, errors, others = yield from self._load(missing)
-        if unknown:                             # their server is away; what others have is loaded
+        if unknown:                             # their server did not answer; what the other servers have is loaded
             core.tier.count(errors=1)
             errors.insert(0, core.unavailable(next(iter(unknown.values())), unknown))
-        for key in others:                      # somebody is computing it, or what is there cannot be decoded
+        for key in others:                      # another caller loads it, or its entry cannot be decoded
             try:
                 loaded += yield from self._load_other(key)
             except Exception as error:
@@ -148,7 +148,7 @@ class Warming:
         self._tally.note(loaded, wanted - loaded, len(batch) - wanted, errors[0] if errors else None)
 
     def _load_other(self, key: str) -> Effects[bool]:
-        """The way of `get_or_set`, which waits for others."""
+        """Load a key like `get_or_set`, which waits for other callers."""
         one, items = self._source.one, self._source.items
         try:
             yield from self._loader.get_or_set(
@@ -159,7 +159,7 @@ class Warming:
         return True
 
     def _load(self, keys: list[str]) -> Effects[tuple[int, list[Exception], list[str]]]:
-        """Load and store as many of these as nobody else does. Returns how many were, what failed, and the others."""
+        """Load and store the keys that no other caller is loading. Returns how many, the errors, and the other keys."""
         core = self._core
         with LeadOfMany(core, self._loader) as lead:
             mine, others, unreached = yield from lead.lead(keys)
@@ -179,7 +179,7 @@ class Warming:
                 else:
                     rows[key] = encoded, core.lifetime, ()
             lead.let_go()
-            failed = yield from lead.land(rows)
+            failed = yield from lead.complete(rows)
             loaded = len(rows) - sum([len(members) for members, _ in failed])
             if failed:
                 core.tier.count(errors=1)

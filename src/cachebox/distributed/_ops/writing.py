@@ -1,4 +1,4 @@
-"""Operations that may be repeated when a connection breaks: `set`, `delete` and `touch`, of one key and of many."""
+"""Operations that may be repeated if a connection breaks: `set`, `delete` and `touch`, of one key and of many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cachebox.distributed.options import checked_key, checked_keys, checked_tags
 
 
 class Writing(Entries):
-    """Writes values, and has the first tier forget what they replace."""
+    """Writes values, and drops what they replace from the first tier."""
 
     def set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Effects[None]:
         """`DistributedCache.set`."""
@@ -39,7 +39,8 @@ class Writing(Entries):
         deadline: float,
         kept: int | None = None,
     ) -> Effects[None]:
-        """Write values that are encoded already, perhaps to be kept so many milliseconds beyond their end."""
+        """Write encoded values. `kept`: the milliseconds for which they are kept after their deadline; None: the
+        cache's."""
         kept = self.kept_of(lifetime, kept)
         yield from self.begin(deadline)
         if not encoded:
@@ -68,7 +69,8 @@ class Writing(Entries):
     def send_writes(
         self, commands: list[Any], groups: list[tuple[int, list[str]]], deadline: float, deletes: bool = False
     ) -> Effects[list[Any]]:
-        """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes are over."""
+        """Send commands that change the keys of the groups. Returns (group, reply, write); failed writes have been
+        ended."""
         tier = self.tier
         writes = [tier.begin_write(tuple(members)) for _, members in groups]
         try:
@@ -97,7 +99,7 @@ class Writing(Entries):
         return (yield from self.delete_all(wanted, deadline))
 
     def delete_all(self, keys: tuple[str, ...], deadline: float) -> Effects[int]:
-        """Remove keys; what could not be removed is owed."""
+        """Remove keys; a removal that fails becomes a pending invalidation."""
         groups = self.grouped(keys)
         commands = [
             (bucket, script_call(DELETE, self.names_of(self.names, bucket, members))) for bucket, members in groups
@@ -107,10 +109,10 @@ class Writing(Entries):
         for (_, members), reply, write in (yield from self.send_writes(commands, groups, deadline, True)):
             if type(reply) is Failure:
                 failed.append((members, reply))
-                self.owed.add_keys(members)
+                self.pending.add_keys(members)
             else:
                 deleted += reply
-                self.owed.has_forgotten(members)
+                self.pending.has_forgotten(members)
             self.tier.end_write(write)
         self.raise_failed(failed)
         return deleted

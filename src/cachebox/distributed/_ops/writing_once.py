@@ -18,11 +18,11 @@ from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.scripts import ADD, INCREMENT, READ, SWAP, Script
 from cachebox.distributed.options import checked_key, checked_tags
 
-ATTEMPTS = 16                       # over connections that break, if the deadline lets it
+ATTEMPTS = 16                       # over connections that break, within the deadline
 
 
 class Once:
-    """A write that is to be carried out once: how it has gone so far."""
+    """The progress of a write that is to be carried out once."""
 
     __slots__ = ("breaks", "token", "was_sent")
 
@@ -33,7 +33,7 @@ class Once:
 
 
 class WritingOnce(Entries):
-    """Writes by scripts that are carried out at most once, and exactly once where the operation returns."""
+    """Writes by scripts that are carried out at most once, and exactly once if the operation returns."""
 
     def add(self, key: Any, value: Any, ttl: Any, tags: Any) -> Effects[bool]:
         """`DistributedCache.add`."""
@@ -54,7 +54,7 @@ class WritingOnce(Entries):
         return True
 
     def compute(self, key: Any, fn: Any) -> Effects[Any]:
-        """`DistributedCache.compute`: read, call, and write if the entry is still the one that was read."""
+        """`DistributedCache.compute`: read, call the function, and write if the entry has not changed."""
         key = checked_key(key)
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {type(fn).__name__}")
@@ -75,11 +75,14 @@ class WritingOnce(Entries):
                 pushed = (key,) if head or digest else ()
                 self.tier.end_write(write, pushed, [self.bucket_of(key)] if reply[1:] == b"1" else ())
                 return value
-            self.tier.drop_write(write)         # somebody wrote it meanwhile
+            self.tier.drop_write(write)         # another caller wrote it meanwhile
 
     def _seen(self, key: str, reply: bytes) -> tuple[Any, tuple[str, ...], bytes, bytes, int]:
-        """What READ has found about one key: the value or MISSING, its tags, the digest of the entry, whether a new
-        value is to keep lifetime and tags, and for how many milliseconds that is to be kept beyond its end."""
+        """What READ found about one key, and what a new value is to keep of it.
+
+        Returns the value or MISSING, its tags, the entry's digest, whether a new value keeps lifetime and tags, and for
+        how many milliseconds the new value is kept after its deadline.
+        """
         size, pttl = ROW.unpack_from(reply)
         kept = self.kept_of(self.lifetime)
         if size == NONE:
@@ -127,8 +130,11 @@ class WritingOnce(Entries):
         return int(reply[1:])
 
     def _judge(self, key: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-        """What is to be said about an entry that the server found where it was to add: the seal that it gets, its
-        digest, and whether it is an int, or as good as absent. TypeError where it is neither."""
+        """The caller's verdict on an entry that INCREMENT could not judge.
+
+        Returns the counter's seal, the entry's digest, and whether it is an int, or as good as absent. Raises TypeError
+        for any other value.
+        """
         digest = hashlib.sha1(data, usedforsecurity=False).hexdigest().encode()
         try:
             kind, payload, tags = self.codec.open(key, data)
@@ -139,12 +145,12 @@ class WritingOnce(Entries):
             raise TypeError(f"increment needs an int, but the value of {key!r} is of type {type(value).__name__}")
         return self.codec.seal(key, tags), digest, b"1"
 
-    # --- carried out once -------------------------------------------------------------------------------------------
+    # --- carried out once ---------------------------------------------------------------------------------------------
 
     def _write_once(
         self, script: Script, key: str, arguments: tuple[Any, ...], deadline: float
     ) -> Effects[tuple[Write, Any]]:
-        """The write of one key by a script that is carried out once, and its reply. Raises where it failed."""
+        """Write one key by a script that is carried out once. Returns the write and the reply; raises if it failed."""
         once = Once()
         write = self.tier.begin_write((key,))
         try:
@@ -160,8 +166,8 @@ class WritingOnce(Entries):
     ) -> Effects[Any]:
         """The reply of a script that is to be carried out once, however often its connection breaks; or a Failure.
 
-        The token makes it safe to send it again after a broken connection. A repetition is refused by the server
-        when it comes late: a server that was stalled may have forgotten the token by the time it reads it.
+        The token makes it safe to send the script again after a broken connection. The server refuses a late
+        repetition: if the server was stalled, it may have forgotten the token by then.
         """
         while True:
             names = self.topology.names
@@ -194,14 +200,14 @@ class WritingOnce(Entries):
                 return reply
 
     def _end_once(self, once: Once, key: str, write: Write, reply: Any) -> None:
-        """End a write that has failed, if it has, and raise."""
+        """End a write that has failed, and raise."""
         if type(reply) is Failure:
             self.tier.end_write(write) if once.was_sent else self.tier.drop_write(write)
             self.raise_failed([([key], reply)])
 
 
 def _plain_result(fn: Any, old: Any) -> Any:
-    """What a user's function makes of a value; TypeError where somebody would have to await it."""
+    """The result of a user's function; raises TypeError if it must be awaited."""
     value = fn(old)
     refuse_awaitable("fn", value)
     return value

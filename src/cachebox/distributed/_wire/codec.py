@@ -1,25 +1,25 @@
-"""Values as bytes, and back: what is stored on the server.
+"""Values as bytes, and back: the entries that the server stores.
 
-The wire format, version 3. A reader that meets another version takes the entry for absent::
+The wire format, version 3. A reader treats an entry of another version as absent::
 
     0   2   magic, CB 78
     2   1   version, 03
-    3   1   kind of payload: J JSON, M msgpack, j and m the same of a tree (`typed`), P pickle, X the user's own;
-            I an int in decimal, N a counter in decimal, A nothing: a function of many keys has no value for this one
+    3   1   kind of payload: J JSON, M msgpack, j and m JSON and msgpack of a tree (`typed`), P pickle,
+            X the user's own; I an int in decimal, N a counter in decimal, A no value: a batch function omitted the key
     4   1   flags: 1 signed, 2 tagged, 4 the payload is compressed by zlib, 8 by zstd, 16 kept
     5   16  generation of the key's bucket when the entry was written
-    21  ..  if tagged: how many tags (1 byte), then of each its length (2 bytes, big-endian), itself in UTF-8,
+    21  ..  if tagged: the number of tags (1 byte); then for each its length (2 bytes, big-endian), the tag in UTF-8,
             and its generation (16 bytes)
-    ..  4   if kept: the milliseconds for which it is kept beyond its end, and may be served stale
-    ..  32  if signed: HMAC-SHA256 over the kind, the flags but for the first two, the namespace, the key, the tags, the
-            milliseconds and the payload; of a counter not over the payload, which the server changes
+    ..  4   if kept: the milliseconds for which the entry is kept after its deadline, and may be served stale
+    ..  32  if signed: HMAC-SHA256 over the kind, the flags except signed and tagged, the namespace, the key, the tags,
+            the milliseconds and the payload; of a counter not the payload, because the server changes it
     ..      payload
 
-Generations and tags are put in by the scripts on the server (`scripts`), which also check them. All else is made and
-checked here. Invariant: no code of a serializer sees bytes whose kind is not its own, or whose signature is wrong.
+The scripts on the server (`scripts`) insert and check generations and tags. Everything else is made and checked here.
+Invariant: a serializer only gets bytes of its own kind, and only with a valid signature.
 
-JSON and msgpack take many a value for another. So what goes to them is plain (`plain`), or else a tree that stands for
-it (`typed`). Pickle and a serializer of the user's own are trusted.
+JSON and msgpack do not distinguish all values. So they get either a plain value (`plain`), or a tree that stands for it
+(`typed`). Pickle and a serializer of the user's own are trusted.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ MAGIC = b"\xcbx"
 VERSION = 3
 SIGNED, TAGGED, KEPT = 1, 2, 16
 LONGEST_KEPT = 2**32 - 1            # milliseconds
-HEAD = 21                           # bytes up to the tags
+HEAD = 21                           # bytes before the tags
 SIGNATURE = 32
 COUNTER, WHOLE, NOTHING = b"N", b"I", b"A"
 LARGEST_INT = 10**4300              # Python refuses to write longer ones in decimal
 
 
 class Undecodable(Exception):
-    """Bytes that are not what this cache would have written: the entry is as good as absent."""
+    """Bytes that this cache would not have written: the entry counts as absent."""
 
 
 @runtime_checkable
 class Serializer(Protocol):
-    """Anything that makes bytes of values and values of bytes."""
+    """Anything that turns values into bytes and bytes into values."""
 
     def dumps(self, value: Any, /) -> bytes:
         """The value as bytes."""
@@ -62,7 +62,7 @@ class Serializer(Protocol):
 
 
 class Json:
-    """JSON: that of msgspec where it is installed, else, and for what that does not take, the standard library's."""
+    """JSON: by msgspec if it is installed; otherwise, and for what msgspec refuses, by the standard library."""
 
     kind, typed_kind = b"J", b"j"
     is_binary = False
@@ -78,7 +78,7 @@ class Json:
     _fast_decode: Callable[[bytes], Any] | None = None
 
     def dumps(self, value: Any) -> bytes:
-        """Compact JSON in UTF-8 of a value that is plain."""
+        """Compact JSON in UTF-8 of a plain value."""
         if self._fast_encode is not None:
             try:
                 return self._fast_encode(value)
@@ -91,7 +91,7 @@ class Json:
         if self._fast_decode is not None:
             try:
                 return self._fast_decode(data)
-            except Exception:                   # likewise, or none of ours
+            except Exception:                   # a lone surrogate, or no JSON of this class
                 pass
         return _decode(data.decode("utf-8", "surrogatepass"))
 
@@ -102,7 +102,7 @@ _scan = _decoder.scan_once  # type: ignore[attr-defined]
 
 
 def _decode(text: str) -> Any:
-    """The value of a JSON text. Ours has no white space around it, so the scanner alone is enough."""
+    """The value of a JSON text. Texts of this class have no white space around them, so the scanner alone is enough."""
     try:
         value, end = _scan(text, 0)
         if end == len(text):
@@ -113,7 +113,7 @@ def _decode(text: str) -> Any:
 
 
 def _make_encode() -> Callable[[Any], str]:
-    """`JSONEncoder.encode` without its cost: it makes its compiled part anew for every value."""
+    """`JSONEncoder.encode` without its cost of building the compiled encoder for every value."""
     from json import encoder
 
     try:
@@ -122,7 +122,7 @@ def _make_encode() -> Callable[[Any], str]:
         )
         if "".join(chunks({"a": [1, "\u00e9", 0.5, None]}, 0)) == '{"a":[1,"\u00e9",0.5,null]}':
             return lambda value: "".join(chunks(value, 0))
-    except Exception:                           # a Python that has no such function, or another one
+    except Exception:                           # this Python lacks the function, or has a different one
         pass
     return _encoder.encode
 
@@ -131,7 +131,7 @@ _encode = _make_encode()
 
 
 class Msgpack:
-    """msgpack (https://msgpack.org): compact, and it knows bytes."""
+    """msgpack (https://msgpack.org): compact, and able to store bytes."""
 
     kind, typed_kind = b"M", b"m"
     is_binary = True
@@ -144,7 +144,7 @@ class Msgpack:
         self._packb, self._unpackb = msgpack.packb, msgpack.unpackb
 
     def dumps(self, value: Any) -> bytes:
-        """msgpack bytes of a value that is plain."""
+        """msgpack bytes of a plain value."""
         data: bytes = self._packb(value, use_bin_type=True, unicode_errors="surrogatepass")
         return data
 
@@ -158,7 +158,7 @@ def _no_extension(code: int, data: bytes) -> Any:
 
 
 class Pickle:
-    """The standard library's pickle, which runs code: only ever of bytes with a valid signature."""
+    """The standard library's pickle. It runs code, so it only ever reads bytes with a valid signature."""
 
     kind = typed_kind = b"P"
     is_binary = True
@@ -169,11 +169,11 @@ class Pickle:
         self._dumps, self._loads = pickle.dumps, pickle.loads
 
     def dumps(self, value: Any) -> bytes:
-        """A pickle that every Python from 3.8 on reads."""
+        """A pickle that every Python from 3.8 on can read."""
         return self._dumps(value, protocol=5)
 
     def loads(self, data: bytes) -> Any:
-        """What was pickled."""
+        """The pickled value."""
         return self._loads(data)
 
 
@@ -186,8 +186,9 @@ class Codec:
     Args:
         serializer: a name, or an object with `dumps` and `loads`.
         secret: bytes or str to sign values with, or None.
-        namespace: what signatures are bound to, beside the key.
-        compress: ``"zlib"``, ``"zstd"`` or None; whatever it is, what was compressed is read as far as can be.
+        namespace: what signatures are bound to, in addition to the key.
+        compress: ``"zlib"``, ``"zstd"`` or None. Reading does not depend on it: every entry whose method is available
+            is read.
 
     Thread-safe as far as the serializer is.
 
@@ -237,7 +238,7 @@ class Codec:
         self.counter_head = self._head_of(COUNTER, 0)
         self._head = self._head_of(self.kind, 0)
         self.plain_start = self._head if secret is None else None
-        """How an envelope begins that has no signature, no tags, nothing optional; None: all are signed."""
+        """The start of an envelope without signature, tags and optional fields; None if entries are signed."""
 
     def _head_of(self, kind: bytes, packed: int) -> bytes:
         return MAGIC + bytes([VERSION]) + kind + bytes([self._flags | packed])
@@ -247,10 +248,11 @@ class Codec:
     def encode(
         self, key: str, value: Any, tags: Sequence[str] = (), schema: Schema | None = None, kept: int = 0
     ) -> tuple[bytes, bytes]:
-        """What goes before the generation, and what goes behind the tags. TypeError: the value would not come back.
+        """The envelope's parts before the generation and after the tags. Raises TypeError if the value cannot be
+        restored.
 
-        `schema`: the classes that a reader knows, who gives the same one. `kept`: for how many milliseconds it is to be
-        kept beyond its end.
+        `schema`: the classes that a reader with the same schema knows. `kept`: the milliseconds for which the entry is
+        kept after its deadline.
         """
         kind, payload = self._written(value, schema)
         flags = 0
@@ -269,14 +271,14 @@ class Codec:
         return head, beyond + payload
 
     def payload(self, head: bytes, body: bytes) -> tuple[bytes, bytes]:
-        """The kind and the payload of what `encode` made."""
+        """The kind and the payload of what `encode` returned."""
         flags = head[4]
         at = (4 if flags & KEPT else 0) + (SIGNATURE if flags & SIGNED else 0)
         return head[3:4], self._unpacked(flags, body[at:])
 
     @staticmethod
     def kept(data: bytes) -> int:
-        """For how many milliseconds an entry is kept beyond its end. 0 where that cannot be told."""
+        """The milliseconds for which an entry is kept after its deadline; 0 if the envelope is damaged."""
         if len(data) < HEAD or not data[4] & KEPT:
             return 0
         try:
@@ -286,7 +288,7 @@ class Codec:
         return int.from_bytes(data[at:at + 4], "big")
 
     def seal(self, key: str, tags: Sequence[str]) -> bytes:
-        """What says that a key is a counter, and goes before its number; nothing where there is no secret."""
+        """The bytes before a counter's number, which prove that the key is a counter; empty without a secret."""
         return b"" if self._secret is None else self._signature(COUNTER, 0, key, list(map(_in_utf8, tags)), b"")
 
     def _written(self, value: Any, schema: Schema | None) -> tuple[bytes, bytes]:
@@ -316,7 +318,7 @@ class Codec:
         return bytes(data)
 
     def _refused(self, value: Any, error: Exception) -> str:
-        """The text of the error for a value that cannot be stored, which names the part that cannot."""
+        """The error text for a value that cannot be stored; it names the part to blame."""
         culprit = error.culprit if isinstance(error, Unstorable) else value
         inside = "" if culprit is value else f" in a value of type {type(value).__name__}"
         advice = "" if self.is_trusted else _advice(value)
@@ -341,14 +343,14 @@ class Codec:
         return self.loads(kind, payload, schema)
 
     def open(self, key: str, data: bytes) -> tuple[bytes, bytes, tuple[str, ...]]:
-        """The kind of an envelope, its payload, and its tags, checked, but not decoded. Raises `Undecodable`."""
+        """The kind, payload and tags of an envelope: checked, but not decoded. Raises `Undecodable`."""
         if self.plain_start is not None and data.startswith(self.plain_start) and len(data) >= HEAD:
             return self.kind, data[HEAD:], ()
         if len(data) < HEAD or data[:2] != MAGIC or data[2] != VERSION:
             raise Undecodable("not an entry of this version")
         kind, flags = data[3:4], data[4]
-        told = flags & (ZLIB | ZSTD | KEPT)
-        if kind not in self._kinds or flags & ~(SIGNED | TAGGED | told):
+        optional = flags & (ZLIB | ZSTD | KEPT)
+        if kind not in self._kinds or flags & ~(SIGNED | TAGGED | optional):
             raise Undecodable("written with another serializer")
         tags, at = _tags_of(data) if flags & TAGGED else ((), HEAD)
         if bool(flags & SIGNED) != (self._secret is not None):
@@ -361,7 +363,7 @@ class Codec:
             payload = data[at:]
         else:
             payload = data[at + SIGNATURE:]
-            signature = self._signature(kind, told, key, tags, b"" if kind == COUNTER else beyond + payload)
+            signature = self._signature(kind, optional, key, tags, b"" if kind == COUNTER else beyond + payload)
             if not hmac.compare_digest(data[at:at + SIGNATURE], signature):
                 raise Undecodable("the signature is wrong")
         payload = self._unpacked(flags, payload)
@@ -371,18 +373,18 @@ class Codec:
             raise Undecodable("a tag is no text") from error
 
     def _unpacked(self, flags: int, payload: bytes) -> bytes:
-        """A payload as the serializer has it. Raises `Undecodable`."""
+        """A payload as the serializer made it. Raises `Undecodable`."""
         if not flags & (ZLIB | ZSTD):
             return payload
         try:
             if flags & ZLIB and flags & ZSTD:
                 raise ValueError("compressed in two ways")
             return compression.method_of("zlib" if flags & ZLIB else "zstd").unpacked(payload)
-        except Exception as error:              # ImportError: this process does not have it
+        except Exception as error:              # ImportError: this process does not have the method
             raise Undecodable(str(error)) from error
 
     def loads(self, kind: bytes, payload: bytes, schema: Schema | None = None) -> Any:
-        """The value of a payload. Raises `Undecodable`, also where it was written with another schema, or none."""
+        """The value of a payload. Raises `Undecodable`, also if it was written with another schema or none."""
         try:
             if self.is_trusted or schema is None:
                 if kind == self.kind:
@@ -416,7 +418,7 @@ def _nothing(payload: bytes) -> Any:
 
 
 def _tags_of(data: bytes) -> tuple[tuple[bytes, ...], int]:
-    """The tags that an envelope names, and where they end. O(number of tags)."""
+    """The tags that an envelope names, and the offset of their end. O(number of tags)."""
     tags = []
     at = HEAD + 1
     for _ in range(data[HEAD] if len(data) > HEAD else 1):
@@ -433,9 +435,9 @@ def _in_utf8(text: str) -> bytes:
 
 
 def _advice(value: Any) -> str:
-    """Which other serializer takes a value that this one does not."""
+    """A hint at the serializer that takes a value which this one does not; "" if there is none."""
     try:
         Pickle().dumps(value)
-    except Exception:                           # it does not take it either
+    except Exception:                           # pickle does not take it either
         return ""
     return ' (serializer="pickle" can)'

@@ -1,7 +1,7 @@
-"""Compressed payloads: zlib, and zstd where the interpreter (3.14) or the package `backports.zstd` has it.
+"""Compressed payloads: zlib, and zstd if the interpreter (3.14) or the package `backports.zstd` has it.
 
-A compressed payload begins with the length of what it unpacks to, in 4 bytes, big-endian. Nobody unpacks more than
-that, nor more than `MOST_UNPACKED`.
+A compressed payload begins with its unpacked length, in 4 bytes, big-endian. A reader never unpacks more than that, nor
+more than `MOST_UNPACKED`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 LEAST = 2048
-"""Bytes from which on it is tried."""
+"""Bytes from which on a payload is compressed."""
 MOST_UNPACKED = 64 << 20
-"""Bytes that a payload may unpack to; what is larger is stored as it is."""
-_SAVES = 0.8                        # of the size is left at most, else it is not worth it
+"""Bytes that a payload may unpack to; a larger one is stored as it is."""
+_SAVES = 0.8                        # the largest share of the size at which compression is worth it
 
 ZLIB, ZSTD = 4, 8
 """The flags of entries whose payload is compressed."""
@@ -30,20 +30,20 @@ class Method:
         self.error = error
 
     def packed(self, payload: bytes) -> bytes | None:
-        """A payload, compressed; None: that saves too little. O(size)."""
+        """A payload, compressed; None if that saves too little. O(size)."""
         if not LEAST <= len(payload) <= MOST_UNPACKED:
             return None
         packed = len(payload).to_bytes(4, "big") + self._compress(payload)
         return packed if len(packed) <= _SAVES * len(payload) else None
 
     def unpacked(self, packed: bytes) -> bytes:
-        """The payload. ValueError, or what the method raises, where it is none that `packed` made."""
+        """The payload. Raises ValueError, or an error of the method, unless `packed` made it."""
         size = int.from_bytes(packed[:4], "big")
         if not LEAST <= size <= MOST_UNPACKED:
             raise ValueError("it would unpack to another size than such payloads have")
         decompressor = self._decompressor()
         payload: bytes = decompressor.decompress(packed[4:], size)
-        if len(payload) == size and not decompressor.eof:       # the end may have bytes of its own
+        if len(payload) == size and not decompressor.eof:       # the end of the stream may have bytes of its own
             payload += decompressor.decompress(getattr(decompressor, "unconsumed_tail", b""), 1)
         if len(payload) != size or not decompressor.eof or decompressor.unused_data:
             raise ValueError("it does not unpack to what it says")
@@ -51,7 +51,7 @@ class Method:
 
 
 def method_of(name: str) -> Method:
-    """A method by its name. ImportError where this process has none of that name, which says how to get it."""
+    """A method by its name. Raises ImportError if this process does not have it; the text says how to get it."""
     if name == "zlib":
         import zlib
 

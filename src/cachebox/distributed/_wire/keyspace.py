@@ -1,16 +1,16 @@
-"""Names on the server.
+"""The names of entries, leases and tags on the server.
 
-Every name of a namespace begins with the namespace and a colon; the colon, braces and per cents of a namespace
-itself are written as ``%xx``, so that no namespace's names begin as another's do, and glob characters mean nothing.
-Behind it comes the *bucket* in braces, which decides on the cluster's slot, and a letter::
+Every name of a namespace begins with the namespace and a colon. Colons, braces and per cents of the namespace itself
+are written as ``%xx``, so that the names of one namespace never begin like another's. Then comes the *bucket* in
+braces, which decides on the cluster's slot, and a letter::
 
     app:{0}v:KEY    an entry                    app:{0}g        the generation of the bucket
-    app:{0}l:KEY    who computes it (lease)     app:{0}t:TAG    the generation of a tag, in this bucket
-    app:{0}i:TOKEN  an increment that was done  app:{0}e        changes with every tag that is invalidated
-    app:{0}f:TOKEN  a computation that failed
+    app:{0}l:KEY    its lease                   app:{0}t:TAG    the generation of a tag, in this bucket
+    app:{0}i:TOKEN  a write that was done       app:{0}e        the epoch: changes with every invalidated tag
+    app:{0}f:TOKEN  the error of a failed load
 
-A server by itself has one bucket. A cluster has 128, spread evenly over its slots: so what a script needs together lies
-together, and `clear` has a fixed number of generations to change, however many keys there are.
+A server without a cluster has one bucket. A cluster has 128, spread evenly over its slots. So everything that a script
+needs lies in one slot, and `clear` changes a fixed number of generations, no matter how many keys there are.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CRC = _table()
 
 
 def crc16(data: bytes) -> int:
-    """CRC-16/XMODEM, by which a cluster finds slots. O(n).
+    """CRC-16/XMODEM, by which a cluster computes slots. O(n).
 
     >>> hex(crc16(b"123456789"))
     '0x31c3'
@@ -85,7 +85,7 @@ class KeySpace:
         self._generations = [start + b"g" for start in self._starts]
 
     def bucket(self, key: str) -> int:
-        """Where a key belongs. O(length of the key)."""
+        """The bucket of a key. O(length of the key)."""
         return crc16(key.encode("utf-8", "surrogatepass")) % len(self.buckets) if self.clustered else 0
 
     def generation(self, bucket: int) -> bytes:
@@ -105,11 +105,11 @@ class KeySpace:
         return self._starts[bucket] + b"l:" + key.encode("utf-8", "surrogatepass")
 
     def failed(self, bucket: int, token: bytes) -> bytes:
-        """The name of how a computation failed."""
+        """The name of a leader's error."""
         return self._starts[bucket] + b"f:" + token
 
     def done(self, bucket: int, token: bytes) -> bytes:
-        """The name of what remembers an increment."""
+        """The name of the record that a write was done."""
         return self._starts[bucket] + b"i:" + token
 
     def tag(self, bucket: int, tag: str) -> bytes:
@@ -118,7 +118,7 @@ class KeySpace:
 
 
     def parse(self, name: bytes) -> tuple[int, int, str] | None:
-        """Bucket, letter (as a number) and the rest of a name; None: it is not one of this namespace's."""
+        """Bucket, letter (as a number) and rest of a name; None if it belongs to another namespace."""
         if not name.startswith(self.prefix):
             return None
         at = len(self.prefix)
@@ -134,13 +134,13 @@ class KeySpace:
             return None
 
     def pattern(self, letter: str = "", prefix: str = "") -> bytes:
-        """What SCAN is to match: all names, or those of a letter whose rest begins with a prefix."""
+        """The pattern for SCAN: all names, or those of a letter whose rest begins with a prefix."""
         tail = b"{*}" + letter.encode() + b":" + glob_escaped(prefix) if letter else b""
         return glob_escaped(self.prefix) + tail + b"*"
 
 
 def glob_escaped(text: bytes | str) -> bytes:
-    """Text that a glob takes literally.
+    """Text that a glob pattern takes literally.
 
     >>> glob_escaped("a*[b]")
     b'a\\\\*\\\\[b\\\\]'
@@ -150,13 +150,13 @@ def glob_escaped(text: bytes | str) -> bytes:
 
 
 class Tokens:
-    """Sixteen bytes that nobody else makes: random ones of the process, and a count. Thread-safe; new after a fork."""
+    """Makes sixteen bytes that no other process makes: random ones, and a count. Thread-safe; new after a fork."""
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew, as a process of its own."""
+        """Start again with new random bytes."""
         self._start = os.urandom(9)
         self._count = itertools.count(int.from_bytes(os.urandom(4), "big"))
 

@@ -1,6 +1,6 @@
-"""Whether a value is plain: made of nothing but what JSON and msgpack give back as it was, types included.
+"""Plain values: those that JSON and msgpack return unchanged, types included.
 
-Compiled, because everything that is stored goes through it.
+Compiled, because every stored value goes through it.
 """
 
 
@@ -20,16 +20,17 @@ MAX_DEPTH = DEEPEST_NESTING
 
 
 def is_plain(value, bint binary):
-    """Whether a value consists of None, bool, str, finite float, int of 64 bits, list, and dict with str keys; with
-    `binary`, of bytes too. O(size of the value). ValueError where it is nested more than `MAX_DEPTH` deep.
+    """Whether a value consists of None, bool, str, finite float, int of 64 bits, list, and dict with str keys.
+
+    `binary`: bytes are plain, too. O(size of the value). Raises ValueError if it is nested more than `MAX_DEPTH` deep.
 
     >>> is_plain([1, {"a": 2.0}], False), is_plain((1,), False), is_plain({1: 2}, False), is_plain(b"", True)
     (True, False, False, True)
     """
-    return plain(value, binary, DEEPEST_NESTING)
+    return is_plain_within(value, binary, DEEPEST_NESTING)
 
 
-cdef bint plain(object value, bint binary, int levels) except -1:
+cdef bint is_plain_within(object value, bint binary, int levels) except -1:
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return True
@@ -41,14 +42,14 @@ cdef bint plain(object value, bint binary, int levels) except -1:
         if levels == 0:
             raise ValueError(f"it is nested more than {DEEPEST_NESTING} deep")
         for item in <list>value:
-            if not plain(item, binary, levels - 1):
+            if not is_plain_within(item, binary, levels - 1):
                 return False
         return True
     if kind is dict:
         if levels == 0:
             raise ValueError(f"it is nested more than {DEEPEST_NESTING} deep")
         for key, item in (<dict>value).items():
-            if type(key) is not str or not plain(item, binary, levels - 1):
+            if type(key) is not str or not is_plain_within(item, binary, levels - 1):
                 return False
         return True
     return binary and kind is bytes

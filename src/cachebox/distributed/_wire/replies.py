@@ -1,11 +1,10 @@
-"""What each command's reply may be: one function for each, and one place that asks them.
+"""The shape of each command's reply: one function per command, called from one place.
 
-Whoever answers may be another program, a server with a fault, or somebody who means harm. So every reply is looked at
-where it is read (`verify`, called by the drivers), before anything is made of it. One that does not fit is `Senseless`:
-then the connection is closed, and the call ends as it does when the server is dead. Behind `verify` nobody has to ask
-what a reply looks like.
+The other end may be another program, a faulty server, or an attacker. So the drivers check every reply where it is read
+(`verify`), before it is used. A reply of the wrong shape is `Senseless`: the connection is closed, and the call ends as
+if the server were dead. Code behind `verify` does not check shapes.
 
-Most errors that the server reports fit every command; `topology` says what they mean.
+Errors that the server reports fit every command, with few exceptions; `topology` interprets them.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ Fits: TypeAlias = Callable[[Any, Command], bool]
 
 NONE = 0xFFFFFFFF
 ROW = struct.Struct(">Id")
-"""What goes before each entry that is read: its length (`NONE`: there is none), and the milliseconds it lives on."""
+"""The bytes before each entry that is read: its length (`NONE`: there is none), and the milliseconds it has to live."""
 KEYS_AT = 3
-"""Where the names of a script's keys begin, the first of which is the generation's."""
+"""The index of a script's first key, which names the generation."""
 
 _asked_elsewhere = re.compile(r"ASK [0-9]{1,5} [!-~]*:[0-9]{1,5}").fullmatch
 _flags = re.compile(rb"[01]*").fullmatch
@@ -40,29 +39,29 @@ _host = re.compile(rb"[!-~]+").fullmatch
 
 
 def verify(commands: Commands, replies: list[Any], rest: Replies | None = None) -> None:
-    """Raise `Senseless` unless each reply is one to its command.
+    """Raise `Senseless` unless each reply fits its command.
 
-    `rest`: what the connection has received beside them, which may be whole pushes only. O(number of keys and names).
+    `rest`: what else the connection has received, which may be complete pushes only. O(number of keys and names).
     """
     for command, reply in zip(commands, replies):  # noqa: B905 - as many as were asked for
         name = command[0]
         fits = SHAPES[command[1] if name == b"EVALSHA" else name] if type(reply) is not ReplyError else _error
         if not fits(reply, command):
-            raise Senseless(f"a {type(reply).__name__} is no answer to {name.decode()}, or not such a one")
+            raise Senseless(f"a {type(reply).__name__} is no answer to {name.decode()}, or has the wrong shape")
     while rest is not None and not rest.is_empty:
         if type(rest.next()) is not Push:
             raise Senseless("more came than was asked for")
 
 
 def _error(reply: ReplyError, command: Command) -> bool:
-    """What `topology` looks into, or has to be about such a command, is as it should be."""
+    """Whether an error can be an answer to this command."""
     if reply.code == "ASK":
         return _asked_elsewhere(str(reply)) is not None
     return reply.code != "NOSCRIPT" or command[0] == b"EVALSHA"
 
 
 def _keys(command: Command) -> int:
-    """How many names a script got beside the generation's."""
+    """The number of names that a script got, without the generation's."""
     found: int = command[2] - 1
     return found
 
@@ -76,7 +75,7 @@ def _is_count(reply: Any, most: int) -> bool:
 
 
 def _is_time_left(reply: Any) -> bool:
-    """Milliseconds; -1: for ever."""
+    """Milliseconds; -1: never expires."""
     return type(reply) is int and -1 <= reply < 2**63
 
 
@@ -131,12 +130,12 @@ def _lead(reply: Any, command: Command) -> bool:
         return len(rest) == 2 and _is_time_left(rest[0]) and type(rest[1]) is bytes and len(rest[1]) == 16
     if kind == 3:
         return len(rest) == 1 and _is_count(rest[0], 1)
-    if kind == 4:                                   # only where there was one to wait for
+    if kind == 4:                                   # only if the command names a leader that was waited for
         return len(rest) == 1 and type(rest[0]) is bytes and _keys(command) == 3
     return kind == 5 and not rest and _arguments(command)[4] != b""
 
 
-def _land(reply: Any, command: Command) -> bool:
+def _complete(reply: Any, command: Command) -> bool:
     if type(reply) is not list or not reply or type(reply[0]) is not int:
         return False
     if reply[0] == 1:
@@ -148,7 +147,7 @@ def _lead_many(reply: Any, command: Command) -> bool:
     return type(reply) is bytes and len(reply) == 1 + _keys(command) and _answers(reply) is not None
 
 
-def _land_many(reply: Any, command: Command) -> bool:
+def _complete_many(reply: Any, command: Command) -> bool:
     return _are_flags(reply, _keys(command))
 
 
@@ -194,7 +193,7 @@ def _greeting(reply: Any, command: Command) -> bool:
 
 
 def _slots(reply: Any, command: Command) -> bool:
-    """Ranges of slots, no slot twice: first, last, and the master's address, then what else there is."""
+    """Ranges of slots, no slot twice: first, last, the master's address, then anything."""
     if type(reply) is not list:
         return False
     named = 0
@@ -213,7 +212,7 @@ def _slots(reply: Any, command: Command) -> bool:
 
 
 def _master(reply: Any, command: Command) -> bool:
-    """Where the master is, or that there is none."""
+    """The address of the master, or None."""
     return reply is None or (
         type(reply) is list and len(reply) == 2 and _is_host(reply[0]) and _is_decimal(reply[1])
         and _is_port(int(reply[1]))
@@ -238,11 +237,11 @@ SHAPES: dict[bytes, Fits] = {
     scripts.TOUCH.digest: _yes_or_no,
     scripts.INCREMENT.digest: _increment,
     scripts.LEAD.digest: _lead,
-    scripts.LAND.digest: _land,
+    scripts.COMPLETE.digest: _complete,
     scripts.FAIL.digest: _yes_or_no,
     scripts.LEASE.digest: _number_of_keys,
     scripts.LEAD_MANY.digest: _lead_many,
-    scripts.LAND_MANY.digest: _land_many,
+    scripts.COMPLETE_MANY.digest: _complete_many,
     scripts.CLEAR.digest: _yes_or_no,
     scripts.INVALIDATE_TAG.digest: _yes_or_no,
     scripts.CLEAN.digest: _number_of_keys,
@@ -257,4 +256,4 @@ SHAPES: dict[bytes, Fits] = {
     b"SET": _ok_or_nothing,
     b"TIME": _time,
 }
-"""By a script's digest, or a command's name."""
+"""Shapes by a script's digest, or a command's name."""

@@ -1,10 +1,10 @@
-"""The protocol, as bytes: commands out, replies in (RESP3).
+"""The protocol, RESP3, as bytes: commands out, replies in.
 
-It does no input and no output, so the blocking driver, the asyncio driver and the tracking link share it. It is
-compiled because a busy link reads ten thousand messages a second, and beside that Python code has work of its own to do.
+It does no input and output, so the blocking driver, the asyncio driver and the tracking connection share it. It is
+compiled because a busy tracking connection reads ten thousand messages a second, next to the program's own Python code.
 
-Whoever is on the other side may send anything. What does not follow the protocol is `Senseless`. Nothing here recurses.
-Memory grows with what has arrived, never with what was announced. Time is linear in the bytes, however they are cut.
+The other end may send anything. Bytes that do not follow the protocol raise `Senseless`. Nothing here recurses. Memory
+grows with what has arrived, never with what was announced. Time is linear in the bytes, however they are cut.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -16,26 +16,26 @@ import re
 
 
 class Senseless(ValueError):
-    """What came does not follow the protocol, or is no answer to what was asked. Its server is as good as dead."""
+    """Bytes that do not follow the protocol, or do not answer the command. The server counts as dead."""
 
 
 class ReplyError(Exception):
-    """What the server says instead of a result: its first word is the `code`, such as ``MOVED``."""
+    """An error that the server returns instead of a result."""
 
     @property
     def code(self):
-        """The first word, in capitals: what kind of error it is."""
+        """The first word, in capitals: the kind of error, such as ``MOVED``."""
         return str(self).partition(" ")[0]
 
 
 class Push(list):
-    """A message that nobody asked for: ``[kind, ...]``."""
+    """A message outside of any command's reply: ``[kind, ...]``."""
 
     __slots__ = ()
 
 
 class Incomplete:
-    """What `Replies.next` returns when more has to be read first."""
+    """The result of `Replies.next` when more has to be read first."""
 
 
 INCOMPLETE = Incomplete()
@@ -43,9 +43,9 @@ INCOMPLETE = Incomplete()
 CHUNK = 65536
 """Bytes to ask a connection for at a time."""
 LARGEST_CHUNK = 1 << 20
-"""The most of them, however much was announced."""
+"""The most bytes to ask for at a time, however much was announced."""
 DEEPEST = 32
-"""Aggregates in each other."""
+"""The deepest nesting of aggregates."""
 
 cdef tuple TEXTS = (bytes, str)
 cdef Py_ssize_t MOST_DIGITS = 4300              # of a big number: Python takes no more
@@ -53,7 +53,7 @@ cdef object DOUBLE = re.compile(rb"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?(?:[eE
 
 
 def packed(*args):
-    """A command as the server reads it. O(length of the arguments).
+    """A command as bytes for the server. O(length of the arguments).
 
     Args:
         args: bytes, str or int.
@@ -70,7 +70,7 @@ def packed_all(commands):
 
 
 def packed_list(args):
-    """`packed`, of a list or a tuple."""
+    """A command as bytes, from a list or a tuple."""
     cdef list parts = [b"*%d\r\n" % len(args)]
     cdef bytes data
     for arg in args:
@@ -87,14 +87,14 @@ def packed_list(args):
 
 
 cdef class Frame:
-    """An aggregate of which items are still to come."""
+    """An aggregate whose items have not all been read."""
     cdef char kind
     cdef Py_ssize_t left
     cdef object items               # a list, or a Push
 
 
 cdef class Begun:
-    """What `Replies.read` returns where nothing is complete yet, but there may be more to read."""
+    """The result of `Replies.read` if no value is complete yet, but there may be more to read."""
 
 
 cdef Begun BEGUN = Begun.__new__(Begun)
@@ -113,9 +113,9 @@ cdef class Replies:
     """
     cdef bytearray data
     cdef Py_ssize_t at              # where the next part begins
-    cdef Py_ssize_t searched        # up to where there is no end of its line
-    cdef Py_ssize_t wanted          # bytes, from the start of `data`, below which there is no use in trying again
-    cdef list open                  # the aggregates that have begun, from the outermost in: what was read stays read
+    cdef Py_ssize_t searched        # no end of the line lies before this offset
+    cdef Py_ssize_t wanted          # length of `data` below which reading is in vain
+    cdef list open                  # the aggregates under way, outermost first: what was read stays read
 
     def __cinit__(self):
         self.data = bytearray()
@@ -132,7 +132,7 @@ cdef class Replies:
 
     @property
     def missing(self):
-        """At least so many more bytes are needed for the next reply, if what was announced is true; 0: unknown."""
+        """How many more bytes the next reply needs at least, by its announced length; 0: unknown."""
         return max(0, self.wanted - PyByteArray_GET_SIZE(self.data))
 
     @property
@@ -141,7 +141,8 @@ cdef class Replies:
         return self.at == PyByteArray_GET_SIZE(self.data) and not self.open
 
     def next(self):
-        """The next reply, or INCOMPLETE. Errors are returned, as `ReplyError`. Raises Senseless: not the protocol."""
+        """The next reply, or INCOMPLETE. Errors are returned, as `ReplyError`. Raises Senseless for a violation of
+        the protocol."""
         cdef Frame frame
         cdef list open = self.open
         while True:
@@ -160,7 +161,7 @@ cdef class Replies:
                 found = completed(frame.kind, frame.items)
 
     def collect(self, list found, Py_ssize_t n):
-        """Append the next replies until `found` has n, and drop pushes. Returns whether it has; else feed more."""
+        """Append the next replies until `found` has n, and drop pushes. Returns whether it has n; else feed more."""
         while len(found) < n:
             reply = self.next()
             if reply is INCOMPLETE:
@@ -170,7 +171,7 @@ cdef class Replies:
         return True
 
     cdef object read(self):
-        """The next part: a value that is complete, BEGUN or INCOMPLETE."""
+        """The next part: a complete value, BEGUN or INCOMPLETE."""
         cdef Py_ssize_t size = PyByteArray_GET_SIZE(self.data), n, end, body
         cdef char* start = PyByteArray_AS_STRING(self.data)
         cdef char* found
@@ -218,7 +219,7 @@ cdef class Replies:
         return simple(kind, PyBytes_FromStringAndSize(start + body, end - body))
 
     cdef object begin(self, char kind, Py_ssize_t n):
-        """An aggregate of n items, or of n pairs."""
+        """Begin an aggregate of n items, or of n pairs."""
         cdef Frame frame
         items = Push() if kind == c">" else []
         if n == 0:
@@ -234,14 +235,14 @@ cdef class Replies:
 
 
 cdef object completed(char kind, object items):
-    """What the items of an aggregate make."""
+    """The value of a complete aggregate."""
     if kind == c"|":
-        return BEGUN                            # said about the next reply: nobody here wants to know
+        return BEGUN                            # an attribute of the next reply: not needed
     if kind == c">" and not (items and type(items[0]) in TEXTS):
         raise Senseless("a push does not say of what kind it is")
     if kind != c"%":
         return items
-    for key in items[::2]:                      # the hash of any other type may be chosen so that all collide
+    for key in items[::2]:                      # the hashes of other types could be chosen so that all collide
         if type(key) not in TEXTS:
             raise Senseless("a key of a map in a reply is no text")
     return dict(zip(items[::2], items[1::2]))
@@ -265,7 +266,7 @@ cdef object simple(char kind, bytes text):
 
 
 cdef bint is_number(bytes text, Py_ssize_t most):
-    """Whether a text is an int of at most so many digits."""
+    """Whether a text is an int of at most `most` digits."""
     cdef char* digits = PyBytes_AS_STRING(text)
     cdef Py_ssize_t n = PyBytes_GET_SIZE(text), k = n > 0 and (digits[0] == c"-" or digits[0] == c"+")
     if not 1 <= n - k <= most:
@@ -277,7 +278,7 @@ cdef bint is_number(bytes text, Py_ssize_t most):
 
 
 cdef Py_ssize_t length(char* digits, Py_ssize_t n, bint may_be_null) except? -2:
-    """A length, as it stands in a line; -1: there is nothing."""
+    """The length in a line; -1: a null."""
     cdef Py_ssize_t value = 0, k
     if may_be_null and n == 2 and digits[0] == c"-" and digits[1] == c"1":
         return -1
@@ -291,10 +292,10 @@ cdef Py_ssize_t length(char* digits, Py_ssize_t n, bint may_be_null) except? -2:
 
 
 def are_rows(reply, Py_ssize_t n):
-    """Whether a reply is n entries as the script READ gives them. O(n).
+    """Whether a reply is n entries as the script READ returns them. O(n).
 
-    Each is its length in 4 bytes (all ones: there is none), the milliseconds that it lives on, a double from -1 on, and
-    itself; all numbers are big-endian.
+    An entry is its length in 4 bytes (all ones: there is none), the milliseconds it has to live (a double, at least
+    -1), and the envelope. All numbers are big-endian.
     """
     cdef unsigned char* start
     cdef Py_ssize_t at = 0, size, length
@@ -315,7 +316,7 @@ def are_rows(reply, Py_ssize_t n):
         for k in range(4, 12):
             bits = bits << 8 | start[at + k]
         memcpy(&milliseconds, &bits, 8)
-        if not -1.0 <= milliseconds < 1e19:         # nor a NaN
+        if not -1.0 <= milliseconds < 1e19:         # this excludes NaN, too
             return False
         at += 12 if length == 0xFFFFFFFF else 12 + length
         if at > size:

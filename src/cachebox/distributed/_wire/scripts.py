@@ -1,8 +1,8 @@
-"""What the server does in one step: Lua, run by EVALSHA.
+"""The server's steps: Lua scripts, run by EVALSHA.
 
-Every script gets the name of a bucket's generation as its first key. The names of tags, of leases and of the epoch are
-derived from it: they lie in the same slot, because the bucket stands in braces. Generations are compared, never
-counted, so one that was evicted or flushed makes what it covered dead instead of alive again.
+Every script gets the name of a bucket's generation as its first key, and derives the names of tags, leases and the
+epoch from it. They lie in the same slot, because the bucket stands in braces. Generations are compared, never counted.
+So if one was evicted or flushed, its entries become dead, and never alive again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ local base = sub(KEYS[1], 1, -2)
 local g = call('GET', KEYS[1])
 if g and #g ~= 16 then g = false end
 
-local function generation(fresh)        -- made where there is none; tells whether it was
+local function generation(fresh)        -- makes the generation if there is none; returns 1 if it did
   if g then return 0 end
   g = fresh
   call('SET', KEYS[1], g)
   return 1
 end
 
-local function tags_end(v)              -- where the tags end; nil: they are damaged
+local function tags_end(v)              -- the offset of the tags' end; nil: they are damaged
   if math.floor(byte(v, 5) / 2) % 2 == 0 then return 21 end
   local at = 23
   for i = 1, byte(v, 22) or 0 do
@@ -48,14 +48,14 @@ local function live(v)
   return true
 end
 
-local function kept(v)                  -- milliseconds for which it is kept beyond its end
+local function kept(v)                  -- milliseconds for which an entry is kept after its deadline
   if math.floor(byte(v, 5) / 16) % 2 == 0 then return 0 end
   local at = tags_end(v)
   if not at or at + 4 > #v then return 0 end
   return struct.unpack('>I4', v, at + 1)
 end
 
-local function present(key, v)          -- it is alive, and has not ended
+local function present(key, v)          -- whether an entry is live and not stale
   if not live(v) then return false end
   local beyond = kept(v)
   if beyond == 0 then return true end
@@ -63,7 +63,7 @@ local function present(key, v)          -- it is alive, and has not ended
   return left < 0 or left > beyond
 end
 
-local function tagged(from, n, fresh)   -- the block of n tags, and which of their generations had to be made
+local function tagged(from, n, fresh)   -- the block of n tags, and whether each generation was made
   if n == 0 then return '', '' end
   local block, made = {string.char(n)}, {}
   for i = from, from + n - 1 do
@@ -89,10 +89,11 @@ local function put(key, value, px)
 end
 
 local function lease_of(key) return base .. 'l:' .. sub(key, #base + 3) end
-local function value_at(key) return call('MGET', key)[1] end    -- unlike GET, it takes another type for nothing
+local function value_at(key) return call('MGET', key)[1] end    -- unlike GET, it returns nil for other types
 """
 
-# KEYS: generation, entries. -> for each: its length (4 bytes, all ones: none), milliseconds to live (a double), itself
+# KEYS: generation, entries. -> for each: its length (4 bytes, all ones: none), milliseconds to live (a double),
+# envelope
 _READ = r"""
 local values = call('MGET', unpack(KEYS, 2))
 local out = {}
@@ -109,8 +110,8 @@ end
 return table.concat(out)
 """
 
-# ARGV: fresh, number of tags, tags, then for each key head, body, milliseconds -> whether the generation was made,
-# and tags
+# ARGV: fresh, number of tags, tags, then for each key head, body, milliseconds -> whether the generation was made, and
+# whether each tag was
 _WRITE = r"""
 local n = tonumber(ARGV[2])
 local made = generation(ARGV[1])
@@ -124,8 +125,8 @@ end
 return made .. tags_made
 """
 
-# What is to happen once, however often it is sent. KEYS[3]: what remembers that it was done; ARGV[2]: not after (or
-# nothing)
+# The start of a script that must take effect once, however often it is sent. KEYS[3]: the record that it was done;
+# ARGV[2]: the latest time at which it may be done (empty: none)
 _ONCE = r"""
 if ARGV[2] ~= '' then
   local now = call('TIME')
@@ -140,8 +141,8 @@ local function has_done(what)
 end
 """
 
-# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, then as for _WRITE of one key
-# -> nothing: there is a live one, and nothing was done; else as _WRITE
+# KEYS: generation, entry, record. ARGV: fresh, latest time, then as for _WRITE of one key -> empty: the entry is
+# present, and nothing was done; else as _WRITE
 _ADD = _ONCE + r"""
 if present(KEYS[2], value_at(KEYS[2])) then return '' end
 local n = tonumber(ARGV[3])
@@ -152,10 +153,9 @@ call('UNLINK', lease_of(KEYS[2]))
 return has_done(made .. tags_made)
 """
 
-# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, digest of the entry that the caller has seen
-# (nothing: none), milliseconds for a new one, head, body (both nothing: delete it), and whether an entry that is there
-# keeps its lifetime and its tags (1)
-# -> 0: it is another by now, and nothing was done; else 1, and whether the generation was made
+# KEYS: generation, entry, record. ARGV: fresh, latest time, digest of the entry that the caller has seen (empty: none),
+# milliseconds for a new one, head, body (both empty: delete it), and whether a present entry keeps its lifetime and its
+# tags (1) -> 0: the entry has changed, and nothing was done; else 1, and whether the generation was made
 _SWAP = _ONCE + r"""
 local v = value_at(KEYS[2])
 local seen = live(v) and redis.sha1hex(v) or ''
@@ -175,7 +175,7 @@ end
 return has_done('1' .. made)
 """
 
-# -> how many were alive
+# -> how many were present
 _DELETE = r"""
 local n = 0
 for i = 2, #KEYS do
@@ -185,16 +185,16 @@ end
 return n
 """
 
-# -> milliseconds to live; -1: for ever, -2: absent
+# -> milliseconds to live; -1: never expires, -2: absent
 _TTL = r"""
 local v = value_at(KEYS[2])
 if not live(v) then return -2 end
 local left, beyond = call('PTTL', KEYS[2]), kept(v)
-if beyond == 0 or left < 0 then return left end     -- 0: it lives for less than a millisecond yet
+if beyond == 0 or left < 0 then return left end     -- 0: less than a millisecond to live
 return left > beyond and left - beyond or -2
 """
 
-# ARGV: milliseconds, or nothing for ever -> 1: done
+# ARGV: milliseconds, or empty for no expiry -> 1: done
 _TOUCH = r"""
 local v = value_at(KEYS[2])
 if not present(KEYS[2], v) then return 0 end
@@ -206,10 +206,10 @@ end
 return 1
 """
 
-# KEYS: generation, entry, what remembers it. ARGV: fresh, not after, amount, milliseconds for a new one, head, seal of
-# a counter with the tags that the entry has (or nothing, where there is no secret), and, of an entry that the caller
-# has looked at, the digest, and whether it is an int (1), or as good as absent (0)
-# -> whether the generation was made, and the sum; or {entry}: only the caller can tell what that is
+# KEYS: generation, entry, record. ARGV: fresh, latest time, amount, milliseconds for a new entry, head, seal of a
+# counter with the entry's tags (empty without a secret). If the caller has looked at the entry, also its digest, and
+# whether it is an int (1) or as good as absent (0) -> whether the generation was made, and the sum; or {entry}, which
+# only the caller can judge
 _INCREMENT = _ONCE + r"""
 local function digits(s)
   local negative = sub(s, 1, 1) == '-'
@@ -268,11 +268,11 @@ call('UNLINK', lease_of(KEYS[2]))
 return has_done(made .. sum)
 """
 
-# KEYS: generation, entry, lease, and how a computation failed that the caller waited for, if it did
-# ARGV: fresh, token, milliseconds, digest of a value that is no good (or nothing), and where a value that is there is
-# to be computed anew: if it has less than so many milliseconds to live (else nothing)
-# -> {1, value, milliseconds}: it is there; {2, milliseconds, token}: somebody computes it; {3}: you do;
-# {4, failure}: that computation has failed; {5}: there is nothing to compute anew
+# KEYS: generation, entry, lease, and the error of the leader that the caller waited for, if it did
+# ARGV: fresh, token, milliseconds, digest of a value that is no good (or empty), and for a refresh: the milliseconds
+# below which a present value is due (else empty)
+# -> {1, value, milliseconds}: it is present; {2, milliseconds, token}: another caller leads; {3}: this caller leads;
+# {4, failure}: that leader has failed; {5}: there is nothing to refresh
 _LEAD = r"""
 local v = value_at(KEYS[2])
 if live(v) and (ARGV[4] == '' or redis.sha1hex(v) ~= ARGV[4]) then
@@ -290,8 +290,8 @@ call('SET', KEYS[3], g .. ARGV[2] .. (call('GET', base .. 'e') or ''), 'PX', ARG
 return {3, made}
 """
 
-# ARGV: token, fresh, head, body, milliseconds, number of tags, tags -> {1, tags made}: stored; {0}: it has lost
-_LAND = r"""
+# ARGV: token, fresh, head, body, milliseconds, number of tags, tags -> {1, tags made}: stored; {0}: the lease was lost
+_COMPLETE = r"""
 local lease = call('GET', KEYS[3])
 if not lease or sub(lease, 17, 32) ~= ARGV[1] then return {0} end
 local n = tonumber(ARGV[6])
@@ -306,7 +306,7 @@ return {1, made}
 """
 
 # KEYS: generation, lease, failure. ARGV: token, head, body, milliseconds
-# -> 1: those who wait will find it; 0: it has lost
+# -> 1: waiters will find the error; 0: the lease was lost
 _FAIL = r"""
 local lease = call('GET', KEYS[2])
 if not lease or sub(lease, 17, 32) ~= ARGV[1] then return 0 end
@@ -316,7 +316,7 @@ put(KEYS[3], ARGV[2] .. ARGV[1] .. ARGV[3], ARGV[4])
 return 1
 """
 
-# KEYS: generation, leases. ARGV: token, milliseconds (nothing: give them up) -> how many were mine
+# KEYS: generation, leases. ARGV: token, milliseconds (empty: give the leases up) -> how many the token held
 _LEASE = r"""
 local n = 0
 for i = 2, #KEYS do
@@ -330,7 +330,7 @@ return n
 """
 
 # KEYS: generation, entries. ARGV: fresh, token, milliseconds -> whether the generation was made, and for each entry
-# 1: it is there; 2: somebody computes it; 3: you do
+# 1: it is present; 2: another caller leads; 3: this caller leads
 _LEAD_MANY = r"""
 local out, epoch = {generation(ARGV[1])}, call('GET', base .. 'e') or ''
 for i = 2, #KEYS do
@@ -349,8 +349,8 @@ return table.concat(out)
 """
 
 # KEYS: generation, entries. ARGV: token, then for each entry head, body, milliseconds
-# -> for each 1: stored; 0: it has lost
-_LAND_MANY = r"""
+# -> for each 1: stored; 0: the lease was lost
+_COMPLETE_MANY = r"""
 local out = {}
 for i = 2, #KEYS do
   local name, at = lease_of(KEYS[i]), 3 * i - 4
@@ -367,15 +367,15 @@ end
 return table.concat(out)
 """
 
-# ARGV: fresh. What was there before is gone, for it is of another generation. A script that has begun to write is not
-# held up by a server that is full, so the old one is removed first.
+# ARGV: fresh. All earlier entries become dead, because they are of another generation. A full server does not stop a
+# script that has begun to write, so the old generation is removed first.
 _CLEAR = r"""
 call('UNLINK', KEYS[1])
 call('SET', KEYS[1], ARGV[1])
 return 1
 """
 
-# KEYS: generation, the tag's. ARGV: fresh -> 1: some entry may have had it
+# KEYS: generation, tag. ARGV: fresh -> 1: some entry may have had the tag
 _INVALIDATE_TAG = r"""
 call('UNLINK', base .. 'e')
 call('SET', base .. 'e', ARGV[1])
@@ -384,7 +384,7 @@ call('SET', KEYS[2], ARGV[1] .. g)
 return 1
 """
 
-# KEYS: generation, entries, leases and tags. Removes what an older generation left; -> how many
+# KEYS: generation, entries, leases and tags. Removes those of older generations -> how many
 _CLEAN = r"""
 local n = 0
 for i = 2, #KEYS do
@@ -397,7 +397,7 @@ return n
 
 
 class Script:
-    """A script with the name that the server gives it."""
+    """A script, and the digest by which the server knows it."""
 
     def __init__(self, body: str) -> None:
         self.text = (_COMMON + body).encode()
@@ -413,11 +413,11 @@ TTL = Script(_TTL)
 TOUCH = Script(_TOUCH)
 INCREMENT = Script(_INCREMENT)
 LEAD = Script(_LEAD)
-LAND = Script(_LAND)
+COMPLETE = Script(_COMPLETE)
 FAIL = Script(_FAIL)
 LEASE = Script(_LEASE)
 LEAD_MANY = Script(_LEAD_MANY)
-LAND_MANY = Script(_LAND_MANY)
+COMPLETE_MANY = Script(_COMPLETE_MANY)
 CLEAR = Script(_CLEAR)
 INVALIDATE_TAG = Script(_INVALIDATE_TAG)
 CLEAN = Script(_CLEAN)
@@ -425,15 +425,15 @@ CLEAN = Script(_CLEAN)
 BY_DIGEST = {
     script.digest: script
     for script in (
-        READ, WRITE, ADD, SWAP, DELETE, TTL, TOUCH, INCREMENT, LEAD, LAND, FAIL, LEASE, LEAD_MANY, LAND_MANY, CLEAR,
-        INVALIDATE_TAG, CLEAN,
+        READ, WRITE, ADD, SWAP, DELETE, TTL, TOUCH, INCREMENT, LEAD, COMPLETE, FAIL, LEASE, LEAD_MANY, COMPLETE_MANY,
+        CLEAR, INVALIDATE_TAG, CLEAN,
     )
 }
 
-STORING = frozenset(script.digest for script in (WRITE, ADD, SWAP, INCREMENT, LAND_MANY))
-"""Those that cannot succeed on a server that is full."""
+STORING = frozenset(script.digest for script in (WRITE, ADD, SWAP, INCREMENT, COMPLETE_MANY))
+"""The digests of scripts that cannot succeed on a full server."""
 WRITING = STORING | {script.digest for script in (DELETE, CLEAR, INVALIDATE_TAG)}
-"""Those that cannot succeed where nothing may be written."""
+"""The digests of scripts that cannot succeed on a server that refuses writes."""
 
 
 def script_call(script: Script, keys: Sequence[bytes], *arguments: Any) -> list[Any]:

@@ -1,11 +1,11 @@
-"""Values of more types than JSON and msgpack have, as trees of what these have, and back.
+"""Values of more types than JSON and msgpack have, as trees of the types that these have, and back.
 
-In such a tree a str, a number, a bool, None and a dict with str keys stand for themselves. A list stands for something
-else: its first item says what, the others are its parts (`_WRITERS` and `_READERS` have one function for each). No tree
-is taken for another value, because a list is a list with the tag ``"l"``.
+In a tree a str, a number, a bool, None and a dict with str keys stand for themselves. A list stands for another value:
+its first item is a tag that says what, the rest are its parts (`_WRITERS` and `_READERS` have a function for each tag).
+A list itself has the tag ``"l"``, so no two values have the same tree.
 
-Bytes name nothing that would have to be imported or called. An enum is looked for among the modules that are loaded;
-classes of a program's own come from a schema (`Schema`), which the reader has made of a function's annotation.
+Reading never imports or calls anything that the bytes name. An enum is looked up in the loaded modules. The program's
+own classes come from a schema (`Schema`), which the reader has made of a function's annotation.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _STRICT = decimal.Context(traps=[decimal.InvalidOperation])
 
 
 class Schema(Protocol):
-    """The classes that a function's annotation speaks of, as far as `Writer` and `Reader` ask for them."""
+    """The classes in a function's annotation, as far as `Writer` and `Reader` need them."""
 
     @property
     def fingerprint(self) -> str:
-        """What differs where the annotation, or the fields of a class in it, differ."""
+        """A text that changes when the annotation, or the fields of a class in it, change."""
 
-    def taken_apart(self, value: Any) -> tuple[int, list[Any]] | None:
-        """The number of a value's class, and its parts; None: it is of no class of the schema."""
+    def decompose(self, value: Any) -> tuple[int, list[Any]] | None:
+        """The number of a value's class, and the value's parts; None if the schema does not have the class."""
 
-    def put_together(self, number: int, parts: list[Any]) -> Any:
-        """The value that these parts are of."""
+    def compose(self, number: int, parts: list[Any]) -> Any:
+        """The value that consists of these parts."""
 
 
 class Unstorable(TypeError):
-    """A value, or a part of one, that no tree stands for.
+    """A value that no tree can stand for.
 
     Attributes:
-        culprit: the innermost part that cannot be written.
+        culprit: the innermost part to blame.
     """
 
     def __init__(self, culprit: Any, why: str = "") -> None:
@@ -60,11 +60,11 @@ class Unstorable(TypeError):
 
 
 class Writer:
-    """Makes a tree of one value.
+    """Makes the tree of one value.
 
     Args:
         binary: whether bytes stand for themselves, as in msgpack.
-        schema: the classes that are known beside the built-in ones.
+        schema: the classes that are known in addition to the built-in ones.
 
     >>> Writer(False).tree((1, {2: b"x"}))
     ['t', 1, ['d', 2, ['b', 'eA==']]]
@@ -76,13 +76,13 @@ class Writer:
         self._depth = 0
 
     def whole(self, value: Any) -> Tree:
-        """The tree of a value; where there is a schema, with its fingerprint around it. Raises `Unstorable`."""
+        """The tree of a value, together with the schema's fingerprint if there is a schema. Raises `Unstorable`."""
         if self.schema is None:
             return self.tree(value)
         return ["r", self.schema.fingerprint, self.tree(value)]
 
     def tree(self, value: Any) -> Tree:
-        """The tree of a value or of a part of one. O(size of the value). Raises `Unstorable`."""
+        """The tree of a value or a part. O(size of the value). Raises `Unstorable`."""
         kind = type(value)
         if kind in _ATOMS:
             return value
@@ -97,7 +97,7 @@ class Writer:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         tag = _TAGS.get(kind)
         found: Tree
-        if tag is not None:                     # here, and not in a function: so each level costs one frame
+        if tag is not None:                     # inline, so that each level costs one frame
             found = [tag, *map(self.tree, value)]
         elif kind is not dict:
             found = self._other(value, kind)
@@ -113,7 +113,7 @@ class Writer:
         if write is not None:
             return write(self, value)
         if self.schema is not None:
-            found = self.schema.taken_apart(value)
+            found = self.schema.decompose(value)
             if found is not None:
                 number, parts = found
                 return ["o", number, *map(self.tree, parts)]
@@ -123,7 +123,7 @@ class Writer:
 
 
 class Reader:
-    """Makes a value of a tree. Raises whatever falls out where the tree is none that `Writer` makes.
+    """Makes the value of a tree. Raises any exception if the tree is not one that `Writer` makes.
 
     >>> Reader().value(["t", 1, ["d", 2, ["b", "eA=="]]])
     (1, {2: b'x'})
@@ -162,10 +162,10 @@ def _is_str(key: Any) -> bool:
 
 
 def written_enum(value: enum.Enum) -> tuple[str, str, str | int]:
-    """Module, qualified name, and the member's name, or a number for flags that are combined. Raises `Unstorable`."""
+    """The module, the qualified name, and the member's name or the number of combined flags. Raises `Unstorable`."""
     kind = type(value)
     module, qualname = kind.__module__, kind.__qualname__
-    if module == "__mp_main__":                 # what the processes of multiprocessing call it
+    if module == "__mp_main__":                 # the name of the main module in processes of multiprocessing
         module = "__main__"
     if _loaded_enum(module, qualname) is not kind:
         raise Unstorable(value, "its class is not what its module and name lead to")
@@ -173,7 +173,7 @@ def written_enum(value: enum.Enum) -> tuple[str, str, str | int]:
 
 
 def member_name(value: enum.Enum) -> str | int:
-    """What tells a member from the others of its class. Raises `Unstorable`."""
+    """The name or number that identifies a member in its class. Raises `Unstorable`."""
     kind = type(value)
     name = value._name_
     if type(name) is str and kind._member_map_.get(name) is value:
@@ -186,7 +186,7 @@ def member_name(value: enum.Enum) -> str | int:
 
 
 def member(kind: Any, name: str | int) -> enum.Enum:
-    """The member of a class that `member_name` told of. Raises KeyError or ValueError where there is none."""
+    """The member of a class that `member_name` identified. Raises KeyError or ValueError if there is none."""
     if type(name) is str:
         found: enum.Enum = kind._member_map_[name]
         return found
@@ -199,13 +199,13 @@ def member(kind: Any, name: str | int) -> enum.Enum:
 
 
 def _combines_plainly(kind: Any) -> bool:
-    """Whether flags are combined by the standard library's code alone, and none of the program's."""
+    """Whether flags are combined by the standard library's code alone, not the program's."""
     plain = kind._missing_.__func__ is enum.Flag._missing_.__func__  # type: ignore[attr-defined]
     return plain and kind._new_member_ in (object.__new__, int.__new__)
 
 
 def _loaded_enum(module: Any, qualname: Any) -> type[enum.Enum] | None:
-    """An enum of a module that is loaded. Runs no code of the module's, not even its ``__getattr__``."""
+    """An enum of a loaded module. Runs no code of the module, not even its ``__getattr__``."""
     loaded = sys.modules.get(module)
     space: Any = object.__getattribute__(loaded, "__dict__") if isinstance(loaded, ModuleType) else None
     found: Any = None
@@ -226,7 +226,7 @@ def _enum_from(reader: Reader, module: str, qualname: str, name: str | int) -> e
 
 
 def _written_zone(value: Any) -> list[Any]:
-    """What goes behind the text of a datetime or a time: ``fold`` and the zone, as far as there is anything to say."""
+    """What follows the text of a datetime or a time: ``fold`` and the time zone, if they are set."""
     zone = value.tzinfo
     if zone is None:
         return [1] if value.fold else []
@@ -279,7 +279,7 @@ def _all_different(found: Any, n: int) -> Any:
 def _object(reader: Reader, number: int, *parts: Tree) -> Any:
     if reader.schema is None:
         raise ValueError("of a class that only an annotation tells of")
-    return reader.schema.put_together(number, list(map(reader.value, parts)))
+    return reader.schema.compose(number, list(map(reader.value, parts)))
 
 
 _TAGS: dict[type, str] = {list: "l", tuple: "t", set: "s", frozenset: "f"}
