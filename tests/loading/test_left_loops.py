@@ -270,7 +270,7 @@ def test_a_refresh_in_a_left_loop_does_not_keep_others_from_it(server):
             await asyncio.sleep(3600)
         return len(runs)
 
-    cache = AsyncDistributedCache(redis_port=server.port, namespace="refresh", refresh_ahead=0.999)
+    cache = AsyncDistributedCache(redis_port=server.port, namespace="refresh", refresh_ahead=0.999, timeout=20)
 
     async def begin():
         await cache.get_or_set("k", load, ttl=1000)
