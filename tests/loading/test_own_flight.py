@@ -376,3 +376,46 @@ def test_a_progress_callback_that_warms():
 
     assert Started(lambda: cache.warm("abc", loader=str.upper, workers=2, progress=progress)).result().loaded == 3
     assert seen == [2]
+
+
+def test_a_lock_whose_owners_follow_each_other_is_not_taken_from_the_next_one(monkeypatch):
+    """Each owner has the lock for a moment, at the same place. Only one that keeps it is taken for stuck."""
+    from cachebox._platform import callers
+
+    lock = callers.CallerLock()
+    looked_at, handed_over, is_over = [], threading.Event(), threading.Event()
+
+    def next_owner():
+        lock.acquire()
+        handed_over.set()
+        wait_for(is_over)
+        lock.release()
+
+    def standing(thread, greenlet, task=None):
+        """The same place for all. The first owner gives the lock to the next one while it is looked at."""
+        looked_at.append(thread)
+        if len(looked_at) == 1:
+            release.set()
+            wait_for(handed_over)
+        return "a place"
+
+    monkeypatch.setattr(callers, "standing", standing)
+    release = threading.Event()
+
+    def first_owner():
+        lock.acquire()
+        is_held.set()
+        wait_for(release)
+        lock.release()
+        next_owner_thread.start()
+
+    is_held = threading.Event()
+    next_owner_thread = threading.Thread(target=next_owner)
+    first = Started(first_owner)
+    wait_for(is_held)
+    assert lock.acquire()               # at last: the second one does not go on
+    lock.release()
+    is_over.set()
+    first.wait()
+    next_owner_thread.join()
+    assert looked_at.count(looked_at[0]) == 1 and len(looked_at) >= 3

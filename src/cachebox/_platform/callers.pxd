@@ -33,6 +33,7 @@ cdef class CallerLock:
     cdef unsigned long thread       # the owner
     cdef object greenlet
     cdef int depth                  # how often the owner took it; 0: it is free
+    cdef Py_ssize_t number          # of the owner: grows whenever a free lock is taken
     cdef dict waiting               # the `wake` of each waiter, in order of arrival
 
     cdef int take(self, unsigned long thread, object greenlet) except -1

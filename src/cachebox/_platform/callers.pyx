@@ -117,17 +117,21 @@ cdef class CallerLock:
         """Take the lock, or take it once more. False: not in time, or never.
 
         The owner may be unable to go on: it is another greenlet of the same thread, or it waits for the caller. Then
-        the lock is taken nevertheless, unless it is `strict`: to be let in early is better than never.
+        the lock is taken nevertheless, unless it is `strict`: to be let in early is better than never. An owner is
+        taken for stuck only after it has had the lock for long: one that follows another goes on.
         """
         cdef unsigned long thread = this_thread()
-        cdef double began = monotonic(), waited, pause
-        cdef bint free
+        cdef double began = monotonic(), since = began, waited, pause
+        cdef Py_ssize_t number = -1
+        cdef bint free, follows
         mine = this_greenlet()
         bell = wake = stands = None
         while True:
             acquire(&self.shared_lock.lock)
             try:                                    # the dict may find no memory
                 owner, owners = self.greenlet, self.thread
+                follows = self.number != number
+                number = self.number
                 free = self.depth == 0 or (owners == thread and owner is mine)
                 if free:
                     self.take(thread, mine)
@@ -145,6 +149,8 @@ cdef class CallerLock:
                 if owners == thread and not (bell.is_green and bell.drives(owner)):
                     return not self.strict and self.enter()
                 continue
+            if follows:
+                since, stands = monotonic(), None
             waited = monotonic() - began
             if 0.0 <= timeout <= waited:
                 self.leave_queue(bell)
@@ -158,7 +164,7 @@ cdef class CallerLock:
             if woken:
                 bell = waiter()
                 wake = bell.wake
-            elif waited > LONG and not self.strict:
+            elif monotonic() - since > LONG and not self.strict:
                 stood, stands = stands, standing(owners, owner)
                 if stands is not None and stands == stood:
                     self.leave_queue(bell)
@@ -169,6 +175,7 @@ cdef class CallerLock:
         if self.depth == 0:
             self.thread = thread
             self.greenlet = greenlet
+            self.number += 1
         self.depth += 1
         return 0
 
