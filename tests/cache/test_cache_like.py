@@ -387,7 +387,7 @@ def test_timeouts_are_numbers_or_timedeltas(store):
 def test_watches_are_gone_when_nobody_watches():
     watches = Watches()
     with watches.over(["a", "b"]) as one, watches.over(["b"]) as other:
-        watches.note(["b"], other)
+        watches.note(["a"])
         assert one.was_written and not other.was_written
         watches.note(["b"])
         assert other.was_written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import subprocess
@@ -20,17 +19,11 @@ from cachebox._platform.guard import keep_running
 from cachebox._platform.thread import Thread
 from cachebox._store import sweeper
 from cachebox.strategies import journal as journals
-from in_threads import Started, must_end, wait_for, wait_until
+from in_threads import Started, must_end, raise_in, wait_for, wait_until
 from stores import BulkStore, Gate, MemoryStore
 
 NEVER = 3600.0
 KINDS = [MemoryError, SystemExit, KeyboardInterrupt, GeneratorExit, OSError, StopIteration]
-
-
-def interrupt(thread, error=MemoryError):
-    """Raise an exception in another thread, wherever it is; none if it has ended."""
-    if thread is not None and thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error))
 
 
 @pytest.fixture
@@ -97,7 +90,7 @@ def test_asynchronous_exceptions_come_one_after_the_other_and_end_nothing(report
     thread = Thread("cachebox-test", run)
     thread.start()
     for n in range(200):
-        interrupt(thread, KINDS[n % len(KINDS)])
+        raise_in(thread, KINDS[n % len(KINDS)])
         if n % 20 == 0:
             time.sleep(0.001)
     assert thread.is_alive() and thread.runs()
@@ -164,7 +157,7 @@ def expires(seconds=0.02):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_sweeper_goes_on_after_an_asynchronous_exception(reported, kind):
     long = expires(0.2)
-    interrupt(sweeper._thread, kind)
+    raise_in(sweeper._thread, kind)
     short = expires()
     wait_until(lambda: short.stats.expired and long.stats.expired)
     assert reported == [kind] and sweeper._thread.is_alive()
@@ -246,7 +239,7 @@ def test_the_sweeper_under_fire(reported):
     caches = []
     for n in range(300):
         caches.append(expires(chance.uniform(0, 0.05)))
-        interrupt(sweeper._thread, KINDS[n % len(KINDS)])
+        raise_in(sweeper._thread, KINDS[n % len(KINDS)])
         if chance.random() < 0.2:
             time.sleep(0.002)
     wait_until(lambda: all(cache.stats.expired for cache in caches))
@@ -272,7 +265,7 @@ def test_the_pool_goes_on_after_an_asynchronous_exception(reported, kind):
         assert workers.submit(task)
         wait_for(task.ran)
         for thread in list(workers._threads):
-            interrupt(thread, kind)
+            raise_in(thread, kind)
     assert len(workers._threads) <= workers.MOST_THREADS
     tasks = [Task() for _ in range(100)]
     for task in tasks:
@@ -333,7 +326,7 @@ def test_refreshes_under_fire(reported):
     for n in range(150):
         cache.get("a")
         for thread in list(workers._threads):
-            interrupt(thread, KINDS[n % len(KINDS)])
+            raise_in(thread, KINDS[n % len(KINDS)])
         time.sleep(0.001)
     before = cache.stats.load_success
     wait_until(lambda: cache.get("a") and cache.stats.load_success > before + 3)
@@ -347,9 +340,9 @@ def test_write_behind_goes_on_after_an_asynchronous_exception(reported, kind):
     store = MemoryStore()
     behind = WriteBehind(Cache(), store, max_delay=0.05)
     behind.set("a", 1)
-    interrupt(behind._backlog.thread, kind)
+    raise_in(behind._backlog.thread, kind)
     wait_until(lambda: store.values == {"a": 1})        # no caller is there
-    interrupt(behind._backlog.thread, kind)
+    raise_in(behind._backlog.thread, kind)
     behind.set("b", 1)
     assert behind.flush() is True and behind.close() is True and set(reported) <= {kind}
 
@@ -390,7 +383,7 @@ def test_a_write_behind_thread_that_has_ended_is_made_anew():
     for call in (lambda: behind.set("b", 1), behind.flush, behind.retry_dead_letters, behind.close):
         with behind._backlog._lock:
             before = behind._backlog.thread
-            behind._queue.accept("a", call, time.monotonic(), 0)
+            behind._queue.accept("a", call, time.monotonic(), ())
             behind._backlog.thread = Ended()
         call()
         wait_until(lambda: store.values.get("a") is call)
@@ -415,9 +408,9 @@ def test_write_behind_under_fire(reported, tmp_path, monkeypatch, journaled):
         key = f"key {chance.randrange(40)}"
         newest[key] = n
         behind.set(key, n)
-        interrupt(behind._backlog.thread, KINDS[n % len(KINDS)])
+        raise_in(behind._backlog.thread, KINDS[n % len(KINDS)])
         if journaled:
-            interrupt(behind._journal._syncer, KINDS[n % len(KINDS)])
+            raise_in(behind._journal._syncer, KINDS[n % len(KINDS)])
         if chance.random() < 0.1:
             time.sleep(0.001)
     assert behind.close() is True and store.values == newest
@@ -436,7 +429,7 @@ def test_the_thread_that_syncs_a_journal_goes_on(reported, tmp_path, monkeypatch
         monkeypatch.setattr(journals.os, "fsync", lambda file: (fsync(file), synced.append(os.fstat(file).st_size)))
         for n in range(5):
             behind.set(n, n)
-            interrupt(behind._journal._syncer)
+            raise_in(behind._journal._syncer, MemoryError)
             size = os.path.getsize(tmp_path / "journal")
             wait_until(lambda: size in synced)
         behind._journal._syncer = Ended()

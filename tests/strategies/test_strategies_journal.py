@@ -19,7 +19,7 @@ from cachebox._files.serializer import Encoding
 from cachebox.strategies import SQLiteStore
 from cachebox.strategies import journal as journals
 from cachebox.strategies.journal import Journal
-from in_threads import must_end, run_all, wait_for, wait_until
+from in_threads import must_end, raise_in, run_all, wait_for, wait_until
 from stores import Gate, MemoryStore
 
 NEVER = 3600.0
@@ -260,6 +260,127 @@ def test_the_file_is_rewritten_when_most_of_it_is_of_no_use(path, monkeypatch):
         assert replayed(copy) == [("hot", 199), ("other", 2), ("third", 3)]
         gate.open.set()
     assert store.values == {"hot": 199, "other": 2, "third": 3}
+
+
+@must_end
+@pytest.mark.parametrize("then", ["set", "delete"])
+def test_a_write_that_failed_while_a_newer_one_came_is_not_replayed_over_that(path, then):
+    """An outage, and a newer write during it: the journal is done with the older write when the store has the newer."""
+    store, gate = MemoryStore(), Gate()
+
+    def fault(call, keys):
+        gate(call, keys)
+        if len(store.calls) == 1:
+            raise OSError("down")
+
+    store.fault = fault
+    with WriteBehind(Cache(), store, journal=path, max_delay=0.0, backoff=0.001) as behind:
+        behind.set("a", 1)
+        wait_for(gate.entered)
+        behind.set("a", 2) if then == "set" else behind.delete("a")
+        gate.open.set()
+        assert behind.flush() is True and store.values == ({"a": 2} if then == "set" else {})
+        assert os.path.getsize(path) == HEADER          # the store has everything
+        later = store.fault = Gate()
+        behind.set("b", 1)
+        wait_for(later.entered)
+        behind._journal.compact()
+        copy = path.with_name("copy")
+        copy.write_bytes(path.read_bytes())
+        assert replayed(copy) == [("b", 1)]
+        later.open.set()
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_a_write_that_the_disk_refuses_leaves_the_older_one_of_its_key(path, monkeypatch, at):
+    """The older write was accepted, so it is replayed, although a refused one came after it."""
+    behind = WriteBehind(Cache(), MemoryStore(), journal=path, durability="power", max_delay=NEVER)
+    behind.set("a", 1)
+    fsync = os.fsync
+
+    def fail(file):
+        if at == "after":
+            fsync(file)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journals.os, "fsync", fail)
+    with pytest.raises(OSError, match="Input"):
+        behind.set("a", 2)
+    monkeypatch.undo()
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    assert replayed(copy) == [("a", 1)]
+    behind.set("a", 3)
+    copy.write_bytes(path.read_bytes())
+    assert replayed(copy) == [("a", 3)] and behind.close()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_a_journal_gives_back_is_what_was_accepted_and_is_not_done(path, seed):
+    """Random appends, ends, withdrawals and rewritings beside a model: a list of the live writes of every key."""
+    chance = random.Random(seed)
+    journal = Journal(path, Encoding(), "process")
+    model: dict[str, list[tuple[int, object]]] = {}
+    for n in range(150):
+        key = chance.choice("abcd")
+        writes = model.setdefault(key, [])
+        step = chance.random()
+        if step < 0.5 or not writes:
+            value = MISSING if chance.random() < 0.2 else n
+            number = journal.append(journal.encode(key, value), value is MISSING)
+            if chance.random() < 0.2:
+                journal.take_back(number)
+            else:
+                writes.append((number, value))
+        elif step < 0.7:                        # the store has a write, which stands for all before it
+            end = chance.randrange(len(writes)) + 1
+            journal.done([number for number, _ in writes[:end]])
+            del writes[:end]
+        elif step < 0.95:
+            journal.drop([number for number, _ in writes[:-1]])
+            del writes[:-1]
+        else:
+            journal.compact()
+    journal.close()
+    assert dict(replayed(path)) == {key: writes[-1][1] for key, writes in model.items() if writes}
+
+
+@must_end
+@pytest.mark.parametrize("seed", range(5))
+def test_journal_and_store_together_have_the_newest_of_every_key_at_any_moment(path, monkeypatch, seed):
+    """A store that fails at random, exceptions in the delivering thread, and a copy of the file at random moments."""
+    monkeypatch.setattr(journals, "COMPACT_AT", 300)
+    monkeypatch.setattr("sys.unraisablehook", lambda args: None)
+    chance, faults = random.Random(seed), random.Random(seed)
+    store, newest = MemoryStore(), {}
+
+    def fault(call, keys):
+        if call != "load" and faults.random() < 0.4:
+            raise OSError("down")
+
+    store.fault = fault
+    behind = WriteBehind(
+        Cache(5), store, journal=path, max_delay=0.0, batch_size=3, backoff=0.0001, max_backoff=0.001, max_queue=8
+    )
+    copy = path.with_name("copy")
+    for n in range(400):
+        key = f"key {chance.randrange(6)}"
+        if chance.random() < 0.2:
+            newest.pop(key, None)
+            behind.delete(key)
+        else:
+            newest[key] = n
+            behind.set(key, n)
+        if chance.random() < 0.2 and behind._backlog.thread is not None:
+            raise_in(behind._backlog.thread, MemoryError)
+        if chance.random() < 0.1:
+            copy.write_bytes(path.read_bytes())
+            after = dict(store.values)
+            for written, value in replayed(copy):
+                after.pop(written, None) if value is MISSING else after.update({written: value})
+            assert after == newest
+    assert behind.close() is True and store.values == newest
+    assert os.path.getsize(path) == HEADER and replayed(path) == []
 
 
 @must_end

@@ -684,7 +684,7 @@ def test_asyncio_a_cancelled_write_never_comes_after_a_later_one(tmp_path, monke
 def test_a_write_that_was_taken_by_halves_goes_out_again(failed_before):
     """An exception has come between the two changes that put a write in flight."""
     queue = WriteQueue(10, 5.0, 100)
-    write = queue.accept("a", 1, 0.0, 0)
+    write = queue.accept("a", 1, 0.0, ())
     if failed_before:
         queue.take(5.0)
         queue.put_back(write, 6.0)
@@ -698,17 +698,17 @@ def test_a_write_that_was_taken_by_halves_goes_out_again(failed_before):
 def test_a_write_that_failed_waits_for_its_time_and_others_do_not():
     queue = WriteQueue(10, 5.0, 100)
     for key in "abc":
-        queue.accept(key, 1, 0.0, 0)
+        queue.accept(key, 1, 0.0, ())
     assert queue.due(0.0, False) == 5.0 and [write.key for write in queue.take(5.0)] == ["a", "b", "c"]
     a, b, c = queue.in_flight.values()
     queue.put_back(a, 9.0)
     queue.put_back(b, 7.0)
     queue.settle(c, True)
-    queue.accept("d", 1, 6.0, 0)
+    queue.accept("d", 1, 6.0, ())
     assert queue.due(6.0, False) == 1.0 and queue.due(6.0, True) == 0.0
     assert [write.key for write in queue.take(6.0)] == ["d"]
     assert [write.key for write in queue.take(7.0)] == ["b"] and queue.due(7.0, False) == 2.0
-    queue.accept("b", 2, 7.0, 0)                # while the first is on its way
+    queue.accept("b", 2, 7.0, ())                # while the first is on its way
     queue.put_back(b, 20.0)
     assert b.into is queue.pending["b"] and queue.pending["b"].value == 2
     queue.make_all_due(7.5)

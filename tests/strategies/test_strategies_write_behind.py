@@ -371,7 +371,7 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
         if call in ("set", "delete"):
             if queue.has_room_for(key):
                 value = value if call == "set" else MISSING
-                queue.accept(key, value, now, 0)
+                queue.accept(key, value, now, ())
                 accepted.setdefault(key, []).append(value)
                 model[key] = value
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import functools
 import tempfile
@@ -51,6 +52,12 @@ def run_all(*bodies):
 
     started = [Started(at_once, body) for body in bodies]
     return [one.result() for one in started]
+
+
+def raise_in(thread, error):
+    """Raise an exception in another thread, wherever it is; none if it has ended."""
+    if thread is not None and thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error))
 
 
 def wait_until(condition, what="a condition"):

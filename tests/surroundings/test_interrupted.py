@@ -255,8 +255,8 @@ def test_a_write_of_a_queue_is_interrupted_by_one_of_its_key(before):
     for n in range(1, 100):
         queue = WriteQueue(batch_size=10, max_delay=0.0, max_queue=10)
         if before == "a write":
-            queue.accept("a", 0, 0.0, 0)
-        interrupted_at(n, lambda: queue.accept("a", 1, 0.0, 0), lambda: queue.accept("a", 2, 0.0, 0))
+            queue.accept("a", 0, 0.0, ())
+        interrupted_at(n, lambda: queue.accept("a", 1, 0.0, ()), lambda: queue.accept("a", 2, 0.0, ()))
         assert list(queue.fresh.values()) == list(queue.pending.values())
         assert [write.key for write in queue.take(1.0)] == ["a"] and not queue.fresh and not queue.pending
 

@@ -46,7 +46,7 @@ class Backlog(Delivering):
         if journal is not None:
             now = time.monotonic()
             for number, key, value in journal.replayed:
-                queue.accept(key, value, now, number)
+                queue.accept(key, value, now, (number,))
             journal.replayed = []
         drain_at_exit(self)
         renew_in_child(self)
@@ -63,7 +63,7 @@ class Backlog(Delivering):
     def accept(self, key: Any, value: Any, numbers: dict[Any, int], watch: Watch | None = None) -> None:
         """Add a write to the journal and the queue, and its number, for `done_with`, to `numbers`.
 
-        If `watch` says that the key was written meanwhile, nothing is accepted, and `numbers` stays empty. Raises
+        If the key was written since `watch` began, nothing is accepted, and `numbers` stays empty. Raises
         RuntimeError after `close`, `QueueFull` if there is no room and writes do not wait, TypeError if the journal
         cannot hold the write, and OSError if the journal cannot be written. Nothing has changed after an error.
         """
@@ -100,13 +100,12 @@ class Backlog(Delivering):
                 if self.closing or not self.queue.has_room_for(key):
                     self._refuse_to_wait_for_room()
                     return False
-                if watch is not None and watch.was_written:
+                if watch is not None and (watch.was_written or self._is_promised(key)):
+                    watch.was_written = True
                     return False
-                if self.watches.watched:
-                    self.watches.note((key,), watch)
                 if journal is None:
                     # dropped without the lock, because its __del__ may run
-                    older = self._enqueue(key, value, numbers, 0)
+                    older = self._enqueue(key, value, numbers)
                     return True
                 journaled = journal.append(payload, value is MISSING)
                 try:
@@ -117,7 +116,9 @@ class Backlog(Delivering):
                     else:
                         older = self._enqueue(key, value, numbers, journaled)
                 except BaseException:
-                    journal.take_back(journaled)
+                    pending = self.queue.pending.get(key)
+                    if pending is None or journaled not in pending.journaled:
+                        journal.take_back(journaled)
                     raise
         except OSError as error:
             if journal is not None:
@@ -134,7 +135,11 @@ class Backlog(Delivering):
         if not self.waits or self.thread is threading.current_thread():     # the thread would wait for itself
             raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
 
-    def _enqueue(self, key: Any, value: Any, numbers: dict[Any, int], journaled: int) -> object:
+    def _is_promised(self, key: Any) -> bool:
+        """Whether a write of a key is recorded, but not accepted yet. Needs the lock."""
+        return bool(self._unsynced) and key in [write.key for write in list(self._unsynced.values())]
+
+    def _enqueue(self, key: Any, value: Any, numbers: dict[Any, int], *journaled: int) -> object:
         """Accept a write that the journal, if any, has. Returns what it replaces. Needs the lock."""
         queue, journal, letters = self.queue, self.journal, self._letters
         number = queue.accepted + 1
@@ -142,17 +147,16 @@ class Backlog(Delivering):
         letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
         older: Any = None if replaced is None else replaced.value
-        before = 0 if replaced is None else replaced.journaled
         now = time.monotonic()
-        accepted = queue.accept(key, value, now, journaled).number
-        if accepted != number:                  # a finalizer has accepted a write in between
-            self.unfinished[key] = numbers[key] = accepted
-        if journal is not None:
-            journal.drop(before)
+        write = queue.accept(key, value, now, journaled if letter is None else letter.journaled + journaled)
+        self.watches.note((key,))               # readers see the write from here on
+        if write.number != number:              # a finalizer has accepted a write in between
+            self.unfinished[key] = numbers[key] = write.number
         if letter is not None:
             older = older, letters.drop(key)
-            if journal is not None:
-                journal.drop(letter.journaled)
+        if len(write.journaled) > 1 and journal is not None:
+            journal.drop(write.journaled[:-1])
+            write.journaled = write.journaled[-1:]
         wakes_at = self._wakes_at
         if len(queue.fresh) == queue.batch_size or (now + queue.max_delay < wakes_at > self._not_before):
             self._call_thread()
@@ -194,7 +198,7 @@ class Backlog(Delivering):
     def wait_until_settled_in(self, key: Any) -> None:
         """Wait until no write of a key is on its way to the disk: such a write is recorded, but not accepted yet."""
         with self._lock:
-            while any(write.key == key for write in list(self._unsynced.values())):
+            while self._is_promised(key):
                 self._has_progressed.wait(LOOKS_EVERY)
 
     def wait_until_there_is_room(self, key: Any, until: Until) -> None:
@@ -238,6 +242,7 @@ class Backlog(Delivering):
             now = time.monotonic()
             for write in self._letters.writes():
                 number = self.queue.accept(write.key, write.value, now, write.journaled).number
+                self.watches.note((write.key,))
                 self.unfinished[write.key] = numbers[write.key] = number
                 self._letters.drop(write.key)
             self.queue.make_all_due(now)
@@ -247,9 +252,9 @@ class Backlog(Delivering):
     def discard_dead_letters(self) -> list[DeadLetter]:
         """Forget the dead letters, in the journal, too. Returns them."""
         with self._lock:
-            letters, writes = self._letters.listed(), self._letters.writes()
+            letters = self._letters.listed()
+            trouble = self._record_as_done(self._letters.writes())
             self._letters.clear()
-            trouble = self._record_as_done([write.journaled for write in writes])
         self._note(trouble)
         return letters
 

@@ -223,19 +223,20 @@ class Delivering:
     def _settled(self, writes: Sequence[Write]) -> None:
         """Settle writes that the store has."""
         with self._lock:
+            trouble = self._record_as_done(writes)      # first, because an interruption has unsettled writes sent again
             for write in writes:
                 self.queue.settle(write, True)
                 if self._letters.kept:          # it was reported, and the thread was interrupted before it was settled
                     self._letters.drop(write.key)
-            trouble = self._record_as_done([write.journaled for write in writes])
             self._has_progressed.notify_all()
         self._note(trouble)
 
     # --- the journal --------------------------------------------------------------------------------------------------
 
-    def _record_as_done(self, numbers: list[int]) -> OSError | None:
+    def _record_as_done(self, writes: Sequence[Write]) -> OSError | None:
         """Record in the journal that the store has these writes. If that fails, they may be replayed, which is
         allowed. Needs the lock."""
+        numbers = [number for write in writes for number in write.journaled]
         if self.journal is not None and numbers:
             try:
                 self.journal.done(numbers)

@@ -3,8 +3,9 @@
     header:  magic (16 bytes)   version   signed?   serializer                                    (32 bytes)
     record:  size   kind   number   checksum of these three   checksum of what follows   payload
 
-A record says that a write was accepted (payload: key and value), that a key is to be deleted (payload: the key), or
-which writes the store has (payload: their numbers). Records are only added at the end. Two checksums distinguish the
+A record says that a write was accepted (payload: key and value), that a key is to be deleted (payload: the key), which
+writes the store has, or which were not accepted after all (payload: their numbers). What the store has stands for all
+earlier writes of its key, too. Records are only added at the end. Two checksums distinguish the
 two ways in which a file may be wrong. A record that was being written when the process or the machine died is the last
 one and incomplete; it is dropped. Any other mismatch is damage: the file is refused as a whole, unchanged.
 
@@ -52,7 +53,7 @@ _HEADER = Struct("<16sH?13s")
 _START = Struct("<IBQ")
 _CHECKS = Struct("<II")
 _HEAD = _START.size + _CHECKS.size
-_SET, _DELETE, _DONE = 1, 2, 3
+_SET, _DELETE, _DONE, _TAKEN_BACK = 1, 2, 3, 4
 _LAST_NUMBER = 1 << 62
 """The largest number of a record; then the numbers start from 0 again."""
 
@@ -93,6 +94,7 @@ class Journal:
         self._is_doubtful = False           # a sync failed: the disk may lack earlier records
         self._writers = 0                   # more than 1 if a finalizer writes in the middle of a write
         self._undone: list[int] = []        # writes that the store has, which could not be recorded
+        self._untaken: list[int] = []       # writes that were not accepted after all, which could not be recorded
         self._compact_after = 0.0           # monotonic seconds: no compaction before then
         self.number = 0
         self._size = 0
@@ -154,28 +156,27 @@ class Journal:
 
     def _replay(self, content: memoryview) -> tuple[int, list[tuple[int, Any, Any]]]:
         """The end of the last complete record, and the writes that the store may lack."""
-        last: dict[Any, tuple[int, Any, Any]] = {}      # by key; in the order of first writes, like the queue
+        writes: dict[Any, dict[int, Any]] = {}  # by key, in the order of first writes, like the queue; then by number
         keys: dict[int, Any] = {}
         sizes: dict[int, int] = {}
         end = _HEADER.size
         for record in _records(content):
             end = record.end
-            if record.kind == _DONE:
-                for done in record.payload.cast("Q"):
-                    if done in keys:
-                        key = keys.pop(done)
-                        if key in last and last[key][0] == done:
-                            del last[key]
+            if record.kind in (_DONE, _TAKEN_BACK):
+                for number in record.payload.cast("Q"):
+                    if number in keys:
+                        _remove(writes, keys[number], number, record.kind == _DONE)
                 continue
             if record.number in sizes:
                 raise ValueError(f"two of its records have the number {record.number}")
             key, *value = self._decode(bytes(record.payload), 2 if record.kind == _SET else 1)
             keys[record.number] = key
-            last[key] = (record.number, key, value[0] if value else MISSING)
+            writes.setdefault(key, {})[record.number] = value[0] if value else MISSING
             sizes[record.number] = record.end - record.at
             self.number = max(self.number, record.number)
-        self._live = {number: sizes[number] for number, _, _ in last.values()}
-        return end, list(last.values())
+        newest = [(key, *of_key.popitem()) for key, of_key in writes.items()]
+        self._live = {number: sizes[number] for _, number, _ in newest}
+        return end, [(number, key, value) for key, number, value in newest]
 
     def _decode(self, payload: bytes, n: int) -> list[Any]:
         if self.encoding.secret is not None:
@@ -214,9 +215,9 @@ class Journal:
         """Record that a write is not accepted after all, so that it is not replayed."""
         self._live.pop(number, None)
         try:
-            self._record_done([number])
+            self._record(_TAKEN_BACK, [number])
         except OSError:
-            self._undone.append(number)
+            self._untaken.append(number)
 
     def done(self, numbers: Sequence[int]) -> None:
         """Record that the store has these writes, and shrink the file if that is worth it.
@@ -228,8 +229,12 @@ class Journal:
             self._live.pop(number, None)
         if not self._live and self._empty():
             return
+        if self._untaken:
+            untaken = self._untaken
+            self._record(_TAKEN_BACK, untaken)
+            self._untaken = self._untaken[len(untaken) :]
         undone = self._undone = [*self._undone, *numbers]
-        self._record_done(undone)
+        self._record(_DONE, undone)
         self._undone = self._undone[len(undone) :]
 
     def _empty(self) -> bool:
@@ -246,12 +251,13 @@ class Journal:
                 self._sync_now()                # else the next record might reach the disk before this
         return True
 
-    def _record_done(self, numbers: Sequence[int]) -> None:
-        self._write(_record(_DONE, 0, b"".join([number.to_bytes(8, "little") for number in numbers])))
+    def _record(self, kind: int, numbers: Sequence[int]) -> None:
+        self._write(_record(kind, 0, b"".join([number.to_bytes(8, "little") for number in numbers])))
 
-    def drop(self, number: int) -> None:
-        """Forget a write that a later write of its key replaces."""
-        self._live.pop(number, None)
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Forget writes that a later write of their key replaces."""
+        for number in numbers:
+            self._live.pop(number, None)
 
     def wants_compaction(self) -> bool:
         """Whether more than half of a large file is useless, or a sync has failed."""
@@ -296,7 +302,7 @@ class Journal:
         self._file = file
         self._size = self._synced = size
         self._is_torn = self._is_doubtful = False
-        self._undone = []
+        self._undone, self._untaken = [], []
         os.close(before)
 
     def _write(self, record: bytes) -> None:
@@ -427,7 +433,7 @@ def _records(content: memoryview) -> Iterator[_Record]:
             return                                      # torn: it is the last one
         if crc32(payload) != check:
             raise ValueError(f"it is damaged at byte {at}")
-        if kind == _DONE:
+        if kind in (_DONE, _TAKEN_BACK):
             fits = number == 0 and size % 8 == 0
         else:
             fits = kind in (_SET, _DELETE) and 0 < number <= _LAST_NUMBER
@@ -435,6 +441,17 @@ def _records(content: memoryview) -> Iterator[_Record]:
             raise ValueError(f"it has a record that no journal has, at byte {at}")
         yield _Record(at, kind, number, payload, end)
         at = end
+
+
+def _remove(writes: dict[Any, dict[int, Any]], key: Any, number: int, earlier: bool) -> None:
+    """Remove one write of a key, and, if asked to, those before it."""
+    of_key = writes.get(key, {})
+    if number in of_key:
+        numbers = list(of_key)
+        for gone in numbers[: numbers.index(number) + 1] if earlier else [number]:
+            del of_key[gone]
+        if not of_key:
+            del writes[key]
 
 
 def _record(kind: int, number: int, payload: bytes | memoryview) -> bytes:

@@ -20,7 +20,12 @@ class Watch:
 
 
 class Watches:
-    """The watches of keys. A writer calls `note` before it calls the store. Safe from any thread."""
+    """The watches of keys. Safe from any thread.
+
+    A writer calls `note` when readers see its write, and before it changes the cache. So a reader whose watch began
+    after that has read the new value, and one whose watch began before is told. Called earlier, `note` would miss a
+    reader that begins in between and reads the old value.
+    """
 
     def __init__(self) -> None:
         self.watched: dict[Any, list[Watch]] = {}       # by key
@@ -47,13 +52,13 @@ class Watches:
                     if not watching:
                         self.watched.pop(key, None)
 
-    def note(self, keys: Iterable[Any], by: Watch | None = None) -> None:
-        """Mark the watches of keys that are being written, except `by`, the writer's own. O(1) per key."""
+    def note(self, keys: Iterable[Any]) -> None:
+        """Mark the watches of keys that were written, the writer's own, too. O(1) per key."""
         if self.watched:
             with self._lock:
                 for key in keys:
                     for watch in self.watched.get(key, ()):
-                        watch.was_written = watch.was_written or watch is not by
+                        watch.was_written = True
 
     def _after_fork(self) -> None:
         """After a fork, in the child: another thread of the parent may have held the lock."""

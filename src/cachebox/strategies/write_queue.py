@@ -21,13 +21,13 @@ class Write:
         "tries", "value",
     )  # fmt: skip
 
-    def __init__(self, key: Any, value: Any, number: int, accepted: float, journaled: int) -> None:
+    def __init__(self, key: Any, value: Any, number: int, accepted: float, journaled: tuple[int, ...]) -> None:
         self.key = key
         self.value = value
         self.number = number            # of its newest value, in the order of acceptance
         self.serial = self.first = number   # of its oldest value
         self.accepted = accepted        # when its oldest value was accepted
-        self.journaled = journaled      # the newest value's number in the journal
+        self.journaled = journaled      # numbers in the journal, of the newest value last; its end is the end of all
         self.reached: bool | None = None    # whether the store has it; None: it is under way
         self.into: Write | None = None  # the newer write of its key that replaces it
         self.tries = 0                  # failed attempts with its newest value
@@ -62,7 +62,7 @@ class WriteQueue:
         """Whether a write of that key can be accepted. O(1)."""
         return key in self.pending or len(self.pending) + len(self.in_flight) + self.promised < self.max_queue
 
-    def accept(self, key: Any, value: Any, now: float, journaled: int) -> Write:
+    def accept(self, key: Any, value: Any, now: float, journaled: tuple[int, ...]) -> Write:
         """Accept a write for which there is room. O(1); O(log n) if an earlier write of the key has failed."""
         self.accepted = number = self.accepted + 1
         write = self.pending.get(key)
@@ -82,7 +82,7 @@ class WriteQueue:
                 self._plan(write, now)
             if number > write.number:
                 write.number = number
-            write.journaled = journaled
+            write.journaled += journaled        # before the value: an interruption must not leave a value without it
             write.value = value
             write.tries = write.failed_in = 0
             write.alone = False
@@ -166,6 +166,7 @@ class WriteQueue:
             if newer.due is None:               # callers that wait for the older write wait for this one now
                 self.fresh.pop(newer.serial, None)
                 self._plan(newer, due)
+            newer.journaled = write.journaled + newer.journaled
             write.into = newer
         self.fresh.pop(write.serial, None)
         self.in_flight.pop(write.key, None)

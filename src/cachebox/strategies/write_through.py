@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cachebox.cache import MISSING
@@ -30,12 +30,18 @@ class WritingThrough(Operations):
         except KeyError as error:
             raise Absent(key) from error
 
+    def _write(self, keys: Iterable[Any], method: Callable[..., Any], *arguments: Any) -> Steps[Any]:
+        """Call a method of the store that writes these keys."""
+        try:
+            return (yield method, arguments)
+        finally:
+            self._watches.note(keys)            # even after an error: the store may have the write
+
     def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
         check_entry(self.cache, key, value, ttl, tags)
         with self._locks.of((key,)) as locks:
             yield locks.take, ()
-            self._watches.note((key,))
-            yield self._store.save, (key, value)
+            yield from self._write((key,), self._store.save, key, value)
             yield from self._side.set(key, value, ttl, tags)
 
     def _delete(self, key: Any) -> Steps[bool]:
@@ -43,9 +49,8 @@ class WritingThrough(Operations):
         delete = self._store.delete
         with self._locks.of((key,)) as locks:
             yield locks.take, ()
-            self._watches.note((key,))
             try:
-                had = yield delete, (key,)
+                had = yield from self._write((key,), delete, key)
             except KeyError:
                 had = False
             return (yield from self._side.delete(key)) or had is True
@@ -58,8 +63,7 @@ class WritingThrough(Operations):
         elif items:
             with self._locks.of(items) as locks:
                 yield locks.take, ()
-                self._watches.note(items)
-                yield self._store.save_many, (dict(items),)
+                yield from self._write(items, self._store.save_many, dict(items))
                 yield from self._side.set_many(items, ttl, tags)
 
     def _delete_many(self, keys: Any) -> Steps[int]:
@@ -72,8 +76,7 @@ class WritingThrough(Operations):
         elif doomed:
             with self._locks.of(doomed) as locks:
                 yield locks.take, ()
-                self._watches.note(doomed)
-                yield delete_many, (list(doomed),)
+                yield from self._write(doomed, delete_many, list(doomed))
                 had = yield from self._side.delete_many(doomed)
         return had
 
@@ -82,16 +85,14 @@ class WritingThrough(Operations):
             yield locks.take, ()
             value = change((yield from self._newest(key)))
             if value is not MISSING:
-                self._watches.note((key,))
-                yield self._store.save, (key, value)
+                yield from self._write((key,), self._store.save, key, value)
                 yield from tell(value)
 
     def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> Steps[None]:
         with self._locks.of((key,)) as locks:
             yield locks.take, ()
             if not watch.was_written:
-                self._watches.note((key,), watch)
-                yield self._store.save, (key, value)
+                yield from self._write((key,), self._store.save, key, value)
 
 
 class WriteThrough(WritingThrough, BlockingMethods):
