@@ -317,7 +317,7 @@ def test_a_write_that_the_disk_refuses_leaves_the_older_one_of_its_key(path, mon
 
 @pytest.mark.parametrize("seed", range(10))
 def test_what_a_journal_gives_back_is_what_was_accepted_and_is_not_done(path, seed):
-    """Random appends, ends, withdrawals and rewritings beside a model: a list of the live writes of every key."""
+    """Random appends, ends, withdrawals and rewritings next to a model: a list of the live writes of every key."""
     chance = random.Random(seed)
     journal = Journal(path, Encoding(), "process")
     model: dict[str, list[tuple[int, object]]] = {}
