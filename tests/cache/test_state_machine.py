@@ -183,7 +183,7 @@ def call(pair, name, key, value):
         "call": (lambda it: function(fresh(key)), lambda it: it.get_or_set(key, lambda it: (value, False))),
         "peek": (lambda it: function.peek(fresh(key)), lambda it: it.peek(key, MISSING)),
         "refresh": (lambda it: function.refresh(fresh(key)), lambda it: it.refresh_call(key, value)),
-        "set": (lambda it: function.set(value, fresh(key)), lambda it: (it.refresh_call(key, value, False), None)[1]),
+        "set": (lambda it: function.set(value, fresh(key)), lambda it: (it.refresh_call(key, value), None)[1]),
         "invalidate": (lambda it: function.invalidate(fresh(key)), lambda it: it.delete(key)),
     }
     pair.both(*calls[name])

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import cachebox
-from cachebox import MISSING, Cache, DistributedCache, cached, disabled, lru_cache
+from cachebox import MISSING, Cache, DistributedCache, EvictionPolicy, cached, disabled, lru_cache
 from in_threads import wait_until
 
 KINDS = ("plain", "shared", "method", "class method", "lasting")
@@ -235,6 +235,75 @@ def test_who_misses_while_a_refresh_computes_shares_it():
         go_on.set()
         assert refreshed.result(60) is waiting.result(60)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("policy", ["LRU", "FIFO", "LFU", "AUTO"])
+def test_a_refresh_of_a_result_that_is_evicted_meanwhile_stores_it(policy):
+    inside = []
+
+    @cached(max_size=2, policy=policy)
+    def f(x):
+        if inside:
+            inside.clear()
+            for other in range(1, 40):
+                f(other)
+            assert f.peek(0) is MISSING
+            return "new"
+        return x
+
+    f(0)
+    inside.append(1)
+    assert f.refresh(0) == "new" == f.peek(0) and len(f.cache) <= 2
+
+
+def test_a_refresh_stores_even_if_the_policy_gives_the_old_result_up_for_the_new_one():
+    """The new result is heavier, and the policy's next victim is the old one."""
+
+    class Oldest(EvictionPolicy):
+        def __init__(self):
+            self.order = {}
+
+        def add(self, key):
+            self.order[key] = None
+
+        def access(self, key):
+            pass
+
+        def remove(self, key):
+            del self.order[key]
+
+        def evict(self):
+            key = next(iter(self.order))
+            del self.order[key]
+            return key
+
+    weights = {"small": 1, "large": 3}
+    results = iter(["small", "small", "large"])
+    cache = Cache(policy=Oldest(), max_weight=4, weigher=lambda key, value: weights[value])
+
+    @cached(cache)
+    def f(x):
+        return next(results)
+
+    f(0), f(1)
+    assert f.refresh(0) == "large" == f.peek(0) and f.peek(1) == "small"
+
+
+def test_a_refresh_of_a_result_that_is_invalidated_meanwhile_stores_nothing():
+    inside = []
+
+    @cached(max_size=2)
+    def f(x):
+        if inside:
+            inside.clear()
+            f(1), f(2)                          # evicts the old result first
+            f.invalidate(0)
+            return "new"
+        return x
+
+    f(0)
+    inside.append(1)
+    assert f.refresh(0) == "new" and f.peek(0) is MISSING
 
 
 def test_an_expired_result_does_not_hinder_a_refresh(clock):

@@ -134,14 +134,12 @@ class Model:
             raise ValueError("too heavy")
         return weight
 
-    def write(self, key, value, lifetime, weight, keeps_end=False, is_loaded=False):
+    def write(self, key, value, lifetime, weight, keeps_end=False):
         self.remove_if_expired(key)
         entry = self.entries.get(key)
         if entry is not None:
             self.make_room(0, weight - entry.weight, kept=entry)
             entry = self.entries.get(key)
-            if entry is None and is_loaded:
-                return                  # the policy removed the key, so the load began before its last change
         if entry is None:
             self.make_room(1, weight)
             now = self.tick()
@@ -240,11 +238,11 @@ class Model:
             self.write(key, value, self.lifetime_of(ttl), weight)
         return value
 
-    def refresh_call(self, key, value, is_loaded=True):
+    def refresh_call(self, key, value):
         """A cached function's `refresh`, and its `set`, which loads nothing: neither a hit nor a miss."""
         weight = self.weigh(key, value)
         if weight <= self.bound_weight:
-            self.write(key, value, self.lifetime, weight, is_loaded=is_loaded)
+            self.write(key, value, self.lifetime, weight)
         return value
 
     def compute(self, key, fn):

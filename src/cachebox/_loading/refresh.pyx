@@ -307,7 +307,7 @@ cdef Refresh open_refresh(Store store, object key, uint64_t h, double ahead, bin
     refresh.forks = forks
     refresh.by_call = by_call
     refresh.watch = new_watch(store)
-    refresh.watch.only_writes = True
+    refresh.watch.outlasts_expiry = True
     while store.refreshes is not None:
         known = store.refreshes.setdefault(key, refresh)
         if known is refresh:

@@ -13,7 +13,7 @@ from cachebox._engine.table cimport Entry, incref
 from cachebox._loading.flight cimport ABANDONED, COMPLETED, PENDING, RAISED, Course, Flight, raisable, wake_all
 from cachebox._platform.callers cimport this_greenlet, this_thread
 from cachebox._platform.lock cimport acquire, release
-from cachebox._store.operation cimport EXPIRED, Operation, start
+from cachebox._store.operation cimport EXPIRED, NO_CAUSE, Operation, start
 from cachebox._store.state cimport DONE, NO_MEMORY, Reservation, Watch, forks, new_watch, reservation_of, reserve
 from cachebox._store.store cimport Store
 from cachebox._store.tags cimport (
@@ -151,12 +151,12 @@ cdef int lead_reload(Store store, object key, uint64_t h, Leader leader) except 
     cdef uint32_t i
     cdef bint opened
     cdef Watch watch = new_watch(store)
-    watch.only_writes = True
+    watch.outlasts_expiry = watch.outlasts_eviction = True
     start(&op)
     try:
         i = store.find_to_change(key, h, &op)
         if i != 0:
-            store.mark_changed(i, False)
+            store.mark_changed(i, NO_CAUSE)
             if store.table.entries[i].value != NULL:
                 leader.side_load = watch
             else:

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport hash_of, mixed
 from cachebox._platform.lock cimport acquire, release
-from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
+from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, Operation, start
 from cachebox._store.state cimport DONE, Outcome, hash_in, reserve
 from cachebox._store.store cimport Store
 from cachebox._store.tags cimport Tag
@@ -33,9 +33,9 @@ cdef object take(Store store, object key, bint wanted, object missing):
             outcome = store.remove(i, EXPLICIT, &op)
         elif i != 0 and store.table.entries[i].value != NULL:
             outcome = store.remove(i, EXPIRED, &op)
-            store.mark_changed(i, False)     # a refresh may be in progress
+            store.mark_changed(i, NO_CAUSE)     # a refresh may be in progress
         elif i != 0:
-            store.mark_changed(i, False)     # a load is in progress: its result must not be stored
+            store.mark_changed(i, NO_CAUSE)     # a load is in progress: its result must not be stored
             reserve(&store.table.entries[i], NULL)
             store.drop_reserved(i, &op)
         store.give_memory_back()
@@ -88,7 +88,7 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
                 if store.remove(i, EXPLICIT if live else EXPIRED, &op) != DONE:
                     release(store.lock)
                     raise MemoryError("no memory left to remove an entry")
-                store.mark_changed(i, False)
+                store.mark_changed(i, NO_CAUSE)
                 removed += live
                 portion += 1
                 left -= 1

@@ -54,7 +54,8 @@ cdef class Watch:
     cdef object greenlet
     cdef bint ignores_own           # writes by that caller do not count
     cdef bint unsure                # its thread has written: `know_writer` has to find out which greenlet did
-    cdef bint only_writes           # expiry of the entry does not count
+    cdef bint outlasts_expiry       # that the entry expires is no change
+    cdef bint outlasts_eviction     # that the entry is evicted is no change
     cdef bint changed
     cdef PyObject* next   # the next watch in its bucket (borrowed: the caller that opened the watch keeps it alive)
 
@@ -136,7 +137,7 @@ cdef class State:
 
     cdef void drop_reserved(self, uint32_t i, Operation* op) noexcept
     cdef bint is_watched(self, uint32_t i) noexcept
-    cdef bint mark_changed(self, uint32_t i, bint expired) noexcept
+    cdef bint mark_changed(self, uint32_t i, Cause cause) noexcept
     cdef void mark_watch(self, PyObject* watch) noexcept
     cdef void close_watches(self, object greenlet) noexcept
     cdef void move_watches(self, uint32_t i, uint32_t to) noexcept

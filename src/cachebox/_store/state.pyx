@@ -106,7 +106,7 @@ cdef class State:
             self.take_tags(i, op)
         self.live -= 1
         note_removal(op, e.key, e.value, cause)
-        if self.modes & WATCHED and self.mark_changed(i, cause == EXPIRED):
+        if self.modes & WATCHED and self.mark_changed(i, cause):
             incref(e.key)
             e.value = NULL
             reserve(e, NULL)
@@ -204,7 +204,7 @@ cdef class State:
             self.set_end(i, self.expiry.write_deadlines[i], now, op)
             if self.modes & (AHEAD | STALE):
                 self.ttls[i] = ttl
-        self.mark_changed(i, False)
+        self.mark_changed(i, NO_CAUSE)
         op.i = i
         if self.modes & PYTHON_POLICY:
             incref(self.table.entries[i].key)
@@ -334,8 +334,8 @@ cdef class State:
             at = (<Watch>at).next
         return at != NULL
 
-    cdef bint mark_changed(self, uint32_t i, bint expired) noexcept:
-        """Mark the watches of entry i: its key was written or removed, or has expired.
+    cdef bint mark_changed(self, uint32_t i, Cause cause) noexcept:
+        """Mark the watches of entry i: its key was written, or has left for this cause.
 
         Returns whether there are any.
         """
@@ -344,9 +344,8 @@ cdef class State:
         while at != NULL:
             if (<Watch>at).i == i:
                 watched = True
-                if expired and (<Watch>at).only_writes:
-                    pass
-                else:
+                if not ((cause == EXPIRED and (<Watch>at).outlasts_expiry)
+                        or (cause == SIZE and (<Watch>at).outlasts_eviction)):
                     self.mark_watch(at)
             at = (<Watch>at).next
         return watched
