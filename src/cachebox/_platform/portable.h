@@ -207,7 +207,7 @@ cb_plain_equal(PyObject *a, PyObject *b)
         return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
                && cb_same_bytes(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a));
     }
-    if (type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type) {
+    if (type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type || type == &PyComplex_Type) {
         /* these return one of the two singletons and cannot fail */
         PyObject *equal = type->tp_richcompare(a, b, Py_EQ);
         int same = equal == Py_True;
