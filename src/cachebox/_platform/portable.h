@@ -207,8 +207,20 @@ cb_plain_equal(PyObject *a, PyObject *b)
         return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
                && cb_same_bytes(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a));
     }
-    if (type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type || type == &PyComplex_Type) {
-        /* these return one of the two singletons and cannot fail */
+    if (type == &PyBytes_Type) {
+        Py_ssize_t length = PyBytes_GET_SIZE(a);
+        return length == PyBytes_GET_SIZE(b)
+               && cb_same_bytes(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)length);
+    }
+    if (type == &PyFloat_Type) {
+        return PyFloat_AS_DOUBLE(a) == PyFloat_AS_DOUBLE(b);
+    }
+    if (type == &PyComplex_Type) {
+        Py_complex one = ((PyComplexObject *)a)->cval, other = ((PyComplexObject *)b)->cval;
+        return one.real == other.real && one.imag == other.imag;
+    }
+    if (type == &PyLong_Type) {
+        /* it returns one of the two singletons and cannot fail */
         PyObject *equal = type->tp_richcompare(a, b, Py_EQ);
         int same = equal == Py_True;
         Py_DECREF(equal);
