@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -32,6 +34,44 @@ def test_it_tells_of_every_namespace(tmp_path, capsys):
     head, line, _ = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["namespace", "bytes", "entries"]
     assert line.split()[0] == "a/b" and "1,501" in line
+
+
+def test_hits_and_misses_are_those_of_all_processes_so_far(tmp_path, capsys):
+    """Each process adds what it has counted: once, whether it closes the cache, drops it, or forks."""
+    code = """
+        import os, sys
+        from cachebox import DistributedCache
+        cache = DistributedCache(url=sys.argv[1])
+        cache.set_many({f"k{i}": i for i in range(10)})
+        for _ in range(3):
+            cache.get("k1"), cache.get("absent"), cache.get_many(["k2", "k3", "none"])
+        if sys.argv[2] == "fork":
+            child = os.fork()
+            cache.get("k1"), cache.get("k4")
+            cache.close()
+            if child:
+                os.waitpid(child, 0)
+        elif sys.argv[2] == "close":
+            cache.close()
+    """
+    url = f"file://{tmp_path}/cache"
+
+    def totals():
+        assert main.main(["stats", str(tmp_path / "cache"), "--json"]) == 0
+        (told,) = json.loads(capsys.readouterr().out)["namespaces"]
+        return told["local_hits"], told["remote_hits"], told["misses"]
+
+    local, remote, misses = 0, 0, 0
+    for way, more in (("close", (6, 3, 6)), ("drop", (6, 3, 6)), ("fork", (7, 6, 6)), ("close", (6, 3, 6))):
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code), url, way], check=True, timeout=60)
+        local, remote, misses = local + more[0], remote + more[1], misses + more[2]
+        assert totals() == (local, remote, misses), way
+    with DistributedCache(url=url) as cache:
+        for _ in range(5):
+            cache.get("k1")
+        counted = cache.stats.local_hits, cache.stats.remote_hits, cache.stats.misses
+        cache.stats.reset()
+    assert totals() == (local + counted[0], remote + counted[1], misses + counted[2])
 
 
 @pytest.mark.parametrize("made", [False, True])

@@ -18,12 +18,14 @@ NAME = "stats"
 SUMMARY = "tell what the caches in a folder hold"
 DESCRIPTION = """\
 Tells, for each namespace of a directory that DistributedCache(url="file:///...")
-uses, how many bytes, entries, tags and computations under way there are, and how
-many processes use it. Entries that have ended, or were cleared, and are still on
-the disk count as dead. Nothing is changed.
+uses, how many bytes, entries, tags and computations under way there are, how many
+processes use it, and the hits and misses of all processes so far. Entries that have
+ended, or were cleared, and are still on the disk count as dead. Local hits are those
+in a process's own memory; it adds them when it asks the folder, and at its end.
+Nothing is changed.
 """
 JSON_VERSION = 1
-COLUMNS = ("bytes", "entries", "dead", "without_end", "tags", "leases", "processes")
+COLUMNS = ("bytes", "entries", "dead", "without_end", "tags", "leases", "processes", "local_hits", "remote_hits", "misses")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ static inline void cb_store(uint64_t *at, uint64_t v) { _InterlockedExchange64((
 static inline uint32_t cb_load32(const uint32_t *at) { return *(const volatile uint32_t *)at; }
 static inline void cb_store32(uint32_t *at, uint32_t v) { _InterlockedExchange((volatile long *)at, (long)v); }
 static inline void cb_add32(uint32_t *at, uint32_t v) { _InterlockedExchangeAdd((volatile long *)at, (long)v); }
+static inline void cb_add64(uint64_t *at, uint64_t v) { _InterlockedExchangeAdd64((volatile long long *)at, (long long)v); }
 static inline uint8_t cb_load8(const uint8_t *at) { return *(const volatile uint8_t *)at; }
 static inline void cb_store8(uint8_t *at, uint8_t v) { *(volatile uint8_t *)at = v; }
 #else
@@ -22,6 +23,7 @@ static inline void cb_store(uint64_t *at, uint64_t v) { __atomic_store_n(at, v, 
 static inline uint32_t cb_load32(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_SEQ_CST); }
 static inline void cb_store32(uint32_t *at, uint32_t v) { __atomic_store_n(at, v, __ATOMIC_SEQ_CST); }
 static inline void cb_add32(uint32_t *at, uint32_t v) { __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST); }
+static inline void cb_add64(uint64_t *at, uint64_t v) { __atomic_fetch_add(at, v, __ATOMIC_RELAXED); }
 static inline uint8_t cb_load8(const uint8_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
 static inline void cb_store8(uint8_t *at, uint8_t v) { __atomic_store_n(at, v, __ATOMIC_RELAXED); }
 #endif

@@ -7,6 +7,7 @@ cdef extern from "distributed/_embedded/page.h" nogil:
     uint32_t load32 "cb_load32"(const uint32_t* at)
     void store32 "cb_store32"(uint32_t* at, uint32_t value)
     void add32 "cb_add32"(uint32_t* at, uint32_t value)
+    void add64 "cb_add64"(uint64_t* at, uint64_t value)
     uint8_t load8 "cb_load8"(const uint8_t* at)
     void store8 "cb_store8"(uint8_t* at, uint8_t value)
     void wait_on "cb_wait"(uint32_t* word, uint32_t expected, double seconds)
@@ -46,6 +47,10 @@ cdef struct Head:
     uint64_t hand                   # where the hand goes on looking for unused entries
     int64_t budget                  # bytes that may be written before a write checks how full the file is
     uint64_t generation             # the present generation; 0: unknown, SQLite has to be asked
+    # What all processes have counted so far. For people alone, because it is not checked.
+    uint64_t local_hits
+    uint64_t remote_hits
+    uint64_t misses
 
 
 cdef class Page:

@@ -126,11 +126,13 @@ cdef class Page:
         store32(&self.head.is_new, value)
 
     def restart(self, bint keeps_buckets=False):
-        """Reset everything that has no checksum. Only while no other process maps the page.
+        """Reset everything that has no checksum, except the totals. Only while no other process maps the page.
 
         `keeps_buckets`: keep the counters and the marks of used keys.
         """
+        cdef Head before = self.head[0]
         memset(&self.head.dirty, 0, HEAD_SIZE - 64)
+        self.head.local_hits, self.head.remote_hits, self.head.misses = before.local_hits, before.remote_hits, before.misses
         if not keeps_buckets:
             memset(self.buckets, 0, 32 * BUCKETS)
         self.head.leases = 1
@@ -234,6 +236,13 @@ cdef class Page:
     @budget.setter
     def budget(self, int64_t value):
         self.head.budget = value
+
+    # --- totals -------------------------------------------------------------------------------------------------------
+
+    @property
+    def totals(self):
+        """How many local hits, remote hits and misses the processes have counted in this folder so far."""
+        return load(&self.head.local_hits), load(&self.head.remote_hits), load(&self.head.misses)
 
     # --- processes ----------------------------------------------------------------------------------------------------
 

@@ -11,13 +11,16 @@ from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.room import LEAST
 from cachebox.distributed._embedded.store import Execute, Store
 
+TOTALS = ("local_hits", "remote_hits", "misses")
 PATIENCE = 1.0                      # seconds to wait for a folder that another process is opening
 
 
 def survey(root: str) -> list[dict[str, Any]]:
     """What each namespace of a directory holds, sorted by name. Raises OSError and ValueError. O(entries).
 
-    Entries that have expired or were cleared, but are still on the disk, count as `dead`. Nothing is changed.
+    Entries that have expired or were cleared, but are still on the disk, count as `dead`. Hits and misses are those of
+    all processes since the folder was created. A process adds its hits in the first tier when it asks the folder, and
+    at its end. Nothing is changed.
     """
     found = []
     for name in sorted(os.listdir(root)):
@@ -41,6 +44,7 @@ def _look_at(folder: Folder) -> dict[str, Any]:
             "tags": counts[3],
             "leases": counts[4],
             "processes": opened.place.others(opened.page),
+            **dict(zip(TOTALS, opened.page.totals, strict=True)),
         }
     finally:
         store.close()

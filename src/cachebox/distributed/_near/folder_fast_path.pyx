@@ -126,6 +126,7 @@ cdef class FolderFastPath:
             with tier.lock:
                 tier.misses += 1
                 tier.invalidations += tier.first.delete(key)
+                tier.publish()
             return ABSENT
         value = self.value_of(page, key, name, size, wanted.h, <tuple>row, 0, &lifetime)
         if value is MISSING:
@@ -134,6 +135,7 @@ cdef class FolderFastPath:
             tier.remote_hits += 1
             tier.invalidations += tier.first.peek(key, MISSING) is not MISSING      # and was not current
             self.keep(tier, page, key, value, &wanted, lifetime)
+            tier.publish()
         return value
 
     def get_many(self, keys, dict values not None):

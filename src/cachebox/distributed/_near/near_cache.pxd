@@ -52,7 +52,10 @@ cdef class Tier:
     cdef readonly bint is_tracked
     cdef readonly long long invalidations, fills_refused, remote_hits, misses, stale_serves, errors
     cdef readonly long long refreshes, refresh_failures, undecodable, unstorable, evictions
+    # of local_hits, remote_hits and misses: what the page's totals have already
+    cdef long long published_local_hits, published_remote_hits, published_misses
 
+    cdef int publish(self) except -1
     cdef Fill add_fill(self, str key, double now)
     cdef bint put(self, Fill fill, object value, double lifetime, tags, double now) except -1
     cdef int note_tags(self, str key, tags) except -1

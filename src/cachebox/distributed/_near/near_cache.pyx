@@ -26,9 +26,10 @@ from cachebox._platform.section cimport Section
 from cachebox._store.state cimport hash_in
 from cachebox._store.writes cimport set_slow
 from cachebox.cache cimport Cache
+from cachebox.stats cimport HITS
 from cachebox._platform.clock cimport coarse_now
 from cachebox.distributed._embedded.noted cimport Noted, is_current, is_noted, mark, note
-from cachebox.distributed._embedded.page cimport Page, hash_key, load
+from cachebox.distributed._embedded.page cimport Page, add64, hash_key, load
 
 from time import monotonic
 
@@ -77,6 +78,7 @@ cdef class Tier:
     def follow(self, Page page):
         """Store and serve only what this page vouches for; None: nothing, until there is a page. Drops all entries."""
         with self.lock:
+            self.publish()
             self.page = page
             self.returns_stored = False
             self.follows = True
@@ -432,6 +434,24 @@ cdef class Tier:
             self.undecodable += undecodable
             self.unstorable += unstorable
             self.evictions += evictions
+            self.publish()
+
+    cdef int publish(self) except -1:
+        """Add to the page's totals what was counted since the last call. Needs the lock."""
+        cdef Page page = self.page
+        cdef long long local_hits = self.first.counts[HITS]
+        if page is None:
+            return 0
+        if local_hits != self.published_local_hits:
+            add64(&page.head.local_hits, <uint64_t>(local_hits - self.published_local_hits))
+            self.published_local_hits = local_hits
+        if self.remote_hits != self.published_remote_hits:
+            add64(&page.head.remote_hits, <uint64_t>(self.remote_hits - self.published_remote_hits))
+            self.published_remote_hits = self.remote_hits
+        if self.misses != self.published_misses:
+            add64(&page.head.misses, <uint64_t>(self.misses - self.published_misses))
+            self.published_misses = self.misses
+        return 0
 
     @property
     def is_fresh(self):

@@ -148,6 +148,7 @@ class Core(Reading, Writing, WritingOnce):
     def abandon(self) -> None:
         """Release everything without waiting, because the cache was dropped without being closed."""
         self.is_closed = self.background.must_end = True
+        self.tier.count()                       # publishes what was counted
         if self.tracking is not None:
             self.tracking.stop_soon()
         self.topology.close()
@@ -155,6 +156,7 @@ class Core(Reading, Writing, WritingOnce):
     def stop(self) -> None:
         """End the threads."""
         self.is_closed = True
+        self.tier.count()                       # publishes what was counted
         self.tier.fresh_until = -math.inf
         self.background.stop()
         if self.tracking is not None:
