@@ -25,7 +25,9 @@ in a process's own memory; it adds them when it asks the folder, and at its end.
 Nothing is changed.
 """
 JSON_VERSION = 1
-COLUMNS = ("bytes", "entries", "dead", "without_end", "tags", "leases", "processes", "local_hits", "remote_hits", "misses")
+COLUMNS = (
+    "bytes", "entries", "dead", "without_end", "tags", "leases", "processes", "local_hits", "remote_hits", "misses",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
