@@ -1,21 +1,36 @@
 """A folder of this machine, and the candidates that keep values there: our tier without a server, and peers.
 
-The folder is created with the first candidate, and removed when the process ends.
+The folder is created with the first candidate, and removed when the process ends. Two things need processes of their
+own:
+
+    python -m bench.folders write NAME PATH SECONDS     a writer: its writes per second of all its time
+    python -m bench.folders open NAME PATH              seconds from opening to the first value
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from bench import peers
+from bench import peers, tiers
 from bench.measure import Candidate, candidate, shuffled
+from bench.processes import ROOT, child
 from bench.tiers import KEYS, OURS, VALUE
 
-DISKCACHE = "diskcache"
+DISKCACHE, JOBLIB, SQLITEDICT, SERVER = "diskcache", "joblib", "sqlitedict", "cachebox, with a server"
+WRITES_FOR = 1.0
+"""Seconds that writers write."""
+MANY = 1_000_000
+"""Entries of a large folder."""
 
 
 @functools.cache
@@ -26,36 +41,58 @@ def folder() -> str:
     return path
 
 
-def _ours(**options: Any) -> Any:
+# --- the candidates' caches -------------------------------------------------------------------------------------------
+
+
+def _ours(path: str, **options: Any) -> Any:
     from cachebox import DistributedCache
 
-    cache = DistributedCache(url=f"file://{folder()}/ours", **options)
-    cache.set_many(dict.fromkeys(KEYS, VALUE))
-    return cache
+    return DistributedCache(url=f"file://{path}", **options)
+
+
+def _diskcache(path: str, **options: Any) -> Any:
+    import diskcache
+
+    return diskcache.Cache(path, **options)
+
+
+def _sqlitedict(path: str) -> Any:
+    from sqlitedict import SqliteDict
+
+    return SqliteDict(path, autocommit=True)
 
 
 @functools.cache
-def _diskcache() -> Any:
-    if not peers.have(DISKCACHE):
+def _filled(name: str) -> Any:
+    """A cache in the folder that has every key, or None if it is not installed. Ours never finds a requested key in
+    its first tier."""
+    if name != OURS and not peers.have(name):
         return None
-    import diskcache
-
-    cache = diskcache.Cache(f"{folder()}/diskcache")
+    path = f"{folder()}/{name}"
+    cache = {OURS: lambda: _ours(path, max_size=1), DISKCACHE: lambda: _diskcache(path),
+             SQLITEDICT: lambda: _sqlitedict(path)}[name]()
     for key in KEYS:
-        cache.set(key, VALUE)
+        if name == SQLITEDICT:
+            cache[key] = VALUE
+        else:
+            cache.set(key, VALUE)
     return cache
 
 
-def _caches() -> dict[str, Any]:
-    """The caches by name. Ours never finds a requested key in its first tier."""
-    return {OURS: _ours(max_size=1), **({DISKCACHE: _diskcache()} if _diskcache() is not None else {})}
+def _caches(*names: str) -> dict[str, Any]:
+    """The caches by name, of those that are installed."""
+    return {name: _filled(name) for name in names if _filled(name) is not None}
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
 
 
 def first_tier() -> list[Candidate]:
     """Hits in memory, coherent with all processes, compared with those of a `Cache` with as many objects."""
     from cachebox import Cache
 
-    plain, both = Cache(), _ours()
+    plain, both = Cache(), _ours(f"{folder()}/first")
+    both.set_many(dict.fromkeys(KEYS, VALUE))
     plain.update({key: dict(VALUE) for key in KEYS})
     both.get_many(KEYS)
     caches = {"Cache": plain, OURS: both}
@@ -63,24 +100,53 @@ def first_tier() -> list[Candidate]:
 
 
 def gets() -> list[Candidate]:
-    """`get` of a key in the folder, with decoding its value."""
+    """`get` of a key in the folder, with decoding its value. joblib keeps results of functions, so it calls one."""
     batches = shuffled(KEYS, batch=200)
-    return [candidate(name, batches, "cache.get(key)", cache=cache) for name, cache in _caches().items()]
+    made = [
+        candidate(name, batches, "cache.get(key)", cache=cache)
+        for name, cache in _caches(OURS, DISKCACHE, SQLITEDICT).items()
+    ]
+    if peers.have(JOBLIB):
+        import joblib
+
+        load = joblib.Memory(f"{folder()}/joblib", verbose=0).cache(_load)
+        for key in KEYS:
+            load(key)
+        made.append(candidate(JOBLIB, batches, "load(key)", load=load))
+    if not tiers.why_not():
+        made.append(candidate(SERVER, batches, "cache.get(key)", cache=tiers._only_second()))
+    return made
+
+
+def _load(key: str) -> dict[str, Any]:
+    return VALUE
 
 
 def sets() -> list[Candidate]:
     """`set`."""
     batches = shuffled(KEYS, batch=200)
-    statement = "cache.set(key, value)"
-    return [candidate(name, batches, statement, cache=cache, value=VALUE) for name, cache in _caches().items()]
+    caches = _caches(OURS, DISKCACHE, SQLITEDICT)
+    if not tiers.why_not():
+        caches[SERVER] = tiers._only_second()
+    return [
+        candidate(
+            name, batches, "cache[key] = value" if name == SQLITEDICT else "cache.set(key, value)", cache=cache,
+            value=VALUE,
+        )
+        for name, cache in caches.items()
+    ]
 
 
 def many_gets() -> list[Candidate]:
     """A thousand keys; one operation is all of them. diskcache needs a loop."""
     statements = {OURS: "cache.get_many(keys)", DISKCACHE: "for one in keys: cache.get(one)"}
-    return [
-        candidate(name, [[None]], statements[name], cache=cache, keys=KEYS) for name, cache in _caches().items()
+    made = [
+        candidate(name, [[None]], statements[name], cache=cache, keys=KEYS)
+        for name, cache in _caches(OURS, DISKCACHE).items()
     ]
+    if not tiers.why_not():
+        made.append(candidate(SERVER, [[None]], statements[OURS], cache=tiers._only_second(), keys=KEYS))
+    return made
 
 
 def many_sets() -> list[Candidate]:
@@ -90,6 +156,110 @@ def many_sets() -> list[Candidate]:
         OURS: "cache.set_many(items)",
         DISKCACHE: "with cache.transact():\n    for one, value in items.items(): cache.set(one, value)",
     }
-    return [
-        candidate(name, [[None]], statements[name], cache=cache, items=items) for name, cache in _caches().items()
+    made = [
+        candidate(name, [[None]], statements[name], cache=cache, items=items)
+        for name, cache in _caches(OURS, DISKCACHE).items()
     ]
+    if not tiers.why_not():
+        made.append(candidate(SERVER, [[None]], statements[OURS], cache=tiers._only_second(), items=items))
+    return made
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def writers(count: int) -> list[Candidate]:
+    """Seconds per write of several processes that write different keys of one folder at the same time."""
+    return [Candidate(name, functools.partial(_write_together, name, count)) for name in _caches(OURS, DISKCACHE)]
+
+
+def _write_together(name: str, count: int) -> float:
+    command = [sys.executable, "-m", "bench.folders", "write", name, f"{folder()}/writers-{name}", str(WRITES_FOR)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(count)
+    ]
+    for process in processes:                   # each says when it is ready
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    rates = [float(process.communicate(timeout=60)[0]) for process in processes]
+    return 1 / sum(rates)
+
+
+def _write(name: str, path: str, seconds: float) -> float:
+    cache = _ours(path, max_size=1) if name == OURS else _diskcache(path)
+    own = [f"{os.getpid()}:{key}" for key in KEYS]
+    cache.set("warm", VALUE)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    written, begun = 0, time.perf_counter()
+    while time.perf_counter() < begun + seconds:
+        for key in own[written % len(own):][:20]:
+            cache.set(key, VALUE)
+            written += 1
+    return written / (time.perf_counter() - begun)
+
+
+# --- a large folder ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _large(name: str) -> str:
+    """The path of a folder with `MANY` entries."""
+    path = f"{folder()}/large-{name}"
+    cache = _ours(path, max_size=1, size_limit="2GB") if name == OURS else _diskcache(path, size_limit=2 << 30)
+    for start in range(0, MANY, 1000):
+        items = {f"user:{i}": VALUE for i in range(start, start + 1000)}
+        if name == OURS:
+            cache.set_many(items)
+        else:
+            with cache.transact():
+                for key, value in items.items():
+                    cache.set(key, value)
+    cache.close()
+    return path
+
+
+def large_names() -> list[str]:
+    return [OURS, *([DISKCACHE] if peers.have(DISKCACHE) else [])]
+
+
+def bytes_per_entry() -> list[Candidate]:
+    """Bytes on the disk per entry of a large folder, the keys and values included."""
+
+    def size(name: str) -> float:
+        files = [each for each in Path(_large(name)).rglob("*") if each.is_file()]
+        return sum(each.stat().st_blocks * 512 for each in files) / MANY
+
+    return [Candidate(name, functools.partial(size, name)) for name in large_names()]
+
+
+def openings() -> list[Candidate]:
+    """Opening a large folder, and the first value, in a fresh process, without the import."""
+    return [
+        Candidate(name, functools.partial(child, "-m", "bench.folders", "open", name, _large(name)))
+        for name in large_names()
+    ]
+
+
+def _open(name: str, path: str) -> float:
+    make: Callable[..., Any] = _ours if name == OURS else _diskcache
+    make(f"{path}-first").set("a", VALUE)       # imports everything
+    begun = time.perf_counter()
+    cache = make(path)
+    assert cache.get("user:777") == VALUE
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    what, name, path, *rest = sys.argv[1:]
+    print(_write(name, path, float(rest[0])) if what == "write" else _open(name, path))
+
+
+if __name__ == "__main__":
+    main()

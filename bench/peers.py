@@ -39,6 +39,8 @@ MODULES = {                         # peer: the module to import; a peer that is
     "cashews": "cashews",
     "aiocache": "aiocache",
     "diskcache": "diskcache",
+    "sqlitedict": "sqlitedict",
+    "joblib": "joblib",
 }
 ABSENT: dict[str, str] = {}         # peer: why it cannot be imported
 VERSIONS: dict[str, str] = {}       # peer: its version

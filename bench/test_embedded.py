@@ -1,6 +1,6 @@
-"""Two tiers without a server, compared with diskcache: values in a folder of this machine.
+"""Two tiers without a server, compared with packages that keep values in a folder of this machine.
 
-Every hit of our first tier is checked against the folder's counters; diskcache has no first tier.
+Every hit of our first tier is checked against the folder's counters; the others have no first tier.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ FIRST = Topic(
     "Cache",
     [Group("get", folders.first_tier)],
 )
+PEERS = [OURS, folders.DISKCACHE, folders.SQLITEDICT, folders.JOBLIB, folders.SERVER]
 SECOND = Topic(
     "without a server: values in a folder",
-    [OURS, folders.DISKCACHE],
+    PEERS,
     folders.DISKCACHE,
     [
         Group("get", folders.gets, seconds=3),
@@ -26,9 +27,35 @@ SECOND = Topic(
         Group("set_many(1000)", folders.many_sets, seconds=3),
     ],
     unit="µs",
+    note="joblib keeps results of functions, each in a file; with a server, its own time counts, too",
+)
+WRITERS = Topic(
+    "without a server: time per write of several processes together",
+    [OURS, folders.DISKCACHE],
+    folders.DISKCACHE,
+    [
+        Group(f"{n} processes", lambda n=n: folders.writers(n), rounds=(3, 3), warm_up=False, seconds=6)
+        for n in (1, 2, 4)
+    ],
+    unit="µs",
+)
+SIZES = Topic(
+    "without a server: bytes on the disk per entry, 10⁶ entries",
+    [OURS, folders.DISKCACHE],
+    folders.DISKCACHE,
+    [Group("keys and values included", folders.bytes_per_entry, rounds=(1, 1), warm_up=False)],
+    unit="bytes",
+)
+OPENINGS = Topic(
+    "without a server: opening a folder with 10⁶ entries, and the first get",
+    [OURS, folders.DISKCACHE],
+    folders.DISKCACHE,
+    [Group("in a fresh process", folders.openings, rounds=(5, 5), warm_up=False)],
+    unit="ms",
+    note="without the import",
 )
 
-TOPICS = [FIRST, SECOND]
+TOPICS = [FIRST, SECOND, WRITERS, SIZES, OPENINGS]
 
 
 @cases(*TOPICS)

@@ -21,7 +21,7 @@ LOG_PAGES = 1000                    # pages of the log, after which SQLite moves
 NEVER = 1 << 62                     # the deadline, in milliseconds, of what never expires
 
 SCHEMA = (
-    # entries: hash of the key, key, generation, deadline in milliseconds, checksum, envelope
+    # entries: see `rows`
     "CREATE TABLE e(h INTEGER PRIMARY KEY, k BLOB NOT NULL, g INTEGER NOT NULL, x INTEGER NOT NULL, "
     "c INTEGER NOT NULL, b BLOB NOT NULL)",
     # tags: name, present version, and the generation in which it was set

@@ -14,16 +14,8 @@ from typing import Any
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import Cost, cost_of
-from cachebox.distributed._embedded.store import (
-    FIND_ANY,
-    PUT,
-    Execute,
-    Store,
-    check,
-    new_number,
-    sum_of,
-    tags_in,
-)
+from cachebox.distributed._embedded.rows import FIND_ANY, PUT, check, row_of, tags_in
+from cachebox.distributed._embedded.store import Execute, Store, new_number
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
 from cachebox.distributed._wire.replies import NONE, ROW
@@ -72,8 +64,8 @@ class Transaction:
 
     def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
         """Store a complete envelope, and end the key's lease."""
-        h, generation = self.page.hash_of(key), self.generation
-        self.execute(PUT, (h, key, generation, end, sum_of(h, generation, end, envelope), envelope))
+        h = self.page.hash_of(key)
+        self.execute(PUT, row_of(h, key, self.generation, end, envelope))
         if ends_lease and self.page.leases:
             self.end_lease(h)
 

@@ -18,11 +18,11 @@ cdef enum:
 
 PROCESSES = PLACES
 """How many processes the page tells apart; more than that can use a folder."""
-VERSION = 1
+VERSION = 2
 SIZE = HEAD_SIZE + 8 * PLACES + 32 * BUCKETS
 """Size of the file in bytes."""
 
-cdef uint64_t MAGIC = 0x0000016761507843    # "CxPag", and the version
+cdef uint64_t MAGIC = 0x0000026761507843    # "CxPag", and the version
 
 cdef extern from "distributed/_embedded/page.h" nogil:
     uint64_t siphash "cb_siphash"(const uint8_t* secret, const uint8_t* data, size_t size)

@@ -103,7 +103,7 @@ class Room:
         gone, live, freed = [], 0, 0
         end = -TURN
         for h, g, x, size in rows:
-            lives = g == generation and x > now
+            lives = g == generation and (x > now or x == 0)
             if page.unmark(h) and lives:
                 continue
             gone.append(h)

@@ -17,25 +17,21 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
-from zlib import crc32
 
 from cachebox._platform.section import Section
 from cachebox.distributed._embedded.database import NEVER, Closing, Database, is_damage, is_full
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
-from cachebox.distributed._embedded.page import Page, sum_start
+from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import NOTHING, Cost, Room
+from cachebox.distributed._embedded.rows import FIND, Damaged, check
 from cachebox.distributed._embedded.writer_lock import Busy
 
 FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
 CLOSE_WAITS = 2.0                   # seconds that `close` waits for the writer lock
-TAGGED = 2                          # the flag of an envelope that has tags
-PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
-FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
-FIND = "SELECT k, g, x, c, b FROM e WHERE h = ? AND g = (SELECT v FROM m WHERE id = 0)"
 
 T = TypeVar("T")
 Execute = Callable[..., sqlite3.Cursor]
@@ -45,10 +41,6 @@ log = logging.getLogger("cachebox")
 
 class DiskFull(Exception):
     """Nothing more fits on the disk."""
-
-
-class Damaged(Exception):
-    """Stored data differs from what was written."""
 
 
 class _Gone(Exception):
@@ -453,38 +445,6 @@ class Store:
 def new_number() -> int:
     """A random number that fits SQLite's integers and is never made twice."""
     return secrets.randbits(62)
-
-
-def check(execute: Execute, h: int, row: tuple[bytes, int, int, int, bytes], now: int) -> tuple[bytes, int] | None:
-    """The envelope and deadline of a row of the present generation; None if it has expired, or a tag was invalidated.
-
-    Raises `Damaged` if the row is not what was written.
-    """
-    _, generation, end, found_sum, envelope = row
-    if found_sum != sum_of(h, generation, end, envelope):
-        raise Damaged("an entry is not what was written")
-    if end <= now:
-        return None
-    if len(envelope) > 22 and envelope[4] & TAGGED:
-        for tag, version in tags_in(envelope):
-            found = execute("SELECT v, g FROM t WHERE k = ?", (tag,)).fetchone()
-            if found is None or found[0] != version or found[1] != generation:
-                return None
-    return envelope, end
-
-
-def sum_of(h: int, generation: int, end: int, envelope: bytes) -> int:
-    """The checksum stored next to an entry: it tells whether the entry is what was written."""
-    return crc32(envelope, sum_start(h, generation, end))
-
-
-def tags_in(envelope: bytes) -> Iterable[tuple[bytes, bytes]]:
-    """The tags of an envelope, each with its version when the envelope was written."""
-    at = 22
-    for _ in range(envelope[21]):
-        size = int.from_bytes(envelope[at:at + 2], "big")
-        yield envelope[at + 2:at + 2 + size], envelope[at + 2 + size:at + 18 + size]
-        at += 18 + size
 
 
 def _remove(folder: Folder, data: int) -> None:

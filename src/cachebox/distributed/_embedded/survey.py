@@ -53,7 +53,7 @@ def _look_at(folder: Folder) -> dict[str, Any]:
 def _count(execute: Execute, now: int) -> tuple[int, ...]:
     ((generation,),) = execute("SELECT v FROM m WHERE id = 0").fetchall()
     ((every, live, endless),) = execute(
-        "SELECT count(*), coalesce(sum(g = ?1 AND x > ?2), 0), coalesce(sum(g = ?1 AND x >= 1 << 62), 0) FROM e",
+        "SELECT count(*), coalesce(sum(g = ?1 AND (x > ?2 OR x = 0)), 0), coalesce(sum(g = ?1 AND x = 0), 0) FROM e",
         (generation, now),
     ).fetchall()
     ((tags,),) = execute("SELECT count(*) FROM t WHERE g = ?", (generation,)).fetchall()

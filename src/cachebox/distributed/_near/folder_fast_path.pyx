@@ -29,9 +29,8 @@ from zlib import crc32
 
 from cachebox.cache import MISSING
 from cachebox.distributed._embedded.database import NEVER
-from cachebox.distributed._embedded.store import FIND_ANY, PUT
+from cachebox.distributed._embedded.rows import FIND_ANY, PUT, START
 from cachebox.distributed._embedded.writer_lock import Busy
-from cachebox.distributed._wire.codec import HEAD
 from cachebox.distributed._wire.plain import is_plain
 
 cdef extern from *:
@@ -40,9 +39,11 @@ cdef extern from *:
 cdef enum:
     AT_ONCE = 256                   # keys of one SELECT
     LARGEST = 65536                 # the largest value, in bytes, that is written here
+    KIND_AND_FLAGS = 2              # the bytes of a row's body before the payload
+
+cdef int64_t HALF = <int64_t>1 << 31
 
 cdef int64_t never = NEVER
-cdef int head_size = HEAD
 cdef uint8_t TAGGED_OR_KEPT = 2 | 16            # flags of an envelope
 cdef object find_some = {}                      # number of keys: the SELECT for them
 
@@ -234,12 +235,14 @@ cdef class FolderFastPath:
         """The value of a row of the present generation, whose columns begin at `at`; or MISSING. Marks it as used."""
         cdef bytes named = row[at]
         cdef bytes data = row[at + 4]
-        cdef const uint8_t* envelope = data
+        cdef const uint8_t* body = data
         cdef int64_t end = row[at + 2]
+        if end == 0:
+            end = never
         if (
-            len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < head_size
-            or envelope[4] & TAGGED_OR_KEPT
-            or <uint32_t>row[at + 3] != crc32(data, start_of(h, row[at + 1], <uint64_t>end))
+            len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < KIND_AND_FLAGS
+            or body[1] & TAGGED_OR_KEPT
+            or <int64_t>row[at + 3] != <int64_t><uint32_t>crc32(data, start_of(h, row[at + 1], <uint64_t>end)) - HALF
         ):
             return MISSING
         lifetime[0] = INFINITY
@@ -249,10 +252,10 @@ cdef class FolderFastPath:
                 return MISSING
             lifetime[0] -= LAG
         try:
-            if self.start is not None and memcmp(<const char*>data, <const char*>self.start, len(self.start)) == 0:
-                value = self.loads(data[head_size:])
+            if self.start is not None and memcmp(body, <const char*>self.start + 3, KIND_AND_FLAGS) == 0:
+                value = self.loads(data[KIND_AND_FLAGS:])
             else:
-                kind, payload, _ = self.codec.open(key, data)
+                kind, payload, _ = self.codec.open(key, START + data[:KIND_AND_FLAGS] + bytes(16) + data[KIND_AND_FLAGS:])
                 value = self.codec.loads(kind, payload)
         except Exception:                       # the operations report the error
             return MISSING
@@ -314,7 +317,7 @@ cdef bint put(
     """Write one row, under the writer lock. Returns False if the page needs attention first."""
     cdef Page page = opened.page
     cdef uint64_t h, generation = load(&page.head.generation)
-    cdef int64_t left = page.head.budget - len(body) - len(name) - 256
+    cdef int64_t left = page.head.budget - len(body) - len(name) - 256, total
     number, database = <tuple>found
     if (
         left < 0 or store._database is not found or load(&page.head.data) != number or not generation
@@ -323,12 +326,12 @@ cdef bint put(
     ):
         return False
     writer = database.writer
-    envelope = head + generation.to_bytes(16, "big") + body
+    stored = head[3:] + body
     h = page.hash_bytes(<const uint8_t*>name, len(name))
-    total = crc32(envelope, start_of(h, generation, <uint64_t>end))
+    total = <int64_t><uint32_t>crc32(stored, start_of(h, generation, <uint64_t>end)) - HALF
     begin_change(page, h)
     try:
-        writer.execute(PUT, (<int64_t>h, name, <int64_t>generation, end, total, envelope))
+        writer.execute(PUT, (<int64_t>h, name, <int64_t>generation, end if end < never else 0, total, stored))
     finally:
         if not writer.in_transaction:
             end_change(page, h)                 # it was done, or undone

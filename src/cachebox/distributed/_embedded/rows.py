@@ -1,0 +1,71 @@
+"""Rows: how an entry stands in the file, and how it is checked when it is read.
+
+    h   hash of the key
+    k   the key, in UTF-8
+    g   the generation in which it was written
+    x   the deadline in milliseconds; 0: never
+    c   the checksum of everything but the key, less 2**31, so that it always takes four bytes
+    b   the body: the envelope without magic and version, which all entries share, and without the generation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from zlib import crc32
+
+from cachebox.distributed._embedded.database import NEVER
+from cachebox.distributed._embedded.page import sum_start
+from cachebox.distributed._wire.codec import HEAD, MAGIC, TAGGED, VERSION
+
+PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
+FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
+FIND = "SELECT k, g, x, c, b FROM e WHERE h = ? AND g = (SELECT v FROM m WHERE id = 0)"
+START = MAGIC + bytes([VERSION])
+"""How each envelope begins."""
+HALF = 1 << 31
+
+Row = tuple[bytes, int, int, int, bytes]
+
+
+class Damaged(Exception):
+    """Stored data differs from what was written."""
+
+
+def row_of(h: int, key: bytes, generation: int, end: int, envelope: bytes) -> tuple[Any, ...]:
+    """The parameters of `PUT` for an envelope of that generation."""
+    body = envelope[3:5] + envelope[HEAD:]
+    return h, key, generation, end if end < NEVER else 0, _sum_of(h, generation, end, body), body
+
+
+def check(execute: Callable[..., Any], h: int, row: Row, now: int) -> tuple[bytes, int] | None:
+    """The envelope and deadline of a row of the present generation; None if it has expired, or a tag was invalidated.
+
+    Raises `Damaged` if the row is not what was written.
+    """
+    _, generation, end, found_sum, body = row
+    end = end or NEVER
+    if found_sum != _sum_of(h, generation, end, body):
+        raise Damaged("an entry is not what was written")
+    if end <= now:
+        return None
+    envelope = START + body[:2] + generation.to_bytes(16, "big") + body[2:]
+    if len(body) > 3 and body[1] & TAGGED:
+        for tag, version in tags_in(envelope):
+            found = execute("SELECT v, g FROM t WHERE k = ?", (tag,)).fetchone()
+            if found is None or found[0] != version or found[1] != generation:
+                return None
+    return envelope, end
+
+
+def _sum_of(h: int, generation: int, end: int, body: bytes) -> int:
+    return crc32(body, sum_start(h, generation, end)) - HALF
+
+
+def tags_in(envelope: bytes) -> Iterable[tuple[bytes, bytes]]:
+    """The tags of an envelope, each with its version when the envelope was written."""
+    at = HEAD + 1
+    for _ in range(envelope[HEAD]):
+        size = int.from_bytes(envelope[at:at + 2], "big")
+        yield envelope[at + 2:at + 2 + size], envelope[at + 2 + size:at + 18 + size]
+        at += 18 + size
