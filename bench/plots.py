@@ -53,13 +53,27 @@ def draw(results: list[Results], folder: Path) -> list[str]:
             "growth": growth(results[0]),
             "threads": threads(results),
             "memory": memory(results[0]),
+            "folders": folders(results[0]),
         }.items():
             if made is not None:
-                made.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
-                made.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
-                plt.close(made)
+                save(made, folder, name)
                 drawn.append(name)
     return drawn
+
+
+def draw_folders(result: Results, folder: Path) -> None:
+    """Draw the plot of two tiers without a server alone."""
+    with plt.rc_context(LOOK):
+        made = folders(result)
+        if made is None:
+            raise ValueError('the results lack the topics that begin with "without a server"')
+        save(made, folder, "folders")
+
+
+def save(canvas: Canvas, folder: Path, name: str) -> None:
+    canvas.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+    canvas.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
+    plt.close(canvas)
 
 
 def values(result: Results, title: str) -> dict[str, dict[str, float]]:
@@ -72,7 +86,7 @@ def values(result: Results, title: str) -> dict[str, dict[str, float]]:
 
 
 def ours(name: str) -> bool:
-    return name.startswith((f"{OURS} L", f"{OURS} F", "@cached", "lru_cache (ours)"))
+    return name == OURS or name.startswith((f"{OURS} L", f"{OURS} F", "@cached", "lru_cache (ours)"))
 
 
 def bars(axes: Axes, numbers: dict[str, float], baseline: str, start: float = 0) -> None:
@@ -113,6 +127,27 @@ def hits(result: Results) -> Canvas | None:
     canvas, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     ratio_bars(left, looked_up["10³"], "dict", "A hit: get(key), 1000 str keys")
     ratio_bars(right, called["f(x)"], "functools.lru_cache", "A hit of a decorated function: f(x)")
+    canvas.suptitle(subtitle(result), fontsize=9, color=GREY, x=0.995, ha="right")
+    return canvas
+
+
+def folders(result: Results) -> Canvas | None:
+    second, writing = values(result, "without a server: values"), values(result, "without a server: time per write")
+    if not second or not writing:
+        return None
+    canvas, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.4))
+    ratio_bars(left, second["get"], "diskcache", "get, from the second tier")
+    ratio_bars(middle, second["set"], "diskcache", "set")
+    counts = list(writing)
+    for name, colour, marker in ((OURS, BLUE, "o"), ("diskcache", INK, "s")):
+        rates = [1e-3 / writing[count][name] for count in counts]
+        right.plot([count.split()[0] for count in counts], rates, color=colour, marker=marker, linewidth=2, label=name)
+    right.set_ylim(bottom=0)
+    right.set_xlabel("writing processes")
+    right.set_ylabel("thousand writes per second")
+    right.set_title("set, several processes together")
+    right.legend(loc="best")
+    right.grid(axis="y", color=PALE, linewidth=0.6)
     canvas.suptitle(subtitle(result), fontsize=9, color=GREY, x=0.995, ha="right")
     return canvas
 

@@ -34,16 +34,18 @@ Results = dict[str, Any]
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measure(seconds: float, repeat: int, suites: bool, build: str) -> Results:
-    """All results that the report needs from one interpreter."""
+def measure(seconds: float, repeat: int, suites: bool, build: str, wanted: str = "") -> Results:
+    """All results that the report needs from one interpreter; or only the topics whose titles begin with `wanted`."""
     runs = []
-    for number in range(repeat):
+    for number in range(0 if wanted else repeat):
         print(f"figures, run {number + 1} of {repeat}", file=sys.stderr)
         command = [sys.executable, "-m", "bench.figures", "--json", "--seconds", str(seconds)]
         done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         runs.append(json.loads(done.stdout))
     topics = []
     for topic in suite.all_topics() if suites else []:
+        if not topic.title.startswith(wanted):
+            continue
         print(topic.title, file=sys.stderr)
         for group in topic.groups:
             if not group.unfit():
@@ -58,7 +60,7 @@ def measure(seconds: float, repeat: int, suites: bool, build: str) -> Results:
         "date": datetime.date.today().isoformat(),
         "versions": dict(sorted({**peers.VERSIONS, peers.OURS: peers.module(peers.OURS).__version__}.items())),
         "absent": peers.ABSENT,
-        "figures": medians(runs),
+        "figures": medians(runs) if runs else {},
         "runs": runs,
         "topics": topics,
     }
@@ -211,7 +213,10 @@ def performance_page(results: list[Results], drawn: list[str]) -> str:
         f"On CPython {first['interpreter']['short']}. The first line of each table is the measure of the others.",
         "",
     ]
-    titles = {"hits": "Hits, compared with the peers", "growth": "Growth", "threads": "Threads", "memory": "Memory"}
+    titles = {
+        "hits": "Hits, compared with the peers", "growth": "Growth", "threads": "Threads", "memory": "Memory",
+        "folders": "Values in a folder, compared with the peers",
+    }
     for name in drawn:
         if name in titles:
             lines += [f"![{titles[name]}](plots/{name}.svg)", ""]
@@ -300,13 +305,21 @@ def main() -> None:
     measuring.add_argument("--seconds", type=float, default=1.0, help="for each group of figures (default: 1)")
     measuring.add_argument("--build", default="", help="how the interpreter was built, if it does not say so itself")
     measuring.add_argument("--figures-only", action="store_true", help="leave the suites out")
+    measuring.add_argument("--topics", default="", metavar="TITLE", help="only the topics that begin so, no figures")
+    drawing = commands.add_parser("folders", help="draw the plot of two tiers without a server alone")
+    drawing.add_argument("results", type=Path, help='what `measure --topics "without a server"` wrote')
+    drawing.add_argument("--folder", type=Path, default=ROOT / "docs" / "plots", help="where to (default: docs/plots)")
     writing = commands.add_parser("write", help="write the report")
     writing.add_argument("results", type=Path, nargs="+", help="what `measure` wrote; the main one first")
     writing.add_argument("--folder", type=Path, default=ROOT / "docs", help="where to (default: docs)")
     options = parser.parse_args()
     if options.command == "measure":
-        results = measure(options.seconds, options.repeat, not options.figures_only, options.build)
+        results = measure(options.seconds, options.repeat, not options.figures_only, options.build, options.topics)
         options.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    elif options.command == "folders":
+        from bench import plots
+
+        plots.draw_folders(json.loads(options.results.read_text()), options.folder)
     else:
         write(options.results, options.folder)
 
