@@ -24,8 +24,8 @@ __all__ = ["CacheBoxCache"]
 class CacheBoxCache(_BaseCache):  # type: ignore[misc]      # of a library that may be missing
     """A cache of cachelib: in the process, in a folder that processes share, or on a server.
 
-    location: ``""``: in the process; ``"file:///directory"``: in a folder; ``"redis://host:port/db"``, or another URL
-        for `DistributedCache`: on a server.
+    Args:
+        location: ``""``: in the process; ``"file:///directory"``: in a folder; ``"redis://host:port/db"``, or another
             URL that `DistributedCache` takes: on a server.
         default_timeout: how long an entry lives unless `set` says otherwise, whole seconds or a `timedelta`; 0: no
             expiry.
