@@ -195,6 +195,26 @@ cb_equal(PyObject *a, PyObject *b)
 }
 
 /* 1: equal, 0: different, -1: only `==` can tell, which may run Python code. The caller has compared the addresses. */
+static int cb_plain_equal(PyObject *a, PyObject *b);
+
+/* The same of two tuples of one class that inherits `==` from tuple. Tuples within them are left to `==`. */
+static int
+cb_plain_equal_items(PyObject *a, PyObject *b)
+{
+    Py_ssize_t i, n = PyTuple_GET_SIZE(a);
+    if (n != PyTuple_GET_SIZE(b)) {
+        return 0;
+    }
+    for (i = 0; i < n; i++) {
+        PyObject *one = PyTuple_GET_ITEM(a, i), *other = PyTuple_GET_ITEM(b, i);
+        int equal = one == other ? 1 : PyTuple_Check(one) ? -1 : cb_plain_equal(one, other);
+        if (equal != 1) {
+            return equal;
+        }
+    }
+    return 1;
+}
+
 CB_OUT_OF_LINE static int
 cb_plain_equal(PyObject *a, PyObject *b)
 {
@@ -225,6 +245,9 @@ cb_plain_equal(PyObject *a, PyObject *b)
         int same = equal == Py_True;
         Py_DECREF(equal);
         return same;
+    }
+    if (PyTuple_Check(a) && type->tp_richcompare == PyTuple_Type.tp_richcompare) {
+        return cb_plain_equal_items(a, b);
     }
     return -1;
 }
