@@ -195,10 +195,10 @@ cb_equal(PyObject *a, PyObject *b)
 }
 
 /* 1: equal, 0: different, -1: only `==` can tell, which may run Python code. The caller has compared the addresses. */
-static int cb_plain_equal(PyObject *a, PyObject *b);
+CB_OUT_OF_LINE static int cb_plain_equal(PyObject *a, PyObject *b);
 
 /* The same of two tuples of one class that inherits `==` from tuple. Tuples within them are left to `==`. */
-static int
+CB_OUT_OF_LINE static int
 cb_plain_equal_items(PyObject *a, PyObject *b)
 {
     Py_ssize_t i, n = PyTuple_GET_SIZE(a);
@@ -215,18 +215,10 @@ cb_plain_equal_items(PyObject *a, PyObject *b)
     return 1;
 }
 
+/* `cb_plain_equal` for what is no str. By itself, because a str then needs no registers to be saved. */
 CB_OUT_OF_LINE static int
-cb_plain_equal(PyObject *a, PyObject *b)
+cb_plain_equal_others(PyObject *a, PyObject *b, PyTypeObject *type)
 {
-    PyTypeObject *type = Py_TYPE(a);
-    if (type != Py_TYPE(b)) {
-        return -1;
-    }
-    if (CB_LIKELY(type == &PyUnicode_Type)) {
-        Py_ssize_t length = PyUnicode_GET_LENGTH(a);
-        return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
-               && cb_same_bytes(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a));
-    }
     if (type == &PyBytes_Type) {
         Py_ssize_t length = PyBytes_GET_SIZE(a);
         return length == PyBytes_GET_SIZE(b)
@@ -250,6 +242,21 @@ cb_plain_equal(PyObject *a, PyObject *b)
         return cb_plain_equal_items(a, b);
     }
     return -1;
+}
+
+CB_OUT_OF_LINE static int
+cb_plain_equal(PyObject *a, PyObject *b)
+{
+    PyTypeObject *type = Py_TYPE(a);
+    if (type != Py_TYPE(b)) {
+        return -1;
+    }
+    if (CB_LIKELY(type == &PyUnicode_Type)) {
+        Py_ssize_t length = PyUnicode_GET_LENGTH(a);
+        return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
+               && cb_same_bytes(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a));
+    }
+    return cb_plain_equal_others(a, b, type);
 }
 
 #endif
