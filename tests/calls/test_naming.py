@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import gc
 import importlib
+import os
 import runpy
 import subprocess
 import sys
@@ -241,7 +242,11 @@ def test_fingerprints_are_the_same_in_every_process():
     )
     said = {
         subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2", "3")
     }

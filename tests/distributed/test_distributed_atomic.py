@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
@@ -153,12 +150,9 @@ print(won)
 """
 
 
-def test_over_processes(server):
-    programs = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM, str(server.port), str(n)], stdout=subprocess.PIPE, text=True)
-        for n in range(2)
-    ]
-    assert sum(int(program.communicate(timeout=120)[0]) for program in programs) == 20
+def test_over_processes(program, server):
+    processes = [program(PROGRAM, server.port, n) for n in range(2)]
+    assert sum(int(process.communicate(timeout=120)[0]) for process in processes) == 20
     with DistributedCache(**server.at) as cache:
         assert cache.get("n") == 40
 

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import gc
 import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -103,7 +104,7 @@ with DistributedCache(redis_port={server.port}, namespace="script") as cache:
 """
 
     def run(seed):
-        environment = {"PYTHONHASHSEED": seed}
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
             [sys.executable, "-c", code.replace("return [x, y]", "return [x, list(y)]")],
             env=environment,

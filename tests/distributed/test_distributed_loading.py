@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,19 +19,6 @@ from in_threads import Started, must_end, run_all, wait_for, wait_until
 from second_tiers import BOTH
 
 SECOND_TIERS = BOTH
-
-SUPPORT = str(Path(__file__).parents[1] / "support")
-
-
-def start(code: str, *arguments) -> subprocess.Popen:
-    """A Python process that runs some code."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": SUPPORT},
-    )
 
 
 def said(process: subprocess.Popen, *, limit: float = 60) -> str:
@@ -79,8 +63,8 @@ with DistributedCache(redis_port=port) as cache:
 """
 
 
-def run_workers(server, processes, threads, what):
-    workers = [start(WORKER, server.port, threads, processes, what) for _ in range(processes)]
+def run_workers(program, server, processes, threads, what):
+    workers = [program(WORKER, server.port, threads, processes, what) for _ in range(processes)]
     for worker in workers:
         assert worker.stdout.readline() == "ready\n"
     for worker in workers:
@@ -89,22 +73,22 @@ def run_workers(server, processes, threads, what):
     return [said(worker) for worker in workers]
 
 
-def test_one_computation_over_processes_and_threads(server):
-    for output in run_workers(server, 4, 4, "works"):
+def test_one_computation_over_processes_and_threads(program, server):
+    for output in run_workers(program, server, 4, 4, "works"):
         assert output == f"{[['value']] * 4}\n"
     assert server.client().get("computed") == b"1"
 
 
 @pytest.mark.slow
-def test_one_computation_over_six_processes_of_eight_threads(server):
-    for output in run_workers(server, 6, 8, "works"):
+def test_one_computation_over_six_processes_of_eight_threads(program, server):
+    for output in run_workers(program, server, 6, 8, "works"):
         assert output == f"{[['value']] * 8}\n"
     assert server.client().get("computed") == b"1"
 
 
 @pytest.mark.parametrize("processes, threads", [(3, 4), pytest.param(6, 8, marks=pytest.mark.slow)])
-def test_exceptions_reach_the_waiters_and_are_not_cached(server, processes, threads):
-    for output in run_workers(server, processes, threads, "fails"):
+def test_exceptions_reach_the_waiters_and_are_not_cached(program, server, processes, threads):
+    for output in run_workers(program, server, processes, threads, "fails"):
         assert output == f"{['boom'] * threads}\n"
     assert server.client().get("computed") == b"1"
     with DistributedCache(**server.at) as cache:
@@ -127,9 +111,9 @@ cache.get_or_set("k", factory)
 
 
 @pytest.mark.parametrize("lease", [1000, pytest.param(None, marks=pytest.mark.slow)])
-def test_a_dead_leader_is_replaced(server, lease):
+def test_a_dead_leader_is_replaced(program, server, lease):
     lease = lease or leases.LEASE_MS
-    leader = start(LEADER, json.dumps(server.at), lease)
+    leader = program(LEADER, json.dumps(server.at), lease)
     assert leader.stdout.readline() == "leads\n"
     with DistributedCache(**server.at) as cache:
         waiter = Started(lambda: cache.get_or_set("k", lambda: "second"))
@@ -140,8 +124,6 @@ def test_a_dead_leader_is_replaced(server, lease):
         assert waiter.result() == "second"
         assert time.monotonic() - begun < lease / 1000 + 3.0 <= 8.0
         assert cache.get("k") == "second"
-    leader.stdin.close()
-    leader.stdout.close()
 
 
 def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):

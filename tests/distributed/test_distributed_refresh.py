@@ -21,8 +21,6 @@ from conftest import named
 
 pytest.importorskip("redis", reason="redis-py is not installed: it is in the extra `test`")
 
-from test_distributed_loading import start
-
 from cachebox import AsyncDistributedCache, BackendUnavailable, DistributedCache, cached
 from cachebox.distributed._ops import leases
 from cachebox.distributed._ops import refresh as refreshing
@@ -469,10 +467,10 @@ with DistributedCache(redis_port=port, refresh_ahead=0.995, timeout=10) as cache
 """
 
 
-def test_processes_refresh_a_hot_key_once_each_time(server):
+def test_processes_refresh_a_hot_key_once_each_time(program, server):
     """A value is due half a second after it was computed: 4 processes of 4 threads compute it only then."""
     rounds = 4
-    workers = [start(WORKER, server.port, 4, rounds) for _ in range(4)]
+    workers = [program(WORKER, server.port, 4, rounds) for _ in range(4)]
     outputs = [worker.communicate(timeout=60)[0].split() for worker in workers]
     assert {failures for _, failures, _, _ in outputs} == {"0"}
     assert {served for _, _, _, served in outputs} == {"True"}
@@ -494,16 +492,14 @@ time.sleep(1000)
 """
 
 
-def test_a_process_that_dies_meanwhile_is_replaced(server):
+def test_a_process_that_dies_meanwhile_is_replaced(program, server):
     with made(server) as cache:
         cache.set("k", "old", SHORT)
-        leader = start(LEADER, json.dumps(server.at))
+        leader = program(LEADER, json.dumps(server.at))
         assert leader.stdout.readline() == "leads\n"
         leader.send_signal(signal.SIGKILL)
         leader.wait(10)
         wait_until(lambda: cache.get_or_set("k", lambda: "new", LONG) == "new")
         wait_until(lambda: refreshes(cache) == 1)
         assert cache.stats.misses == 0
-    leader.stdin.close()
-    leader.stdout.close()
     assert leases.LEASE_MS == 5000

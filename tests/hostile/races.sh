@@ -49,13 +49,14 @@ fi
 TSAN_OPTIONS=report_bugs=0
 export TSAN_OPTIONS
 "$place/env/bin/pip" install -q "setuptools>=77" "cython>=3.3,<4" "pytest>=8.3" "hypothesis>=6.120"
-"$place/env/bin/python" setup.py -q build --build-base "$place/objects" --build-lib "$place/lib"
+"$place/env/bin/python" setup.py -q build --build-base "$place/objects" --build-lib "$place/lib" egg_info --egg-base "$place/lib"
+# Processes that tests start find it too, whatever environment they get.
+echo "$place/lib" >"$("$place/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cachebox.pth"
 
 # What CPython itself races with is known there; tests/hostile/races.txt has what is ours, and why it is none.
 cat "$(dirname "$("$python" -c 'import sys; print(sys.executable)')")/../suppressions.txt" tests/hostile/races.txt \
   >"$place/suppressions.txt" 2>/dev/null || cp tests/hostile/races.txt "$place/suppressions.txt"
 TSAN_OPTIONS="suppressions=$place/suppressions.txt exitcode=99 history_size=4 halt_on_error=0"
-export PYTHONPATH=$place/lib
 ulimit -s 65536                     # instrumented code takes more of the stack, and some tests recurse deeply
 "$place/env/bin/python" -c "import cachebox, sys; assert cachebox.__file__.startswith('$place') and not sys._is_gil_enabled()"
 "$place/env/bin/python" -m pytest -q -p no:cacheprovider "${tests[@]}"

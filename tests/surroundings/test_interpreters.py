@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -120,6 +121,6 @@ int main(void) {{
         capture_output=True,
         timeout=WAIT,
     )
-    environment = {"PYTHONHOME": sys.base_prefix, "PATH": "/usr/bin:/bin"}
+    environment = {**os.environ, "PYTHONHOME": sys.base_prefix}
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=WAIT, env=environment, check=False)
     assert done.stdout.split() == ["first", "second"], done.stderr
