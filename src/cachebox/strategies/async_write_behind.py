@@ -13,6 +13,7 @@ from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
 from cachebox.strategies.errors import QueueFull
+from cachebox.strategies.key_locks import AsyncKeyLocks
 from cachebox.strategies.methods import AwaitedMethods
 from cachebox.strategies.steps import run_awaited
 from cachebox.strategies.store import Store
@@ -37,6 +38,9 @@ class AsyncWriteBehind(WritingBehind, AwaitedMethods):
     ``async with``, or ``await close()``. Writes that are pending when the loop is gone wait until a method is awaited
     in another loop, or the journal is opened again.
     """
+
+    def _begin(self) -> None:
+        self._locks = AsyncKeyLocks()
 
     def _delivered_to(self) -> Store:
         self._in_loop = _StoreInLoop(self._store)

@@ -19,6 +19,7 @@ from cachebox.strategies.draining import drain_at_exit
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.store import Store
+from cachebox.strategies.unfinished import Unfinished
 from cachebox.strategies.until import Until
 from cachebox.strategies.watches import Watch, Watches
 from cachebox.strategies.write_queue import Write, WriteQueue
@@ -39,7 +40,7 @@ class Backlog(Delivering):
         self.exit_timeout = exit_timeout
         self.waits = waits
         self.watches = Watches()                # of callers that read a key to write it
-        self.unfinished: dict[Any, int] = {}    # key: its newest write whose caller is not done
+        self.unfinished: dict[Any, Unfinished] = {}     # by key
         self._unsynced: dict[int, _Accepted] = {}       # in the journal, not yet on the disk; by journal number
         self._forked = False
         self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
@@ -142,8 +143,9 @@ class Backlog(Delivering):
     def _enqueue(self, key: Any, value: Any, numbers: dict[Any, int], *journaled: int) -> object:
         """Accept a write that the journal, if any, has. Returns what it replaces. Needs the lock."""
         queue, journal, letters = self.queue, self.journal, self._letters
-        number = queue.accepted + 1
-        self.unfinished[key] = numbers[key] = number    # before any change, because comparing keys may raise
+        number = numbers[key] = queue.accepted + 1      # before any change, because comparing keys may raise
+        unfinished = self._unfinished_of(key)
+        unfinished.numbers.add(number)
         letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
         older: Any = None if replaced is None else replaced.value
@@ -151,7 +153,12 @@ class Backlog(Delivering):
         write = queue.accept(key, value, now, journaled if letter is None else letter.journaled + journaled)
         self.watches.note((key,))               # readers see the write from here on
         if write.number != number:              # a finalizer has accepted a write in between
-            self.unfinished[key] = numbers[key] = write.number
+            unfinished.numbers.discard(number)
+            number = numbers[key] = write.number
+            unfinished = self._unfinished_of(key)
+            unfinished.numbers.add(number)
+        unfinished.value = value
+        unfinished.newest = number
         if letter is not None:
             older = older, letters.drop(key)
         if len(write.journaled) > 1 and journal is not None:
@@ -216,15 +223,30 @@ class Backlog(Delivering):
             with self._lock:
                 self.blocked_writers -= 1
 
-    def done_with(self, numbers: Mapping[Any, int]) -> list[Any]:
-        """Mark writes as done by their callers. Returns those keys that have a newer write by now."""
-        late = []
+    def _unfinished_of(self, key: Any) -> Unfinished:
+        """The unfinished writes of a key. Needs the lock."""
+        unfinished = self.unfinished.get(key)
+        return self.unfinished.setdefault(key, Unfinished()) if unfinished is None else unfinished
+
+    def outdated(self, numbers: Mapping[Any, int]) -> list[Any]:
+        """Those keys of unfinished writes that have a newer write by now. Safe from any thread."""
+        outdated = []
+        for key, number in numbers.items():
+            unfinished = self.unfinished.get(key)
+            if unfinished is None or unfinished.newest != number:
+                outdated.append(key)
+        return outdated
+
+    def done_with(self, numbers: Mapping[Any, int]) -> None:
+        """Mark writes as done by their callers."""
         with self._lock:
             for key, number in numbers.items():
-                # a finalizer may write the key between the two, and be done with that write
-                if self.unfinished.get(key) != number or self.unfinished.pop(key, None) != number:
-                    late.append(key)
-        return late
+                unfinished = self.unfinished.get(key)
+                if unfinished is not None:
+                    unfinished.numbers.discard(number)
+                    # a finalizer may write the key in between, and be done with that write
+                    if not unfinished.numbers and self.unfinished.get(key) is unfinished:
+                        self.unfinished.pop(key, None)
 
     # --- dead letters -------------------------------------------------------------------------------------------------
 
@@ -243,7 +265,11 @@ class Backlog(Delivering):
             for write in self._letters.writes():
                 number = self.queue.accept(write.key, write.value, now, write.journaled).number
                 self.watches.note((write.key,))
-                self.unfinished[write.key] = numbers[write.key] = number
+                numbers[write.key] = number
+                unfinished = self._unfinished_of(write.key)
+                unfinished.numbers.add(number)
+                unfinished.value = write.value
+                unfinished.newest = number
                 self._letters.drop(write.key)
             self.queue.make_all_due(now)
         self.call_thread()
