@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import timedelta
+from functools import partial
 from inspect import isawaitable
 from typing import Any
 
@@ -97,7 +99,9 @@ async def _to_the_end(function: Callable[..., None], *arguments: Any) -> None:
 
     So the function's effects come before anything that the task does next.
     """
-    running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    # no task, because the end of `asyncio.run` would cancel that while the function goes on
+    call = partial(copy_context().run, function, *arguments)
+    running = asyncio.get_running_loop().run_in_executor(None, call)
     cancelled = None
     while not running.done():
         try:

@@ -71,17 +71,22 @@ class Backlog(Delivering):
         journal = self.journal
         payload = b"" if journal is None else journal.encode(key, value)
         write = None if journal is None or not journal.waits_for_disk else _Accepted(key, value, numbers)
-        while not self._accept_if_there_is_room(key, value, numbers, payload, write, watch):
-            if watch is not None and watch.was_written:
-                return
-            self.wait_until_there_is_room(key, Until())
-        if journal is not None:
-            if self._full.is_on:
-                self._full.end()
-            if write is None:
-                journal.sync_soon()
-            else:
-                self._wait_for_disk(write)
+        try:
+            while not self._accept_if_there_is_room(key, value, numbers, payload, write, watch):
+                if watch is not None and watch.was_written:
+                    return
+                self.wait_until_there_is_room(key, Until())
+            if journal is not None:
+                if self._full.is_on:
+                    self._full.end()
+                if write is None:
+                    journal.sync_soon()
+                else:
+                    self._wait_for_disk(write)
+        except BaseException as error:
+            # if another thread's sync came first, the write is accepted, and a failed one of our own does not matter
+            if write is None or self._withdraw(write) or not isinstance(error, OSError) or not write.is_accepted:
+                raise
         if self._is_needed:
             self._start_thread()
 
@@ -101,8 +106,10 @@ class Backlog(Delivering):
                 if self.closing or not self.queue.has_room_for(key):
                     self._refuse_to_wait_for_room()
                     return False
-                if watch is not None and (watch.was_written or self._is_promised(key)):
-                    watch.was_written = True
+                if watch is not None and self._is_promised(key):
+                    self._has_progressed.wait(LOOKS_EVERY)      # the disk may refuse it yet
+                    return False
+                if watch is not None and watch.was_written:
                     return False
                 if journal is None:
                     # dropped without the lock, because its __del__ may run
@@ -117,8 +124,7 @@ class Backlog(Delivering):
                     else:
                         older = self._enqueue(key, value, numbers, journaled)
                 except BaseException:
-                    pending = self.queue.pending.get(key)
-                    if pending is None or journaled not in pending.journaled:
+                    if write is None and not self._has(journaled):
                         journal.take_back(journaled)
                     raise
         except OSError as error:
@@ -137,8 +143,30 @@ class Backlog(Delivering):
             raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
 
     def _is_promised(self, key: Any) -> bool:
-        """Whether a write of a key is recorded, but not accepted yet. Needs the lock."""
-        return bool(self._unsynced) and key in [write.key for write in list(self._unsynced.values())]
+        """Whether another thread's write of a key is recorded, but not accepted yet. Needs the lock.
+
+        A signal handler does not wait for the call that it has interrupted.
+        """
+        if not self._unsynced:
+            return False
+        here = threading.get_ident()
+        return key in {write.key for write in list(self._unsynced.values()) if write.thread != here}
+
+    def _has(self, journaled: int) -> bool:
+        """Whether the queue has a write with that number in the journal. O(n), compares no keys. Needs the lock."""
+        writes = [*self.queue.pending.values(), *self.queue.in_flight.values()]
+        return any(journaled in write.journaled for write in writes)
+
+    def _withdraw(self, write: _Accepted) -> bool:
+        """Forget a write that was to be accepted, in the journal, too. Returns False if it is accepted, or never was in
+        the journal."""
+        with self._lock:
+            was_there = self._unsynced.pop(write.journaled, None) is not None
+            self.queue.promised = len(self._unsynced)
+            if was_there and self.journal is not None and not self._has(write.journaled):
+                self.journal.take_back(write.journaled)
+            self._has_progressed.notify_all()
+        return was_there
 
     def _enqueue(self, key: Any, value: Any, numbers: dict[Any, int], *journaled: int) -> object:
         """Accept a write that the journal, if any, has. Returns what it replaces. Needs the lock."""
@@ -162,8 +190,10 @@ class Backlog(Delivering):
         if letter is not None:
             older = older, letters.drop(key)
         if len(write.journaled) > 1 and journal is not None:
-            journal.drop(write.journaled[:-1])
-            write.journaled = write.journaled[-1:]
+            *replaced_numbers, last = write.journaled
+            journal.drop(replaced_numbers)
+            # a finalizer's write may stand later in the file: it is done with this one, not before
+            write.journaled = *[number for number in replaced_numbers if number > last], last
         wakes_at = self._wakes_at
         if len(queue.fresh) == queue.batch_size or (now + queue.max_delay < wakes_at > self._not_before):
             self._call_thread()
@@ -180,27 +210,30 @@ class Backlog(Delivering):
                 with self._lock:
                     journal.compact()
             journal.sync()
-        except BaseException as error:
-            with self._lock:
-                was_lost = self._unsynced.pop(write.journaled, None) is not None
-                self.queue.promised = len(self._unsynced)
-                if was_lost:
-                    journal.take_back(write.journaled)
-                self._has_progressed.notify_all()
-            if isinstance(error, OSError):
-                self._full.begin(error)
-            if was_lost:
-                raise
-            return                              # another thread's sync came first: the write is accepted
+        except OSError as error:
+            self._full.begin(error)
+            raise
         older: list[object] = []
         with self._lock:
             while write.journaled in self._unsynced:
                 first = next(iter(self._unsynced.values()))
-                older.append(self._enqueue(first.key, first.value, first.numbers, first.journaled))
+                if first.key in first.numbers:  # the thread that was accepting it was interrupted
+                    self.done_with({first.key: first.numbers[first.key]})
+                try:
+                    older.append(self._enqueue(first.key, first.value, first.numbers, first.journaled))
+                    first.is_accepted = True
+                except Exception as error:      # comparing its key has raised: that is for its own caller
+                    if first is write:
+                        raise
+                    first.error = error
+                    if not self._has(first.journaled):
+                        journal.take_back(first.journaled)
                 self._unsynced.pop(first.journaled, None)
                 self.queue.promised = len(self._unsynced)
             self._has_progressed.notify_all()
         del older
+        if write.error is not None:
+            raise write.error
 
     def wait_until_settled_in(self, key: Any) -> None:
         """Wait until no write of a key is on its way to the disk: such a write is recorded, but not accepted yet."""
@@ -388,10 +421,13 @@ class Backlog(Delivering):
 class _Accepted:
     """A write that is recorded, and about to be accepted."""
 
-    __slots__ = ("journaled", "key", "numbers", "value")
+    __slots__ = ("error", "is_accepted", "journaled", "key", "numbers", "thread", "value")
 
     def __init__(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
         self.key = key
         self.value = value
         self.numbers = numbers          # receives its number
         self.journaled = 0              # its number in the journal
+        self.thread = threading.get_ident()     # the caller's
+        self.is_accepted = False
+        self.error: Exception | None = None     # why it could not be accepted

@@ -23,8 +23,8 @@ class Watches:
     """The watches of keys. Safe from any thread.
 
     A writer calls `note` when readers see its write, and before it changes the cache. So a reader whose watch began
-    after that has read the new value, and one whose watch began before learns of it. Called earlier, `note` would miss a
-    reader that begins in between and reads the old value.
+    after that has read the new value, and one whose watch began before learns of it. Called earlier, `note` would miss
+    a reader that begins in between and reads the old value.
     """
 
     def __init__(self) -> None:
