@@ -246,13 +246,13 @@ class Journal:
     def _empty(self) -> bool:
         """Cut off all records. Returns False if there is a live one by now."""
         with self._sync_lock:
-            surplus = self._size - _HEADER.size
+            surplus, untaken = self._size - _HEADER.size, self._untaken
             if self._live:
                 return False
             os.ftruncate(self._file, _HEADER.size)
             self._size -= surplus               # a finalizer may have added a record in between
             self._synced = _HEADER.size
-            self._undone = []
+            self._undone, self._untaken = [], self._untaken[len(untaken) :]
             if self.waits_for_disk:
                 self._sync_now()                # else the next record might reach the disk before this
         return True
@@ -410,7 +410,7 @@ class Journal:
         with self._wake_lock, self._sync_lock:
             if self._file >= 0:
                 with suppress(OSError):
-                    self._record_rest()
+                    self.done(())
                 file, self._file = self._file, -1
                 try:
                     os.fsync(file)
