@@ -269,7 +269,7 @@ class Journal:
         """Whether more than half of a large file is useless, or a sync has failed."""
         if os.name == "nt" or time.monotonic() < self._compact_after:   # Windows does not replace open files
             return False
-        return self._is_doubtful or (self._size > COMPACT_AT and self._size > 2 * sum(self._live.values()))
+        return self._is_doubtful or (self._size > COMPACT_AT and self._size > 2 * sum(list(self._live.values())))
 
     def compact(self) -> None:
         """Rewrite the file without what the store has, in one step. If it raises, nothing has changed."""
