@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import threading
 
 import pytest
 
+import cachebox.strategies.journal as journals
 from cachebox import AsyncWriteBehind, Cache, WriteBehind, WriteThrough
 from in_threads import Started, must_end, run_all, wait_for, wait_until
 from stores import MemoryStore
@@ -260,3 +263,95 @@ def test_a_value_made_while_a_write_through_failed_is_in_the_store(write):
 
     assert cache.get_or_set("a", make) == 2
     assert store.values == {"a": 2} and cache.get("a") == 2
+
+
+@pytest.mark.parametrize("kind", [WriteBehind, WriteThrough])
+def test_a_count_whose_entry_leaves_the_cache_meanwhile_is_never_wrong(kind):
+    seen = []
+
+    class Leaving(Cache):
+        def increment(self, key, amount=1):
+            self.delete(key)
+            super().increment(key, amount)
+            seen.append(self.peek(key))
+            return seen[-1]
+
+        def compute(self, key, fn):
+            self.delete(key)
+            super().compute(key, fn)
+            seen.append(self.peek(key))
+            return seen[-1]
+
+    cache = kind(Leaving(), MemoryStore(n=16))
+    assert cache.get("n") == 16 and cache.increment("n") == 17 and cache.increment("n", 2) == 19
+    assert seen == [17, 19] and cache.get("n") == 19 and cache.close()
+
+
+@must_end
+@pytest.mark.parametrize("seed", range(16))
+def test_counts_are_exact_and_never_go_back_whatever_fails(tmp_path, monkeypatch, seed):
+    """Several callers count, while store, cache and disk fail at random. Journal and store have the exact counts."""
+    chance = random.Random(seed)
+    loads, durability = seed % 3 > 0, chance.choice(["process", "power"])
+    store = MemoryStore() if loads else Sink()
+    save, write, failing = store.save, os.write, []
+
+    def fails(error, probability):
+        if failing and chance.random() < probability:
+            raise error
+
+    def saving(key, value):
+        fails(ValueError, 0.1)
+        save(key, value)
+
+    def writing(file, data):
+        fails(OSError(28, "No space left on device"), 0.02)
+        return write(file, data)
+
+    class Failing(Cache):
+        def set(self, key, value, ttl=None, *, tags=()):
+            fails(KeyError, 0.05 * loads)
+            super().set(key, value, ttl, tags=tags)
+            fails(KeyError, 0.05 * loads)
+
+    store.save = saving
+    monkeypatch.setattr(journals.os, "fsync", lambda file: fails(OSError(5, "Input/output error"), 0.05))
+    monkeypatch.setattr(journals.os, "write", writing)
+    monkeypatch.setattr(journals, "COMPACT_AT", 500)
+    options = {"max_delay": 0.0, "max_queue": chance.choice([2, 100]), "backoff": 0.0005, "max_backoff": 0.002}
+    cache = Failing(2) if loads else Failing()
+    path = tmp_path / "journal"
+    behind = WriteBehind(cache, store, journal=path, durability=durability, **options)
+    counted, newest, lock, wrong = dict.fromkeys("abc", 0), dict.fromkeys("abc", 0), threading.Lock(), []
+
+    def count():
+        for _ in range(40):
+            key, total = chance.choice("abc"), 0
+            try:
+                least = newest[key]
+                found = behind.get(key, 0)
+                if found < least:
+                    wrong.append((key, found, least))
+                total = behind.increment(key)
+            except OSError:                     # of the disk: nothing was accepted
+                continue
+            except KeyError:                    # of the cache: the count stands
+                pass
+            with lock:
+                counted[key] += 1
+                newest[key] = max(newest[key], total)
+
+    failing.append(True)
+    run_all(count, count, count)
+    with behind._backlog._lock:
+        (tmp_path / "copy").write_bytes(path.read_bytes())
+        after_a_crash = dict(store.values)
+    failing.clear()
+    monkeypatch.undo()
+    copy = journals.Journal(tmp_path / "copy", journals.Encoding("json", None), "process")
+    copy.close()
+    after_a_crash.update({key: value for _, key, value in copy.replayed})
+    assert not wrong and after_a_crash == counted
+    assert behind.flush() and {key: behind.get(key) for key in "abc"} == counted == store.values
+    assert not behind._backlog.unfinished and not behind._backlog._unsynced and behind.close()
+    assert os.path.getsize(path) == journals._HEADER.size

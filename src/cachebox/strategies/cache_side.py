@@ -138,7 +138,12 @@ class CacheSide:
         """Set a sum in the cache. If the cache has the old value, the entry keeps its lifetime and tags."""
         is_done = False
         try:
-            if not (self.stale and key in self.stale) and (yield contained, (self.cache, key)):
+            if self.stale and key in self.stale:
+                pass
+            elif hasattr(self.cache, "compute"):        # right even if the entry leaves in between
+                yield self.cache.compute, (key, lambda old: sum_)
+                is_done = True
+            elif (yield contained, (self.cache, key)):
                 is_done = (yield self.cache.increment, (key, amount)) == sum_
         except TypeError:                       # the cached value is no int
             pass
