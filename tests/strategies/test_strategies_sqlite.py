@@ -11,9 +11,11 @@ import os
 import sqlite3
 import stat
 import sys
+import threading
 import uuid
 from decimal import Decimal
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ from cachebox import Cache, WriteBehind, WriteThrough
 from cachebox.strategies import SQLiteStore, sqlite_store
 from cachebox.strategies.row_keys import row_key
 from conftest import named
-from in_threads import Started, must_end, run_all
+from in_threads import Started, must_end, run_all, wait_for
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_what_was_written_is_there_when_it_is_opened_again(tmp_path):
             store.save("a", 1)
     with SQLiteStore(tmp_path / "store.db", "rows") as store:
         assert store.load("a") == 1
-        assert store._connection().execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert store._connection().connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     with pytest.raises(RuntimeError, match="closed"):
         Started(store.load, "a").result()
     with pytest.raises(ValueError, match="table"):
@@ -101,7 +103,7 @@ def test_threads_write_at_the_same_time(store):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_process_opens_its_own(store):
     store.save("a", 1)
-    mine = store._connection()
+    mine = store._connection().connection
     child = os.fork()
     if child == 0:
         store.save("b", store.load("a") + 1)
@@ -301,7 +303,7 @@ STORED = [b"", b"{", b"\xff", b"[1e999]", b"NaN", "text", 5, None, b"[" * 100_00
 def test_a_value_that_is_none_is_a_value_error_that_names_the_file(tmp_path, stored):
     with SQLiteStore(tmp_path / "store.db") as store:
         store.save("a", 1)
-        with store._connection() as connection:
+        with store._connection().connection as connection:
             connection.execute("UPDATE cachebox SET value = ?", (stored,))
         for call in (lambda: store.load("a"), lambda: store.load_many(["a"])):
             with pytest.raises(ValueError, match=r"store\.db'.*\"a\""):
@@ -312,9 +314,59 @@ def test_with_a_secret_a_value_stands_for_its_own_key_only(tmp_path):
     with SQLiteStore(tmp_path / "store.db", secret="s") as store:
         store.save("admin", True)
         store.save("guest", False)
-        with store._connection() as connection:
+        with store._connection().connection as connection:
             rows = dict(connection.execute("SELECT key, value FROM cachebox"))
             connection.execute("UPDATE cachebox SET value = ? WHERE key = ?", (rows[b'"admin"'], b'"guest"'))
         assert store.load("admin") is True
         with pytest.raises(ValueError, match="signed"):
             store.load("guest")
+
+
+@must_end
+@pytest.mark.parametrize("call", ["load", "load_many", "save", "save_many", "delete", "delete_many"])
+def test_closing_waits_for_calls_of_other_threads(tmp_path, monkeypatch, call):
+    """Closing a connection in the middle of a call of another thread may crash the process."""
+    entered, closing, using = threading.Event(), threading.Event(), []
+
+    class Slow(sqlite3.Connection):
+        def execute(self, sql, *arguments):
+            if using == [True]:
+                using.append(self)
+                entered.set()
+                wait_for(closing)
+                was_closed = self.closed.wait(0.1)
+                using[:] = [was_closed]
+            return super().execute(sql, *arguments)
+
+        def executemany(self, sql, *arguments):
+            self.execute("SELECT 1")
+            return super().executemany(sql, *arguments)
+
+        def close(self):
+            self.closed.set()
+            super().close()
+
+    def connect(*arguments, **options):
+        connection = sqlite3.connect(*arguments, **options, factory=Slow)
+        connection.closed = threading.Event()
+        return connection
+
+    monkeypatch.setattr(sqlite_store, "sqlite3", SimpleNamespace(connect=connect))
+    store = SQLiteStore(tmp_path / "store.db")
+    arguments = {"save": ("a", 2), "save_many": ({"a": 2},), "load": ("a",), "delete": ("a",)}.get(call, (["a"],))
+    gc.collect()
+
+    def use():
+        store.save("a", 1)
+        using.append(True)
+        return getattr(store, call)(*arguments)
+
+    user = Started(use)
+    wait_for(entered)
+    store._local.own.close()                    # this thread's
+    closing.set()
+    store.close()
+    user.result()
+    assert using == [False]
+    with pytest.raises((RuntimeError, sqlite3.ProgrammingError), match="closed"):
+        Started(store.load, "a").result()

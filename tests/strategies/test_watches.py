@@ -152,16 +152,20 @@ def test_a_change_is_made_to_a_write_that_is_recorded_and_not_accepted_yet(tmp_p
         sync()
 
     def settled(key):
+        settled_in(key)
         if not writers:
-            settled_in(key)
             behind._journal.sync = slow_sync
             writers.append(Started(behind.set, "n", 5))
             wait_for(gate.entered)
-        else:
-            gate.open.set()
-            settled_in(key)
 
-    behind._settled_in = settled
+    is_promised = behind._backlog._is_promised
+
+    def promised(key):
+        if is_promised(key):
+            gate.open.set()                     # the change has read the store
+        return is_promised(key)
+
+    behind._settled_in, behind._backlog._is_promised = settled, promised
     assert behind.increment("n") == 6
     writers[0].result()
     assert behind.get("n") == 6 and behind.close() is True and store.values == {"n": 6}

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import timedelta
+from functools import partial
 from inspect import isawaitable
 from typing import Any
 
 from cachebox._platform.at_fork import renew_in_child
 from cachebox.strategies.errors import QueueFull
+from cachebox.strategies.key_locks import AsyncKeyLocks
 from cachebox.strategies.methods import AwaitedMethods
 from cachebox.strategies.steps import run_awaited
 from cachebox.strategies.store import Store
@@ -37,6 +40,9 @@ class AsyncWriteBehind(WritingBehind, AwaitedMethods):
     ``async with``, or ``await close()``. Writes that are pending when the loop is gone wait until a method is awaited
     in another loop, or the journal is opened again.
     """
+
+    def _begin(self) -> None:
+        self._locks = AsyncKeyLocks()
 
     def _delivered_to(self) -> Store:
         self._in_loop = _StoreInLoop(self._store)
@@ -93,7 +99,9 @@ async def _to_the_end(function: Callable[..., None], *arguments: Any) -> None:
 
     So the function's effects come before anything that the task does next.
     """
-    running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    # no task, because the end of `asyncio.run` would cancel that while the function goes on
+    call = partial(copy_context().run, function, *arguments)
+    running = asyncio.get_running_loop().run_in_executor(None, call)
     cancelled = None
     while not running.done():
         try:

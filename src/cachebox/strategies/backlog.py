@@ -19,6 +19,7 @@ from cachebox.strategies.draining import drain_at_exit
 from cachebox.strategies.errors import QueueFull
 from cachebox.strategies.journal import Journal
 from cachebox.strategies.store import Store
+from cachebox.strategies.unfinished import Unfinished
 from cachebox.strategies.until import Until
 from cachebox.strategies.watches import Watch, Watches
 from cachebox.strategies.write_queue import Write, WriteQueue
@@ -39,7 +40,7 @@ class Backlog(Delivering):
         self.exit_timeout = exit_timeout
         self.waits = waits
         self.watches = Watches()                # of callers that read a key to write it
-        self.unfinished: dict[Any, int] = {}    # key: its newest write whose caller is not done
+        self.unfinished: dict[Any, Unfinished] = {}     # by key
         self._unsynced: dict[int, _Accepted] = {}       # in the journal, not yet on the disk; by journal number
         self._forked = False
         self._full = Trouble("a journal cannot be written, so writes are refused", "the journal can be written again")
@@ -70,17 +71,22 @@ class Backlog(Delivering):
         journal = self.journal
         payload = b"" if journal is None else journal.encode(key, value)
         write = None if journal is None or not journal.waits_for_disk else _Accepted(key, value, numbers)
-        while not self._accept_if_there_is_room(key, value, numbers, payload, write, watch):
-            if watch is not None and watch.was_written:
-                return
-            self.wait_until_there_is_room(key, Until())
-        if journal is not None:
-            if self._full.is_on:
-                self._full.end()
-            if write is None:
-                journal.sync_soon()
-            else:
-                self._wait_for_disk(write)
+        try:
+            while not self._accept_if_there_is_room(key, value, numbers, payload, write, watch):
+                if watch is not None and watch.was_written:
+                    return
+                self.wait_until_there_is_room(key, Until())
+            if journal is not None:
+                if self._full.is_on:
+                    self._full.end()
+                if write is None:
+                    journal.sync_soon()
+                else:
+                    self._wait_for_disk(write)
+        except BaseException as error:
+            # if another thread's sync came first, the write is accepted, and a failed one of our own does not matter
+            if write is None or self._withdraw(write) or not isinstance(error, OSError) or not write.is_accepted:
+                raise
         if self._is_needed:
             self._start_thread()
 
@@ -100,8 +106,10 @@ class Backlog(Delivering):
                 if self.closing or not self.queue.has_room_for(key):
                     self._refuse_to_wait_for_room()
                     return False
-                if watch is not None and (watch.was_written or self._is_promised(key)):
-                    watch.was_written = True
+                if watch is not None and self._is_promised(key):
+                    self._has_progressed.wait(LOOKS_EVERY)      # the disk may refuse it yet
+                    return False
+                if watch is not None and watch.was_written:
                     return False
                 if journal is None:
                     # dropped without the lock, because its __del__ may run
@@ -116,8 +124,7 @@ class Backlog(Delivering):
                     else:
                         older = self._enqueue(key, value, numbers, journaled)
                 except BaseException:
-                    pending = self.queue.pending.get(key)
-                    if pending is None or journaled not in pending.journaled:
+                    if write is None and not self._has(journaled):
                         journal.take_back(journaled)
                     raise
         except OSError as error:
@@ -136,14 +143,37 @@ class Backlog(Delivering):
             raise QueueFull(f"{self.queue.max_queue} keys are waiting for the store already (max_queue)")
 
     def _is_promised(self, key: Any) -> bool:
-        """Whether a write of a key is recorded, but not accepted yet. Needs the lock."""
-        return bool(self._unsynced) and key in [write.key for write in list(self._unsynced.values())]
+        """Whether another thread's write of a key is recorded, but not accepted yet. Needs the lock.
+
+        A signal handler does not wait for the call that it has interrupted.
+        """
+        if not self._unsynced:
+            return False
+        here = threading.get_ident()
+        return key in {write.key for write in list(self._unsynced.values()) if write.thread != here}
+
+    def _has(self, journaled: int) -> bool:
+        """Whether the queue has a write with that number in the journal. O(n), compares no keys. Needs the lock."""
+        writes = [*self.queue.pending.values(), *self.queue.in_flight.values()]
+        return any(journaled in write.journaled for write in writes)
+
+    def _withdraw(self, write: _Accepted) -> bool:
+        """Forget a write that was to be accepted, in the journal, too. Returns False if it is accepted, or never was in
+        the journal."""
+        with self._lock:
+            was_there = self._unsynced.pop(write.journaled, None) is not None
+            self.queue.promised = len(self._unsynced)
+            if was_there and self.journal is not None and not self._has(write.journaled):
+                self.journal.take_back(write.journaled)
+            self._has_progressed.notify_all()
+        return was_there
 
     def _enqueue(self, key: Any, value: Any, numbers: dict[Any, int], *journaled: int) -> object:
         """Accept a write that the journal, if any, has. Returns what it replaces. Needs the lock."""
         queue, journal, letters = self.queue, self.journal, self._letters
-        number = queue.accepted + 1
-        self.unfinished[key] = numbers[key] = number    # before any change, because comparing keys may raise
+        number = numbers[key] = queue.accepted + 1      # before any change, because comparing keys may raise
+        unfinished = self._unfinished_of(key)
+        unfinished.numbers.add(number)
         letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
         older: Any = None if replaced is None else replaced.value
@@ -151,12 +181,19 @@ class Backlog(Delivering):
         write = queue.accept(key, value, now, journaled if letter is None else letter.journaled + journaled)
         self.watches.note((key,))               # readers see the write from here on
         if write.number != number:              # a finalizer has accepted a write in between
-            self.unfinished[key] = numbers[key] = write.number
+            unfinished.numbers.discard(number)
+            number = numbers[key] = write.number
+            unfinished = self._unfinished_of(key)
+            unfinished.numbers.add(number)
+        unfinished.value = value
+        unfinished.newest = number
         if letter is not None:
             older = older, letters.drop(key)
         if len(write.journaled) > 1 and journal is not None:
-            journal.drop(write.journaled[:-1])
-            write.journaled = write.journaled[-1:]
+            *replaced_numbers, last = write.journaled
+            journal.drop(replaced_numbers)
+            # a finalizer's write may stand later in the file: it is done with this one, not before
+            write.journaled = *[number for number in replaced_numbers if number > last], last
         wakes_at = self._wakes_at
         if len(queue.fresh) == queue.batch_size or (now + queue.max_delay < wakes_at > self._not_before):
             self._call_thread()
@@ -173,27 +210,30 @@ class Backlog(Delivering):
                 with self._lock:
                     journal.compact()
             journal.sync()
-        except BaseException as error:
-            with self._lock:
-                was_lost = self._unsynced.pop(write.journaled, None) is not None
-                self.queue.promised = len(self._unsynced)
-                if was_lost:
-                    journal.take_back(write.journaled)
-                self._has_progressed.notify_all()
-            if isinstance(error, OSError):
-                self._full.begin(error)
-            if was_lost:
-                raise
-            return                              # another thread's sync came first: the write is accepted
+        except OSError as error:
+            self._full.begin(error)
+            raise
         older: list[object] = []
         with self._lock:
             while write.journaled in self._unsynced:
                 first = next(iter(self._unsynced.values()))
-                older.append(self._enqueue(first.key, first.value, first.numbers, first.journaled))
+                if first.key in first.numbers:  # the thread that was accepting it was interrupted
+                    self.done_with({first.key: first.numbers[first.key]})
+                try:
+                    older.append(self._enqueue(first.key, first.value, first.numbers, first.journaled))
+                    first.is_accepted = True
+                except Exception as error:      # comparing its key has raised: that is for its own caller
+                    if first is write:
+                        raise
+                    first.error = error
+                    if not self._has(first.journaled):
+                        journal.take_back(first.journaled)
                 self._unsynced.pop(first.journaled, None)
                 self.queue.promised = len(self._unsynced)
             self._has_progressed.notify_all()
         del older
+        if write.error is not None:
+            raise write.error
 
     def wait_until_settled_in(self, key: Any) -> None:
         """Wait until no write of a key is on its way to the disk: such a write is recorded, but not accepted yet."""
@@ -216,15 +256,30 @@ class Backlog(Delivering):
             with self._lock:
                 self.blocked_writers -= 1
 
-    def done_with(self, numbers: Mapping[Any, int]) -> list[Any]:
-        """Mark writes as done by their callers. Returns those keys that have a newer write by now."""
-        late = []
+    def _unfinished_of(self, key: Any) -> Unfinished:
+        """The unfinished writes of a key. Needs the lock."""
+        unfinished = self.unfinished.get(key)
+        return self.unfinished.setdefault(key, Unfinished()) if unfinished is None else unfinished
+
+    def outdated(self, numbers: Mapping[Any, int]) -> list[Any]:
+        """Those keys of unfinished writes that have a newer write by now. Safe from any thread."""
+        outdated = []
+        for key, number in numbers.items():
+            unfinished = self.unfinished.get(key)
+            if unfinished is None or unfinished.newest != number:
+                outdated.append(key)
+        return outdated
+
+    def done_with(self, numbers: Mapping[Any, int]) -> None:
+        """Mark writes as done by their callers."""
         with self._lock:
             for key, number in numbers.items():
-                # a finalizer may write the key between the two, and be done with that write
-                if self.unfinished.get(key) != number or self.unfinished.pop(key, None) != number:
-                    late.append(key)
-        return late
+                unfinished = self.unfinished.get(key)
+                if unfinished is not None:
+                    unfinished.numbers.discard(number)
+                    # a finalizer may write the key in between, and be done with that write
+                    if not unfinished.numbers and self.unfinished.get(key) is unfinished:
+                        self.unfinished.pop(key, None)
 
     # --- dead letters -------------------------------------------------------------------------------------------------
 
@@ -243,7 +298,11 @@ class Backlog(Delivering):
             for write in self._letters.writes():
                 number = self.queue.accept(write.key, write.value, now, write.journaled).number
                 self.watches.note((write.key,))
-                self.unfinished[write.key] = numbers[write.key] = number
+                numbers[write.key] = number
+                unfinished = self._unfinished_of(write.key)
+                unfinished.numbers.add(number)
+                unfinished.value = write.value
+                unfinished.newest = number
                 self._letters.drop(write.key)
             self.queue.make_all_due(now)
         self.call_thread()
@@ -362,10 +421,13 @@ class Backlog(Delivering):
 class _Accepted:
     """A write that is recorded, and about to be accepted."""
 
-    __slots__ = ("journaled", "key", "numbers", "value")
+    __slots__ = ("error", "is_accepted", "journaled", "key", "numbers", "thread", "value")
 
     def __init__(self, key: Any, value: Any, numbers: dict[Any, int]) -> None:
         self.key = key
         self.value = value
         self.numbers = numbers          # receives its number
         self.journaled = 0              # its number in the journal
+        self.thread = threading.get_ident()     # the caller's
+        self.is_accepted = False
+        self.error: Exception | None = None     # why it could not be accepted

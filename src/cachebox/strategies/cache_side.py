@@ -66,7 +66,12 @@ class StaleKeys:
         with self._lock:
             if of_all is self.of_all:
                 self.of_all = None
-            for key, stamp in keys.items():
+            self.unmark(keys)
+
+    def unmark(self, stamps: Mapping[Any, object]) -> None:
+        """Unmark keys, unless they were marked once more since these stamps were read."""
+        with self._lock:
+            for key, stamp in stamps.items():
                 if self.keys.get(key) is stamp:
                     known = self.keys.pop(key, stamp)
                     if known is not stamp:      # a finalizer marked the key in between
@@ -76,11 +81,12 @@ class StaleKeys:
         """After a fork, in the child: another thread of the parent may have held the lock."""
         self._lock = Section()
 
-    def remove(self, keys: Iterable[Any]) -> None:
-        """Unmark keys, because the cache has a later write of them."""
+    def of(self, keys: Iterable[Any]) -> dict[Any, object]:
+        """Those of some keys that are marked one by one, with their stamps, for `unmark`."""
+        if not self.keys:
+            return {}
         with self._lock:
-            for key in keys:
-                self.keys.pop(key, None)
+            return {key: self.keys[key] for key in keys if key in self.keys}
 
 
 class CacheSide:
@@ -105,16 +111,18 @@ class CacheSide:
 
     def set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
         """Set a value in the cache; if that fails, have the cache forget the key."""
+        before = self.stale.of((key,))
         try:
             yield self.setting(key, value, ttl, tags)
         except BaseException as error:
             yield from self.has_failed((key,), error)
             raise
         if self.stale:
-            yield from self.was_reached((key,))
+            yield from self.was_reached(before)
 
     def set_many(self, items: Mapping[Any, Any], ttl: Any, tags: Any) -> Steps[None]:
         """`set` for many keys, by one call if the cache has `set_many`."""
+        before = self.stale.of(items)
         try:
             if hasattr(self.cache, "set_many"):
                 yield partial(self.cache.set_many, **with_tags(tags)), (items, ttl)
@@ -124,13 +132,18 @@ class CacheSide:
         except BaseException as error:
             yield from self.has_failed(items, error)
             raise
-        yield from self.was_reached(items)
+        yield from self.was_reached(before)
 
     def increment(self, key: Any, amount: int, sum_: int) -> Steps[None]:
         """Set a sum in the cache. If the cache has the old value, the entry keeps its lifetime and tags."""
         is_done = False
         try:
-            if not (self.stale and key in self.stale) and (yield contained, (self.cache, key)):
+            if self.stale and key in self.stale:
+                pass
+            elif hasattr(self.cache, "compute"):        # right even if the entry leaves in between
+                yield self.cache.compute, (key, lambda old: sum_)
+                is_done = True
+            elif (yield contained, (self.cache, key)):
                 is_done = (yield self.cache.increment, (key, amount)) == sum_
         except TypeError:                       # the cached value is no int
             pass
@@ -147,23 +160,25 @@ class CacheSide:
 
     def delete(self, key: Any) -> Steps[bool]:
         """Delete a key from the cache. Returns whether it was there."""
+        before = self.stale.of((key,))
         try:
             deleted = bool((yield self.cache.delete, (key,)))
         except BaseException as error:
             yield from self.has_failed((key,), error)
             raise
         if self.stale:
-            yield from self.was_reached((key,))
+            yield from self.was_reached(before)
         return deleted
 
     def delete_many(self, keys: Iterable[Any]) -> Steps[int]:
         """`delete` for many keys, by one call if the cache has `delete_many`. Returns how many were there."""
+        before = self.stale.of(keys)
         try:
             deleted = yield from self._delete_all(keys)
         except BaseException as error:
             yield from self.has_failed(keys, error)
             raise
-        yield from self.was_reached(keys)
+        yield from self.was_reached(before)
         return deleted
 
     def forget(self, keys: Iterable[Any]) -> Steps[None]:
@@ -191,10 +206,10 @@ class CacheSide:
         self.stale.settle(seen)
         self._trouble.end()
 
-    def was_reached(self, keys: Iterable[Any]) -> Steps[None]:
-        """The cache was reached, and has something newer under these keys."""
+    def was_reached(self, before: Mapping[Any, object]) -> Steps[None]:
+        """The cache was reached, and has something newer under the keys that were stale `before` that."""
         if self.stale:
-            self.stale.remove(keys)
+            self.stale.unmark(before)           # another caller may have marked a key since
             yield from self.settle()
 
     def _delete_all(self, keys: Iterable[Any]) -> Steps[int]:

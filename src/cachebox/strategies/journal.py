@@ -28,6 +28,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -137,9 +138,7 @@ class Journal:
         return writes
 
     def _content(self) -> bytes:
-        os.lseek(self._file, 0, os.SEEK_SET)
-        with open(os.dup(self._file), "rb") as file:
-            return file.read()
+        return _content(self._file)
 
     def _header(self) -> bytes:
         return _HEADER.pack(MAGIC, VERSION, self.encoding.secret is not None, self.encoding.name.encode())
@@ -204,9 +203,12 @@ class Journal:
         self.number = number                        # at once, because a finalizer may write in the middle of this
         record = _record(_DELETE if deletes else _SET, number, payload)
         self._live[number] = len(record)
+        size = self._size
         try:
             self._write(record)
         except BaseException:
+            if self._size > size:                   # it was interrupted when the file had the record
+                self.take_back(number)
             self._live.pop(number, None)
             raise
         return number
@@ -225,28 +227,32 @@ class Journal:
         Raises OSError if the disk does not take the record. It is written with the next one; until then the writes may
         be replayed.
         """
+        self._undone = [*self._undone, *numbers]
         for number in numbers:
             self._live.pop(number, None)
-        if not self._live and self._empty():
-            return
-        if self._untaken:
-            untaken = self._untaken
+        if self._live or not self._empty():
+            self._record_rest()
+
+    def _record_rest(self) -> None:
+        """Record what is not live any more."""
+        untaken, undone = self._untaken, self._undone
+        if untaken:
             self._record(_TAKEN_BACK, untaken)
             self._untaken = self._untaken[len(untaken) :]
-        undone = self._undone = [*self._undone, *numbers]
-        self._record(_DONE, undone)
-        self._undone = self._undone[len(undone) :]
+        if undone:
+            self._record(_DONE, undone)
+            self._undone = self._undone[len(undone) :]
 
     def _empty(self) -> bool:
         """Cut off all records. Returns False if there is a live one by now."""
         with self._sync_lock:
-            surplus = self._size - _HEADER.size
+            surplus, untaken = self._size - _HEADER.size, self._untaken
             if self._live:
                 return False
             os.ftruncate(self._file, _HEADER.size)
             self._size -= surplus               # a finalizer may have added a record in between
             self._synced = _HEADER.size
-            self._undone = []
+            self._undone, self._untaken = [], self._untaken[len(untaken) :]
             if self.waits_for_disk:
                 self._sync_now()                # else the next record might reach the disk before this
         return True
@@ -263,14 +269,15 @@ class Journal:
         """Whether more than half of a large file is useless, or a sync has failed."""
         if os.name == "nt" or time.monotonic() < self._compact_after:   # Windows does not replace open files
             return False
-        return self._is_doubtful or (self._size > COMPACT_AT and self._size > 2 * sum(self._live.values()))
+        return self._is_doubtful or (self._size > COMPACT_AT and self._size > 2 * sum(list(self._live.values())))
 
     def compact(self) -> None:
         """Rewrite the file without what the store has, in one step. If it raises, nothing has changed."""
         self._compact_after = time.monotonic() + COMPACT_AGAIN
+        copied = self._size
         content = bytearray(self._header())
         missing = set(self._live)
-        for record in _records(memoryview(self._content()[: self._size])):
+        for record in _records(memoryview(self._content()[:copied])):
             if record.kind != _DONE and record.number in missing:
                 content += _record(record.kind, record.number, record.payload)
                 missing.remove(record.number)
@@ -282,13 +289,19 @@ class Journal:
             _write_all(written, bytes(content))
             os.fsync(written)
             with self._sync_lock:
+                while self._size > copied:      # a finalizer has added records in the middle of this
+                    added = self._content()[copied : self._size]
+                    copied += len(added)
+                    content += added
+                    _write_all(written, added)
+                    os.fsync(written)
                 os.replace(beside, self.path)
-                self._use(written, len(content))
+                self._use(written, len(content), copied)
         except BaseException:
             if self._file != written:
                 if _is_at(self.path, written):  # the interruption came right after the rename
                     with self._sync_lock:
-                        self._use(written, len(content))
+                        self._use(written, len(content), copied)
                 else:
                     os.close(written)
                     os.unlink(beside)
@@ -296,14 +309,21 @@ class Journal:
         self._compact_after = 0.0
         sync_folder(os.path.dirname(self.path))
 
-    def _use(self, file: int, size: int) -> None:
-        """Switch to another file that is locked, has the name, and is on the disk. Needs `_sync_lock`."""
-        before = self._file
+    def _use(self, file: int, size: int, copied: int) -> None:
+        """Switch to another file that is locked, has the name, and is on the disk. Needs `_sync_lock`.
+
+        `copied`: up to which byte of this file the other one has it.
+        """
+        before, end = self._file, self._size
         self._file = file
         self._size = self._synced = size
         self._is_torn = self._is_doubtful = False
         self._undone, self._untaken = [], []
-        os.close(before)
+        try:
+            if end > copied:                    # a finalizer has added records during the renaming
+                self._write(_content(before)[copied:end])
+        finally:
+            os.close(before)
 
     def _write(self, record: bytes) -> None:
         if self._is_torn:
@@ -389,6 +409,8 @@ class Journal:
         """Close and unlock the file. What the store lacks stays in it."""
         with self._wake_lock, self._sync_lock:
             if self._file >= 0:
+                with suppress(OSError):
+                    self.done(())
                 file, self._file = self._file, -1
                 try:
                     os.fsync(file)
@@ -487,6 +509,12 @@ def _open_locked(path: str) -> int:
             os.close(file)
             raise
         os.close(file)
+
+
+def _content(file: int) -> bytes:
+    os.lseek(file, 0, os.SEEK_SET)
+    with open(os.dup(file), "rb") as duplicate:
+        return duplicate.read()
 
 
 def _is_at(path: str, file: int) -> bool:

@@ -7,6 +7,7 @@ Lifetimes, tags and statistics belong to the cache; a store knows nothing of the
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,10 +25,8 @@ from cachebox.strategies.store import (
     contained,
     with_tags,
 )
+from cachebox.strategies.unfinished import UNKNOWN
 from cachebox.strategies.watches import Watch, Watches
-
-UNKNOWN = object()
-"""The answer of `_pending` if the cache, or the store, must be asked."""
 
 
 def sum_of(key: Any, old: Any, amount: int) -> int:
@@ -94,8 +93,9 @@ class Operations:
         """
         raise NotImplementedError
 
-    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> Steps[None]:
-        """Write a value to the store, unless the key was written since the watch began."""
+    def _save_unless_written(self, watch: Watch, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
+        """Write a value to the store, unless the key was written since the watch began; also to the cache, with
+        `_show`, if the store cannot load."""
         raise NotImplementedError
 
     # --- to be implemented by the blocking and the async classes ------------------------------------------------------
@@ -221,20 +221,31 @@ class Operations:
         if value is not UNKNOWN and value is not MISSING:
             return value
         if value is MISSING or (yield from self._is_late(key)):
-            return (yield from self._load_or_make(key, factory))
-        make = partial(self._do, self._load_or_make, key, factory)
+            return (yield from self._load_or_make(key, factory, ttl, tags))
+        make = partial(self._do, self._load_or_make, key, factory, ttl, tags)
         return (yield partial(self._make_once, **with_tags(tags)), (key, make, ttl))
 
-    def _load_or_make(self, key: Any, factory: Callable[[], Any]) -> Steps[Any]:
+    def _load_or_make(self, key: Any, factory: Callable[[], Any], ttl: Any, tags: Any) -> Steps[Any]:
         with self._watches.over((key,)) as watch:
             if self._store.load is not None:
-                try:
-                    return (yield from self._load(key))
-                except Absent:
-                    pass
-            value = yield factory, ()
-            yield from self._save_unless_written(watch, key, value)
+                value = yield from self._newest(key)
+            else:                               # it may have been written since the cache was asked
+                value = self._pending(key)
+                if value is UNKNOWN:
+                    is_there = not (yield from self._is_late(key)) and (yield contained, (self.cache, key))
+                    value = (yield self.cache.get, (key, MISSING)) if is_there else MISSING
+            if value is MISSING:
+                value = yield factory, ()
+                yield from self._save_unless_written(watch, key, value, ttl, tags)
             return value
+
+    def _show(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
+        """Set a made value in the cache at once, if the store cannot load: a change that comes next reads it there.
+
+        The caller of the cache's `get_or_set` would do it too late. A cache that fails is no failure of the call.
+        """
+        with suppress(Exception):               # the key is stale then
+            yield from self._side.set(key, value, ttl, tags)
 
     # --- the cache alone ----------------------------------------------------------------------------------------------
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
 from cachebox._files.serializer import JSON_KEYS, Encoding
+from cachebox._platform.at_fork import renew_in_child
+from cachebox._platform.section import Section
 from cachebox.strategies.row_keys import row_key
 
 _MOST_AT_ONCE = 500
@@ -69,17 +71,20 @@ class SQLiteStore:
         self._timeout = timeout
         self._local = threading.local()
         self._all: WeakSet[_Connection] = WeakSet()
+        self._lock = Section()                  # guards that; re-entrant, because a finalizer may use the store
         self._closed = False
+        renew_in_child(self)
         self._select = f"SELECT key, value FROM {table} WHERE key IN "
         self._upsert = f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
         self._remove = f"DELETE FROM {table} WHERE key = ?"
-        with self._connection() as connection:
+        own = self._connection()
+        with own.in_use, own.connection as connection:
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
 
     def load(self, key: Any) -> Any:
         """The value of a key. Raises KeyError if there is none."""
         row = self._key(key)
-        rows = self._connection().execute(f"{self._select}(?)", (row,)).fetchall()
+        rows = self._rows(f"{self._select}(?)", (row,))
         if not rows:
             raise KeyError(key)
         return self._value(row, rows[0][1])
@@ -92,36 +97,42 @@ class SQLiteStore:
         for at in range(0, len(wanted), _MOST_AT_ONCE):
             some = wanted[at : at + _MOST_AT_ONCE]
             marks = ",".join("?" * len(some))
-            for key, value in self._connection().execute(f"{self._select}({marks})", some):
+            for key, value in self._rows(f"{self._select}({marks})", some):
                 found[written[key]] = self._value(key, value)
         return found
 
     def save(self, key: Any, value: Any) -> None:
         """Store a value under a key."""
-        with self._connection() as connection:
-            connection.execute(self._upsert, self._row(key, value))
+        row, own = self._row(key, value), self._connection()
+        with own.in_use, own.connection as connection:
+            connection.execute(self._upsert, row)
 
     def save_many(self, items: Mapping[Any, Any]) -> None:
         """Store all items, or none of them."""
         rows = [self._row(key, value) for key, value in items.items()]
-        with self._connection() as connection:
+        own = self._connection()
+        with own.in_use, own.connection as connection:
             connection.executemany(self._upsert, rows)
 
     def delete(self, key: Any) -> bool:
         """Delete a key. Returns whether it was there."""
-        with self._connection() as connection:
-            return connection.execute(self._remove, (self._key(key),)).rowcount > 0
+        row, own = self._key(key), self._connection()
+        with own.in_use, own.connection as connection:
+            return connection.execute(self._remove, (row,)).rowcount > 0
 
     def delete_many(self, keys: Iterable[Any]) -> int:
         """Delete all of these keys, or none of them. Returns how many were there."""
         doomed = [(self._key(key),) for key in keys]
-        with self._connection() as connection:
+        own = self._connection()
+        with own.in_use, own.connection as connection:
             return connection.executemany(self._remove, doomed).rowcount if doomed else 0
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads, each after the call that is using it."""
         self._closed = True
-        for connection in list(self._all):
+        with self._lock:
+            connections = list(self._all)
+        for connection in connections:
             connection.close()
 
     def __enter__(self) -> SQLiteStore:
@@ -150,7 +161,16 @@ class SQLiteStore:
         except ValueError as error:
             raise ValueError(f"{self.path!r}: the value of {row.decode()}: {error}") from error
 
-    def _connection(self) -> sqlite3.Connection:
+    def _rows(self, select: str, keys: Sequence[bytes]) -> list[tuple[bytes, Any]]:
+        own = self._connection()
+        with own.in_use:
+            return own.connection.execute(select, keys).fetchall()
+
+    def _after_fork(self) -> None:
+        """After a fork, in the child: another thread of the parent may have held the lock."""
+        self._lock = Section()
+
+    def _connection(self) -> _Connection:
         """This thread's connection."""
         own: _Connection | None = getattr(self._local, "own", None)
         if own is None or own.process != os.getpid():   # a connection must not be used in the child of a fork
@@ -159,8 +179,11 @@ class SQLiteStore:
             if own is not None:
                 _of_parents.append(own)         # nor closed there, which dropping the last reference would do
             own = self._local.own = _Connection(self.path, self._timeout)
-            self._all.add(own)
-        return own.connection
+            with self._lock:
+                self._all.add(own)
+            if self._closed:            # in between
+                own.close()
+        return own
 
 
 def _make(path: str) -> None:
@@ -176,7 +199,8 @@ class _Connection:
 
     def __init__(self, path: str, timeout: float) -> None:
         self.process = os.getpid()
-        # another thread may close it, but never uses it at the same time
+        # another thread may close it, but not while this one is using it: sqlite3 would crash
+        self.in_use = Section()
         self.connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False)
         self._to_close = [self.connection]
         self.connection.execute("PRAGMA journal_mode = WAL")
@@ -188,7 +212,8 @@ class _Connection:
                 connection = self._to_close.pop()
             except IndexError:          # another thread has closed it, or is about to: sqlite3 allows one close
                 return
-            connection.close()
+            with self.in_use:
+                connection.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_to_close"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from inspect import iscoroutinefunction
 from typing import Any
@@ -14,16 +16,19 @@ from cachebox.strategies.backlog import Backlog
 from cachebox.strategies.dead_letters import DeadLetter
 from cachebox.strategies.errors import Absent
 from cachebox.strategies.journal import Journal
+from cachebox.strategies.key_locks import KeyLocks, Locks
 from cachebox.strategies.methods import BlockingMethods
-from cachebox.strategies.operations import UNKNOWN, Operations
+from cachebox.strategies.operations import Operations
 from cachebox.strategies.options import check_choice, check_int, checked_seconds
 from cachebox.strategies.steps import Steps, run
 from cachebox.strategies.store import Store, check_entry, check_key, checked_items, checked_keys
+from cachebox.strategies.unfinished import UNKNOWN
 from cachebox.strategies.until import Until
 from cachebox.strategies.watches import Watch
 from cachebox.strategies.write_queue import WriteQueue
 
 NO_VALUE = "value must not be MISSING, which stands for a delete: use delete"
+_NO_TURN: AbstractContextManager[None] = nullcontext()
 
 
 class WritingBehind(Operations):
@@ -31,6 +36,7 @@ class WritingBehind(Operations):
 
     _accept: Callable[..., Any]         # `Backlog.accept`, with the strategy's way of waiting
     _settled_in: Callable[..., Any]     # `Backlog.wait_until_settled_in`, with the strategy's way of waiting
+    _locks: Locks       # used if the store cannot load
 
     def __init__(
         self,
@@ -99,14 +105,23 @@ class WritingBehind(Operations):
 
     def _pending(self, key: Any) -> Any:
         write = self._queue.find(key)
-        return UNKNOWN if write is None else write.value
+        if write is not None:
+            return write.value
+        if self._store.load is None:
+            unfinished = self._backlog.unfinished.get(key)
+            if unfinished is not None:          # the store may have it already, and the cache not yet
+                return unfinished.value
+        return UNKNOWN
 
     def _may_be_late(self, key: Any) -> bool:
-        return bool(self._side.stale) or key in self._backlog.unfinished
+        return bool(self._side.stale) or self._is_unfinished(key)
 
     def _is_late(self, key: Any) -> Steps[bool]:
-        # a write that has not reached the cache may be in the store already, and not in the queue any more
-        return key in self._backlog.unfinished or (yield from self._side.is_stale(key))
+        return self._is_unfinished(key) or (yield from self._side.is_stale(key))
+
+    def _is_unfinished(self, key: Any) -> bool:
+        """Whether the store may have a write of a key that the cache has not. If it cannot load, see `_pending`."""
+        return key in self._backlog.unfinished and self._store.load is not None
 
     def _load(self, key: Any) -> Steps[Any]:
         write = self._queue.find(key)           # it may have been accepted, and evicted, since `get` looked
@@ -124,36 +139,51 @@ class WritingBehind(Operations):
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
+    def _turn(self, keys: Iterable[Any]) -> AbstractContextManager[Any]:
+        """The locks of keys if the store cannot load, else None.
+
+        Then the cache alone has the values, and must not forget one because two callers write it at the same time. The
+        delivering thread takes no lock: the lock's holder may wait for that thread to make room.
+        """
+        if self._store.load is not None or self._backlog.thread is threading.current_thread():
+            return _NO_TURN
+        return self._locks.of(keys)
+
     def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
         check_entry(self.cache, key, value, ttl, tags)
         if value is MISSING:
             raise TypeError(NO_VALUE)
         numbers: dict[Any, int] = {}
-        try:
-            yield self._accept, (key, value, numbers)
-            yield self._side.setting(key, value, ttl, tags)
-            if self._side.stale.keys or self._side.stale.of_all is not None:
-                yield from self._side.was_reached((key,))
-            late = self._backlog.done_with(numbers)
-            if late:
-                yield from self._side.forget(late)
-        except BaseException as error:
-            yield from self._failed(numbers, error)
-            raise
+        with self._turn((key,)) as turn:
+            if turn is not None:
+                yield turn.take, ()
+            try:
+                yield self._accept, (key, value, numbers)
+                before = self._side.stale.of((key,)) if self._side.stale.keys else {}
+                yield self._side.setting(key, value, ttl, tags)
+                if self._side.stale.keys or self._side.stale.of_all is not None:
+                    yield from self._side.was_reached(before)
+                yield from self._made(numbers)
+            except BaseException as error:
+                yield from self._failed(numbers, error)
+                raise
 
     def _delete(self, key: Any) -> Steps[bool]:
         check_key(self.cache, key)
         self._store.delete                      # noqa: B018  # raises if the store cannot delete
-        write = self._queue.find(key)
-        had = write is not None and write.value is not MISSING
         numbers: dict[Any, int] = {}
-        try:
-            yield self._accept, (key, MISSING, numbers)
-            had = (yield from self._side.delete(key)) or had
-            yield from self._made(numbers)
-        except BaseException as error:
-            yield from self._failed(numbers, error)
-            raise
+        with self._turn((key,)) as turn:
+            if turn is not None:
+                yield turn.take, ()
+            write = self._queue.find(key)
+            had = write is not None and write.value is not MISSING
+            try:
+                yield self._accept, (key, MISSING, numbers)
+                had = (yield from self._side.delete(key)) or had
+                yield from self._made(numbers)
+            except BaseException as error:
+                yield from self._failed(numbers, error)
+                raise
         return had
 
     def _set_many(self, mapping: Any, ttl: Any, tags: Any) -> Steps[None]:
@@ -166,18 +196,21 @@ class WritingBehind(Operations):
         self._backlog.check_open()
         numbers: dict[Any, int] = {}
         failure = None
-        try:
+        with self._turn(items) as turn:
+            if turn is not None:
+                yield turn.take, ()
             try:
-                for key, value in items.items():
-                    yield self._accept, (key, value, numbers)
-            except BaseException as error:      # those for which there was room are accepted
-                failure = error
-            if numbers:
-                yield from self._side.set_many({key: items[key] for key in numbers}, ttl, tags)
-            yield from self._made(numbers)
-        except BaseException as error:
-            yield from self._failed(numbers, error)
-            raise
+                try:
+                    for key, value in items.items():
+                        yield self._accept, (key, value, numbers)
+                except BaseException as error:      # those for which there was room are accepted
+                    failure = error
+                if numbers:
+                    yield from self._side.set_many({key: items[key] for key in numbers}, ttl, tags)
+                yield from self._made(numbers)
+            except BaseException as error:
+                yield from self._failed(numbers, error)
+                raise
         if failure is not None:
             raise failure
 
@@ -190,30 +223,38 @@ class WritingBehind(Operations):
         return had
 
     def _change(self, key: Any, change: Callable[[Any], Any], tell: Callable[[Any], Steps[None]]) -> Steps[None]:
-        while True:
-            yield self._settled_in, (key,)
-            with self._watches.over((key,)) as watch:
-                value = change((yield from self._newest(key)))
-                if value is MISSING:
-                    return
-                numbers: dict[Any, int] = {}
-                try:
-                    yield self._accept, (key, value, numbers, watch)
-                    if numbers:
-                        yield from tell(value)
-                        yield from self._made(numbers)
+        numbers: dict[Any, int] = {}
+        with self._turn((key,)) as turn:
+            if turn is not None:
+                yield turn.take, ()
+            while not numbers:
+                yield self._settled_in, (key,)
+                with self._watches.over((key,)) as watch:
+                    value = change((yield from self._newest(key)))
+                    if value is MISSING:
                         return
-                except BaseException as error:
-                    yield from self._failed(numbers, error)
-                    raise
+                    try:
+                        yield self._accept, (key, value, numbers, watch)
+                        if numbers:
+                            yield from tell(value)
+                            yield from self._made(numbers)
+                    except BaseException as error:
+                        yield from self._failed(numbers, error)
+                        raise
 
-    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> Steps[None]:
+    def _save_unless_written(self, watch: Watch, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
         if value is MISSING:
             raise TypeError(NO_VALUE)
         numbers: dict[Any, int] = {}
-        yield self._accept, (key, value, numbers, watch)
-        if numbers:
-            self._backlog.done_with(numbers)    # the caller puts the value in the cache
+        with self._turn((key,)) as turn:
+            if turn is not None:
+                yield turn.take, ()
+            try:
+                yield self._accept, (key, value, numbers, watch)
+                if numbers and self._store.load is None:
+                    yield from self._show(key, value, ttl, tags)
+            finally:
+                self._backlog.done_with(numbers)    # if the store can load, the caller puts the value in the cache
 
     def _made(self, numbers: dict[Any, int]) -> Steps[None]:
         """End accepted writes that were made in the cache.
@@ -221,22 +262,29 @@ class WritingBehind(Operations):
         If a write is not the newest of its key, a newer one may have reached the cache before it. Then the cache must
         forget the key.
         """
-        late = self._backlog.done_with(numbers)
+        late = self._backlog.outdated(numbers)
         if late:
-            yield from self._side.forget(late)
+            self._side.stale.add(late)          # first, so that nobody reads an older value in between
+        self._backlog.done_with(numbers)
+        if late:
+            yield from self._side.settle()
 
     def _failed(self, numbers: dict[Any, int], error: BaseException) -> Steps[None]:
         """End writes that may have been accepted, but were not made in the cache, which must forget them."""
         if numbers:
-            self._backlog.done_with(numbers)
-            yield from self._side.has_failed(list(numbers), error)
+            try:
+                yield from self._side.has_failed(list(numbers), error)
+            finally:
+                self._backlog.done_with(numbers)
 
     # --- dead letters, and pending writes -----------------------------------------------------------------------------
 
     def _retry_dead_letters(self) -> Steps[int]:
         numbers = self._backlog.retry_dead_letters()
+        if self._store.load is not None:
+            self._side.stale.add(list(numbers))             # the cache may have the store's old value by now
         self._backlog.done_with(numbers)
-        yield from self._side.forget(list(numbers))         # the cache may have the store's old value by now
+        yield from self._side.settle()
         return len(numbers)
 
     @property
@@ -324,6 +372,7 @@ class WriteBehind(WritingBehind, BlockingMethods):
     """
 
     def _begin(self) -> None:
+        self._locks = KeyLocks()
         self._accept = self._backlog.accept
         self._settled_in = self._backlog.wait_until_settled_in
 

@@ -32,10 +32,9 @@ class WritingThrough(Operations):
 
     def _write(self, keys: Iterable[Any], method: Callable[..., Any], *arguments: Any) -> Steps[Any]:
         """Call a method of the store that writes these keys."""
-        try:
-            return (yield method, arguments)
-        finally:
-            self._watches.note(keys)            # even after an error: the store may have the write
+        returned = yield method, arguments
+        self._watches.note(keys)                # not after an error: a value that was made meanwhile is newer
+        return returned
 
     def _set(self, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
         check_entry(self.cache, key, value, ttl, tags)
@@ -52,6 +51,7 @@ class WritingThrough(Operations):
             try:
                 had = yield from self._write((key,), delete, key)
             except KeyError:
+                self._watches.note((key,))
                 had = False
             return (yield from self._side.delete(key)) or had is True
 
@@ -88,11 +88,13 @@ class WritingThrough(Operations):
                 yield from self._write((key,), self._store.save, key, value)
                 yield from tell(value)
 
-    def _save_unless_written(self, watch: Watch, key: Any, value: Any) -> Steps[None]:
+    def _save_unless_written(self, watch: Watch, key: Any, value: Any, ttl: Any, tags: Any) -> Steps[None]:
         with self._locks.of((key,)) as locks:
             yield locks.take, ()
             if not watch.was_written:
                 yield from self._write((key,), self._store.save, key, value)
+                if self._store.load is None:
+                    yield from self._show(key, value, ttl, tags)
 
 
 class WriteThrough(WritingThrough, BlockingMethods):
