@@ -9,7 +9,7 @@ import pytest
 
 import cachebox.strategies.journal as journals
 from cachebox import Cache, WriteBehind
-from in_threads import Started, must_end, wait_for
+from in_threads import Started, must_end, wait_for, wait_until
 from stores import Gate, MemoryStore
 
 NEVER = 3600.0
@@ -179,7 +179,7 @@ def test_what_was_not_accepted_and_could_not_be_recorded_is_recorded_at_the_end(
         behind.set("a", 2)
     monkeypatch.undo()
     assert behind.close(0.0) is False
-    del behind
+    wait_until(lambda: behind._journal._file < 0)       # its thread may be the one that closes it
     assert replayed(path) == {"a": 1}
 
 
