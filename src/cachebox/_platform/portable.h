@@ -215,35 +215,6 @@ cb_plain_equal_items(PyObject *a, PyObject *b)
     return 1;
 }
 
-/* `cb_plain_equal` for what is no str. By itself, because a str then needs no registers to be saved. */
-CB_OUT_OF_LINE static int
-cb_plain_equal_others(PyObject *a, PyObject *b, PyTypeObject *type)
-{
-    if (type == &PyBytes_Type) {
-        Py_ssize_t length = PyBytes_GET_SIZE(a);
-        return length == PyBytes_GET_SIZE(b)
-               && cb_same_bytes(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)length);
-    }
-    if (type == &PyFloat_Type) {
-        return PyFloat_AS_DOUBLE(a) == PyFloat_AS_DOUBLE(b);
-    }
-    if (type == &PyComplex_Type) {
-        Py_complex one = ((PyComplexObject *)a)->cval, other = ((PyComplexObject *)b)->cval;
-        return one.real == other.real && one.imag == other.imag;
-    }
-    if (type == &PyLong_Type) {
-        /* it returns one of the two singletons and cannot fail */
-        PyObject *equal = type->tp_richcompare(a, b, Py_EQ);
-        int same = equal == Py_True;
-        Py_DECREF(equal);
-        return same;
-    }
-    if (PyTuple_Check(a) && type->tp_richcompare == PyTuple_Type.tp_richcompare) {
-        return cb_plain_equal_items(a, b);
-    }
-    return -1;
-}
-
 CB_OUT_OF_LINE static int
 cb_plain_equal(PyObject *a, PyObject *b)
 {
@@ -256,7 +227,30 @@ cb_plain_equal(PyObject *a, PyObject *b)
         return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
                && cb_same_bytes(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a));
     }
-    return cb_plain_equal_others(a, b, type);
+    if (type == &PyLong_Type) {
+        /* it returns one of the two singletons and cannot fail */
+        PyObject *equal = type->tp_richcompare(a, b, Py_EQ);
+        int same = equal == Py_True;
+        Py_DECREF(equal);
+        return same;
+    }
+    if (type == &PyBytes_Type) {
+        /* not `cb_same_bytes`: with one more caller the compiler no longer inlines that into the hit of a call */
+        Py_ssize_t length = PyBytes_GET_SIZE(a);
+        return length == PyBytes_GET_SIZE(b)
+               && memcmp(PyBytes_AS_STRING(a), PyBytes_AS_STRING(b), (size_t)length) == 0;
+    }
+    if (type == &PyFloat_Type) {
+        return PyFloat_AS_DOUBLE(a) == PyFloat_AS_DOUBLE(b);
+    }
+    if (type == &PyComplex_Type) {
+        Py_complex one = ((PyComplexObject *)a)->cval, other = ((PyComplexObject *)b)->cval;
+        return one.real == other.real && one.imag == other.imag;
+    }
+    if (PyTuple_Check(a) && type->tp_richcompare == PyTuple_Type.tp_richcompare) {
+        return cb_plain_equal_items(a, b);
+    }
+    return -1;
 }
 
 #endif
