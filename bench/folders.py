@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,15 @@ def _sqlitedict(path: str) -> Any:
 
 @functools.cache
 def _filled(name: str) -> Any:
-    """A cache in the folder that has every key, or None if it is not installed. Ours never finds a requested key in
-    its first tier."""
+    """A cache that has every key, or None if it cannot be had. Ours never finds a requested key in its first tier."""
+    if name == SERVER:
+        return None if tiers.why_not() else tiers._only_second()
     if name != OURS and not peers.have(name):
         return None
-    path = f"{folder()}/{name}"
-    cache = {OURS: lambda: _ours(path, max_size=1), DISKCACHE: lambda: _diskcache(path),
-             SQLITEDICT: lambda: _sqlitedict(path)}[name]()
+    make: dict[str, Callable[[str], Any]] = {
+        OURS: functools.partial(_ours, max_size=1), DISKCACHE: _diskcache, SQLITEDICT: _sqlitedict
+    }
+    cache = make[name](f"{folder()}/{name}")
     for key in KEYS:
         if name == SQLITEDICT:
             cache[key] = VALUE
@@ -79,9 +81,13 @@ def _filled(name: str) -> Any:
     return cache
 
 
-def _caches(*names: str) -> dict[str, Any]:
-    """The caches by name, of those that are installed."""
-    return {name: _filled(name) for name in names if _filled(name) is not None}
+def _candidates(statements: dict[str, str], batches: Sequence[Sequence[Any]], **names: Any) -> list[Candidate]:
+    """The caches that can be had, each with its statement."""
+    return [
+        candidate(name, batches, statement, cache=_filled(name), **names)
+        for name, statement in statements.items()
+        if _filled(name) is not None
+    ]
 
 
 # --- one process ------------------------------------------------------------------------------------------------------
@@ -102,10 +108,7 @@ def first_tier() -> list[Candidate]:
 def gets() -> list[Candidate]:
     """`get` of a key in the folder, with decoding its value. joblib keeps results of functions, so it calls one."""
     batches = shuffled(KEYS, batch=200)
-    made = [
-        candidate(name, batches, "cache.get(key)", cache=cache)
-        for name, cache in _caches(OURS, DISKCACHE, SQLITEDICT).items()
-    ]
+    made = _candidates(dict.fromkeys((OURS, DISKCACHE, SQLITEDICT, SERVER), "cache.get(key)"), batches)
     if peers.have(JOBLIB):
         import joblib
 
@@ -113,8 +116,6 @@ def gets() -> list[Candidate]:
         for key in KEYS:
             load(key)
         made.append(candidate(JOBLIB, batches, "load(key)", load=load))
-    if not tiers.why_not():
-        made.append(candidate(SERVER, batches, "cache.get(key)", cache=tiers._only_second()))
     return made
 
 
@@ -124,45 +125,22 @@ def _load(key: str) -> dict[str, Any]:
 
 def sets() -> list[Candidate]:
     """`set`."""
-    batches = shuffled(KEYS, batch=200)
-    caches = _caches(OURS, DISKCACHE, SQLITEDICT)
-    if not tiers.why_not():
-        caches[SERVER] = tiers._only_second()
-    return [
-        candidate(
-            name, batches, "cache[key] = value" if name == SQLITEDICT else "cache.set(key, value)", cache=cache,
-            value=VALUE,
-        )
-        for name, cache in caches.items()
-    ]
+    statements = dict.fromkeys((OURS, DISKCACHE, SERVER), "cache.set(key, value)")
+    return _candidates(statements | {SQLITEDICT: "cache[key] = value"}, shuffled(KEYS, batch=200), value=VALUE)
 
 
 def many_gets() -> list[Candidate]:
     """A thousand keys; one operation is all of them. diskcache needs a loop."""
-    statements = {OURS: "cache.get_many(keys)", DISKCACHE: "for one in keys: cache.get(one)"}
-    made = [
-        candidate(name, [[None]], statements[name], cache=cache, keys=KEYS)
-        for name, cache in _caches(OURS, DISKCACHE).items()
-    ]
-    if not tiers.why_not():
-        made.append(candidate(SERVER, [[None]], statements[OURS], cache=tiers._only_second(), keys=KEYS))
-    return made
+    statements = dict.fromkeys((OURS, SERVER), "cache.get_many(keys)")
+    return _candidates(statements | {DISKCACHE: "for one in keys: cache.get(one)"}, [[None]], keys=KEYS)
 
 
 def many_sets() -> list[Candidate]:
     """A thousand items in one transaction; one operation is all of them."""
-    items = dict.fromkeys(KEYS, VALUE)
-    statements = {
-        OURS: "cache.set_many(items)",
+    statements = dict.fromkeys((OURS, SERVER), "cache.set_many(items)") | {
         DISKCACHE: "with cache.transact():\n    for one, value in items.items(): cache.set(one, value)",
     }
-    made = [
-        candidate(name, [[None]], statements[name], cache=cache, items=items)
-        for name, cache in _caches(OURS, DISKCACHE).items()
-    ]
-    if not tiers.why_not():
-        made.append(candidate(SERVER, [[None]], statements[OURS], cache=tiers._only_second(), items=items))
-    return made
+    return _candidates(statements, [[None]], items=dict.fromkeys(KEYS, VALUE))
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -170,7 +148,7 @@ def many_sets() -> list[Candidate]:
 
 def writers(count: int) -> list[Candidate]:
     """Seconds per write of several processes that write different keys of one folder at the same time."""
-    return [Candidate(name, functools.partial(_write_together, name, count)) for name in _caches(OURS, DISKCACHE)]
+    return [Candidate(name, functools.partial(_write_together, name, count)) for name in both()]
 
 
 def _write_together(name: str, count: int) -> float:
@@ -225,7 +203,8 @@ def _large(name: str) -> str:
     return path
 
 
-def large_names() -> list[str]:
+def both() -> list[str]:
+    """Ours, and diskcache if it is installed."""
     return [OURS, *([DISKCACHE] if peers.have(DISKCACHE) else [])]
 
 
@@ -236,14 +215,14 @@ def bytes_per_entry() -> list[Candidate]:
         files = [each for each in Path(_large(name)).rglob("*") if each.is_file()]
         return sum(each.stat().st_blocks * 512 for each in files) / MANY
 
-    return [Candidate(name, functools.partial(size, name)) for name in large_names()]
+    return [Candidate(name, functools.partial(size, name)) for name in both()]
 
 
 def openings() -> list[Candidate]:
     """Opening a large folder, and the first value, in a fresh process, without the import."""
     return [
         Candidate(name, functools.partial(child, "-m", "bench.folders", "open", name, _large(name)))
-        for name in large_names()
+        for name in both()
     ]
 
 

@@ -15,10 +15,10 @@ FIRST = Topic(
     "Cache",
     [Group("get", folders.first_tier)],
 )
-PEERS = [OURS, folders.DISKCACHE, folders.SQLITEDICT, folders.JOBLIB, folders.SERVER]
+BOTH = [OURS, folders.DISKCACHE]
 SECOND = Topic(
     "without a server: values in a folder",
-    PEERS,
+    [*BOTH, folders.SQLITEDICT, folders.JOBLIB, folders.SERVER],
     folders.DISKCACHE,
     [
         Group("get", folders.gets, seconds=3),
@@ -31,7 +31,7 @@ SECOND = Topic(
 )
 WRITERS = Topic(
     "without a server: time per write of several processes together",
-    [OURS, folders.DISKCACHE],
+    BOTH,
     folders.DISKCACHE,
     [
         Group(f"{n} processes", lambda n=n: folders.writers(n), rounds=(3, 3), warm_up=False, seconds=6)
@@ -41,14 +41,14 @@ WRITERS = Topic(
 )
 SIZES = Topic(
     "without a server: bytes on the disk per entry, 10⁶ entries",
-    [OURS, folders.DISKCACHE],
+    BOTH,
     folders.DISKCACHE,
     [Group("keys and values included", folders.bytes_per_entry, rounds=(1, 1), warm_up=False)],
     unit="bytes",
 )
 OPENINGS = Topic(
     "without a server: opening a folder with 10⁶ entries, and the first get",
-    [OURS, folders.DISKCACHE],
+    BOTH,
     folders.DISKCACHE,
     [Group("in a fresh process", folders.openings, rounds=(5, 5), warm_up=False)],
     unit="ms",

@@ -52,6 +52,16 @@ def delivered(behind):
     wait_until(lambda: behind.pending == 0)
 
 
+def in_the_store_only():
+    """A write of 5 that a store without `load` has, and whose caller stands before the cache."""
+    store, cache = Sink(), GatedCache(5)
+    behind = WriteBehind(cache, store, max_delay=0.0)
+    writer = Started(behind.set, "n", 5)
+    wait_for(cache.entered[5])
+    delivered(behind)
+    return store, cache, behind, writer
+
+
 @must_end
 @pytest.mark.parametrize(
     ("call", "result", "left"),
@@ -64,11 +74,7 @@ def delivered(behind):
 )
 def test_a_store_that_cannot_load_has_a_write_before_the_cache(call, result, left):
     """Readers see it all the same."""
-    store, cache = Sink(), GatedCache(5)
-    behind = WriteBehind(cache, store, max_delay=0.0)
-    writer = Started(behind.set, "n", 5)
-    wait_for(cache.entered[5])
-    delivered(behind)
+    store, cache, behind, writer = in_the_store_only()
     assert call(behind) == result
     cache.gates[5].set()
     writer.result()
@@ -80,11 +86,7 @@ def test_a_store_that_cannot_load_has_a_write_before_the_cache(call, result, lef
     ("call", "result", "left"), [(lambda c: c.increment("n"), 6, 6), (lambda c: c.add("n", 9), False, 5)]
 )
 def test_a_change_is_made_to_a_write_that_a_store_has_before_the_cache(call, result, left):
-    store, cache = Sink(), GatedCache(5)
-    behind = WriteBehind(cache, store, max_delay=0.0)
-    writer = Started(behind.set, "n", 5)
-    wait_for(cache.entered[5])
-    delivered(behind)
+    store, cache, behind, writer = in_the_store_only()
     changer = Started(call, behind)
     cache.gates[5].set()
     writer.result()

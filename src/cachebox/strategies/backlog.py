@@ -124,8 +124,8 @@ class Backlog(Delivering):
                     else:
                         older = self._enqueue(key, value, numbers, journaled)
                 except BaseException:
-                    if write is None and not self._has(journaled):
-                        journal.take_back(journaled)
+                    if write is None:
+                        self._take_back(journaled)
                     raise
         except OSError as error:
             if journal is not None:
@@ -152,10 +152,14 @@ class Backlog(Delivering):
         here = threading.get_ident()
         return key in {write.key for write in list(self._unsynced.values()) if write.thread != here}
 
-    def _has(self, journaled: int) -> bool:
-        """Whether the queue has a write with that number in the journal. O(n), compares no keys. Needs the lock."""
+    def _take_back(self, journaled: int) -> None:
+        """Record in the journal that a write is not accepted, unless the queue has it after all. Needs the lock.
+
+        O(n). Compares no keys, because that may have been what raised.
+        """
         writes = [*self.queue.pending.values(), *self.queue.in_flight.values()]
-        return any(journaled in write.journaled for write in writes)
+        if self.journal is not None and not any(journaled in write.journaled for write in writes):
+            self.journal.take_back(journaled)
 
     def _withdraw(self, write: _Accepted) -> bool:
         """Forget a write that was to be accepted, in the journal, too. Returns False if it is accepted, or never was in
@@ -163,8 +167,8 @@ class Backlog(Delivering):
         with self._lock:
             was_there = self._unsynced.pop(write.journaled, None) is not None
             self.queue.promised = len(self._unsynced)
-            if was_there and self.journal is not None and not self._has(write.journaled):
-                self.journal.take_back(write.journaled)
+            if was_there:
+                self._take_back(write.journaled)
             self._has_progressed.notify_all()
         return was_there
 
@@ -172,8 +176,7 @@ class Backlog(Delivering):
         """Accept a write that the journal, if any, has. Returns what it replaces. Needs the lock."""
         queue, journal, letters = self.queue, self.journal, self._letters
         number = numbers[key] = queue.accepted + 1      # before any change, because comparing keys may raise
-        unfinished = self._unfinished_of(key)
-        unfinished.numbers.add(number)
+        self._unfinished_of(key).numbers.add(number)
         letter = letters.find(key) if letters.kept else None
         replaced = queue.pending.get(key)
         older: Any = None if replaced is None else replaced.value
@@ -181,12 +184,9 @@ class Backlog(Delivering):
         write = queue.accept(key, value, now, journaled if letter is None else letter.journaled + journaled)
         self.watches.note((key,))               # readers see the write from here on
         if write.number != number:              # a finalizer has accepted a write in between
-            unfinished.numbers.discard(number)
+            self._unfinished_of(key).numbers.discard(number)
             number = numbers[key] = write.number
-            unfinished = self._unfinished_of(key)
-            unfinished.numbers.add(number)
-        unfinished.value = value
-        unfinished.newest = number
+        self._begin_unfinished(key, number, value)
         if letter is not None:
             older = older, letters.drop(key)
         if len(write.journaled) > 1 and journal is not None:
@@ -226,8 +226,7 @@ class Backlog(Delivering):
                     if first is write:
                         raise
                     first.error = error
-                    if not self._has(first.journaled):
-                        journal.take_back(first.journaled)
+                    self._take_back(first.journaled)
                 self._unsynced.pop(first.journaled, None)
                 self.queue.promised = len(self._unsynced)
             self._has_progressed.notify_all()
@@ -260,6 +259,13 @@ class Backlog(Delivering):
         """The unfinished writes of a key. Needs the lock."""
         unfinished = self.unfinished.get(key)
         return self.unfinished.setdefault(key, Unfinished()) if unfinished is None else unfinished
+
+    def _begin_unfinished(self, key: Any, number: int, value: Any) -> None:
+        """Note the newest write of a key, whose caller is not done. Needs the lock."""
+        unfinished = self._unfinished_of(key)
+        unfinished.numbers.add(number)
+        unfinished.value = value
+        unfinished.newest = number
 
     def outdated(self, numbers: Mapping[Any, int]) -> list[Any]:
         """Those keys of unfinished writes that have a newer write by now. Safe from any thread."""
@@ -299,10 +305,7 @@ class Backlog(Delivering):
                 number = self.queue.accept(write.key, write.value, now, write.journaled).number
                 self.watches.note((write.key,))
                 numbers[write.key] = number
-                unfinished = self._unfinished_of(write.key)
-                unfinished.numbers.add(number)
-                unfinished.value = write.value
-                unfinished.newest = number
+                self._begin_unfinished(write.key, number, write.value)
                 self._letters.drop(write.key)
             self.queue.make_all_due(now)
         self.call_thread()

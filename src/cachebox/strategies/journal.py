@@ -5,9 +5,11 @@
 
 A record says that a write was accepted (payload: key and value), that a key is to be deleted (payload: the key), which
 writes the store has, or which were not accepted after all (payload: their numbers). What the store has stands for all
-earlier writes of its key, too. Records are only added at the end. Two checksums distinguish the
-two ways in which a file may be wrong. A record that was being written when the process or the machine died is the last
-one and incomplete; it is dropped. Any other mismatch is damage: the file is refused as a whole, unchanged.
+earlier writes of its key, too. Records are only added at the end.
+
+Two checksums distinguish the two ways in which a file may be wrong. A record that was being written when the process or
+the machine died is the last one and incomplete; it is dropped. Any other mismatch is damage: the file is refused as a
+whole, unchanged.
 
 Durability. A record is handed to the operating system before `set` returns. So it survives the end of the process, even
 by ``kill -9``. At the level ``"power"``, `set` returns when the disk has the record, which survives a power cut. At the
@@ -117,7 +119,7 @@ class Journal:
 
     def _read(self) -> list[tuple[int, Any, Any]]:
         """Read the whole file, drop a torn last record, and write the header of a new file."""
-        content = self._content()
+        content = _content(self._file)
         self._live: dict[int, int] = {}     # number: size of the record, for each write that the store may lack
         if not content or (len(content) < _HEADER.size and self._header().startswith(content)):
             os.ftruncate(self._file, 0)
@@ -136,9 +138,6 @@ class Journal:
             os.fsync(self._file)
         self._size = self._synced = end
         return writes
-
-    def _content(self) -> bytes:
-        return _content(self._file)
 
     def _header(self) -> bytes:
         return _HEADER.pack(MAGIC, VERSION, self.encoding.secret is not None, self.encoding.name.encode())
@@ -217,7 +216,7 @@ class Journal:
         """Record that a write is not accepted after all, so that it is not replayed."""
         self._live.pop(number, None)
         try:
-            self._record(_TAKEN_BACK, [number])
+            self._record_numbers(_TAKEN_BACK, [number])
         except OSError:
             self._untaken.append(number)
 
@@ -237,10 +236,10 @@ class Journal:
         """Record what is not live any more."""
         untaken, undone = self._untaken, self._undone
         if untaken:
-            self._record(_TAKEN_BACK, untaken)
+            self._record_numbers(_TAKEN_BACK, untaken)
             self._untaken = self._untaken[len(untaken) :]
         if undone:
-            self._record(_DONE, undone)
+            self._record_numbers(_DONE, undone)
             self._undone = self._undone[len(undone) :]
 
     def _empty(self) -> bool:
@@ -257,7 +256,7 @@ class Journal:
                 self._sync_now()                # else the next record might reach the disk before this
         return True
 
-    def _record(self, kind: int, numbers: Sequence[int]) -> None:
+    def _record_numbers(self, kind: int, numbers: Sequence[int]) -> None:
         self._write(_record(kind, 0, b"".join([number.to_bytes(8, "little") for number in numbers])))
 
     def drop(self, numbers: Sequence[int]) -> None:
@@ -277,7 +276,7 @@ class Journal:
         copied = self._size
         content = bytearray(self._header())
         missing = set(self._live)
-        for record in _records(memoryview(self._content()[:copied])):
+        for record in _records(memoryview(_content(self._file)[:copied])):
             if record.kind != _DONE and record.number in missing:
                 content += _record(record.kind, record.number, record.payload)
                 missing.remove(record.number)
@@ -290,7 +289,7 @@ class Journal:
             os.fsync(written)
             with self._sync_lock:
                 while self._size > copied:      # a finalizer has added records in the middle of this
-                    added = self._content()[copied : self._size]
+                    added = _content(self._file)[copied : self._size]
                     copied += len(added)
                     content += added
                     _write_all(written, added)

@@ -23,6 +23,9 @@ FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
 FIND = "SELECT k, g, x, c, b FROM e WHERE h = ? AND g = (SELECT v FROM m WHERE id = 0)"
 START = MAGIC + bytes([VERSION])
 """How each envelope begins."""
+KIND_AND_FLAGS = 2
+"""The bytes of a body before the payload."""
+GENERATION_AT = len(START) + KIND_AND_FLAGS
 HALF = 1 << 31
 
 Row = tuple[bytes, int, int, int, bytes]
@@ -34,7 +37,7 @@ class Damaged(Exception):
 
 def row_of(h: int, key: bytes, generation: int, end: int, envelope: bytes) -> tuple[Any, ...]:
     """The parameters of `PUT` for an envelope of that generation."""
-    body = envelope[3:5] + envelope[HEAD:]
+    body = envelope[len(START) : GENERATION_AT] + envelope[HEAD:]
     return h, key, generation, end if end < NEVER else 0, _sum_of(h, generation, end, body), body
 
 
@@ -49,13 +52,18 @@ def check(execute: Callable[..., Any], h: int, row: Row, now: int) -> tuple[byte
         raise Damaged("an entry is not what was written")
     if end <= now:
         return None
-    envelope = START + body[:2] + generation.to_bytes(16, "big") + body[2:]
-    if len(body) > 3 and body[1] & TAGGED:
+    envelope = envelope_of(body, generation)
+    if len(body) > KIND_AND_FLAGS and body[1] & TAGGED:
         for tag, version in tags_in(envelope):
             found = execute("SELECT v, g FROM t WHERE k = ?", (tag,)).fetchone()
             if found is None or found[0] != version or found[1] != generation:
                 return None
     return envelope, end
+
+
+def envelope_of(body: bytes, generation: int) -> bytes:
+    """The envelope of a body."""
+    return START + body[:KIND_AND_FLAGS] + generation.to_bytes(16, "big") + body[KIND_AND_FLAGS:]
 
 
 def _sum_of(h: int, generation: int, end: int, body: bytes) -> int:

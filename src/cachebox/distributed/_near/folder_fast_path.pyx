@@ -29,7 +29,7 @@ from zlib import crc32
 
 from cachebox.cache import MISSING
 from cachebox.distributed._embedded.database import NEVER
-from cachebox.distributed._embedded.rows import FIND_ANY, PUT, START
+from cachebox.distributed._embedded.rows import FIND_ANY, HALF, KIND_AND_FLAGS, PUT, START, envelope_of
 from cachebox.distributed._embedded.writer_lock import Busy
 from cachebox.distributed._wire.plain import is_plain
 
@@ -39,11 +39,11 @@ cdef extern from *:
 cdef enum:
     AT_ONCE = 256                   # keys of one SELECT
     LARGEST = 65536                 # the largest value, in bytes, that is written here
-    KIND_AND_FLAGS = 2              # the bytes of a row's body before the payload
-
-cdef int64_t HALF = <int64_t>1 << 31
 
 cdef int64_t never = NEVER
+cdef int64_t half = HALF
+cdef int kind_at = len(START)                   # in an envelope
+cdef int payload_at = KIND_AND_FLAGS            # in a row's body
 cdef uint8_t TAGGED_OR_KEPT = 2 | 16            # flags of an envelope
 cdef object find_some = {}                      # number of keys: the SELECT for them
 
@@ -240,9 +240,9 @@ cdef class FolderFastPath:
         if end == 0:
             end = never
         if (
-            len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < KIND_AND_FLAGS
+            len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < payload_at
             or body[1] & TAGGED_OR_KEPT
-            or <int64_t>row[at + 3] != <int64_t><uint32_t>crc32(data, start_of(h, row[at + 1], <uint64_t>end)) - HALF
+            or <int64_t>row[at + 3] != <int64_t><uint32_t>crc32(data, start_of(h, row[at + 1], <uint64_t>end)) - half
         ):
             return MISSING
         lifetime[0] = INFINITY
@@ -252,10 +252,10 @@ cdef class FolderFastPath:
                 return MISSING
             lifetime[0] -= LAG
         try:
-            if self.start is not None and memcmp(body, <const char*>self.start + 3, KIND_AND_FLAGS) == 0:
-                value = self.loads(data[KIND_AND_FLAGS:])
+            if self.start is not None and memcmp(body, <const char*>self.start + kind_at, payload_at) == 0:
+                value = self.loads(data[payload_at:])
             else:
-                kind, payload, _ = self.codec.open(key, START + data[:KIND_AND_FLAGS] + bytes(16) + data[KIND_AND_FLAGS:])
+                kind, payload, _ = self.codec.open(key, envelope_of(data, row[at + 1]))
                 value = self.codec.loads(kind, payload)
         except Exception:                       # the operations report the error
             return MISSING
@@ -326,9 +326,9 @@ cdef bint put(
     ):
         return False
     writer = database.writer
-    stored = head[3:] + body
+    stored = head[kind_at:] + body
     h = page.hash_bytes(<const uint8_t*>name, len(name))
-    total = <int64_t><uint32_t>crc32(stored, start_of(h, generation, <uint64_t>end)) - HALF
+    total = <int64_t><uint32_t>crc32(stored, start_of(h, generation, <uint64_t>end)) - half
     begin_change(page, h)
     try:
         writer.execute(PUT, (<int64_t>h, name, <int64_t>generation, end if end < never else 0, total, stored))
