@@ -27,6 +27,16 @@ if not hasattr(_testcapi, "set_nomemory"):
 if sysconfig.get_config_var("Py_GIL_DISABLED"):     # its PyList_New drops a list that still has what it had before
     pytest.skip("CPython without the GIL frees items of a list twice where memory fails", allow_module_level=True)
 
+
+@pytest.fixture(autouse=True)
+def others_wait():
+    """Let no other thread run while memory fails: the one that distributes tests would end, and the run never would."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(3600.0)               # seconds
+    yield
+    sys.setswitchinterval(before)
+
+
 ENOUGH = 6                          # calls in a row that end well: nothing failed any more
 LIMIT = 3000
 
