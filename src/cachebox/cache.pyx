@@ -12,7 +12,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from _collections_abc import Mapping, MutableMapping
-from sys import maxsize as LARGEST_SIZE
+from sys import intern as sys_intern, maxsize as LARGEST_SIZE
 
 from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
@@ -20,12 +20,13 @@ from cachebox._engine.table cimport (
 )
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
-    search_and_use, take_hit, try_get, try_set,
+    search_and_use, take_hit, try_delete, try_get, try_set, try_set_for,
 )
 from cachebox._loading.fetch cimport (
-    LoadSpec, fetch, find_missing, get_many_through, get_slow, no_arguments, plain_result,
+    LoadSpec, fetch, find_missing, get_many_through, no_arguments, plain_result,
 )
 from cachebox._loading.loader cimport Loader, check_loading
+from cachebox._loading.many cimport delete_all, get_all, set_all
 from cachebox._loading.refresh cimport flight_of
 from cachebox._platform.lock cimport acquire, release
 from cachebox._platform.method_slot cimport Method, replace_method, replace_subscript
@@ -50,7 +51,7 @@ from cachebox._store.store cimport ROUNDS, Store
 from cachebox._store.tags cimport checked_tags
 from cachebox._store.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 from cachebox._store.writes cimport (
-    add_int, look_and_watch, not_an_int, replace, set_all, set_slow, set_tagged, setdefault_slow, stop_watching, sum_of,
+    add_int, look_and_watch, not_an_int, replace, set_slow, set_tagged, setdefault_slow, stop_watching, sum_of,
     touch_value,
 )
 from cachebox.policies cimport EvictionPolicy, _BuiltInPolicy, checked_size
@@ -63,6 +64,10 @@ from cachebox.policies import BUILT_IN, empty_like
 
 cdef extern from *:
     PyObject* None_ "Py_None"
+    PyObject* item_of "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept
+
+cdef extern from "_platform/seconds.h":
+    bint plain_number "cb_plain_number"(PyObject* given, double* seconds) noexcept
 
 cdef extern from "_platform/results.h":
     bint may_be_async "cb_may_be_async"(PyObject* callable) noexcept
@@ -101,6 +106,7 @@ cdef object NO_DEFAULT = object()
 cdef object SIZE_BY_DEFAULT = 1000 + int()   # recognised by its address, because the default depends on other options
 cdef object for_coroutines = None               # the module `awaited`; None: no coroutine ever had to load
 cdef tuple ENDS = ("default_ttl", "time_to_idle", "stale_ttl", "exception_ttl")      # options that are kept as seconds
+cdef str TTL = sys_intern("ttl"), TAGS = sys_intern("tags")
 cdef tuple no_tags = ()             # the default of `tags`, recognised by its address
 
 
@@ -394,13 +400,13 @@ cdef class Cache(Store):
         cdef uint64_t h = hash_in(self, key)
         if tags is not no_tags:
             set_tagged(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"), checked_tags(tags))
-        elif ttl is not None or not try_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            set_slow(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
+        else:
+            set_for(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
 
     def __setitem__(self, key, value):
         cdef uint64_t h = hash_in(self, key)
         if not try_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            set_slow(self, key, h, value, self.lifetime)
+            set_for(self, key, h, value, self.lifetime)
 
     def add(self, key, value, ttl=None, *, tags=()):
         """Store a value under a key that has none, in one step. Returns whether it did.
@@ -459,10 +465,12 @@ cdef class Cache(Store):
         >>> cache.delete("a"), cache.delete("a")
         (True, False)
         """
-        return take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
+        cdef int deleted = try_delete(self, <PyObject*>key, hash_in(self, key))
+        return deleted > 0 if deleted >= 0 else take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
 
     def __delitem__(self, key):
-        if take(self, key, False, NO_DEFAULT) is NO_DEFAULT:
+        cdef int deleted = try_delete(self, <PyObject*>key, hash_in(self, key))
+        if deleted == 0 or deleted < 0 and take(self, key, False, NO_DEFAULT) is NO_DEFAULT:
             raise KeyError(key)
 
     @cython.embedsignature(False)               # it would show NO_DEFAULT, which inspect cannot read
@@ -787,21 +795,10 @@ cdef class Cache(Store):
         >>> cache.get_many(["a", "b", "c"])
         {'a': 1, 'b': 2}
         """
-        cdef PyObject* value
-        cdef uint64_t h
-        cdef dict found = {}
         cdef list wanted = listed(keys, "keys", "an iterable of keys")
-        cdef list hashes = [hash_of(<PyObject*>key) for key in wanted]
         if self.loader is not None:
-            return get_many_through(self, wanted, hashes)
-        for key, hashed in zip(wanted, hashes):
-            h = mixed(self.table, hashed)
-            value = try_get(<PyObject*>self, <PyObject*>key, h)
-            if value == NULL:
-                value = get_slow(self, key, h)
-            if value != NULL:
-                found[key] = take_over(value)
-        return found
+            return get_many_through(self, wanted, [hash_of(<PyObject*>key) for key in wanted])
+        return get_all(self, wanted)
 
     def set_many(self, mapping, ttl=None, *, tags=()):
         """Set every item of a mapping, with one `ttl` and the same tags for all. O(len(mapping)).
@@ -816,7 +813,8 @@ cdef class Cache(Store):
         if not hasattr(mapping, "items"):
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}: use update for pairs")
         cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
-        set_all(self, list(mapping.items()), lifetime, checked_tags(tags) if tags is not no_tags else ())
+        names = checked_tags(tags) if tags is not no_tags else ()
+        set_all(self, mapping.copy() if type(mapping) is dict else pairs_of(mapping.items()), lifetime, names)
 
     def delete_many(self, keys):
         """Delete each of `keys` (an iterable). Returns how many live entries that removed. O(len(keys)).
@@ -826,13 +824,7 @@ cdef class Cache(Store):
         >>> cache.delete_many(["a", "b", "c"])
         2
         """
-        cdef list doomed = listed(keys, "keys", "an iterable of keys")
-        cdef Py_ssize_t n = 0
-        for key in doomed:
-            hash_of(<PyObject*>key)
-        for key in doomed:
-            n += take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
-        return n
+        return delete_all(self, listed(keys, "keys", "an iterable of keys"))
 
     def update(self, other=(), /, **more):
         """Set every item of a mapping or of an iterable of pairs, then every keyword. O(number of items).
@@ -845,12 +837,15 @@ cdef class Cache(Store):
         {'a': 1, 'b': 2}
         """
         cdef list items
+        if type(other) is dict and not more:
+            set_all(self, other.copy(), self.lifetime, ())
+            return
         if isinstance(other, Cache):            # does not count hits
             items = list(other.items())
         elif hasattr(other, "keys"):            # before `items`, like dict
             items = [(key, other[key]) for key in other.keys()]
         elif hasattr(other, "items"):
-            items = list(other.items())
+            items = pairs_of(other.items())
         else:
             items = [pair_of(item) for item in listed(other, "other", "a mapping or an iterable of pairs")]
         items.extend(more.items())
@@ -1417,13 +1412,27 @@ cdef Py_ssize_t bound_of(object size) except -1:
     return LARGEST_SIZE if size is None else <Py_ssize_t>min(size, LARGEST_SIZE)
 
 
+cdef int set_for(Store self, object key, uint64_t h, object value, double lifetime) except -1:
+    """`set`, if the fastest path cannot."""
+    if not try_set_for(self, <PyObject*>key, h, <PyObject*>value, lifetime):
+        set_slow(self, key, h, value, lifetime)
+    return 0
+
+
 cdef list listed(object given, str name, str wanted):
     if not hasattr(given, "__iter__") and not hasattr(given, "__getitem__"):
         raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")
     return list(given)
 
 
+cdef list pairs_of(object items):
+    """The items of a mapping, as a list of tuples."""
+    return [item if type(item) is tuple and len(<tuple>item) == 2 else pair_of(item) for item in items]
+
+
 cdef tuple pair_of(object item):
+    if type(item) is tuple and len(<tuple>item) == 2:
+        return item
     cdef list pair = listed(item, "other", "an iterable of pairs")
     if len(pair) != 2:
         raise ValueError(f"other must be an iterable of pairs, but one of them has the length {len(pair)}")
@@ -1542,11 +1551,35 @@ cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     if n != 2 or names != NULL or not try_set(
         <Cache>self, args[0], mixed_in(self, hash_of(args[0])), args[1], False
     ):
-        return compiled_set(self, args, n, names)
+        return set_otherwise(self, args, n, names)
     incref(None_)
     return None_
 
 
+cdef PyObject* set_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    """`set` with a lifetime or a tag, or in a cache with modes."""
+    cdef uint64_t h
+    cdef double lifetime = (<Store>self).lifetime
+    cdef bint is_tagged = False
+    if names != NULL and n == 2 and len(<tuple>names) == 1:         # one argument by keyword
+        is_tagged = item_of(names, 0) == <PyObject*>TAGS
+        if not is_tagged and item_of(names, 0) != <PyObject*>TTL:   # names in calls are interned
+            return compiled_set(self, args, n, names)
+    elif names != NULL or n < 2 or n > 3:
+        return compiled_set(self, args, n, names)
+    h = mixed_in(self, hash_of(args[0]))
+    if is_tagged:
+        set_tagged(<Store>self, <object>args[0], h, <object>args[1], lifetime, checked_tags(<object>args[2]))
+    else:
+        if (n == 3 or names != NULL) and args[2] != None_ and not plain_number(args[2], &lifetime):
+            lifetime = lifetime_of(<object>args[2], "ttl")
+        if not try_set_for(<Store>self, args[0], h, args[1], lifetime):
+            set_slow(<Store>self, <object>args[0], h, <object>args[1], lifetime)
+    incref(None_)
+    return None_
+
+
+cdef Method set_otherwise = set_by_any_means
 cdef Rest get_otherwise = <Rest>get_by_any_means
 cdef Search compare_and_get = get_by_comparing, search_and_get = <Search>get_by_search
 cdef ItemRest hash_and_getitem = <ItemRest>getitem_by_hashing

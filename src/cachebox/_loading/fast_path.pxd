@@ -12,15 +12,15 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup,
-    lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value, short_equal, unlikely,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref,
+    is_too_large, likely, lookup, lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value, short_equal, unlikely,
 )
 from cachebox._loading.single_flight cimport Leader, may_store
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport ends_within
 from cachebox._store.state cimport AHEAD, EXPIRES, IDLES, ISOLATED, PRECISE, PYTHON_POLICY, USER_CLOCK, reserve
 from cachebox._store.store cimport Store
-from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
+from cachebox.stats cimport DELETES, EVICTIONS, HITS, MISSES, SETS
 
 
 cdef extern from "_platform/portable.h" nogil:
@@ -170,8 +170,7 @@ cdef inline PyObject* get_equal(PyObject* store, PyObject* key, uint64_t h, bint
     return go_on(store, key, h, home((<Store>store).table, h), 0, compared)
 
 
-# --- changes of a cache without modes: no deadlines, weights, callbacks or watches
-# -------------------------------------
+# --- changes of a cache without modes: no deadlines, weights, callbacks or watches ---------------------------------
 
 cdef inline bint try_miss(Store self, PyObject* key, uint64_t h) noexcept:
     """Count the miss of a key that is certainly missing, in a cache without modes.
@@ -224,6 +223,34 @@ cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value,
         if old_key != NULL:
             decref(old_key)
     return True
+
+
+cdef bint try_set_for(Store self, PyObject* key, uint64_t h, PyObject* value, double lifetime) noexcept
+
+
+cdef inline int try_delete(Store self, PyObject* key, uint64_t h) noexcept:
+    """Delete a key of a cache without modes. 1: done; 0: it is absent; -1: it takes Python code, or the cache has modes."""
+    cdef Table* t = self.table
+    cdef PyObject* old_key
+    cdef PyObject* old_value
+    cdef uint32_t i
+    acquire(self.lock)
+    i = lookup(t, key, h) if self.modes == 0 else UNCERTAIN
+    if i == 0 or i == UNCERTAIN or t.entries[i].value == NULL:
+        release(self.lock)
+        return 0 if i == 0 else -1
+    self.engine.on_remove(i)
+    old_key = t.entries[i].key
+    old_value = t.entries[i].value
+    self.engine.release(i)
+    self.live -= 1
+    self.counts[DELETES] += 1
+    if unlikely(is_too_large(t)):
+        self.give_memory_back()
+    release(self.lock)
+    decref(old_value)
+    decref(old_key)
+    return 1
 
 
 cdef inline uint32_t replace_victim(

@@ -1,15 +1,22 @@
 """Continuations of the fast paths; see `fast_path.pxd`."""
 
 from cpython.object cimport PyObject
+from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    Table, candidate, decref, incref, likely, on_hit, plainly_equal, try_equal, unlikely,
+    UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup_from, on_hit, plainly_equal, put_value, try_equal,
+    unlikely,
 )
+from cachebox._platform.clock cimport coarse_now, precise_now
 from cachebox._platform.lock cimport acquire, release
+from cachebox._store.deadlines cimport deadline_after, drop_deadline, make_place, set_deadline
 from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, note_removal, start
-from cachebox._store.state cimport IDLES, ISOLATED, PYTHON_POLICY, USER_CLOCK
+from cachebox._store.state cimport (
+    DEFAULTS, EXPIRES, IDLES, ISOLATED, PRECISE, PYTHON_POLICY, USER_CLOCK, VISITS_APART,
+)
 from cachebox._store.store cimport Store
+from cachebox.stats cimport SETS
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
@@ -90,3 +97,60 @@ cdef PyObject* go_on_comparing(
     finally:
         drop_all(&op)
     return value
+
+
+cdef bint try_set_for(Store self, PyObject* key, uint64_t h, PyObject* value, double lifetime) noexcept:
+    """Store a value for `lifetime` seconds, in a cache that has no modes but lifetimes.
+
+    False: the cache has other modes, or it takes Python code, memory, or a call of the sweeper; or an entry has expired,
+    which has to leave first.
+    """
+    cdef Table* t = self.table
+    cdef double now, end = INFINITY
+    cdef uint32_t slot, i = UNCERTAIN
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    if self.modes & ~(DEFAULTS | EXPIRES | PRECISE) or self.jitter != 0.0 or lifetime <= 0.0:   # 0 or less: by value
+        return False
+    now = precise_now() if self.modes & PRECISE else coarse_now()
+    if lifetime < INFINITY:
+        end = deadline_after(now, lifetime)
+    acquire(self.lock)
+    if not self.modes & ~(DEFAULTS | EXPIRES | PRECISE) and (
+        not self.modes & EXPIRES or self.expiry.deadlines[1] > now
+    ) and (end == INFINITY or self.modes & PRECISE or end + VISITS_APART >= self.next_visit):
+        slot = home(t, h)
+        i = lookup_from(t, key, h, &slot)
+    if (
+        i == UNCERTAIN or i != 0 and t.entries[i].value == NULL
+        or i == 0 and self.live < self.bound and not self.engine.reserve(self.bound)
+        or end < INFINITY and not make_place(&self.expiry, t.capacity, False)
+    ):
+        release(self.lock)
+        return False
+    if i == 0:
+        if self.live >= self.bound:
+            i = replace_victim(self, key, h, slot, &old_key, &old_value)
+        else:
+            self.live += 1
+            i = self.engine.insert(key, h)
+        put_value(t, i, value)
+        self.engine.on_insert(i)
+    else:
+        old_value = t.entries[i].value
+        put_value(t, i, value)
+        on_hit(<PyObject*>self.engine, i)
+    if end < INFINITY:
+        set_deadline(&self.expiry, i, end)
+        self.modes |= EXPIRES
+    elif self.modes & EXPIRES:
+        drop_deadline(&self.expiry, i)
+        if self.expiry.n == 0:
+            self.modes &= ~EXPIRES
+    self.counts[SETS] += 1
+    release(self.lock)
+    if old_value != NULL:
+        decref(old_value)
+        if old_key != NULL:
+            decref(old_key)
+    return True

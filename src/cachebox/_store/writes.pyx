@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport hash_of, mixed, take_over, xdecref
+from cachebox._engine.table cimport take_over, xdecref
 from cachebox._platform.caught cimport raise_current
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
@@ -118,34 +118,6 @@ cdef int set_tagged(Store store, object key, uint64_t h, object value, double li
     finally:
         store.finish(&op)
     return store.forget_failure(key)
-
-
-cdef int set_all(Store store, list items, double lifetime, tuple tags) except -1:
-    """Store all items, as one operation: callbacks run after the last one is stored."""
-    cdef Operation op
-    cdef list checked = []
-    cdef uint64_t h
-    for key, value in items:
-        hashed = hash_of(<PyObject*>key)
-        value = store.copy_of(value)
-        checked.append((key, hashed, value, store.lifetime_for(lifetime, key, value), store.weigh_checked(key, value)))
-    start(&op)
-    try:
-        for key, hashed, value, lifetime, weight in checked:
-            h = mixed(store.table, hashed)
-            if tags:
-                put_tagged(store, key, h, value, lifetime, weight, tags, &op)
-            else:
-                put(store, key, h, value, lifetime, weight, False, &op)
-            store.forget_failure(key)
-            if op.has_policy_lock:
-                failure = store.settle(&op)
-                if failure is not None:
-                    raise failure
-                op.victims = 0
-    finally:
-        store.finish(&op)
-    return 0
 
 
 cdef object setdefault_slow(Store store, object key, uint64_t h, object default):
