@@ -12,3 +12,5 @@ cdef class Cache(Store):
     cdef bint ready                 # __init__ or __setstate__ has run
 
     cdef int configure(self, dict options) except -1
+    cdef int configure_like(self, dict options) except -1
+    cdef dict options(self)

@@ -12,6 +12,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from _collections_abc import Mapping, MutableMapping
+from itertools import repeat as repeated
 from sys import intern as sys_intern, maxsize as LARGEST_SIZE
 
 from cachebox._engine.lru cimport LRU
@@ -32,7 +33,7 @@ from cachebox._platform.lock cimport acquire, release
 from cachebox._platform.method_slot cimport Method, replace_method, replace_subscript
 from cachebox._store.deadlines cimport deadline
 from cachebox._store.entries cimport (
-    EntryCopy, add_entries, add_entry, copy_entries, describe, export, free_copies, restore, snapshot,
+    EntryCopy, add_entries, add_entry, copy_entries, copy_into, describe, export, free_copies, restore, snapshot,
 )
 from cachebox._store.invariants cimport check
 from cachebox._store.notices cimport import_causes
@@ -1114,7 +1115,13 @@ cdef class Cache(Store):
 
     def _export(self):
         """The live entries, next victim first: (key, value, seconds to live, rank, tags)."""
-        return [(key, value, end, rank, tags) for key, value, _, end, _, rank, tags, _ in export(self)]
+        keys, values, lefts, ends, _, ranks, tags, _ = export(self)
+        ends = lefts if ends is None else ends
+        n = len(keys)
+        return list(zip(
+            keys, values, repeated(INFINITY, n) if ends is None else ends, repeated(0, n) if ranks is None else ranks,
+            repeated((), n) if tags is None else tags,
+        ))
 
     def _import(self, list entries):
         """Add what `_export` returned, except keys that exist. Returns how many of the entries are then held. O(n)."""
@@ -1275,13 +1282,48 @@ cdef class Cache(Store):
         return self.__copy__()
 
     def __copy__(self):
-        copied = type(self).__new__(type(self))
-        copied.__setstate__(self.__reduce__()[2])
+        cdef Cache copied = type(self).__new__(type(self))
+        if type(self) is not Cache or self.python_policy is not None:
+            copied.__setstate__(self.__reduce__()[2])
+            return copied
+        self.purge(False)
+        copied.configure_like(self.options())
+        copy_into(copied, self)
         return copied
+
+    cdef dict options(self):
+        """What it was configured with."""
+        return {
+            "max_size": self.max_size,
+            "default_ttl": self.default_ttl_given,
+            "policy": self.name_of_policy if self.python_policy is None else "LRU",
+            "on_evict": self.on_evict,
+            "time_to_idle": self.time_to_idle_given,
+            "max_weight": self.max_weight_given,
+            "weigher": self.weigher,
+            "on_removal": self.on_removal,
+            "clock": self.clock,
+            "name": self.called,
+            "max_bytes": self.max_bytes_given,
+            "jitter": self.jitter,
+            "isolate": self.isolate_given,
+            "loader": (<Loader>self.loader).given if self.loader is not None else None,
+            "refresh_ahead": self.ahead or None if self.loader is not None else None,
+            "stale_ttl": self.stale_ttl_given,
+            "cache_exceptions": self.failures.kinds if self.failures is not None else (),
+            "exception_ttl": self.exception_ttl_given,
+        }
+
+    cdef int configure_like(self, dict options) except -1:
+        """`configure` with the options of another cache, whose policy object it must not share."""
+        if isinstance(options["policy"], EvictionPolicy):
+            options["policy"] = empty_like(options["policy"])
+        return self.configure(options)
 
     def __reduce__(self):
         cdef Operation op
-        cdef list entries
+        cdef tuple entries
+        cdef dict options
         policy = None
         self.purge(False)                       # its callbacks must not run under the policy lock
         start(&op)
@@ -1289,40 +1331,21 @@ cdef class Cache(Store):
             if self.python_policy is not None:
                 self.python_policy.enter(&op, self.lock)
             while True:
-                size = self.max_size
+                options = self.options()
                 entries = export(self)
-                if size is None or len(entries) <= size:    # else it was resized meanwhile
-                    break
+                if options["max_size"] is None or len(<list>entries[0]) <= options["max_size"]:
+                    break                       # else it was resized meanwhile
             if op.strays:
                 name = type(self.python_policy.policy).__name__
                 raise RuntimeError(f"policy {name} cannot be copied: one of its methods does not return")
             if self.python_policy is not None:  # a copy of its policy that orders the same keys, as they are now
                 from copy import deepcopy
 
-                policy = deepcopy(self.python_policy.policy, {id(entry[0]): entry[0] for entry in entries})
+                policy = deepcopy(self.python_policy.policy, {id(key): key for key in entries[0]})
         finally:
             self.finish(&op)
         return make, (type(self),), {
-            "options": {
-                "max_size": size,
-                "default_ttl": self.default_ttl_given,
-                "policy": self.name_of_policy if self.python_policy is None else "LRU",
-                "on_evict": self.on_evict,
-                "time_to_idle": self.time_to_idle_given,
-                "max_weight": self.max_weight_given,
-                "weigher": self.weigher,
-                "on_removal": self.on_removal,
-                "clock": self.clock,
-                "name": self.called,
-                "max_bytes": self.max_bytes_given,
-                "jitter": self.jitter,
-                "isolate": self.isolate_given,
-                "loader": (<Loader>self.loader).given if self.loader is not None else None,
-                "refresh_ahead": self.ahead or None if self.loader is not None else None,
-                "stale_ttl": self.stale_ttl_given,
-                "cache_exceptions": self.failures.kinds if self.failures is not None else (),
-                "exception_ttl": self.exception_ttl_given,
-            },
+            "options": options,
             "policy": policy,
             "entries": entries,
             "attributes": object.__getstate__(self),    # from a subclass: its __dict__, its slots, or both
@@ -1330,11 +1353,11 @@ cdef class Cache(Store):
 
     def __setstate__(self, dict state):
         cdef dict options = dict(state["options"])
-        if isinstance(options["policy"], EvictionPolicy):
-            options["policy"] = empty_like(options["policy"])
-        if state["policy"] is not None:
+        if state["policy"] is None:
+            self.configure_like(options)
+        else:
             options["policy"] = <EvictionPolicy?>state["policy"]
-        self.configure(options)
+            self.configure(options)
         attributes, slots = state["attributes"] if isinstance(state["attributes"], tuple) else (state["attributes"], None)
         if attributes:
             self.__dict__.update(attributes)

@@ -180,6 +180,7 @@ cdef inline uint32_t candidate_nearby(const Table* t, uint32_t h) noexcept nogil
 
 
 cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil
+cdef uint64_t whole_hash(const Table* t, uint32_t i) noexcept nogil    # as `insert` needs it, for another table
 
 
 cdef inline int plainly_equal(const Table* t, uint32_t i, PyObject* key, uint64_t h) noexcept nogil:
@@ -297,6 +298,7 @@ cdef class Engine:
 
     # the table's verbs
     cdef bint reserve(self, Py_ssize_t limit) noexcept nogil        # room for one more; False: no memory
+    cdef void reserve_all(self, Py_ssize_t n) noexcept nogil        # room for n entries, in an empty table
     cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil        # adds a reserved entry; needs `reserve`
     cdef void release(self, uint32_t i) noexcept nogil              # frees entry i; its references pass to the caller
     # `release` and `insert` in one step
@@ -306,6 +308,7 @@ cdef class Engine:
     cdef Table detach(self) noexcept nogil                          # empties it; the caller must call `drop_detached`
     cdef void _start_over(self) noexcept nogil
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
+    cdef bint _grow_to(self, Py_ssize_t wanted) noexcept nogil
 
 
 cdef enum:

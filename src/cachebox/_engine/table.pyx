@@ -33,19 +33,28 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
     t.has_long_probes |= is_long_probe(t, slot, h)
 
 
-cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
-    """Whether the other half of the hash of entry i's key differs from that of `h`.
+cdef uint32_t rest_of(const Table* t, uint32_t i) noexcept nogil:
+    """The other half of the hash of entry i's key.
 
-    The hash of a primitive key can be computed at any time. For other keys the half was kept; it is 0 if there was no
+    That of a primitive key can be computed at any time. For other keys the half was kept; it is 0 if there was no
     memory for it.
     """
     cdef PyObject* key = t.entries[i].key
-    cdef uint32_t rest = 0
     if is_primitive(key):
-        rest = <uint32_t>(mixed(t, primitive_hash(key)) >> 32)
-    elif t.rests != NULL:
-        rest = t.rests[i]
+        return <uint32_t>(mixed(t, primitive_hash(key)) >> 32)
+    return t.rests[i] if t.rests != NULL else 0
+
+
+cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
+    """Whether the other half of the hash of entry i's key certainly differs from that of `h`."""
+    cdef uint32_t rest = rest_of(t, i)
     return rest != 0 and rest != <uint32_t>(h >> 32)
+
+
+cdef uint64_t whole_hash(const Table* t, uint32_t i) noexcept nogil:
+    if is_primitive(t.entries[i].key):          # its other half is never read from a table
+        return t.entries[i].hash
+    return <uint64_t>rest_of(t, i) << 32 | t.entries[i].hash
 
 
 cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
@@ -243,6 +252,10 @@ cdef class Engine:
         """
         return self.table.free != 0 or self.table.fresh <= self.table.capacity or self._grow(limit)
 
+    cdef void reserve_all(self, Py_ssize_t n) noexcept nogil:
+        if self.table.capacity < n <= LARGEST:
+            self._grow_to(n)
+
     cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil:
         cdef uint32_t i = enter(&self.table, key, h) if likely(is_primitive(key)) else enter_other(&self.table, key, h)
         if unlikely(self.tape != NULL):
@@ -344,20 +357,22 @@ cdef class Engine:
         t.has_long_probes = t.keys_collectable = t.values_collectable = False
 
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil:
+        cdef Py_ssize_t capacity = self.table.capacity, wanted = max(2 * capacity, <Py_ssize_t>SMALLEST)
+        if capacity >= LARGEST:
+            return False
+        if limit > capacity:
+            wanted = min(wanted, limit)
+        else:                       # only reserved entries exceed the bound, and they are few
+            wanted = capacity + max(<Py_ssize_t>SMALLEST, capacity >> 3)
+        return self._grow_to(min(wanted, <Py_ssize_t>LARGEST))
+
+    cdef bint _grow_to(self, Py_ssize_t wanted) noexcept nogil:
+        """Make room for that many entries; it is more than now."""
         cdef Table* t = &self.table
-        cdef Py_ssize_t wanted = max(2 * <Py_ssize_t>t.capacity, SMALLEST)
-        cdef uint32_t bits
+        cdef uint32_t bits = bits_for(wanted)
         cdef uint32_t* slots = NULL
         cdef uint32_t* rests
         cdef Entry* entries
-        if t.capacity >= LARGEST:
-            return False
-        if limit > t.capacity:
-            wanted = min(wanted, limit)
-        else:                       # only reserved entries exceed the bound, and they are few
-            wanted = t.capacity + max(<Py_ssize_t>SMALLEST, t.capacity >> 3)
-        wanted = min(wanted, <Py_ssize_t>LARGEST)
-        bits = bits_for(wanted)
         if not self.reserve_order(<uint32_t>wanted):
             return False
         if bits != t.bits or t.capacity == 0:
