@@ -32,6 +32,7 @@ from cachebox._loading.refresh cimport flight_of
 from cachebox._platform.lock cimport acquire, release
 from cachebox._platform.method_slot cimport Method, replace_method, replace_subscript
 from cachebox._store.deadlines cimport deadline
+from cachebox._store.duplicate cimport duplicate
 from cachebox._store.entries cimport (
     EntryCopy, add_entries, add_entry, copy_entries, copy_into, describe, export, free_copies, restore, snapshot,
 )
@@ -1288,7 +1289,8 @@ cdef class Cache(Store):
             return copied
         self.purge(False)
         copied.configure_like(self.options())
-        copy_into(copied, self)
+        if not duplicate(copied, self):
+            copy_into(copied, self)
         return copied
 
     cdef dict options(self):

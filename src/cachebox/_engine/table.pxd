@@ -271,7 +271,7 @@ cdef class Engine:
     """A table, and the order in which its entries are evicted.
 
     A policy is a subclass in a file of its own that defines the verbs below, in this order. A verb must not fail, run
-    Python code, or touch an entry that the policy was not given. Only `reserve_order` may allocate.
+    Python code, or touch an entry that the policy was not given. Only `reserve_order` and `copy_order` may allocate.
     """
 
     cdef Table table
@@ -294,6 +294,7 @@ cdef class Engine:
     # insert as the last victim, with a known rank
     cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil
     cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil  # entry i has been copied to `to`, where it now is
+    cdef bint copy_order(self, Engine other) noexcept   # that of another such engine; False: it cannot be copied
     cdef Py_ssize_t check_order(self) except -1                     # count the ordered entries, or raise AssertionError
 
     # the table's verbs
@@ -305,6 +306,7 @@ cdef class Engine:
     cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil
     cdef bint shrink(self, Moves* moves) noexcept nogil             # returns unused memory; False: nothing has changed
     cdef void shrink_alone(self) noexcept nogil   # `shrink`, if no structure but the engine holds indices
+    cdef bint copy_all(self, Engine other) noexcept           # if empty: become a copy; False: it is still empty
     cdef Table detach(self) noexcept nogil                          # empties it; the caller must call `drop_detached`
     cdef void _start_over(self) noexcept nogil
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
@@ -345,3 +347,4 @@ cdef inline void on_hit(PyObject* engine, uint32_t i) noexcept nogil:
 
 
 cdef void drop_detached(Table* detached) noexcept
+cdef bint copy_array(void** copied, const void* array, size_t size) noexcept nogil     # NULL stays NULL; False: no memory

@@ -3,7 +3,7 @@
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import os
 
@@ -231,6 +231,9 @@ cdef class Engine:
         self.table.entries[e.prev].next = to
         self.table.entries[e.next].prev = to
 
+    cdef bint copy_order(self, Engine other) noexcept:
+        return True                             # the links are part of the entries
+
     cdef Py_ssize_t check_order(self) except -1:
         cdef Table* t = &self.table
         cdef uint32_t i = 0
@@ -335,6 +338,38 @@ cdef class Engine:
         cdef Moves moves
         if self.shrink(&moves):
             deallocate(moves.pairs)
+
+    cdef bint copy_all(self, Engine other) noexcept:
+        """Copy the table and the order of an engine of the same class, whose lock is held; without reserved entries."""
+        cdef Table* t = &self.table
+        cdef Table copied = other.table
+        cdef uint32_t i
+        if copied.capacity == 0:
+            return True
+        copied.entries = <Entry*>allocate((<size_t>copied.capacity + 1) * sizeof(Entry))
+        copied.slots = copied.rests = NULL
+        if (
+            copied.entries == NULL
+            or not copy_array(<void**>&copied.slots, other.table.slots, (<size_t>copied.mask + 1) * sizeof(uint32_t))
+            or not copy_array(
+                <void**>&copied.rests, other.table.rests, (<size_t>copied.capacity + 1) * sizeof(uint32_t))
+            or not self.copy_order(other)
+        ):
+            deallocate(copied.entries)
+            deallocate(copied.slots)
+            deallocate(copied.rests)
+            return False
+        memcpy(copied.entries, other.table.entries, copied.fresh * sizeof(Entry))
+        copied.use = t.use                      # that of the other is another one during a recording
+        copied.version = t.version + 1
+        t[0] = copied
+        for i in range(1, t.fresh):
+            if t.entries[i].value != NULL:
+                incref(t.entries[i].key)
+                incref(t.entries[i].value)
+            elif t.entries[i].key != NULL:
+                self.release(i)
+        return True
 
     cdef Table detach(self) noexcept nogil:
         cdef Table old = self.table
@@ -448,6 +483,16 @@ cdef class Engine:
         ordered = self.check_order()
         assert ordered == used - reserved, f"{ordered} entries ordered, {used - reserved} have values"
         return ordered
+
+
+cdef bint copy_array(void** copied, const void* array, size_t size) noexcept nogil:
+    if array == NULL:
+        copied[0] = NULL
+        return True
+    copied[0] = allocate(size)
+    if copied[0] != NULL:
+        memcpy(copied[0], array, size)
+    return copied[0] != NULL
 
 
 cdef void drop_detached(Table* detached) noexcept:
