@@ -8,6 +8,9 @@ from libc.string cimport memcpy, memset
 import os
 
 
+cdef extern from "_platform/pause.h":
+    void let_others_in "cb_let_others_in"() noexcept
+
 cdef extern from *:
     """
     static uint32_t cb_no_slots[2] = {0, 0};    /* the slots of a table without entries; never written */
@@ -18,6 +21,7 @@ cdef extern from *:
 cdef enum:
     SMALLEST = 4                    # entries in the first allocation
     LARGEST = 1 << 30               # an index and at least one bit of fingerprint share a slot's 32 bits
+    DROPPED_AT_ONCE = 4096          # entries whose references are dropped before other threads may run
     ROOMY = 1 << 16                 # up to this many entries, slots are at most 2/5 full: short runs cost no cache miss
 
 
@@ -504,6 +508,8 @@ cdef void drop_detached(Table* detached) noexcept:
         if detached.entries[i].key != NULL:
             decref(detached.entries[i].key)
             xdecref(detached.entries[i].value)
+        if i % DROPPED_AT_ONCE == 0:
+            let_others_in()
     deallocate(detached.slots)
     deallocate(detached.rests)
     deallocate(detached.entries)

@@ -8,6 +8,7 @@ from libc.stdint cimport uint64_t
 from cachebox._engine.table cimport allocate, deallocate, decref, hash_of, incref, take_over
 from cachebox._loading.fast_path cimport mixed_in, try_delete, try_get, try_set, try_set_for
 from cachebox._loading.fetch cimport get_slow
+from cachebox._platform.lock cimport let_others_in
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.removals cimport take
 from cachebox._store.state cimport BY_VALUE, ISOLATED, WEIGHED
@@ -21,6 +22,9 @@ cdef extern from *:
     PyObject* item_of_list "PyList_GET_ITEM"(list, Py_ssize_t) noexcept
     PyObject* item_of_pair "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept
 
+
+cdef enum:
+    AT_ONCE = 4096                  # keys that are dealt with before other threads may run
 
 cdef object NOTHING = object()
 
@@ -63,6 +67,8 @@ cdef dict get_all(Store store, list keys):
             if value != NULL:
                 held = take_over(value)
                 put_in(found, key, value)
+            if k % AT_ONCE == AT_ONCE - 1:
+                let_others_in()
     finally:
         deallocate(hashes)
     return found
@@ -78,6 +84,8 @@ cdef Py_ssize_t delete_all(Store store, list keys) except -1:
             if done < 0:
                 done = take(store, <object>item_of_list(keys, k), False, NOTHING) is not NOTHING
             deleted += done
+            if k % AT_ONCE == AT_ONCE - 1:
+                let_others_in()
     finally:
         deallocate(hashes)
     return deleted
@@ -104,6 +112,8 @@ cdef int set_all(Store store, object items, double lifetime, tuple tags) except 
         for k in range(n):
             if has_next(&at, items):
                 set_one(store, at.key, hashes[k], at.value, lifetime, &op)
+            if k % AT_ONCE == AT_ONCE - 1:
+                let_others_in()
     finally:
         deallocate(hashes)
         store.finish(&op)

@@ -40,7 +40,7 @@ cdef class Store(State):
     cdef int evict_by_policy(self, Operation* op) except -1
     cdef void lock_again(self, Operation* op) noexcept nogil
     cdef uint32_t find_victim(self, Operation* op, int rounds) except FAILED
-    cdef Py_ssize_t purge(self, bint stale_too) except -1
+    cdef Py_ssize_t purge(self, bint stale_too, bint politely=*) except -1
     cdef Py_ssize_t size(self) except -1
     cdef list find_tags(self, tuple names)
     cdef Tag find_tag(self, object name, bint makes)

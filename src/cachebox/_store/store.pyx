@@ -12,7 +12,7 @@ from cachebox._engine.table cimport (
 from cachebox._platform.callers cimport this_greenlet
 from cachebox._platform.caught cimport ask_hash, caught
 from cachebox._platform.clock cimport coarse_now, precise_now
-from cachebox._platform.lock cimport SharedLock, acquire, release
+from cachebox._platform.lock cimport SharedLock, acquire, let_others_in, pause, release
 from cachebox._store.deadlines cimport deadline
 from cachebox._store.notices cimport as_exhaustion, call_sweeper, notify
 from cachebox._store.operation cimport (
@@ -36,6 +36,8 @@ cdef enum:
     FEW_TAGS = 64                   # unused tags that are not worth a search
     MOST_TAGS = 1 << 30
     VICTIMS_TOO_MANY = 100          # the most evictions in one operation beyond the number of entries
+
+cdef double AT_A_STRETCH = 0.001    # seconds that the sweeper works before it lets other threads run
 
 
 cdef class Store(State):
@@ -503,13 +505,14 @@ cdef class Store(State):
                 i -= 1
         return i != 0 and self.table.entries[i].value != NULL and self.remove(i, cause, op) == DONE
 
-    cdef Py_ssize_t purge(self, bint stale_too) except -1:
+    cdef Py_ssize_t purge(self, bint stale_too, bint politely=False) except -1:
         """Remove expired entries; those that may be served stale only if `stale_too`. Returns how many were removed.
 
-        It works in small portions, so that no thread waits long for the lock.
+        It works in small portions, so that no thread waits long for the lock. `politely`: nor for the GIL; it takes
+        longer then.
         """
         cdef Operation op
-        cdef double now
+        cdef double now, paused = precise_now()
         # bounded, because a callback may store expired entries without end
         cdef Py_ssize_t purged = 0, most = self.expiry.n
         cdef int portion = PURGED_AT_ONCE
@@ -529,11 +532,17 @@ cdef class Store(State):
                     if self.remove(self.expiry.entries[1], EXPIRED, &op) != DONE:
                         break
                     portion += 1
-                self.give_memory_back()
+                if portion < PURGED_AT_ONCE or purged + portion >= most:    # once, at the end: it takes O(n)
+                    self.give_memory_back()
                 release(self.lock)
             finally:
                 self.finish(&op)
             purged += portion
+            if politely and precise_now() - paused > AT_A_STRETCH:
+                pause()
+                paused = precise_now()
+            elif portion == PURGED_AT_ONCE:
+                let_others_in()
         return purged
 
     cdef Py_ssize_t size(self) except -1:
@@ -579,7 +588,7 @@ cdef class Store(State):
 
     cdef double sweep(self) except? -1.0:
         """Remove expired entries. Returns the time of the sweeper's next visit; infinity: none until it is called."""
-        self.purge(False)
+        self.purge(False, True)
         acquire(self.lock)
         if self.modes & EXPIRES:
             self.next_visit = max(self.expiry.deadlines[1] + self.stale + CLOCK_LAGS, coarse_now() + VISITS_APART)
