@@ -17,6 +17,9 @@ Invariants (`Engine._check` verifies them):
 - An entry in use owns one reference to its key, and one to its value unless the value is NULL. An entry without a value
   is *reserved*: lookups find it, but the policy does not know it.
 - `version` grows with every change to which key stands where.
+- While a large table grows, the slots that it will have are filled ahead, a few for each new entry: `Engine.ahead` is a
+  second table with the same entries. The index of every entry in use below `ahead.fresh` stands in its slots, too.
+  Lookups do not know it. So no insertion pays for all entries.
 
 Nothing here calls Python code or knows about time, threads or statistics. A lookup returns candidates. Comparing keys
 that need Python's `==` is the caller's work, because only the caller can release its lock meanwhile.
@@ -105,6 +108,7 @@ cdef struct Table:
     uint32_t shift                  # where the home slot begins in a hash; the NEAR_BITS bits above do not belong to it
     uint32_t capacity               # entries 1 .. capacity are allocated
     uint32_t fresh                  # the lowest index never used
+    uint32_t looks_at               # the value of `fresh` from which on `reserve` has to look further
     uint32_t free                   # chain of indices given back
     uint32_t used                   # entries in use, reserved ones included
     uint64_t version
@@ -275,6 +279,7 @@ cdef class Engine:
     """
 
     cdef Table table
+    cdef Table ahead                # its next slots, over the same entries; no slots: it is not growing
     cdef Tape* tape                                                 # NULL: nothing is recorded
     cdef bint ranks_rise   # `rank` is part of the order: it rises from the next victim on
     cdef Entry empty_sentinel                                       # the sentinel while nothing is allocated
@@ -311,6 +316,11 @@ cdef class Engine:
     cdef void _start_over(self) noexcept nogil
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
     cdef bint _grow_to(self, Py_ssize_t wanted) noexcept nogil
+    cdef void _replace_in_both(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil
+    cdef void _plan_growth(self) noexcept nogil
+    cdef bint _begin_growth(self, Py_ssize_t wanted) noexcept nogil
+    cdef void _fill_ahead(self, uint32_t end) noexcept nogil
+    cdef void _stop_growth(self) noexcept nogil
 
 
 cdef enum:

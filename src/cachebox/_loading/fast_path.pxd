@@ -12,7 +12,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref,
+    expect_to_leave, home, incref,
     is_too_large, likely, lookup, lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value, short_equal, unlikely,
 )
 from cachebox._loading.single_flight cimport Leader, may_store
@@ -196,16 +197,16 @@ cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value,
     slot = home(t, h)
     i = lookup_from(t, key, h, &slot) if self.modes == 0 else UNCERTAIN
     if i == 0:
-        if self.live >= self.bound:
-            i = replace_victim(self, key, h, slot, &old_key, &old_value)
+        if likely(self.live >= self.bound):
+            insert_for_victim(self, key, h, slot, value, &old_key, &old_value)
         elif self.engine.reserve(self.bound):
             self.live += 1
             i = self.engine.insert(key, h)
+            put_value(t, i, value)
+            self.engine.on_insert(i)
         else:
             release(self.lock)
             return False
-        put_value(t, i, value)
-        self.engine.on_insert(i)
     elif i == UNCERTAIN or t.entries[i].value == NULL:
         release(self.lock)
         return False
@@ -253,16 +254,29 @@ cdef inline int try_delete(Store self, PyObject* key, uint64_t h) noexcept:
     return 1
 
 
-cdef inline uint32_t replace_victim(
-    Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
+cdef inline uint32_t insert_for_victim(
+    Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject* value, PyObject** old_key, PyObject** old_value
 ) noexcept:
     """Give the next victim's entry to another key. The victim's references pass to the caller."""
-    cdef uint32_t victim = self.engine.victim()
-    self.engine.on_remove(victim)
-    old_key[0] = self.table.entries[victim].key
-    old_value[0] = self.table.entries[victim].value
-    self.engine.replace(victim, key, h, slot)
+    cdef Table* t = self.table
+    cdef uint32_t victim
     self.counts[EVICTIONS] += 1
+    if likely(t.use == MOVES_TO_BACK):          # LRU, without calls: the front of the list becomes its back
+        victim = t.entries[0].next
+        expect_to_leave(t, t.entries[victim].next)
+        move_to_back(t, victim)
+        old_key[0] = t.entries[victim].key
+        old_value[0] = t.entries[victim].value
+        self.engine.replace(victim, key, h, slot)
+        put_value(t, victim, value)
+        return victim
+    victim = self.engine.victim()
+    self.engine.on_remove(victim)
+    old_key[0] = t.entries[victim].key
+    old_value[0] = t.entries[victim].value
+    self.engine.replace(victim, key, h, slot)
+    put_value(t, victim, value)
+    self.engine.on_insert(victim)
     return victim
 
 

@@ -130,12 +130,12 @@ cdef bint try_set_for(Store self, PyObject* key, uint64_t h, PyObject* value, do
         return False
     if i == 0:
         if self.live >= self.bound:
-            i = replace_victim(self, key, h, slot, &old_key, &old_value)
+            i = insert_for_victim(self, key, h, slot, value, &old_key, &old_value)
         else:
             self.live += 1
             i = self.engine.insert(key, h)
-        put_value(t, i, value)
-        self.engine.on_insert(i)
+            put_value(t, i, value)
+            self.engine.on_insert(i)
     else:
         old_value = t.entries[i].value
         put_value(t, i, value)
