@@ -68,7 +68,7 @@ cdef extern from *:
     PyObject* None_ "Py_None"
     PyObject* item_of "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept
 
-cdef extern from "_platform/seconds.h":
+cdef extern from "_platform/numbers.h":
     bint plain_number "cb_plain_number"(PyObject* given, double* seconds) noexcept
 
 cdef extern from "_platform/results.h":

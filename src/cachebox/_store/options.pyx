@@ -12,7 +12,7 @@ from cachebox._platform.clock cimport HAS_PRECISE_CLOCK
 from cachebox._platform.awaitables import refuse_async
 
 
-cdef extern from "_platform/seconds.h":
+cdef extern from "_platform/numbers.h":
     bint plain_seconds "cb_plain_seconds"(PyObject* given, double* seconds) noexcept
     void know_timedelta "cb_know_timedelta"() noexcept
 

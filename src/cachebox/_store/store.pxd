@@ -44,6 +44,8 @@ cdef class Store(State):
     cdef Py_ssize_t size(self) except -1
     cdef list find_tags(self, tuple names)
     cdef Tag find_tag(self, object name, bint makes)
+    cdef Tag known_tag(self, object name)
+    cdef Tag find_or_make_tag(self, object name, bint makes)
     cdef Engine table_of_tags(self)
     cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef double sweep(self) except? -1.0

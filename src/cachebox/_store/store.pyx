@@ -31,6 +31,10 @@ from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS, SETS, CacheStats
 from cachebox._platform.awaitables import refuse_awaitable
 
 
+cdef extern from "_platform/numbers.h":
+    bint plain_weight "cb_plain_weight"(PyObject* given, double* weight) noexcept
+
+
 cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
     FEW_TAGS = 64                   # unused tags that are not worth a search
@@ -80,6 +84,8 @@ cdef class Store(State):
         if not self.modes & WEIGHED or self.weigher is None:
             return 0.0
         given = self.weigher(key, value)
+        if plain_weight(<PyObject*>given, &weight):
+            return weight
         weight = as_number(given, "weigher")
         if isinstance(given, int) and given > weight:
             weight = nextafter(weight, INFINITY)        # no float equals that int: round up, so that the bound holds
@@ -353,10 +359,29 @@ cdef class Store(State):
 
     cdef list find_tags(self, tuple names):
         """The Tag of each name; new ones are made for new names."""
+        if len(names) == 1:
+            return [self.find_tag(names[0], True)]
         return [self.find_tag(name, True) for name in names]
 
     cdef Tag find_tag(self, object name, bint makes):
         """The Tag of a name. A new name: a new Tag if `makes`, else None. Finding and inserting are one step."""
+        cdef Tag tag = self.known_tag(name)
+        return tag if tag is not None else self.find_or_make_tag(name, makes)
+
+    cdef Tag known_tag(self, object name):
+        """The Tag of a name, if it takes no comparison by Python's `==` to find it."""
+        cdef uint64_t h = mixed(self.table, hash_of(<PyObject*>name))   # one seed for all tables
+        cdef uint32_t i
+        if self.tags is None:
+            return None
+        acquire(self.lock)
+        i = lookup(&self.tags.table, <PyObject*>name, h)
+        i = i if i != UNCERTAIN else 0
+        found = <object>self.tags.table.entries[i].value if i != 0 else None
+        release(self.lock)
+        return found
+
+    cdef Tag find_or_make_tag(self, object name, bint makes):
         cdef Engine tags = self.table_of_tags()
         cdef Tag made = Tag.__new__(Tag, name) if makes else None   # before the lock, under which nothing is allocated
         cdef uint64_t h = mixed(&tags.table, hash_of(<PyObject*>name))

@@ -10,7 +10,7 @@ from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox._store.state cimport BY_VALUE, DONE, ISOLATED, NO_MEMORY, TAGGED, WEIGHED, Outcome, Watch, hash_in
 from cachebox._store.store cimport Store
-from cachebox._store.tags cimport TagLink, free_links, make_room_for_links, new_links, some_dropped
+from cachebox._store.tags cimport TagLink, free_links, has_just, make_room_for_links, new_links, some_dropped
 from cachebox.stats cimport MISSES
 
 
@@ -59,25 +59,34 @@ cdef int put_tagged(
     cdef Outcome outcome = NO_MEMORY
     cdef TagLink* chain = NULL
     cdef uint32_t i
-    cdef bint dropped
+    cdef bint dropped, kept
+    cdef list tags = store.find_tags(names)
     try:
         while True:
-            if chain == NULL:
-                chain = new_links(store.find_tags(names))
             i = store.find_to_change(key, h, op)
+            kept = store.is_live(i, now) and has_just(&store.links, i, tags)
+            if chain == NULL and not kept:      # an entry that has these very tags needs no links
+                release(store.lock)
+                op.locked = False
+                chain = new_links(tags)
+                i = store.find_to_change(key, h, op)
+                kept = False
             dropped = some_dropped(chain)
             outcome = NO_MEMORY
             if not dropped and store.prepare(True) and make_room_for_links(&store.links, store.table.capacity):
                 outcome = store.write(i, key, h, value, lifetime, False, weight, now, op)
-            if outcome == DONE:
+            if outcome == DONE and not kept:
                 store.give_tags(op.i, chain, op)
                 chain = NULL
+            if outcome == DONE:
+                store.give_memory_back()        # a heavy entry may have evicted many
             release(store.lock)
             if outcome == DONE:
                 return 0
             if dropped:
                 free_links(chain)
                 chain = NULL
+                tags = store.find_tags(names)
             elif outcome == NO_MEMORY:
                 raise MemoryError("no memory left to store an entry")
             else:

@@ -1,6 +1,7 @@
-/* Lifetimes whose type alone tells that reading them runs no Python code: float, int and timedelta, not subclasses. */
-#ifndef CACHEBOX_SECONDS_H
-#define CACHEBOX_SECONDS_H
+/* Lifetimes and weights whose type alone tells that reading them runs no Python code: float, int and timedelta, not
+   subclasses. */
+#ifndef CACHEBOX_NUMBERS_H
+#define CACHEBOX_NUMBERS_H
 
 #include <Python.h>
 #include <datetime.h>
@@ -39,6 +40,23 @@ cb_plain_seconds(PyObject *given, double *seconds)
         }
         *seconds = (double)(days * 86400000000LL + rest) / 1e6;
         return *seconds > 0.0;
+    }
+    return 0;
+}
+
+/* Whether `given` is a float or an int of 0 or more that a double holds exactly; if so, sets the weight. */
+static inline int
+cb_plain_weight(PyObject *given, double *weight)
+{
+    if (Py_TYPE(given) == &PyFloat_Type) {
+        *weight = PyFloat_AS_DOUBLE(given);
+        return *weight >= 0.0;
+    }
+    if (Py_TYPE(given) == &PyLong_Type) {
+        int overflows;
+        long long whole = PyLong_AsLongLongAndOverflow(given, &overflows);
+        *weight = (double)whole;
+        return whole >= 0 && whole <= (1LL << 53);      /* -1 if it overflows */
     }
     return 0;
 }
