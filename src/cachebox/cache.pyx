@@ -59,7 +59,7 @@ from cachebox._store.writes cimport (
 from cachebox.policies cimport EvictionPolicy, _BuiltInPolicy, checked_size
 
 from cachebox._platform.awaitables import ready, refuse_async
-from cachebox._platform.registry import register
+from cachebox._platform.registry import nameless as nameless_caches, register
 from cachebox._store.options import refuse_unknown
 from cachebox.policies import BUILT_IN, empty_like
 
@@ -67,6 +67,23 @@ from cachebox.policies import BUILT_IN, empty_like
 cdef extern from *:
     PyObject* None_ "Py_None"
     PyObject* item_of "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept
+
+cdef extern from *:
+    """
+    /* Remove the entry of an object's address, if there is one. Never fails. */
+    static void
+    cb_take_from_dict(PyObject *dict, PyObject *object)
+    {
+        PyObject *address = PyLong_FromVoidPtr(object);
+        if (address == NULL || PyDict_DelItem(dict, address) < 0) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(address);
+    }
+    """
+    void take_from_dict "cb_take_from_dict"(dict, PyObject*) noexcept
+    object address_of "PyLong_FromVoidPtr"(PyObject*)
+    object new_weakref "PyWeakref_NewRef"(object, PyObject*)
 
 cdef extern from "_platform/numbers.h":
     bint plain_number "cb_plain_number"(PyObject* given, double* seconds) noexcept
@@ -104,6 +121,7 @@ cdef dict OTHER_NAMES = {           # names of these options in other packages
     "eviction_policy": "policy", "max_memory": "max_bytes", "size_limit": "max_bytes", "copy": "isolate",
 }
 
+cdef dict nameless = nameless_caches
 cdef object NO_DEFAULT = object()
 cdef object SIZE_BY_DEFAULT = 1000 + int()   # recognised by its address, because the default depends on other options
 cdef object for_coroutines = None               # the module `awaited`; None: no coroutine ever had to load
@@ -180,7 +198,7 @@ cdef class Cache(Store):
     ['a', 'c']
     """
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):
         self.bound = 1000                       # needed if a subclass does not call __init__
         self.name_of_policy = "LRU"
         self.begin(LRU.__new__(LRU))
@@ -210,6 +228,15 @@ cdef class Cache(Store):
     ):
         if unknown:
             refuse_unknown("Cache", unknown, OPTIONS, OTHER_NAMES)
+        if (
+            on_evict is None and time_to_idle is None and max_weight is None and weigher is None and on_removal is None
+            and clock is None and name is None and max_bytes is None and type(jitter) is float and jitter == 0.0
+            and isolate is False and loader is None and refresh_ahead is None and stale_ttl is None
+            and cache_exceptions is no_tags and exception_ttl is None and type(policy) is str and policy == "LRU"
+            and not callable(default_ttl)
+        ):
+            self.configure_plainly(max_size, default_ttl)
+            return
         self.configure({
             "max_size": None if max_size is SIZE_BY_DEFAULT and max_bytes is not None else max_size,
             "default_ttl": default_ttl,
@@ -336,7 +363,7 @@ cdef class Cache(Store):
                 self.ready = True
             release(self.lock)
             if is_used:
-                raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
+                raise used_before()
             weights.room = NULL                 # the cache owns them now
             if given and python_policy is None:
                 (<_BuiltInPolicy>policy).serve(engine, self.shared_lock)
@@ -345,8 +372,41 @@ cdef class Cache(Store):
             if given:
                 policy.give_back()
             raise
-        register(called, self, clears=True)
+        if called is not None:
+            register(called, self, clears=True)
+            return 0
+        return self.make_known()
+
+    cdef int configure_plainly(self, object max_size, object default_ttl) except -1:
+        """`configure` for LRU, and the defaults of all options but these two. Caches are often made by the thousand."""
+        cdef object size = checked_size(max_size)
+        cdef double lifetime = lifetime_of(default_ttl, "default_ttl")
+        cdef object seconds = seconds_given(default_ttl) if default_ttl is not None else None
+        cdef bint is_used
+        acquire(self.lock)
+        is_used = self.ready or self.table.version != UNCHANGED
+        if not is_used:
+            self.bound = bound_of(size)
+            self.unbounded = size is None
+            self.engine.expect(self.bound)
+            self.lifetime = lifetime
+            self.default_ttl_given = seconds
+            self.modes = DEFAULTS if lifetime < INFINITY else 0
+            self.ready = True
+        release(self.lock)
+        if is_used:
+            raise used_before()
+        return self.make_known()
+
+    cdef int make_known(self) except -1:
+        """Let `clear_all` know a cache without a name."""
+        nameless[address_of(<PyObject*>self)] = new_weakref(self, NULL)
+        self.is_nameless = True
         return 0
+
+    def __dealloc__(self):
+        if self.is_nameless:
+            take_from_dict(nameless, <PyObject*>self)
 
     # --- one key ----------------------------------------------------------------------------------------------------
 
@@ -1385,6 +1445,10 @@ cdef class Cache(Store):
     def _check(self):
         """Verify every invariant of the cache. Raises AssertionError if one does not hold. O(n)."""
         check(self)
+
+
+cdef object used_before():
+    return RuntimeError("__init__ must run only once, before anything is stored: make another cache")
 
 
 cdef object loads_for_coroutines():
