@@ -450,7 +450,7 @@ cdef class Engine:
         if self.ahead.slots == NULL and (limit <= capacity or not self._begin_growth(wanted)):
             t.looks_at = t.capacity + 1         # it is not going to grow, or has to grow in one step
             return True
-        # so many that all are there when the table is full
+        # at a rate at which all are there when the table is full
         self._fill_ahead(self.ahead.fresh + step + (t.fresh - self.ahead.fresh) // ((left + step - 1) // step))
         t.looks_at = t.fresh + min(step, left)
         return True

@@ -41,7 +41,7 @@ cdef enum:
     MOST_TAGS = 1 << 30
     VICTIMS_TOO_MANY = 100          # the most evictions in one operation beyond the number of entries
 
-cdef double AT_A_STRETCH = 0.001    # seconds that the sweeper works before it lets other threads run
+cdef double AT_A_STRETCH = 0.003    # seconds that the sweeper works before it lets other threads run
 
 
 cdef class Store(State):
