@@ -21,7 +21,7 @@ from cachebox._engine.table cimport (
 )
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
-    search_and_use, take_hit, try_delete, try_get, try_set, try_set_for,
+    search_and_use, take_hit, try_delete, try_get, try_set, try_set_for, try_touch,
 )
 from cachebox._loading.fetch cimport (
     LoadSpec, fetch, find_missing, get_many_through, no_arguments, plain_result,
@@ -1669,10 +1669,23 @@ cdef PyObject* set_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, P
 
 
 cdef Method set_otherwise = set_by_any_means
+cdef PyObject* call_touch(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    cdef double lifetime = (<Store>self).lifetime
+    cdef int touched = -1
+    if names == NULL and (n == 1 or n == 2 and plain_number(args[1], &lifetime)):
+        touched = try_touch(<Store>self, args[0], mixed_in(self, hash_of(args[0])), lifetime)
+    if touched < 0:
+        return compiled_touch(self, args, n, names)
+    answer = touched != 0
+    incref(<PyObject*>answer)
+    return <PyObject*>answer
+
+
 cdef Rest get_otherwise = <Rest>get_by_any_means
 cdef Search compare_and_get = get_by_comparing, search_and_get = <Search>get_by_search
 cdef ItemRest hash_and_getitem = <ItemRest>getitem_by_hashing
 cdef ItemSearch compare_and_getitem = getitem_by_comparing, search_and_getitem = <ItemSearch>getitem_by_search
 cdef Method compiled_get = replace_method(<PyTypeObject*>Cache, "get", <Method>call_get)
 cdef Method compiled_set = replace_method(<PyTypeObject*>Cache, "set", call_set)
+cdef Method compiled_touch = replace_method(<PyTypeObject*>Cache, "touch", call_touch)
 replace_subscript(<PyTypeObject*>Cache, call_getitem)

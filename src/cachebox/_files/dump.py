@@ -39,7 +39,7 @@ def dump(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, 
     path = os.fspath(path)
     encoding = Encoding(serializer, secret)
     now = time.time()
-    parts = []
+    parts: list[bytes] = []
     entries = cache._export()
     for key, value, left, rank, tags in entries:
         data = encoding.dumps(key, value, list(tags))

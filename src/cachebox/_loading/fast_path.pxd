@@ -227,6 +227,7 @@ cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value,
 
 
 cdef bint try_set_for(Store self, PyObject* key, uint64_t h, PyObject* value, double lifetime) noexcept
+cdef int try_touch(Store self, PyObject* key, uint64_t h, double lifetime) noexcept
 
 
 cdef inline int try_delete(Store self, PyObject* key, uint64_t h) noexcept:
