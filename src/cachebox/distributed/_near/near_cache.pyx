@@ -436,6 +436,17 @@ cdef class Tier:
             self.evictions += evictions
             self.publish()
 
+    def counts(self):
+        """All counters by name, as a new dict. Compiled, so that no signal handler runs under the lock."""
+        with self.lock:
+            return {
+                "local_hits": self.first.stats.hits, "remote_hits": self.remote_hits, "misses": self.misses,
+                "stale_serves": self.stale_serves, "invalidations": self.invalidations,
+                "fills_refused": self.fills_refused, "errors": self.errors, "refreshes": self.refreshes,
+                "refresh_failures": self.refresh_failures, "undecodable": self.undecodable,
+                "unstorable": self.unstorable, "evictions": self.evictions,
+            }
+
     cdef int publish(self) except -1:
         """Add to the page's totals what was counted since the last call. Needs the lock."""
         cdef Page page = self.page
