@@ -61,7 +61,7 @@ def test_two_never_run_whatever_interrupts_the_start():
         work = Work()
         only = OnlyThread("cachebox-test", work)
         was_interrupted = Started(interrupted_at, n, "_platform/thread.py", only.start, only.start).result()
-        wait_until(lambda: work.running)        # noqa: B023
+        wait_until(lambda: work.running)
         assert only.runs()
         thread = only.thread
         only.start()
