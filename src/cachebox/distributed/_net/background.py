@@ -1,7 +1,8 @@
-"""A thread for work that nobody waits for: renewing leases, and removing what cleared generations left.
+"""Threads for work that nobody waits for: one for short tasks such as renewing leases, and one for chores that may take
+long, such as removing what cleared generations left.
 
-The thread starts when there is work, and ends a moment after there is none. An error of a task is logged, and the next
-task follows. Whether the thread runs is asked of the thread itself.
+A thread starts when there is work, and ends a moment after there is none. Whether it runs is asked of the thread
+itself. An error of a task is logged, and the next task follows.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ log = logging.getLogger("cachebox")
 
 
 class Background:
-    """Runs functions at their times, one after the other. Thread-safe."""
+    """Runs functions at their times, one after the other. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the thread, for debuggers.
+    """
+
+    def __init__(self, name: str = "cachebox-background") -> None:
+        self._name = name
         self.renew()
 
     def renew(self) -> None:
@@ -37,7 +43,7 @@ class Background:
         self._changed = self._lock.condition()
         self._tasks: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
-        self._thread = OnlyThread("cachebox-background", self._run)
+        self._thread = OnlyThread(self._name, self._run)
         self._is_ending = False
         self._is_paused = False
         self._is_troubled = False               # a task has raised, and none has succeeded since
