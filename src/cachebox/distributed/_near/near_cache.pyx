@@ -258,6 +258,12 @@ cdef class Tier:
                     (<Fill>fill).live = False
             self.fills.clear()
 
+    def untracked(self):
+        """A server has answered whose changes are not tracked: keep nothing of it, and expect no echoes of writes."""
+        with self.lock:
+            self.epoch += 1
+        self.void_fills()
+
     cdef int forget(self, str key) except -1:
         """Drop an entry, and void the permissions for it. Returns whether there was one."""
         fills = self.fills.pop(key, None)

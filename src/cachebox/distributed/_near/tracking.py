@@ -321,7 +321,7 @@ class Tracking:
             return
         if self._refusals.pop(node, None) is not None:
             log.info("%s tracks changes now", node)
-        link = TrackingConnection(node, connection)
+        link = TrackingConnection(node, connection, names.generation(owned[0]) if names.clustered and owned else None)
         self._connections[node] = link
         self._tier.tracking_began()
         if len(self._connections) < len(self._topology.masters):
@@ -441,7 +441,7 @@ class Tracking:
                 names = self._topology.names
                 assert names is not None
                 pass_on(reply, names, self._tier)
-            elif link.sent and type(reply) is str and reply == "PONG":
+            elif link.is_answer(reply):
                 link.answered, requests = link.sent.popleft()
                 self._has_answered(link, requests)
             else:

@@ -56,6 +56,7 @@ class Core(Reading, Writing, WritingOnce):
         self.tracking = None
         if invalidation and not topology.is_exact:
             self.tracking = Tracking(topology, tier, self.background, max_staleness, timeout)
+            topology.on_untracked = tier.untracked
         self.is_closed = False
         self.fast_path: Any = None              # of a cache on a folder
         self._reported: set[str] = set()
