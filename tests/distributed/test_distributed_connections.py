@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -399,3 +400,23 @@ def test_one_that_became_free_meanwhile_is_taken():
     places.give_back(connection)
     queued = PoolWaiter(None, pytest.fail)
     assert not places.enqueue(queued) and queued.connection is connection
+
+
+def test_what_was_given_up_is_not_sent_later(kind):
+    """Otherwise the system sends the rest of a write after the connection was closed, perhaps after later writes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connections = ConnectionPool(1)
+        assert connections.take_place()
+        if kind == "sync":
+            connections.discard(blocking.Connection(socket.create_connection(listener.getsockname())))
+        else:
+
+            async def discard():
+                streams = await asyncio.open_connection(*listener.getsockname())
+                connections.discard(awaiting.AsyncConnection(*streams))
+                await asyncio.sleep(0)
+
+            asyncio.run(discard())
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(ConnectionResetError):
+            accepted.recv(1)

@@ -23,7 +23,7 @@ from cachebox.distributed._net.effects import (
     Wait,
 )
 from cachebox.distributed._net.pool import PoolWaiter, needs_sign_of_life, patience, share
-from cachebox.distributed._net.servers import connect_async, failures, is_cut, is_timeout, left
+from cachebox.distributed._net.servers import connect_async, failures, forget_unsent, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
 
@@ -53,7 +53,7 @@ class AsyncConnection:
     def _expire(self, request: int) -> None:
         if self.is_busy and self.requests == request:
             self.is_late = True
-            self.writer.transport.abort()
+            self.abort()
 
     async def request(self, data: bytes, n: int) -> list[Any]:
         """Send, and receive n replies."""
@@ -78,6 +78,13 @@ class AsyncConnection:
             self.writer.transport.abort()
         except RuntimeError:                        # the loop is closed: only the socket is left to close
             self.close_socket()
+
+    def abort(self) -> None:
+        """Close in the middle of a request."""
+        sock = self.writer.transport.get_extra_info("socket")
+        if sock is not None:
+            forget_unsent(sock)
+        self.close()
 
     def close_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """`close`, from any thread, even while the loop runs in another."""
@@ -335,7 +342,7 @@ class HedgedRequest:
     async def _ask(self) -> list[Any]:
         pool = self._node.pool
         while not pool.take_place():            # no place for both: the old one's becomes free when it ends
-            self._old.close()
+            self._old.abort()
             await asyncio.sleep(min(0.01, left(self._deadline)))
         connection = await new_connection(self._node, self._deadline)
         try:
@@ -349,7 +356,7 @@ class HedgedRequest:
 
     def _over(self, task: asyncio.Task[list[Any]]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._old.close()                   # this ends the wait for it
+            self._old.abort()                   # this ends the wait for it
 
     async def outcome(self) -> list[Any] | None:
         """The second request's replies, after the old connection failed; None: it failed, too, or was not sent."""

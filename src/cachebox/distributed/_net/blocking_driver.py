@@ -11,7 +11,7 @@ from cachebox._platform.guard import report
 from cachebox._platform.steps import run
 from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, NewWaiter, Node, Spawn, T, Wait
 from cachebox.distributed._net.pool import TRUSTED_ONCE, PoolWaiter, needs_sign_of_life, patience, share
-from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left
+from cachebox.distributed._net.servers import connect, failures, forget_unsent, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
 
@@ -53,6 +53,11 @@ class Connection:
         return True
 
     def close(self) -> None:
+        self.sock.close()
+
+    def abort(self) -> None:
+        """Close in the middle of a request."""
+        forget_unsent(self.sock)
         self.sock.close()
 
 
@@ -207,7 +212,7 @@ def hedged_exchange(node: Node, commands: Commands, old: Connection, deadline: f
     connections = [old]
     try:
         if not pool.take_place():
-            connections.pop().close()           # without a place for both, the new one takes the old one's
+            connections.pop().abort()           # without a place for both, the new one takes the old one's
         new = new_connection(node, deadline)
         connections.append(new)
         if connections[0] is new or not readable([old.sock], 0.0):

@@ -161,7 +161,7 @@ class ConnectionPool:
 
     def discard(self, connection: Any) -> None:
         """Close a connection that was in use, and let another one be opened."""
-        connection.close()
+        connection.abort()
         self.give_place()
 
     def close(self, until: float = float("inf")) -> None:
