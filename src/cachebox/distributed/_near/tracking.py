@@ -361,7 +361,8 @@ class Tracking:
         """Probe a node, in the background, which may wait: over a connection of its own, as a call may need one."""
         owners = self._topology.owners or ()
         deadline = time.monotonic() + self._timeout
-        if self._is_stopped or node not in owners or not node.pool.take_place():
+        place = None if self._is_stopped or node not in owners else node.pool.take_place()
+        if place is None:
             return
         node.breaker.probes()
         connection = None
@@ -373,7 +374,7 @@ class Tracking:
         finally:
             if connection is not None:
                 connection.close()
-            node.pool.give_place()
+            place.leave()
 
     def _is_refused(self, node: Node, words: str) -> None:
         if redacted(words) != redacted(self._refusals.get(node, "")):
