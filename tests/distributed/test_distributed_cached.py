@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import enum
 import gc
 import inspect
 import os
@@ -138,6 +139,11 @@ def test_two_caches_of_one_function_share_its_results(server):
         assert (fa(1), computed) == (1, [1, 1])
 
 
+class Rights(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
 def test_calls_that_differ_never_meet(cache):
     @cached(cache)
     def f(*args, **kwargs):
@@ -159,6 +165,11 @@ def test_calls_that_differ_never_meet(cache):
         (("a=1",), {}),
         ((1, "2)"), {}),
         (("1,'2'",), {}),
+        ((), {"x": 1, "y": 2}),
+        ((), {"x=1,y": 2}),
+        ((), {"1,x": 1}),
+        ((1,), {"x": 1}),
+        *[((Rights(number),), {}) for number in (0, 1, 3, 8, 9, 16, 24)],
     ]
     for _ in range(2):
         for args, kwargs in calls:
@@ -189,8 +200,12 @@ def test_arguments_without_stable_text_need_a_key_func(cache):
     def f(x):
         return 1
 
-    with pytest.raises(TypeError, match="key_func"):
-        f(object())
+    class Local(enum.Enum):                     # another class of this name may have other members
+        A = 1
+
+    for without in (object(), Local.A):
+        with pytest.raises(TypeError, match="key_func"):
+            f(without)
 
     @cached(cache, key_func=lambda x: x.name)
     def g(x):

@@ -243,6 +243,82 @@ def test_moved_slots_are_followed(kind, rearranged):
             assert b.get("k") == 1
 
 
+def joined(cluster, *, replicates=None):
+    """A new server in a cluster, which owns nothing yet; or a replica of another one."""
+    new = Server("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    cluster.servers.append(new)
+    with new.client() as client:
+        client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", len(cluster.servers))
+        for other in cluster.servers[:-1]:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+        wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_known_nodes"] == str(len(cluster.servers)))
+        wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        for other in cluster.servers[:-1]:
+            with other.client() as known:
+                wait_until(lambda: str(new.port) in str(known.execute_command("CLUSTER NODES")))
+        if replicates is not None:
+            client.execute_command("CLUSTER", "REPLICATE", replicates)
+            wait_until(lambda: client.info("replication").get("master_link_status") == "up")
+    return new
+
+
+def owner_of(cluster, cache, key):
+    """The server that owns a key, and the key's slot."""
+    names = cache._core.names
+    slot = names.slots[names.bucket(key)]
+    return next(cluster.servers[i] for i, (low, high) in enumerate(cluster.slots) if low <= slot <= high), slot
+
+
+def id_of(client):
+    return client.execute_command("CLUSTER", "MYID").decode()
+
+
+def test_what_a_server_says_before_it_is_tracked_is_not_kept(kind, rearranged):
+    """A slot goes to a server that owned nothing: nobody listens to its pushes before the slot is its own."""
+    with make(kind, redis_port=rearranged.servers[0].port) as a, make(kind, redis_port=rearranged.servers[1].port) as b:
+        a.set("k", 1)
+        source, slot = owner_of(rearranged, a, "k")
+        target = joined(rearranged)
+        clients = [server.client() for server in (target, source, *rearranged.servers)]
+        clients[0].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", id_of(clients[1]))
+        clients[1].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", id_of(clients[0]))
+        moving = clients[1].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+        clients[1].execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *moving)
+        b.barrier()
+        assert b.get("k") == b.get("k") == 1
+        b.set("k", 2)                           # no push tells of this one, either
+        assert b.get("k") == 2
+        for client in clients:
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", id_of(clients[0]))
+        for n in range(3, 6):
+            a.set("k", n)
+            b.get("k")
+            b.barrier()
+            assert b.get("k") == n
+
+
+@pytest.mark.slow
+def test_a_server_that_was_demoted_is_not_listened_to(kind, rearranged):
+    """It goes on answering, but does not hear of changes any more: no call asks it, and it does not push."""
+    with make(kind, redis_port=rearranged.servers[0].port) as a, make(kind, redis_port=rearranged.servers[1].port) as b:
+        a.set("k", 1)
+        old, _ = owner_of(rearranged, a, "k")
+        with old.client() as client:
+            new = joined(rearranged, replicates=id_of(client))
+            client.config_set("masterauth", "wrong")
+        b.barrier()
+        assert b.get("k") == b.get("k") == 1
+        with new.client() as client:
+            client.execute_command("CLUSTER", "FAILOVER")
+            wait_until(lambda: client.info("replication")["role"] == "master")
+        wait_until(lambda: a.set("k", 2) or True)
+        a.barrier()
+        for n in range(3, 6):
+            a.set("k", n)
+            b.barrier(20)
+            assert b.get("k") == b.get("k") == n
+
+
 def test_a_failed_computation_reaches_who_waits(kind, cluster):
     with pair(kind, cluster.servers[0], cluster.servers[1]) as (a, b):
         for key in KEYS[:5]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import time
 
 import pytest
@@ -45,12 +47,15 @@ def open_some(cache, n, idle_for=0.0):
     node = node_of(cache)
     until = time.monotonic() + 30
 
+    def places():
+        return [place for place in (node.pool.take_place() for _ in range(n)) if place is not None]
+
     async def open_in_loop():
         home = asyncio.get_running_loop()
-        return [await awaiting.new_connection(node, until) for _ in range(n) if node.pool.take_place()], home
+        return [await awaiting.new_connection(node, until, place) for place in places()], home
 
     if isinstance(cache, DistributedCache):
-        connections, home = [blocking.new_connection(node, until) for _ in range(n) if node.pool.take_place()], None
+        connections, home = [blocking.new_connection(node, until, place) for place in places()], None
     else:
         connections, home = cache.loop.run_until_complete(open_in_loop())
     for connection in connections:
@@ -210,13 +215,13 @@ def test_waiting_keeps_the_deadline(kind, own):
         cache.set("k", 1)
         node = node_of(cache)
         node.close()
-        assert node.pool.take_place()           # another user's, which does not give it back
+        taken = node.pool.take_place()          # another user's, which does not give it back
         begun = time.monotonic()
         with pytest.raises(BackendUnavailable, match="no connection became free in time"):
             cache.set("k", 2)
         assert 0.4 < time.monotonic() - begun < 5.0
         assert cache.stats.breaker == "closed", "which says nothing about the server"
-        node.pool.give_place()
+        taken.leave()
         cache.set("k", 3)
         assert cache.get("k") == 3 and not node.pool.queue
 
@@ -337,8 +342,9 @@ def test_what_was_used_last_is_used_next(server):
 class Fake:
     """A connection without a server behind it."""
 
-    def __init__(self, used_at=0.0):
-        self.used_at = used_at
+    def __init__(self, place):
+        self.place = place
+        self.used_at = 0.0
         self.closed = 0
 
     def close(self):
@@ -356,13 +362,15 @@ class FakeLanes:
 def test_places():
     woken = []
     places = ConnectionPool(2)
-    assert places.take_place() and places.take_place() and not places.take_place()
+    one, two = places.take_place(), places.take_place()
+    assert not places.take_place()
     first, second, third = (PoolWaiter(None, lambda i=i: woken.append(i)) for i in range(3))
     assert places.enqueue(first) and places.enqueue(second) and places.enqueue(third)
-    places.give_place()
-    assert woken == [0] and first.has_place and places.size == 2
+    one.leave()
+    one.leave()
+    assert woken == [0] and first.place and places.size == 2
     places.withdraw(second)
-    connection = Fake()
+    connection = Fake(two)
     places.give_back(connection)
     assert woken == [0, 2] and third.connection is connection and places.idle == []
     places.withdraw(third)                      # it does not want it any more
@@ -379,23 +387,62 @@ def test_another_ones_idle_connection_makes_place():
     places = ConnectionPool(1)
     loop = object()
     places.by_loop[loop] = FakeLanes()
-    assert places.take_place()
-    theirs = Fake()
+    theirs = Fake(places.take_place())
     places.give_back(theirs, loop)
     queued = PoolWaiter(None, pytest.fail)
-    assert not places.enqueue(queued) and queued.has_place and theirs.closed == 1 and places.size == 1
-    ours = Fake()
+    assert not places.enqueue(queued) and queued.place and theirs.closed == 1 and places.size == 1
+    ours = Fake(queued.place)
     waiting = PoolWaiter(loop, lambda: None)
-    queued.has_place = False
+    queued.place = None
     assert places.enqueue(waiting)
     places.give_back(ours)                      # the waiter is of another home: it gets the place only
-    assert waiting.has_place and ours.closed == 1 and places.size == 1
+    assert waiting.place and ours.closed == 1 and places.size == 1
 
 
 def test_one_that_became_free_meanwhile_is_taken():
     places = ConnectionPool(1)
-    assert places.take_place()
-    connection = Fake()
+    connection = Fake(places.take_place())
     places.give_back(connection)
     queued = PoolWaiter(None, pytest.fail)
     assert not places.enqueue(queued) and queued.connection is connection
+
+
+def test_what_was_given_up_is_not_sent_later(kind):
+    """Otherwise the system sends the rest of a write after the connection was closed, perhaps after later writes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connections = ConnectionPool(1)
+        place = connections.take_place()
+        if kind == "sync":
+            connections.discard(blocking.Connection(socket.create_connection(listener.getsockname()), place))
+        else:
+
+            async def discard():
+                streams = await asyncio.open_connection(*listener.getsockname())
+                connections.discard(awaiting.AsyncConnection(*streams, place))
+                await asyncio.sleep(0)
+
+            asyncio.run(discard())
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(ConnectionResetError):
+            accepted.recv(1)
+
+
+def test_what_an_interruption_loses_goes_back():
+    """A connection or a place that was on its way from one variable to another when KeyboardInterrupt was raised."""
+    places, woken = ConnectionPool(1), []
+    places.give_back(Fake(places.take_place()))
+    places.idle.pop()
+    gc.collect()
+    assert places.size == 0
+    lost = places.take_place()
+    waiting = PoolWaiter(None, lambda: woken.append(1))
+    assert places.enqueue(waiting)
+    del lost
+    gc.collect()
+    assert woken and waiting.place and places.size == 1 and not places.queue
+    places.renew()                              # in the child of a fork
+    mine = places.take_place()
+    waiting.place.leave()
+    assert places.size == 1
+    mine.leave()
+    assert places.size == 0

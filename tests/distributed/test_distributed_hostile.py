@@ -308,12 +308,12 @@ def test_a_push_that_makes_no_sense_costs_the_connection_and_the_first_tier(push
     monkeypatch.setattr(links, "RETRY_APART", 0.01)
     with linked(hostile) as cache:
         cache._tier.first.set("k", "kept only while the link is heard")
-        thread = cache._core.tracking._thread
+        thread = cache._core.tracking._thread.thread
         with caplog.at_level(logging.WARNING, "cachebox"):
             hostile.push(push)
             wait_until(lambda: len(hostile.links) > 1 and cache._tier.is_fresh)
         assert cache.get("k") is None
-        assert cache._core.tracking._thread is thread and thread.is_alive()
+        assert cache._core.tracking._thread.thread is thread and thread.is_alive()
         assert len([record for record in caplog.records if "tracking link" in record.message]) == 1
         cache.barrier()
 
@@ -414,7 +414,7 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
     with linked(hostile) as cache:
         link = cache._core.tracking
         holder = links if where == "pass_on" else link
-        thread, good = link._thread, getattr(holder, where)
+        thread, good = link._thread.thread, getattr(holder, where)
         raised = []
 
         def bad(*args):
@@ -428,7 +428,7 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
             monkeypatch.setattr(holder, where, bad)
             wait_until(lambda: hostile.push(b">2\r\n$10\r\ninvalidate\r\n*0\r\n") or len(raised) == 3)
             wait_until(lambda: cache._tier.is_fresh)
-        assert link._thread is thread and thread.is_alive()
+        assert link._thread.thread is thread and thread.is_alive()
         assert cache.get("k") is None  # no call asked the link for anything meanwhile
         said = [record for record in caplog.records if "failed, and starts again" in record.message]
         assert 1 <= len(said) <= 3 and said[0].exc_info[0] is error
@@ -438,13 +438,14 @@ def test_the_link_goes_on_whatever_is_raised_in_it(error, where, hostile, monkey
 def test_a_link_whose_thread_ended_all_the_same_is_made_anew(hostile):
     with linked(hostile) as cache:
         link = cache._core.tracking
+        thread = link._thread.thread
         link._is_ending = True
         link._wake_up()
-        link._thread.join()
+        thread.join()
         link._is_ending = False
-        assert not link._thread.is_alive()
+        assert not link._thread.runs()
         cache.barrier()
-        assert link._thread.is_alive()
+        assert link._thread.thread.is_alive()
 
 
 def test_the_helper_goes_on_whatever_a_task_raises(caplog, monkeypatch):
@@ -463,7 +464,7 @@ def test_the_helper_goes_on_whatever_a_task_raises(caplog, monkeypatch):
         assert done.wait(60)
     assert len(caplog.records) == 1  # once per change of state
     background.stop()
-    assert background._thread is None or not background._thread.is_alive()
+    assert not background._thread.runs()
 
 
 def test_the_helper_asks_its_thread_whether_it_runs():
@@ -471,9 +472,10 @@ def test_the_helper_asks_its_thread_whether_it_runs():
     from cachebox.distributed._net.background import Background
 
     background, done = Background(), threading.Event()
-    background._thread = Thread("cachebox-background", lambda: None)
-    background._thread.start()
-    background._thread.join()
+    ended = Thread("cachebox-background", lambda: None)
+    background._thread._threads.append(ended)
+    ended.start()
+    ended.join()
     background.schedule(0.0, done.set)
     assert done.wait(60)
     background.stop()

@@ -146,6 +146,75 @@ def test_the_lease_of_a_living_leader_is_renewed(server, monkeypatch):
         assert leader.result() == waiter.result() == 1
 
 
+@must_end
+def test_a_long_chore_does_not_keep_leases_from_being_renewed(server, monkeypatch):
+    monkeypatch.setattr(leases, "LEASE_MS", 60_000)
+    monkeypatch.setattr(leases, "RENEWED_EVERY", 0.01)
+    with DistributedCache(**server.at) as cache:
+        cleaning, go_on, renewed = threading.Event(), threading.Event(), []
+
+        def clean(*args):                       # there is much to remove
+            cleaning.set()
+            return go_on.wait(60)
+
+        monkeypatch.setattr(cache._core.topology, "clean", clean)
+        cache.clear()
+        wait_for(cleaning)
+        renew = cache._loader.leases._renew
+        monkeypatch.setattr(cache._loader.leases, "_renew", lambda token: renewed.append(token) or renew(token))
+        assert cache.get_or_set("k", lambda: wait_until(lambda: len(renewed) > 2) or 1) == 1
+        assert not go_on.is_set()
+        go_on.set()
+
+
+@must_end
+@pytest.mark.parametrize("how", ["interrupted", "no answer"])
+def test_a_leader_whose_value_is_not_stored_leaves_no_lease(how, server, monkeypatch):
+    from cachebox.distributed._net.effects import Failure
+    from cachebox.distributed._wire.scripts import COMPLETE
+
+    monkeypatch.setattr(leases, "LEASE_MS", 3_600_000)
+    monkeypatch.setattr(leases, "PATIENCE", 3600.0)
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
+        call = a._core.call
+
+        def broken(script, *args, **options):
+            if script is not COMPLETE:
+                return (yield from call(script, *args, **options))
+            if how == "interrupted":
+                raise KeyboardInterrupt
+            return Failure(TimeoutError("no answer in time"), True, False)
+
+        monkeypatch.setattr(a._core, "call", broken)
+        if how == "interrupted":
+            with pytest.raises(KeyboardInterrupt):
+                a.get_or_set("k", lambda: 1)
+        else:
+            assert a.get_or_set("k", lambda: 1) == 1
+        assert b.get_or_set("k", lambda: 2) == 2
+        assert not a._loader.leases._asked and not a._loader.leases._kept
+
+
+@must_end
+def test_leases_of_many_that_got_no_answer_are_given_up(server, monkeypatch):
+    from cachebox import cached_many
+    from cachebox.distributed._net.effects import Failure
+
+    monkeypatch.setattr(leases, "LEASE_MS", 3_600_000)
+    monkeypatch.setattr(leases, "PATIENCE", 3600.0)
+    with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
+        f, g = (cached_many(cache, name="f")(lambda keys: dict.fromkeys(keys, 1)) for cache in (a, b))
+        send = a._core.send_writes
+
+        def unanswered(commands, groups, deadline, deletes=False):
+            rows = yield from send([], [], deadline, deletes)
+            failed = Failure(TimeoutError("no answer in time"), True, False)
+            return rows + [(group, failed, a._tier.begin_write(())) for group in groups]
+
+        monkeypatch.setattr(a._core, "send_writes", unanswered)
+        assert f(["x", "y"]) == g(["x", "y"]) == {"x": 1, "y": 1}
+
+
 def test_waiters_elsewhere_wake_at_once(server):
     with DistributedCache(**server.at) as a, DistributedCache(**server.at) as b:
         begun, go_on = threading.Event(), threading.Event()

@@ -52,6 +52,7 @@ class Thread(threading.Thread):
         super().__init__(target=keep_running, args=(self._go, self._begun), name=name, daemon=True)
         self._function = run
         self._starter = get_ident()
+        self._made = time.monotonic()
         # taken once: by the thread when it begins, or by a caller that makes another thread
         self._claim = allocate_lock()
         self._goes = self._is_void = False
@@ -80,12 +81,13 @@ class Thread(threading.Thread):
     def runs(self) -> bool:
         """Whether the thread has not ended: it exists, or another thread is about to start it.
 
-        The caller may be a signal handler or a finalizer that interrupted the very call about to start it. Then the
-        thread cannot be waited for: the answer is False, and it will never begin.
+        The caller may be a signal handler or a finalizer that interrupted the very call about to start it, or a thread
+        for which such code waits. Then the thread cannot be waited for: the answer is False, and it will never begin.
         """
         if self._is_void:
             return False
-        if not self._is_coming or self._starter != get_ident() or self._goes:
+        is_late = self._starter == get_ident() or time.monotonic() > self._made + BEGINS_WITHIN
+        if not self._is_coming or self._goes or not is_late:
             return self._is_coming or self.is_alive()
         self._is_void = self._claim.acquire(False)
         return not self._is_void
@@ -93,6 +95,59 @@ class Thread(threading.Thread):
     def is_gone(self) -> bool:
         """Whether the system's thread has ended, too."""
         return not self.is_alive() and not os.path.exists(f"/proc/self/task/{self.native_id}")
+
+
+class OnlyThread:
+    """The only thread that does some work: callers that need it start it, and two of them never run.
+
+    A caller may be a signal handler or a finalizer in the middle of another caller's `start`, and no lock keeps it out.
+    So a thread is first entered in a list, by one step that nothing interrupts; the first in the list is the one that
+    runs.
+    """
+
+    def __init__(self, name: str, run: Callable[[], object]) -> None:
+        self._name = name
+        self._run = run
+        self._threads: list[Thread] = []
+
+    @property
+    def thread(self) -> Thread | None:
+        """The thread that was started last, unless it has said that it ends."""
+        known = self._threads[:1]
+        return known[0] if known else None
+
+    def runs(self) -> bool:
+        """Whether the thread has not ended; see `Thread.runs`."""
+        thread = self.thread
+        return thread is not None and thread.runs()
+
+    def start(self) -> None:
+        """Start the thread, unless it runs. Raises as `Thread.start` does; hold no lock meanwhile."""
+        while not self.runs():
+            mine = Thread(self._name, self._run)
+            try:
+                self._threads.append(mine)
+                while (first := self.thread) is not None and first is not mine and not first.runs():
+                    self._drop(first)
+                if first is mine:
+                    mine.start()
+                    return
+            finally:                            # others may have taken it for the one that runs, so look again
+                if not mine.is_alive():
+                    self._drop(mine)
+
+    def ends(self) -> None:
+        """Said by the thread before it looks a last time whether there is work: who brings some later starts another
+        thread."""
+        for thread in list(self._threads):
+            if thread is threading.current_thread():
+                self._drop(thread)
+
+    def _drop(self, thread: Thread) -> None:
+        try:
+            self._threads.remove(thread)        # one step: threads are compared by identity
+        except ValueError:
+            pass
 
 
 def _wait_for_the_ended() -> None:

@@ -28,7 +28,7 @@ from cachebox._store.options import check_failures
 from cachebox.cache import Cache
 from cachebox.distributed._net.asyncio_driver import Async
 from cachebox.distributed._net.blocking_driver import Blocking
-from cachebox.distributed._ops.call_text import written
+from cachebox.distributed._ops.call_text import keyword, written
 from cachebox.distributed._ops.function_calls import AsyncCalls, CallDecision, Consumed, Remembered, sync_result
 from cachebox.distributed._ops.schema import Schema, schema_of, schema_of_function
 from cachebox.distributed._wire.codec import LONGEST_KEPT
@@ -119,7 +119,7 @@ class DistributedFunction:
             varied, positional, keywords = chosen
         try:
             parts = [written(value, typed) for value in positional]
-            parts += [f"{name}={written(value, typed)}" for name, value in keywords.items()]
+            parts += [f"{keyword(name)}={written(value, typed)}" for name, value in keywords.items()]
         except TypeError as error:
             raise self._explained(args, kwargs, error) from error
         variant = f"{','.join([written(value, typed) for value in varied])};" if varied else ""

@@ -215,8 +215,7 @@ class DistributedStats(_Counted):
         return {**self._counts(), "breaker": self.breaker}
 
     def _counts(self) -> dict[str, int]:
-        with self._core.tier.lock:
-            return {name: self._count(name) for name in NAMES}
+        return {name: count - self._taken_off.get(name, 0) for name, count in self._core.tier.counts().items()}
 
     def increment(self, name: str, amount: int = 1) -> None:
         """Add to a counter. Raises ValueError for an unknown name or a negative amount, TypeError for a non-int."""
@@ -231,8 +230,8 @@ class DistributedStats(_Counted):
 
     def reset(self) -> None:
         """Set all counters to zero and restart the uptime. To measure a period, subtract two snapshots instead."""
-        with self._core.tier.lock, self._lock:
-            self._taken_off = {name: self._raw(name) for name in NAMES}
+        with self._lock:
+            self._taken_off = self._core.tier.counts()
             self._begun = time.monotonic()
 
     def snapshot(self) -> DistributedSnapshot:

@@ -258,6 +258,12 @@ cdef class Tier:
                     (<Fill>fill).live = False
             self.fills.clear()
 
+    def untracked(self):
+        """A server has answered whose changes are not tracked: keep nothing of it, and expect no echoes of writes."""
+        with self.lock:
+            self.epoch += 1
+        self.void_fills()
+
     cdef int forget(self, str key) except -1:
         """Drop an entry, and void the permissions for it. Returns whether there was one."""
         fills = self.fills.pop(key, None)
@@ -435,6 +441,17 @@ cdef class Tier:
             self.unstorable += unstorable
             self.evictions += evictions
             self.publish()
+
+    def counts(self):
+        """All counters by name, as a new dict. Compiled, so that no signal handler runs under the lock."""
+        with self.lock:
+            return {
+                "local_hits": self.first.stats.hits, "remote_hits": self.remote_hits, "misses": self.misses,
+                "stale_serves": self.stale_serves, "invalidations": self.invalidations,
+                "fills_refused": self.fills_refused, "errors": self.errors, "refreshes": self.refreshes,
+                "refresh_failures": self.refresh_failures, "undecodable": self.undecodable,
+                "unstorable": self.unstorable, "evictions": self.evictions,
+            }
 
     cdef int publish(self) except -1:
         """Add to the page's totals what was counted since the last call. Needs the lock."""

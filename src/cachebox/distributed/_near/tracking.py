@@ -22,8 +22,8 @@ from collections.abc import Callable
 from ssl import SSLWantReadError
 from typing import Any
 
-from cachebox._platform.section import Section
-from cachebox._platform.thread import Thread
+from cachebox._platform.section import Section, in_section
+from cachebox._platform.thread import BEGINS_WITHIN, OnlyThread
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._near.tracking_connection import Request, TrackingConnection, pass_on, said
 from cachebox.distributed._net.background import Background
@@ -70,8 +70,8 @@ class Tracking:
         self._given_up_after = max(1.0, 2 * self._timeout)
         topology.tracking_probes = True
         self._connections: dict[Node, TrackingConnection] = {}
-        self._wakeup_recv: socket.socket | None = None      # a pair of sockets to wake the thread
-        self._wakeup_send: socket.socket | None = None
+        # pairs of sockets to wake the thread, to receive and to send; the first one is used
+        self._wakeups: list[tuple[socket.socket, socket.socket]] = []
         self.renew()
 
     def renew(self) -> None:
@@ -88,50 +88,40 @@ class Tracking:
         self._refusals: dict[Node, str] = {}    # the words in which a node refuses to track
         self._is_up = False                     # the state that was logged last
         self._discover_at = 0.0
-        self._thread: Thread | None = None
+        self._thread = OnlyThread("cachebox-link", self._run)
         self._is_ending = False
         self._is_stopped = False
         self._is_troubled = False               # something was raised, and no server has answered since
         self._is_orderly = True                 # whether the thread last ended by its own decision
-        self._wakeup_recv = self._wakeup_send = None
 
     # --- from other threads -------------------------------------------------------------------------------------------
 
     def start(self) -> bool:
         """Start the thread, if it does not run. Returns False if no thread can be started."""
-        with self._lock:
-            if self._is_ending:
-                return False
-            if self._thread is not None and self._thread.runs():
-                return True
-            self._thread = thread = Thread("cachebox-link", self._run)
+        if self._is_ending:
+            return False
         try:
             self._open_wakeup()
-            thread.start()
+            self._thread.start()
         except (RuntimeError, OSError):         # too many threads or sockets, or the process is ending: try later
             return False
-        finally:
-            if not thread.is_alive() and self._thread is thread:
-                self._thread = None
         return True
 
     def _open_wakeup(self) -> None:
-        if self._wakeup_recv is None:
-            recv, send = socket.socketpair()
-            recv.setblocking(False)
-            send.setblocking(False)
-            with self._lock:
-                if self._wakeup_recv is None:
-                    self._wakeup_recv, self._wakeup_send = recv, send
-                    return
-            recv.close()                        # another thread was faster
-            send.close()
+        if not self._wakeups:
+            pair = socket.socketpair()
+            for end in pair:
+                end.setblocking(False)
+            self._wakeups.append(pair)          # one step: a signal handler may be here, too
+            if self._wakeups[:1] != [pair]:
+                self._wakeups.remove(pair)      # another caller was faster
+                _close(pair)
 
     def pause(self) -> None:
         """Before a fork: end the thread, and wait for its end; the connections stay."""
         with self._lock:
             self._is_ending = True
-            thread = self._thread
+            thread = self._thread.thread
         self._wake_up()
         if thread is not None and thread is not threading.current_thread():
             with contextlib.suppress(RuntimeError):     # it has not begun yet, and ends at once when it does
@@ -150,7 +140,7 @@ class Tracking:
         """End the thread and close its connections. May be called twice."""
         self._is_stopped = True
         self.pause()
-        thread = self._thread
+        thread = self._thread.thread
         if thread is None or not thread.is_alive():
             self._close_sockets()               # else the busy thread closes them when it ends
         for request in list(self._requests):
@@ -159,8 +149,7 @@ class Tracking:
     def stop_soon(self) -> None:
         """`stop`, without waiting: the thread closes its connections. For caches that nobody closed."""
         self._is_stopped = self._is_ending = True
-        thread = self._thread
-        if thread is None or not thread.runs():
+        if not self._thread.runs():
             self._close_sockets()
         self._wake_up()
 
@@ -168,32 +157,30 @@ class Tracking:
         for link in list(self._connections.values()):
             link.connection.close()
         self._connections.clear()
-        for end in (self._wakeup_recv, self._wakeup_send):
-            if end is not None:
-                end.close()
-        self._wakeup_recv = self._wakeup_send = None
+        pairs, self._wakeups = self._wakeups, []
+        for pair in pairs:
+            _close(pair)
 
     def _wake_up(self) -> None:
-        send = self._wakeup_send
-        if send is None:
-            return
-        try:
-            send.send(b".")
-        except OSError:                         # full: the thread will wake; or closed: it has ended
-            pass
+        for _, send in self._wakeups[:1]:
+            with contextlib.suppress(OSError):  # full: the thread will wake; or closed: it has ended
+                send.send(b".")
 
     def wait_until_begun(self, deadline: float) -> Effects[None]:
         """Wait for the end of the first attempt to connect, successful or not."""
-        if threading.current_thread() is self._thread:
-            return                              # a finalizer runs in the thread itself
+        if threading.current_thread() is self._thread.thread or in_section():
+            return                              # a finalizer runs in the thread itself, or the thread may wait for us
         waiter = yield NewWaiter()
         self._begun.append(waiter.wake)         # no lock: an interruption here must not hold the thread up
-        if not self.has_begun and self.start():
-            yield Wait(waiter, deadline)
+        # one wait after the other, because the caller that was to start the thread may be one that waits for us
+        while not self.has_begun and self.start() and time.monotonic() < deadline:
+            yield Wait(waiter, min(deadline, time.monotonic() + BEGINS_WITHIN))
 
     def barrier(self, deadline: float) -> Effects[bool]:
         """Wait until every change made before now has been applied here. Returns False if that cannot be known in
-        time."""
+        time, or the thread may wait for what this caller holds."""
+        if in_section():
+            return False
         waiter = yield NewWaiter()
         request = Request(waiter.wake, deadline)
         self._requests.append(request)
@@ -232,8 +219,11 @@ class Tracking:
                 self._work()
             except BaseException as error:
                 self._recover(error)
+        self._thread.ends()
         if self._is_stopped:
             self._close_sockets()
+        elif not self._is_ending:
+            self.start()                        # the fork for which the thread was to end is over already
 
     def _work(self) -> None:
         if not self._is_orderly:                # the error may have left any connection in the middle of a reply
@@ -331,7 +321,7 @@ class Tracking:
             return
         if self._refusals.pop(node, None) is not None:
             log.info("%s tracks changes now", node)
-        link = TrackingConnection(node, connection)
+        link = TrackingConnection(node, connection, names.generation(owned[0]) if names.clustered and owned else None)
         self._connections[node] = link
         self._tier.tracking_began()
         if len(self._connections) < len(self._topology.masters):
@@ -371,7 +361,8 @@ class Tracking:
         """Probe a node, in the background, which may wait: over a connection of its own, as a call may need one."""
         owners = self._topology.owners or ()
         deadline = time.monotonic() + self._timeout
-        if self._is_stopped or node not in owners or not node.pool.take_place():
+        place = None if self._is_stopped or node not in owners else node.pool.take_place()
+        if place is None:
             return
         node.breaker.probes()
         connection = None
@@ -383,7 +374,7 @@ class Tracking:
         finally:
             if connection is not None:
                 connection.close()
-            node.pool.give_place()
+            place.leave()
 
     def _is_refused(self, node: Node, words: str) -> None:
         if redacted(words) != redacted(self._refusals.get(node, "")):
@@ -422,7 +413,7 @@ class Tracking:
             times.append(self._discover_at)
         times += [when for node, when in self._next_try.items() if node not in self._connections]
         by_sock: dict[Any, TrackingConnection] = {link.connection.sock: link for link in self._connections.values()}
-        recv: Any = self._wakeup_recv
+        [(recv, _)] = self._wakeups[:1]
         for sock in readable([*by_sock, recv], max(0.0, min(times) - now)):
             if sock is recv:
                 recv.recv(CHUNK)
@@ -451,7 +442,7 @@ class Tracking:
                 names = self._topology.names
                 assert names is not None
                 pass_on(reply, names, self._tier)
-            elif link.sent and type(reply) is str and reply == "PONG":
+            elif link.is_answer(reply):
                 link.answered, requests = link.sent.popleft()
                 self._has_answered(link, requests)
             else:
@@ -482,3 +473,8 @@ class Tracking:
         self._next_try[link.node] = link.made + RETRY_APART     # at once, unless the connection was new
         if self._topology.servers.mode != "single":
             self._topology.is_suspect = True
+
+
+def _close(pair: tuple[socket.socket, socket.socket]) -> None:
+    for end in pair:
+        end.close()

@@ -11,17 +11,26 @@ from typing import Any
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._net.blocking_driver import Connection
 from cachebox.distributed._net.effects import Commands, Node
+from cachebox.distributed._net.refusals import NOT_SERVING
 from cachebox.distributed._wire.keyspace import KeySpace
 from cachebox.distributed._wire.replies import verify
-from cachebox.distributed._wire.resp import Senseless, packed, packed_all
+from cachebox.distributed._wire.resp import ReplyError, Senseless, packed, packed_all
 
 
 class TrackingConnection:
-    """The tracking connection to one server."""
+    """The tracking connection to one server.
 
-    def __init__(self, node: Node, connection: Connection) -> None:
+    Args:
+        owned: of a cluster, the name of a generation that the server owns. Then what stands for PING is a command that
+            only the owner answers, because a server that has lost its part of the keys goes on answering PING, but its
+            pushes may be late, or end.
+    """
+
+    def __init__(self, node: Node, connection: Connection, owned: bytes | None = None) -> None:
         self.node = node
         self.connection = connection
+        self._ping = packed(b"PING") if owned is None else packed(b"GET", owned)
+        self._is_proof = owned is not None
         self.made = time.monotonic()
         self.sent: deque[tuple[float, list[Request]]] = deque()     # PINGs not answered yet
         self.answered = -math.inf       # when the latest answered PING was sent
@@ -30,8 +39,16 @@ class TrackingConnection:
         """Send PING. Its answer serves these requests."""
         now = time.monotonic()
         self.connection.sock.settimeout(0.2)
-        self.connection.sock.sendall(packed(b"PING"))
+        self.connection.sock.sendall(self._ping)
         self.sent.append((now, requests))
+
+    def is_answer(self, reply: Any) -> bool:
+        """Whether a reply is one to a PING. Raises ConnectionError if the server has lost its part of the keys."""
+        if not self.sent or not self._is_proof:
+            return bool(self.sent) and type(reply) is str and reply == "PONG"
+        if type(reply) is ReplyError and (reply.code == "MOVED" or reply.code in NOT_SERVING):
+            raise ConnectionError(str(reply))
+        return reply is None or type(reply) in (bytes, ReplyError)
 
 
 class Request:

@@ -22,8 +22,8 @@ from cachebox.distributed._net.effects import (
     T,
     Wait,
 )
-from cachebox.distributed._net.pool import PoolWaiter, needs_sign_of_life, patience, share
-from cachebox.distributed._net.servers import connect_async, failures, is_cut, is_timeout, left
+from cachebox.distributed._net.pool import Place, PoolWaiter, needs_sign_of_life, patience, share
+from cachebox.distributed._net.servers import connect_async, failures, forget_unsent, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, Replies, packed_all
 
@@ -34,9 +34,10 @@ PER_LOOP = 16                       # connections of an event loop to one server
 class AsyncConnection:
     """A connection of an event loop."""
 
-    def __init__(self, reader: Any, writer: Any) -> None:
+    def __init__(self, reader: Any, writer: Any, place: Place | None = None) -> None:
         self.reader = reader
         self.writer = writer
+        self.place: Any = place         # None: it belongs to no pool
         self.replies = Replies()
         self.used_at = time.monotonic()
         self.is_busy = False
@@ -53,7 +54,7 @@ class AsyncConnection:
     def _expire(self, request: int) -> None:
         if self.is_busy and self.requests == request:
             self.is_late = True
-            self.writer.transport.abort()
+            self.abort()
 
     async def request(self, data: bytes, n: int) -> list[Any]:
         """Send, and receive n replies."""
@@ -78,6 +79,13 @@ class AsyncConnection:
             self.writer.transport.abort()
         except RuntimeError:                        # the loop is closed: only the socket is left to close
             self.close_socket()
+
+    def abort(self) -> None:
+        """Close in the middle of a request."""
+        sock = self.writer.transport.get_extra_info("socket")
+        if sock is not None:
+            forget_unsent(sock)
+        self.close()
 
     def close_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """`close`, from any thread, even while the loop runs in another."""
@@ -253,8 +261,8 @@ async def exchange_in_slot(node: Node, commands: Commands, deadline: float, once
         connection = await idle_connection(node, loop, now, deadline, once)
         if connection is not None:
             was_reused = True
-        elif pool.take_place():
-            connection = await new_connection(node, deadline)
+        elif (place := pool.take_place()) is not None:
+            connection = await new_connection(node, deadline, place)
         else:
             is_waiting = True
             connection, was_reused = await next_connection(node, loop, deadline)
@@ -334,10 +342,10 @@ class HedgedRequest:
 
     async def _ask(self) -> list[Any]:
         pool = self._node.pool
-        while not pool.take_place():            # no place for both: the old one's becomes free when it ends
-            self._old.close()
+        while (place := pool.take_place()) is None:     # no place for both: the old one's becomes free when it ends
+            self._old.abort()
             await asyncio.sleep(min(0.01, left(self._deadline)))
-        connection = await new_connection(self._node, self._deadline)
+        connection = await new_connection(self._node, self._deadline, place)
         try:
             replies = await request_until(connection, packed_all(self._commands), self._commands, self._deadline)
         except BaseException:
@@ -349,7 +357,7 @@ class HedgedRequest:
 
     def _over(self, task: asyncio.Task[list[Any]]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._old.close()                   # this ends the wait for it
+            self._old.abort()                   # this ends the wait for it
 
     async def outcome(self) -> list[Any] | None:
         """The second request's replies, after the old connection failed; None: it failed, too, or was not sent."""
@@ -398,12 +406,12 @@ async def idle_connection(
                 return connection
 
 
-async def new_connection(node: Node, deadline: float) -> AsyncConnection:
-    """A new connection; the caller has its place already."""
+async def new_connection(node: Node, deadline: float, place: Place) -> AsyncConnection:
+    """A new connection, in a place of its own."""
     try:
-        return await open_connection(node, deadline)
+        return await open_connection(node, deadline, place)
     except BaseException:
-        node.pool.give_place()
+        place.leave()
         raise
 
 
@@ -420,15 +428,15 @@ async def next_connection(
         connection, queued.connection = queued.connection, None
         if connection is not None:
             return connection, True
-        if queued.has_place:
-            queued.has_place = False
-            return await new_connection(node, deadline), False
+        place, queued.place = queued.place, None
+        if place is not None:
+            return await new_connection(node, deadline, place), False
     finally:
         node.pool.withdraw(queued)
     raise TimeoutError("no connection became free in time")
 
 
-async def open_connection(node: Node, deadline: float) -> AsyncConnection:
+async def open_connection(node: Node, deadline: float, place: Place | None = None) -> AsyncConnection:
     """A new connection to a node."""
     node.pool.forget_closed_loops()
     seconds = left(deadline)
@@ -443,7 +451,7 @@ async def open_connection(node: Node, deadline: float) -> AsyncConnection:
         finally:
             opening.add_done_callback(abandoned)
         raise
-    connection = AsyncConnection(*opening.result())
+    connection = AsyncConnection(*opening.result(), place)
     if node.health.is_troubled:
         node.health.lets_in()
     return connection

@@ -1,7 +1,8 @@
-"""A thread for work that nobody waits for: renewing leases, and removing what cleared generations left.
+"""Threads for work that nobody waits for: one for short tasks such as renewing leases, and one for chores that may take
+long, such as removing what cleared generations left.
 
-The thread starts when there is work, and ends a moment after there is none. An error of a task is logged, and the next
-task follows. Whether the thread runs is asked of the thread itself.
+A thread starts when there is work, and ends a moment after there is none. Whether it runs is asked of the thread
+itself. An error of a task is logged, and the next task follows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from cachebox._platform.section import Section
-from cachebox._platform.thread import Thread
+from cachebox._platform.thread import OnlyThread
 
 LINGERS = 1.0
 """Seconds that the thread stays when there is nothing to do."""
@@ -26,9 +27,14 @@ log = logging.getLogger("cachebox")
 
 
 class Background:
-    """Runs functions at their times, one after the other. Thread-safe."""
+    """Runs functions at their times, one after the other. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the thread, for debuggers.
+    """
+
+    def __init__(self, name: str = "cachebox-background") -> None:
+        self._name = name
         self.renew()
 
     def renew(self) -> None:
@@ -37,7 +43,7 @@ class Background:
         self._changed = self._lock.condition()
         self._tasks: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
-        self._thread: Thread | None = None
+        self._thread = OnlyThread(self._name, self._run)
         self._is_ending = False
         self._is_paused = False
         self._is_troubled = False               # a task has raised, and none has succeeded since
@@ -57,19 +63,15 @@ class Background:
 
         If no thread can be started, the next `schedule` tries again.
         """
-        with self._lock:
-            runs = self._thread is not None and self._thread.runs()
-            if runs or self._is_paused or self._is_ending or not self._tasks:
-                return
-            self._thread = thread = Thread("cachebox-background", self._run)
-        with contextlib.suppress(RuntimeError):
-            thread.start()
+        if self._tasks and not (self._is_paused or self._is_ending):
+            with contextlib.suppress(RuntimeError):
+                self._thread.start()
 
     def pause(self) -> None:
         """Before a fork: end the thread and wait for its end, but keep what is planned."""
         with self._lock:
             self._is_paused = True
-            thread = self._thread
+            thread = self._thread.thread
             self._changed.notify_all()
         self._join(thread)
 
@@ -79,7 +81,7 @@ class Background:
         self._start()
 
     @staticmethod
-    def _join(thread: Thread | None) -> None:
+    def _join(thread: threading.Thread | None) -> None:
         if thread is not None and thread is not threading.current_thread():
             with contextlib.suppress(RuntimeError):     # it has not begun yet, and ends at once when it does
                 thread.join(FINISHES)
@@ -88,7 +90,9 @@ class Background:
         """Work until there is nothing to do, whatever the tasks raise."""
         while True:
             try:
-                return self._work()
+                self._work()
+                self._thread.ends()
+                return self._start()            # a finalizer may have brought work since the last look
             except BaseException as error:
                 self._note(error)
 
@@ -108,12 +112,10 @@ class Background:
                 now = time.monotonic()
                 due = self._tasks[0][0] if self._tasks else 0.0
                 if self._is_paused:
-                    self._thread = None
                     return
                 if not self._tasks or due > now:
                     idle_since = 0.0 if self._tasks else idle_since or now
                     if self._is_ending or (idle_since and now >= idle_since + LINGERS):
-                        self._thread = None
                         return
                     self._changed.wait((due or idle_since + LINGERS) - now)
                     continue
@@ -126,7 +128,7 @@ class Background:
         """Finish what is due, but not what is planned. Waits for that for at most twice `FINISHES` seconds."""
         with self._lock:
             self._is_ending = True
-            thread = self._thread
+            thread = self._thread.thread
             self._changed.notify_all()
         self._join(thread)
         self.must_end = True                    # the current task took too long: it ends after its page

@@ -10,8 +10,8 @@ from cachebox._platform.callers import waiter
 from cachebox._platform.guard import report
 from cachebox._platform.steps import run
 from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, NewWaiter, Node, Spawn, T, Wait
-from cachebox.distributed._net.pool import TRUSTED_ONCE, PoolWaiter, needs_sign_of_life, patience, share
-from cachebox.distributed._net.servers import connect, failures, is_cut, is_timeout, left
+from cachebox.distributed._net.pool import TRUSTED_ONCE, Place, PoolWaiter, needs_sign_of_life, patience, share
+from cachebox.distributed._net.servers import connect, failures, forget_unsent, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
 from cachebox.distributed._wire.resp import CHUNK, LARGEST_CHUNK, Replies, packed_all
 
@@ -22,8 +22,9 @@ GRACE = 0.02                        # seconds to collect the other servers' answ
 class Connection:
     """A blocking connection."""
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: Any, place: Place | None = None) -> None:
         self.sock = sock
+        self.place: Any = place         # None: it belongs to no pool
         self.replies = Replies()
         self.used_at = time.monotonic()
 
@@ -55,10 +56,15 @@ class Connection:
     def close(self) -> None:
         self.sock.close()
 
+    def abort(self) -> None:
+        """Close in the middle of a request."""
+        forget_unsent(self.sock)
+        self.sock.close()
 
-def open_connection(node: Node, deadline: float) -> Connection:
+
+def open_connection(node: Node, deadline: float, place: Place | None = None) -> Connection:
     """A new connection to a node."""
-    connection = Connection(connect(node.servers, node.address, deadline, node.for_sentinel))
+    connection = Connection(connect(node.servers, node.address, deadline, node.for_sentinel), place)
     if node.health.is_troubled:
         node.health.lets_in()
     return connection
@@ -125,12 +131,12 @@ def idle_connection(node: Node, now: float, deadline: float, once: bool = False)
         pool.close(connection.used_at)          # the others were idle for longer
 
 
-def new_connection(node: Node, deadline: float) -> Connection:
-    """A new connection; the caller has its place already."""
+def new_connection(node: Node, deadline: float, place: Place) -> Connection:
+    """A new connection, in a place of its own."""
     try:
-        return open_connection(node, deadline)
+        return open_connection(node, deadline, place)
     except BaseException:
-        node.pool.give_place()
+        place.leave()
         raise
 
 
@@ -145,9 +151,9 @@ def next_connection(node: Node, deadline: float) -> tuple[Connection, bool]:
         connection, queued.connection = queued.connection, None
         if connection is not None:
             return connection, True
-        if queued.has_place:
-            queued.has_place = False
-            return new_connection(node, deadline), False
+        place, queued.place = queued.place, None
+        if place is not None:
+            return new_connection(node, deadline, place), False
     finally:
         node.pool.withdraw(queued)
         waiting.close()
@@ -167,8 +173,8 @@ def exchange(node: Node, commands: Commands, deadline: float, once: bool = False
             was_reused = True
             if not once:
                 until = patience(connection, now, deadline, len(data))
-        elif node.pool.take_place():
-            connection = new_connection(node, deadline)
+        elif (place := node.pool.take_place()) is not None:
+            connection = new_connection(node, deadline, place)
         else:
             is_waiting = True
             connection, was_reused = next_connection(node, deadline)
@@ -206,9 +212,11 @@ def hedged_exchange(node: Node, commands: Commands, old: Connection, deadline: f
     pool = node.pool
     connections = [old]
     try:
-        if not pool.take_place():
-            connections.pop().close()           # without a place for both, the new one takes the old one's
-        new = new_connection(node, deadline)
+        place = pool.take_place()
+        if place is None:
+            connections.pop().abort()           # without a place for both, the new one takes the old one's
+            place = old.place
+        new = new_connection(node, deadline, place)
         connections.append(new)
         if connections[0] is new or not readable([old.sock], 0.0):
             new.send(packed_all(commands), deadline)
@@ -278,12 +286,14 @@ def exchange_with_many(requests: list[tuple[Node, Commands]], deadline: float) -
                 if connection is not None:
                     was_reused = True
                     until = min(until, patience(connection, now, deadline, 0))
-                if connection is None and not node.pool.take_place():
+                place = node.pool.take_place() if connection is None else None
+                if connection is None and place is None:
                     waiting.append(i)
                     continue
-                if connection is None:
-                    connection = new_connection(node, share(deadline, 1 / max(1, connecting)))
+                if place is not None:
+                    connection = new_connection(node, share(deadline, 1 / max(1, connecting)), place)
                     connecting -= 1
+                assert connection is not None
                 connection.used_at = now
                 connection.send(packed_all(commands), deadline)
                 under_way[i] = (connection, was_reused)

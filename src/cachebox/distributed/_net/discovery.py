@@ -31,6 +31,7 @@ class Discovery:
         self.tracking_probes = False                # whether the tracking connection finds out when a server is back
         self.is_suspect = False                 # a call saw signs of a change
         self.on_open: Callable[[], object] | None = None    # called before a connection is made
+        self.on_untracked: Callable[[], object] | None = None   # called after a server answered that owns nothing yet
         self._refreshed_at = -REFRESH_APART
         self._sentinels = (
             [Node(servers, address, for_sentinel=True) for address in servers.addresses]

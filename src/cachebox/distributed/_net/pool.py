@@ -9,6 +9,7 @@ handed the next one that becomes free.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,8 @@ it."""
 LARGE = 65536
 """Bytes from which a request is not sent a second time to a server that may only be slow."""
 
+_numbers = itertools.count()
+
 
 class PoolWaiter:
     """A caller that waits for a connection: what it was handed, and how it is woken. `home`: its event loop, or
@@ -41,7 +44,27 @@ class PoolWaiter:
         self.home = home
         self.wake = wake
         self.connection: Any = None
-        self.has_place = False
+        self.place: Place | None = None
+
+
+class Place:
+    """The right to have one connection open: its owner leaves it, or drops it.
+
+    It is taken by one step, when its number is entered in the pool, and left by one step, when that is removed.
+    """
+
+    _pool: ConnectionPool | None = None
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.number = next(_numbers)
+        self._pool = pool
+
+    def leave(self) -> None:
+        """Give the place back. May be called twice, and in the child of a fork."""
+        if self._pool is not None:
+            self._pool.give_place(self)
+
+    __del__ = leave
 
 
 class ConnectionPool:
@@ -61,6 +84,8 @@ class ConnectionPool:
     def renew(self) -> None:
         """Drop all connections: at first, and in the child of a fork, which must not use its parent's."""
         self._lock = Section()
+        self._taken: set[int] = set()           # the numbers of the places
+        self.queue: deque[PoolWaiter] = deque()
         for connection in self.idle:
             connection.close()
         for own in self.by_loop.values():
@@ -68,33 +93,42 @@ class ConnectionPool:
                 other.close_socket()
         self.idle = []
         self.by_loop = {}
-        self.size = 0                           # places that are taken
-        self.queue: deque[PoolWaiter] = deque()
 
     # --- places -------------------------------------------------------------------------------------------------------
 
-    def take_place(self) -> bool:
-        """Take a place for a new connection. Returns whether there was one."""
-        taken = self._reserve()
-        if taken and self.on_open is not None:
+    def take_place(self) -> Place | None:
+        """A place for a new connection, if there is one."""
+        place = self._reserve()
+        if place is not None and self.on_open is not None:
             self.on_open()
-        return taken
+        return place
 
-    def _reserve(self) -> bool:
+    @property
+    def size(self) -> int:
+        """How many places are taken."""
+        return len(self._taken)
+
+    def _reserve(self) -> Place | None:
+        place = Place(self)
         with self._lock:
-            if self.size >= self.limit:
-                return False
-            self.size += 1
-            return True
+            if len(self._taken) >= self.limit:
+                return None
+            self._taken.add(place.number)
+        return place
 
-    def give_place(self) -> None:
+    def give_place(self, place: Place) -> None:
         """A connection is gone: give its place to the first waiter, if there is one."""
+        if place.number not in self._taken:
+            return
+        waiter = None
+        following = Place(self)
         with self._lock:
-            waiter = self.queue.popleft() if self.queue else None
-            if waiter is None:
-                self.size -= 1
-            else:
-                waiter.has_place = True
+            if self.queue and place.number in self._taken:
+                self._taken.add(following.number)
+                waiter = self.queue[0]
+                waiter.place = following
+                self.queue.popleft()
+            self._taken.discard(place.number)
         if waiter is not None:
             waiter.wake()
 
@@ -105,15 +139,15 @@ class ConnectionPool:
             with contextlib.suppress(IndexError):
                 waiter.connection = own.pop()
                 return False
-            waiter.has_place = self._reserve()
-            spare = None if waiter.has_place else self._pop_spare()
+            waiter.place = self._reserve()
+            spare = None if waiter.place is not None else self._pop_spare()
             if spare is not None:
-                waiter.has_place = True
-            elif not waiter.has_place:
+                waiter.place = spare[0].place
+            elif waiter.place is None:
                 self.queue.append(waiter)
         if spare is not None:
             _close(*spare)
-        return not waiter.has_place
+        return waiter.place is None
 
     def _pop_spare(self) -> tuple[Any, Any] | None:
         """An idle connection of another home, and that home's event loop."""
@@ -131,8 +165,8 @@ class ConnectionPool:
                 self.queue.remove(waiter)
         if waiter.connection is not None:
             self.give_back(waiter.connection, waiter.home)
-        elif waiter.has_place:
-            self.give_place()
+        elif waiter.place is not None:
+            waiter.place.leave()
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -154,15 +188,15 @@ class ConnectionPool:
             if waiter.home is home:
                 waiter.connection, connection = connection, None
             else:
-                waiter.has_place = True
+                waiter.place = connection.place
         if connection is not None:
             _close(connection, home)
         waiter.wake()
 
     def discard(self, connection: Any) -> None:
         """Close a connection that was in use, and let another one be opened."""
-        connection.close()
-        self.give_place()
+        connection.abort()
+        connection.place.leave()
 
     def close(self, until: float = float("inf")) -> None:
         """Close the idle connections that were used last at or before a monotonic time."""
@@ -173,7 +207,7 @@ class ConnectionPool:
                 while stack[0].used_at <= until:
                     connection = stack.pop(0)
                     _close(connection, home)
-                    self.give_place()
+                    connection.place.leave()
 
     def reap(self) -> None:
         """Close connections that were idle for long, and those of event loops that have ended."""

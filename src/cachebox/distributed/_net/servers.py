@@ -8,9 +8,12 @@ call. redis-py is imported only when there is a server to connect to.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import math
+import os
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,6 +36,7 @@ KEEPALIVE = {
     for name, value in {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}.items()
     if hasattr(socket, name)
 }
+_NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 @dataclass
@@ -173,6 +177,15 @@ def mode_of(greeting: Any) -> str:
     """The kind of the server that answered HELLO with `greeting`: "standalone", "sentinel" or "cluster"."""
     value = greeting.get(b"mode", b"standalone") if isinstance(greeting, dict) else b"standalone"
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def forget_unsent(sock: Any) -> None:
+    """Have a socket drop, when it is closed, what the server has not received yet.
+
+    Otherwise the system goes on sending it, and a write that was given up would be carried out after later ones.
+    """
+    with contextlib.suppress(OSError):          # it is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
 
 def failures() -> tuple[type[BaseException], ...]:

@@ -122,6 +122,8 @@ class Topology(Discovery):
                     if i in asking:
                         next(replies)
                         asking.discard(i)
+                        if self.on_untracked is not None and node not in self.masters:
+                            self.on_untracked()
                     reply = next(replies)
                     results[i] = reply
                     if type(reply) is not ReplyError:

@@ -56,14 +56,30 @@ def written(value: Any, typed: bool = False) -> str:
     if isinstance(value, type) and _is_importable(value):
         return f"type({module_of(value)}.{value.__qualname__})"
     if isinstance(value, enum.Enum):
-        return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
+        if not _is_importable(kind):            # two classes of one name have different members
+            raise _no_text(kind)
+        name = f"({value._value_!r})" if value._name_ is None else value._name_     # None: flags without a name
+        return f"{module_of(kind)}.{kind.__qualname__}.{name}"
     if kind is complex or kind is decimal.Decimal or kind is uuid.UUID:
         return f"{kind.__name__}({value})"
     if kind in (datetime.date, datetime.time, datetime.datetime):
         return f"{kind.__name__}({value.isoformat()})"
     if kind is datetime.timedelta:
         return f"timedelta({value.days},{value.seconds},{value.microseconds})"
-    raise TypeError(
+    raise _no_text(kind)
+
+
+def keyword(name: str) -> str:
+    """The name of a keyword argument as text. ``f(**names)`` takes any str, such as one that looks like two arguments.
+
+    >>> keyword("x"), keyword("x=1,y")
+    ('x', "'x=1,y'")
+    """
+    return name if name.isidentifier() else written(str(name))
+
+
+def _no_text(kind: type) -> TypeError:
+    return TypeError(
         f"an argument of type {kind.__name__} has no text that is the same in every process: use key_func to make keys"
     )
 

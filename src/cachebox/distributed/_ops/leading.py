@@ -19,8 +19,8 @@ Row = tuple[tuple[bytes, bytes], float, tuple[str, ...]]
 class LeadOfMany:
     """One load of many keys: a context manager that releases what it holds, however it ends.
 
-    After an exception it gives the leases up in the background. Otherwise the caller calls `give_up` if it has not used
-    all of them.
+    After an exception it gives the leases up in the background, as it always does with those of servers that did not
+    answer. Otherwise the caller calls `give_up` if it has not used all of them.
     """
 
     def __init__(self, core: Core, loader: Loader) -> None:
@@ -29,6 +29,7 @@ class LeadOfMany:
         self.token = new_token()
         self.flight = new_flight()
         self._leased: list[Group] = []
+        self._doubtful: list[Group] = []        # the server may have granted them, or not have ended them
 
     def __enter__(self) -> LeadOfMany:
         # before the leases are taken, because a waiter that sees this token must find the flight
@@ -36,8 +37,9 @@ class LeadOfMany:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None and self._leased:
-            self._loader.leases.give_up_soon(self.token, self._leased)
+        left = self._doubtful if error is None else [*self._leased, *self._doubtful]
+        if left:
+            self._loader.leases.give_up_soon(self.token, left)
         self.let_go()
         self._loader.flights.pop(self.token, None)
         self.flight.give_up()                   # waiters look again
@@ -81,6 +83,8 @@ class LeadOfMany:
             if type(reply) is Failure:
                 tier.drop_write(write)
                 failed.append((members, reply))
+                if reply.was_sent and core.names is not None:
+                    self._doubtful.append(self._leases_of(bucket, members))
                 continue
             if reply[:1] == b"1":
                 tier.end_write(write, (), [bucket])
@@ -118,9 +122,10 @@ class LeadOfMany:
             commands.append((bucket, script_call(COMPLETE_MANY, script_keys, *arguments)))
         replies = (yield from core.send_writes(commands, groups, core.deadline())) if commands else []
         failed = []
-        for (_, members), reply, write in replies:
+        for (bucket, members), reply, write in replies:
             if type(reply) is Failure:
                 failed.append((members, reply))
+                self._doubtful.append(self._leases_of(bucket, members))
                 continue
             stored = [key for key, answer in zip(members, reply, strict=True) if answer == 49]
             core.tier.end_write(write, stored)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cachebox._loading.flight import Flight
 from cachebox.distributed._net.blocking_driver import Blocking
-from cachebox.distributed._net.effects import Effects
+from cachebox.distributed._net.effects import Effects, Failure
 from cachebox.distributed._ops.operations import Core
 from cachebox.distributed._wire import error_codec
 from cachebox.distributed._wire.scripts import FAIL, LEASE, script_call
@@ -62,20 +62,51 @@ class Leases:
     def renew(self) -> None:
         """Reset: at first, and in the child of a fork."""
         self._kept: dict[bytes, tuple[list[Group], Flight]] = {}
+        self._asked: dict[bytes, list[Group]] = {}          # the server may have granted them, and they were not used
+
+    def ask(self, token: bytes, groups: list[Group]) -> None:
+        """Said before the server is asked for leases: from now on `end` gives them up."""
+        self._asked[token] = groups
+
+    def settled(self, token: bytes) -> None:
+        """Said when the server has not granted the leases, or has ended them."""
+        self._asked.pop(token, None)
+
+    def end(self, token: bytes) -> None:
+        """Said when nobody will use the leases: those that the server may still have are given up in the background.
+
+        So no way on which a leader ends, interruptions and servers that did not answer included, has others wait until
+        its lease expires.
+        """
+        self._kept.pop(token, None)
+        groups = self._asked.pop(token, None)
+        if groups is not None:
+            self.give_up_soon(token, groups)
 
     def keep(self, token: bytes, groups: list[Group], flight: Flight) -> None:
         """Renew leases until `let_go`, or until nobody can continue their flight."""
         self._kept[token] = groups, flight
         self._core.background.schedule(RENEWED_EVERY, lambda: self._renew(token))
 
-    def let_go(self, token: bytes) -> list[Group] | None:
-        """Stop renewing leases, and return them if they were renewed. A lease that is neither used nor given up
-        expires."""
-        return self._kept.pop(token, (None, None))[0]
+    def let_go(self, token: bytes) -> None:
+        """Stop renewing leases."""
+        self._kept.pop(token, None)
+
+    def take_over(self, token: bytes, deadline: float) -> Effects[None]:
+        """Give up the leases of an abandoned flight, unless its leader does so."""
+        self._kept.pop(token, None)
+        groups = self._asked.pop(token, None)
+        if groups is not None:
+            yield from self.give_up(token, groups, deadline)
 
     def give_up(self, token: bytes, groups: list[Group], deadline: float) -> Effects[None]:
         """Give leases up, so that another caller can lead. If that fails, they expire."""
-        yield from self._core.topology.ask(self._commands(token, groups, b""), deadline)
+        replies = yield from self._core.topology.ask(self._commands(token, groups, b""), deadline)
+        self._note(token, replies)
+
+    def _note(self, token: bytes, replies: list[Any]) -> None:
+        if not any(type(reply) is Failure for reply in replies):
+            self.settled(token)
 
     def fail(self, key: str, token: bytes, groups: list[Group], error: Exception, deadline: float) -> Effects[None]:
         """Give up the lease of one key, and pass the loader's error to the waiters in other processes."""
@@ -88,7 +119,7 @@ class Leases:
             [(bucket, names)] = groups
             names = [*names, core.names.failed(bucket, token)]
             command = script_call(FAIL, names, token, *encoded, error_codec.KEPT_MS)
-            yield from core.topology.ask([(bucket, command)], deadline)
+            self._note(token, (yield from core.topology.ask([(bucket, command)], deadline)))
 
     def give_up_soon(self, token: bytes, groups: list[Group]) -> None:
         """`give_up` in the background, for callers that cannot wait."""

@@ -56,7 +56,7 @@ class Namespace:
         self._core.pending.has_cleared(done, not failures)
         if done:
             self._core.tier.end_write(write, (), done)
-            self._core.background.schedule(0.0, lambda: self._clean(CLEANINGS))
+            self._core.chores.schedule(0.0, lambda: self._clean(CLEANINGS))
         else:
             self._core.tier.drop_write(write)
         if failures:
@@ -65,17 +65,17 @@ class Namespace:
 
     def _clean(self, tries: int) -> None:
         """In the background: remove what older generations left, page by page."""
-        if self._cleans() or self._core.background.must_end:
+        if self._cleans() or self._core.chores.must_end:
             return
         if tries > 1:
-            self._core.background.schedule(CLEANINGS_APART, lambda: self._clean(tries - 1))
+            self._core.chores.schedule(CLEANINGS_APART, lambda: self._clean(tries - 1))
         else:
             log.warning("what was cleared still takes memory on the servers: %s", self._core.last_error or "no answer")
 
     def _cleans(self) -> bool:
         """Remove what older generations left. Returns whether everything was removed."""
         core = self._core
-        return core.topology.clean(Blocking(), lambda: core.background.must_end, core.deadline)
+        return core.topology.clean(Blocking(), lambda: core.chores.must_end, core.deadline)
 
     def invalidate_tag(self, tag: Any) -> Effects[int]:
         """`DistributedCache.invalidate_tag`: a new generation of the tag in every bucket."""

@@ -51,10 +51,12 @@ class Core(Reading, Writing, WritingOnce):
         self.jitter = jitter
         # milliseconds for which entries are kept after their deadline
         self.kept = min(int(stale * 1000), LONGEST_KEPT)
-        self.background = Background()
+        self.background = Background()          # for tasks of at most a few round trips
+        self.chores = Background("cachebox-chores")         # for those that may take long, and run user code
         self.tracking = None
         if invalidation and not topology.is_exact:
             self.tracking = Tracking(topology, tier, self.background, max_staleness, timeout)
+            topology.on_untracked = tier.untracked
         self.is_closed = False
         self.fast_path: Any = None              # of a cache on a folder
         self._reported: set[str] = set()
@@ -124,6 +126,7 @@ class Core(Reading, Writing, WritingOnce):
         self.tier.renew()
         self.tier.first.delete_many(list(self.tier.first))
         self.background.renew()
+        self.chores.renew()
         self.pending.renew()
         if self.tracking is not None:
             self.tracking.renew()
@@ -133,6 +136,7 @@ class Core(Reading, Writing, WritingOnce):
 
     def pause(self) -> None:
         """Before a fork: end the threads, because a fork does not copy them."""
+        self.chores.pause()
         self.background.pause()
         if self.tracking is not None:
             self.tracking.pause()
@@ -142,12 +146,13 @@ class Core(Reading, Writing, WritingOnce):
         """After a fork, in the parent."""
         self.topology.resume()
         self.background.resume()
+        self.chores.resume()
         if self.tracking is not None:
             self.tracking.resume()
 
     def abandon(self) -> None:
         """Release everything without waiting, because the cache was dropped without being closed."""
-        self.is_closed = self.background.must_end = True
+        self.is_closed = self.background.must_end = self.chores.must_end = True
         self.tier.count()                       # publishes what was counted
         if self.tracking is not None:
             self.tracking.stop_soon()
@@ -158,6 +163,7 @@ class Core(Reading, Writing, WritingOnce):
         self.is_closed = True
         self.tier.count()                       # publishes what was counted
         self.tier.fresh_until = -math.inf
+        self.chores.stop()
         self.background.stop()
         if self.tracking is not None:
             self.tracking.stop()

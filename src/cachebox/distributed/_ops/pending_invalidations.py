@@ -326,7 +326,7 @@ class PendingInvalidations:
     def _plan(self) -> None:
         if not self._is_planned and not self._core.is_closed:
             self._is_planned = True
-            self._core.background.schedule(AGAIN, self._work)
+            self._core.chores.schedule(AGAIN, self._work)
 
     def _work(self) -> None:
         """Settle in the background, and plan the next try if anything is left."""

@@ -142,8 +142,7 @@ class Refreshing:
                 self._fails = True
                 log.warning("a value could not be refreshed in the background", exc_info=True)
         finally:
-            loader.flights.pop(token, None)
-            flight.give_up()
+            loader.end(token, flight)
             if self._flights.get(key) is flight:    # else another refresh took over
                 del self._flights[key]
                 self._end(key, pause)

@@ -155,8 +155,13 @@ class Loader:
             with flight:
                 return (yield from self._load(key, factory, decide, token, flight, acts, deadline))
         finally:
-            self.flights.pop(token, None)
-            flight.give_up()
+            self.end(token, flight)
+
+    def end(self, token: bytes, flight: Flight) -> None:
+        """The end of a load, however it came about."""
+        self.flights.pop(token, None)
+        self.leases.end(token)
+        flight.give_up()
 
     def reload(self, key: str, factory: Callable[[], Any], decide: Decides) -> Effects[tuple[Any, bool]]:
         """`load`, but a present value does not count, nor one that another caller is loading already."""
@@ -170,8 +175,7 @@ class Loader:
             with flight:
                 return (yield from self._load(key, factory, decide, token, flight, acts, deadline, reload=True))
         finally:
-            self.flights.pop(token, None)
-            flight.give_up()
+            self.end(token, flight)
 
     def load_alone(
         self, key: str, factory: Callable[[], Any], decide: Decides
@@ -312,7 +316,8 @@ class Loader:
                     value = core.give(other.get())
                     return (yield Call(factory)) if value is MISSING else value, True
                 deadline = core.deadline()
-                yield from self._take_over(reply[2], deadline)
+                self.flights.pop(reply[2], None)
+                yield from self.leases.take_over(reply[2], deadline)
                 continue
             # ask once more, so that no push between the question and the wait is missed
             if waiter is None:
@@ -345,13 +350,6 @@ class Loader:
             wait.ends()
         return other.is_done
 
-    def _take_over(self, token: bytes, deadline: float) -> Effects[None]:
-        """Give up the lease of an abandoned flight, unless its leader does so."""
-        self.flights.pop(token, None)
-        groups = self.leases.let_go(token)
-        if groups is not None:
-            yield from self.leases.give_up(token, groups, deadline)
-
     def lead(
         self, key: str, token: bytes, no_good: bytes, awaited: bytes, deadline: float, due: bytes = b""
     ) -> Effects[Any]:
@@ -365,6 +363,7 @@ class Loader:
         if names is not None:
             bucket = names.bucket(key)
             more = [names.lease(bucket, key), *([names.failed(bucket, awaited)] if awaited else ())]
+            self.leases.ask(token, [(bucket, [names.generation(bucket), more[0]])])
         write = core.tier.begin_write(())       # of the generation, which the script may make
         try:
             reply = yield from core.call(
@@ -372,8 +371,6 @@ class Loader:
             )
         except BaseException:                   # cancelled: the server may have granted the lease all the same
             core.tier.drop_write(write)
-            if names is not None:
-                self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), more[0]])])
             raise
         if type(reply) is not Failure and reply[0] == 3 and reply[1]:
             core.tier.end_write(write, (), [core.bucket_of(key)])
@@ -381,6 +378,8 @@ class Loader:
             core.tier.drop_write(write)
         if type(reply) is not Failure and reply[0] == 2 and reply[2] == token:
             return [3, 0]                       # a repetition, after the first answer was lost
+        if reply.was_sent is False if type(reply) is Failure else reply[0] != 3:
+            self.leases.settled(token)
         return reply
 
     # --- leading ------------------------------------------------------------------------------------------------------
@@ -414,8 +413,6 @@ class Loader:
                 deadline += time.monotonic() - begun
                 yield from self.leases.fail(key, token, groups, error, deadline)
                 flight.fail(error)
-            else:                               # a cancelled task cannot wait any more
-                self.leases.give_up_soon(token, groups)
             raise
         self.leases.let_go(token)
         deadline += time.monotonic() - begun
@@ -458,7 +455,9 @@ class Loader:
             tier.count(errors=1)
             if not core.is_local:
                 raise core.unavailable(reply, [key])
-        elif reply[0]:
+            return
+        self.leases.settled(token)
+        if reply[0]:
             bucket = core.bucket_of(key)
             made = [(bucket, tag) for tag, was_made in zip(tags, reply[1], strict=True) if was_made == 49]
             tier.end_write(write, (key,), (), made)
