@@ -17,7 +17,7 @@ from typing import Any
 
 from cachebox.distributed._embedded import processes
 from cachebox.distributed._embedded.folder import Folder
-from cachebox.distributed._embedded.page import SIZE, VERSION, Page, whole_frames
+from cachebox.distributed._embedded.page import SIZE, START, VERSION, Page, version_of, whole_frames
 from cachebox.distributed._embedded.writer_lock import Busy, WriterLock
 
 PATIENCE = 0.2                      # seconds to wait for the writer lock: without the lock, reading works all the same
@@ -74,7 +74,7 @@ class Opened:
                 self._look_over()
             if is_mine:
                 _let_go(lock_fd)
-            elif self.page.is_new:          # by a process that still looks it over, or died while it did
+            if self.page.is_new:            # a process still looks it over, or died while it did
                 raise Busy("another process is opening it")
             return True
         except FileNotFoundError:
@@ -116,14 +116,12 @@ class Opened:
         folder = self.folder
         if folder.check_path("page"):
             fd = folder.open("page")
-            if os.fstat(fd).st_size == SIZE:
-                page = _map(fd)
-                if page.version not in (None, VERSION):
-                    os.close(fd)
-                    raise ValueError(f"{folder.path!r} was written by another version of cachebox: name another folder")
-                if page.version == VERSION and page.is_whole:
-                    return page, fd
+            version = version_of(os.pread(fd, START, 0))
+            if version == VERSION and os.fstat(fd).st_size == SIZE:
+                return _map(fd), fd
             os.close(fd)
+            if version not in (None, VERSION):
+                raise ValueError(f"{folder.path!r} was written by another version of cachebox: name another folder")
         if not may_make:
             raise Busy("another process has kept the writer lock all the time")
         name = f"page-{secrets.token_hex(8)}"

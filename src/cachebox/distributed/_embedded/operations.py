@@ -10,8 +10,9 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from zlib import crc32
 
-from cachebox.distributed._embedded.database import NEVER
+from cachebox.distributed._embedded.database import GENERATION, NEVER, TAG_EPOCH, Damaged, number
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import Cost, cost_of
 from cachebox.distributed._embedded.rows import FIND_ANY, PUT, check, row_of, tags_in
@@ -22,6 +23,8 @@ from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
 
 IN_ONE_LOOK = 250                   # keys of one SELECT
+TOKEN = TAG_VERSION = 16            # bytes
+LEASE = bytes, int, int, int, int, int      # the columns of a lease that are read
 NOTHING = ROW.pack(NONE, 0.0)
 _digits = re.compile(rb"-?[0-9]+").fullmatch
 
@@ -45,14 +48,15 @@ class Transaction:
     def generation(self) -> int:
         """The present generation."""
         if self._generation is None:
-            ((self._generation,),) = self.execute("SELECT v FROM m WHERE id = 0").fetchall()
+            self._generation = number(self.execute, GENERATION)
+            if self.page.generation not in (0, self._generation):
+                raise Damaged("the generation is not what was written")
         return self._generation
 
     @property
     def epoch(self) -> int:
         """A number that every invalidation of a tag changes."""
-        ((epoch,),) = self.execute("SELECT v FROM m WHERE id = 2").fetchall()
-        return int(epoch)
+        return number(self.execute, TAG_EPOCH)
 
     def find(self, key: bytes) -> tuple[bytes, int] | None:
         """The envelope of a live entry and its deadline, or None."""
@@ -100,6 +104,8 @@ class Transaction:
             if found is None or found[1] != self.generation:
                 found = fresh, self.generation
                 self.execute("REPLACE INTO t VALUES(?, ?, ?)", (name, *found))
+            elif type(found[0]) is not bytes or len(found[0]) != TAG_VERSION:
+                raise Damaged("a tag is not what was written")
             block += (len(name).to_bytes(2, "big"), name, found[0])
         return b"".join(block)
 
@@ -113,7 +119,11 @@ class Transaction:
             "SELECT token, g, epoch, x, place, incarnation FROM l WHERE h = ? AND k = ?",
             (self.page.hash_of(key), key),
         ).fetchone()
-        return found if found is not None and found[3] > self.now else None
+        if found is None:
+            return None
+        if tuple(map(type, found)) != LEASE or len(found[0]) != TOKEN:
+            raise Damaged("a lease is not what was written")
+        return found if found[3] > self.now else None
 
     def take_lease(self, key: bytes, token: bytes, milliseconds: int, place: Any, epoch: int) -> None:
         self.page.leases = True
@@ -328,9 +338,11 @@ def lead(
         if answer is not None:
             return answer
         if awaited:
-            failure = execute("SELECT b FROM f WHERE token = ? AND x > ?", (awaited, now)).fetchone()
+            failure = execute("SELECT c, b FROM f WHERE token = ? AND x > ?", (awaited, now)).fetchone()
             if failure is not None:
-                return [4, failure[0]]
+                if type(failure[1]) is not bytes or failure[0] != crc32(failure[1]):
+                    raise Damaged("an error is not what was written")
+                return [4, failure[1]]
         lease = change.lease(key)
         if lease is not None and lease[1] == change.generation and (
             lease[0] == token or lease[4] < 0 or place.lives(lease[4], lease[5], page)
@@ -378,7 +390,8 @@ def fail(
         if lease[1] != change.generation:
             return 0
         execute("DELETE FROM f WHERE x <= ?", (change.now,))
-        execute("REPLACE INTO f VALUES(?, ?, ?)", (name, change.now + milliseconds, head + token + body))
+        data = head + token + body
+        execute("REPLACE INTO f VALUES(?, ?, ?, ?)", (name, change.now + milliseconds, crc32(data), data))
         return 1
 
     return store.write((), run, deadline, cost=_cost((key,), (body,)))
@@ -456,7 +469,7 @@ def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
     """CLEAR: start a new generation."""
     def run(execute: Execute, page: Page) -> int:
         page.generation = 0
-        execute("REPLACE INTO m VALUES(0, ?)", (new_number(),))
+        execute("REPLACE INTO m VALUES(?, ?)", (GENERATION, new_number()))
         return 1
 
     return store.write(None, run, deadline, tags=True, forgets=1)
@@ -467,7 +480,7 @@ def invalidate_tag(store: Store, keys: Keys, deadline: float, fresh: bytes) -> i
     (tag,) = keys
 
     def run(execute: Execute, page: Page) -> int:
-        execute("REPLACE INTO m VALUES(2, ?)", (new_number(),))
+        execute("REPLACE INTO m VALUES(?, ?)", (TAG_EPOCH, new_number()))
         execute("UPDATE t SET v = ? WHERE k = ?", (fresh, tag))
         return 1
 

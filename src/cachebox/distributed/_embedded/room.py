@@ -97,17 +97,16 @@ class Room:
         writer = database.writer
         step = max(16, min(STEP, needed // 1024))
         rows = writer.execute(
-            "SELECT h, g, x, length(k) + length(b) FROM e WHERE h >= ? ORDER BY h LIMIT ?", (start, step)
+            "SELECT h, g = ? AND (x = 0 OR x > ?), coalesce(length(k) + length(b), 0) FROM e WHERE h >= ? "
+            "ORDER BY h LIMIT ?", (database.generation(), now, start, step)
         ).fetchall()
-        ((generation,),) = writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
         gone, live, freed = [], 0, 0
         end = -TURN
-        for h, g, x, size in rows:
-            lives = g == generation and (x > now or x == 0)
+        for h, lives, size in rows:
             if page.unmark(h) and lives:
                 continue
             gone.append(h)
-            live += lives
+            live += bool(lives)
             freed += size + 32
             if freed >= needed:
                 break

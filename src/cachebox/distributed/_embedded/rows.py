@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from zlib import crc32
 
-from cachebox.distributed._embedded.database import NEVER
-from cachebox.distributed._embedded.page import sum_start
+from cachebox.distributed._embedded.database import NEVER, Damaged
+from cachebox.distributed._embedded.page import Page, sum_start
 from cachebox.distributed._wire.codec import HEAD, MAGIC, TAGGED, VERSION
 
 PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
@@ -31,10 +31,6 @@ HALF = 1 << 31
 Row = tuple[bytes, int, int, int, bytes]
 
 
-class Damaged(Exception):
-    """Stored data differs from what was written."""
-
-
 def row_of(h: int, key: bytes, generation: int, end: int, envelope: bytes) -> tuple[Any, ...]:
     """The parameters of `PUT` for an envelope of that generation."""
     body = envelope[len(START) : GENERATION_AT] + envelope[HEAD:]
@@ -48,7 +44,11 @@ def check(execute: Callable[..., Any], h: int, row: Row, now: int) -> tuple[byte
     """
     _, generation, end, found_sum, body = row
     end = end or NEVER
-    if found_sum != _sum_of(h, generation, end, body):
+    try:
+        is_whole = found_sum == _sum_of(h, generation, end, body)
+    except (TypeError, OverflowError):          # a column has another type than what was written
+        is_whole = False
+    if not is_whole:
         raise Damaged("an entry is not what was written")
     if end <= now:
         return None
@@ -59,6 +59,13 @@ def check(execute: Callable[..., Any], h: int, row: Row, now: int) -> tuple[byte
             if found is None or found[0] != version or found[1] != generation:
                 return None
     return envelope, end
+
+
+def key_of(page: Page, h: int, key: bytes) -> str:
+    """The key of a row that is read without its body. Its hash is its checksum. Raises `Damaged`."""
+    if type(key) is not bytes or page.hash_of(key) != h:
+        raise Damaged("a key is not what was written")
+    return key.decode("utf-8", "surrogatepass")
 
 
 def envelope_of(body: bytes, generation: int) -> bytes:

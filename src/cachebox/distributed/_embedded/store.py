@@ -22,12 +22,21 @@ from functools import partial
 from typing import Any, TypeVar
 
 from cachebox._platform.section import Section
-from cachebox.distributed._embedded.database import NEVER, Closing, Database, is_damage, is_full
+from cachebox.distributed._embedded.database import (
+    FAILURES,
+    NEVER,
+    SETTLED,
+    Closing,
+    Damaged,
+    Database,
+    is_damage,
+    is_full,
+)
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import NOTHING, Cost, Room
-from cachebox.distributed._embedded.rows import FIND, Damaged, check
+from cachebox.distributed._embedded.rows import FIND, check
 from cachebox.distributed._embedded.writer_lock import Busy
 
 FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
@@ -181,8 +190,8 @@ class Store:
                 return result
             except Closing:                     # closed for a fork, or replaced by another process
                 time.sleep(0.0005)
-            except (sqlite3.Error, Damaged, FileNotFoundError) as error:
-                if isinstance(error, sqlite3.Error) and not is_damage(error):
+            except (*FAILURES, Damaged, FileNotFoundError) as error:
+                if isinstance(error, FAILURES) and not self._is_damage(opened, data, error):
                     raise Busy(f"SQLite cannot read now: {error}") from error
                 self._start_again(opened, data, error, deadline)
             if time.monotonic() > deadline + 1.0:
@@ -265,7 +274,7 @@ class Store:
                 if page.leases and not database.has_leases():
                     page.leases = False
                 return result
-            except sqlite3.Error as error:
+            except FAILURES as error:
                 if is_full(error) and tries < 4:
                     self._make_way()
                     continue
@@ -274,7 +283,7 @@ class Store:
                         raise DiskFull("nothing more fits on the disk") from error
                     self._discard(opened, error)
                     return forgets
-                if not is_damage(error) or tries > 4:
+                if tries > 4 or not self._is_damage(opened, page.data, error):
                     raise Busy(f"SQLite cannot write now: {error}") from error
                 self._discard(opened, error)
             except (Damaged, FileNotFoundError) as error:
@@ -282,10 +291,14 @@ class Store:
                     raise _Gone from error
                 self._discard(opened, error)
 
+    def _is_damage(self, opened: Opened, data: int, error: Exception) -> bool:
+        """Whether the file has to be replaced. One that cannot be opened may lack nothing but a free descriptor."""
+        return is_damage(error) or not os.path.lexists(opened.folder[data_name(data)])
+
     def _make_way(self) -> None:
         """Give back the space of the log, because a write did not fit."""
         if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*FAILURES):
                 self._database[1].shorten_log()
 
     def _count(self, evicted: int) -> None:
@@ -326,7 +339,7 @@ class Store:
         database = self.database(opened)
         if database is not None:
             database.roll_back()
-            database.transaction(lambda execute: execute("REPLACE INTO m VALUES(1, ?)", (new_number(),)))
+            database.transaction(lambda execute: execute("REPLACE INTO m VALUES(?, ?)", (SETTLED, new_number())))
         opened.page.leases = True
         opened.page.generation = 0
         opened.page.close(None, True)
@@ -381,7 +394,7 @@ class Store:
             return
         try:
             opened.lock.run(lambda: self._close(opened), time.monotonic() + wait)
-        except (Busy, OSError, sqlite3.Error):
+        except (Busy, OSError, *FAILURES):
             found, self._database = self._database, None
             if found is not None:
                 _leave(found[1])
