@@ -81,7 +81,7 @@ def damage(path: Path, dice: random.Random, n: int = 40) -> None:
 
 COLUMNS = [
     (table, column)
-    for table, columns in {"e": "h k g x c b", "t": "k v g", "l": "h k token g epoch x place incarnation",
+    for table, columns in {"e": "h k g x c b", "t": "h k v g", "l": "h k token g epoch x place incarnation",
                            "f": "token x c b", "m": "id v"}.items()
     for column in columns.split()
 ]

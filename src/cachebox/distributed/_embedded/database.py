@@ -24,8 +24,8 @@ SCHEMA = (
     # entries: see `rows`
     "CREATE TABLE e(h INTEGER PRIMARY KEY, k BLOB NOT NULL, g INTEGER NOT NULL, x INTEGER NOT NULL, "
     "c INTEGER NOT NULL, b BLOB NOT NULL)",
-    # tags: name, present version, and the generation in which it was set
-    "CREATE TABLE t(k BLOB PRIMARY KEY, v BLOB NOT NULL, g INTEGER NOT NULL) WITHOUT ROWID",
+    # tags: hash of the name (`rows.tag_hash`), name, present version, and the generation in which it was set
+    "CREATE TABLE t(h INTEGER PRIMARY KEY, k BLOB NOT NULL, v BLOB NOT NULL, g INTEGER NOT NULL)",
     # leases: key, token, generation and tag epoch when it was taken, deadline, and the process that holds it
     "CREATE TABLE l(h INTEGER PRIMARY KEY, k BLOB NOT NULL, token BLOB NOT NULL, g INTEGER NOT NULL, "
     "epoch INTEGER NOT NULL, x INTEGER NOT NULL, place INTEGER NOT NULL, incarnation INTEGER NOT NULL)",
@@ -83,6 +83,15 @@ def number(execute: Callable[..., Any], which: int) -> int:
     return int(found[0])
 
 
+def _connect(path: str, mode: str, patience: float, statements: int) -> sqlite3.Connection:
+    found = sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False,
+        timeout=patience, cached_statements=statements,
+    )
+    found.text_factory = bytes          # no text is stored here, so it is damage: `rows` finds it
+    return found
+
+
 class Reader:
     """A connection that can only read."""
 
@@ -93,11 +102,7 @@ class Reader:
 
     def open(self, path: str, patience: float) -> None:
         """Connect to the file. Raises sqlite3.Error."""
-        self._connection = sqlite3.connect(
-            f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=patience,
-            cached_statements=32,
-        )
-        self._connection.text_factory = bytes   # no text is stored here, so it is damage: `rows` finds it
+        self._connection = _connect(path, "ro", patience, 32)
         self._connection.execute("PRAGMA cell_size_check=ON")
         self.execute = self._connection.cursor().execute
 
@@ -174,11 +179,7 @@ class Database:
         """The connection that writes."""
         found = self._writer
         if found is None:
-            found = sqlite3.connect(
-                f"file:{quote(self.path)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False,
-                timeout=self._patience, cached_statements=64,
-            )
-            found.text_factory = bytes
+            found = _connect(self.path, "rw", self._patience, 64)
             try:
                 found.execute("PRAGMA journal_mode=WAL")
                 for pragma in (

@@ -215,10 +215,10 @@ class Directory:
 def _remove_some(execute: Callable[..., Any], page: Any) -> int:
     """Remove some entries and tags of older generations; returns how many."""
     removed = 0
-    for table, name in (("e", "h"), ("t", "k")):
+    for table in "et":
         removed += execute(
-            f"DELETE FROM {table} WHERE {name} IN "
-            f"(SELECT {name} FROM {table} WHERE g != (SELECT v FROM m WHERE id = 0) LIMIT ?)", (SWEPT,)
+            f"DELETE FROM {table} WHERE h IN "
+            f"(SELECT h FROM {table} WHERE g != (SELECT v FROM m WHERE id = 0) LIMIT ?)", (SWEPT,)
         ).rowcount
     return removed
 

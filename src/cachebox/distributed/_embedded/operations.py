@@ -15,7 +15,7 @@ from zlib import crc32
 from cachebox.distributed._embedded.database import GENERATION, NEVER, TAG_EPOCH, Damaged, number
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import Cost, cost_of
-from cachebox.distributed._embedded.rows import FIND_ANY, PUT, check, row_of, tags_in
+from cachebox.distributed._embedded.rows import FIND_ANY, FIND_TAG, PUT, check, row_of, tag_hash, tags_in
 from cachebox.distributed._embedded.store import Execute, Store, new_number
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
@@ -64,7 +64,7 @@ class Transaction:
         row = self.execute(FIND_ANY, (h,)).fetchone()
         if row is None or row[0] != key or row[1] != self.generation:
             return None
-        return check(self.execute, h, row, self.now)
+        return check(self.execute, self.page, h, row, self.now)
 
     def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
         """Store a complete envelope, and end the key's lease."""
@@ -100,13 +100,15 @@ class Transaction:
         block = [bytes([len(tags)])]
         for tag in tags:
             name = tag.encode("utf-8", "surrogatepass")
-            found = self.execute("SELECT v, g FROM t WHERE k = ?", (name,)).fetchone()
-            if found is None or found[1] != self.generation:
-                found = fresh, self.generation
-                self.execute("REPLACE INTO t VALUES(?, ?, ?)", (name, *found))
-            elif type(found[0]) is not bytes or len(found[0]) != TAG_VERSION:
+            h = tag_hash(self.page, name)
+            found = self.execute(FIND_TAG, (h,)).fetchone()
+            if found is None or found[0] != name or found[2] != self.generation:
+                found = name, fresh, self.generation
+                self.execute("REPLACE INTO t VALUES(?, ?, ?, ?)", (h, *found))
+            elif type(found[1]) is not bytes or len(found[1]) != TAG_VERSION:
                 raise Damaged("a tag is not what was written")
-            block += (len(name).to_bytes(2, "big"), name, found[0])
+            self.page.mark(h)
+            block += (len(name).to_bytes(2, "big"), name, found[1])
         return b"".join(block)
 
     # --- leases -------------------------------------------------------------------------------------------------------
@@ -140,8 +142,23 @@ class Transaction:
         self.execute("DELETE FROM l WHERE h = ?", (h,))
 
 
-def _cost(keys: Keys, bodies: Sequence[bytes]) -> Cost:
-    return cost_of([len(key) + len(body) + HEAD for key, body in zip(keys, bodies, strict=True)])
+def _cost(keys: Keys, bodies: Sequence[bytes], tags: Sequence[str] = ()) -> Cost:
+    """What it costs to write some entries, all with the same tags."""
+    sizes = [len(key) + len(body) + HEAD for key, body in zip(keys, bodies, strict=True)]
+    if tags:
+        names = [len(tag.encode("utf-8", "surrogatepass")) for tag in tags]
+        block = sum(names) + 18 * len(names)
+        sizes = [*names, *[size + block for size in sizes]]
+    return cost_of(sizes)
+
+
+def _cost_again(key: bytes, more: int) -> Callable[[Execute, Page], Cost]:
+    """What it costs to write an entry again, with at most `more` bytes added to it."""
+    def cost(execute: Execute, page: Page) -> Cost:
+        found = execute("SELECT length(k) + length(b) FROM e WHERE h = ?", (page.hash_of(key),)).fetchone()
+        return cost_of([len(key) + HEAD + more + (found[0] or 0 if found is not None else 0)])
+
+    return cost
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -174,7 +191,7 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
         for entry in rows:
             if entry[0] in wanted:
                 h = page.hash_of(entry[0])
-                checked = check(execute, h, entry, now)
+                checked = check(execute, page, h, entry, now)
                 if checked is not None:
                     found[entry[0]] = row(checked[0], checked[1], now)
                     page.mark(h)
@@ -207,7 +224,7 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
             change.put(key, change.envelope(head, block, body), change.deadline_after(px))
         return b"0" * (1 + n)
 
-    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
+    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3], tags))
 
 
 def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, n: int, *rest: Any) -> bytes:
@@ -221,7 +238,7 @@ def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: byte
         change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return b"0" * (1 + n)
 
-    return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,)))
+    return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,), tags))
 
 
 def swap(
@@ -244,7 +261,7 @@ def swap(
             change.put(key, change.envelope(head, b"", body), change.deadline_after(px))
         return b"10"
 
-    return store.write((key,), run, deadline, cost=_cost(keys[:1], (body,)))
+    return store.write((key,), run, deadline, cost=_cost_again(key, len(body)))
 
 
 def delete(store: Store, keys: Keys, deadline: float) -> int:
@@ -268,7 +285,7 @@ def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
             change.put(key, found[0], end, ends_lease=False)
         return int(found is not None)
 
-    return store.write(keys, run, deadline)
+    return store.write(keys, run, deadline, cost=_cost_again(key, 0))
 
 
 def increment(
@@ -298,7 +315,7 @@ def increment(
         change.put(key, change.envelope(head, block, seal + b"%d" % total), end - kept if end < NEVER else end)
         return b"0%d" % total
 
-    return store.write((key,), run, deadline, cost=cost_of([len(key) + (4400 if len(amount) > 100 else 128)]))
+    return store.write((key,), run, deadline, cost=_cost_again(key, len(amount) + 128))
 
 
 def _block(envelope: bytes) -> bytes:
@@ -372,7 +389,7 @@ def complete(
         change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return [1, b"0" * n]
 
-    return store.write((key,), run, deadline, cost=_cost((key,), (body,)))
+    return store.write((key,), run, deadline, cost=_cost((key,), (body,), tags))
 
 
 def fail(
@@ -481,7 +498,7 @@ def invalidate_tag(store: Store, keys: Keys, deadline: float, fresh: bytes) -> i
 
     def run(execute: Execute, page: Page) -> int:
         execute("REPLACE INTO m VALUES(?, ?)", (TAG_EPOCH, new_number()))
-        execute("UPDATE t SET v = ? WHERE k = ?", (fresh, tag))
+        execute("UPDATE t SET v = ? WHERE h = ? AND k = ?", (fresh, tag_hash(page, tag), tag))
         return 1
 
     return store.write((b"\0tag:" + tag,), run, deadline, tags=True, forgets=1)

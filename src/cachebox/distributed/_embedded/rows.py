@@ -20,6 +20,7 @@ from cachebox.distributed._wire.codec import HEAD, MAGIC, TAGGED, VERSION
 
 PUT = "REPLACE INTO e VALUES(?, ?, ?, ?, ?, ?)"
 FIND_ANY = "SELECT k, g, x, c, b FROM e WHERE h = ?"
+FIND_TAG = "SELECT k, v, g FROM t WHERE h = ?"
 FIND = "SELECT k, g, x, c, b FROM e WHERE h = ? AND g = (SELECT v FROM m WHERE id = 0)"
 START = MAGIC + bytes([VERSION])
 """How each envelope begins."""
@@ -37,7 +38,7 @@ def row_of(h: int, key: bytes, generation: int, end: int, envelope: bytes) -> tu
     return h, key, generation, end if end < NEVER else 0, _sum_of(h, generation, end, body), body
 
 
-def check(execute: Callable[..., Any], h: int, row: Row, now: int) -> tuple[bytes, int] | None:
+def check(execute: Callable[..., Any], page: Page, h: int, row: Row, now: int) -> tuple[bytes, int] | None:
     """The envelope and deadline of a row of the present generation; None if it has expired, or a tag was invalidated.
 
     Raises `Damaged` if the row is not what was written.
@@ -53,12 +54,23 @@ def check(execute: Callable[..., Any], h: int, row: Row, now: int) -> tuple[byte
     if end <= now:
         return None
     envelope = envelope_of(body, generation)
-    if len(body) > KIND_AND_FLAGS and body[1] & TAGGED:
+    if has_tags(body):
         for tag, version in tags_in(envelope):
-            found = execute("SELECT v, g FROM t WHERE k = ?", (tag,)).fetchone()
-            if found is None or found[0] != version or found[1] != generation:
+            place = tag_hash(page, tag)
+            if execute(FIND_TAG, (place,)).fetchone() != (tag, version, generation):
                 return None
+            page.mark(place)
     return envelope, end
+
+
+def has_tags(body: bytes) -> bool:
+    """Whether the entry with that body has tags. Its first two bytes suffice."""
+    return len(body) >= KIND_AND_FLAGS and body[1] & TAGGED != 0
+
+
+def tag_hash(page: Page, tag: bytes) -> int:
+    """The hash of a tag, with which it is stored, counted and marked as used like a key."""
+    return page.hash_of(b"\0tag:" + tag)
 
 
 def key_of(page: Page, h: int, key: bytes) -> str:

@@ -203,7 +203,7 @@ class Store:
         row = execute(FIND, (h,)).fetchone()
         if row is not None:
             page.mark(h)
-        return None if row is None or row[0] != key else check(execute, h, row, now)
+        return None if row is None or row[0] != key else check(execute, page, h, row, now)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class Store:
         deadline: float,
         *,
         tags: bool = False,
-        cost: Cost = NOTHING,
+        cost: Cost | Callable[[Execute, Page], Cost] = NOTHING,
         forgets: T | None = None,
     ) -> T:
         """Call `run(execute, page)` in one transaction that changes these keys, and return its result.
@@ -224,7 +224,7 @@ class Store:
             run: may be called again if its transaction was undone.
             deadline: monotonic seconds; in the past: do not wait at all.
             tags: whether entries that have a tag may change.
-            cost: what is written.
+            cost: what is written, or a function that says it.
             forgets: the result if everything had to be forgotten instead; None: the operation does not forget entries.
 
         Raises `Busy`, `DiskFull`, `TooLarge`, OSError and what `run` raises; nothing has changed then.
@@ -243,7 +243,7 @@ class Store:
         keys: Sequence[bytes] | None,
         run: Callable[[Execute, Page], T],
         tags: bool,
-        cost: Cost,
+        cost: Cost | Callable[[Execute, Page], Cost],
         forgets: T | None,
     ) -> T:
         if opened.is_gone or self._opened is not opened:
@@ -259,8 +259,9 @@ class Store:
                 if page.dirty:
                     self._settle(opened)
                 database = self._database_to_write(opened)
-                if cost.size:
-                    self._count(self.room.make(database, page, cost, self.now_ms(), tries > 1))
+                needed = cost(database.writer.execute, page) if callable(cost) else cost
+                if needed.size:
+                    self._count(self.room.make(database, page, needed, self.now_ms(), tries > 1))
                 page.open(hashes, tags)
                 try:
                     result: T = database.transaction(lambda execute: run(execute, page))
