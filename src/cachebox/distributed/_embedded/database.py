@@ -34,7 +34,9 @@ SCHEMA = (
     # numbers, by the names below
     "CREATE TABLE m(id INTEGER PRIMARY KEY, v INTEGER NOT NULL)",
 )
-GENERATION, SETTLED, TAG_EPOCH = range(3)   # the second changes with every settling, the third with every tag's
+GENERATION, SETTLED, TAG_EPOCH = range(3)
+"""The first grows by one with each `clear`; the others change with each settling, and each invalidation of a tag."""
+MOST = 1 << 31, 1 << 62, 1 << 62
 FAILURES = sqlite3.Error, UnicodeDecodeError
 """What a call of SQLite raises; the second if the text of its error quotes damaged bytes."""
 FULL = {
@@ -78,7 +80,7 @@ class Damaged(Exception):
 def number(execute: Callable[..., Any], which: int) -> int:
     """One of the numbers in `m`. Raises `Damaged`."""
     found = execute("SELECT v FROM m WHERE id = ?", (which,)).fetchone()
-    if found is None or type(found[0]) is not int or found[0] < 0:
+    if found is None or type(found[0]) is not int or not 0 <= found[0] < MOST[which]:
         raise Damaged("a number is not what was written")
     return int(found[0])
 

@@ -17,7 +17,7 @@ from cachebox.distributed._embedded.folder import Folder, path_of
 from cachebox.distributed._embedded.memory import private_folder
 from cachebox.distributed._embedded.operations import OPERATIONS
 from cachebox.distributed._embedded.room import LEAST, TooLarge
-from cachebox.distributed._embedded.rows import key_of
+from cachebox.distributed._embedded.rows import IS_PRESENT, key_of
 from cachebox.distributed._embedded.store import DiskFull, Store
 from cachebox.distributed._embedded.writer_lock import Busy
 from cachebox.distributed._net.effects import Block, Effects, Failure
@@ -187,7 +187,7 @@ class Directory:
         """As `Topology.page`: keys in the order of their hashes, also those of leases if `letter` contains "l"."""
         def look(execute: Any, page: Any) -> Any:
             start = int(cursor or b"0") if cursor != b"0" else -(1 << 63)
-            wanted = "h >= ? AND g = (SELECT v FROM m WHERE id = 0)"
+            wanted = f"h >= ? AND {IS_PRESENT}"
             rows = execute(f"SELECT h, k FROM e WHERE {wanted} ORDER BY h LIMIT ?", (start, PAGE)).fetchall()
             end = b"%d" % (rows[-1][0] + 1) if len(rows) == PAGE else b""
             if cursor == b"0" and "l" in letter:
@@ -215,10 +215,9 @@ class Directory:
 def _remove_some(execute: Callable[..., Any], page: Any) -> int:
     """Remove some entries and tags of older generations; returns how many."""
     removed = 0
-    for table in "et":
+    for table, is_present in (("e", IS_PRESENT), ("t", "g = (SELECT v FROM m WHERE id = 0)")):
         removed += execute(
-            f"DELETE FROM {table} WHERE h IN "
-            f"(SELECT h FROM {table} WHERE g != (SELECT v FROM m WHERE id = 0) LIMIT ?)", (SWEPT,)
+            f"DELETE FROM {table} WHERE h IN (SELECT h FROM {table} WHERE NOT {is_present} LIMIT ?)", (SWEPT,)
         ).rowcount
     return removed
 

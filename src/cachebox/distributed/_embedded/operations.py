@@ -1,7 +1,7 @@
 """What a second tier can be asked for, over SQLite: one function per script of the servers, with the same answers.
 
-Keys in UTF-8 stand where a server gets names. The functions put generations and tag versions into envelopes, as the
-scripts do. An operation that needs the writer lock takes it once and changes everything in one transaction.
+Keys in UTF-8 stand where a server gets names. The functions put tag versions into envelopes, as the scripts do. An
+operation that needs the writer lock takes it once and changes everything in one transaction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zlib import crc32
 from cachebox.distributed._embedded.database import GENERATION, NEVER, TAG_EPOCH, Damaged, number
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import Cost, cost_of
-from cachebox.distributed._embedded.rows import FIND_ANY, FIND_TAG, PUT, check, row_of, tag_hash, tags_in
+from cachebox.distributed._embedded.rows import FIND, FIND_TAG, IS_PRESENT, PUT, check, row_of, tag_hash, tags_in
 from cachebox.distributed._embedded.store import Execute, Store, new_number
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
@@ -61,8 +61,8 @@ class Transaction:
     def find(self, key: bytes) -> tuple[bytes, int] | None:
         """The envelope of a live entry and its deadline, or None."""
         h = self.page.hash_of(key)
-        row = self.execute(FIND_ANY, (h,)).fetchone()
-        if row is None or row[0] != key or row[1] != self.generation:
+        row = self.execute(FIND, (h,)).fetchone()
+        if row is None or row[0] != key:
             return None
         return check(self.execute, self.page, h, row, self.now)
 
@@ -88,10 +88,10 @@ class Transaction:
         return found
 
     def envelope(self, head: bytes, block: bytes, body: bytes) -> bytes:
-        """An envelope with the present generation and the block of its tags."""
+        """An envelope with the block of its tags; the stamp is put in when it is stored."""
         if block:
             head = head[:4] + bytes([head[4] + TAGGED])
-        return head + self.generation.to_bytes(16, "big") + block + body
+        return head + bytes(16) + block + body
 
     def tagged(self, tags: Sequence[str], fresh: bytes) -> bytes:
         """The block of some tags, with their versions; an unknown tag gets the version `fresh`."""
@@ -184,7 +184,7 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
         some = keys[at:at + IN_ONE_LOOK]
         marks = ",".join("?" * len(some))
         rows = execute(
-            f"SELECT k, g, x, c, b FROM e WHERE h IN ({marks}) AND g = (SELECT v FROM m WHERE id = 0)",
+            f"SELECT k, g, x, c, b FROM e WHERE h IN ({marks}) AND {IS_PRESENT}",
             [page.hash_of(key) for key in some],
         ).fetchall()
         wanted = set(some)
@@ -486,7 +486,7 @@ def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
     """CLEAR: start a new generation."""
     def run(execute: Execute, page: Page) -> int:
         page.generation = 0
-        execute("REPLACE INTO m VALUES(?, ?)", (GENERATION, new_number()))
+        execute("REPLACE INTO m VALUES(?, ?)", (GENERATION, number(execute, GENERATION) + 1))
         return 1
 
     return store.write(None, run, deadline, tags=True, forgets=1)

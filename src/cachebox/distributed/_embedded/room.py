@@ -98,7 +98,7 @@ class Room:
         step = max(16, min(STEP, needed // 1024))
         generation = database.generation()
         rows = execute(
-            "SELECT h, g = ? AND (x = 0 OR x > ?), coalesce(length(k) + length(b), 0) FROM e WHERE h >= ? "
+            "SELECT h, g >> 32 = ? AND (x = 0 OR x > ?), coalesce(length(k) + length(b), 0) FROM e WHERE h >= ? "
             "ORDER BY h LIMIT ?", (generation, now, start, step)
         ).fetchall()
         gone, kept, live, freed = [], [], 0, 0

@@ -324,7 +324,7 @@ class Store:
             data = secrets.randbits(62) | 1
             database = self._new_database(opened, data)
             try:
-                database.create(new_number())
+                database.create(1 + secrets.randbelow(1 << 30))
             except BaseException:
                 database.close_writer()
                 _remove(opened.folder, data)

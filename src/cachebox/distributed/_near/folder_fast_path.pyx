@@ -235,21 +235,21 @@ cdef class FolderFastPath:
         """The value of a row of the present generation, whose columns begin at `at`; or MISSING. Marks it as used."""
         cdef bytes named, data
         cdef const uint8_t* body
-        cdef int64_t generation, end
+        cdef int64_t stamp, end
         if (
             type(row[at]) is not bytes or type(row[at + 1]) is not int or type(row[at + 2]) is not int
             or type(row[at + 3]) is not int or type(row[at + 4]) is not bytes
         ):
             return MISSING                      # damaged
         named, data = <bytes>row[at], <bytes>row[at + 4]
-        generation, end = row[at + 1], row[at + 2]
+        stamp, end = row[at + 1], row[at + 2]
         body = data
         if end == 0:
             end = never
         if (
             len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < payload_at
             or body[1] & TAGGED_OR_KEPT
-            or <int64_t>row[at + 3] != <int64_t><uint32_t>crc32(data, start_of(h, generation, end)) - half
+            or <int64_t>row[at + 3] != <int64_t><uint32_t>crc32(data, start_of(h, stamp, end)) - half
         ):
             return MISSING
         lifetime[0] = INFINITY
@@ -262,7 +262,7 @@ cdef class FolderFastPath:
             if self.start is not None and memcmp(body, <const char*>self.start + kind_at, payload_at) == 0:
                 value = self.loads(data[payload_at:])
             else:
-                kind, payload, _ = self.codec.open(key, envelope_of(data, generation))
+                kind, payload, _ = self.codec.open(key, envelope_of(data, stamp))
                 value = self.codec.loads(kind, payload)
         except Exception:                       # the operations report the error
             return MISSING
@@ -323,7 +323,7 @@ cdef bint put(
 ) except -1:
     """Write one row, under the writer lock. Returns False if the page needs attention first."""
     cdef Page page = opened.page
-    cdef uint64_t h, generation = load(&page.head.generation)
+    cdef uint64_t h, stamp, generation = load(&page.head.generation)
     cdef int64_t left = page.head.budget - len(body) - len(name) - 256, total
     number, database = <tuple>found
     if (
@@ -335,10 +335,11 @@ cdef bint put(
     writer = database.writer
     stored = head[kind_at:] + body
     h = page.hash_bytes(<const uint8_t*>name, len(name))
-    total = <int64_t><uint32_t>crc32(stored, start_of(h, generation, <uint64_t>end)) - half
+    stamp = generation << 32 | <uint32_t>(time_ns() // 1000000000)
+    total = <int64_t><uint32_t>crc32(stored, start_of(h, stamp, <uint64_t>end)) - half
     begin_change(page, h)
     try:
-        writer.execute(PUT, (<int64_t>h, name, <int64_t>generation, end if end < never else 0, total, stored))
+        writer.execute(PUT, (<int64_t>h, name, <int64_t>stamp, end if end < never else 0, total, stored))
     finally:
         if not writer.in_transaction:
             end_change(page, h)                 # it was done, or undone
@@ -353,9 +354,9 @@ cdef bint is_believed(Page page, const Wanted* wanted, uint64_t generation) noex
     )
 
 
-cdef bint is_older(object of_row, uint64_t generation) except -1:
+cdef bint is_older(object stamp, uint64_t generation) except -1:
     """Whether a row is of an older generation, or damaged so that it looks so."""
-    return type(of_row) is int and <uint64_t><int64_t>of_row != generation
+    return type(stamp) is int and <uint64_t><int64_t>stamp >> 32 != generation
 
 
 cdef object query_of(list hashes):
