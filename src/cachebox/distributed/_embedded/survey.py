@@ -58,7 +58,8 @@ def _count(execute: Execute, now: int) -> tuple[Any, ...]:
     generation = number(execute, GENERATION)
     ((every, live, endless, oldest),) = execute(
         "SELECT count(*), coalesce(sum(lives), 0), coalesce(sum(lives AND x = 0), 0), "
-        "min(CASE WHEN lives THEN second END) FROM (SELECT x, g & 0xFFFFFFFF AS second, g >> 32 = ? AND (x > ? OR x = 0) AS lives FROM e)",
+        "min(CASE WHEN lives THEN second END) "
+        "FROM (SELECT x, g & 0xFFFFFFFF AS second, g >> 32 = ? AND (x > ? OR x = 0) AS lives FROM e)",
         (generation, now),
     ).fetchall()
     ((tags,),) = execute("SELECT count(*) FROM t WHERE g = ?", (generation,)).fetchall()
