@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
@@ -22,7 +23,7 @@ from cachebox import BackendRefused, BackendUnavailable, DistributedCache
 from cachebox.distributed._embedded import opened
 from cachebox.distributed._embedded.database import Database
 from folders import at, data_file, folder, root, running, start, work  # noqa: F401
-from in_threads import Started, run_all, wait_until
+from in_threads import Started, run_all, wait_for, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no folders on Windows yet")
 
@@ -224,6 +225,35 @@ def test_after_the_folder_was_removed_processes_meet_again_at_their_next_write(a
         shutil.rmtree(root / "cache" if what == "root" else folder)
         assert a.delete("k") is False
         assert a.get("k") is None
+
+
+@pytest.mark.parametrize("what", ["remove", "close"])
+def test_files_are_closed_only_when_no_thread_uses_them(at, root, what):
+    """The number of a closed file belongs to another one soon: a thread that went on with it would lock that."""
+    for _ in range(8):
+        cache, begun, errors = DistributedCache(**at), threading.Event(), []
+
+        def use(n, cache=cache, begun=begun, errors=errors):
+            for i in range(200):
+                try:
+                    cache.set(f"k{n}", i)
+                    cache.increment(f"n{n}")
+                    cache.get_or_set(f"g{n}{i}", lambda: 1)
+                except (BackendUnavailable, RuntimeError) as error:
+                    errors.append(str(error))
+                    return
+                begun.set()
+
+        workers = [Started(use, n) for n in range(3)]
+        wait_for(begun)
+        if what == "remove":
+            shutil.rmtree(root / "cache", ignore_errors=True)
+        else:
+            cache.close()
+        for worker in workers:
+            worker.result()
+        cache.close()
+        assert all("closed" in error for error in errors) and (what == "close" or not errors)
 
 
 def test_a_file_that_was_removed_is_begun_anew(at, folder):

@@ -47,6 +47,7 @@ class Opened:
         self.folder = folder
         self._fds: list[int] = []
         self.place: Any = None
+        self.lock: Any = None
         try:
             for _ in range(100):                # one turn for each time that the folder was removed meanwhile
                 if self._opens(deadline):
@@ -95,7 +96,16 @@ class Opened:
         return os.fstat(self.page_fd).st_nlink == 0
 
     def close(self) -> None:
-        """Let go of everything except the mapping, which lives until the last value noted in it is gone."""
+        """Let go of everything except the mapping, which lives until the last value noted in it is gone.
+
+        Threads that write just now do so to the end. Those that wait for the lock get `Retired`.
+        """
+        if self.lock is None:
+            self._let_go()
+        else:
+            self.lock.retire(self._let_go)
+
+    def _let_go(self) -> None:
         for fd in self._fds:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -107,7 +117,7 @@ class Opened:
     def leave_to_parent(self) -> None:
         """After a fork, in the child: let go of what belongs to the parent."""
         self.place = None               # `processes` has closed its file in the child
-        self.close()
+        self._let_go()
 
     # --- the page -----------------------------------------------------------------------------------------------------
 

@@ -347,7 +347,6 @@ def lead(
     answer = judge(store.read(lambda execute, page: store.find(execute, page, key, now), deadline))
     if answer is not None:
         return answer
-    place = store.opened(deadline).place
 
     def run(execute: Execute, page: Page) -> list[Any]:
         change = Transaction(execute, page, store.now_ms())
@@ -360,7 +359,7 @@ def lead(
                 if type(failure[1]) is not bytes or failure[0] != crc32(failure[1]):
                     raise Damaged("an error is not what was written")
                 return [4, failure[1]]
-        lease = change.lease(key)
+        lease, place = change.lease(key), store.place
         if lease is not None and lease[1] == change.generation and (
             lease[0] == token or lease[4] < 0 or place.lives(lease[4], lease[5], page)
         ):
@@ -439,11 +438,9 @@ def lead_many(
     store: Store, keys: Keys, deadline: float, fresh: bytes, token: bytes, milliseconds: int
 ) -> bytes:
     """LEAD_MANY."""
-    place = store.opened(deadline).place
-
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page, store.now_ms())
-        epoch = change.epoch
+        epoch, place = change.epoch, store.place
         answers = [b"0"]
         for key in keys:
             held = change.lease(key)

@@ -37,7 +37,7 @@ from cachebox.distributed._embedded.opened import Opened, data_name
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import NOTHING, Cost, Room
 from cachebox.distributed._embedded.rows import FIND, check
-from cachebox.distributed._embedded.writer_lock import Busy
+from cachebox.distributed._embedded.writer_lock import Busy, Retired
 
 FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
 CLOSE_WAITS = 2.0                   # seconds that `close` waits for the writer lock
@@ -127,6 +127,14 @@ class Store:
             self._opened = found
             self._on_new_page(found.page)
         return found
+
+    @property
+    def place(self) -> Any:
+        """The place of this process, for a write that is under way. Raises `Busy`."""
+        found = self._opened
+        if found is None or found.place is None:
+            raise Busy("it is being closed")
+        return found.place
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -232,8 +240,9 @@ class Store:
         for _ in range(8):
             opened = self.opened(deadline)
             try:
-                return opened.lock.run(partial(self._write, opened, keys, run, tags, cost, forgets), deadline)
-            except _Gone:
+                result: T = opened.lock.run(partial(self._write, opened, keys, run, tags, cost, forgets), deadline)
+                return result
+            except (_Gone, Retired):
                 self._let_go_of(opened)
         raise Busy("the folder is removed again and again")
 
@@ -357,7 +366,7 @@ class Store:
 
         try:
             opened.lock.run(discard, max(deadline, time.monotonic() + 0.05))
-        except _Gone:
+        except (_Gone, Retired):
             self._let_go_of(opened)
 
     def _discard(self, opened: Opened, error: BaseException) -> None:
