@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -28,12 +29,36 @@ def test_it_tells_of_every_namespace(tmp_path, capsys):
         assert (one["namespace"], two["namespace"]) == ("a/b", "cachebox")
         assert (one["entries"], one["dead"], one["without_end"], one["tags"]) == (1501, 0, 1500, 2)
         assert (two["entries"], two["dead"], two["tags"], two["leases"]) == (1, 1, 0, 0)
+        assert 0 <= one["oldest"] < 100 and 0 <= two["oldest"] < 100
         assert one["bytes"] == first.size > 2_000_000
         assert first.get("k7") == 7 and second.get("x") == 1
     assert main.main(["stats", str(tmp_path / "cache")]) == 0
     head, line, _ = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["namespace", "bytes", "entries"]
     assert line.split()[0] == "a/b" and "1,501" in line
+
+
+def test_it_tells_how_old_the_oldest_entry_is(tmp_path, capsys, monkeypatch):
+    def oldest():
+        assert main.main(["stats", str(tmp_path / "cache"), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["namespaces"][0]["oldest"]
+
+    real = time.time
+    with DistributedCache(url=f"file://{tmp_path}/cache") as cache:
+        monkeypatch.setattr(time, "time", lambda: real() - 7200)
+        cache.set_many({"a": 1, "b": 2})
+        monkeypatch.undo()
+        cache.set("c", 3)
+        assert 7199 < oldest() < 7300
+        assert main.main(["stats", str(tmp_path / "cache")]) == 0
+        assert "  2 h  " in capsys.readouterr().out
+        cache.delete("a")
+        cache.set("b", 2)
+        assert oldest() < 100
+        cache.clear()
+        assert oldest() is None
+    assert main.main(["stats", str(tmp_path / "cache")]) == 0
+    assert "  -  " in capsys.readouterr().out
 
 
 def test_hits_and_misses_are_those_of_all_processes_so_far(tmp_path, capsys):

@@ -335,6 +335,23 @@ def test_whoever_is_cancelled_leaves_no_lease(call, server, n, monkeypatch):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("where", ["keep", "complete", "load_as_leader"])
+def test_whoever_is_interrupted_leaves_no_lease(server, monkeypatch, where):
+    """Also where no code of the user's runs: after the lease was granted, and before the value is stored."""
+    monkeypatch.setattr(leases, "LEASE_MS", 60_000)
+    monkeypatch.setattr(leases, "PATIENCE", 1000.0)
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with DistributedCache(**server.at, timeout=10.0) as cache:
+        with monkeypatch.context() as patched:
+            patched.setattr(cache._loader.leases if where == "keep" else cache._loader, where, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                cache.get_or_set("k", lambda: 1)
+        assert Started(cache.get_or_set, "k", lambda: 2).result() == 2
+
+
 @pytest.mark.parametrize("n", range(0, 40, 3))
 def test_cancellation_anywhere_leaves_the_cache_usable(server, n):
     async def main():

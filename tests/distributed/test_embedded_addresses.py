@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import sys
 from urllib.parse import quote
+from zlib import crc32
 
 import pytest
 
@@ -196,11 +198,37 @@ def test_network_file_systems_are_refused_unless_told_otherwise(tmp_path, monkey
     DistributedCache(url=url_of(tmp_path / "cache")).close()
 
 
-def test_a_page_of_another_version_is_refused(tmp_path):
-    path = tmp_path / "cache"
-    DistributedCache(url=url_of(path)).close()
-    with open(path / "cachebox" / "page", "r+b") as file:
+@pytest.mark.parametrize("size", [100, 10**7])
+def test_a_page_of_another_version_is_refused(tmp_path, size):
+    path = tmp_path / "cache" / "cachebox" / "page"
+    DistributedCache(url=url_of(tmp_path / "cache")).close()
+    start = bytearray(path.read_bytes()[:64])
+    start[5] = 200
+    (flags,) = struct.unpack_from("=I", start, 48)
+    struct.pack_into("=II", start, 48, flags, crc32(start[:8] + start[16:48], flags))
+    written = bytes(start).ljust(size, b"\0")
+    path.write_bytes(written)
+    with pytest.raises(ValueError, match="another version"):
+        DistributedCache(url=url_of(tmp_path / "cache"))
+    assert path.read_bytes() == written
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such names")
+def test_a_path_need_not_be_text(tmp_path):
+    url = f"file://{tmp_path}/caf%E9"
+    with DistributedCache(url=url, on_unavailable="raise") as cache:
+        cache.set("a", 1)
+        assert cache.get("a") == 1
+    assert b"caf\xe9" in os.listdir(os.fsencode(tmp_path))
+
+
+def test_a_page_whose_version_is_damaged_is_a_new_one(tmp_path):
+    with DistributedCache(url=url_of(tmp_path / "cache")) as cache:
+        cache.set("a", 1)
+    with open(tmp_path / "cache" / "cachebox" / "page", "r+b") as file:
         file.seek(5)
         file.write(b"\x07\x00")
-    with pytest.raises(ValueError, match="another version"):
-        DistributedCache(url=url_of(path))
+    with DistributedCache(url=url_of(tmp_path / "cache")) as cache:
+        assert cache.get("a") is None
+        cache.set("a", 2)
+        assert cache.get("a") == 2

@@ -1,4 +1,4 @@
-"""Accidents of a folder: damage, a full disk, removal, forks, writers that are stopped. Never a wrong value."""
+"""Accidents of a folder: a full disk, removal, forks, writers that are stopped. Never a wrong value."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import errno
 import gc
 import json
 import os
-import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -23,201 +22,10 @@ from both_kinds import KINDS, make
 from cachebox import BackendRefused, BackendUnavailable, DistributedCache
 from cachebox.distributed._embedded import opened
 from cachebox.distributed._embedded.database import Database
-from in_threads import Started, run_all, wait_until
+from folders import at, data_file, folder, root, running, start, work  # noqa: F401
+from in_threads import Started, run_all, wait_for, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no folders on Windows yet")
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-
-
-@pytest.fixture
-def root(tmp_path_factory):
-    """A place for a folder, in memory if there is such a place, because these tests open many."""
-    import tempfile
-
-    path = tempfile.mkdtemp(prefix="cachebox-test-", dir=MEMORY)
-    yield Path(path)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def at(root):
-    return {"url": f"file://{root}/cache", "timeout": 5.0, "on_unavailable": "raise"}
-
-
-@pytest.fixture
-def folder(root):
-    """The folder of the files."""
-    return root / "cache" / "cachebox"
-
-
-def start(code: str, *arguments) -> subprocess.Popen:
-    """A process that runs some code, with the cache `cache` at the place that the first argument names."""
-    head = "import json, os, signal, sys, time\nfrom cachebox import DistributedCache\n"
-    head += "cache = DistributedCache(**json.loads(sys.argv[1]))\n"
-    command = [sys.executable, "-c", head + code, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-@contextlib.contextmanager
-def running(code: str, *arguments):
-    """A process that runs some code, ended whatever happens; it has printed a line."""
-    process = start(code, *arguments)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.communicate()
-
-
-def data_file(folder: Path) -> Path:
-    (found,) = folder.glob("data-*.sqlite")
-    return found
-
-
-# --- damage -----------------------------------------------------------------------------------------------------------
-
-def fill(cache) -> dict:
-    values = {f"k{i}": [i, "x" * (i % 50)] for i in range(300)}
-    cache.set_many(values)
-    cache.set("tagged", "t", tags=["a", "b"])
-    cache.set("gone", 1)
-    cache.delete("gone")
-    cache.set("cleared", 1, tags=["c"])
-    cache.invalidate_tag("c")
-    return {**values, "tagged": "t"}
-
-
-def see(cache, values) -> int:
-    """Read every key: each value that is there was written. Returns how many there were."""
-    found = cache.get_many([*values, "gone", "cleared"])
-    assert found.items() <= values.items()
-    for key in random.sample(sorted(values), 20):
-        assert cache.get(key, values[key]) == values[key]
-    return len(found)
-
-
-def work(cache) -> None:
-    """All is well again."""
-    cache.set("new", 1)
-    assert cache.get("new") == 1 and cache.increment("n") == 1 and cache.delete("n")
-    cache.clear()
-    assert cache.get("new") is None
-
-
-@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
-@pytest.mark.parametrize("seed", range(6))
-def test_damaged_bytes_of_the_file(at, folder, seed, is_open):
-    dice = random.Random(seed)
-    with DistributedCache(**at) as cache:
-        values = fill(cache)
-        if is_open:
-            cache._core.topology.store._database[1].shorten_log()
-            damage(data_file(folder), dice)
-            see(cache, values)
-            work(cache)
-    if not is_open:
-        damage(data_file(folder), dice)
-        with DistributedCache(**at) as cache:
-            see(cache, values)
-            work(cache)
-
-
-def damage(path: Path, dice: random.Random, n: int = 40) -> None:
-    """Change some bits of a file, or cut it, or overwrite a page."""
-    size = path.stat().st_size
-    how = dice.randrange(5)
-    with open(path, "r+b") as file:
-        if how == 0:
-            file.truncate(dice.randrange(size))
-        elif how == 1:
-            file.seek(dice.randrange(size // 4096) * 4096)
-            file.write(dice.randbytes(4096))
-        elif how == 2:
-            file.seek(0)
-            file.write(b"not a database at all" * 10)
-        else:
-            for _ in range(n):
-                at = dice.randrange(size)
-                file.seek(at)
-                byte = file.read(1)[0]
-                file.seek(at)
-                file.write(bytes([byte ^ (1 << dice.randrange(8))]))
-
-
-KILLED = """
-cache.set_many({f"k{i}": [i, "x" * (i % 50)] for i in range(300)})
-cache.set("gone", 1)
-cache.set("cleared", 1, tags=["c"])
-cache.invalidate_tag("c")
-cache.delete("gone")
-print("ready", flush=True)
-time.sleep(1000)
-"""
-
-
-@pytest.mark.parametrize("what", ["cut the log", "no log", "no index", "change the log", "change the index"])
-def test_a_log_that_is_not_whole_is_not_believed(at, folder, what):
-    """After all processes died, SQLite would take a part of the log for the whole: a deleted value would be back."""
-    with running(KILLED, json.dumps(at)) as process:
-        process.kill()
-        process.wait(30)
-    data = data_file(folder)
-    log, index = Path(f"{data}-wal"), Path(f"{data}-shm")
-    assert log.stat().st_size > 4096
-    if what == "cut the log":
-        os.truncate(log, log.stat().st_size - 4120)
-    elif what == "no log":
-        log.unlink()
-    elif what == "no index":
-        index.unlink()
-    elif what == "change the log":
-        with open(log, "r+b") as file:
-            file.seek(log.stat().st_size - 2000)
-            byte = file.read(1)[0]
-            file.seek(log.stat().st_size - 2000)
-            file.write(bytes([byte ^ 1]))
-    else:
-        with open(index, "r+b") as file:
-            file.seek(20)
-            file.write(b"\xff")
-    with DistributedCache(**at) as cache:
-        assert cache.get_many(["k1", "gone", "cleared"]) == {}
-        work(cache)
-
-
-def test_what_a_killed_process_wrote_is_there(at):
-    with running(KILLED, json.dumps(at)) as process:
-        process.kill()
-        process.wait(30)
-    with DistributedCache(**at) as cache:
-        assert cache.get_many(["k1", "k2", "gone", "cleared"]) == {"k1": [1, "x"], "k2": [2, "xx"]}
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_damaged_page_is_a_new_one(at, folder, seed):
-    dice = random.Random(seed)
-    with DistributedCache(**at) as cache:
-        values = fill(cache)
-    path = folder / "page"
-    with open(path, "r+b") as file:
-        if seed == 0:
-            file.truncate(100)
-        elif seed == 1:
-            file.truncate(0)
-        elif seed == 2:
-            file.write(b"\0" * 8)
-        else:
-            for _ in range(10):
-                file.seek(dice.randrange(8, 64) if seed < 6 else dice.randrange(path.stat().st_size))
-                file.write(dice.randbytes(1))
-    with DistributedCache(**at) as cache:
-        see(cache, values)
-        work(cache)
-        assert set(os.listdir(folder)) >= {"page", "lock", "processes"}
-        assert len(list(folder.glob("data-*.sqlite"))) == 1
-
 
 # --- the machine stops ------------------------------------------------------------------------------------------------
 
@@ -355,6 +163,50 @@ def test_a_disk_that_is_really_full(root):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_without_free_descriptors_nothing_is_taken_for_damage(at):
+    """A process that can open no more files must not discard the entries of all."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with DistributedCache(**at) as cache, DistributedCache(**{**at, "timeout": 0.2}) as other:
+        cache.set("a", 1)
+        held = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            for _ in range(4):
+                with contextlib.suppress(BackendUnavailable):
+                    other.get("a")
+                with contextlib.suppress(BackendUnavailable):
+                    other.delete("b")
+                os.close(held.pop())
+        finally:
+            for fd in held:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert cache.get("a") == 1 and other.get("a") == 1
+
+
+def test_a_limit_of_the_process_is_like_a_full_disk(at):
+    """So is a quota: SQLite calls both an error of input and output."""
+    code = """
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+cache.set("a", 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+try:
+    for i in range(1000):
+        cache.set(f"b{i}", "x" * 1000)
+except Exception as error:
+    print(type(error).__name__, cache.get("a"), cache.get("b0") == "x" * 1000)
+cache.delete("a")
+print(cache.get("a"))
+"""
+    process = start(code, json.dumps(at))
+    assert process.communicate(timeout=60)[0] == "BackendRefused 1 True\nNone\n"
+
+
 # --- removal ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("what", ["root", "namespace"])
@@ -373,6 +225,35 @@ def test_after_the_folder_was_removed_processes_meet_again_at_their_next_write(a
         shutil.rmtree(root / "cache" if what == "root" else folder)
         assert a.delete("k") is False
         assert a.get("k") is None
+
+
+@pytest.mark.parametrize("what", ["remove", "close"])
+def test_files_are_closed_only_when_no_thread_uses_them(at, root, what):
+    """The number of a closed file belongs to another one soon: a thread that went on with it would lock that."""
+    for _ in range(8):
+        cache, begun, errors = DistributedCache(**at), threading.Event(), []
+
+        def use(n, cache=cache, begun=begun, errors=errors):
+            for i in range(200):
+                try:
+                    cache.set(f"k{n}", i)
+                    cache.increment(f"n{n}")
+                    cache.get_or_set(f"g{n}{i}", lambda: 1)
+                except (BackendUnavailable, RuntimeError) as error:
+                    errors.append(str(error))
+                    return
+                begun.set()
+
+        workers = [Started(use, n) for n in range(3)]
+        wait_for(begun)
+        if what == "remove":
+            shutil.rmtree(root / "cache", ignore_errors=True)
+        else:
+            cache.close()
+        for worker in workers:
+            worker.result()
+        cache.close()
+        assert all("closed" in error for error in errors) and (what == "close" or not errors)
 
 
 def test_a_file_that_was_removed_is_begun_anew(at, folder):

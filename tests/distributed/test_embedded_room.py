@@ -103,6 +103,36 @@ def test_a_value_too_large_for_the_bound_is_refused_and_empties_nothing(at, kind
         assert cache.get("c") is None and cache.get("a") == 2
 
 
+def test_tags_that_no_entry_has_any_more_make_room(root, at):
+    """Each entry has a tag of its own. A tag that is in use stays with its entry, also if first tiers serve it."""
+    with DistributedCache(**at) as cache:
+        cache.set("used", 1, tags=["shared"])
+        for i in range(4000):                           # 80 MB, and as much again for the tags
+            cache.set(f"k{i}", i, tags=[f"{i} {'t' * 10_000}", "shared"])
+            if i % 20 == 0:
+                assert cache.get("used") == 1
+                assert taken(root) <= LEAST
+        assert len(cache.get_many([f"k{i}" for i in range(4000)])) > 400
+        cache.invalidate_tag("shared")
+        assert cache.get_many(["used", "k3999"]) == {}
+
+
+def test_tags_count_for_the_bound(root, at):
+    with DistributedCache(**at) as cache:
+        fill(cache, 500)
+        cache.set("long", 1, tags=[f"{i} {'t' * 60_000}" for i in range(30)])
+        for _ in range(20):                             # each time with all the tags
+            cache.touch("long", 1000)
+            cache.increment("long")
+            cache.compute("long", lambda value: value + 1)
+            fill(cache, 1)
+            assert taken(root) <= LEAST
+        assert cache.get("long") == 41
+        with pytest.raises(BackendRefused, match="more than one write may have"):
+            cache.set("longer", 1, tags=[f"{i} {'t' * 60_000}" for i in range(250)])
+        assert cache.get("long") == 41 and taken(root) <= LEAST
+
+
 def test_what_was_cleared_makes_room(root, at):
     with DistributedCache(**at, max_size=1) as cache:
         fill(cache, 300)

@@ -20,14 +20,17 @@ DESCRIPTION = """\
 Tells, for each namespace of a directory that DistributedCache(url="file:///...")
 uses, how many bytes, entries, tags and computations under way there are, how many
 processes use it, and the hits and misses of all processes so far. Entries that have
-ended, or were cleared, and are still on the disk count as dead. Local hits are those
+ended, or were cleared, and are still on the disk count as dead. Oldest is how long
+ago the oldest other entry was written. Local hits are those
 in a process's own memory; it adds them when it asks the folder, and at its end.
 Nothing is changed.
 """
 JSON_VERSION = 1
 COLUMNS = (
-    "bytes", "entries", "dead", "without_end", "tags", "leases", "processes", "local_hits", "remote_hits", "misses",
+    "bytes", "entries", "dead", "without_end", "oldest", "tags", "leases", "processes", "local_hits", "remote_hits",
+    "misses",
 )
+UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,10 +61,24 @@ def as_text(found: list[dict[str, Any]], screen: Screen) -> list[str]:
     """The result as a table."""
     names = [repr(each["namespace"])[1:-1] for each in found]
     widest = max(len("namespace"), *map(len, names))
-    widths = [max(len(column), *(len(f"{each[column]:,}") for each in found)) for column in COLUMNS]
-    titles = [column.replace("_", " ").rjust(width) for column, width in zip(COLUMNS, widths, strict=True)]
-    lines = ["  ".join([screen.bold("namespace".ljust(widest)), *map(screen.bold, titles)])]
-    for name, each in zip(names, found, strict=True):
-        cells = [f"{each[column]:,}".rjust(width) for column, width in zip(COLUMNS, widths, strict=True)]
-        lines.append("  ".join([name.ljust(widest), *cells]))
+    titles = [column.replace("_", " ") for column in COLUMNS]
+    rows = [[as_age(each[name]) if name == "oldest" else f"{each[name]:,}" for name in COLUMNS] for each in found]
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    lines = ["  ".join(map(screen.bold, ["namespace".ljust(widest), *map(str.rjust, titles, widths)]))]
+    for name, row in zip(names, rows, strict=True):
+        lines.append("  ".join([name.ljust(widest), *map(str.rjust, row, widths)]))
     return lines
+
+
+def as_age(seconds: float | None) -> str:
+    """A time span in its largest unit.
+
+    >>> as_age(7500.0), as_age(0.4), as_age(None)
+    ('2 h', '0 s', '-')
+    """
+    if seconds is None:
+        return "-"
+    for name, size in UNITS:
+        if seconds >= size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"

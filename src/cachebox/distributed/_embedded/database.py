@@ -24,36 +24,74 @@ SCHEMA = (
     # entries: see `rows`
     "CREATE TABLE e(h INTEGER PRIMARY KEY, k BLOB NOT NULL, g INTEGER NOT NULL, x INTEGER NOT NULL, "
     "c INTEGER NOT NULL, b BLOB NOT NULL)",
-    # tags: name, present version, and the generation in which it was set
-    "CREATE TABLE t(k BLOB PRIMARY KEY, v BLOB NOT NULL, g INTEGER NOT NULL) WITHOUT ROWID",
+    # tags: hash of the name (`rows.tag_hash`), name, present version, and the generation in which it was set
+    "CREATE TABLE t(h INTEGER PRIMARY KEY, k BLOB NOT NULL, v BLOB NOT NULL, g INTEGER NOT NULL)",
     # leases: key, token, generation and tag epoch when it was taken, deadline, and the process that holds it
     "CREATE TABLE l(h INTEGER PRIMARY KEY, k BLOB NOT NULL, token BLOB NOT NULL, g INTEGER NOT NULL, "
     "epoch INTEGER NOT NULL, x INTEGER NOT NULL, place INTEGER NOT NULL, incarnation INTEGER NOT NULL)",
-    # failed loads: the leader's token, until when waiters are given the error, and the error
-    "CREATE TABLE f(token BLOB PRIMARY KEY, x INTEGER NOT NULL, b BLOB NOT NULL) WITHOUT ROWID",
-    # numbers: 0 the generation, 1 changed by settling, 2 changed by every invalidation of a tag
+    # failed loads: the leader's token, until when waiters are given the error, its checksum, and the error
+    "CREATE TABLE f(token BLOB PRIMARY KEY, x INTEGER NOT NULL, c INTEGER NOT NULL, b BLOB NOT NULL) WITHOUT ROWID",
+    # numbers, by the names below
     "CREATE TABLE m(id INTEGER PRIMARY KEY, v INTEGER NOT NULL)",
 )
-FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
-LATER = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT}
-"""Errors that say nothing about the file, by the low byte of the code."""
+GENERATION, SETTLED, TAG_EPOCH = range(3)
+"""The first grows by one with each `clear`; the others change with each settling, and each invalidation of a tag."""
+MOST = 1 << 31, 1 << 62, 1 << 62
+FAILURES = sqlite3.Error, UnicodeDecodeError
+"""What a call of SQLite raises; the second if the text of its error quotes damaged bytes."""
+FULL = {
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC, sqlite3.SQLITE_IOERR_TRUNCATE,
+}
+"""Codes for what could not be written: the disk is full, or a quota or a limit of the process is reached."""
+DAMAGE = {
+    sqlite3.SQLITE_ERROR, sqlite3.SQLITE_INTERNAL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTFOUND, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_DATA,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+}
+"""Codes that blame the file, or the disk below it. All others blame a lack of memory, of descriptors or of time."""
 
 
-def is_full(error: sqlite3.Error) -> bool:
-    """Whether something did not fit, in the file or on the disk."""
-    return getattr(error, "sqlite_errorcode", 0) in FULL or getattr(error, "sqlite_errorcode", 0) & 0xFF in FULL
+def is_full(error: Exception) -> bool:
+    """Whether something could not be written for want of room."""
+    return _has_code_in(FULL, error)
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether the file, or the disk below it, is to blame."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, sqlite3.DatabaseError) and code is not None and not is_full(error) and (
-        code & 0xFF not in LATER
-    )
+    return isinstance(error, UnicodeDecodeError) or _has_code_in(DAMAGE, error)
+
+
+def _has_code_in(codes: set[int], error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", -1)       # an error of the module itself has none
+    return code >= 0 and (code in codes or code & 0xFF in codes)
 
 
 class Closing(Exception):
     """The file is being closed, for a fork or for good."""
+
+
+class Damaged(Exception):
+    """Stored data differs from what was written."""
+
+
+def number(execute: Callable[..., Any], which: int) -> int:
+    """One of the numbers in `m`. Raises `Damaged`."""
+    found = execute("SELECT v FROM m WHERE id = ?", (which,)).fetchone()
+    if found is None or type(found[0]) is not int or not 0 <= found[0] < MOST[which]:
+        raise Damaged("a number is not what was written")
+    return int(found[0])
+
+
+def _connect(path: str, mode: str, patience: float, statements: int) -> sqlite3.Connection:
+    found = sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False,
+        timeout=patience, cached_statements=statements,
+    )
+    found.text_factory = bytes          # no text is stored here, so it is damage: `rows` finds it
+    return found
 
 
 class Reader:
@@ -66,10 +104,7 @@ class Reader:
 
     def open(self, path: str, patience: float) -> None:
         """Connect to the file. Raises sqlite3.Error."""
-        self._connection = sqlite3.connect(
-            f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=patience,
-            cached_statements=32,
-        )
+        self._connection = _connect(path, "ro", patience, 32)
         self._connection.execute("PRAGMA cell_size_check=ON")
         self.execute = self._connection.cursor().execute
 
@@ -138,7 +173,7 @@ class Database:
         writer.execute("BEGIN IMMEDIATE")
         for statement in SCHEMA:
             writer.execute(statement)
-        writer.executemany("INSERT INTO m VALUES(?, ?)", [(0, generation), (1, 0), (2, 0)])
+        writer.executemany("INSERT INTO m VALUES(?, ?)", [(GENERATION, generation), (SETTLED, 0), (TAG_EPOCH, 0)])
         writer.execute("COMMIT")
 
     @property
@@ -146,10 +181,7 @@ class Database:
         """The connection that writes."""
         found = self._writer
         if found is None:
-            found = sqlite3.connect(
-                f"file:{quote(self.path)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False,
-                timeout=self._patience, cached_statements=64,
-            )
+            found = _connect(self.path, "rw", self._patience, 64)
             try:
                 found.execute("PRAGMA journal_mode=WAL")
                 for pragma in (
@@ -194,8 +226,7 @@ class Database:
 
     def generation(self) -> int:
         """The present generation."""
-        ((found,),) = self.writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
-        return int(found)
+        return number(self.writer.execute, GENERATION)
 
     def has_leases(self) -> bool:
         """Whether any process holds a lease."""
@@ -223,7 +254,7 @@ class Database:
         """Close the connection that writes."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*FAILURES):
                 writer.close()
 
     def reopen(self) -> None:

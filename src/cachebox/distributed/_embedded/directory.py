@@ -17,6 +17,7 @@ from cachebox.distributed._embedded.folder import Folder, path_of
 from cachebox.distributed._embedded.memory import private_folder
 from cachebox.distributed._embedded.operations import OPERATIONS
 from cachebox.distributed._embedded.room import LEAST, TooLarge
+from cachebox.distributed._embedded.rows import IS_PRESENT, key_of
 from cachebox.distributed._embedded.store import DiskFull, Store
 from cachebox.distributed._embedded.writer_lock import Busy
 from cachebox.distributed._net.effects import Block, Effects, Failure
@@ -184,17 +185,15 @@ class Directory:
 
     def page(self, node: Any, cursor: bytes, letter: str, prefix: str, deadline: float) -> Effects[Any]:
         """As `Topology.page`: keys in the order of their hashes, also those of leases if `letter` contains "l"."""
-        data = prefix.encode("utf-8", "surrogatepass")
-
         def look(execute: Any, page: Any) -> Any:
             start = int(cursor or b"0") if cursor != b"0" else -(1 << 63)
-            wanted = "h >= ? AND g = (SELECT v FROM m WHERE id = 0)"
+            wanted = f"h >= ? AND {IS_PRESENT}"
             rows = execute(f"SELECT h, k FROM e WHERE {wanted} ORDER BY h LIMIT ?", (start, PAGE)).fetchall()
-            keys = [key for _, key in rows if key.startswith(data)]
-            if cursor == b"0" and "l" in letter:
-                keys += [key for (key,) in execute("SELECT k FROM l").fetchall() if key.startswith(data)]
             end = b"%d" % (rows[-1][0] + 1) if len(rows) == PAGE else b""
-            return end, tuple(dict.fromkeys(key.decode("utf-8", "surrogatepass") for key in keys))
+            if cursor == b"0" and "l" in letter:
+                rows += execute("SELECT h, k FROM l").fetchall()
+            keys = [key_of(page, h, key) for h, key in rows]
+            return end, tuple(dict.fromkeys(key for key in keys if key.startswith(prefix)))
 
         try:
             return self.store.read(look, deadline) or (b"", ())
@@ -216,10 +215,9 @@ class Directory:
 def _remove_some(execute: Callable[..., Any], page: Any) -> int:
     """Remove some entries and tags of older generations; returns how many."""
     removed = 0
-    for table, name in (("e", "h"), ("t", "k")):
+    for table, is_present in (("e", IS_PRESENT), ("t", "g = (SELECT v FROM m WHERE id = 0)")):
         removed += execute(
-            f"DELETE FROM {table} WHERE {name} IN "
-            f"(SELECT {name} FROM {table} WHERE g != (SELECT v FROM m WHERE id = 0) LIMIT ?)", (SWEPT,)
+            f"DELETE FROM {table} WHERE h IN (SELECT h FROM {table} WHERE NOT {is_present} LIMIT ?)", (SWEPT,)
         ).rowcount
     return removed
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from cachebox.distributed._embedded import processes
 from cachebox.distributed._embedded.folder import Folder
-from cachebox.distributed._embedded.page import SIZE, VERSION, Page, whole_frames
+from cachebox.distributed._embedded.page import SIZE, START, VERSION, Page, version_of, whole_frames
 from cachebox.distributed._embedded.writer_lock import Busy, WriterLock
 
 PATIENCE = 0.2                      # seconds to wait for the writer lock: without the lock, reading works all the same
@@ -47,6 +47,7 @@ class Opened:
         self.folder = folder
         self._fds: list[int] = []
         self.place: Any = None
+        self.lock: Any = None
         try:
             for _ in range(100):                # one turn for each time that the folder was removed meanwhile
                 if self._opens(deadline):
@@ -74,7 +75,7 @@ class Opened:
                 self._look_over()
             if is_mine:
                 _let_go(lock_fd)
-            elif self.page.is_new:          # by a process that still looks it over, or died while it did
+            if self.page.is_new:            # a process still looks it over, or died while it did
                 raise Busy("another process is opening it")
             return True
         except FileNotFoundError:
@@ -95,7 +96,16 @@ class Opened:
         return os.fstat(self.page_fd).st_nlink == 0
 
     def close(self) -> None:
-        """Let go of everything except the mapping, which lives until the last value noted in it is gone."""
+        """Let go of everything except the mapping, which lives until the last value noted in it is gone.
+
+        Threads that write just now do so to the end. Those that wait for the lock get `Retired`.
+        """
+        if self.lock is None:
+            self._let_go()
+        else:
+            self.lock.retire(self._let_go)
+
+    def _let_go(self) -> None:
         for fd in self._fds:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -107,7 +117,7 @@ class Opened:
     def leave_to_parent(self) -> None:
         """After a fork, in the child: let go of what belongs to the parent."""
         self.place = None               # `processes` has closed its file in the child
-        self.close()
+        self._let_go()
 
     # --- the page -----------------------------------------------------------------------------------------------------
 
@@ -116,14 +126,12 @@ class Opened:
         folder = self.folder
         if folder.check_path("page"):
             fd = folder.open("page")
-            if os.fstat(fd).st_size == SIZE:
-                page = _map(fd)
-                if page.version not in (None, VERSION):
-                    os.close(fd)
-                    raise ValueError(f"{folder.path!r} was written by another version of cachebox: name another folder")
-                if page.version == VERSION and page.is_whole:
-                    return page, fd
+            version = version_of(os.pread(fd, START, 0))
+            if version == VERSION and os.fstat(fd).st_size == SIZE:
+                return _map(fd), fd
             os.close(fd)
+            if version not in (None, VERSION):
+                raise ValueError(f"{folder.path!r} was written by another version of cachebox: name another folder")
         if not may_make:
             raise Busy("another process has kept the writer lock all the time")
         name = f"page-{secrets.token_hex(8)}"

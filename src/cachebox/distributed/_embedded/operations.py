@@ -1,7 +1,7 @@
 """What a second tier can be asked for, over SQLite: one function per script of the servers, with the same answers.
 
-Keys in UTF-8 stand where a server gets names. The functions put generations and tag versions into envelopes, as the
-scripts do. An operation that needs the writer lock takes it once and changes everything in one transaction.
+Keys in UTF-8 stand where a server gets names. The functions put tag versions into envelopes, as the scripts do. An
+operation that needs the writer lock takes it once and changes everything in one transaction.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from zlib import crc32
 
-from cachebox.distributed._embedded.database import NEVER
+from cachebox.distributed._embedded.database import GENERATION, NEVER, TAG_EPOCH, Damaged, number
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import Cost, cost_of
-from cachebox.distributed._embedded.rows import FIND_ANY, PUT, check, row_of, tags_in
+from cachebox.distributed._embedded.rows import FIND, FIND_TAG, IS_PRESENT, PUT, check, row_of, tag_hash, tags_in
 from cachebox.distributed._embedded.store import Execute, Store, new_number
 from cachebox.distributed._wire import scripts
 from cachebox.distributed._wire.codec import HEAD, LARGEST_INT, TAGGED, Codec
@@ -22,6 +23,8 @@ from cachebox.distributed._wire.replies import NONE, ROW
 from cachebox.distributed._wire.resp import ReplyError
 
 IN_ONE_LOOK = 250                   # keys of one SELECT
+TOKEN = TAG_VERSION = 16            # bytes
+LEASE = bytes, int, int, int, int, int      # the columns of a lease that are read
 NOTHING = ROW.pack(NONE, 0.0)
 _digits = re.compile(rb"-?[0-9]+").fullmatch
 
@@ -45,22 +48,23 @@ class Transaction:
     def generation(self) -> int:
         """The present generation."""
         if self._generation is None:
-            ((self._generation,),) = self.execute("SELECT v FROM m WHERE id = 0").fetchall()
+            self._generation = number(self.execute, GENERATION)
+            if self.page.generation not in (0, self._generation):
+                raise Damaged("the generation is not what was written")
         return self._generation
 
     @property
     def epoch(self) -> int:
         """A number that every invalidation of a tag changes."""
-        ((epoch,),) = self.execute("SELECT v FROM m WHERE id = 2").fetchall()
-        return int(epoch)
+        return number(self.execute, TAG_EPOCH)
 
     def find(self, key: bytes) -> tuple[bytes, int] | None:
         """The envelope of a live entry and its deadline, or None."""
         h = self.page.hash_of(key)
-        row = self.execute(FIND_ANY, (h,)).fetchone()
-        if row is None or row[0] != key or row[1] != self.generation:
+        row = self.execute(FIND, (h,)).fetchone()
+        if row is None or row[0] != key:
             return None
-        return check(self.execute, h, row, self.now)
+        return check(self.execute, self.page, h, row, self.now)
 
     def put(self, key: bytes, envelope: bytes, end: int, ends_lease: bool = True) -> None:
         """Store a complete envelope, and end the key's lease."""
@@ -84,10 +88,10 @@ class Transaction:
         return found
 
     def envelope(self, head: bytes, block: bytes, body: bytes) -> bytes:
-        """An envelope with the present generation and the block of its tags."""
+        """An envelope with the block of its tags; the stamp is put in when it is stored."""
         if block:
             head = head[:4] + bytes([head[4] + TAGGED])
-        return head + self.generation.to_bytes(16, "big") + block + body
+        return head + bytes(16) + block + body
 
     def tagged(self, tags: Sequence[str], fresh: bytes) -> bytes:
         """The block of some tags, with their versions; an unknown tag gets the version `fresh`."""
@@ -96,11 +100,15 @@ class Transaction:
         block = [bytes([len(tags)])]
         for tag in tags:
             name = tag.encode("utf-8", "surrogatepass")
-            found = self.execute("SELECT v, g FROM t WHERE k = ?", (name,)).fetchone()
-            if found is None or found[1] != self.generation:
-                found = fresh, self.generation
-                self.execute("REPLACE INTO t VALUES(?, ?, ?)", (name, *found))
-            block += (len(name).to_bytes(2, "big"), name, found[0])
+            h = tag_hash(self.page, name)
+            found = self.execute(FIND_TAG, (h,)).fetchone()
+            if found is None or found[0] != name or found[2] != self.generation:
+                found = name, fresh, self.generation
+                self.execute("REPLACE INTO t VALUES(?, ?, ?, ?)", (h, *found))
+            elif type(found[1]) is not bytes or len(found[1]) != TAG_VERSION:
+                raise Damaged("a tag is not what was written")
+            self.page.mark(h)
+            block += (len(name).to_bytes(2, "big"), name, found[1])
         return b"".join(block)
 
     # --- leases -------------------------------------------------------------------------------------------------------
@@ -113,7 +121,11 @@ class Transaction:
             "SELECT token, g, epoch, x, place, incarnation FROM l WHERE h = ? AND k = ?",
             (self.page.hash_of(key), key),
         ).fetchone()
-        return found if found is not None and found[3] > self.now else None
+        if found is None:
+            return None
+        if tuple(map(type, found)) != LEASE or len(found[0]) != TOKEN:
+            raise Damaged("a lease is not what was written")
+        return found if found[3] > self.now else None
 
     def take_lease(self, key: bytes, token: bytes, milliseconds: int, place: Any, epoch: int) -> None:
         self.page.leases = True
@@ -130,8 +142,23 @@ class Transaction:
         self.execute("DELETE FROM l WHERE h = ?", (h,))
 
 
-def _cost(keys: Keys, bodies: Sequence[bytes]) -> Cost:
-    return cost_of([len(key) + len(body) + HEAD for key, body in zip(keys, bodies, strict=True)])
+def _cost(keys: Keys, bodies: Sequence[bytes], tags: Sequence[str] = ()) -> Cost:
+    """What it costs to write some entries, all with the same tags."""
+    sizes = [len(key) + len(body) + HEAD for key, body in zip(keys, bodies, strict=True)]
+    if tags:
+        names = [len(tag.encode("utf-8", "surrogatepass")) for tag in tags]
+        block = sum(names) + 18 * len(names)
+        sizes = [*names, *[size + block for size in sizes]]
+    return cost_of(sizes)
+
+
+def _cost_again(key: bytes, more: int) -> Callable[[Execute, Page], Cost]:
+    """What it costs to write an entry again, with at most `more` bytes added to it."""
+    def cost(execute: Execute, page: Page) -> Cost:
+        found = execute("SELECT length(k) + length(b) FROM e WHERE h = ?", (page.hash_of(key),)).fetchone()
+        return cost_of([len(key) + HEAD + more + (found[0] or 0 if found is not None else 0)])
+
+    return cost
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -157,14 +184,14 @@ def _read_many(execute: Execute, page: Page, keys: Keys, now: int) -> bytes:
         some = keys[at:at + IN_ONE_LOOK]
         marks = ",".join("?" * len(some))
         rows = execute(
-            f"SELECT k, g, x, c, b FROM e WHERE h IN ({marks}) AND g = (SELECT v FROM m WHERE id = 0)",
+            f"SELECT k, g, x, c, b FROM e WHERE h IN ({marks}) AND {IS_PRESENT}",
             [page.hash_of(key) for key in some],
         ).fetchall()
         wanted = set(some)
         for entry in rows:
             if entry[0] in wanted:
                 h = page.hash_of(entry[0])
-                checked = check(execute, h, entry, now)
+                checked = check(execute, page, h, entry, now)
                 if checked is not None:
                     found[entry[0]] = row(checked[0], checked[1], now)
                     page.mark(h)
@@ -197,7 +224,7 @@ def write(store: Store, keys: Keys, deadline: float, fresh: bytes, n: int, *rest
             change.put(key, change.envelope(head, block, body), change.deadline_after(px))
         return b"0" * (1 + n)
 
-    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3]))
+    return store.write(keys, run, deadline, cost=_cost(keys, rest[1::3], tags))
 
 
 def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: bytes, n: int, *rest: Any) -> bytes:
@@ -211,7 +238,7 @@ def add(store: Store, keys: Keys, deadline: float, fresh: bytes, not_after: byte
         change.put(keys[0], change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return b"0" * (1 + n)
 
-    return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,)))
+    return store.write(keys[:1], run, deadline, cost=_cost(keys[:1], (body,), tags))
 
 
 def swap(
@@ -234,7 +261,7 @@ def swap(
             change.put(key, change.envelope(head, b"", body), change.deadline_after(px))
         return b"10"
 
-    return store.write((key,), run, deadline, cost=_cost(keys[:1], (body,)))
+    return store.write((key,), run, deadline, cost=_cost_again(key, len(body)))
 
 
 def delete(store: Store, keys: Keys, deadline: float) -> int:
@@ -258,7 +285,7 @@ def touch(store: Store, keys: Keys, deadline: float, px: bytes) -> int:
             change.put(key, found[0], end, ends_lease=False)
         return int(found is not None)
 
-    return store.write(keys, run, deadline)
+    return store.write(keys, run, deadline, cost=_cost_again(key, 0))
 
 
 def increment(
@@ -288,7 +315,7 @@ def increment(
         change.put(key, change.envelope(head, block, seal + b"%d" % total), end - kept if end < NEVER else end)
         return b"0%d" % total
 
-    return store.write((key,), run, deadline, cost=cost_of([len(key) + (4400 if len(amount) > 100 else 128)]))
+    return store.write((key,), run, deadline, cost=_cost_again(key, len(amount) + 128))
 
 
 def _block(envelope: bytes) -> bytes:
@@ -320,7 +347,6 @@ def lead(
     answer = judge(store.read(lambda execute, page: store.find(execute, page, key, now), deadline))
     if answer is not None:
         return answer
-    place = store.opened(deadline).place
 
     def run(execute: Execute, page: Page) -> list[Any]:
         change = Transaction(execute, page, store.now_ms())
@@ -328,10 +354,12 @@ def lead(
         if answer is not None:
             return answer
         if awaited:
-            failure = execute("SELECT b FROM f WHERE token = ? AND x > ?", (awaited, now)).fetchone()
+            failure = execute("SELECT c, b FROM f WHERE token = ? AND x > ?", (awaited, now)).fetchone()
             if failure is not None:
-                return [4, failure[0]]
-        lease = change.lease(key)
+                if type(failure[1]) is not bytes or failure[0] != crc32(failure[1]):
+                    raise Damaged("an error is not what was written")
+                return [4, failure[1]]
+        lease, place = change.lease(key), store.place
         if lease is not None and lease[1] == change.generation and (
             lease[0] == token or lease[4] < 0 or place.lives(lease[4], lease[5], page)
         ):
@@ -360,7 +388,7 @@ def complete(
         change.put(key, change.envelope(head, change.tagged(tags, fresh), body), change.deadline_after(px))
         return [1, b"0" * n]
 
-    return store.write((key,), run, deadline, cost=_cost((key,), (body,)))
+    return store.write((key,), run, deadline, cost=_cost((key,), (body,), tags))
 
 
 def fail(
@@ -378,7 +406,8 @@ def fail(
         if lease[1] != change.generation:
             return 0
         execute("DELETE FROM f WHERE x <= ?", (change.now,))
-        execute("REPLACE INTO f VALUES(?, ?, ?)", (name, change.now + milliseconds, head + token + body))
+        data = head + token + body
+        execute("REPLACE INTO f VALUES(?, ?, ?, ?)", (name, change.now + milliseconds, crc32(data), data))
         return 1
 
     return store.write((), run, deadline, cost=_cost((key,), (body,)))
@@ -409,11 +438,9 @@ def lead_many(
     store: Store, keys: Keys, deadline: float, fresh: bytes, token: bytes, milliseconds: int
 ) -> bytes:
     """LEAD_MANY."""
-    place = store.opened(deadline).place
-
     def run(execute: Execute, page: Page) -> bytes:
         change = Transaction(execute, page, store.now_ms())
-        epoch = change.epoch
+        epoch, place = change.epoch, store.place
         answers = [b"0"]
         for key in keys:
             held = change.lease(key)
@@ -456,7 +483,7 @@ def clear(store: Store, keys: Keys, deadline: float, fresh: bytes) -> int:
     """CLEAR: start a new generation."""
     def run(execute: Execute, page: Page) -> int:
         page.generation = 0
-        execute("REPLACE INTO m VALUES(0, ?)", (new_number(),))
+        execute("REPLACE INTO m VALUES(?, ?)", (GENERATION, number(execute, GENERATION) + 1))
         return 1
 
     return store.write(None, run, deadline, tags=True, forgets=1)
@@ -467,8 +494,8 @@ def invalidate_tag(store: Store, keys: Keys, deadline: float, fresh: bytes) -> i
     (tag,) = keys
 
     def run(execute: Execute, page: Page) -> int:
-        execute("REPLACE INTO m VALUES(2, ?)", (new_number(),))
-        execute("UPDATE t SET v = ? WHERE k = ?", (fresh, tag))
+        execute("REPLACE INTO m VALUES(?, ?)", (TAG_EPOCH, new_number()))
+        execute("UPDATE t SET v = ? WHERE h = ? AND k = ?", (fresh, tag_hash(page, tag), tag))
         return 1
 
     return store.write((b"\0tag:" + tag,), run, deadline, tags=True, forgets=1)

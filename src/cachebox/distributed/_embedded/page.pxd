@@ -20,6 +20,7 @@ cdef extern from "distributed/_embedded/page.h" nogil:
 cdef enum:
     BITS = 16
     BUCKETS = 65536
+    CLEAN = 1                       # a flag of the head: the folder was closed, and nothing was written since
 
 
 cdef struct Bucket:
@@ -29,15 +30,14 @@ cdef struct Bucket:
 
 
 cdef struct Head:
-    # What stays the same for as long as the folder exists, and its checksum.
+    # What outlives the processes. The sum covers all of it but `data`: a wrong number names no file.
     uint64_t magic
     uint64_t data                   # the number in the name of the file with the entries; 0: there is none
     uint8_t secret[16]
     uint8_t boot[16]                # the boot id of the machine when the folder was last opened
-    uint32_t clean                  # whether the folder was closed, and nothing was written since
-    uint32_t lossy                  # whether a crash of the machine may lose writes
-    uint32_t sum
+    uint64_t state                  # flags, and the sum in the upper half: one store changes both, so no death tears them
     uint32_t is_new                 # whether the first process still looks the folder over: nobody else may use it
+    uint32_t unused
     # What changes all the time, under the writer lock.
     uint32_t dirty                  # whether a writer is at work, or has died
     uint32_t wake                   # changes when the writer lock becomes free
@@ -61,8 +61,8 @@ cdef class Page:
     cdef object view
     cdef readonly object mapping
 
-    cdef uint32_t sum_of(self) except? 0
-    cdef int seal(self) except -1
+    cdef int set_flag(self, uint32_t flag, bint value) except -1
+    cdef int seal(self, uint32_t flags) except -1
     cdef uint64_t hash_bytes(self, const uint8_t* data, Py_ssize_t size) noexcept
     cdef inline Bucket* bucket_of(self, uint64_t h) noexcept:
         return &self.buckets[h >> (64 - BITS)]

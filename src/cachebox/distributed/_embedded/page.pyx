@@ -15,14 +15,17 @@ from zlib import crc32
 cdef enum:
     HEAD_SIZE = 4096
     PLACES = 1024
+    LOSSY = 2                       # a crash of the machine may lose writes
 
+START = 64
+"""The bytes of a page that tell its version."""
 PROCESSES = PLACES
 """How many processes the page tells apart; more than that can use a folder."""
-VERSION = 2
+VERSION = 3
 SIZE = HEAD_SIZE + 8 * PLACES + 32 * BUCKETS
 """Size of the file in bytes."""
 
-cdef uint64_t MAGIC = 0x0000026761507843    # "CxPag", and the version
+cdef uint64_t MAGIC = 0x0000036761507843    # "CxPag", and the version
 
 cdef extern from "distributed/_embedded/page.h" nogil:
     uint64_t siphash "cb_siphash"(const uint8_t* secret, const uint8_t* data, size_t size)
@@ -56,24 +59,16 @@ cdef class Page:
         found = boot
         memcpy(self.head.boot, found, 16)
         self.head.is_new = True
-        self.seal()
+        self.seal(0)
 
-    cdef uint32_t sum_of(self) except? 0:
-        return crc32(self.base[:56])
+    cdef int set_flag(self, uint32_t flag, bint value) except -1:
+        cdef uint32_t flags = <uint32_t>load(&self.head.state)
+        return self.seal(flags | flag if value else flags & ~flag)
 
-    cdef int seal(self) except -1:
-        self.head.sum = self.sum_of()
+    cdef int seal(self, uint32_t flags) except -1:
+        cdef uint64_t total = sum_of(self.base[:START], flags)
+        store(&self.head.state, total << 32 | flags)
         return 0
-
-    @property
-    def is_whole(self):
-        """Whether the head is what was written there."""
-        return self.head.magic == MAGIC and self.head.sum == self.sum_of()
-
-    @property
-    def version(self):
-        """The version of the page's format; None: the file is not a page."""
-        return self.head.magic >> 40 if self.head.magic & 0xFFFFFFFFFF == MAGIC & 0xFFFFFFFFFF else None
 
     @property
     def data(self):
@@ -83,7 +78,6 @@ cdef class Page:
     @data.setter
     def data(self, uint64_t value):
         store(&self.head.data, value)
-        self.seal()
 
     @property
     def boot(self):
@@ -94,27 +88,25 @@ cdef class Page:
     def boot(self, bytes value not None):
         cdef const uint8_t* found = value
         memcpy(self.head.boot, found, 16)
-        self.seal()
+        self.set_flag(0, False)
 
     @property
     def clean(self):
         """Whether the folder was closed, and nothing was written since."""
-        return self.head.clean != 0
+        return self.head.state & CLEAN != 0
 
     @clean.setter
     def clean(self, bint value):
-        self.head.clean = value
-        self.seal()
+        self.set_flag(CLEAN, value)
 
     @property
     def lossy(self):
         """Whether a crash of the machine may lose some of the writes."""
-        return self.head.lossy != 0
+        return self.head.state & LOSSY != 0
 
     @lossy.setter
     def lossy(self, bint value):
-        self.head.lossy = value
-        self.seal()
+        self.set_flag(LOSSY, value)
 
     @property
     def is_new(self):
@@ -266,6 +258,23 @@ cdef uint64_t hash_key(Page page, str key) except? 0:
         encoded = key.encode("utf-8", "surrogatepass")
         return page.hash_bytes(encoded, len(encoded))
     return page.hash_bytes(<const uint8_t*>data, size)
+
+
+def version_of(bytes start not None):
+    """The version of the page that a file begins with; None: it is no page, or it is damaged.
+
+    `start`: its first `START` bytes. What this looks at stands at the same place in all versions.
+    """
+    cdef const uint8_t* data = start
+    cdef const Head* head = <const Head*>data
+    if len(start) < START or head.magic & 0xFFFFFFFFFF != MAGIC & 0xFFFFFFFFFF:
+        return None
+    return head.magic >> 40 if head.state >> 32 == sum_of(start, <uint32_t>head.state) else None
+
+
+cdef object sum_of(bytes start, uint32_t flags):
+    """The checksum of a page's head."""
+    return crc32(start[:8] + start[16:48], flags)
 
 
 def sum_start(int64_t h, int64_t generation, int64_t end):

@@ -1,17 +1,20 @@
 """Which entries leave when there is no room: those that were not used since the hand passed them last.
 
 The hand passes the entries in the order of their hashes, which is as good as random. So this is CLOCK, with the bytes
-of the page as its bits. Each look leaves a budget of bytes, and a write looks again only when the budget is spent. So
-most writes do not look.
+of the page as its bits. It passes the tags, too, by their hashes: a tag goes unless, since it was passed last, the hand
+has kept an entry that has it, or such an entry was written or read. Each look leaves a budget of bytes, and a write
+looks again only when the budget is spent. So most writes do not look.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from cachebox.distributed._embedded.database import LOG_PAGES, PAGE, Database
 from cachebox.distributed._embedded.page import SIZE, Page
+from cachebox.distributed._embedded.rows import KIND_AND_FLAGS, envelope_of, has_tags, tag_hash, tags_in
 
 LEAST = 32 << 20
 """The smallest limit, in bytes: the page and the log take a share of it."""
@@ -76,9 +79,6 @@ class Room:
             evicted += live
             passed += moved
             size = database.size()
-        if size > wanted and not database.writer.execute("SELECT 1 FROM e LIMIT 1").fetchall():
-            database.transaction(lambda execute: execute("DELETE FROM t"))  # tags that no entry has any more
-            size = database.size()
         page.budget = max(0, self.most_pages - 64 - size) * PAGE // 2 - cost.size
         return evicted
 
@@ -91,23 +91,24 @@ class Room:
 
     @staticmethod
     def _pass(database: Database, page: Page, now: int, needed: int) -> tuple[int, int]:
-        """Pass some entries with the hand, until `needed` bytes are free. Returns how many live entries were
+        """Pass some entries and tags with the hand, until `needed` bytes are free. Returns how many live entries were
         evicted, and how far the hand moved."""
         start = page.hand
-        writer = database.writer
+        execute = database.writer.execute
         step = max(16, min(STEP, needed // 1024))
-        rows = writer.execute(
-            "SELECT h, g, x, length(k) + length(b) FROM e WHERE h >= ? ORDER BY h LIMIT ?", (start, step)
+        generation = database.generation()
+        rows = execute(
+            "SELECT h, g >> 32 = ? AND (x = 0 OR x > ?), coalesce(length(k) + length(b), 0) FROM e WHERE h >= ? "
+            "ORDER BY h LIMIT ?", (generation, now, start, step)
         ).fetchall()
-        ((generation,),) = writer.execute("SELECT v FROM m WHERE id = 0").fetchall()
-        gone, live, freed = [], 0, 0
+        gone, kept, live, freed = [], [], 0, 0
         end = -TURN
-        for h, g, x, size in rows:
-            lives = g == generation and (x > now or x == 0)
+        for h, lives, size in rows:
             if page.unmark(h) and lives:
+                kept.append(h)
                 continue
             gone.append(h)
-            live += lives
+            live += bool(lives)
             freed += size + 32
             if freed >= needed:
                 break
@@ -115,14 +116,32 @@ class Room:
             h = rows[-1][0] if len(rows) == step else TURN - 1
         if h < TURN - 1:
             end = h + 1
-        if gone:
-            page.open(gone)                     # otherwise a first tier would keep serving what others find absent
-            database.transaction(lambda execute: _delete(execute, gone))
-            page.close(gone)
+        tags = execute("SELECT h, g = ? FROM t WHERE h BETWEEN ? AND ?", (generation, start, h)).fetchall()
+        unused = [tag for tag, lives in tags if not (page.unmark(tag) and lives)]
+        if tags or execute("SELECT 1 FROM t LIMIT 1").fetchall():
+            _mark_tags(database, page, kept)
+        if gone or unused:
+            page.open(gone + unused)            # otherwise a first tier would keep serving what others find absent
+            database.transaction(lambda execute: _delete(execute, gone, unused))
+            page.close(gone + unused)
         page.hand = end
         return live, end - start if end > start else TURN - start
 
 
-def _delete(execute: Callable[..., Any], hashes: list[int]) -> None:
+def _mark_tags(database: Database, page: Page, hashes: list[int]) -> None:
+    """Record that the tags of some entries are used: a tag is needed until the hand has passed all that have it."""
+    for h in hashes:
+        with database.writer.blobopen("e", "b", h, readonly=True) as blob:
+            tagged = has_tags(blob.read(KIND_AND_FLAGS))
+        if tagged:
+            ((body,),) = database.writer.execute("SELECT b FROM e WHERE h = ?", (h,)).fetchall()
+            with contextlib.suppress(IndexError):       # damaged: found when the entry is read
+                for tag, _ in tags_in(envelope_of(body, 0)):
+                    page.mark(tag_hash(page, tag))
+
+
+def _delete(execute: Callable[..., Any], hashes: list[int], tags: list[int]) -> None:
     for h in hashes:
         execute("DELETE FROM e WHERE h = ?", (h,))
+    for h in tags:
+        execute("DELETE FROM t WHERE h = ?", (h,))

@@ -22,13 +22,22 @@ from functools import partial
 from typing import Any, TypeVar
 
 from cachebox._platform.section import Section
-from cachebox.distributed._embedded.database import NEVER, Closing, Database, is_damage, is_full
+from cachebox.distributed._embedded.database import (
+    FAILURES,
+    NEVER,
+    SETTLED,
+    Closing,
+    Damaged,
+    Database,
+    is_damage,
+    is_full,
+)
 from cachebox.distributed._embedded.folder import Folder
 from cachebox.distributed._embedded.opened import Opened, data_name
 from cachebox.distributed._embedded.page import Page
 from cachebox.distributed._embedded.room import NOTHING, Cost, Room
-from cachebox.distributed._embedded.rows import FIND, Damaged, check
-from cachebox.distributed._embedded.writer_lock import Busy
+from cachebox.distributed._embedded.rows import FIND, check
+from cachebox.distributed._embedded.writer_lock import Busy, Retired
 
 FORK_WAITS = 5.0                    # seconds that a fork waits for reads to end
 CLOSE_WAITS = 2.0                   # seconds that `close` waits for the writer lock
@@ -119,6 +128,14 @@ class Store:
             self._on_new_page(found.page)
         return found
 
+    @property
+    def place(self) -> Any:
+        """The place of this process, for a write that is under way. Raises `Busy`."""
+        found = self._opened
+        if found is None or found.place is None:
+            raise Busy("it is being closed")
+        return found.place
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def database(self, opened: Opened) -> Database | None:
@@ -181,8 +198,8 @@ class Store:
                 return result
             except Closing:                     # closed for a fork, or replaced by another process
                 time.sleep(0.0005)
-            except (sqlite3.Error, Damaged, FileNotFoundError) as error:
-                if isinstance(error, sqlite3.Error) and not is_damage(error):
+            except (*FAILURES, Damaged, FileNotFoundError) as error:
+                if isinstance(error, FAILURES) and not self._is_damage(opened, data, error):
                     raise Busy(f"SQLite cannot read now: {error}") from error
                 self._start_again(opened, data, error, deadline)
             if time.monotonic() > deadline + 1.0:
@@ -194,7 +211,7 @@ class Store:
         row = execute(FIND, (h,)).fetchone()
         if row is not None:
             page.mark(h)
-        return None if row is None or row[0] != key else check(execute, h, row, now)
+        return None if row is None or row[0] != key else check(execute, page, h, row, now)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +222,7 @@ class Store:
         deadline: float,
         *,
         tags: bool = False,
-        cost: Cost = NOTHING,
+        cost: Cost | Callable[[Execute, Page], Cost] = NOTHING,
         forgets: T | None = None,
     ) -> T:
         """Call `run(execute, page)` in one transaction that changes these keys, and return its result.
@@ -215,7 +232,7 @@ class Store:
             run: may be called again if its transaction was undone.
             deadline: monotonic seconds; in the past: do not wait at all.
             tags: whether entries that have a tag may change.
-            cost: what is written.
+            cost: what is written, or a function that says it.
             forgets: the result if everything had to be forgotten instead; None: the operation does not forget entries.
 
         Raises `Busy`, `DiskFull`, `TooLarge`, OSError and what `run` raises; nothing has changed then.
@@ -223,8 +240,9 @@ class Store:
         for _ in range(8):
             opened = self.opened(deadline)
             try:
-                return opened.lock.run(partial(self._write, opened, keys, run, tags, cost, forgets), deadline)
-            except _Gone:
+                result: T = opened.lock.run(partial(self._write, opened, keys, run, tags, cost, forgets), deadline)
+                return result
+            except (_Gone, Retired):
                 self._let_go_of(opened)
         raise Busy("the folder is removed again and again")
 
@@ -234,7 +252,7 @@ class Store:
         keys: Sequence[bytes] | None,
         run: Callable[[Execute, Page], T],
         tags: bool,
-        cost: Cost,
+        cost: Cost | Callable[[Execute, Page], Cost],
         forgets: T | None,
     ) -> T:
         if opened.is_gone or self._opened is not opened:
@@ -250,8 +268,9 @@ class Store:
                 if page.dirty:
                     self._settle(opened)
                 database = self._database_to_write(opened)
-                if cost.size:
-                    self._count(self.room.make(database, page, cost, self.now_ms(), tries > 1))
+                needed = cost(database.writer.execute, page) if callable(cost) else cost
+                if needed.size:
+                    self._count(self.room.make(database, page, needed, self.now_ms(), tries > 1))
                 page.open(hashes, tags)
                 try:
                     result: T = database.transaction(lambda execute: run(execute, page))
@@ -265,7 +284,7 @@ class Store:
                 if page.leases and not database.has_leases():
                     page.leases = False
                 return result
-            except sqlite3.Error as error:
+            except FAILURES as error:
                 if is_full(error) and tries < 4:
                     self._make_way()
                     continue
@@ -274,7 +293,7 @@ class Store:
                         raise DiskFull("nothing more fits on the disk") from error
                     self._discard(opened, error)
                     return forgets
-                if not is_damage(error) or tries > 4:
+                if tries > 4 or not self._is_damage(opened, page.data, error):
                     raise Busy(f"SQLite cannot write now: {error}") from error
                 self._discard(opened, error)
             except (Damaged, FileNotFoundError) as error:
@@ -282,10 +301,14 @@ class Store:
                     raise _Gone from error
                 self._discard(opened, error)
 
+    def _is_damage(self, opened: Opened, data: int, error: Exception) -> bool:
+        """Whether the file has to be replaced. One that cannot be opened may lack nothing but a free descriptor."""
+        return is_damage(error) or not os.path.lexists(opened.folder[data_name(data)])
+
     def _make_way(self) -> None:
         """Give back the space of the log, because a write did not fit."""
         if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*FAILURES):
                 self._database[1].shorten_log()
 
     def _count(self, evicted: int) -> None:
@@ -310,7 +333,7 @@ class Store:
             data = secrets.randbits(62) | 1
             database = self._new_database(opened, data)
             try:
-                database.create(new_number())
+                database.create(1 + secrets.randbelow(1 << 30))
             except BaseException:
                 database.close_writer()
                 _remove(opened.folder, data)
@@ -326,7 +349,7 @@ class Store:
         database = self.database(opened)
         if database is not None:
             database.roll_back()
-            database.transaction(lambda execute: execute("REPLACE INTO m VALUES(1, ?)", (new_number(),)))
+            database.transaction(lambda execute: execute("REPLACE INTO m VALUES(?, ?)", (SETTLED, new_number())))
         opened.page.leases = True
         opened.page.generation = 0
         opened.page.close(None, True)
@@ -343,7 +366,7 @@ class Store:
 
         try:
             opened.lock.run(discard, max(deadline, time.monotonic() + 0.05))
-        except _Gone:
+        except (_Gone, Retired):
             self._let_go_of(opened)
 
     def _discard(self, opened: Opened, error: BaseException) -> None:
@@ -381,7 +404,7 @@ class Store:
             return
         try:
             opened.lock.run(lambda: self._close(opened), time.monotonic() + wait)
-        except (Busy, OSError, sqlite3.Error):
+        except (Busy, OSError, *FAILURES):
             found, self._database = self._database, None
             if found is not None:
                 _leave(found[1])

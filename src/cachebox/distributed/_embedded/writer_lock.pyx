@@ -27,6 +27,10 @@ class Busy(Exception):
     """The lock was not free in time."""
 
 
+class Retired(Busy):
+    """The lock's file was closed: its number may belong to another file by now."""
+
+
 cdef class WriterLock:
     """The lock of one folder, as one handle has it.
 
@@ -39,6 +43,8 @@ cdef class WriterLock:
     cdef object within                          # admits one thread of the process at a time
     cdef object owner                           # the thread in it
     cdef Section section                        # so that code under it waits for no other thread
+    cdef object closes                          # what closes the file; None: done, or not to be done
+    cdef bint is_retired
 
     def __init__(self, int fd, Page page not None):
         self.fd = fd
@@ -46,9 +52,11 @@ cdef class WriterLock:
         self.within = native("allocate_lock")()
         self.section = Section()
         self.owner = None
+        self.closes = None
+        self.is_retired = False
 
     def run(self, function, double deadline):
-        """Call a function with the lock, and return its result. Raises `Busy` if the deadline passes first.
+        """Call a function with the lock, and return its result. Raises `Busy` if the deadline passes first, `Retired`.
 
         A deadline in the past means not to wait at all.
         """
@@ -57,8 +65,14 @@ cdef class WriterLock:
             self.owner = get_ident()
             return self.call(function, deadline)
         finally:
-            self.owner = None
-            self.within.release()
+            self.leave()
+
+    def retire(self, closes):
+        """Let nobody use the lock any more, and call what closes its file: now, or as soon as nobody uses it."""
+        self.closes = closes
+        self.is_retired = True
+        if self.within.acquire(False):
+            self.leave()
 
     def pause(self, function, double deadline):
         """Before a fork: call a function with the lock, and keep this process's other threads out until `resume`."""
@@ -67,14 +81,24 @@ cdef class WriterLock:
             self.owner = get_ident()
             self.call(function, deadline)
         except BaseException:
-            self.owner = None
-            self.within.release()
+            self.leave()
             raise
 
     def resume(self):
         """After a fork, in the parent."""
-        self.owner = None
-        self.within.release()
+        self.leave()
+
+    cdef int leave(self) except -1:
+        while True:
+            self.owner = None
+            closes, self.closes = self.closes, None
+            try:
+                if closes is not None:
+                    closes()
+            finally:
+                self.within.release()
+            if self.closes is None or not self.within.acquire(False):
+                return 0                        # or another thread is in it, and closes the file when it leaves
 
     cdef int enter(self, double deadline) except -1:
         cdef double left
@@ -83,6 +107,9 @@ cdef class WriterLock:
         left = deadline - monotonic()
         if not (self.within.acquire(False) or (left > 0 and self.within.acquire(True, left))):
             raise Busy("other threads write all the time")
+        if self.is_retired:
+            self.leave()
+            raise Retired("its file was closed")
         return 0
 
     cdef object call(self, function, double deadline):

@@ -18,7 +18,7 @@ from cachebox._store.state cimport hash_in
 from cachebox._store.writes cimport set_slow
 from cachebox.distributed._embedded.noted cimport note
 from cachebox.distributed._embedded.page cimport (
-    Page, begin_change, end_change, is_unlinked, load, mark_used, start_of,
+    CLEAN, Page, begin_change, end_change, is_unlinked, load, mark_used, start_of,
 )
 from cachebox.distributed._near.hits cimport exact_get
 from cachebox.distributed._near.near_cache cimport LAG, Tier
@@ -123,7 +123,7 @@ cdef class FolderFastPath:
         if rows is None or not is_believed(page, &wanted, generation):
             return MISSING
         row = (<tuple>rows)[0]
-        if row is None or <uint64_t>row[1] != generation:
+        if row is None or is_older(row[1], generation):
             with tier.lock:
                 tier.misses += 1
                 tier.invalidations += tier.first.delete(key)
@@ -207,7 +207,7 @@ cdef class FolderFastPath:
             key = keys[i]
             value = MISSING
             if is_believed(page, &wanted[i], generation):
-                if <uint64_t>(<tuple>row)[2] != generation:
+                if is_older((<tuple>row)[2], generation):
                     at[(<tuple>row)[0]] = i     # of an older generation: absent
                     continue
                 name = PyUnicode_AsUTF8AndSize(key, &size)
@@ -233,16 +233,23 @@ cdef class FolderFastPath:
         double* lifetime
     ):
         """The value of a row of the present generation, whose columns begin at `at`; or MISSING. Marks it as used."""
-        cdef bytes named = row[at]
-        cdef bytes data = row[at + 4]
-        cdef const uint8_t* body = data
-        cdef int64_t end = row[at + 2]
+        cdef bytes named, data
+        cdef const uint8_t* body
+        cdef int64_t stamp, end
+        if (
+            type(row[at]) is not bytes or type(row[at + 1]) is not int or type(row[at + 2]) is not int
+            or type(row[at + 3]) is not int or type(row[at + 4]) is not bytes
+        ):
+            return MISSING                      # damaged
+        named, data = <bytes>row[at], <bytes>row[at + 4]
+        stamp, end = row[at + 1], row[at + 2]
+        body = data
         if end == 0:
             end = never
         if (
             len(named) != size or memcmp(<const char*>named, name, size) != 0 or len(data) < payload_at
             or body[1] & TAGGED_OR_KEPT
-            or <int64_t>row[at + 3] != <int64_t><uint32_t>crc32(data, start_of(h, row[at + 1], <uint64_t>end)) - half
+            or <int64_t>row[at + 3] != <int64_t><uint32_t>crc32(data, start_of(h, stamp, end)) - half
         ):
             return MISSING
         lifetime[0] = INFINITY
@@ -255,7 +262,7 @@ cdef class FolderFastPath:
             if self.start is not None and memcmp(body, <const char*>self.start + kind_at, payload_at) == 0:
                 value = self.loads(data[payload_at:])
             else:
-                kind, payload, _ = self.codec.open(key, envelope_of(data, row[at + 1]))
+                kind, payload, _ = self.codec.open(key, envelope_of(data, stamp))
                 value = self.codec.loads(kind, payload)
         except Exception:                       # the operations report the error
             return MISSING
@@ -295,7 +302,7 @@ cdef class FolderFastPath:
         try:
             if not opened.lock.run(lambda: put(store, opened, found, name, head, body, end), 0.0):
                 return False
-        except (Busy, SQLiteError, OSError):
+        except (Busy, OSError, SQLiteError, UnicodeDecodeError):
             return False
         self.tier.forget_keys((key,))
         return True
@@ -316,22 +323,23 @@ cdef bint put(
 ) except -1:
     """Write one row, under the writer lock. Returns False if the page needs attention first."""
     cdef Page page = opened.page
-    cdef uint64_t h, generation = load(&page.head.generation)
+    cdef uint64_t h, stamp, generation = load(&page.head.generation)
     cdef int64_t left = page.head.budget - len(body) - len(name) - 256, total
     number, database = <tuple>found
     if (
         left < 0 or store._database is not found or load(&page.head.data) != number or not generation
-        or page.dirty or page.head.leases or page.head.clean or not store._has_written
+        or page.dirty or page.head.leases or page.head.state & CLEAN or not store._has_written
         or store._opened is not opened or is_unlinked(opened.page_fd)
     ):
         return False
     writer = database.writer
     stored = head[kind_at:] + body
     h = page.hash_bytes(<const uint8_t*>name, len(name))
-    total = <int64_t><uint32_t>crc32(stored, start_of(h, generation, <uint64_t>end)) - half
+    stamp = generation << 32 | <uint32_t>(time_ns() // 1000000000)
+    total = <int64_t><uint32_t>crc32(stored, start_of(h, stamp, <uint64_t>end)) - half
     begin_change(page, h)
     try:
-        writer.execute(PUT, (<int64_t>h, name, <int64_t>generation, end if end < never else 0, total, stored))
+        writer.execute(PUT, (<int64_t>h, name, <int64_t>stamp, end if end < never else 0, total, stored))
     finally:
         if not writer.in_transaction:
             end_change(page, h)                 # it was done, or undone
@@ -344,6 +352,11 @@ cdef bint is_believed(Page page, const Wanted* wanted, uint64_t generation) noex
     return (
         not wanted.count & 1 and generation != 0 and load(&page.bucket_of(wanted.h).count) == wanted.count
     )
+
+
+cdef bint is_older(object stamp, uint64_t generation) except -1:
+    """Whether a row is of an older generation, or damaged so that it looks so."""
+    return type(stamp) is int and <uint64_t><int64_t>stamp >> 32 != generation
 
 
 cdef object query_of(list hashes):

@@ -72,12 +72,14 @@ class LeadOfMany:
             names = core.names_of(core.names, bucket, members)
             commands.append((bucket, script_call(LEAD_MANY, names, new_token(), self.token, leases.LEASE_MS)))
         writes = [tier.begin_write(()) for _ in groups]     # of the generations, which the script may make
+        # until the answers say which: the server may have granted all of them when this is interrupted
+        self._leased = [self._leases_of(bucket, members) for bucket, members in groups if core.names is not None]
+        leased: list[Group] = []
         try:
             replies = yield from core.ask(groups, commands, deadline)
-        except BaseException:                   # cancelled: the server may have granted the leases all the same
+        except BaseException:
             for write in writes:
                 tier.drop_write(write)
-            self._leased += [self._leases_of(bucket, members) for bucket, members in groups if core.names is not None]
             raise
         for (bucket, members), reply, write in zip(groups, replies, writes, strict=True):
             if type(reply) is Failure:
@@ -94,7 +96,8 @@ class LeadOfMany:
             others += [key for key, answer in zip(members, reply[1:], strict=True) if answer != 51]
             mine += led
             if led:
-                self._leased.append(self._leases_of(bucket, led))
+                leased.append(self._leases_of(bucket, led))
+        self._leased = leased
         if failed:
             tier.count(errors=1)
         return mine, others, [core.unavailable(reply, members) for members, reply in failed]

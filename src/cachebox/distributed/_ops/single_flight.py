@@ -154,6 +154,10 @@ class Loader:
         try:
             with flight:
                 return (yield from self._load(key, factory, decide, token, flight, acts, deadline))
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._abandon(key, token)
+            raise
         finally:
             self.end(token, flight)
 
@@ -174,8 +178,20 @@ class Loader:
         try:
             with flight:
                 return (yield from self._load(key, factory, decide, token, flight, acts, deadline, reload=True))
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._abandon(key, token)
+            raise
         finally:
             self.end(token, flight)
+
+    def _abandon(self, key: str, token: bytes) -> None:
+        """After an interrupt, wherever it came: give the lease up in case it was granted."""
+        self.leases.let_go(token)
+        names = self._core.names
+        if names is not None:
+            bucket = names.bucket(key)
+            self.leases.give_up_soon(token, [(bucket, [names.generation(bucket), names.lease(bucket, key)])])
 
     def load_alone(
         self, key: str, factory: Callable[[], Any], decide: Decides
