@@ -1032,6 +1032,7 @@ cdef class Cache(Store):
         """
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
+        refuse_async("predicate", predicate)
         cdef list doomed = [
             (key, value) for key, value in snapshot(self, True, True)
             if plain_result("predicate", predicate(key, self.copy_of(value)))

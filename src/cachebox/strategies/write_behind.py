@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from inspect import iscoroutinefunction
 from typing import Any
 
 from cachebox._files.serializer import Encoding
+from cachebox._platform.awaitables import refuse_async
 from cachebox.cache import MISSING
 from cachebox.strategies.backlog import Backlog
 from cachebox.strategies.dead_letters import DeadLetter
@@ -69,8 +69,7 @@ class WritingBehind(Operations):
         check_choice("durability", durability, ("process", "power"))
         if on_dead_letter is not None and not callable(on_dead_letter):
             raise TypeError(f"on_dead_letter must be callable or None, not {type(on_dead_letter).__name__}")
-        if iscoroutinefunction(on_dead_letter):
-            raise TypeError("on_dead_letter must be a plain function: nobody would await a coroutine function")
+        refuse_async("on_dead_letter", on_dead_letter)
         super().__init__(cache, store)
         self.exit_timeout = exit_timeout
         self._waits = on_full == "block"
