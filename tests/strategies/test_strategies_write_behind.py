@@ -701,3 +701,10 @@ def test_a_set_that_is_cancelled_while_it_waits_for_room_leaves_no_trace():
         assert store.values == dict(cache) == {"a": 1}
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [WriteBehind, AsyncWriteBehind])
+@pytest.mark.parametrize("wrong, right", [("batchsize", "batch_size"), ("queue_size", "max_queue")])
+def test_a_misspelt_option_is_refused_with_the_right_name(kind, wrong, right):
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\(\) got .*'{wrong}': did you mean '{right}'"):
+        kind(Cache(), object(), **{wrong: 1})

@@ -318,4 +318,5 @@ class Simulation:
         )
 
     def __repr__(self) -> str:
-        return f"<Simulation of {self.requests:,} requests: {', '.join(self.policies)} at {len(self.sizes)} sizes>"
+        sizes = "size" if len(self.sizes) == 1 else "sizes"
+        return f"<Simulation of {self.requests:,} requests: {', '.join(self.policies)} at {len(self.sizes)} {sizes}>"

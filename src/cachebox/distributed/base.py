@@ -11,8 +11,9 @@ from typing import Any
 from cachebox._calls.naming import SharedNames
 from cachebox._loading.loader import check_refreshing
 from cachebox._platform.byte_sizes import bytes_of
+from cachebox._platform.keywords import refuse_unknown
 from cachebox._platform.registry import register
-from cachebox._store.options import checked_name, jitter_of, refuse_unknown
+from cachebox._store.options import checked_name, jitter_of
 from cachebox.cache import Cache
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._net.asyncio_driver import Async
