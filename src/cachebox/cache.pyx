@@ -59,8 +59,8 @@ from cachebox._store.writes cimport (
 from cachebox.policies cimport EvictionPolicy, _BuiltInPolicy, checked_size
 
 from cachebox._platform.awaitables import ready, refuse_async
+from cachebox._platform.keywords import refuse_unknown
 from cachebox._platform.registry import nameless as nameless_caches, register
-from cachebox._store.options import refuse_unknown
 from cachebox.policies import BUILT_IN, empty_like
 
 
@@ -1089,6 +1089,7 @@ cdef class Cache(Store):
         """
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
+        refuse_async("predicate", predicate)
         cdef list doomed = [
             (key, value) for key, value in snapshot(self, True, True)
             if plain_result("predicate", predicate(key, self.copy_of(value)))
@@ -1278,7 +1279,8 @@ cdef class Cache(Store):
         bound = "unbounded" if self.max_size is None else f"max_size={self.max_size}"
         policy = self.name_of_policy if isinstance(self.name_of_policy, str) else type(self.name_of_policy).__name__
         rate = self.statistics.hit_rate()
-        return f"<{type(self).__name__} {policy}, {bound}, {self.live} entries, hit rate {rate:.1%}>"
+        entries = "entry" if self.live == 1 else "entries"
+        return f"<{type(self).__name__} {policy}, {bound}, {self.live} {entries}, hit rate {rate:.1%}>"
 
     def _repr_html_(self):
         """The cache's configuration and statistics as a table, for notebooks; never its contents."""

@@ -3,8 +3,9 @@
 from cachebox._calls.cached_function import CachedFunction, CachedMethod
 from cachebox._calls.methods import CachedClassMethod
 from cachebox._platform.awaitables import is_marked, refuse_async
+from cachebox._platform.keywords import refuse_unknown
 from cachebox._platform.registry import register
-from cachebox._store.options import check_failures, refuse_unknown
+from cachebox._store.options import check_failures
 from cachebox.cache import Cache, tags_as_given
 
 _CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200   # as in inspect, which is slow to import
@@ -431,7 +432,9 @@ def _around(make, function):
         from functools import cached_property, partialmethod
 
         if isinstance(function, partialmethod):
-            return partialmethod(_around(make, function.func), *function.args, **function.keywords)
+            from cachebox._calls.partial_methods import CachedPartialMethod
+
+            return CachedPartialMethod(_around(make, function.func), *function.args, **function.keywords)
         if isinstance(function, cached_property):
             raise TypeError("cached cannot decorate a cached_property, which keeps its value itself: use property")
         raise TypeError(f"cached must stand below {type(function).__name__}, not above it")

@@ -21,6 +21,7 @@ from hashlib import blake2b
 from typing import Any
 
 from cachebox._calls.key_arguments import KeyArguments
+from cachebox._platform.awaitables import refuse_async
 
 LONGEST = 64
 """The most bytes of an array that are part of a key; of more bytes, a digest of 32 bytes is."""
@@ -119,6 +120,7 @@ class combine:
         for part in (*self._parts, *named.values()):
             if part is not None and not callable(part):
                 raise TypeError(f"a part of keys.combine must be a key function or None, not {type(part).__name__}")
+            refuse_async("a part of keys.combine", part)
         self._named = named
         self._ignore = ignore
         self._arguments: KeyArguments | None = None

@@ -294,7 +294,7 @@ cdef class _BuiltInPolicy(EvictionPolicy):
         return iter([key for key, _rank in self.ranked()])
 
     def __repr__(self):
-        return f"<{type(self).__name__} max_size={self.max_size} of {len(self)} keys>"
+        return f"<{type(self).__name__}, max_size={self.max_size}, {len(self)} keys>"
 
     def __reduce__(self):
         cdef list ranked = self.ranked()

@@ -30,7 +30,7 @@ def test_the_repr_shows_policy_sizes_and_hit_rate_never_contents(policy):
 def test_the_repr_works_with_a_contained_cache_and_without_a_bound(any_policy):
     cache = Cache(max_size=None, policy=any_policy)
     cache["self"] = cache
-    assert "unbounded" in repr(cache) and "1 entries" in repr(cache) and "0.0%" in repr(cache)
+    assert "unbounded" in repr(cache) and "1 entry," in repr(cache) and "0.0%" in repr(cache)
 
 
 def test_the_repr_names_a_policy_of_the_users(any_policy):

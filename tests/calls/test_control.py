@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import subprocess
 import sys
@@ -729,3 +731,43 @@ def test_a_whole_process_is_disabled_by_its_environment(value, is_off):
 
 def test_it_is_exported():
     assert cachebox.disabled is disabled
+
+
+# --- above a partial method -------------------------------------------------------------------------------------------
+
+
+def test_the_controls_of_a_partial_method_know_its_arguments():
+    class Shop:
+        def price(self, currency, article, rebate=0):
+            return [currency, article, rebate]
+
+        in_euros = cached(functools.partialmethod(price, "EUR"))
+        reduced = cached(normalize=True)(functools.partialmethod(price, "EUR", rebate=5))
+
+    shop, other = Shop(), Shop()
+    assert shop.in_euros.peek("tea") is MISSING
+    found = shop.in_euros("tea")
+    assert found == ["EUR", "tea", 0] and shop.in_euros.peek("tea") is found is Shop.in_euros.peek(shop, "tea")
+    assert other.in_euros.peek("tea") is MISSING
+    assert shop.in_euros.cache_key("tea") == Shop.in_euros.cache_key(shop, "tea")
+    shop.in_euros.set("set", "tea")
+    assert shop.in_euros("tea") == "set" and shop.in_euros.refresh("tea") == found == shop.in_euros("tea")
+    assert shop.in_euros.invalidate("tea") and not shop.in_euros.invalidate("tea")
+    Shop.in_euros.set("by the class", shop, "tea")
+    assert shop.in_euros("tea") == "by the class" and Shop.in_euros.refresh(shop, "tea") == found
+    assert Shop.in_euros.invalidate(shop, "tea") and Shop.in_euros.cache_info() == shop.in_euros.cache_info()
+    assert shop.reduced("tea") == ["EUR", "tea", 5] == shop.reduced.peek(article="tea")
+    shop.reduced.cache_clear()
+    assert shop.reduced.peek("tea") is MISSING
+    assert list(inspect.signature(shop.in_euros).parameters) == ["article", "rebate"]
+    assert not hasattr(shop.in_euros, "unheard_of") and shop.in_euros.__self__ is shop
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_the_controls_of_partial_static_and_class_methods(kind):
+    class Shop:
+        price = cached(functools.partialmethod(kind(lambda *args: list(args[-2:])), "EUR"))
+
+    assert Shop.price("tea") == ["EUR", "tea"] == Shop().price("tea")
+    assert Shop.price.peek("tea") is Shop().price.peek("tea") is Shop.price("tea")
+    assert Shop().price.invalidate("tea") and Shop.price.peek("tea") is MISSING

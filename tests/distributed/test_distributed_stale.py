@@ -195,13 +195,20 @@ def test_bad_options():
         ({"compress": "lz4"}, "compress"),
         ({"name": 5}, "name"),
         ({"name": ""}, "name"),
+        ({"isolate": str.lower}, "isolate"),
+        ({"invalidation": "no"}, "invalidation"),
         ({"compression": "zlib"}, "compress"),
         ({"stale": 1}, "stale_ttl"),
     ):
         with pytest.raises((TypeError, ValueError), match=error):
             DistributedCache(redis_port=1, **options)
-    with DistributedCache(redis_port=1, name="mine") as cache:
-        assert cache.name == "mine"
+
+
+@pytest.mark.parametrize("place", [{"redis_port": 1}, {"url": "redis://127.0.0.1:1"}, {"url": "memory://"}])
+def test_the_name_is_the_one_given_wherever_the_server_is(place):
+    with DistributedCache(name="mine", **place) as cache, DistributedCache(**place) as nameless:
+        assert cache.name == "mine" and nameless.name is None
+        assert caches()["mine"] is cache and nameless not in caches().values()
 
 
 # --- annotations ------------------------------------------------------------------------------------------------------
@@ -306,6 +313,9 @@ def test_statistics_have_the_methods_of_those_of_a_cache(kind, server):
         assert cache.stats.misses == 7
         cache.stats.reset()
         assert not any(cache.stats.snapshot().get_all().values()) and cache.stats.hit_rate() == 0.0
+        every = cache.stats.get_all()
+        assert every == {name: cache.stats.get(name) for name in every}
+        assert {"breaker", "link", "last_error"} < set(every)
         cache.get("a"), cache.get("b")
         assert (cache.stats.local_hits, cache.stats.misses) == (1, 1) and "uptime" in cache.stats.report()
         for wrong, error in ((("breaker",), ValueError), (("misses", -1), ValueError), (("misses", "1"), TypeError)):

@@ -27,7 +27,7 @@ FLOORS = {
     "cache": "_platform _engine _store _loading policies _files",
     "_simulation": "_platform _engine _store policies cache",
     "_calls": "_platform _engine stats _store _loading cache",
-    "keys": "_calls",
+    "keys": "_platform _calls",
     "decorators": "_platform _store _loading cache _calls",
     "strategies": "_platform _files cache",
     "distributed.errors": "",

@@ -201,7 +201,7 @@ def test_a_dead_letter_is_logged_and_a_broken_callback_is_reported(store, monkey
         (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
         assert said.name == "cachebox" and "'b'" in said.message and "down" in said.message
         assert "secret" not in caplog.text
-    assert reported == ["broken", "on_dead_letter must be a plain function, not return a coroutine"]
+    assert reported[0] == "broken" and "on_dead_letter returned coroutine" in reported[1] and len(reported) == 2
     with pytest.raises(TypeError, match="on_dead_letter"):
         WriteBehind(Cache(), store, on_dead_letter=never)
 
@@ -701,3 +701,10 @@ def test_a_set_that_is_cancelled_while_it_waits_for_room_leaves_no_trace():
         assert store.values == dict(cache) == {"a": 1}
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [WriteBehind, AsyncWriteBehind])
+@pytest.mark.parametrize("wrong, right", [("batchsize", "batch_size"), ("queue_size", "max_queue")])
+def test_a_misspelt_option_is_refused_with_the_right_name(kind, wrong, right):
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\(\) got .*'{wrong}': did you mean '{right}'"):
+        kind(Cache(), object(), **{wrong: 1})

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cachebox._loading import fetch
 from cachebox._loading.flight import act_for, delegate, undelegate
+from cachebox._platform.awaitables import plain_call, refuse_async
 from cachebox._platform.callers import CallerLock, waiter
 from cachebox._platform.section import in_section
 from cachebox._platform.thread import Thread
@@ -67,6 +68,7 @@ def checked(keys: Any, can_load: bool, can_load_many: bool, workers: Any, progre
         raise ValueError(f"workers must be 1 or more, not {workers}")
     if progress not in (None, True, False) and not callable(progress):
         raise TypeError(f"progress must be callable, True or None, not {type(progress).__name__}")
+    refuse_async("progress", progress)
     wanted = list(keys) if items is None else list(items)
     for key in wanted:
         hash(key)
@@ -96,7 +98,7 @@ class Tally:
             if error is not None and self.first_error is None:
                 self.first_error = error
             if self.show is not None:
-                self.show(self.loaded + self.failed + self.skipped, self.total)
+                plain_call("progress", self.show, self.loaded + self.failed + self.skipped, self.total)
 
     def result(self) -> Warmed:
         """The counts; or raise the exception that ended the work."""

@@ -57,6 +57,13 @@ def refuse_awaitable(name: str, result: Any) -> None:
         )
 
 
+def plain_call(name: str, function: Any, *args: Any) -> Any:
+    """The result of a user's function. Raises TypeError if it must be awaited."""
+    result = function(*args)
+    refuse_awaitable(name, result)
+    return result
+
+
 def is_context(value: Any) -> bool:
     """Whether a value is a context manager of contextlib that can be entered only once."""
     module = sys.modules.get("contextlib")

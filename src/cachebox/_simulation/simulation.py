@@ -7,6 +7,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 
+from cachebox._platform.awaitables import plain_call, refuse_async
 from cachebox._simulation.replay import Optimum, Replay
 from cachebox.cache import Cache
 from cachebox.policies import BUILT_IN, EvictionPolicy
@@ -53,6 +54,7 @@ def simulate(
     weigh = checked_weights(weights)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable, not {type(progress).__name__}")
+    refuse_async("progress", progress)
     numbers: dict[Any, int] = {}
     requests = array("I", (numbers.setdefault(key, len(numbers)) for key in keys))
     if not requests:
@@ -98,7 +100,7 @@ class Task:
             hits.append(counter.hits - before)
             self.done += end - begin
             if self.progress is not None:
-                self.progress(self.done, self.total)
+                plain_call("progress", self.progress, self.done, self.total)
         return hits
 
 
@@ -150,6 +152,7 @@ def checked_policies(policies: Any) -> dict[str, Any]:
 
 
 def checked_weights(weights: Any) -> Callable[[Any], Any] | None:
+    refuse_async("weights", weights)
     if weights is None or callable(weights):
         weigh: Callable[[Any], Any] | None = weights
         return weigh
@@ -315,4 +318,5 @@ class Simulation:
         )
 
     def __repr__(self) -> str:
-        return f"<Simulation of {self.requests:,} requests: {', '.join(self.policies)} at {len(self.sizes)} sizes>"
+        sizes = "size" if len(self.sizes) == 1 else "sizes"
+        return f"<Simulation of {self.requests:,} requests: {', '.join(self.policies)} at {len(self.sizes)} {sizes}>"

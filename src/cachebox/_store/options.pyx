@@ -17,18 +17,6 @@ cdef extern from "_platform/numbers.h":
     void know_timedelta "cb_know_timedelta"() noexcept
 
 
-def refuse_unknown(str what, dict unknown, tuple known, dict other_names):
-    """Raise TypeError for unknown arguments. The text suggests the right name, if one is near."""
-    for name in unknown:
-        right = other_names.get(name)
-        if right is None:
-            from difflib import get_close_matches
-
-            right = next(iter(get_close_matches(name, known, 1, 0.6)), None)
-        hint = f": did you mean {right!r}?" if right is not None else ""
-        raise TypeError(f"{what}() got an unexpected keyword argument {name!r}{hint}")
-
-
 cdef bint is_monotonic(object clock):
     """Whether a clock is Python's own `time.monotonic`, which can be read without Python; not a test's replacement."""
     return HAS_PRECISE_CLOCK and clock is monotonic and type(clock) is type(len)

@@ -200,6 +200,8 @@ class ResponseCache:
             raise ValueError(f"ttl must be more than 0 seconds or None, not {ttl!r}")
         if isinstance(headers, str):
             raise TypeError(f"headers must be an iterable of names, not the str {headers!r}")
+        if inspect.iscoroutinefunction(tags):
+            raise TypeError("tags must be a plain function, not an async one: nobody would await what it returns")
         self.app = app
         self._cache = Cache(None, max_bytes="64MB") if cache is None else cache
         self._ttl = ttl

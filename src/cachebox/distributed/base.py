@@ -11,8 +11,9 @@ from typing import Any
 from cachebox._calls.naming import SharedNames
 from cachebox._loading.loader import check_refreshing
 from cachebox._platform.byte_sizes import bytes_of
+from cachebox._platform.keywords import refuse_unknown
 from cachebox._platform.registry import register
-from cachebox._store.options import checked_name, jitter_of, refuse_unknown
+from cachebox._store.options import checked_name, jitter_of
 from cachebox.cache import Cache
 from cachebox.distributed._near.near_cache import Tier
 from cachebox.distributed._net.asyncio_driver import Async
@@ -92,16 +93,19 @@ class CacheBase:
             raise ValueError("url and client cannot go together: each says where the server is")
         if url is not None or client is not None:
             other = "url" if client is None else "client"
-            for name, given, default in (
+            for option, given, default in (
                 ("redis_host", redis_host, "localhost"), ("redis_port", redis_port, 6379), ("redis_db", redis_db, 0)
             ):
                 if given != default:
-                    raise ValueError(f"{name} and {other} cannot go together: each says where the server is")
+                    raise ValueError(f"{option} and {other} cannot go together: each says where the server is")
         lifetime = seconds_of(default_ttl, "default_ttl")
         staleness = seconds_of(max_staleness, "max_staleness")
         seconds = seconds_of(timeout, "timeout", infinite=False)
         if max_staleness is None:
             raise TypeError("max_staleness must be a number of seconds, not None")
+        for option, given in (("invalidation", invalidation), ("isolate", isolate)):
+            if not isinstance(given, bool):
+                raise TypeError(f"{option} must be True or False, not {given!r}")
         check_refreshing({"refresh_ahead": refresh_ahead})
         limit = bytes_of(size_limit, "size_limit")
         if durability not in ("process", "machine"):
@@ -132,9 +136,9 @@ class CacheBase:
             lifetime=lifetime,
             timeout=seconds,
             max_staleness=staleness,
-            invalidation=bool(invalidation),
+            invalidation=invalidation,
             is_local=on_unavailable == "local",
-            isolate=bool(isolate),
+            isolate=isolate,
             jitter=shortens,
             stale=stale,
         )

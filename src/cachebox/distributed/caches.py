@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cachebox._loading.warming import Warmed
+from cachebox._platform.awaitables import refuse_async
 from cachebox.cache import MISSING
 from cachebox.distributed._near.hits import BlockingNearCacheBase, NearCacheBase, with_own_get
 from cachebox.distributed._net.asyncio_driver import Async
@@ -229,6 +230,7 @@ class DistributedCache(CacheBase, BlockingNearCacheBase):
                 judged by the value that was read.
             timeout: seconds for talking to the server; None: the cache's.
         """
+        refuse_async("predicate", predicate, "AsyncDistributedCache")
         return self._driver.run(self._of_all.invalidate_where(predicate, timeout))
 
     def warm(

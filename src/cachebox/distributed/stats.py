@@ -210,9 +210,9 @@ class DistributedStats(_Counted):
         found: int | str | None = getattr(self, name)
         return found
 
-    def get_all(self) -> dict[str, int | str]:
-        """The counters and the breaker by name, as a new dict."""
-        return {**self._counts(), "breaker": self.breaker}
+    def get_all(self) -> dict[str, int | str | None]:
+        """The counters and the states by name, as a new dict."""
+        return {**self._counts(), **{name: getattr(self, name) for name in STATES}}
 
     def _counts(self) -> dict[str, int]:
         return {name: count - self._taken_off.get(name, 0) for name, count in self._core.tier.counts().items()}

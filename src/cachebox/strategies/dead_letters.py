@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from inspect import iscoroutine
 from typing import Any, NamedTuple
 
+from cachebox._platform.awaitables import plain_call
 from cachebox._platform.guard import report
 from cachebox._platform.trouble import Trouble, tell, text_of
 from cachebox.strategies.write_queue import Write
@@ -63,10 +63,7 @@ class DeadLetters:
         if self.callback is None:
             return
         try:
-            result = self.callback(write.key, write.value, error)
-            if iscoroutine(result):
-                result.close()
-                raise TypeError("on_dead_letter must be a plain function, not return a coroutine")
+            plain_call("on_dead_letter", self.callback, write.key, write.value, error)
         except BaseException as failure:
             report(failure, self.callback)
             self._trouble.begin(failure)

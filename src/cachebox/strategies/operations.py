@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from cachebox._platform.awaitables import plain_call
 from cachebox.cache import MISSING
 from cachebox.strategies.cache_side import CacheSide
 from cachebox.strategies.errors import Absent
@@ -235,7 +236,7 @@ class Operations:
                     is_there = not (yield from self._is_late(key)) and (yield contained, (self.cache, key))
                     value = (yield self.cache.get, (key, MISSING)) if is_there else MISSING
             if value is MISSING:
-                value = yield factory, ()
+                value = yield (factory, ()) if self._is_async else (plain_call, ("factory", factory))
                 yield from self._save_unless_written(watch, key, value, ttl, tags)
             return value
 

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, Never
 
 from cachebox._files.serializer import Encoding
+from cachebox._platform.awaitables import refuse_async
+from cachebox._platform.keywords import refuse_unknown
 from cachebox.cache import MISSING
 from cachebox.strategies.backlog import Backlog
 from cachebox.strategies.dead_letters import DeadLetter
@@ -29,6 +30,17 @@ from cachebox.strategies.write_queue import WriteQueue
 
 NO_VALUE = "value must not be MISSING, which stands for a delete: use delete"
 _NO_TURN: AbstractContextManager[None] = nullcontext()
+
+
+OPTIONS = (
+    "batch_size", "max_delay", "max_queue", "on_full", "retries", "backoff", "max_backoff", "on_dead_letter", "journal",
+    "exit_timeout", "serializer", "secret", "durability",
+)
+FOREIGN_OPTIONS = {                     # names of these options elsewhere
+    "delay": "max_delay", "interval": "max_delay", "flush_interval": "max_delay", "maxsize": "max_queue",
+    "queue_size": "max_queue", "max_size": "max_queue", "max_retries": "retries", "path": "journal",
+    "timeout": "exit_timeout", "on_error": "on_dead_letter",
+}
 
 
 class WritingBehind(Operations):
@@ -56,7 +68,9 @@ class WritingBehind(Operations):
         serializer: Any = "json",
         secret: bytes | str | None = None,
         durability: str = "process",
+        **unknown: Never,
     ) -> None:
+        refuse_unknown(type(self).__name__, unknown, OPTIONS, FOREIGN_OPTIONS)
         for name, given, least in (("batch_size", batch_size, 1), ("max_queue", max_queue, 1)):
             check_int(name, given, least)
         if retries is not None:
@@ -69,8 +83,7 @@ class WritingBehind(Operations):
         check_choice("durability", durability, ("process", "power"))
         if on_dead_letter is not None and not callable(on_dead_letter):
             raise TypeError(f"on_dead_letter must be callable or None, not {type(on_dead_letter).__name__}")
-        if iscoroutinefunction(on_dead_letter):
-            raise TypeError("on_dead_letter must be a plain function: nobody would await a coroutine function")
+        refuse_async("on_dead_letter", on_dead_letter)
         super().__init__(cache, store)
         self.exit_timeout = exit_timeout
         self._waits = on_full == "block"

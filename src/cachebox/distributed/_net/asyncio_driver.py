@@ -451,7 +451,8 @@ async def open_connection(node: Node, deadline: float, place: Place | None = Non
         finally:
             opening.add_done_callback(abandoned)
         raise
-    connection = AsyncConnection(*opening.result(), place)
+    reader, writer = opening.result()
+    connection = AsyncConnection(reader, writer, place)
     if node.health.is_troubled:
         node.health.lets_in()
     return connection

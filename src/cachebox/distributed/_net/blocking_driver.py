@@ -6,10 +6,22 @@ import select
 import time
 from typing import Any
 
+from cachebox._platform.awaitables import plain_call
 from cachebox._platform.callers import waiter
 from cachebox._platform.guard import report
 from cachebox._platform.steps import run
-from cachebox.distributed._net.effects import Commands, Effects, Exchange, Failure, NewWaiter, Node, Spawn, T, Wait
+from cachebox.distributed._net.effects import (
+    Call,
+    Commands,
+    Effects,
+    Exchange,
+    Failure,
+    NewWaiter,
+    Node,
+    Spawn,
+    T,
+    Wait,
+)
 from cachebox.distributed._net.pool import TRUSTED_ONCE, Place, PoolWaiter, needs_sign_of_life, patience, share
 from cachebox.distributed._net.servers import connect, failures, forget_unsent, is_cut, is_timeout, left
 from cachebox.distributed._wire.replies import verify
@@ -92,6 +104,8 @@ class Blocking:
             from cachebox._loading.refresh_pool import submit
 
             return submit(InBackground(effect))
+        if type(effect) is Call:
+            return plain_call(effect.name, effect.function)
         return effect.function()
 
 

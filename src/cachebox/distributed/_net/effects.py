@@ -101,9 +101,11 @@ class Wait:
 
 @dataclass
 class Call:
-    """Call a function of the user's, and return its result."""
+    """Call a function of the user's, and return its result, awaited by those who can."""
 
     function: Callable[[], Any]
+    name: str
+    """What the function is called in an error."""
 
 
 @dataclass

@@ -121,7 +121,7 @@ def from_url(url: str) -> Servers:
     scheme = scheme.lower()
     if not separator or scheme not in SCHEMES:
         raise ValueError(
-            f"url must begin with {', '.join(f'{known}://' for known in SCHEMES[:-1])} or {SCHEMES[-1]}://, "
+            f"url must begin with {', '.join(f'{known}://' for known in SCHEMES)}, file:/// or memory://, "
             f"not with {scheme + '://' if separator else url[:8]!r}"
         )
     if "#" in rest:

@@ -119,7 +119,8 @@ class Entries(Asking):
             if name not in self._reported and len(self._reported) < MOST_REPORTED:
                 self._reported.add(name)
                 kind = type(value).__name__
-                log.warning("%s returned a %s, which this serializer cannot store: it is not cached", name, kind)
+                text = "%s returned a value of type %s, which this serializer cannot store: it is not cached"
+                log.warning(text, name, kind)
             return None
 
     def check_entry(self, key: Any, value: Any, ttl: Any, tags: Any) -> None:

@@ -82,7 +82,7 @@ class DistributedMany(CachedMany):
     def _uncached(self, prefix: tuple[Any, ...], wanted: list[Any]) -> Effects[dict[Any, Any]]:
         if not wanted:
             return {}
-        values = self._checked((yield Call(partial(self.__wrapped__, *prefix, wanted))))
+        values = self._checked((yield Call(partial(self.__wrapped__, *prefix, wanted), "the function")))
         return {key: values[key] for key in wanted if key in values}
 
     def _steps(self, prefix: tuple[Any, ...], wanted: list[Any], reload: bool) -> Effects[dict[Any, Any]]:
@@ -141,7 +141,7 @@ class DistributedMany(CachedMany):
                 return keys
             lead.keep()
             with lead.flight:
-                values = self._checked((yield Call(partial(self.__wrapped__, *prefix, mine))))
+                values = self._checked((yield Call(partial(self.__wrapped__, *prefix, mine), "the function")))
             rows: dict[str, Row] = {}
             leased = set(led)
             for key in mine:

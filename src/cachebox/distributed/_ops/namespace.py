@@ -182,7 +182,7 @@ class Namespace:
         assert rule.predicate is not None
         chosen: dict[str, None] = {}
         for key, value in entries:
-            if (yield Call(partial(rule.predicate, key, value))):
+            if (yield Call(partial(rule.predicate, key, value), "predicate")):
                 chosen[key] = None
         return chosen
 

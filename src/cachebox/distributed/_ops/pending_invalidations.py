@@ -313,7 +313,7 @@ class PendingInvalidations:
         entry = core.entry_in(key, reply)
         if entry is None:
             return True
-        return bool((yield Call(partial(rule.predicate, key, entry[0]))))
+        return bool((yield Call(partial(rule.predicate, key, entry[0]), "predicate")))
 
     def _note(self, bucket: int, failure: Failure) -> Failure:
         if failure.was_sent:                    # a new try would cost at least a round trip each time

@@ -206,7 +206,7 @@ class Loader:
             return value, False
         begun = time.monotonic()
         try:
-            value = yield Call(factory)
+            value = yield Call(factory, "factory")
         except Exception:
             value = yield from self._stale(key, decide)
             if value is MISSING:
@@ -302,7 +302,7 @@ class Loader:
                 core.tier.count(errors=1)
                 if not core.is_local:
                     raise core.unavailable(reply, [key])
-                return (yield Call(factory)), True
+                return (yield Call(factory, "factory")), True
             if type(reply) is Failure:
                 return (yield from self._without_server(key, factory, reply, missed))
             if reply[0] == 4:
@@ -324,13 +324,13 @@ class Loader:
                     waiter = None
                 waits = yield from self._wait_for(other)
                 if not waits:
-                    return (yield Call(factory)), True
+                    return (yield Call(factory, "factory")), True
                 if reload and not other.was_abandoned:
                     deadline = core.deadline()
                     continue
                 if not other.was_abandoned:
                     value = core.give(other.get())
-                    return (yield Call(factory)) if value is MISSING else value, True
+                    return (yield Call(factory, "factory")) if value is MISSING else value, True
                 deadline = core.deadline()
                 self.flights.pop(reply[2], None)
                 yield from self.leases.take_over(reply[2], deadline)
@@ -342,7 +342,7 @@ class Loader:
             seconds = patience.seconds(reply[2], reply[1])
             if not seconds or (acts and time.monotonic() > until):
                 tier.wait_no_more(key, waiter.wake)
-                return (yield Call(factory)), True
+                return (yield Call(factory, "factory")), True
             if not tier.is_tracked:
                 seconds = min(seconds, core.topology.polled_every)
             if acts:
@@ -419,7 +419,7 @@ class Loader:
         self.leases.keep(token, groups, flight)
         begun = time.monotonic()
         try:
-            value = yield Call(factory)
+            value = yield Call(factory, "factory")
             is_stored, lifetime, tags = decide(value)
             kept = core.kept_of(lifetime, decide.kept)
             encoded = core.encode_result(key, value, tags, decide.name, decide.schema, kept) if is_stored else None
@@ -497,14 +497,14 @@ class Loader:
             if other is flight:
                 break
             if not (yield from self._wait_for(other)):
-                return (yield Call(factory)), True
+                return (yield Call(factory, "factory")), True
             if not other.was_abandoned:
                 return other.get(), True
             if self.flights.get(key) is other:
                 self.flights.pop(key, None)     # its leader is not there to do so
         try:
             with flight:
-                value = yield Call(factory)
+                value = yield Call(factory, "factory")
             flight.complete(value)
         except Exception as error:
             flight.fail(error)

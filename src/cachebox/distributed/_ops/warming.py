@@ -55,7 +55,7 @@ class Source:
             return {key: self.items[key] for key in keys}, []
         if self.many is not None:
             try:
-                values = yield Call(partial(self.many, keys))
+                values = yield Call(partial(self.many, keys), "loader.load_many")
                 if not hasattr(values, "keys"):
                     raise TypeError(f"load_many must return a dict, not {type(values).__name__}")
                 return {key: values[key] for key in keys if key in values}, []
@@ -67,7 +67,7 @@ class Source:
         errors: list[Exception] = []
         for key in keys:
             try:
-                found[key] = yield Call(partial(self.one, key))
+                found[key] = yield Call(partial(self.one, key), "loader")
             except KeyError:
                 pass
             except Exception as error:

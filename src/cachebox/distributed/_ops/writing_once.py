@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from cachebox._platform.awaitables import refuse_async, refuse_awaitable
+from cachebox._platform.awaitables import plain_call, refuse_async
 from cachebox.cache import MISSING
 from cachebox.distributed._near.near_cache import Write
 from cachebox.distributed._net.effects import Call, Effects, Failure
@@ -66,7 +66,7 @@ class WritingOnce(Entries):
             if type(reply) is Failure:
                 self.raise_failed([([key], reply)])
             old, tags, digest, keeps, kept = self._seen(key, reply)
-            value = yield Call(partial(_plain_result, fn, old))
+            value = yield Call(partial(plain_call, "fn", fn, old), "fn")
             head, body = (b"", b"") if value is MISSING else self.codec.encode(key, value, tags, None, kept)
             deadline = self.deadline()
             arguments = (digest, self.expiry(self.lifetime, kept), head, body, keeps)
@@ -204,10 +204,3 @@ class WritingOnce(Entries):
         if type(reply) is Failure:
             self.tier.end_write(write) if once.was_sent else self.tier.drop_write(write)
             self.raise_failed([([key], reply)])
-
-
-def _plain_result(fn: Any, old: Any) -> Any:
-    """The result of a user's function; raises TypeError if it must be awaited."""
-    value = fn(old)
-    refuse_awaitable("fn", value)
-    return value
