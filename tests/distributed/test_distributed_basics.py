@@ -152,7 +152,7 @@ def test_many(cache, other):
     items = {f"k{i}": i for i in range(2500)}
     cache.set_many(items, ttl=100)
     assert other.get_many([*items, "absent"]) == items
-    assert 99 < cache.ttl("k7") <= 100
+    assert 60 < cache.ttl("k7") <= 100
     assert cache.get_many(["k3", "k1", "k3"]) == {"k3": 3, "k1": 1}
     assert list(cache.get_many(["k3", "k1"])) == ["k3", "k1"]
     assert other.delete_many([*list(items)[:1500], "absent"]) == 1500

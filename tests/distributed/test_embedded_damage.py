@@ -9,12 +9,15 @@ import random
 import re
 import sqlite3
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from cachebox import DistributedCache
+from cachebox.distributed._embedded import opened
 from folders import at, data_file, folder, root, running, work  # noqa: F401
+from in_threads import Started, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no folders on Windows yet")
 
@@ -190,6 +193,34 @@ def test_a_log_that_is_not_whole_is_not_believed(at, folder, what):
     with DistributedCache(**at) as cache:
         assert cache.get_many(["k1", "gone", "cleared"]) == {}
         work(cache)
+
+
+def test_who_only_tries_to_open_the_folder_does_not_pass_for_a_user(at, folder, monkeypatch):
+    """Or the one that really opens it would not look whether its log is whole."""
+    with running(KILLED, json.dumps(at)) as process:
+        process.kill()
+        process.wait(30)
+    log = Path(f"{data_file(folder)}-wal")
+    os.truncate(log, log.stat().st_size - 4120)
+    tries, go_on = threading.Event(), threading.Event()
+    take, open_page = opened._take, opened.Opened._open_page
+
+    def waits(self, may_make):
+        if not may_make:
+            tries.set()
+            wait_for(go_on)
+        return open_page(self, may_make)
+
+    monkeypatch.setattr(opened, "_take", lambda fd, deadline: tries.is_set() and take(fd, deadline))
+    monkeypatch.setattr(opened.Opened, "_open_page", waits)
+    without_lock = Started(lambda: DistributedCache(**at))
+    wait_for(tries)
+    with DistributedCache(**at) as cache:
+        assert cache.get_many(["k1", "gone", "cleared"]) == {}
+        go_on.set()
+        with without_lock.result() as other:
+            cache.set("a", 1)
+            assert other.get("a") == 1
 
 
 def test_what_a_killed_process_wrote_is_there(at):

@@ -48,6 +48,7 @@ class Opened:
         self._fds: list[int] = []
         self.place: Any = None
         self.lock: Any = None
+        self._is_counted = False
         try:
             for _ in range(100):                # one turn for each time that the folder was removed meanwhile
                 if self._opens(deadline):
@@ -66,17 +67,19 @@ class Opened:
             if not self._is_there("lock", lock_fd):
                 raise FileNotFoundError
             self.place = processes.enter(folder["processes"], folder.check)
-            is_first = self.place.users == 1
             self.page, page_fd = self._open_page(is_mine)
             self.page_fd = self._keep(page_fd)
             self.lock = WriterLock(lock_fd, self.page)
+            is_unused = self.place.opened == 0 and self.place.is_alone(self.page)
+            if not is_mine and (is_unused or self.page.is_new):     # whoever has the lock looks it over
+                raise Busy("another process is opening it")
             self.place.take(self.page)
-            if is_mine and is_first and self.place.is_alone(self.page):
+            if is_mine and is_unused:
                 self._look_over()
+            self._is_counted = True
+            processes.count(self.place, 1)
             if is_mine:
                 _let_go(lock_fd)
-            if self.page.is_new:            # a process still looks it over, or died while it did
-                raise Busy("another process is opening it")
             return True
         except FileNotFoundError:
             self.close()
@@ -111,6 +114,9 @@ class Opened:
                 os.close(fd)
         self._fds = []
         if self.place is not None:
+            if self._is_counted:
+                self._is_counted = False
+                processes.count(self.place, -1)
             processes.leave(self.place)
             self.place = None
 

@@ -29,7 +29,8 @@ class Place:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.users = 0
+        self.users = 0                  # handles that have the file open
+        self.opened = 0                 # those of them that have opened the folder
         self.number = -1                # -1: all places were taken
         self.incarnation = 0
 
@@ -93,6 +94,12 @@ def leave(place: Place) -> None:
             for name in [name for name, other in _known.items() if other is place]:
                 del _known[name]
             os.close(place.fd)
+
+
+def count(place: Place, n: int) -> None:
+    """Count handles that have opened the folder, or closed it."""
+    with _lock:
+        place.opened += n
 
 
 def is_used(path: str) -> bool:

@@ -116,16 +116,18 @@ class Store:
     def opened(self, deadline: float) -> Opened:
         """The open folder; opens it if need be. Raises `Busy`, OSError, ValueError."""
         found = self._opened
+        if found is None and not (self.is_torn or self.is_closed):
+            made = Opened(self.folder, deadline)
+            with self._lock:
+                found = self._opened
+                if found is None and not self.is_closed:
+                    self._has_written = False
+                    self._on_new_page(made.page)        # first: nothing older may be served once a write has returned
+                    self._opened = found = made
+            if found is not made:               # another thread was faster, or has closed the store
+                made.close()
         if found is None:
-            if self.is_torn or self.is_closed:
-                raise Busy("this process was forked in the middle of a read" if self.is_torn else "it is closed")
-            found = Opened(self.folder, deadline)
-            if self._opened is not None:        # another thread was faster
-                found.close()
-                return self._opened
-            self._has_written = False
-            self._opened = found
-            self._on_new_page(found.page)
+            raise Busy("this process was forked in the middle of a read" if self.is_torn else "it is closed")
         return found
 
     @property
@@ -386,20 +388,23 @@ class Store:
 
     def _let_go_of(self, opened: Opened) -> None:
         """Close a folder that was removed: the next call opens the folder in its place."""
-        if self._opened is opened:
+        with self._lock:
+            if self._opened is not opened:
+                return
             self._opened = None
             found, self._database = self._database, None
-            if found is not None:
-                found[1].close_readers(0.0)
-                found[1].close_writer()
-            opened.close()
+        if found is not None:
+            found[1].close_readers(0.0)
+            found[1].close_writer()
+        opened.close()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def close(self, wait: float = CLOSE_WAITS) -> None:
         """Close all files. The last process syncs the folder, so that a crash of the machine cannot undo anything."""
-        self.is_closed = True
-        opened, self._opened = self._opened, None
+        with self._lock:
+            self.is_closed = True
+            opened, self._opened = self._opened, None
         if opened is None:
             return
         try:

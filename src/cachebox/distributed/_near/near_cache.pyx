@@ -83,6 +83,7 @@ cdef class Tier:
             self.returns_stored = False
             self.follows = True
             self.exact = not self.isolates
+            self.clear_entries()                # also voids what was read before from being stored
         self.clear(False)
 
     # --- reading ------------------------------------------------------------------------------------------------------
