@@ -64,8 +64,10 @@ if {"build_ext", "bdist_wheel", "editable_wheel", "build", "install", "develop"}
 # say so.
 FAST = {
     "_calls/cached_call", "_calls/call_key", "_calls/entry_points", "_engine/auto", "_engine/fifo", "_engine/lfu",
-    "_engine/lru", "_engine/shadow", "_engine/table", "_loading/fast_path", "_loading/fetch", "_store/operation",
-    "_store/state", "_store/store", "_store/writes", "cache", "distributed/_near/hits",
+    "_engine/lru", "_engine/shadow", "_engine/table", "_loading/fast_path", "_loading/fetch", "_loading/many",
+    "_store/entries", "_store/notices", "_store/operation",
+    "_store/state", "_store/store", "_store/tags", "_store/weights",
+    "_store/writes", "cache", "distributed/_near/hits",
 }
 assert all((SOURCES / "cachebox" / f"{name}.pyx").exists() for name in FAST), "FAST names a module that is not there"
 # Functions of FAST modules that are compiled for size, because nobody calls them in a loop.

@@ -1,6 +1,6 @@
 """The target figures of the cache: each is a measurement, the peer that it is compared with, and the values to reach.
 
-    python -m bench.figures                         all of them; about a minute
+    python -m bench.figures                         all of them; some three minutes
     python -m bench.figures --only get,calls        some groups
     python -m bench.figures --seconds 3             longer for each group (default: 1)
     python -m bench.figures --list
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import measure, peers, processes, threads
+from bench import further, measure, peers, processes, threads
 from bench.measure import Timing, interleave
 from bench.peers import DICT, FREE_THREADED, FUNCTOOLS, LRU, OURS, POLICIES, RUST, decorators
 from bench.workloads import async_calls, calls, inserts, method_calls, missed_calls, number_keys, reads, text_keys
@@ -88,13 +88,45 @@ FIGURES = [
         for kind in ("str", "int")
     ),
     Figure("miss", "miss", "`@cached` miss less the call itself", "functools.lru_cache", (0.75, 0.60)),
-    Figure("ttl", "default clock", "`get` with a TTL, clock up to 4 ms late", "without a TTL", (1.8, 1.1)),
+    Figure("ttl", "default clock", "`get` with a TTL, clock up to 4 ms late", "without a TTL", (1.2, 1.05)),
     Figure("ttl", "time.monotonic", "`get` with a TTL, `clock=time.monotonic`", "without a TTL", (1.8, 1.1)),
     Figure("memory", "no TTL", "bytes per entry at 10⁶, LRU (int keys)", "dict {dict:.0f}", (52, 46)),
     Figure("memory", "TTL", "bytes per entry at 10⁶, LRU with a TTL (int keys)", "dict {dict:.0f}", (68, 60)),
     Figure("gc", "plain", "`gc.collect()` with 10⁶ entries, plain values", "dict", (1.3, 1.05)),
     Figure("gc", "list", "`gc.collect()` with 10⁶ entries, each value a list", "dict", (1.3, 1.05)),
     Figure("import", "import", "`import cachebox`", "import dataclasses", (1.5, 0.5)),
+    Figure("bulk", "update, new", "`update` of 1,000 new keys", "loop of `set`", (0.9, 0.5)),
+    Figure("bulk", "set_many, new", "`set_many` of 1,000 new keys", "loop of `set`", (0.9, 0.5)),
+    Figure("bulk", "update, present", "`update` of 1,000 keys", "loop of `set`", (0.9, 0.5)),
+    Figure("bulk", "set_many, present", "`set_many` of 1,000 keys", "loop of `set`", (0.9, 0.5)),
+    Figure("bulk", "update, new, Rust", "`update` of 1,000 new keys", "Rust cachebox", (0.95, 0.6)),
+    Figure("bulk", "update, present, Rust", "`update` of 1,000 keys", "Rust cachebox", (0.95, 0.6)),
+    Figure("bulk", "get_many", "`get_many` of 1,000 keys", "loop of `get`", (0.85, 0.6)),
+    Figure("bulk", "delete_many", "`delete_many` of 1,000 keys", "loop of `delete`", (0.85, 0.6)),
+    Figure("sets", "ttl int", "`set(k, v, ttl=60)`", "`set` with `default_ttl`", (1.25, 1.1)),
+    Figure("sets", "ttl float", "`set(k, v, ttl=60.5)`", "`set` with `default_ttl`", (1.25, 1.1)),
+    Figure("sets", "ttl timedelta", "`set(k, v, ttl=timedelta)`", "`set` with `default_ttl`", (2, 1.1)),
+    Figure("sets", "default_ttl", "`set` with `default_ttl`, overwrite", "`set` without", (1.9, 1.3)),
+    Figure("sets", "touch", "`touch`", "`set` with `default_ttl`", (1.0, 0.7)),
+    Figure("sets", "tag", "`set` with one tag, overwrite", "`set` without", (6, 3)),
+    Figure("sets", "weigher", "`set` with a weigher", "`set` and the call", (2, 1.3)),
+    Figure("sets", "on_removal", "`set` with `on_removal`", "`set` and the call", (2, 1.3)),
+    Figure("gets", "LFU str", "LFU `get` hit, 10³ str", "dict.get", (1.15, 1.0)),
+    Figure("gets", "LFU int", "LFU `get` hit, 10³ int", "dict.get", (1.25, 1.0)),
+    Figure("wholes", "copy 10³", "`copy`, 10³ entries", "Rust cachebox", (1.0, 0.3)),
+    Figure("wholes", "copy 10⁶", "`copy`, 10⁶ entries", "Rust cachebox", (1.0, 0.3)),
+    Figure("wholes", "list", "`list(cache)`, 10³ entries", "dict", (2, 1.2)),
+    Figure("wholes", "items", "`list(cache.items())`, 10³ entries", "dict", (1.3, 1.2)),
+    Figure("wholes", "pickle", "`pickle.dumps`, 10⁵ entries", "dict", (2, 1.2)),
+    Figure("wholes", "dump", "`dump` to JSON, 10⁵ entries", "json.dump of a dict", (1.5, 1.2)),
+    Figure("making", "Cache()", "`Cache()`", "cachetools.LRUCache", (3, 1)),
+    Figure("making", "cached(f)", "`cached(f)`", "functools.lru_cache", (3, 1.5)),
+    Figure("making", "cache_info", "`cache_info()`", "functools.lru_cache", (1.0, 0.7)),
+    Figure("growth", "fill 10⁶", "filling up to 10⁶ entries", "dict", (1.4, 1.0)),
+    Figure("growth", "fill 10⁷", "filling up to 10⁷ entries", "dict", (1.5, 1.0)),
+    Figure("growth", "longest set", "longest single `set` while filling to 10⁷", "dict's longest", (0.2, 0.01)),
+    Figure("waits", "standstill", "another thread's standstill while 10⁶ entries expire", "ms", (10, 1)),
+    Figure("tail", "tail", "99.99th percentile of get-or-set with TTL and eviction", "Rust cachebox", (1.0, 0.3)),
     Figure("threads", "one", "`get`, one thread", "dict.get", (1.25, 1.05), (1.25, 1.05), free_threaded=True),
     Figure(
         "threads",
@@ -212,6 +244,7 @@ GROUPS: dict[str, Callable[[float], Values]] = {
     "memory": measure_memory,
     "gc": measure_gc,
     "import": measure_import,
+    **further.GROUPS,
     "threads": measure_threads,
 }
 

@@ -10,5 +10,10 @@ cdef class Cache(Store):
     cdef object stale_ttl_given
     cdef object exception_ttl_given
     cdef bint ready                 # __init__ or __setstate__ has run
+    cdef bint is_nameless           # it stands in `registry.nameless`
 
     cdef int configure(self, dict options) except -1
+    cdef int configure_plainly(self, object max_size, object default_ttl) except -1
+    cdef int make_known(self) except -1
+    cdef int configure_like(self, dict options) except -1
+    cdef dict options(self)

@@ -12,7 +12,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from _collections_abc import Mapping, MutableMapping
-from sys import maxsize as LARGEST_SIZE
+from itertools import repeat as repeated
+from sys import intern as sys_intern, maxsize as LARGEST_SIZE
 
 from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
@@ -20,18 +21,20 @@ from cachebox._engine.table cimport (
 )
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,
-    search_and_use, take_hit, try_get, try_set,
+    search_and_use, take_hit, try_delete, try_get, try_set, try_set_for, try_touch,
 )
 from cachebox._loading.fetch cimport (
-    LoadSpec, fetch, find_missing, get_many_through, get_slow, no_arguments, plain_result,
+    LoadSpec, fetch, find_missing, get_many_through, no_arguments, plain_result,
 )
 from cachebox._loading.loader cimport Loader, check_loading
+from cachebox._loading.many cimport delete_all, get_all, set_all
 from cachebox._loading.refresh cimport flight_of
 from cachebox._platform.lock cimport acquire, release
 from cachebox._platform.method_slot cimport Method, replace_method, replace_subscript
 from cachebox._store.deadlines cimport deadline
+from cachebox._store.duplicate cimport duplicate
 from cachebox._store.entries cimport (
-    EntryCopy, add_entries, add_entry, copy_entries, describe, export, free_copies, restore, snapshot,
+    EntryCopy, add_entries, add_entry, copy_entries, copy_into, describe, export, free_copies, restore, snapshot,
 )
 from cachebox._store.invariants cimport check
 from cachebox._store.notices cimport import_causes
@@ -50,19 +53,40 @@ from cachebox._store.store cimport ROUNDS, Store
 from cachebox._store.tags cimport checked_tags
 from cachebox._store.weights cimport Weights, bind_weight, forget_weights, sum_of_weights, total_weight
 from cachebox._store.writes cimport (
-    add_int, look_and_watch, not_an_int, replace, set_all, set_slow, set_tagged, setdefault_slow, stop_watching, sum_of,
+    add_int, look_and_watch, not_an_int, replace, set_slow, set_tagged, setdefault_slow, stop_watching, sum_of,
     touch_value,
 )
 from cachebox.policies cimport EvictionPolicy, _BuiltInPolicy, checked_size
 
 from cachebox._platform.awaitables import ready, refuse_async
-from cachebox._platform.registry import register
 from cachebox._platform.keywords import refuse_unknown
+from cachebox._platform.registry import nameless as nameless_caches, register
 from cachebox.policies import BUILT_IN, empty_like
 
 
 cdef extern from *:
     PyObject* None_ "Py_None"
+    PyObject* item_of "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept
+
+cdef extern from *:
+    """
+    /* Remove the entry of an object's address, if there is one. Never fails. */
+    static void
+    cb_take_from_dict(PyObject *dict, PyObject *object)
+    {
+        PyObject *address = PyLong_FromVoidPtr(object);
+        if (address == NULL || PyDict_DelItem(dict, address) < 0) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(address);
+    }
+    """
+    void take_from_dict "cb_take_from_dict"(dict, PyObject*) noexcept
+    object address_of "PyLong_FromVoidPtr"(PyObject*)
+    object new_weakref "PyWeakref_NewRef"(object, PyObject*)
+
+cdef extern from "_platform/numbers.h":
+    bint plain_number "cb_plain_number"(PyObject* given, double* seconds) noexcept
 
 cdef extern from "_platform/results.h":
     bint may_be_async "cb_may_be_async"(PyObject* callable) noexcept
@@ -97,10 +121,12 @@ cdef dict OTHER_NAMES = {           # names of these options in other packages
     "eviction_policy": "policy", "max_memory": "max_bytes", "size_limit": "max_bytes", "copy": "isolate",
 }
 
+cdef dict nameless = nameless_caches
 cdef object NO_DEFAULT = object()
 cdef object SIZE_BY_DEFAULT = 1000 + int()   # recognised by its address, because the default depends on other options
 cdef object for_coroutines = None               # the module `awaited`; None: no coroutine ever had to load
 cdef tuple ENDS = ("default_ttl", "time_to_idle", "stale_ttl", "exception_ttl")      # options that are kept as seconds
+cdef str TTL = sys_intern("ttl"), TAGS = sys_intern("tags")
 cdef tuple no_tags = ()             # the default of `tags`, recognised by its address
 
 
@@ -172,7 +198,7 @@ cdef class Cache(Store):
     ['a', 'c']
     """
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):
         self.bound = 1000                       # needed if a subclass does not call __init__
         self.name_of_policy = "LRU"
         self.begin(LRU.__new__(LRU))
@@ -202,6 +228,15 @@ cdef class Cache(Store):
     ):
         if unknown:
             refuse_unknown("Cache", unknown, OPTIONS, OTHER_NAMES)
+        if (
+            on_evict is None and time_to_idle is None and max_weight is None and weigher is None and on_removal is None
+            and clock is None and name is None and max_bytes is None and type(jitter) is float and jitter == 0.0
+            and isolate is False and loader is None and refresh_ahead is None and stale_ttl is None
+            and cache_exceptions is no_tags and exception_ttl is None and type(policy) is str and policy == "LRU"
+            and not callable(default_ttl)
+        ):
+            self.configure_plainly(max_size, default_ttl)
+            return
         self.configure({
             "max_size": None if max_size is SIZE_BY_DEFAULT and max_bytes is not None else max_size,
             "default_ttl": default_ttl,
@@ -328,7 +363,7 @@ cdef class Cache(Store):
                 self.ready = True
             release(self.lock)
             if is_used:
-                raise RuntimeError("__init__ must run only once, before anything is stored: make another cache")
+                raise used_before()
             weights.room = NULL                 # the cache owns them now
             if given and python_policy is None:
                 (<_BuiltInPolicy>policy).serve(engine, self.shared_lock)
@@ -337,8 +372,41 @@ cdef class Cache(Store):
             if given:
                 policy.give_back()
             raise
-        register(called, self, clears=True)
+        if called is not None:
+            register(called, self, clears=True)
+            return 0
+        return self.make_known()
+
+    cdef int configure_plainly(self, object max_size, object default_ttl) except -1:
+        """`configure` for LRU, and the defaults of all options but these two. Caches are often made by the thousand."""
+        cdef object size = checked_size(max_size)
+        cdef double lifetime = lifetime_of(default_ttl, "default_ttl")
+        cdef object seconds = seconds_given(default_ttl) if default_ttl is not None else None
+        cdef bint is_used
+        acquire(self.lock)
+        is_used = self.ready or self.table.version != UNCHANGED
+        if not is_used:
+            self.bound = bound_of(size)
+            self.unbounded = size is None
+            self.engine.expect(self.bound)
+            self.lifetime = lifetime
+            self.default_ttl_given = seconds
+            self.modes = DEFAULTS if lifetime < INFINITY else 0
+            self.ready = True
+        release(self.lock)
+        if is_used:
+            raise used_before()
+        return self.make_known()
+
+    cdef int make_known(self) except -1:
+        """Let `clear_all` know a cache without a name."""
+        nameless[address_of(<PyObject*>self)] = new_weakref(self, NULL)
+        self.is_nameless = True
         return 0
+
+    def __dealloc__(self):
+        if self.is_nameless:
+            take_from_dict(nameless, <PyObject*>self)
 
     # --- one key ----------------------------------------------------------------------------------------------------
 
@@ -394,13 +462,13 @@ cdef class Cache(Store):
         cdef uint64_t h = hash_in(self, key)
         if tags is not no_tags:
             set_tagged(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"), checked_tags(tags))
-        elif ttl is not None or not try_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            set_slow(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
+        else:
+            set_for(self, key, h, value, self.lifetime if ttl is None else lifetime_of(ttl, "ttl"))
 
     def __setitem__(self, key, value):
         cdef uint64_t h = hash_in(self, key)
         if not try_set(self, <PyObject*>key, h, <PyObject*>value, False):
-            set_slow(self, key, h, value, self.lifetime)
+            set_for(self, key, h, value, self.lifetime)
 
     def add(self, key, value, ttl=None, *, tags=()):
         """Store a value under a key that has none, in one step. Returns whether it did.
@@ -459,10 +527,12 @@ cdef class Cache(Store):
         >>> cache.delete("a"), cache.delete("a")
         (True, False)
         """
-        return take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
+        cdef int deleted = try_delete(self, <PyObject*>key, hash_in(self, key))
+        return deleted > 0 if deleted >= 0 else take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
 
     def __delitem__(self, key):
-        if take(self, key, False, NO_DEFAULT) is NO_DEFAULT:
+        cdef int deleted = try_delete(self, <PyObject*>key, hash_in(self, key))
+        if deleted == 0 or deleted < 0 and take(self, key, False, NO_DEFAULT) is NO_DEFAULT:
             raise KeyError(key)
 
     @cython.embedsignature(False)               # it would show NO_DEFAULT, which inspect cannot read
@@ -787,21 +857,10 @@ cdef class Cache(Store):
         >>> cache.get_many(["a", "b", "c"])
         {'a': 1, 'b': 2}
         """
-        cdef PyObject* value
-        cdef uint64_t h
-        cdef dict found = {}
         cdef list wanted = listed(keys, "keys", "an iterable of keys")
-        cdef list hashes = [hash_of(<PyObject*>key) for key in wanted]
         if self.loader is not None:
-            return get_many_through(self, wanted, hashes)
-        for key, hashed in zip(wanted, hashes):
-            h = mixed(self.table, hashed)
-            value = try_get(<PyObject*>self, <PyObject*>key, h)
-            if value == NULL:
-                value = get_slow(self, key, h)
-            if value != NULL:
-                found[key] = take_over(value)
-        return found
+            return get_many_through(self, wanted, [hash_of(<PyObject*>key) for key in wanted])
+        return get_all(self, wanted)
 
     def set_many(self, mapping, ttl=None, *, tags=()):
         """Set every item of a mapping, with one `ttl` and the same tags for all. O(len(mapping)).
@@ -816,7 +875,8 @@ cdef class Cache(Store):
         if not hasattr(mapping, "items"):
             raise TypeError(f"mapping must be a mapping, not {type(mapping).__name__}: use update for pairs")
         cdef double lifetime = self.lifetime if ttl is None else lifetime_of(ttl, "ttl")
-        set_all(self, list(mapping.items()), lifetime, checked_tags(tags) if tags is not no_tags else ())
+        names = checked_tags(tags) if tags is not no_tags else ()
+        set_all(self, mapping.copy() if type(mapping) is dict else pairs_of(mapping.items()), lifetime, names)
 
     def delete_many(self, keys):
         """Delete each of `keys` (an iterable). Returns how many live entries that removed. O(len(keys)).
@@ -826,13 +886,7 @@ cdef class Cache(Store):
         >>> cache.delete_many(["a", "b", "c"])
         2
         """
-        cdef list doomed = listed(keys, "keys", "an iterable of keys")
-        cdef Py_ssize_t n = 0
-        for key in doomed:
-            hash_of(<PyObject*>key)
-        for key in doomed:
-            n += take(self, key, False, NO_DEFAULT) is not NO_DEFAULT
-        return n
+        return delete_all(self, listed(keys, "keys", "an iterable of keys"))
 
     def update(self, other=(), /, **more):
         """Set every item of a mapping or of an iterable of pairs, then every keyword. O(number of items).
@@ -845,12 +899,15 @@ cdef class Cache(Store):
         {'a': 1, 'b': 2}
         """
         cdef list items
+        if type(other) is dict and not more:
+            set_all(self, other.copy(), self.lifetime, ())
+            return
         if isinstance(other, Cache):            # does not count hits
             items = list(other.items())
         elif hasattr(other, "keys"):            # before `items`, like dict
             items = [(key, other[key]) for key in other.keys()]
         elif hasattr(other, "items"):
-            items = list(other.items())
+            items = pairs_of(other.items())
         else:
             items = [pair_of(item) for item in listed(other, "other", "a mapping or an iterable of pairs")]
         items.extend(more.items())
@@ -1120,7 +1177,13 @@ cdef class Cache(Store):
 
     def _export(self):
         """The live entries, next victim first: (key, value, seconds to live, rank, tags)."""
-        return [(key, value, end, rank, tags) for key, value, _, end, _, rank, tags, _ in export(self)]
+        keys, values, lefts, ends, _, ranks, tags, _ = export(self)
+        ends = lefts if ends is None else ends
+        n = len(keys)
+        return list(zip(
+            keys, values, repeated(INFINITY, n) if ends is None else ends, repeated(0, n) if ranks is None else ranks,
+            repeated((), n) if tags is None else tags,
+        ))
 
     def _import(self, list entries):
         """Add what `_export` returned, except keys that exist. Returns how many of the entries are then held. O(n)."""
@@ -1282,13 +1345,49 @@ cdef class Cache(Store):
         return self.__copy__()
 
     def __copy__(self):
-        copied = type(self).__new__(type(self))
-        copied.__setstate__(self.__reduce__()[2])
+        cdef Cache copied = type(self).__new__(type(self))
+        if type(self) is not Cache or self.python_policy is not None:
+            copied.__setstate__(self.__reduce__()[2])
+            return copied
+        self.purge(False)
+        copied.configure_like(self.options())
+        if not duplicate(copied, self):
+            copy_into(copied, self)
         return copied
+
+    cdef dict options(self):
+        """What it was configured with."""
+        return {
+            "max_size": self.max_size,
+            "default_ttl": self.default_ttl_given,
+            "policy": self.name_of_policy if self.python_policy is None else "LRU",
+            "on_evict": self.on_evict,
+            "time_to_idle": self.time_to_idle_given,
+            "max_weight": self.max_weight_given,
+            "weigher": self.weigher,
+            "on_removal": self.on_removal,
+            "clock": self.clock,
+            "name": self.called,
+            "max_bytes": self.max_bytes_given,
+            "jitter": self.jitter,
+            "isolate": self.isolate_given,
+            "loader": (<Loader>self.loader).given if self.loader is not None else None,
+            "refresh_ahead": self.ahead or None if self.loader is not None else None,
+            "stale_ttl": self.stale_ttl_given,
+            "cache_exceptions": self.failures.kinds if self.failures is not None else (),
+            "exception_ttl": self.exception_ttl_given,
+        }
+
+    cdef int configure_like(self, dict options) except -1:
+        """`configure` with the options of another cache, whose policy object it must not share."""
+        if isinstance(options["policy"], EvictionPolicy):
+            options["policy"] = empty_like(options["policy"])
+        return self.configure(options)
 
     def __reduce__(self):
         cdef Operation op
-        cdef list entries
+        cdef tuple entries
+        cdef dict options
         policy = None
         self.purge(False)                       # its callbacks must not run under the policy lock
         start(&op)
@@ -1296,40 +1395,21 @@ cdef class Cache(Store):
             if self.python_policy is not None:
                 self.python_policy.enter(&op, self.lock)
             while True:
-                size = self.max_size
+                options = self.options()
                 entries = export(self)
-                if size is None or len(entries) <= size:    # else it was resized meanwhile
-                    break
+                if options["max_size"] is None or len(<list>entries[0]) <= options["max_size"]:
+                    break                       # else it was resized meanwhile
             if op.strays:
                 name = type(self.python_policy.policy).__name__
                 raise RuntimeError(f"policy {name} cannot be copied: one of its methods does not return")
             if self.python_policy is not None:  # a copy of its policy that orders the same keys, as they are now
                 from copy import deepcopy
 
-                policy = deepcopy(self.python_policy.policy, {id(entry[0]): entry[0] for entry in entries})
+                policy = deepcopy(self.python_policy.policy, {id(key): key for key in entries[0]})
         finally:
             self.finish(&op)
         return make, (type(self),), {
-            "options": {
-                "max_size": size,
-                "default_ttl": self.default_ttl_given,
-                "policy": self.name_of_policy if self.python_policy is None else "LRU",
-                "on_evict": self.on_evict,
-                "time_to_idle": self.time_to_idle_given,
-                "max_weight": self.max_weight_given,
-                "weigher": self.weigher,
-                "on_removal": self.on_removal,
-                "clock": self.clock,
-                "name": self.called,
-                "max_bytes": self.max_bytes_given,
-                "jitter": self.jitter,
-                "isolate": self.isolate_given,
-                "loader": (<Loader>self.loader).given if self.loader is not None else None,
-                "refresh_ahead": self.ahead or None if self.loader is not None else None,
-                "stale_ttl": self.stale_ttl_given,
-                "cache_exceptions": self.failures.kinds if self.failures is not None else (),
-                "exception_ttl": self.exception_ttl_given,
-            },
+            "options": options,
             "policy": policy,
             "entries": entries,
             "attributes": object.__getstate__(self),    # from a subclass: its __dict__, its slots, or both
@@ -1337,11 +1417,11 @@ cdef class Cache(Store):
 
     def __setstate__(self, dict state):
         cdef dict options = dict(state["options"])
-        if isinstance(options["policy"], EvictionPolicy):
-            options["policy"] = empty_like(options["policy"])
-        if state["policy"] is not None:
+        if state["policy"] is None:
+            self.configure_like(options)
+        else:
             options["policy"] = <EvictionPolicy?>state["policy"]
-        self.configure(options)
+            self.configure(options)
         attributes, slots = state["attributes"] if isinstance(state["attributes"], tuple) else (state["attributes"], None)
         if attributes:
             self.__dict__.update(attributes)
@@ -1367,6 +1447,10 @@ cdef class Cache(Store):
     def _check(self):
         """Verify every invariant of the cache. Raises AssertionError if one does not hold. O(n)."""
         check(self)
+
+
+cdef object used_before():
+    return RuntimeError("__init__ must run only once, before anything is stored: make another cache")
 
 
 cdef object loads_for_coroutines():
@@ -1419,13 +1503,27 @@ cdef Py_ssize_t bound_of(object size) except -1:
     return LARGEST_SIZE if size is None else <Py_ssize_t>min(size, LARGEST_SIZE)
 
 
+cdef int set_for(Store self, object key, uint64_t h, object value, double lifetime) except -1:
+    """`set`, if the fastest path cannot."""
+    if not try_set_for(self, <PyObject*>key, h, <PyObject*>value, lifetime):
+        set_slow(self, key, h, value, lifetime)
+    return 0
+
+
 cdef list listed(object given, str name, str wanted):
     if not hasattr(given, "__iter__") and not hasattr(given, "__getitem__"):
         raise TypeError(f"{name} must be {wanted}, not {type(given).__name__}")
     return list(given)
 
 
+cdef list pairs_of(object items):
+    """The items of a mapping, as a list of tuples."""
+    return [item if type(item) is tuple and len(<tuple>item) == 2 else pair_of(item) for item in items]
+
+
 cdef tuple pair_of(object item):
+    if type(item) is tuple and len(<tuple>item) == 2:
+        return item
     cdef list pair = listed(item, "other", "an iterable of pairs")
     if len(pair) != 2:
         raise ValueError(f"other must be an iterable of pairs, but one of them has the length {len(pair)}")
@@ -1544,9 +1642,45 @@ cdef PyObject* call_set(PyObject* self, PyObject** args, Py_ssize_t n, PyObject*
     if n != 2 or names != NULL or not try_set(
         <Cache>self, args[0], mixed_in(self, hash_of(args[0])), args[1], False
     ):
-        return compiled_set(self, args, n, names)
+        return set_otherwise(self, args, n, names)
     incref(None_)
     return None_
+
+
+cdef PyObject* set_by_any_means(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    """`set` with a lifetime or a tag, or in a cache with modes."""
+    cdef uint64_t h
+    cdef double lifetime = (<Store>self).lifetime
+    cdef bint is_tagged = False
+    if names != NULL and n == 2 and len(<tuple>names) == 1:         # one argument by keyword
+        is_tagged = item_of(names, 0) == <PyObject*>TAGS
+        if not is_tagged and item_of(names, 0) != <PyObject*>TTL:   # names in calls are interned
+            return compiled_set(self, args, n, names)
+    elif names != NULL or n < 2 or n > 3:
+        return compiled_set(self, args, n, names)
+    h = mixed_in(self, hash_of(args[0]))
+    if is_tagged:
+        set_tagged(<Store>self, <object>args[0], h, <object>args[1], lifetime, checked_tags(<object>args[2]))
+    else:
+        if (n == 3 or names != NULL) and args[2] != None_ and not plain_number(args[2], &lifetime):
+            lifetime = lifetime_of(<object>args[2], "ttl")
+        if not try_set_for(<Store>self, args[0], h, args[1], lifetime):
+            set_slow(<Store>self, <object>args[0], h, <object>args[1], lifetime)
+    incref(None_)
+    return None_
+
+
+cdef Method set_otherwise = set_by_any_means
+cdef PyObject* call_touch(PyObject* self, PyObject** args, Py_ssize_t n, PyObject* names) except NULL:
+    cdef double lifetime = (<Store>self).lifetime
+    cdef int touched = -1
+    if names == NULL and (n == 1 or n == 2 and plain_number(args[1], &lifetime)):
+        touched = try_touch(<Store>self, args[0], mixed_in(self, hash_of(args[0])), lifetime)
+    if touched < 0:
+        return compiled_touch(self, args, n, names)
+    answer = touched != 0
+    incref(<PyObject*>answer)
+    return <PyObject*>answer
 
 
 cdef Rest get_otherwise = <Rest>get_by_any_means
@@ -1555,4 +1689,5 @@ cdef ItemRest hash_and_getitem = <ItemRest>getitem_by_hashing
 cdef ItemSearch compare_and_getitem = getitem_by_comparing, search_and_getitem = <ItemSearch>getitem_by_search
 cdef Method compiled_get = replace_method(<PyTypeObject*>Cache, "get", <Method>call_get)
 cdef Method compiled_set = replace_method(<PyTypeObject*>Cache, "set", call_set)
+cdef Method compiled_touch = replace_method(<PyTypeObject*>Cache, "touch", call_touch)
 replace_subscript(<PyTypeObject*>Cache, call_getitem)

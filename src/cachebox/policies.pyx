@@ -592,8 +592,8 @@ cdef object state_of(object policy):
 
 cdef object checked_size(object max_size):
     """The most entries or keys: an int, or None for no bound. Raises TypeError or ValueError if it makes no sense."""
-    if max_size is None:
-        return None
+    if max_size is None or type(max_size) is int and max_size > 0:
+        return max_size
     if isinstance(max_size, bool) or not hasattr(type(max_size), "__index__"):
         raise TypeError(f"max_size must be an int or None, not {type(max_size).__name__}")
     try:

@@ -115,6 +115,6 @@ def test_nothing_is_allocated_for_lifetimes_that_there_are_not():
     for n in range(1000):
         plain[n] = added[n] = n
     for n in range(1000, 2000):
-        plain.set(n, n, ttl=math.inf)
-        added.add(n, n)
+        plain.setdefault(n, n)
+        added.add(n, n, ttl=math.inf)
     assert added.__sizeof__() == plain.__sizeof__()

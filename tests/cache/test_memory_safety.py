@@ -253,7 +253,7 @@ def test_ranks_that_an_import_or_a_pickle_brings(policy, rank):
     cache = Cache(10, policy=policy)
     cache._import([(n, n, math.inf, rank, ()) for n in range(5)])
     state = cache.__reduce__()[2]
-    state["entries"] = [(*entry[:5], rank, *entry[6:]) for entry in state["entries"]]
+    state["entries"] = (*state["entries"][:5], [rank] * 5, *state["entries"][6:])
     copied = Cache.__new__(Cache)
     copied.__setstate__(state)
     for it in (cache, copied):

@@ -227,7 +227,7 @@ def state(data):
     cache.set("c", 3, ttl=5, tags=("t", "u"))
     cache.get("a")
     parts = cache.__reduce__()[2]
-    entries, options = [list(entry) for entry in parts["entries"]], parts["options"]
+    columns, options = [column and list(column) for column in parts["entries"]], parts["options"]
     while choices:
         where, what = choices.number(), choices.number()
         leaf = (*LEAVES, *EDGES, *ENDS)[choices.number() % (len(LEAVES) + len(EDGES) + len(ENDS))]
@@ -235,16 +235,18 @@ def state(data):
             options[list(options)[what % len(options)]] = leaf
         elif where < 24:
             parts[list(parts)[what % len(parts)]] = leaf
-        elif where < 40:
-            entries.append(list(entries[what % len(entries)]))
-        elif where < 200:
-            entry = entries[what % len(entries)]
-            if entry:
-                entry[where % len(entry)] = leaf
-        elif entries[what % len(entries)]:
-            entries[what % len(entries)].pop()
-    if isinstance(parts.get("entries"), list) and parts["entries"]:
-        parts["entries"] = [tuple(entry) for entry in entries]
+        elif where < 32 and columns:
+            columns[what % len(columns)] = leaf
+        elif where < 40 and columns:
+            columns.pop(what % len(columns))
+        elif columns and isinstance(columns[what % len(columns)], list):
+            column = columns[what % len(columns)]
+            if column and where < 200:
+                column[where % len(column)] = leaf
+            else:
+                column.append(leaf)
+    if isinstance(parts.get("entries"), tuple):
+        parts["entries"] = tuple(columns)
     damaged = Cache.__new__(Cache)
     try:
         damaged.__setstate__(parts)

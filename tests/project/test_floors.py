@@ -26,7 +26,7 @@ FLOORS = {
     "_files": "",
     "cache": "_platform _engine _store _loading policies _files",
     "_simulation": "_platform _engine _store policies cache",
-    "_calls": "_platform _engine _store _loading cache",
+    "_calls": "_platform _engine stats _store _loading cache",
     "keys": "_platform _calls",
     "decorators": "_platform _store _loading cache _calls",
     "strategies": "_platform _files cache",

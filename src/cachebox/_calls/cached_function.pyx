@@ -24,6 +24,7 @@ from cachebox._loading.single_flight cimport (
 from cachebox._store.options cimport lifetime_of
 from cachebox._store.state cimport new_watch
 from cachebox.cache cimport Cache
+from cachebox.stats cimport HITS, MISSES
 
 from cachebox._calls.cached_call import HasNoKey
 from cachebox._calls.call_key import CallKey, Member, Receiver
@@ -85,6 +86,10 @@ cdef extern from *:
     PyObject* quick_vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
 
 
+cdef extern from *:
+    object new_tuple "PyTuple_Type.tp_new"(PyTypeObject* kind, tuple arguments, PyObject* names)
+
+cdef object info_type = None        # CacheInfo, imported at the first use
 cdef frozenset CONTROLS = frozenset(("cache_key", "invalidate", "peek", "refresh", "set"))      # methods for one call
 
 
@@ -323,13 +328,19 @@ cdef class CachedFunction(CachedCall):
         In a shared cache hits and misses are this function's, the sizes are the cache's. O(1), not counting the removal
         of expired entries.
         """
-        from cachebox._calls.cache_info import CacheInfo
+        global info_type
+        if info_type is None:
+            from cachebox._calls.cache_info import CacheInfo
 
+            info_type = CacheInfo
         if self.parameters["maxsize"] == 0:
-            return CacheInfo(0, self.misses, 0, 0)
-        stats = self._cache.stats
-        hits, misses = (self.hits, self.misses) if self.function_id is not None else (stats.hits, stats.misses)
-        return CacheInfo(hits, misses, self._cache.max_size, len(self._cache))
+            numbers = 0, self.misses, 0, 0
+        elif self.function_id is not None:
+            numbers = self.hits, self.misses, self._cache.max_size, self._cache.size()
+        else:
+            stats = self._cache.statistics
+            numbers = stats.count(HITS), stats.count(MISSES), self._cache.max_size, self._cache.size()
+        return new_tuple(<PyTypeObject*>info_type, (numbers,), NULL)           # the class's own `__new__` is written in Python
 
     def cache_clear(self):
         """Forget all results and set the statistics to zero. In a shared cache, only this function's. O(n).

@@ -16,10 +16,9 @@ def dress(wrapper: Any, function: Any, is_async: bool) -> None:
     The wrapped function may have one of these, for example the `cache_clear` of another cache.
     """
     update_wrapper(wrapper, function)
-    for cls in type(wrapper).__mro__:
-        for name in vars(cls):
-            if not name.startswith("__"):
-                wrapper.__dict__.pop(name, None)
+    for name in list(wrapper.__dict__):
+        if not name.startswith("__") and any(name in vars(cls) for cls in type(wrapper).__mro__):
+            del wrapper.__dict__[name]
     if sys.version_info >= (3, 14):   # `update_wrapper` copies only what makes annotations, and the class has that, too
         try:
             wrapper.__annotations__ = function.__annotations__

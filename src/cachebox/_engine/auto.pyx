@@ -300,6 +300,9 @@ cdef class AUTO(Engine):
         self.from_window = self.from_main = 0
         return i
 
+    cdef bint copy_order(self, Engine other) noexcept:
+        return False                            # entries are inserted one by one, by rank
+
     cdef void on_clear(self) noexcept nogil:
         cdef int list
         deallocate(self.ghosts.words)

@@ -11,7 +11,7 @@ Invariants: `ring[e.prev & mask]` is e's index; `tail - head <= mask + 1`; `mask
 
 from libc.stdint cimport uint32_t
 
-from cachebox._engine.table cimport Engine, allocate, deallocate, expect_to_leave
+from cachebox._engine.table cimport Engine, allocate, copy_array, deallocate, expect_to_leave
 
 
 cdef class FIFO(Engine):
@@ -72,6 +72,13 @@ cdef class FIFO(Engine):
                 return self.ring[at & self.mask]
             at += 1
         return 0
+
+    cdef bint copy_order(self, Engine other) noexcept:
+        cdef FIFO fifo = <FIFO>other
+        if not copy_array(<void**>&self.ring, fifo.ring, (<size_t>fifo.mask + 1) * sizeof(uint32_t)):
+            return False
+        self.mask, self.head, self.tail, self.ordered = fifo.mask, fifo.head, fifo.tail, fifo.ordered
+        return True
 
     cdef void on_clear(self) noexcept nogil:
         deallocate(self.ring)

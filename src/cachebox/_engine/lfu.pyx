@@ -12,7 +12,7 @@ memory.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport ASKS, Engine, allocate, deallocate, link_after, reallocate, unlink
+from cachebox._engine.table cimport ASKS, Engine, allocate, copy_array, deallocate, link_after, reallocate, unlink
 
 
 # the most uses an entry may come with: hits cannot take it to 2**64, which is 0
@@ -55,6 +55,13 @@ cdef class LFU(Engine):
 
     cdef void on_remove(self, uint32_t i) noexcept nogil:
         self._leave(i)
+
+    cdef bint copy_order(self, Engine other) noexcept:
+        cdef LFU lfu = <LFU>other
+        if not copy_array(<void**>&self.buckets, lfu.buckets, lfu.size * sizeof(Bucket)):
+            return False
+        self.size, self.free = lfu.size, lfu.free
+        return True
 
     cdef void on_clear(self) noexcept nogil:
         deallocate(self.buckets)

@@ -17,6 +17,9 @@ Invariants (`Engine._check` verifies them):
 - An entry in use owns one reference to its key, and one to its value unless the value is NULL. An entry without a value
   is *reserved*: lookups find it, but the policy does not know it.
 - `version` grows with every change to which key stands where.
+- While a large table grows, the slots that it will have are filled ahead, a few for each new entry: `Engine.ahead` is a
+  second table with the same entries. The index of every entry in use below `ahead.fresh` stands in its slots, too.
+  Lookups do not know it. So no insertion pays for all entries.
 
 Nothing here calls Python code or knows about time, threads or statistics. A lookup returns candidates. Comparing keys
 that need Python's `==` is the caller's work, because only the caller can release its lock meanwhile.
@@ -105,6 +108,7 @@ cdef struct Table:
     uint32_t shift                  # where the home slot begins in a hash; the NEAR_BITS bits above do not belong to it
     uint32_t capacity               # entries 1 .. capacity are allocated
     uint32_t fresh                  # the lowest index never used
+    uint32_t looks_at               # the value of `fresh` from which on `reserve` has to look further
     uint32_t free                   # chain of indices given back
     uint32_t used                   # entries in use, reserved ones included
     uint64_t version
@@ -180,6 +184,7 @@ cdef inline uint32_t candidate_nearby(const Table* t, uint32_t h) noexcept nogil
 
 
 cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil
+cdef uint64_t whole_hash(const Table* t, uint32_t i) noexcept nogil    # as `insert` needs it, for another table
 
 
 cdef inline int plainly_equal(const Table* t, uint32_t i, PyObject* key, uint64_t h) noexcept nogil:
@@ -270,10 +275,11 @@ cdef class Engine:
     """A table, and the order in which its entries are evicted.
 
     A policy is a subclass in a file of its own that defines the verbs below, in this order. A verb must not fail, run
-    Python code, or touch an entry that the policy was not given. Only `reserve_order` may allocate.
+    Python code, or touch an entry that the policy was not given. Only `reserve_order` and `copy_order` may allocate.
     """
 
     cdef Table table
+    cdef Table ahead                # its next slots, over the same entries; no slots: it is not growing
     cdef Tape* tape                                                 # NULL: nothing is recorded
     cdef bint ranks_rise   # `rank` is part of the order: it rises from the next victim on
     cdef Entry empty_sentinel                                       # the sentinel while nothing is allocated
@@ -293,19 +299,28 @@ cdef class Engine:
     # insert as the last victim, with a known rank
     cdef void on_insert_ranked(self, uint32_t i, uint64_t rank) noexcept nogil
     cdef void on_move(self, uint32_t i, uint32_t to) noexcept nogil  # entry i has been copied to `to`, where it now is
+    cdef bint copy_order(self, Engine other) noexcept   # that of another such engine; False: it cannot be copied
     cdef Py_ssize_t check_order(self) except -1                     # count the ordered entries, or raise AssertionError
 
     # the table's verbs
     cdef bint reserve(self, Py_ssize_t limit) noexcept nogil        # room for one more; False: no memory
+    cdef void reserve_all(self, Py_ssize_t n) noexcept nogil        # room for n entries, in an empty table
     cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil        # adds a reserved entry; needs `reserve`
     cdef void release(self, uint32_t i) noexcept nogil              # frees entry i; its references pass to the caller
     # `release` and `insert` in one step
     cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil
     cdef bint shrink(self, Moves* moves) noexcept nogil             # returns unused memory; False: nothing has changed
     cdef void shrink_alone(self) noexcept nogil   # `shrink`, if no structure but the engine holds indices
+    cdef bint copy_all(self, Engine other) noexcept           # if empty: become a copy; False: it is still empty
     cdef Table detach(self) noexcept nogil                          # empties it; the caller must call `drop_detached`
     cdef void _start_over(self) noexcept nogil
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil
+    cdef bint _grow_to(self, Py_ssize_t wanted) noexcept nogil
+    cdef void _replace_in_both(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil
+    cdef void _plan_growth(self) noexcept nogil
+    cdef bint _begin_growth(self, Py_ssize_t wanted) noexcept nogil
+    cdef void _fill_ahead(self, uint32_t end) noexcept nogil
+    cdef void _stop_growth(self) noexcept nogil
 
 
 cdef enum:
@@ -342,3 +357,4 @@ cdef inline void on_hit(PyObject* engine, uint32_t i) noexcept nogil:
 
 
 cdef void drop_detached(Table* detached) noexcept
+cdef bint copy_array(void** copied, const void* array, size_t size) noexcept nogil     # NULL stays NULL; False: no memory

@@ -3,10 +3,13 @@
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import os
 
+
+cdef extern from "_platform/pause.h":
+    void let_others_in "cb_let_others_in"() noexcept
 
 cdef extern from *:
     """
@@ -16,9 +19,22 @@ cdef extern from *:
 
 
 cdef enum:
+    STEP = 32                       # the most new entries for which a growing table goes one step
     SMALLEST = 4                    # entries in the first allocation
     LARGEST = 1 << 30               # an index and at least one bit of fingerprint share a slot's 32 bits
+    DROPPED_AT_ONCE = 4096          # entries whose references are dropped before other threads may run
     ROOMY = 1 << 16                 # up to this many entries, slots are at most 2/5 full: short runs cost no cache miss
+
+
+cdef uint32_t stepwise = 1 << 13        # a table of at least this capacity grows in steps
+
+
+def grow_in_steps_from(uint32_t capacity):
+    """Change from which capacity on tables grow in steps, for tests. Returns what it was."""
+    global stepwise
+    was = stepwise
+    stepwise = capacity
+    return was
 
 
 cdef uint64_t process_seed = int.from_bytes(os.urandom(8), "little")
@@ -33,19 +49,28 @@ cdef inline void place(Table* t, uint32_t i) noexcept nogil:
     t.has_long_probes |= is_long_probe(t, slot, h)
 
 
-cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
-    """Whether the other half of the hash of entry i's key differs from that of `h`.
+cdef uint32_t rest_of(const Table* t, uint32_t i) noexcept nogil:
+    """The other half of the hash of entry i's key.
 
-    The hash of a primitive key can be computed at any time. For other keys the half was kept; it is 0 if there was no
+    That of a primitive key can be computed at any time. For other keys the half was kept; it is 0 if there was no
     memory for it.
     """
     cdef PyObject* key = t.entries[i].key
-    cdef uint32_t rest = 0
     if is_primitive(key):
-        rest = <uint32_t>(mixed(t, primitive_hash(key)) >> 32)
-    elif t.rests != NULL:
-        rest = t.rests[i]
+        return <uint32_t>(mixed(t, primitive_hash(key)) >> 32)
+    return t.rests[i] if t.rests != NULL else 0
+
+
+cdef bint rest_differs(const Table* t, uint32_t i, uint64_t h) noexcept nogil:
+    """Whether the other half of the hash of entry i's key certainly differs from that of `h`."""
+    cdef uint32_t rest = rest_of(t, i)
     return rest != 0 and rest != <uint32_t>(h >> 32)
+
+
+cdef uint64_t whole_hash(const Table* t, uint32_t i) noexcept nogil:
+    if is_primitive(t.entries[i].key):          # its other half is never read from a table
+        return t.entries[i].hash
+    return <uint64_t>rest_of(t, i) << 32 | t.entries[i].hash
 
 
 cdef inline uint32_t slot_of(const Table* t, uint32_t i) noexcept nogil:
@@ -97,14 +122,19 @@ cdef inline uint32_t bits_for(Py_ssize_t capacity) noexcept nogil:
     return bits
 
 
-cdef void rebuild_index(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
-    """Make these empty slots the table's, and put all entries in."""
-    cdef uint32_t i
+cdef void use_slots(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
+    """Make these empty slots the table's."""
     t.slots = slots
     t.bits = bits
     t.shift = 32 - NEAR_BITS - bits if bits <= 32 - NEAR_BITS else 0
     t.mask = (<uint32_t>1 << bits) - 1
     t.has_long_probes = bits > 32 - NEAR_BITS   # indices leave no room for the distance
+
+
+cdef void rebuild_index(Table* t, uint32_t* slots, uint32_t bits) noexcept nogil:
+    """Make these empty slots the table's, and put all entries in."""
+    cdef uint32_t i
+    use_slots(t, slots, bits)
     for i in range(1, t.fresh):
         if t.entries[i].key != NULL:
             place(t, i)
@@ -180,6 +210,7 @@ cdef class Engine:
         self._start_over()
 
     def __dealloc__(self):
+        self._stop_growth()
         drop_detached(&self.table)
 
     # --- the policy's verbs, for a policy that keeps the order of insertion in the list
@@ -222,6 +253,9 @@ cdef class Engine:
         self.table.entries[e.prev].next = to
         self.table.entries[e.next].prev = to
 
+    cdef bint copy_order(self, Engine other) noexcept:
+        return True                             # the links are part of the entries
+
     cdef Py_ssize_t check_order(self) except -1:
         cdef Table* t = &self.table
         cdef uint32_t i = 0
@@ -241,10 +275,16 @@ cdef class Engine:
 
         Steps of growth end at `limit` entries (the bound), or go on if it is exceeded.
         """
-        return self.table.free != 0 or self.table.fresh <= self.table.capacity or self._grow(limit)
+        return self.table.free != 0 or self.table.fresh < self.table.looks_at or self._grow(limit)
+
+    cdef void reserve_all(self, Py_ssize_t n) noexcept nogil:
+        if self.table.capacity < n <= LARGEST:
+            self._grow_to(n)
 
     cdef uint32_t insert(self, PyObject* key, uint64_t h) noexcept nogil:
         cdef uint32_t i = enter(&self.table, key, h) if likely(is_primitive(key)) else enter_other(&self.table, key, h)
+        if unlikely(i < self.ahead.fresh):
+            place(&self.ahead, i)
         if unlikely(self.tape != NULL):
             write_down(self.tape, <uint32_t>h)
         return i
@@ -252,6 +292,8 @@ cdef class Engine:
     cdef void release(self, uint32_t i) noexcept nogil:
         cdef Table* t = &self.table
         close_hole(t, slot_of(t, i))
+        if unlikely(i < self.ahead.fresh):
+            close_hole(&self.ahead, slot_of(&self.ahead, i))
         t.entries[i].key = t.entries[i].value = NULL
         t.entries[i].next = t.free
         t.free = i
@@ -260,12 +302,24 @@ cdef class Engine:
 
     cdef void replace(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil:
         """Give entry i to `key`, for which a lookup ended at `slot`. The old references pass to the caller."""
+        if unlikely(i < self.ahead.fresh):
+            self._replace_in_both(i, key, h, slot)
+            return
         if likely(is_primitive(key)):
             enter_instead(&self.table, i, key, h, slot)
         else:
             enter_other_instead(&self.table, i, key, h, slot)
         if unlikely(self.tape != NULL):
             write_down(self.tape, <uint32_t>h)
+
+    cdef void _replace_in_both(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil:
+        """`replace` for an entry that stands in the slots to come, too."""
+        cdef uint32_t fresh = self.ahead.fresh
+        close_hole(&self.ahead, slot_of(&self.ahead, i))
+        self.ahead.fresh = 0
+        self.replace(i, key, h, slot)
+        self.ahead.fresh = fresh
+        place(&self.ahead, i)
 
     cdef bint shrink(self, Moves* moves) noexcept nogil:
         """Return memory if there is too much of it. Structures that hold indices must follow the `moves`."""
@@ -279,6 +333,7 @@ cdef class Engine:
         moves.n = 0
         if not is_too_large(t):
             return False
+        self._stop_growth()
         if t.used == 0:
             empty = self.detach()
             deallocate(empty.slots)
@@ -316,12 +371,46 @@ cdef class Engine:
                 t.rests = rests
         t.capacity = capacity
         self.reserve_order(capacity)
+        self._plan_growth()
         return True
 
     cdef void shrink_alone(self) noexcept nogil:
         cdef Moves moves
         if self.shrink(&moves):
             deallocate(moves.pairs)
+
+    cdef bint copy_all(self, Engine other) noexcept:
+        """Copy the table and the order of an engine of the same class, whose lock is held; without reserved entries."""
+        cdef Table* t = &self.table
+        cdef Table copied = other.table
+        cdef uint32_t i
+        if copied.capacity == 0:
+            return True
+        copied.entries = <Entry*>allocate((<size_t>copied.capacity + 1) * sizeof(Entry))
+        copied.slots = copied.rests = NULL
+        if (
+            copied.entries == NULL
+            or not copy_array(<void**>&copied.slots, other.table.slots, (<size_t>copied.mask + 1) * sizeof(uint32_t))
+            or not copy_array(
+                <void**>&copied.rests, other.table.rests, (<size_t>copied.capacity + 1) * sizeof(uint32_t))
+            or not self.copy_order(other)
+        ):
+            deallocate(copied.entries)
+            deallocate(copied.slots)
+            deallocate(copied.rests)
+            return False
+        memcpy(copied.entries, other.table.entries, copied.fresh * sizeof(Entry))
+        copied.use = t.use                      # that of the other is another one during a recording
+        copied.version = t.version + 1
+        t[0] = copied
+        for i in range(1, t.fresh):
+            if t.entries[i].value != NULL:
+                incref(t.entries[i].key)
+                incref(t.entries[i].value)
+            elif t.entries[i].key != NULL:
+                self.release(i)
+        self._plan_growth()
+        return True
 
     cdef Table detach(self) noexcept nogil:
         cdef Table old = self.table
@@ -332,6 +421,7 @@ cdef class Engine:
     cdef void _start_over(self) noexcept nogil:
         """Back to a table without arrays."""
         cdef Table* t = &self.table
+        self._stop_growth()
         memset(&self.empty_sentinel, 0, sizeof(Entry))
         t.entries = &self.empty_sentinel
         t.slots = no_slots
@@ -339,28 +429,78 @@ cdef class Engine:
         t.mask = t.bits = 1
         t.shift = 32 - NEAR_BITS - 1
         t.capacity = t.free = t.used = 0
-        t.fresh = 1
+        t.fresh = t.looks_at = 1
         t.version += 1
         t.has_long_probes = t.keys_collectable = t.values_collectable = False
 
+    # --- growth: of a large table in steps
+
     cdef bint _grow(self, Py_ssize_t limit) noexcept nogil:
+        """Make room for more entries, or go a step towards it if there is room."""
         cdef Table* t = &self.table
-        cdef Py_ssize_t wanted = max(2 * <Py_ssize_t>t.capacity, SMALLEST)
-        cdef uint32_t bits
+        cdef Py_ssize_t capacity = t.capacity, wanted = max(2 * capacity, <Py_ssize_t>SMALLEST)
+        cdef uint32_t step = max(min(t.capacity >> 6, <uint32_t>STEP), <uint32_t>1), left = t.capacity + 1 - t.fresh
+        if limit > capacity:
+            wanted = min(wanted, limit)
+        else:                       # only reserved entries exceed the bound, and they are few
+            wanted = capacity + max(<Py_ssize_t>SMALLEST, capacity >> 3)
+        wanted = min(wanted, <Py_ssize_t>LARGEST)
+        if left == 0:
+            return capacity < LARGEST and self._grow_to(wanted)
+        if self.ahead.slots == NULL and (limit <= capacity or not self._begin_growth(wanted)):
+            t.looks_at = t.capacity + 1         # it is not going to grow, or has to grow in one step
+            return True
+        # at a rate at which all are there when the table is full
+        self._fill_ahead(self.ahead.fresh + step + (t.fresh - self.ahead.fresh) // ((left + step - 1) // step))
+        t.looks_at = t.fresh + min(step, left)
+        return True
+
+    cdef bint _begin_growth(self, Py_ssize_t wanted) noexcept nogil:
+        """Allocate the slots for `wanted` entries. False: there is no memory, or the slots are enough."""
+        cdef uint32_t bits = bits_for(wanted)
+        cdef uint32_t* slots
+        if bits == self.table.bits:
+            return False
+        slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
+        if slots == NULL:
+            return False
+        self.ahead = self.table
+        use_slots(&self.ahead, slots, bits)
+        self.ahead.fresh = 1
+        return True
+
+    cdef void _fill_ahead(self, uint32_t end) noexcept nogil:
+        """Put the entries below `end` into the slots to come."""
+        while self.ahead.fresh < min(end, self.table.fresh):
+            if self.table.entries[self.ahead.fresh].key != NULL:
+                place(&self.ahead, self.ahead.fresh)
+            self.ahead.fresh += 1
+
+    cdef void _stop_growth(self) noexcept nogil:
+        """Forget the slots to come."""
+        deallocate(self.ahead.slots)
+        self.ahead.slots = NULL
+        self.ahead.fresh = 0
+
+    cdef void _plan_growth(self) noexcept nogil:
+        """After the capacity has changed: set when to look at it next."""
+        cdef Table* t = &self.table
+        t.looks_at = t.capacity + 1
+        if t.capacity >= stepwise:
+            t.looks_at -= t.capacity >> 2
+
+    cdef bint _grow_to(self, Py_ssize_t wanted) noexcept nogil:
+        """Make room for that many entries; it is more than now."""
+        cdef Table* t = &self.table
+        cdef uint32_t bits = bits_for(wanted)
         cdef uint32_t* slots = NULL
         cdef uint32_t* rests
         cdef Entry* entries
-        if t.capacity >= LARGEST:
-            return False
-        if limit > t.capacity:
-            wanted = min(wanted, limit)
-        else:                       # only reserved entries exceed the bound, and they are few
-            wanted = t.capacity + max(<Py_ssize_t>SMALLEST, t.capacity >> 3)
-        wanted = min(wanted, <Py_ssize_t>LARGEST)
-        bits = bits_for(wanted)
         if not self.reserve_order(<uint32_t>wanted):
             return False
-        if bits != t.bits or t.capacity == 0:
+        if self.ahead.slots != NULL and self.ahead.bits != bits:    # the bound has changed meanwhile
+            self._stop_growth()
+        if (bits != t.bits or t.capacity == 0) and self.ahead.slots == NULL:
             slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
             if slots == NULL:
                 return False
@@ -376,12 +516,21 @@ cdef class Engine:
             return False
         if t.capacity == 0:
             entries[0] = self.empty_sentinel
-        t.entries = entries
+        t.entries = self.ahead.entries = entries
         if slots != NULL:
             if t.capacity != 0:
                 deallocate(t.slots)
             rebuild_index(t, slots, bits)
+        elif self.ahead.slots != NULL:
+            self._fill_ahead(t.fresh)
+            deallocate(t.slots)
+            use_slots(t, self.ahead.slots, bits)
+            t.has_long_probes = self.ahead.has_long_probes
+            t.version += 1
+            self.ahead.slots = NULL
+            self.ahead.fresh = 0
         t.capacity = <uint32_t>wanted
+        self._plan_growth()
         return True
 
     # --- for tests and for the collector
@@ -392,7 +541,7 @@ cdef class Engine:
         Returns the number of entries that the policy knows. Raises AssertionError if an invariant does not hold.
         """
         cdef Table* t = &self.table
-        cdef uint32_t i, slot, word, way, h, used = 0, indexed = 0, reserved = 0, free = 0
+        cdef uint32_t i, h, used = 0, reserved = 0, free = 0, placed = 0
         assert (t.slots == no_slots) == (t.capacity == 0), "slots that are not the table's own"
         assert t.mask + 1 == <uint32_t>1 << t.bits, f"mask {t.mask} and bits {t.bits} disagree"
         assert t.shift == max(32 - NEAR_BITS - <int>t.bits, 0), f"shift {t.shift} and bits {t.bits} disagree"
@@ -409,20 +558,13 @@ cdef class Engine:
                 h = <uint32_t>mixed(t, primitive_hash(t.entries[i].key))
                 assert h == t.entries[i].hash, f"entry {i} has another hash"
         assert used == t.used, f"{used} entries in use, {t.used} counted"
-        for slot in range(t.mask + 1):
-            word = t.slots[slot]
-            if word == 0:
-                continue
-            indexed += 1
-            i = word & t.mask
-            assert 1 <= i < t.fresh and t.entries[i].key != NULL, f"slot {slot} names {i}, which is not in use"
-            assert word == fingerprint(t, t.entries[i].hash) | i, f"slot {slot} has a wrong fingerprint"
-            way = (slot - home(t, t.entries[i].hash)) & t.mask
-            assert way == probe_distance(t, slot, word), f"slot {slot} is {way} steps from home, not as it says"
-            while slot != home(t, t.entries[i].hash):
-                slot = (slot - 1) & t.mask
-                assert t.slots[slot] != 0, f"a lookup of entry {i} would end early"
-        assert indexed == used, f"{used} entries in use, {indexed} slots taken"
+        assert check_slots(t) == used, f"{used} entries in use, and not as many slots are taken"
+        assert t.fresh < t.looks_at or t.looks_at <= t.capacity + 1, "a full table that nobody looks at"
+        if self.ahead.slots != NULL:
+            assert self.ahead.entries == t.entries and self.ahead.fresh <= t.fresh, "slots for other entries"
+            for i in range(1, self.ahead.fresh):
+                placed += t.entries[i].key != NULL
+            assert check_slots(&self.ahead) == placed, f"{placed} entries placed, and not as many slots are taken"
         i = t.free
         while i != 0:
             assert t.entries[i].key == NULL, f"entry {i} is in use and free"
@@ -435,6 +577,35 @@ cdef class Engine:
         return ordered
 
 
+cdef uint32_t check_slots(const Table* t) except 0xFFFFFFFF:
+    """Verify the slots of a table. Returns how many are taken."""
+    cdef uint32_t slot, word, way, i, taken = 0
+    for slot in range(t.mask + 1):
+        word = t.slots[slot]
+        if word == 0:
+            continue
+        taken += 1
+        i = word & t.mask
+        assert 1 <= i < t.fresh and t.entries[i].key != NULL, f"slot {slot} names {i}, which is not in use"
+        assert word == fingerprint(t, t.entries[i].hash) | i, f"slot {slot} has a wrong fingerprint"
+        way = (slot - home(t, t.entries[i].hash)) & t.mask
+        assert way == probe_distance(t, slot, word), f"slot {slot} is {way} steps from home, not as it says"
+        while slot != home(t, t.entries[i].hash):
+            slot = (slot - 1) & t.mask
+            assert t.slots[slot] != 0, f"a lookup of entry {i} would end early"
+    return taken
+
+
+cdef bint copy_array(void** copied, const void* array, size_t size) noexcept nogil:
+    if array == NULL:
+        copied[0] = NULL
+        return True
+    copied[0] = allocate(size)
+    if copied[0] != NULL:
+        memcpy(copied[0], array, size)
+    return copied[0] != NULL
+
+
 cdef void drop_detached(Table* detached) noexcept:
     """Drop the references of a detached table, then its memory. May run any code, because objects die."""
     cdef uint32_t i
@@ -444,6 +615,8 @@ cdef void drop_detached(Table* detached) noexcept:
         if detached.entries[i].key != NULL:
             decref(detached.entries[i].key)
             xdecref(detached.entries[i].value)
+        if i % DROPPED_AT_ONCE == 0:
+            let_others_in()
     deallocate(detached.slots)
     deallocate(detached.rests)
     deallocate(detached.entries)

@@ -39,13 +39,12 @@ def dump(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, 
     path = os.fspath(path)
     encoding = Encoding(serializer, secret)
     now = time.time()
-    body = bytearray()
-    n = 0
-    for key, value, left, rank, tags in cache._export():
+    parts: list[bytes] = []
+    entries = cache._export()
+    for key, value, left, rank, tags in entries:
         data = encoding.dumps(key, value, list(tags))
-        body += _ENTRY.pack(len(data), now + left, rank)
-        body += data
-        n += 1
+        parts += _ENTRY.pack(len(data), now + left, rank), data
+    n, body = len(entries), b"".join(parts)
     head = _HEAD.pack(MAGIC, VERSION, encoding.name.encode(), encoding.secret is not None, now, n, len(body))
     content = head + body
     replace(path, content + encoding.sign(content))

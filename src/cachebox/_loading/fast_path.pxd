@@ -12,15 +12,16 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, home, incref, likely, lookup,
-    lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value, short_equal, unlikely,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref,
+    expect_to_leave, home, incref,
+    is_too_large, likely, lookup, lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value, short_equal, unlikely,
 )
 from cachebox._loading.single_flight cimport Leader, may_store
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport ends_within
 from cachebox._store.state cimport AHEAD, EXPIRES, IDLES, ISOLATED, PRECISE, PYTHON_POLICY, USER_CLOCK, reserve
 from cachebox._store.store cimport Store
-from cachebox.stats cimport EVICTIONS, HITS, MISSES, SETS
+from cachebox.stats cimport DELETES, EVICTIONS, HITS, MISSES, SETS
 
 
 cdef extern from "_platform/portable.h" nogil:
@@ -170,8 +171,7 @@ cdef inline PyObject* get_equal(PyObject* store, PyObject* key, uint64_t h, bint
     return go_on(store, key, h, home((<Store>store).table, h), 0, compared)
 
 
-# --- changes of a cache without modes: no deadlines, weights, callbacks or watches
-# -------------------------------------
+# --- changes of a cache without modes: no deadlines, weights, callbacks or watches ---------------------------------
 
 cdef inline bint try_miss(Store self, PyObject* key, uint64_t h) noexcept:
     """Count the miss of a key that is certainly missing, in a cache without modes.
@@ -197,16 +197,16 @@ cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value,
     slot = home(t, h)
     i = lookup_from(t, key, h, &slot) if self.modes == 0 else UNCERTAIN
     if i == 0:
-        if self.live >= self.bound:
-            i = replace_victim(self, key, h, slot, &old_key, &old_value)
+        if likely(self.live >= self.bound):
+            insert_for_victim(self, key, h, slot, value, &old_key, &old_value)
         elif self.engine.reserve(self.bound):
             self.live += 1
             i = self.engine.insert(key, h)
+            put_value(t, i, value)
+            self.engine.on_insert(i)
         else:
             release(self.lock)
             return False
-        put_value(t, i, value)
-        self.engine.on_insert(i)
     elif i == UNCERTAIN or t.entries[i].value == NULL:
         release(self.lock)
         return False
@@ -226,16 +226,58 @@ cdef inline bint try_set(Store self, PyObject* key, uint64_t h, PyObject* value,
     return True
 
 
-cdef inline uint32_t replace_victim(
-    Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject** old_key, PyObject** old_value
+cdef bint try_set_for(Store self, PyObject* key, uint64_t h, PyObject* value, double lifetime) noexcept
+cdef int try_touch(Store self, PyObject* key, uint64_t h, double lifetime) noexcept
+
+
+cdef inline int try_delete(Store self, PyObject* key, uint64_t h) noexcept:
+    """Delete a key of a cache without modes. 1: done; 0: it is absent; -1: it takes Python code, or the cache has modes."""
+    cdef Table* t = self.table
+    cdef PyObject* old_key
+    cdef PyObject* old_value
+    cdef uint32_t i
+    acquire(self.lock)
+    i = lookup(t, key, h) if self.modes == 0 else UNCERTAIN
+    if i == 0 or i == UNCERTAIN or t.entries[i].value == NULL:
+        release(self.lock)
+        return 0 if i == 0 else -1
+    self.engine.on_remove(i)
+    old_key = t.entries[i].key
+    old_value = t.entries[i].value
+    self.engine.release(i)
+    self.live -= 1
+    self.counts[DELETES] += 1
+    if unlikely(is_too_large(t)):
+        self.give_memory_back()
+    release(self.lock)
+    decref(old_value)
+    decref(old_key)
+    return 1
+
+
+cdef inline uint32_t insert_for_victim(
+    Store self, PyObject* key, uint64_t h, uint32_t slot, PyObject* value, PyObject** old_key, PyObject** old_value
 ) noexcept:
     """Give the next victim's entry to another key. The victim's references pass to the caller."""
-    cdef uint32_t victim = self.engine.victim()
-    self.engine.on_remove(victim)
-    old_key[0] = self.table.entries[victim].key
-    old_value[0] = self.table.entries[victim].value
-    self.engine.replace(victim, key, h, slot)
+    cdef Table* t = self.table
+    cdef uint32_t victim
     self.counts[EVICTIONS] += 1
+    if likely(t.use == MOVES_TO_BACK):          # LRU, without calls: the front of the list becomes its back
+        victim = t.entries[0].next
+        expect_to_leave(t, t.entries[victim].next)
+        move_to_back(t, victim)
+        old_key[0] = t.entries[victim].key
+        old_value[0] = t.entries[victim].value
+        self.engine.replace(victim, key, h, slot)
+        put_value(t, victim, value)
+        return victim
+    victim = self.engine.victim()
+    self.engine.on_remove(victim)
+    old_key[0] = t.entries[victim].key
+    old_value[0] = t.entries[victim].value
+    self.engine.replace(victim, key, h, slot)
+    put_value(t, victim, value)
+    self.engine.on_insert(victim)
     return victim
 
 

@@ -1,15 +1,22 @@
 """Continuations of the fast paths; see `fast_path.pxd`."""
 
 from cpython.object cimport PyObject
+from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    Table, candidate, decref, incref, likely, on_hit, plainly_equal, try_equal, unlikely,
+    UNCERTAIN, Table, candidate, decref, home, incref, likely, lookup, lookup_from, on_hit, plainly_equal, put_value,
+    try_equal, unlikely,
 )
+from cachebox._platform.clock cimport coarse_now, precise_now
 from cachebox._platform.lock cimport acquire, release
+from cachebox._store.deadlines cimport deadline_after, drop_deadline, make_place, set_deadline
 from cachebox._store.operation cimport NO_CAUSE, Operation, drop_all, find_by_comparing, note_removal, start
-from cachebox._store.state cimport IDLES, ISOLATED, PYTHON_POLICY, USER_CLOCK
+from cachebox._store.state cimport (
+    DEFAULTS, EXPIRES, IDLES, ISOLATED, PRECISE, PYTHON_POLICY, USER_CLOCK, VISITS_APART,
+)
 from cachebox._store.store cimport Store
+from cachebox.stats cimport SETS
 
 
 cdef PyObject* ask_about_hit(PyObject* store, uint32_t i, PyObject* value) noexcept:
@@ -90,3 +97,98 @@ cdef PyObject* go_on_comparing(
     finally:
         drop_all(&op)
     return value
+
+
+# --- changes of a cache that has deadlines, and no other modes ---------------------------------------------------------
+
+cdef inline double end_of(Store self, double lifetime, double* now) noexcept:
+    """The deadline of a lifetime that begins now."""
+    now[0] = precise_now() if self.modes & PRECISE else coarse_now()
+    return deadline_after(now[0], lifetime) if lifetime < INFINITY else INFINITY
+
+
+cdef inline bint can_end_at(Store self, double end, double now) noexcept:
+    """Whether an entry can get that deadline by `put_end`. Needs the lock."""
+    return (
+        not self.modes & ~(DEFAULTS | EXPIRES | PRECISE) and (not self.modes & EXPIRES or self.expiry.deadlines[1] > now)
+        and (end == INFINITY or self.modes & PRECISE or end + VISITS_APART >= self.next_visit)
+    )
+
+
+cdef inline void put_end(Store self, uint32_t i, double end) noexcept:
+    """Let entry i expire at `end`. Needs `make_place`."""
+    if end < INFINITY:
+        set_deadline(&self.expiry, i, end)
+        self.modes |= EXPIRES
+    elif self.modes & EXPIRES:
+        drop_deadline(&self.expiry, i)
+        if self.expiry.n == 0:
+            self.modes &= ~EXPIRES
+
+
+cdef int try_touch(Store self, PyObject* key, uint64_t h, double lifetime) noexcept:
+    """Let an entry live for `lifetime` seconds from now. 1: done; 0: there is none; -1: as False of `try_set_for`."""
+    cdef double now = 0.0, end
+    cdef uint32_t i = UNCERTAIN
+    if self.modes & ~(DEFAULTS | EXPIRES | PRECISE) or self.jitter != 0.0 or lifetime <= 0.0:
+        return -1
+    end = end_of(self, lifetime, &now)
+    acquire(self.lock)
+    if can_end_at(self, end, now):
+        i = lookup(self.table, key, h)
+    if i == UNCERTAIN or i != 0 and end < INFINITY and not make_place(&self.expiry, self.table.capacity, False):
+        release(self.lock)
+        return -1
+    if self.table.entries[i].value == NULL:     # the sentinel's, too
+        i = 0
+    else:
+        put_end(self, i, end)
+    release(self.lock)
+    return i != 0
+
+
+cdef bint try_set_for(Store self, PyObject* key, uint64_t h, PyObject* value, double lifetime) noexcept:
+    """Store a value for `lifetime` seconds, in a cache that has no modes but lifetimes.
+
+    False: the cache has other modes, or it takes Python code, memory, or a call of the sweeper; or an entry has expired,
+    which has to leave first.
+    """
+    cdef Table* t = self.table
+    cdef double now = 0.0, end
+    cdef uint32_t slot, i = UNCERTAIN
+    cdef PyObject* old_key = NULL
+    cdef PyObject* old_value = NULL
+    if self.modes & ~(DEFAULTS | EXPIRES | PRECISE) or self.jitter != 0.0 or lifetime <= 0.0:   # 0 or less: by value
+        return False
+    end = end_of(self, lifetime, &now)
+    acquire(self.lock)
+    if can_end_at(self, end, now):
+        slot = home(t, h)
+        i = lookup_from(t, key, h, &slot)
+    if (
+        i == UNCERTAIN or i != 0 and t.entries[i].value == NULL
+        or i == 0 and self.live < self.bound and not self.engine.reserve(self.bound)
+        or end < INFINITY and not make_place(&self.expiry, t.capacity, False)
+    ):
+        release(self.lock)
+        return False
+    if i == 0:
+        if self.live >= self.bound:
+            i = insert_for_victim(self, key, h, slot, value, &old_key, &old_value)
+        else:
+            self.live += 1
+            i = self.engine.insert(key, h)
+            put_value(t, i, value)
+            self.engine.on_insert(i)
+    else:
+        old_value = t.entries[i].value
+        put_value(t, i, value)
+        on_hit(<PyObject*>self.engine, i)
+    put_end(self, i, end)
+    self.counts[SETS] += 1
+    release(self.lock)
+    if old_value != NULL:
+        decref(old_value)
+        if old_key != NULL:
+            decref(old_key)
+    return True

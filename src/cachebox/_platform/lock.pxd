@@ -12,5 +12,10 @@ cdef extern from "_platform/lock.h" nogil:
     void release "cb_lock_release"(Lock*)
 
 
+cdef extern from "_platform/pause.h":
+    void let_others_in "cb_let_others_in"()
+    void pause "cb_pause"()
+
+
 cdef class SharedLock:
     cdef Lock lock

@@ -26,7 +26,10 @@ class _Known(ref["Any"]):
     """Its name in `caches`, in first place; empty until the first request. Two threads may have named it at once."""
 
 
-_living: dict[int, _Known] = {}         # by address, in order of registration
+nameless: dict[int, ref[Any]] = {}
+"""Caches without a name, by address. They put themselves in, and take themselves out when they die: a cache is cheap to
+make."""
+_living: dict[int, _Known] = {}         # all other objects, by address, in order of registration
 _names: dict[str, _Known] = {}          # by name; only the reference that has a name gives it back
 
 
@@ -79,9 +82,10 @@ def clear_all() -> None:
     0
     """
     failure = None
-    for known in _living.copy().values():
+    named = [known for known in _living.copy().values() if known.clears]
+    for known in [*nameless.copy().values(), *named]:
         thing = known()
-        if thing is not None and known.clears:
+        if thing is not None:
             try:
                 thing.clear()
             except Exception as error:

@@ -14,15 +14,17 @@ cdef struct EntryCopy:              # a copy of an entry; owns its references
     double ttl                      # the lifetime it was given, if the cache keeps that
     double weight
     uint64_t rank
+    uint64_t hash                   # the key's, mixed for the table
     PyObject** tags                 # Tags, with NULL at the end; NULL: none
 
 
 cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1
 cdef void free_copies(EntryCopy* rows, Py_ssize_t n) noexcept
 cdef list snapshot(Store store, bint keys, bint values)
-cdef list export(Store store)
+cdef tuple export(Store store)
+cdef int copy_into(Store copied, Store store) except -1
 cdef object describe(Store store, object key, uint64_t h)
-cdef int restore(Store store, list entries) except -1
+cdef int restore(Store store, tuple columns) except -1
 cdef Py_ssize_t add_entries(Store store, list entries) except -1
 cdef bint add_entry(
     Store store, object key, object value, double left, double weight, uint64_t rank, tuple names, bint exactly

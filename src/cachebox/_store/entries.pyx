@@ -4,14 +4,25 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value
+from cachebox._engine.table cimport (
+    Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value, take_over, whole_hash,
+)
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.operation cimport Operation, start
-from cachebox._store.state cimport AHEAD, DONE, IDLES, NO_MEMORY, STALE, WEIGHED, Outcome, every_key, hash_in
+from cachebox._store.state cimport (
+    AHEAD, DONE, EXPIRES, IDLES, NO_MEMORY, STALE, TAGGED, WEIGHED, Outcome, every_key, hash_in,
+)
 from cachebox._store.store cimport Store
 from cachebox._store.tags cimport Tag, TagLink, copy_tags, free_links, make_room_for_links, new_links, some_dropped
 from cachebox._store.weights cimport add_weight, sum_of_weights
+
+
+cdef extern from *:
+    list new_list "PyList_New"(Py_ssize_t n)
+    void put_in_list "PyList_SET_ITEM"(list, Py_ssize_t, PyObject*) noexcept
+    PyObject* new_tuple "PyTuple_New"(Py_ssize_t n) except NULL
+    void put_in_tuple "PyTuple_SET_ITEM"(PyObject*, Py_ssize_t, PyObject*) noexcept
 
 
 cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1:
@@ -85,12 +96,13 @@ cdef void copy_entry(Store store, uint32_t i, EntryCopy* row, bint* failed) noex
     incref(e.value)
     row.key = e.key
     row.value = e.value
-    row.deadline = deadline(&store.expiry, i)
+    row.deadline = deadline(&store.expiry, i) if store.modes & EXPIRES else INFINITY
     row.end = store.expiry.write_deadlines[i] if store.modes & IDLES else row.deadline
     row.ttl = store.ttls[i] if store.modes & (AHEAD | STALE) else INFINITY
     row.weight = store.weights.of[i] if store.modes & WEIGHED else 0.0
-    row.tags = copy_tags(&store.links, i, failed)
+    row.tags = copy_tags(&store.links, i, failed) if store.modes & TAGGED else NULL
     row.rank = store.engine.rank(i)
+    row.hash = whole_hash(store.table, i)
 
 
 cdef void free_copies(EntryCopy* rows, Py_ssize_t n) noexcept:
@@ -111,45 +123,130 @@ cdef list snapshot(Store store, bint keys, bint values):
     """The live keys, values or pairs, next victim first. They are the stored objects themselves. O(n)."""
     cdef EntryCopy* rows
     cdef Py_ssize_t n, k
-    cdef list copied
+    cdef PyObject** objects
     store.purge(False)
+    if store.python_policy is None:
+        n = copy_objects(store, keys, values, &objects)
+        return pairs_taken_over(objects, n) if keys and values else list_taken_over(objects, n)
     n = copy_entries(store, &rows)
     try:
         if not values:
-            copied = [<object>rows[k].key for k in range(n)]
-        elif not keys:
-            copied = [<object>rows[k].value for k in range(n)]
-        else:
-            copied = [(<object>rows[k].key, <object>rows[k].value) for k in range(n)]
+            return [<object>rows[k].key for k in range(n)]
+        if not keys:
+            return [<object>rows[k].value for k in range(n)]
+        return [(<object>rows[k].key, <object>rows[k].value) for k in range(n)]
     finally:
         free_copies(rows, n)
-    return copied
 
 
-cdef list export(Store store):
-    """The live entries, next victim first.
+cdef Py_ssize_t copy_objects(Store store, bint keys, bint values, PyObject*** objects) except -1:
+    """New references to the live keys, values or both in turn, next victim first, in new memory.
 
-    Each is a tuple of key, value, seconds to its deadline, seconds to the deadline that hits do not move, weight, rank,
-    tags, and the lifetime it was given.
+    Returns the number of entries.
+    """
+    cdef Py_ssize_t size, n = 0
+    cdef PyObject** at
+    cdef Entry* e
+    cdef double now = store.now(INFINITY)
+    cdef uint32_t i
+    while True:
+        size = store.live
+        objects[0] = at = <PyObject**>allocate((max(size, <Py_ssize_t>1) * (keys + values)) * sizeof(PyObject*))
+        if at == NULL:
+            raise MemoryError(f"no memory left to copy {size} entries")
+        acquire(store.lock)
+        if store.live <= size:
+            break
+        release(store.lock)                  # the cache grew meanwhile
+        deallocate(at)
+    i = store.engine.victim()
+    while i != 0:
+        if store.is_live(i, now):
+            e = &store.table.entries[i]
+            if keys:
+                incref(e.key)
+                at[0] = e.key
+                at += 1
+            if values:
+                incref(e.value)
+                at[0] = e.value
+                at += 1
+            n += 1
+        i = store.engine.next_victim(i)
+    release(store.lock)
+    return n
+
+
+cdef list list_taken_over(PyObject** objects, Py_ssize_t n):
+    """A list of these objects. References and memory pass to it; an exception frees them."""
+    cdef Py_ssize_t k
+    cdef list made
+    try:
+        made = new_list(n)
+    except:
+        for k in range(n):
+            decref(objects[k])
+        deallocate(objects)
+        raise
+    for k in range(n):
+        put_in_list(made, k, objects[k])
+    deallocate(objects)
+    return made
+
+
+cdef list pairs_taken_over(PyObject** objects, Py_ssize_t n):
+    """A list of pairs of these objects. References and memory pass to it; an exception frees them."""
+    cdef Py_ssize_t k, at = 0
+    cdef PyObject* pair
+    try:
+        while at < n:                           # the pairs take the places of their first objects
+            pair = new_tuple(2)
+            put_in_tuple(pair, 0, objects[2 * at])
+            put_in_tuple(pair, 1, objects[2 * at + 1])
+            objects[at] = pair
+            at += 1
+    except:
+        for k in range(at):
+            decref(objects[k])
+        for k in range(2 * at, 2 * n):
+            decref(objects[k])
+        deallocate(objects)
+        raise
+    return list_taken_over(objects, n)
+
+
+cdef tuple export(Store store):
+    """The live entries, next victim first, as columns.
+
+    They are lists of keys, values, seconds to the deadline, seconds to the deadline that hits do not move, weights,
+    ranks, tags, and given lifetimes. A column is None if it holds for each entry what a cache without such a feature
+    has.
     """
     cdef EntryCopy* rows
     cdef Py_ssize_t n, k
     cdef double now
-    cdef list entries
+    cdef bint expire = False, idle = False, ranked = False, tagged = False, refreshed = False
     now = store.now(0.0)
     n = copy_entries(store, &rows)
     try:
-        entries = [
-            (
-                <object>rows[k].key, <object>rows[k].value,
-                rows[k].deadline - now, rows[k].end - now, rows[k].weight, rows[k].rank,
-                names_of(rows[k].tags), rows[k].ttl,
-            )
-            for k in range(n)
-        ]
+        for k in range(n):
+            expire |= rows[k].deadline < INFINITY
+            idle |= rows[k].end != rows[k].deadline
+            ranked |= rows[k].rank != 0
+            tagged |= rows[k].tags != NULL
+            refreshed |= rows[k].ttl < INFINITY
+        return (
+            [<object>rows[k].key for k in range(n)],
+            [<object>rows[k].value for k in range(n)],
+            [rows[k].deadline - now for k in range(n)] if expire else None,
+            [rows[k].end - now for k in range(n)] if idle else None,
+            [rows[k].weight for k in range(n)] if store.modes & WEIGHED else None,
+            [rows[k].rank for k in range(n)] if ranked else None,
+            [names_of(rows[k].tags) for k in range(n)] if tagged else None,
+            [rows[k].ttl for k in range(n)] if refreshed else None,
+        )
     finally:
         free_copies(rows, n)
-    return entries
 
 
 cdef object describe(Store store, object key, uint64_t h):
@@ -191,58 +288,136 @@ cdef tuple names_of(PyObject** tags):
     return tuple(names)
 
 
-cdef int restore(Store store, list entries) except -1:
-    """Put exported entries into an empty cache that no other thread knows. A python policy has the keys already.
+cdef int copy_into(Store copied, Store store) except -1:
+    """Put copies of all entries into an empty cache of the same configuration that no other thread knows.
 
-    The cache is sound afterwards, whatever the entries are. Raises ValueError for entries that do not fit.
+    Not for a python policy. If that cache has been resized meanwhile, those furthest from eviction are copied.
     """
     cdef Operation op
-    cdef double now = store.now(0.0), left, end, weight, ttl
-    cdef uint64_t rank, highest = 1
-    cdef uint32_t i
-    cdef uint64_t h
-    cdef TagLink* chain = NULL
-    cdef bint ready, fitting
+    cdef EntryCopy* rows
+    cdef double now = copied.now(0.0)
+    cdef Py_ssize_t n = copy_entries(store, &rows), k
+    cdef uint64_t highest = 1
+    start(&op)
+    try:
+        acquire(copied.lock)
+        copied.engine.reserve_all(min(n, copied.bound))   # if that fails, it grows step by step
+        release(copied.lock)
+        for k in range(max(<Py_ssize_t>0, n - copied.bound), n):
+            put_row(copied, &rows[k], now, &highest, True, &op)
+    finally:
+        free_copies(rows, n)
+        copied.finish(&op)
+    return 0
+
+
+cdef int restore(Store store, tuple columns) except -1:
+    """Put exported entries into an empty cache that no other thread knows. A python policy has the keys already.
+
+    The cache is sound afterwards, whatever the columns hold. Raises ValueError for entries that do not fit.
+    """
+    cdef Operation op
+    cdef EntryCopy row
+    cdef double now = store.now(0.0), left, end
+    cdef uint64_t highest = 1
+    cdef Py_ssize_t k
+    cdef list keys, values, lefts, ends, weights, ranks, tags, ttls
+    keys, values, lefts, ends, weights, ranks, tags, ttls = [checked_column(column, columns) for column in columns]
+    if keys is None or values is None:
+        raise damaged_state()
     start(&op)
     try:
         if store.python_policy is not None:
             # Held until the policy agrees, because the sweeper may come for entries that have expired.
             store.python_policy.enter(&op, store.lock)
-        for key, value, left, end, weight, rank, names, ttl in entries:
-            h = hash_in(store, key)
-            chain = new_links(store.find_tags(names)) if names else NULL
-            highest = max(highest, rank)        # next victim first, so ranks must not fall
-            i = store.find(key, h, &op)
-            fitting = i == 0 and left == left and end == end and weight >= 0.0 and not store.is_full(1, weight, 0)
-            ready = fitting and not some_dropped(chain) and store.prepare(left < INFINITY or end < INFINITY)
-            if chain != NULL:
-                ready = ready and make_room_for_links(&store.links, store.table.capacity)
-            if ready:
-                i = store.engine.insert(<PyObject*>key, h)
-                put_value(store.table, i, <PyObject*>value)
-                store.engine.on_insert_ranked(i, highest if store.engine.ranks_rise else rank)
-                store.live += 1
-                if store.modes & WEIGHED:
-                    store.weights.of[i] = weight
-                    add_weight(&store.weights, weight)
-                store.set_end(i, now + end, now, &op)
-                if store.modes & IDLES:
-                    set_deadline(&store.expiry, i, now + left)
-                if store.modes & (AHEAD | STALE):
-                    store.ttls[i] = ttl
-                if chain != NULL:
-                    store.give_tags(i, chain, &op)
-                    chain = NULL
-            release(store.lock)
-            if not fitting:
-                raise ValueError("a damaged state: its entries cannot be those of such a cache")
-            if not ready:
-                raise MemoryError("no memory left to restore a cache")
+        for k in range(len(keys)):
+            key = keys[k]                       # held, because looking it up may run any code
+            value = values[k]
+            left = INFINITY if lefts is None else lefts[k]
+            end = left if ends is None else ends[k]
+            row.key = <PyObject*>key
+            row.value = <PyObject*>value
+            row.hash = hash_in(store, key)
+            row.deadline = now + left
+            row.end = now + end
+            row.weight = 0.0 if weights is None else weights[k]
+            row.rank = 0 if ranks is None else ranks[k]
+            row.ttl = INFINITY if ttls is None else ttls[k]
+            names = None if tags is None else tags[k]
+            found = store.find_tags(names) if names else None
+            row.tags = NULL
+            if left != left or end != end or not row.weight >= 0.0:
+                raise damaged_state()
+            put_row_with(store, &row, found, now, &highest, False, &op)
         if store.python_policy is not None:
             store.reconcile()               # with changes between the listing of its keys and the pickling
     finally:
-        free_links(chain)
         store.finish(&op)
+    return 0
+
+
+cdef list checked_column(object column, tuple columns):
+    """A copy of a column, which nobody can change while keys are hashed; None: the column is omitted."""
+    if column is None:
+        return None
+    if not isinstance(column, list) or not isinstance(columns[0], list) or len(<list>column) != len(<list>columns[0]):
+        raise damaged_state()
+    return list(<list>column)
+
+
+cdef object damaged_state():
+    return ValueError("a damaged state: its entries cannot be those of such a cache")
+
+
+cdef int put_row(Store store, EntryCopy* row, double now, uint64_t* highest, bint is_new, Operation* op) except -1:
+    """Insert a copied entry as the last victim so far, whose rank was `highest`."""
+    found = None
+    if row.tags != NULL:
+        found = store.find_tags(names_of(row.tags))
+    return put_row_with(store, row, found, now, highest, is_new, op)
+
+
+cdef int put_row_with(
+    Store store, EntryCopy* row, list tags, double now, uint64_t* highest, bint is_new, Operation* op
+) except -1:
+    """`put_row` with the cache's own Tags. `is_new`: the key is certainly absent."""
+    cdef TagLink* chain = new_links(tags) if tags is not None else NULL
+    cdef uint32_t i = 0
+    cdef bint fitting, ready
+    try:
+        highest[0] = max(highest[0], row.rank)  # next victim first, so ranks must not fall
+        if is_new:
+            acquire(store.lock)
+        else:
+            i = store.find(<object>row.key, row.hash, op)
+        fitting = i == 0 and not store.is_full(1, row.weight, 0)
+        ready = fitting and not some_dropped(chain) and store.prepare(row.deadline < INFINITY or row.end < INFINITY)
+        if chain != NULL:
+            ready = ready and make_room_for_links(&store.links, store.table.capacity)
+        if ready:
+            i = store.engine.insert(row.key, row.hash)
+            put_value(store.table, i, row.value)
+            store.engine.on_insert_ranked(i, highest[0] if store.engine.ranks_rise else row.rank)
+            store.live += 1
+            if store.modes & WEIGHED:
+                store.weights.of[i] = row.weight
+                add_weight(&store.weights, row.weight)
+            if row.end < INFINITY or store.modes & (IDLES | AHEAD | STALE):
+                store.set_end(i, row.end, now, op)
+            if store.modes & IDLES:
+                set_deadline(&store.expiry, i, row.deadline)
+            if store.modes & (AHEAD | STALE):
+                store.ttls[i] = row.ttl
+            if chain != NULL:
+                store.give_tags(i, chain, op)
+                chain = NULL
+        release(store.lock)
+        if not fitting:
+            raise damaged_state()
+        if not ready:
+            raise MemoryError("no memory left to restore a cache")
+    finally:
+        free_links(chain)
     return 0
 
 

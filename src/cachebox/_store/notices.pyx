@@ -25,6 +25,8 @@ cdef extern from "_platform/results.h":
 
 
 cdef extern from "Python.h":
+    PyObject* vectorcall "PyObject_Vectorcall"(PyObject*, PyObject**, size_t, PyObject*) noexcept
+    const size_t FIRST_IS_FREE "PY_VECTORCALL_ARGUMENTS_OFFSET"
     int add_pending_call "Py_AddPendingCall"(int (*function)(void*) noexcept, void* argument) noexcept
 
 
@@ -39,16 +41,21 @@ cdef bint fork_waited = False
 cdef object notify(State store, PyObject* key, PyObject* value, Cause cause):
     """Run the callbacks for one removal. Returns an exception that must propagate, or None."""
     cdef PyObject* answer
+    cdef PyObject* given[4]
+    given[0] = NULL                             # a place that the callee may use
+    given[1] = key
+    given[2] = value
     interruption = None
     on_evict, on_removal = store.on_evict, store.on_removal
     if on_evict is not None:
-        answer = plain(ask(<PyObject*>on_evict, key, value, NULL), "on_evict")
+        answer = plain(vectorcall(<PyObject*>on_evict, &given[1], 2 | FIRST_IS_FREE, NULL), "on_evict")
         xdecref(answer)
         interruption = judge(store, "on_evict", on_evict, caught() if answer == NULL else None)
     if on_removal is not None:
         answer = NULL
         if causes or (<int (*)() noexcept>import_causes)() != -1:
-            answer = plain(ask(<PyObject*>on_removal, key, value, <PyObject*>causes[<int>cause], NULL), "on_removal")
+            given[3] = <PyObject*>causes[<int>cause]
+            answer = plain(vectorcall(<PyObject*>on_removal, &given[1], 3 | FIRST_IS_FREE, NULL), "on_removal")
         xdecref(answer)
         later = judge(store, "on_removal", on_removal, caught() if answer == NULL else None)
         interruption = later if interruption is None else interruption

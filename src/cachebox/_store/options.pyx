@@ -1,13 +1,20 @@
 """Checks of the options of a cache, and of other numbers that users give. The errors say what would be right."""
 
+from cpython.object cimport PyObject
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, nextafter
 
+import sys
 from time import monotonic
 
 from cachebox._platform.clock cimport HAS_PRECISE_CLOCK
 
 from cachebox._platform.awaitables import refuse_async
+
+
+cdef extern from "_platform/numbers.h":
+    bint plain_seconds "cb_plain_seconds"(PyObject* given, double* seconds) noexcept
+    void know_timedelta "cb_know_timedelta"() noexcept
 
 
 cdef bint is_monotonic(object clock):
@@ -108,6 +115,8 @@ cdef double lifetime_of(object ttl, str name) except -1.0:
     cdef double seconds
     if ttl is None:
         return INFINITY
+    if plain_seconds(<PyObject*>ttl, &seconds):
+        return seconds
     given = seconds_given(ttl)
     if isinstance(given, bool) or not hasattr(type(given), "__float__"):
         raise TypeError(f"{name} must be a number of seconds, a timedelta or None, not {type(ttl).__name__}")
@@ -120,6 +129,8 @@ cdef double lifetime_of(object ttl, str name) except -1.0:
 cdef object seconds_given(object ttl):
     if not hasattr(type(ttl), "total_seconds"):
         return ttl
+    if "datetime" in sys.modules:
+        know_timedelta()
     try:
         return ttl.total_seconds()
     except Exception:

@@ -5,7 +5,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport hash_of, mixed
-from cachebox._platform.lock cimport acquire, release
+from cachebox._platform.lock cimport acquire, let_others_in, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, Operation, start
 from cachebox._store.state cimport DONE, Outcome, hash_in, reserve
 from cachebox._store.store cimport Store
@@ -96,6 +96,7 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
             release(store.lock)
         finally:
             store.finish(&op)
+        let_others_in()
     return removed
 
 

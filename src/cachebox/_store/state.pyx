@@ -180,7 +180,7 @@ cdef class State:
                 note_removal(op, e.key, e.value, REPLACED)
             else:
                 note_removal(op, NULL, e.value, NO_CAUSE)
-            if self.modes & WEIGHED:
+            if self.modes & WEIGHED and self.weights.of[i] != weight:
                 drop_weight(&self.weights, self.weights.of[i])
                 add_weight(&self.weights, weight)
                 self.weights.of[i] = weight

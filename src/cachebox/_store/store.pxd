@@ -40,10 +40,12 @@ cdef class Store(State):
     cdef int evict_by_policy(self, Operation* op) except -1
     cdef void lock_again(self, Operation* op) noexcept nogil
     cdef uint32_t find_victim(self, Operation* op, int rounds) except FAILED
-    cdef Py_ssize_t purge(self, bint stale_too) except -1
+    cdef Py_ssize_t purge(self, bint stale_too, bint politely=*) except -1
     cdef Py_ssize_t size(self) except -1
     cdef list find_tags(self, tuple names)
     cdef Tag find_tag(self, object name, bint makes)
+    cdef Tag known_tag(self, object name)
+    cdef Tag find_or_make_tag(self, object name, bint makes)
     cdef Engine table_of_tags(self)
     cdef void remove_forgotten(self, object key, Operation* op) noexcept
     cdef double sweep(self) except? -1.0

@@ -12,7 +12,7 @@ from cachebox._engine.table cimport (
 from cachebox._platform.callers cimport this_greenlet
 from cachebox._platform.caught cimport ask_hash, caught
 from cachebox._platform.clock cimport coarse_now, precise_now
-from cachebox._platform.lock cimport SharedLock, acquire, release
+from cachebox._platform.lock cimport SharedLock, acquire, let_others_in, pause, release
 from cachebox._store.deadlines cimport deadline
 from cachebox._store.notices cimport as_exhaustion, call_sweeper, notify
 from cachebox._store.operation cimport (
@@ -31,11 +31,17 @@ from cachebox.stats cimport HITS, MISSES, NEGATIVE_HITS, SETS, CacheStats
 from cachebox._platform.awaitables import refuse_awaitable
 
 
+cdef extern from "_platform/numbers.h":
+    bint plain_weight "cb_plain_weight"(PyObject* given, double* weight) noexcept
+
+
 cdef enum:
     PURGED_AT_ONCE = 256            # expired entries that leave under one hold of the lock
     FEW_TAGS = 64                   # unused tags that are not worth a search
     MOST_TAGS = 1 << 30
     VICTIMS_TOO_MANY = 100          # the most evictions in one operation beyond the number of entries
+
+cdef double AT_A_STRETCH = 0.003    # seconds that the sweeper works before it lets other threads run
 
 
 cdef class Store(State):
@@ -78,6 +84,8 @@ cdef class Store(State):
         if not self.modes & WEIGHED or self.weigher is None:
             return 0.0
         given = self.weigher(key, value)
+        if plain_weight(<PyObject*>given, &weight):
+            return weight
         weight = as_number(given, "weigher")
         if isinstance(given, int) and given > weight:
             weight = nextafter(weight, INFINITY)        # no float equals that int: round up, so that the bound holds
@@ -351,10 +359,29 @@ cdef class Store(State):
 
     cdef list find_tags(self, tuple names):
         """The Tag of each name; new ones are made for new names."""
+        if len(names) == 1:
+            return [self.find_tag(names[0], True)]
         return [self.find_tag(name, True) for name in names]
 
     cdef Tag find_tag(self, object name, bint makes):
         """The Tag of a name. A new name: a new Tag if `makes`, else None. Finding and inserting are one step."""
+        cdef Tag tag = self.known_tag(name)
+        return tag if tag is not None else self.find_or_make_tag(name, makes)
+
+    cdef Tag known_tag(self, object name):
+        """The Tag of a name, if it takes no comparison by Python's `==` to find it."""
+        cdef uint64_t h = mixed(self.table, hash_of(<PyObject*>name))   # one seed for all tables
+        cdef uint32_t i
+        if self.tags is None:
+            return None
+        acquire(self.lock)
+        i = lookup(&self.tags.table, <PyObject*>name, h)
+        i = i if i != UNCERTAIN else 0
+        found = <object>self.tags.table.entries[i].value if i != 0 else None
+        release(self.lock)
+        return found
+
+    cdef Tag find_or_make_tag(self, object name, bint makes):
         cdef Engine tags = self.table_of_tags()
         cdef Tag made = Tag.__new__(Tag, name) if makes else None   # before the lock, under which nothing is allocated
         cdef uint64_t h = mixed(&tags.table, hash_of(<PyObject*>name))
@@ -503,13 +530,14 @@ cdef class Store(State):
                 i -= 1
         return i != 0 and self.table.entries[i].value != NULL and self.remove(i, cause, op) == DONE
 
-    cdef Py_ssize_t purge(self, bint stale_too) except -1:
+    cdef Py_ssize_t purge(self, bint stale_too, bint politely=False) except -1:
         """Remove expired entries; those that may be served stale only if `stale_too`. Returns how many were removed.
 
-        It works in small portions, so that no thread waits long for the lock.
+        It works in small portions, so that no thread waits long for the lock. `politely`: nor for the GIL; it takes
+        longer then.
         """
         cdef Operation op
-        cdef double now
+        cdef double now, paused = precise_now()
         # bounded, because a callback may store expired entries without end
         cdef Py_ssize_t purged = 0, most = self.expiry.n
         cdef int portion = PURGED_AT_ONCE
@@ -529,11 +557,17 @@ cdef class Store(State):
                     if self.remove(self.expiry.entries[1], EXPIRED, &op) != DONE:
                         break
                     portion += 1
-                self.give_memory_back()
+                if portion < PURGED_AT_ONCE or purged + portion >= most:    # once, at the end: it takes O(n)
+                    self.give_memory_back()
                 release(self.lock)
             finally:
                 self.finish(&op)
             purged += portion
+            if politely and precise_now() - paused > AT_A_STRETCH:
+                pause()
+                paused = precise_now()
+            elif portion == PURGED_AT_ONCE:
+                let_others_in()
         return purged
 
     cdef Py_ssize_t size(self) except -1:
@@ -579,7 +613,7 @@ cdef class Store(State):
 
     cdef double sweep(self) except? -1.0:
         """Remove expired entries. Returns the time of the sweeper's next visit; infinity: none until it is called."""
-        self.purge(False)
+        self.purge(False, True)
         acquire(self.lock)
         if self.modes & EXPIRES:
             self.next_visit = max(self.expiry.deadlines[1] + self.stale + CLOCK_LAGS, coarse_now() + VISITS_APART)

@@ -42,6 +42,7 @@ cdef void free_links(TagLink* chain) noexcept           # drops references: neve
 
 # under the cache's lock
 cdef bint make_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil
+cdef bint has_just(const TagLinks* links, uint32_t i, list tags) noexcept    # in this order
 cdef bint some_dropped(const TagLink* chain) noexcept
 cdef bint some_invalidated_since(const TagLink* chain, int64_t began) noexcept
 cdef void attach(TagLinks* links, uint32_t i, TagLink* chain) noexcept

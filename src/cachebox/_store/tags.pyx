@@ -7,6 +7,10 @@ from libc.string cimport memset
 from cachebox._engine.table cimport allocate, deallocate, decref, incref, reallocate
 
 
+cdef extern from *:
+    PyObject* item_of "PyList_GET_ITEM"(list, Py_ssize_t) noexcept
+
+
 cdef class Tag:
 
     def __cinit__(self, name):
@@ -62,6 +66,16 @@ cdef bint make_room_for_links(TagLinks* links, uint32_t capacity) noexcept nogil
         links.chains = chains
         links.known = capacity + 1
     return True
+
+
+cdef bint has_just(const TagLinks* links, uint32_t i, list tags) noexcept:
+    """Whether entry i has these Tags and no others."""
+    cdef TagLink* link = links.chains[i] if i < links.known else NULL
+    cdef Py_ssize_t k = len(tags)
+    while link != NULL and k > 0 and link.tag == item_of(tags, k - 1):      # chains begin with the last tag
+        link = link.next_of_entry
+        k -= 1
+    return link == NULL and k == 0
 
 
 cdef bint some_dropped(const TagLink* chain) noexcept:

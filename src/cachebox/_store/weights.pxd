@@ -15,6 +15,7 @@ cdef struct Weights:
     double* of                      # by entry
     uint32_t known                  # entries that `of` has room for
     uint32_t* room                  # the limbs of the room that is left, lowest first; NULL: nothing is weighed
+    uint32_t top                    # limbs from here on are 0
     uint32_t* bound                 # the limbs of the most that all entries may weigh together
 
 

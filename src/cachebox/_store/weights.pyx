@@ -1,7 +1,6 @@
 """Exact weights; `weights.pxd` explains them."""
 
 from libc.float cimport DBL_MAX
-from libc.math cimport frexp, ldexp
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -17,12 +16,21 @@ cdef object MOST_AS_INT = UNITS << 63
 
 
 cdef inline uint32_t split(double weight, uint64_t* parts) noexcept nogil:
-    """Split a float into three limbs. Returns the position of the lowest one."""
-    cdef int exponent = 0
-    cdef uint64_t mantissa = <uint64_t>ldexp(frexp(min(weight, DBL_MAX), &exponent), 53)
-    cdef uint32_t bit = <uint32_t>(exponent - 53 + POINT), shift = bit & 31
-    cdef uint64_t low = <uint64_t><uint32_t>mantissa << shift
-    cdef uint64_t high = ((mantissa >> 32) << shift) + (low >> 32)
+    """Split a float of 0 or more into three limbs. Returns the position of the lowest one."""
+    cdef uint64_t bits, mantissa, low, high
+    cdef uint32_t bit, shift
+    weight = min(weight, DBL_MAX)
+    memcpy(&bits, &weight, sizeof(bits))
+    mantissa = bits & ((<uint64_t>1 << 52) - 1)
+    bit = <uint32_t>(bits >> 52) & 0x7FF        # the exponent of IEEE 754, of the last bit of the mantissa plus 1075
+    if bit != 0:
+        mantissa |= <uint64_t>1 << 52
+    else:
+        bit = 1                                 # a subnormal number
+    bit += POINT - 1075
+    shift = bit & 31
+    low = <uint64_t><uint32_t>mantissa << shift
+    high = ((mantissa >> 32) << shift) + (low >> 32)
     parts[0] = <uint32_t>low
     parts[1] = <uint32_t>high
     parts[2] = high >> 32
@@ -57,9 +65,10 @@ cdef void take(uint32_t* limbs, double weight) noexcept nogil:
         borrowed = left >> 63
 
 
-cdef bint is_enough(const uint32_t* limbs, double weight) noexcept nogil:
+cdef bint is_enough(const uint32_t* limbs, uint32_t top, double weight) noexcept nogil:
+    """Whether these limbs, of which those from `top` on are 0, are at least a weight."""
     cdef uint64_t parts[3]
-    cdef uint32_t at = split(weight, parts), k = LIMBS
+    cdef uint32_t at = split(weight, parts), k = max(top, at + 3)
     while k > at + 3:
         k -= 1
         if limbs[k] != 0:
@@ -78,6 +87,9 @@ cdef bint bind_weight(Weights* w, double bound) noexcept nogil:
     w.bound = w.room + LIMBS
     give(w.bound, bound)
     give(w.room, bound)
+    w.top = LIMBS
+    while w.bound[w.top - 1] == 0:
+        w.top -= 1
     return True
 
 
@@ -104,10 +116,12 @@ cdef void less_room_for_weights(Weights* w, uint32_t capacity) noexcept nogil:
 
 cdef bint fits(Weights* w, double weight, double freed) noexcept nogil:
     cdef bint enough
+    if weight <= freed:
+        return True
     if freed == 0.0:
-        return is_enough(w.room, weight)
+        return is_enough(w.room, w.top, weight)
     give(w.room, freed)
-    enough = is_enough(w.room, weight)
+    enough = is_enough(w.room, w.top, weight)
     take(w.room, freed)
     return enough
 

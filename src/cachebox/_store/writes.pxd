@@ -23,7 +23,6 @@ cdef int set_weighed(
     Store store, object key, uint64_t h, object value, double lifetime, double weight, bint only_new
 ) except -1
 cdef int set_tagged(Store store, object key, uint64_t h, object value, double lifetime, tuple tags) except -1
-cdef int set_all(Store store, list items, double lifetime, tuple tags) except -1
 cdef object setdefault_slow(Store store, object key, uint64_t h, object default)
 cdef int touch_value(Store store, object key, double lifetime, PyObject* value) except -2
 cdef object add_int(Store store, object key, object amount)

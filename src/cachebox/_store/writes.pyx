@@ -4,13 +4,13 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport hash_of, mixed, take_over, xdecref
+from cachebox._engine.table cimport take_over, xdecref
 from cachebox._platform.caught cimport raise_current
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, Operation, start
 from cachebox._store.state cimport BY_VALUE, DONE, ISOLATED, NO_MEMORY, TAGGED, WEIGHED, Outcome, Watch, hash_in
 from cachebox._store.store cimport Store
-from cachebox._store.tags cimport TagLink, free_links, make_room_for_links, new_links, some_dropped
+from cachebox._store.tags cimport TagLink, free_links, has_just, make_room_for_links, new_links, some_dropped
 from cachebox.stats cimport MISSES
 
 
@@ -59,25 +59,34 @@ cdef int put_tagged(
     cdef Outcome outcome = NO_MEMORY
     cdef TagLink* chain = NULL
     cdef uint32_t i
-    cdef bint dropped
+    cdef bint dropped, kept
+    cdef list tags = store.find_tags(names)
     try:
         while True:
-            if chain == NULL:
-                chain = new_links(store.find_tags(names))
             i = store.find_to_change(key, h, op)
+            kept = store.is_live(i, now) and has_just(&store.links, i, tags)
+            if chain == NULL and not kept:      # an entry that has these very tags needs no links
+                release(store.lock)
+                op.locked = False
+                chain = new_links(tags)
+                i = store.find_to_change(key, h, op)
+                kept = False
             dropped = some_dropped(chain)
             outcome = NO_MEMORY
             if not dropped and store.prepare(True) and make_room_for_links(&store.links, store.table.capacity):
                 outcome = store.write(i, key, h, value, lifetime, False, weight, now, op)
-            if outcome == DONE:
+            if outcome == DONE and not kept:
                 store.give_tags(op.i, chain, op)
                 chain = NULL
+            if outcome == DONE:
+                store.give_memory_back()        # a heavy entry may have evicted many
             release(store.lock)
             if outcome == DONE:
                 return 0
             if dropped:
                 free_links(chain)
                 chain = NULL
+                tags = store.find_tags(names)
             elif outcome == NO_MEMORY:
                 raise MemoryError("no memory left to store an entry")
             else:
@@ -118,34 +127,6 @@ cdef int set_tagged(Store store, object key, uint64_t h, object value, double li
     finally:
         store.finish(&op)
     return store.forget_failure(key)
-
-
-cdef int set_all(Store store, list items, double lifetime, tuple tags) except -1:
-    """Store all items, as one operation: callbacks run after the last one is stored."""
-    cdef Operation op
-    cdef list checked = []
-    cdef uint64_t h
-    for key, value in items:
-        hashed = hash_of(<PyObject*>key)
-        value = store.copy_of(value)
-        checked.append((key, hashed, value, store.lifetime_for(lifetime, key, value), store.weigh_checked(key, value)))
-    start(&op)
-    try:
-        for key, hashed, value, lifetime, weight in checked:
-            h = mixed(store.table, hashed)
-            if tags:
-                put_tagged(store, key, h, value, lifetime, weight, tags, &op)
-            else:
-                put(store, key, h, value, lifetime, weight, False, &op)
-            store.forget_failure(key)
-            if op.has_policy_lock:
-                failure = store.settle(&op)
-                if failure is not None:
-                    raise failure
-                op.victims = 0
-    finally:
-        store.finish(&op)
-    return 0
 
 
 cdef object setdefault_slow(Store store, object key, uint64_t h, object default):

@@ -169,8 +169,8 @@ def weigh(key, value):
 
 NONSENSE = [
     None, 0, 1, -1, 2**31, 2**64, -(2**64), 10**400, 0.0, math.nan, math.inf, -math.inf, "", "a", b"", (), [], {},
-    set(), object(), len, int, [("a", 1)], [("a", 1, 1.0, 1.0, 1.0, 1)] * 9, [("a", 1, 1.0, 1.0, 1.0, 2**63)],
-    [([], 1, 1.0, 1.0, 1.0, 1)], [(n, 1, math.nan, -math.inf, 1e308, n) for n in range(9)], Exception("x"), ...,
+    set(), object(), len, int, [("a", 1)], ("a", 1), ((),) * 8, ([],) * 8, ([1], [2], *[None] * 6), (["a"] * 9,) * 8,
+    ([[]], [1], *[None] * 6), [math.nan] * 4, [-math.inf] * 4, [2**63] * 4, Exception("x"), ...,
 ]
 
 
@@ -182,8 +182,12 @@ def damages(state, nonsense):
         yield {other: state[other] for other in state if other != name}
     for name in state["options"]:
         yield {**state, "options": {**state["options"], name: nonsense}}
-    for at in range(6):
-        for number in range(len(state["entries"])):
-            entries = list(state["entries"])
-            entries[number] = (*entries[number][:at], nonsense, *entries[number][at + 1:])
-            yield {**state, "entries": entries}
+    columns = [[None] * len(state["entries"][0]) if column is None else column for column in state["entries"]]
+    for at, column in enumerate(columns):
+        entries = list(state["entries"])
+        yield {**state, "entries": (*entries[:at], nonsense, *entries[at + 1:])}
+        yield {**state, "entries": (*entries[:at], *entries[at + 1:])}
+        yield {**state, "entries": (*entries[:at], column[:-1], *entries[at + 1:])}
+        for number in range(len(column)):
+            damaged = [*column[:number], nonsense, *column[number + 1:]]
+            yield {**state, "entries": (*entries[:at], damaged, *entries[at + 1:])}
