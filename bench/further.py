@@ -1,4 +1,4 @@
-"""The figures of operations other than a hit: bulk operations, lifetimes, tags, copies, growth, and what others wait for.
+"""Figures of operations other than a hit: bulk operations, lifetimes, tags, copies, growth, what others wait for.
 
 `figures.py` has the table and the command. Each figure is a ratio to the loop that one would write instead, to a plain
 `set`, or to a peer; the longest standstill alone is in milliseconds.

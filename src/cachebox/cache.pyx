@@ -17,7 +17,7 @@ from sys import intern as sys_intern, maxsize as LARGEST_SIZE
 
 from cachebox._engine.lru cimport LRU
 from cachebox._engine.table cimport (
-    UNCHANGED, Engine, Entry, decref, hash_of, incref, likely, mixed, take_over, unlikely,
+    UNCHANGED, Engine, Entry, decref, hash_of, incref, likely, take_over, unlikely,
 )
 from cachebox._loading.fast_path cimport (
     ItemRest, ItemSearch, Rest, Search, find_at_once, get_equal, is_equal_hit, is_plain_hit, knows_hash, mixed_in,

@@ -1,4 +1,4 @@
-"""Tables grow in steps: the slots to come are filled ahead. Here tables of four entries do, and every step is checked."""
+"""Tables grow in steps: the slots to come are filled ahead. Here small tables do, and every step is checked."""
 
 from __future__ import annotations
 

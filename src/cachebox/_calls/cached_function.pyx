@@ -340,7 +340,7 @@ cdef class CachedFunction(CachedCall):
         else:
             stats = self._cache.statistics
             numbers = stats.count(HITS), stats.count(MISSES), self._cache.max_size, self._cache.size()
-        return new_tuple(<PyTypeObject*>info_type, (numbers,), NULL)           # the class's own `__new__` is written in Python
+        return new_tuple(<PyTypeObject*>info_type, (numbers,), NULL)   # its own `__new__` is written in Python
 
     def cache_clear(self):
         """Forget all results and set the statistics to zero. In a shared cache, only this function's. O(n).

@@ -60,7 +60,7 @@ class Encoding:
     def dumps(self, key: object, *rest: object) -> bytes:
         """A key and the values that belong to it as bytes. Raises TypeError if they would not come back equal."""
         if self.is_json:
-            if type(key) is str and len(rest) == 2 and rest[1] == [] and type(rest[0]) in _PLAIN:   # as most entries are
+            if type(key) is str and len(rest) == 2 and rest[1] == [] and type(rest[0]) in _PLAIN:   # the commonest
                 return f"[{encode_basestring_ascii(key)},{_dump_json(rest[0])},[]]".encode()
             if type(key) not in JSON_KEYS:
                 raise TypeError(

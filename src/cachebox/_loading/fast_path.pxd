@@ -12,9 +12,9 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref,
-    expect_to_leave, home, incref,
-    is_too_large, likely, lookup, lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value, short_equal, unlikely,
+    ASKS, MOVES_TO_BACK, UNCERTAIN, Table, candidate, candidate_nearby, decref, expect_to_leave, home, incref,
+    is_too_large, likely, lookup, lookup_from, mixed, move_to_back, on_hit, plain_equal, plainly_equal, put_value,
+    short_equal, unlikely,
 )
 from cachebox._loading.single_flight cimport Leader, may_store
 from cachebox._platform.lock cimport acquire, release

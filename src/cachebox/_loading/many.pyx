@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
-from cachebox._engine.table cimport allocate, deallocate, decref, hash_of, incref, take_over
+from cachebox._engine.table cimport allocate, deallocate, hash_of, take_over
 from cachebox._loading.fast_path cimport mixed_in, try_delete, try_get, try_set, try_set_for
 from cachebox._loading.fetch cimport get_slow
 from cachebox._platform.lock cimport let_others_in
@@ -18,7 +18,6 @@ from cachebox._store.writes cimport put, put_tagged
 
 cdef extern from *:
     dict new_dict "__Pyx_PyDict_NewPresized"(Py_ssize_t n)
-    int put_in "PyDict_SetItem"(dict, PyObject* key, PyObject* value) except -1
     PyObject* item_of_list "PyList_GET_ITEM"(list, Py_ssize_t) noexcept
     PyObject* item_of_pair "PyTuple_GET_ITEM"(PyObject*, Py_ssize_t) noexcept
 
@@ -53,20 +52,18 @@ cdef dict get_all(Store store, list keys):
     cdef Py_ssize_t n = len(keys), k
     cdef Py_hash_t* hashes = hashes_of(keys)
     cdef dict found
-    cdef PyObject* key
     cdef PyObject* value
     cdef uint64_t h
     try:
         found = new_dict(min(n, store.live))
         for k in range(n):
-            key = item_of_list(keys, k)
+            key = keys[k]
             h = mixed_in(<PyObject*>store, hashes[k])
-            value = try_get(<PyObject*>store, key, h)
+            value = try_get(<PyObject*>store, <PyObject*>key, h)
             if value == NULL:
-                value = get_slow(store, <object>key, h)
+                value = get_slow(store, key, h)
             if value != NULL:
-                held = take_over(value)
-                put_in(found, key, value)
+                found[key] = take_over(value)
             if k % AT_ONCE == AT_ONCE - 1:
                 let_others_in()
     finally:
@@ -111,7 +108,9 @@ cdef int set_all(Store store, object items, double lifetime, tuple tags) except 
         begin(&at, items)
         for k in range(n):
             if has_next(&at, items):
-                set_one(store, at.key, hashes[k], at.value, lifetime, &op)
+                key = <object>at.key            # held: what is replaced may run any code when it dies
+                value = <object>at.value
+                set_one(store, key, hashes[k], value, lifetime, &op)
             if k % AT_ONCE == AT_ONCE - 1:
                 let_others_in()
     finally:
@@ -144,15 +143,15 @@ cdef inline bint has_next(Cursor* cursor, object items) noexcept:
 
 
 cdef int set_one(
-    Store store, PyObject* key, Py_hash_t hashed, PyObject* value, double lifetime, Operation* op
+    Store store, object key, Py_hash_t hashed, object value, double lifetime, Operation* op
 ) except -1:
     cdef uint64_t h = mixed_in(<PyObject*>store, hashed)
-    if lifetime == INFINITY and try_set(store, key, h, value, False):
+    if lifetime == INFINITY and try_set(store, <PyObject*>key, h, <PyObject*>value, False):
         return 0
-    if try_set_for(store, key, h, value, lifetime):
+    if try_set_for(store, <PyObject*>key, h, <PyObject*>value, lifetime):
         return 0
-    put(store, <object>key, h, <object>value, lifetime, 0.0, False, op)
-    return set_next(store, <object>key, op)
+    put(store, key, h, value, lifetime, 0.0, False, op)
+    return set_next(store, key, op)
 
 
 cdef int set_next(Store store, object key, Operation* op) except -1:

@@ -5,7 +5,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
-    Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value, take_over, whole_hash,
+    Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value, whole_hash,
 )
 from cachebox._platform.lock cimport acquire, release
 from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
