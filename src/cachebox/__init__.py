@@ -12,7 +12,7 @@
 49
 """
 
-from cachebox._platform import _interpreter  # noqa: F401, I001 (first, because its error says why others would fail)
+from cachebox._platform import _interpreter  # noqa: F401, I001 (first: its error says why others would fail)
 from cachebox._calls.disabling import disabled
 from cachebox._platform.registry import caches, clear_all
 from cachebox._store.sizes import sizeof

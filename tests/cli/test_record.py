@@ -36,6 +36,24 @@ def test_requests_are_written_in_order(any_policy, tmp_path):
         assert (recording.requests, recording.lost) == (500, 0)
 
 
+def test_each_request_is_written_once(policy, tmp_path):
+    cache = Cache(2, policy=policy)
+    path = tmp_path / "load.u64"
+    for deeds, requests in [
+        (lambda: [cache.get("absent"), cache.get("absent")], 2),
+        (lambda: [cache.get("new"), cache.set("new", 1)], 1),
+        (lambda: [cache.get("new"), cache["new"]], 2),
+        (lambda: [cache.set("other", 1)], 1),
+        (lambda: [cache.get_or_set("third", int), cache.get_or_set("third", int)], 2),
+        (lambda: [cache.get_many(["fourth", "fifth"]), cache.update(fourth=4, fifth=5)], 2),
+        (lambda: [cache.peek("new"), cache.delete("absent"), "x" in cache], 0),
+    ]:
+        with record(cache, path) as recording:
+            deeds()
+        assert recording.requests == requests
+        cache.resize(10)
+
+
 def test_a_cache_does_the_same_while_it_is_recorded(policy, tmp_path):
     cache, other = Cache(20, policy=policy), Cache(20, policy=policy)
     with record(cache, tmp_path / "load.u64"):

@@ -63,6 +63,7 @@ def test_all_is_exact():
         assert getattr(cachebox, name) is not None
     public = {name for name in dir(cachebox) if not name.startswith("_")}
     public = {name for name in public if not isinstance(getattr(cachebox, name), types.ModuleType)}
+    assert not hasattr(cachebox, "cachebox")
     assert public == set(cachebox.__all__)
     assert len(cachebox.__all__) == len(set(cachebox.__all__))
 

@@ -89,12 +89,17 @@ cdef struct Moves:                  # which entries have moved because a table h
     uint32_t n                      # of them
 
 
+cdef enum:
+    MISSES_KEPT = 256               # a power of two
+
+
 cdef struct Tape:                   # where a recording writes down the hashes of requested keys
     uint32_t* hashes                # owned
     uint32_t n                      # of them
     uint32_t room
     uint32_t bound                  # a hash is in the sample if its product with an odd number is at most this
     uint64_t lost                   # requests that found no room
+    uint32_t[MISSES_KEPT] missed    # hashes of keys whose miss is written down: storing them is no further request
     Use use                         # the table's `use` before the recording, during which it is ASKS
 
 
@@ -354,6 +359,19 @@ cdef inline void on_hit(PyObject* engine, uint32_t i) noexcept nogil:
         (<Engine>engine).on_hit(i)
         if unlikely((<Engine>engine).tape != NULL):
             write_down((<Engine>engine).tape, (<Engine>engine).table.entries[i].hash)
+
+
+cdef inline void write_down_miss(Tape* tape, uint32_t h) noexcept nogil:
+    tape.missed[h & (MISSES_KEPT - 1)] = h
+    write_down(tape, h)
+
+
+cdef inline void write_down_new(Tape* tape, uint32_t h) noexcept nogil:
+    """Write down a new entry, unless the miss before it is written down."""
+    if tape.missed[h & (MISSES_KEPT - 1)] != h or h == 0:
+        write_down(tape, h)
+    else:
+        tape.missed[h & (MISSES_KEPT - 1)] = 0
 
 
 cdef void drop_detached(Table* detached) noexcept

@@ -286,7 +286,7 @@ cdef class Engine:
         if unlikely(i < self.ahead.fresh):
             place(&self.ahead, i)
         if unlikely(self.tape != NULL):
-            write_down(self.tape, <uint32_t>h)
+            write_down_new(self.tape, <uint32_t>h)
         return i
 
     cdef void release(self, uint32_t i) noexcept nogil:
@@ -310,7 +310,7 @@ cdef class Engine:
         else:
             enter_other_instead(&self.table, i, key, h, slot)
         if unlikely(self.tape != NULL):
-            write_down(self.tape, <uint32_t>h)
+            write_down_new(self.tape, <uint32_t>h)
 
     cdef void _replace_in_both(self, uint32_t i, PyObject* key, uint64_t h, uint32_t slot) noexcept nogil:
         """`replace` for an entry that stands in the slots to come, too."""

@@ -182,7 +182,7 @@ cdef inline bint try_miss(Store self, PyObject* key, uint64_t h) noexcept:
     acquire(self.lock)
     missing = self.modes == 0 and lookup(self.table, key, h) == 0
     if missing:
-        self.counts[MISSES] += 1
+        self.note_miss(h)
     release(self.lock)
     return missing
 

@@ -11,6 +11,7 @@ from cachebox._loading.loader cimport NOTHING, Loader, load_all
 from cachebox._loading.refresh cimport get_now, get_or_refresh
 from cachebox._loading.single_flight cimport Joined, Leader, complete, fail, join_or_lead, new_leader, still_leads
 from cachebox._platform.caught cimport raise_current
+from cachebox._platform.lock cimport acquire, release
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.options cimport lifetime_of, seconds_given
 from cachebox._store.state cimport AHEAD, STALE, hash_in, new_watch
@@ -66,7 +67,9 @@ cdef PyObject* get_through(Store store, object key, uint64_t h) except? NULL:
 cdef PyObject* find_missing(PyObject* self, PyObject* key, uint64_t h, bint compared) except? NULL:
     """A new reference to the value of a key that the fast path did not find; NULL: a miss."""
     if compared and (<Store>self).loader is None:
-        (<Store>self).count_miss()
+        acquire((<Store>self).lock)
+        (<Store>self).note_miss(h)
+        release((<Store>self).lock)
         return NULL
     return get_slow(<Store>self, <object>key, h)
 

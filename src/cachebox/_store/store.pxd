@@ -30,6 +30,7 @@ cdef class Store(State):
     cdef int forget_failure(self, object key) except -1
     cdef int count_hit(self) except -1
     cdef int count_miss(self) except -1
+    cdef void note_miss(self, uint64_t h) noexcept
     cdef int finish(self, Operation* op) except -1
     cdef int finish_with(self, Operation* op, PyObject* held) except -1
     cdef object settle(self, Operation* op)

@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cachebox._engine.table cimport (
     UNCERTAIN, Engine, Table, candidate, decref, drop_detached, hash_of, home, incref, lookup, mixed, put_value,
-    take_over, xdecref,
+    take_over, unlikely, write_down_miss, xdecref,
 )
 from cachebox._platform.callers cimport this_greenlet
 from cachebox._platform.caught cimport ask_hash, caught
@@ -326,7 +326,7 @@ cdef class Store(State):
                 value = self.table.entries[i].value
                 incref(value)
             elif counts:
-                self.counts[MISSES] += 1
+                self.note_miss(h)
                 if i != 0 and self.table.entries[i].value != NULL and not (
                     self.modes & STALE and deadline(&self.expiry, i) + self.stale > now     # it may be served stale
                 ):
@@ -343,6 +343,12 @@ cdef class Store(State):
         self.counts[NEGATIVE_HITS] += 1
         release(self.lock)
         return 0
+
+    cdef void note_miss(self, uint64_t h) noexcept:
+        """Count the miss of a key. Needs the lock."""
+        self.counts[MISSES] += 1
+        if unlikely(self.engine.tape != NULL):
+            write_down_miss(self.engine.tape, <uint32_t>h)
 
     cdef int count_miss(self) except -1:
         """Count a miss of a call that has no key."""
