@@ -242,3 +242,12 @@ def test_the_page_lists_all_metrics():
     for metric in METRICS:
         assert f"`{full_name(metric)}`" in text, metric
     assert set(re.findall(r"`(cachebox_\w+)`", text)) == {full_name(metric) for metric in METRICS}
+
+
+def test_what_is_no_registry_and_no_meter_is_refused():
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    with pytest.raises(TypeError, match="registry must be a CollectorRegistry .* not int"):
+        prometheus(5)
+    pytest.importorskip("opentelemetry.metrics", reason="opentelemetry-api is not installed")
+    with pytest.raises(TypeError, match="meter must be a Meter .* not int"):
+        opentelemetry(5)

@@ -22,7 +22,7 @@ def opentelemetry(meter: Any = None) -> None:
     Args:
         meter: a `Meter` of OpenTelemetry; None: the global provider's meter ``cachebox``.
 
-    Raises ImportError without the extra ``opentelemetry``. Instruments are called ``cachebox.hits`` and so on; their
+    Raises ImportError without the extra ``opentelemetry``, and TypeError for what is no meter. Instruments are called ``cachebox.hits`` and so on; their
     attributes are the labels of the Prometheus metrics. A collection costs some microseconds per cache, and a hit
     nothing. Call it once per meter.
     """
@@ -34,6 +34,8 @@ def opentelemetry(meter: Any = None) -> None:
         ) from error
     if meter is None:
         meter = metrics.get_meter("cachebox")
+    elif not callable(getattr(meter, "create_observable_counter", None)):
+        raise TypeError(f"meter must be a Meter of OpenTelemetry or None, not {type(meter).__name__}")
     round_of = _Round()
     for metric in METRICS:
         make = meter.create_observable_counter if metric.counts else meter.create_observable_gauge

@@ -32,7 +32,7 @@ def prometheus(registry: Any = None) -> None:
     Args:
         registry: a `CollectorRegistry` of prometheus-client; None: its default one.
 
-    Raises ImportError without the extra ``prometheus``. Calling it again changes nothing. A scrape costs some
+    Raises ImportError without the extra ``prometheus``, and TypeError for what is no registry. Calling it again changes nothing. A scrape costs some
     microseconds per cache, and a hit nothing. With ``PROMETHEUS_MULTIPROC_DIR`` set, the values are written into the
     process's files instead, once a second and at its end: call it in each process, or before they are forked.
     """
@@ -45,6 +45,10 @@ def prometheus(registry: Any = None) -> None:
         return
     if registry is None:
         registry = prometheus_client.REGISTRY
+    elif not callable(getattr(registry, "register", None)):
+        raise TypeError(
+            f"registry must be a CollectorRegistry of prometheus-client or None, not {type(registry).__name__}"
+        )
     if registry not in _known:
         registry.register(_Collector())
         _known.add(registry)
