@@ -6,9 +6,9 @@ fails, the key counts as unreachable. The rest is settled in the background, as 
 
 Invariants: an invalidation is noted before the first tier forgets, and looked up after the permission to store was
 taken (`Tier.begin_fill`). So no earlier value can get in between. What a server has carried out settles only what was
-noted before it was asked (`mark`): what fails meanwhile concerns later values. In each bucket one caller settles at a time, because
-a second, late removal would also remove what was written after the first. The memory is bounded: with too many pending
-invalidations, everything is invalidated.
+noted before it was asked (`mark`): what fails meanwhile concerns later values. In each bucket one caller settles at a
+time, because a second, late removal would also remove what was written after the first. The memory is bounded: with
+too many pending invalidations, everything is invalidated.
 """
 
 from __future__ import annotations
