@@ -291,3 +291,55 @@ def test_what_is_read_meanwhile_is_not_kept(server):
         cache._tier.forget_keys(["page:1"])
         assert not cache._tier.store(fill, "old", 60.0)
         assert cache.get("page:1") is None
+
+
+@must_end
+@pytest.mark.parametrize("how", ["delete", "clear", "invalidate_tag", "invalidate_prefix", "settled"])
+def test_what_fails_while_a_server_answers_stays_to_be_done(how, server, monkeypatch):
+    """An answer tells of what was to be forgotten before the question; the failure of another caller came later."""
+    with DistributedCache(redis_port=server.port, timeout=30) as cache:
+        core, pending = cache._core, cache._core.pending
+        monkeypatch.setattr(pending, "_plan", lambda: None)     # nothing is done in the background
+        cache.set("k", 1, tags="t")
+        cache.barrier()
+
+        def others_fail():
+            if how == "invalidate_tag":
+                pending.add_tag("t", None)
+            elif how == "clear":
+                pending.add_all()
+            elif how == "invalidate_prefix":
+                pending.add_rule(pending_invalidations.Rule(("prefix", "k"), lambda key: key == "k", None, None))
+            else:
+                pending.add_keys(["k"])
+
+        def left():
+            return bool(pending._keys or pending._tags or pending._rules or pending._clears is None or pending._clears)
+
+        ask, asked = core.topology.ask, []
+
+        def asking(commands, *args, **options):
+            replies = yield from ask(commands, *args, **options)
+            if not asked:
+                asked.append(1)
+                others_fail()
+            return replies
+
+        if how == "settled":
+            others_fail()
+        monkeypatch.setattr(core.topology, "ask", asking)
+        if how == "settled":
+            assert core.topology.owners is not None
+            cache._driver.run(pending.settle(["k"], core.deadline()))
+        elif how == "clear":
+            cache.clear()
+        elif how == "delete":
+            cache.delete("k")
+        else:
+            getattr(cache, how)("t" if how == "invalidate_tag" else "k")
+        assert asked and left() and pending.exists
+        monkeypatch.setattr(core.topology, "ask", ask)
+        if how == "invalidate_prefix":
+            pending.has_removed(("prefix", "k"), pending.mark)
+        assert cache.get("k") is None
+        assert not left() and not pending.exists

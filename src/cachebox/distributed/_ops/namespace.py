@@ -44,6 +44,7 @@ class Namespace:
         buckets = range(len(names.buckets)) if names is not None else range(1)
         token = new_token()
         commands = [(b, script_call(CLEAR, [names.generation(b)] if names is not None else [], token)) for b in buckets]
+        mark = self._core.pending.mark
         write = self._core.tier.begin_write((), True)
         try:
             replies = yield from self._core.topology.ask(commands, deadline)
@@ -53,7 +54,7 @@ class Namespace:
             raise
         done = [bucket for bucket, reply in zip(buckets, replies, strict=True) if type(reply) is not Failure]
         failures = [reply for reply in replies if type(reply) is Failure]
-        self._core.pending.has_cleared(done, not failures)
+        self._core.pending.has_cleared(done, not failures, mark)
         if done:
             self._core.tier.end_write(write, (), done)
             self._core.chores.schedule(0.0, lambda: self._clean(CLEANINGS))
@@ -90,6 +91,7 @@ class Namespace:
             commands.append((bucket, script_call(INVALIDATE_TAG, keys, fresh)))
         tier = self._core.tier
         held = tier.has_tag(tag)
+        mark = self._core.pending.mark
         write = tier.begin_write((), False, tag)
         try:
             replies = yield from self._core.topology.ask(commands, deadline)
@@ -99,7 +101,7 @@ class Namespace:
             raise
         failures = [reply for reply in replies if type(reply) is Failure]
         done = [bucket for bucket, reply in enumerate(replies) if type(reply) is not Failure]
-        self._core.pending.has_dropped(tag, done)
+        self._core.pending.has_dropped(tag, done, mark)
         if failures:
             self._core.pending.add_tag(tag, set(range(len(replies))) - set(done) if done else None)
         tier.drop_tag(tag)
@@ -127,10 +129,11 @@ class Namespace:
     ) -> Effects[int]:
         deadline = self._deadline(timeout)
         settle = partial(self._settle_named, prefix)
+        mark = self._core.pending.mark
         rule = Rule(name, lambda key: key.startswith(prefix) and matches(key), None, settle)
         try:
             removed = yield from self._remove_pages(prefix, rule, lambda: deadline, False)
-            self._core.pending.has_removed(name)
+            self._core.pending.has_removed(name, mark)
             return removed
         except BackendUnavailable:
             self._core.pending.add_rule(rule)

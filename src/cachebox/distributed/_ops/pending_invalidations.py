@@ -5,9 +5,10 @@ its pending invalidations are settled: its bucket is cleared, its tags are inval
 fails, the key counts as unreachable. The rest is settled in the background, as soon as the servers can be reached.
 
 Invariants: an invalidation is noted before the first tier forgets, and looked up after the permission to store was
-taken (`Tier.begin_fill`). So no earlier value can get in between. In each bucket one caller settles at a time, because
-a second, late removal would also remove what was written after the first. The memory is bounded: with too many pending
-invalidations, everything is invalidated.
+taken (`Tier.begin_fill`). So no earlier value can get in between. What a server has carried out settles only what was
+noted before it was asked (`mark`): what fails meanwhile concerns later values. In each bucket one caller settles at a
+time, because a second, late removal would also remove what was written after the first. The memory is bounded: with
+too many pending invalidations, everything is invalidated.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Rule:
         self.predicate = predicate
         self.settle = settle
         self.not_before = time.monotonic() + RULES_AFTER
+        self.stamp = 0                          # when it was noted
         self.settled: set[str] = set()          # keys that the servers have forgotten since
         self.cleared: set[int] = set()          # buckets that were cleared since
 
@@ -67,6 +69,7 @@ class PendingInvalidations:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._stamp = 0                         # counts what was noted
         self._reset()
         self.renew()
 
@@ -80,18 +83,24 @@ class PendingInvalidations:
 
     def _reset(self) -> None:
         self.exists = False
-        self._keys: dict[str, None] = {}
+        self._keys: dict[str, int] = {}         # key: when it was noted
         self._tags: dict[str, set[int] | None] = {}         # tag: its buckets; None: all
+        self._tags_noted: dict[str, int] = {}               # tag: when it was noted
         self._clears: set[int] | None = set()               # buckets to clear; None: all
+        self._clears_noted = 0
         self._rules: dict[object, Rule] = {}
         self._refused: dict[int, tuple[float, Failure]] = {}    # bucket: not to be tried before a time, and why
 
     # --- adding -------------------------------------------------------------------------------------------------------
 
+    def _next_stamp(self) -> int:
+        self._stamp += 1
+        return self._stamp
+
     def add_keys(self, keys: Iterable[str]) -> None:
         """Note keys to forget."""
         with self._lock:
-            self._keys.update(dict.fromkeys(keys))
+            self._keys.update(dict.fromkeys(keys, self._next_stamp()))
             if len(self._keys) <= MOST_KEYS:
                 self._added()
                 return
@@ -104,7 +113,8 @@ class PendingInvalidations:
                 self._reset()
                 self._clears = None
             elif self._clears is not None:
-                self._clears.update(buckets)
+                self._clears = self._clears.union(buckets)
+            self._clears_noted = self._next_stamp()
             self._added()
         self._core.tier.clear(False)
 
@@ -113,6 +123,7 @@ class PendingInvalidations:
         with self._lock:
             known = self._tags.get(tag, set())
             self._tags[tag] = None if buckets is None or known is None else known.union(buckets)
+            self._tags_noted[tag] = self._next_stamp()
             if len(self._tags) <= MOST_KEYS:
                 self._added()
                 return
@@ -121,6 +132,7 @@ class PendingInvalidations:
     def add_rule(self, rule: Rule) -> None:
         """Note a rule, and drop what matches here at once."""
         with self._lock:
+            rule.stamp = self._next_stamp()
             self._rules[rule.name] = rule
             too_many = len(self._rules) > MOST_RULES
             self._added()
@@ -149,55 +161,73 @@ class PendingInvalidations:
 
     # --- settling -----------------------------------------------------------------------------------------------------
 
-    def has_forgotten(self, keys: Iterable[str]) -> None:
+    @property
+    def mark(self) -> int:
+        """What was noted so far, for the methods below: taken before a server is asked."""
+        return self._stamp
+
+    def has_forgotten(self, keys: Iterable[str], mark: int) -> None:
         """The servers have forgotten these keys."""
         if self.exists:
             with self._lock:
-                for key in keys:
-                    self._keys.pop(key, None)
+                self._forget(keys, mark)
                 self._drop_settled()
 
-    def has_cleared(self, buckets: Iterable[int], are_all: bool) -> None:
+    def _forget(self, keys: Iterable[str], mark: int) -> None:
+        for key in keys:
+            if self._keys.get(key, mark + 1) <= mark:
+                del self._keys[key]
+
+    def has_cleared(self, buckets: Iterable[int], are_all: bool, mark: int) -> None:
         """The servers have forgotten these buckets; `are_all`: all of them."""
         if self.exists:
             with self._lock:
-                if are_all:
+                if are_all and self._stamp == mark:
                     self._reset()
                     return
                 for bucket in buckets:
-                    self._strike(bucket)
+                    self._strike(bucket, mark)
                 self._drop_settled()
 
-    def has_dropped(self, tag: str, buckets: Iterable[int]) -> None:
+    def has_dropped(self, tag: str, buckets: Iterable[int], mark: int) -> None:
         """The servers have forgotten the entries with a tag."""
         if self.exists:
             with self._lock:
-                left = self._spread(self._tags.get(tag, set())) - set(buckets)
-                self._tags[tag] = left
+                self._drop_tag(tag, set(buckets), mark)
                 self._drop_settled()
 
-    def has_removed(self, name: object) -> None:
+    def _drop_tag(self, tag: str, buckets: set[int], mark: int) -> None:
+        if self._tags_noted.get(tag, mark + 1) <= mark:
+            self._tags[tag] = self._spread(self._tags.get(tag, set())) - buckets
+
+    def has_removed(self, name: object, mark: int) -> None:
         """The servers have forgotten what a rule matches."""
         if self.exists:
             with self._lock:
-                self._rules.pop(name, None)
+                rule = self._rules.get(name)
+                if rule is not None and rule.stamp <= mark:
+                    del self._rules[name]
                 self._drop_settled()
 
     def _spread(self, buckets: set[int] | None) -> set[int]:
         names = self._core.names
         return set(range(len(names.buckets) if names is not None else 1)) if buckets is None else buckets
 
-    def _strike(self, bucket: int) -> None:
+    def _strike(self, bucket: int, mark: int) -> None:
         names = self._core.names
-        self._clears = self._spread(self._clears) - {bucket}
+        if self._clears_noted <= mark:
+            self._clears = self._spread(self._clears) - {bucket}
         if names is not None:
-            self._keys = {key: None for key in self._keys if names.bucket(key) != bucket}
+            self._forget([key for key in self._keys if names.bucket(key) == bucket], mark)
         for rule in self._rules.values():
-            rule.cleared.add(bucket)
-        self._tags = {tag: self._spread(buckets) - {bucket} for tag, buckets in self._tags.items()}
+            if rule.stamp <= mark:
+                rule.cleared.add(bucket)
+        for tag in list(self._tags):
+            self._drop_tag(tag, {bucket}, mark)
 
     def _drop_settled(self) -> None:
-        self._tags = {tag: buckets for tag, buckets in self._tags.items() if buckets is None or buckets}
+        for tag in [tag for tag, buckets in self._tags.items() if buckets is not None and not buckets]:
+            del self._tags[tag], self._tags_noted[tag]
         if not (self._keys or self._tags or self._rules or self._clears is None or self._clears):
             self._reset()
             log.info("all pending invalidations have reached the servers")
@@ -254,6 +284,7 @@ class PendingInvalidations:
         core, names = self._core, self._core.names
         assert names is not None
         with self._lock:
+            mark = self._stamp
             until, failure = self._refused.get(bucket, (0.0, None))
             if failure is not None and time.monotonic() < until:
                 return failure
@@ -289,11 +320,10 @@ class PendingInvalidations:
         with self._lock:
             self._refused.pop(bucket, None)
             if clears:
-                self._strike(bucket)
+                self._strike(bucket, mark)
             for tag in tags:
-                self._tags[tag] = self._spread(self._tags.get(tag, set())) - {bucket}
-            for key in due:
-                self._keys.pop(key, None)
+                self._drop_tag(tag, {bucket}, mark)
+            self._forget(due, mark)
             for rule, key in marks:
                 rule.settled.add(key)
             if self.exists:
@@ -360,13 +390,14 @@ class PendingInvalidations:
         for rule in rules:
             if not core.topology.can_be_asked:  # it would count as an error each time
                 return
+            mark = self._stamp
             try:
                 yield from rule.settle(rule)
             except BackendUnavailable:
                 raise
             except Exception:                   # the predicate raised: no value is known to go
                 log.warning("entries to invalidate cannot be found, because a predicate fails", exc_info=True)
-            self.has_removed(rule.name)
+            self.has_removed(rule.name, mark)
 
     def _probe(self) -> Effects[None]:
         """Probe the servers, because no tracking connection finds out whether they serve again."""

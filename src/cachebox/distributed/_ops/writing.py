@@ -106,13 +106,14 @@ class Writing(Entries):
         ]
         deleted = 0
         failed = []
+        mark = self.pending.mark
         for (_, members), reply, write in (yield from self.send_writes(commands, groups, deadline, True)):
             if type(reply) is Failure:
                 failed.append((members, reply))
                 self.pending.add_keys(members)
             else:
                 deleted += reply
-                self.pending.has_forgotten(members)
+                self.pending.has_forgotten(members, mark)
             self.tier.end_write(write)
         self.raise_failed(failed)
         return deleted
