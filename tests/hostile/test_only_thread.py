@@ -15,7 +15,7 @@ from in_threads import Started, must_end, wait_until
 
 
 class Work:
-    """What the thread does: it counts how many do it at once, until it is told to end."""
+    """What the thread does: it counts how many do it at once, until it has to end."""
 
     def __init__(self):
         self.end = threading.Event()

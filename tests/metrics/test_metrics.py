@@ -246,8 +246,8 @@ def test_the_page_lists_all_metrics():
 
 def test_what_is_no_registry_and_no_meter_is_refused():
     pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
-    with pytest.raises(TypeError, match="registry must be a CollectorRegistry .* not int"):
+    with pytest.raises(TypeError, match=r"registry must be a CollectorRegistry .* not int"):
         prometheus(5)
     pytest.importorskip("opentelemetry.metrics", reason="opentelemetry-api is not installed")
-    with pytest.raises(TypeError, match="meter must be a Meter .* not int"):
+    with pytest.raises(TypeError, match=r"meter must be a Meter .* not int"):
         opentelemetry(5)

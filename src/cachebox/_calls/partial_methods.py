@@ -22,7 +22,7 @@ class CachedPartialMethod(partialmethod[Any]):
             if instance is not None:
                 bound.__self__ = instance
             return bound
-        for name in CALLS:                      # a function that takes the instance, made anew at each look-up
+        for name in CALLS:                      # a function that takes the instance, a new one at each look-up
             if hasattr(self.func, name):
                 setattr(found, name, partial(self._control, name))
         if hasattr(self.func, "set"):

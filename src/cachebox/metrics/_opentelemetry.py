@@ -22,9 +22,9 @@ def opentelemetry(meter: Any = None) -> None:
     Args:
         meter: a `Meter` of OpenTelemetry; None: the global provider's meter ``cachebox``.
 
-    Raises ImportError without the extra ``opentelemetry``, and TypeError for what is no meter. Instruments are called ``cachebox.hits`` and so on; their
-    attributes are the labels of the Prometheus metrics. A collection costs some microseconds per cache, and a hit
-    nothing. Call it once per meter.
+    Raises ImportError without the extra ``opentelemetry``, and TypeError for what is no meter. Instruments are called
+    ``cachebox.hits`` and so on; their attributes are the labels of the Prometheus metrics. A collection costs some
+    microseconds per cache, and a hit nothing. Call it once per meter.
     """
     try:
         from opentelemetry import metrics

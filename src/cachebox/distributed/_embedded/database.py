@@ -55,7 +55,7 @@ DAMAGE = {
 
 
 def is_full(error: Exception) -> bool:
-    """Whether something could not be written for want of room."""
+    """Whether something could not be written because there is no room."""
     return _has_code_in(FULL, error)
 
 

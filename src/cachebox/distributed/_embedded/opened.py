@@ -71,7 +71,7 @@ class Opened:
             self.page_fd = self._keep(page_fd)
             self.lock = WriterLock(lock_fd, self.page)
             is_unused = self.place.opened == 0 and self.place.is_alone(self.page)
-            if not is_mine and (is_unused or self.page.is_new):     # whoever has the lock looks it over
+            if not is_mine and (is_unused or self.page.is_new):     # the owner of the lock looks it over
                 raise Busy("another process is opening it")
             self.place.take(self.page)
             if is_mine and is_unused:

@@ -223,7 +223,7 @@ class Tracking:
         if self._is_stopped:
             self._close_sockets()
         elif not self._is_ending:
-            self.start()                        # the fork for which the thread was to end is over already
+            self.start()                        # the fork for which the thread was to end has ended already
 
     def _work(self) -> None:
         if not self._is_orderly:                # the error may have left any connection in the middle of a reply
