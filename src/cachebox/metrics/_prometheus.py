@@ -33,8 +33,9 @@ def prometheus(registry: Any = None) -> None:
         registry: a `CollectorRegistry` of prometheus-client; None: its default one.
 
     Raises ImportError without the extra ``prometheus``, and TypeError for what is no registry. Calling it again changes
-    nothing. A scrape costs some microseconds per cache, and a hit nothing. With ``PROMETHEUS_MULTIPROC_DIR`` set, the values are written into the
-    process's files instead, once a second and at its end: call it in each process, or before they are forked.
+    nothing. A scrape costs some microseconds per cache, and a hit nothing. With ``PROMETHEUS_MULTIPROC_DIR`` set, the
+    values are written into the process's files instead, once a second and at its end: call it in each process, or
+    before they are forked.
     """
     try:
         import prometheus_client
