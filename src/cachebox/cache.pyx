@@ -12,7 +12,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from _collections_abc import Mapping, MutableMapping
-from itertools import repeat as repeated
 from sys import intern as sys_intern, maxsize as LARGEST_SIZE
 
 from cachebox._engine.lru cimport LRU
@@ -1176,17 +1175,18 @@ cdef class Cache(Store):
         return load(self, path, serializer, secret)
 
     def _export(self):
-        """The live entries, next victim first: (key, value, seconds to live, rank, tags)."""
+        """The live entries, next victim first, as columns: keys, values, seconds to live, ranks, tags.
+
+        The last three are None if no entry expires, all ranks are 0, or no entry has a tag.
+        """
         keys, values, lefts, ends, _, ranks, tags, _ = export(self)
-        ends = lefts if ends is None else ends
-        n = len(keys)
-        return list(zip(
-            keys, values, repeated(INFINITY, n) if ends is None else ends, repeated(0, n) if ranks is None else ranks,
-            repeated((), n) if tags is None else tags,
-        ))
+        return keys, values, lefts if ends is None else ends, ranks, tags
 
     def _import(self, list entries):
-        """Add what `_export` returned, except keys that exist. Returns how many of the entries are then held. O(n)."""
+        """Add rows of (key, value, seconds to live, rank, tags), except those whose keys exist. O(n).
+
+        Returns how many of them are then held.
+        """
         return add_entries(self, entries)
 
     def __len__(self):

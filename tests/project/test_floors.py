@@ -23,7 +23,7 @@ FLOORS = {
     "_store": "_platform _engine stats removal",
     "_loading": "_platform _engine stats _store",
     "policies": "_platform _engine _store",
-    "_files": "",
+    "_files": "_platform",
     "cache": "_platform _engine _store _loading policies _files",
     "_simulation": "_platform _engine _store policies cache",
     "_calls": "_platform _engine stats _store _loading cache",

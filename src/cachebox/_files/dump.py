@@ -18,6 +18,7 @@ from math import inf, isfinite, isnan
 from secrets import token_hex
 from struct import Struct
 
+from cachebox._files.body import write
 from cachebox._files.serializer import SIGNATURE, Encoding
 
 TYPE_CHECKING = False               # typing's own is slow to import
@@ -39,19 +40,18 @@ def dump(cache: Cache[Any, Any], path: str | os.PathLike[str], serializer: Any, 
     path = os.fspath(path)
     encoding = Encoding(serializer, secret)
     now = time.time()
-    parts: list[bytes] = []
-    entries = cache._export()
-    for key, value, left, rank, tags in entries:
-        data = encoding.dumps(key, value, list(tags))
-        parts += _ENTRY.pack(len(data), now + left, rank), data
-    n, body = len(entries), b"".join(parts)
-    head = _HEAD.pack(MAGIC, VERSION, encoding.name.encode(), encoding.secret is not None, now, n, len(body))
-    content = head + body
-    replace(path, content + encoding.sign(content))
-    return n
+    keys, values, lefts, ranks, tags = cache._export()
+    ends = None if lefts is None else [now + left for left in lefts]
+    content = bytearray(_HEAD.size)
+    write(content, keys, values, ends, ranks, tags, encoding.dumps, encoding.is_json)
+    name, is_signed, size = encoding.name.encode(), encoding.secret is not None, len(content) - _HEAD.size
+    _HEAD.pack_into(content, 0, MAGIC, VERSION, name, is_signed, now, len(keys), size)
+    content += encoding.sign(content)
+    replace(path, content)
+    return len(keys)
 
 
-def replace(path: str, content: bytes) -> None:
+def replace(path: str, content: bytes | bytearray) -> None:
     """Replace a file's content in one step: at any moment, it has the old content or the new."""
     path = os.path.abspath(path)
     beside, written = create_sibling(path, os.O_WRONLY)

@@ -141,7 +141,7 @@ class Encoding:
         except Exception as error:
             raise ValueError(f"the serializer cannot read it: {type(error).__name__}: {error}") from error
 
-    def sign(self, data: bytes | memoryview) -> bytes:
+    def sign(self, data: bytes | bytearray | memoryview) -> bytes:
         """The signature of bytes; without a secret, a checksum of the same size."""
         return sha256(data).digest() if self.secret is None else digest(self.secret, data, "sha256")
 
