@@ -16,6 +16,7 @@ cdef class LFU(Engine):
     cdef uint32_t size              # buckets allocated, the sentinel included
     cdef uint32_t free              # chain of unused buckets
 
+    cdef void _hit_slow(self, uint32_t i) noexcept nogil
     cdef bint _spare(self) noexcept nogil
     cdef bint _more_buckets(self) noexcept nogil
     cdef void _fewer_buckets(self) noexcept nogil

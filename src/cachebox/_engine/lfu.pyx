@@ -12,7 +12,7 @@ memory.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from cachebox._engine.table cimport ASKS, Engine, allocate, copy_array, deallocate, link_after, reallocate, unlink
+from cachebox._engine.table cimport ASKS, Engine, Entry, allocate, copy_array, deallocate, link_after, reallocate, unlink
 
 
 # the most uses an entry may come with: hits cannot take it to 2**64, which is 0
@@ -37,9 +37,36 @@ cdef class LFU(Engine):
         self.on_insert_ranked(i, 1)
 
     cdef void on_hit(self, uint32_t i) noexcept nogil:
-        cdef Bucket* b = &self.buckets[self.table.entries[i].aux]
-        cdef uint64_t uses = b.uses + 1
-        cdef uint32_t old = self.table.entries[i].aux, bucket = b.next
+        cdef Entry* entries = self.table.entries
+        cdef Entry* entry = &entries[i]
+        cdef uint32_t old = entry.aux, bucket, last, before, behind
+        cdef Bucket* b = &self.buckets[old]
+        cdef Bucket* following
+        bucket = b.next
+        following = &self.buckets[bucket]
+        if following.uses != b.uses + 1 or b.count == 1:
+            self._hit_slow(i)
+            return
+        # `_leave` and `_join` in one, without reading what is known already: most hits end here
+        last, before, behind = following.last, entry.prev, entry.next
+        b.count -= 1
+        if b.last == i:
+            b.last = before
+        following.count += 1
+        following.last = i
+        entry.aux = bucket
+        entries[before].next = behind
+        entries[behind].prev = before
+        behind = entries[last].next
+        entries[behind].prev = i
+        entry.next = behind
+        entry.prev = last
+        entries[last].next = i
+
+    cdef void _hit_slow(self, uint32_t i) noexcept nogil:
+        """`on_hit` where a bucket has to be opened or is left empty."""
+        cdef uint32_t old = self.table.entries[i].aux, bucket = self.buckets[old].next
+        cdef uint64_t uses = self.buckets[old].uses + 1
         if self.buckets[bucket].uses == uses:       # the sentinel has 0 uses, which no entry has
             self._leave(i)
         elif not self._spare():
