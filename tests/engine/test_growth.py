@@ -123,3 +123,14 @@ def test_a_load_in_the_middle_of_growth(policy):
     assert cache.get_or_set("key", fill) == "loaded"
     cache._check()
     assert cache["key"] == "loaded" and len(cache) == 501
+
+
+def test_a_table_whose_slots_take_several_megabytes():
+    cache = Cache(max_size=None)
+    cache.update(dict.fromkeys(range(1_600_000)))
+    for key in (0, 1_599_999, 800_000):
+        assert key in cache
+    assert len(cache.copy()) == 1_600_000
+    cache._check()
+    cache.clear()
+    assert len(cache) == 0

@@ -46,6 +46,10 @@ cdef extern from "_engine/slots.h" nogil:
     uint32_t bits_before "cb_bits_before"(uint32_t these, uint32_t others)
 
 
+cdef extern from "_platform/huge_pages.h" nogil:
+    void* allocate_slots "cb_allocate_slots"(size_t, size_t)
+
+
 cdef extern from "_platform/portable.h" nogil:
     void incref "Py_INCREF"(PyObject*)
     bint may_be_in_a_cycle "PyType_IS_GC"(PyTypeObject*)

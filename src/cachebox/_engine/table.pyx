@@ -342,7 +342,7 @@ cdef class Engine:
             return True
         capacity = max(t.used + (t.used >> 1), <uint32_t>SMALLEST)
         bits = bits_for(capacity)
-        slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
+        slots = <uint32_t*>allocate_slots(<size_t>1 << bits, sizeof(uint32_t))
         if slots == NULL:
             return False
         moves.pairs = t.slots                   # more than two words for each entry: room for all pairs
@@ -461,7 +461,7 @@ cdef class Engine:
         cdef uint32_t* slots
         if bits == self.table.bits:
             return False
-        slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
+        slots = <uint32_t*>allocate_slots(<size_t>1 << bits, sizeof(uint32_t))
         if slots == NULL:
             return False
         self.ahead = self.table
@@ -471,7 +471,11 @@ cdef class Engine:
 
     cdef void _fill_ahead(self, uint32_t end) noexcept nogil:
         """Put the entries below `end` into the slots to come."""
-        while self.ahead.fresh < min(end, self.table.fresh):
+        cdef uint32_t i, last = min(end, self.table.fresh)
+        # all slots of a step are fetched at the same time: most are in no cache of the processor
+        for i in range(self.ahead.fresh, min(last, self.ahead.fresh + 4 * STEP)):
+            prefetch(&self.ahead.slots[home(&self.ahead, self.table.entries[i].hash)])
+        while self.ahead.fresh < last:
             if self.table.entries[self.ahead.fresh].key != NULL:
                 place(&self.ahead, self.ahead.fresh)
             self.ahead.fresh += 1
@@ -501,7 +505,7 @@ cdef class Engine:
         if self.ahead.slots != NULL and self.ahead.bits != bits:    # the bound has changed meanwhile
             self._stop_growth()
         if (bits != t.bits or t.capacity == 0) and self.ahead.slots == NULL:
-            slots = <uint32_t*>allocate_zeroed(<size_t>1 << bits, sizeof(uint32_t))
+            slots = <uint32_t*>allocate_slots(<size_t>1 << bits, sizeof(uint32_t))
             if slots == NULL:
                 return False
         if t.rests != NULL:
