@@ -43,9 +43,9 @@ from cachebox._store.options cimport (
     lifetime_of, seconds_given,
 )
 from cachebox._store.python_policy cimport PythonPolicy
-from cachebox._store.removals cimport remove_tagged, remove_value, take
+from cachebox._store.removals cimport change_bound, remove_tagged, remove_values, take
 from cachebox._store.state cimport (
-    AHEAD, BY_VALUE, DEFAULTS, DONE, HAS_CALLBACKS, IDLES, ISOLATED, NEGATIVE, NO_MEMORY, PRECISE, PYTHON_POLICY, STALE,
+    AHEAD, BY_VALUE, DEFAULTS, DONE, HAS_CALLBACKS, IDLES, ISOLATED, NEGATIVE, PRECISE, PYTHON_POLICY, STALE,
     USER_CLOCK, WEIGHED, Outcome, Watch, every_key, hash_in, new_watch,
 )
 from cachebox._store.store cimport ROUNDS, Store
@@ -987,8 +987,9 @@ cdef class Cache(Store):
     def resize(self, max_size):
         """Change the bound: to an int from 1 on, or None for no bound. O(k) if k entries are too many.
 
-        These are removed at once: expired ones first, then the others, next victim first. Raises ValueError or
-        TypeError as the constructor does.
+        These are removed before it returns: expired ones first, then the others, next victim first. If they are many,
+        the bound goes down in steps, so that other threads can use the cache meanwhile. Raises ValueError or TypeError
+        as the constructor does.
 
         >>> cache = Cache()
         >>> cache.update(a=1, b=2, c=3)
@@ -996,36 +997,10 @@ cdef class Cache(Store):
         >>> list(cache)
         ['b', 'c']
         """
-        cdef Operation op
-        cdef Outcome outcome
-        cdef double now
         cdef object size = checked_size(max_size)
-        cdef Py_ssize_t bound = bound_of(size), older
-        start(&op)
-        try:
-            now = self.now(INFINITY)
-            if self.python_policy is not None:
-                self.python_policy.enter(&op, self.lock)
-            while True:
-                self.lock_again(&op)
-                older, self.bound = self.bound, bound
-                outcome = self.make_room(0, 0.0, 0, now, &op)
-                if outcome == DONE:
-                    self.unbounded = size is None
-                    self.engine.expect(bound)
-                    self.give_memory_back()
-                else:                           # the bound always holds: it changes only when it does
-                    self.bound = older
-                release(self.lock)
-                if outcome == DONE:
-                    break
-                if outcome == NO_MEMORY:
-                    raise MemoryError("no memory left to remove entries")
-                self.evict_by_policy(&op)
-            if isinstance(self.name_of_policy, EvictionPolicy):
-                self.name_of_policy.max_size = size
-        finally:
-            self.finish(&op)
+        change_bound(self, bound_of(size), size is None)
+        if isinstance(self.name_of_policy, EvictionPolicy):
+            self.name_of_policy.max_size = size
 
     # --- invalidation: removing entries by other criteria than their keys ---------------------------------------------
 
@@ -1089,14 +1064,13 @@ cdef class Cache(Store):
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {type(predicate).__name__}")
         refuse_async("predicate", predicate)
-        cdef list doomed = [
-            (key, value) for key, value in snapshot(self, True, True)
-            if plain_result("predicate", predicate(key, self.copy_of(value)))
-        ]
-        cdef Py_ssize_t n = 0
-        for key, value in doomed:
-            n += remove_value(self, key, <PyObject*>value)
-        return n
+        cdef list doomed = snapshot(self, True, True)
+        cdef Py_ssize_t k
+        for k in range(len(doomed)):
+            key, value = doomed[k]
+            if not plain_result("predicate", predicate(key, self.copy_of(value))):
+                doomed[k] = None
+        return remove_values(self, doomed)
 
     # --- warm starts: filling a cache before the first request --------------------------------------------------------
 

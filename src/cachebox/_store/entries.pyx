@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from cachebox._engine.table cimport (
     Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value, whole_hash,
 )
-from cachebox._platform.lock cimport acquire, release
+from cachebox._platform.lock cimport acquire, let_others_in, release
 from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.state cimport (
@@ -23,6 +23,9 @@ cdef extern from *:
     void put_in_list "PyList_SET_ITEM"(list, Py_ssize_t, PyObject*) noexcept
     PyObject* new_tuple "PyTuple_New"(Py_ssize_t n) except NULL
     void put_in_tuple "PyTuple_SET_ITEM"(PyObject*, Py_ssize_t, PyObject*) noexcept
+
+cdef enum:
+    AT_ONCE = 1024                  # entries that are dealt with, without the lock, before other threads may run
 
 
 cdef Py_ssize_t copy_entries(Store store, EntryCopy** rows) except -1:
@@ -109,6 +112,8 @@ cdef void free_copies(EntryCopy* rows, Py_ssize_t n) noexcept:
     cdef Py_ssize_t k
     cdef PyObject** tag
     for k in range(n):
+        if k % AT_ONCE == AT_ONCE - 1:
+            let_others_in()
         decref(rows[k].key)
         decref(rows[k].value)
         tag = rows[k].tags
@@ -200,6 +205,8 @@ cdef list pairs_taken_over(PyObject** objects, Py_ssize_t n):
     cdef PyObject* pair
     try:
         while at < n:                           # the pairs take the places of their first objects
+            if at % AT_ONCE == AT_ONCE - 1:
+                let_others_in()
             pair = new_tuple(2)
             put_in_tuple(pair, 0, objects[2 * at])
             put_in_tuple(pair, 1, objects[2 * at + 1])
@@ -223,9 +230,11 @@ cdef tuple export(Store store):
     has.
     """
     cdef EntryCopy* rows
+    cdef EntryCopy* row
     cdef Py_ssize_t n, k
     cdef double now
     cdef bint expire = False, idle = False, ranked = False, tagged = False, refreshed = False
+    cdef list keys = [], values = [], lefts = [], ends = [], weights = [], ranks = [], tags = [], lifetimes = []
     now = store.now(0.0)
     n = copy_entries(store, &rows)
     try:
@@ -235,18 +244,30 @@ cdef tuple export(Store store):
             ranked |= rows[k].rank != 0
             tagged |= rows[k].tags != NULL
             refreshed |= rows[k].ttl < INFINITY
-        return (
-            [<object>rows[k].key for k in range(n)],
-            [<object>rows[k].value for k in range(n)],
-            [rows[k].deadline - now for k in range(n)] if expire else None,
-            [rows[k].end - now for k in range(n)] if idle else None,
-            [rows[k].weight for k in range(n)] if store.modes & WEIGHED else None,
-            [rows[k].rank for k in range(n)] if ranked else None,
-            [names_of(rows[k].tags) for k in range(n)] if tagged else None,
-            [rows[k].ttl for k in range(n)] if refreshed else None,
-        )
+        for k in range(n):
+            if k % AT_ONCE == AT_ONCE - 1:
+                let_others_in()
+            row = &rows[k]
+            keys.append(<object>row.key)
+            values.append(<object>row.value)
+            if expire:
+                lefts.append(row.deadline - now)
+            if idle:
+                ends.append(row.end - now)
+            if store.modes & WEIGHED:
+                weights.append(row.weight)
+            if ranked:
+                ranks.append(row.rank)
+            if tagged:
+                tags.append(names_of(row.tags))
+            if refreshed:
+                lifetimes.append(row.ttl)
     finally:
         free_copies(rows, n)
+    return (
+        keys, values, lefts if expire else None, ends if idle else None, weights if store.modes & WEIGHED else None,
+        ranks if ranked else None, tags if tagged else None, lifetimes if refreshed else None,
+    )
 
 
 cdef object describe(Store store, object key, uint64_t h):
@@ -427,19 +448,33 @@ cdef Py_ssize_t add_entries(Store store, list entries) except -1:
     If not all have room, only the last ones are added: the others would be evicted at once, and stored entries with
     them.
     """
-    cdef list added = []
-    for entry in last_that_fit(store, entries):
-        key, value, left, weight, rank, tags = entry
+    cdef list added = [], fitting = last_that_fit(store, entries)
+    cdef Py_ssize_t n = 0, k
+    for k in range(len(fitting)):
+        key, value, left, weight, rank, tags = fitting[k]
+        fitting[k] = None                       # or all would be freed at once
         if add_entry(store, key, value, left, weight, rank, tags, True):
             added.append((key, value))
-    return sum([has_value(store, key, <PyObject*>value) for key, value in added])
+        if k % AT_ONCE == AT_ONCE - 1:
+            let_others_in()
+    for k in range(len(added)):
+        key, value = added[k]
+        added[k] = None
+        n += has_value(store, key, <PyObject*>value)
+        if k % AT_ONCE == AT_ONCE - 1:
+            let_others_in()
+    return n
 
 
 cdef list last_that_fit(Store store, list entries):
     """The last entries that an empty cache has room for, of those whose keys are absent; with their weights."""
     cdef list weighed = [], chosen = []
     cdef double weight, total = 0.0
+    cdef Py_ssize_t k = 0
     for key, value, left, rank, tags in entries:
+        k += 1
+        if k % AT_ONCE == 0:
+            let_others_in()
         weight = store.weigh(key, value)
         # A stored entry is newer, even if it is about to be evicted to make room for the others.
         if weight <= store.bound_weight and not has_value(store, key, NULL):

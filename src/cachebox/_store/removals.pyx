@@ -1,4 +1,7 @@
-"""Removals: of one key, and of all entries with a tag."""
+"""Removals: of one key, of many, of all entries with a tag, and of those for which a lower bound has no room.
+
+Removals of many entries are done in portions. Between two of them other threads may use the cache, and run at all.
+"""
 
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY
@@ -7,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from cachebox._engine.table cimport hash_of, mixed
 from cachebox._platform.lock cimport acquire, let_others_in, release
 from cachebox._store.operation cimport EXPIRED, EXPLICIT, NO_CAUSE, Operation, start
-from cachebox._store.state cimport DONE, Outcome, hash_in, reserve
+from cachebox._store.state cimport DONE, NO_MEMORY, Outcome, hash_in, reserve
 from cachebox._store.store cimport Store
 from cachebox._store.tags cimport Tag
 
@@ -100,6 +103,19 @@ cdef Py_ssize_t remove_tagged(Store store, object name) except -1:
     return removed
 
 
+cdef Py_ssize_t remove_values(Store store, list pairs) except -1:
+    """Remove each key that has that very value; None stands for no pair. Empties the list. Returns how many had it."""
+    cdef Py_ssize_t removed = 0, k
+    for k in range(len(pairs)):
+        if k % REMOVED_AT_ONCE == 0:
+            let_others_in()
+        if pairs[k] is not None:
+            key, value = pairs[k]
+            pairs[k] = None                     # or all would be freed at once
+            removed += remove_value(store, key, <PyObject*>value)
+    return removed
+
+
 cdef bint remove_value(Store store, object key, PyObject* value) except -1:
     """Remove a key if it has that very value. Returns whether it had."""
     cdef Operation op
@@ -121,3 +137,58 @@ cdef bint remove_value(Store store, object key, PyObject* value) except -1:
     finally:
         store.finish(&op)
     return found
+
+
+cdef int change_bound(Store store, Py_ssize_t bound, bint unbounded) except -1:
+    """Set how many entries there may be. `unbounded`: the user set no bound.
+
+    If many have to leave, the bound goes down in steps. After an exception it is as before.
+    """
+    cdef Py_ssize_t before = store.bound, reached = before
+    cdef bint was_unbounded = store.unbounded
+    try:
+        while not change_bound_a_step(store, bound, unbounded, &reached):
+            let_others_in()
+    except:
+        acquire(store.lock)
+        if store.bound == reached and reached != bound:     # nobody else has changed it
+            store.bound, store.unbounded = before, was_unbounded
+        release(store.lock)
+        raise
+    return 0
+
+
+cdef bint change_bound_a_step(Store store, Py_ssize_t target, bint unbounded, Py_ssize_t* reached) except -1:
+    """Set the bound to `target`, or as low as it gets by one portion of removals. Returns whether it is `target`."""
+    cdef Operation op
+    cdef Outcome outcome
+    cdef double now
+    cdef Py_ssize_t bound = target, older
+    start(&op)
+    try:
+        now = store.now(INFINITY)
+        if store.python_policy is not None:
+            store.python_policy.enter(&op, store.lock)
+        while True:
+            store.lock_again(&op)
+            if store.python_policy is None:     # such a policy runs Python code, which lets others in
+                bound = max(target, store.live - REMOVED_AT_ONCE)
+            older, store.bound = store.bound, bound
+            outcome = store.make_room(0, 0.0, 0, now, &op)
+            if outcome != DONE:                 # the bound always holds: it changes only when it does
+                store.bound = older
+            elif bound != target:
+                store.unbounded = False
+            else:
+                store.unbounded = unbounded
+                store.engine.expect(bound)
+                store.give_memory_back()
+            reached[0] = store.bound
+            release(store.lock)
+            if outcome == DONE:
+                return bound == target
+            if outcome == NO_MEMORY:
+                raise MemoryError("no memory left to remove entries")
+            store.evict_by_policy(&op)
+    finally:
+        store.finish(&op)
