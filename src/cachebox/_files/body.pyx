@@ -38,7 +38,7 @@ cdef extern from *:
 
 cdef enum:
     HEAD = 20                       # bytes before the text of an entry: its size (4), time of expiry (8) and rank (8)
-    ROOM = 64                       # bytes that the text of a plain entry takes at most, beside the letters of its strs
+    ROOM = 64                       # bytes that the text of a plain entry takes at most without the letters of its strs
     AT_ONCE = 4096                  # entries that are written before other threads may run
 
 
@@ -73,7 +73,7 @@ cdef Py_ssize_t write_plain(char* into, object thing) noexcept:
 
 
 cdef Py_ssize_t room_for(object thing) noexcept:
-    """Bytes of the text of a thing, beside `ROOM`, if it is plain; -1: it is not."""
+    """Bytes of the text of a thing in addition to `ROOM`, if it is plain; -1: it is not."""
     if type(thing) is str:
         return len(<str>thing) if is_ascii(<str>thing) else -1
     return 0 if type(thing) is int or type(thing) is bool or thing is None else -1
