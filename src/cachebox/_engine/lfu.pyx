@@ -23,7 +23,7 @@ cdef class LFU(Engine):
 
     def __cinit__(self):
         self.table.use = ASKS
-        self.ranks_rise = True
+        self.ranks_rise = self.in_list = True
 
     def __dealloc__(self):
         deallocate(self.buckets)

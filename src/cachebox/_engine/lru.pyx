@@ -13,6 +13,7 @@ cdef class LRU(Engine):
 
     def __cinit__(self):
         self.table.use = MOVES_TO_BACK
+        self.in_list = True
 
     cdef void on_hit(self, uint32_t i) noexcept nogil:
         """Called only during a recording, when `table.on_hit` calls the engine."""

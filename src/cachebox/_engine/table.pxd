@@ -291,6 +291,7 @@ cdef class Engine:
     cdef Table ahead                # its next slots, over the same entries; no slots: it is not growing
     cdef Tape* tape                                                 # NULL: nothing is recorded
     cdef bint ranks_rise   # `rank` is part of the order: it rises from the next victim on
+    cdef bint in_list      # the table's list is the order: `next_victim` need not be called
     cdef Entry empty_sentinel                                       # the sentinel while nothing is allocated
     cdef object collectable                                         # never set; makes the collector visit the type
 

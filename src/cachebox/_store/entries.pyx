@@ -8,7 +8,7 @@ from cachebox._engine.table cimport (
     Entry, allocate, deallocate, decref, hash_of, incref, mixed, put_value, whole_hash,
 )
 from cachebox._platform.lock cimport acquire, let_others_in, release
-from cachebox._store.deadlines cimport deadline, deadline_after, set_deadline
+from cachebox._store.deadlines cimport deadline, deadline_after, has_expired, set_deadline
 from cachebox._store.operation cimport Operation, start
 from cachebox._store.state cimport (
     AHEAD, DONE, EXPIRES, IDLES, NO_MEMORY, STALE, TAGGED, WEIGHED, Outcome, every_key, hash_in,
@@ -19,7 +19,15 @@ from cachebox._store.weights cimport add_weight, sum_of_weights
 
 
 cdef extern from *:
-    list new_list "PyList_New"(Py_ssize_t n)
+    """
+    #define CB_ITEMS(list) (((PyListObject *)(list))->ob_item)
+    #define CB_SET_SIZE(list, n) Py_SET_SIZE((PyVarObject *)(list), n)
+    """
+    list new_list "PyList_New"(Py_ssize_t n)    # without items
+    PyObject** items_of "CB_ITEMS"(list) noexcept
+    void set_size "CB_SET_SIZE"(list, Py_ssize_t n) noexcept
+    void hide "PyObject_GC_UnTrack"(list) noexcept
+    void show "PyObject_GC_Track"(list) noexcept
     void put_in_list "PyList_SET_ITEM"(list, Py_ssize_t, PyObject*) noexcept
     PyObject* new_tuple "PyTuple_New"(Py_ssize_t n) except NULL
     void put_in_tuple "PyTuple_SET_ITEM"(PyObject*, Py_ssize_t, PyObject*) noexcept
@@ -128,11 +136,9 @@ cdef list snapshot(Store store, bint keys, bint values):
     """The live keys, values or pairs, next victim first. They are the stored objects themselves. O(n)."""
     cdef EntryCopy* rows
     cdef Py_ssize_t n, k
-    cdef PyObject** objects
     store.purge(False)
     if store.python_policy is None:
-        n = copy_objects(store, keys, values, &objects)
-        return pairs_taken_over(objects, n) if keys and values else list_taken_over(objects, n)
+        return copy_pairs(store) if keys and values else copy_objects(store, keys)
     n = copy_entries(store, &rows)
     try:
         if not values:
@@ -144,30 +150,81 @@ cdef list snapshot(Store store, bint keys, bint values):
         free_copies(rows, n)
 
 
-cdef Py_ssize_t copy_objects(Store store, bint keys, bint values, PyObject*** objects) except -1:
-    """New references to the live keys, values or both in turn, next victim first, in new memory.
-
-    Returns the number of entries.
-    """
-    cdef Py_ssize_t size, n = 0
-    cdef PyObject** at
-    cdef Entry* e
+cdef list copy_objects(Store store, bint keys):
+    """A list of the live keys, or of the values, next victim first."""
+    cdef Py_ssize_t size
     cdef double now = store.now(INFINITY)
-    cdef uint32_t i
+    cdef list made
     while True:
         size = store.live
-        objects[0] = at = <PyObject**>allocate((max(size, <Py_ssize_t>1) * (keys + values)) * sizeof(PyObject*))
-        if at == NULL:
+        made = new_list(size)
+        hide(made)                              # from `gc.get_objects`, until it has items
+        acquire(store.lock)
+        if store.live <= size:
+            break
+        release(store.lock)                     # the cache grew meanwhile
+    size = put_objects(store, keys, not keys, items_of(made), now)
+    release(store.lock)
+    set_size(made, size)
+    show(made)
+    return made
+
+
+cdef list copy_pairs(Store store):
+    """A list of pairs of the live keys and their values, next victim first."""
+    cdef Py_ssize_t size, n, k, taken = 0
+    cdef PyObject** objects                     # the keys and values in turn
+    cdef PyObject* pair
+    cdef double now = store.now(INFINITY)
+    cdef list made
+    while True:
+        size = store.live
+        objects = <PyObject**>allocate(max(size, <Py_ssize_t>1) * 2 * sizeof(PyObject*))
+        if objects == NULL:
             raise MemoryError(f"no memory left to copy {size} entries")
         acquire(store.lock)
         if store.live <= size:
             break
-        release(store.lock)                  # the cache grew meanwhile
-        deallocate(at)
-    i = store.engine.victim()
+        release(store.lock)                     # the cache grew meanwhile
+        deallocate(objects)
+    n = put_objects(store, True, True, objects, now)
+    release(store.lock)
+    try:
+        made = new_list(n)
+        hide(made)
+        set_size(made, 0)
+        for k in range(n):
+            if k % AT_ONCE == AT_ONCE - 1:
+                let_others_in()
+            pair = new_tuple(2)
+            put_in_tuple(pair, 0, objects[2 * k])
+            put_in_tuple(pair, 1, objects[2 * k + 1])
+            put_in_list(made, k, pair)
+            set_size(made, k + 1)
+            taken += 1
+    except:
+        for k in range(2 * taken, 2 * n):
+            decref(objects[k])
+        raise
+    finally:
+        deallocate(objects)
+    show(made)
+    return made
+
+
+cdef Py_ssize_t put_objects(Store store, bint keys, bint values, PyObject** at, double now) noexcept:
+    """Put new references to the keys, the values, or both in turn, where there is room. Returns the number of entries.
+
+    The caller holds the lock.
+    """
+    cdef Entry* entries = store.table.entries
+    cdef Entry* e
+    cdef Py_ssize_t n = 0
+    cdef uint32_t i = store.engine.victim()
+    cdef bint in_list = store.engine.in_list, expire = (store.modes & EXPIRES) != 0
     while i != 0:
-        if store.is_live(i, now):
-            e = &store.table.entries[i]
+        e = &entries[i]
+        if e.value != NULL and not (expire and has_expired(&store.expiry, i, now)):
             if keys:
                 incref(e.key)
                 at[0] = e.key
@@ -177,49 +234,8 @@ cdef Py_ssize_t copy_objects(Store store, bint keys, bint values, PyObject*** ob
                 at[0] = e.value
                 at += 1
             n += 1
-        i = store.engine.next_victim(i)
-    release(store.lock)
+        i = e.next if in_list else store.engine.next_victim(i)
     return n
-
-
-cdef list list_taken_over(PyObject** objects, Py_ssize_t n):
-    """A list of these objects. References and memory pass to it; an exception frees them."""
-    cdef Py_ssize_t k
-    cdef list made
-    try:
-        made = new_list(n)
-    except:
-        for k in range(n):
-            decref(objects[k])
-        deallocate(objects)
-        raise
-    for k in range(n):
-        put_in_list(made, k, objects[k])
-    deallocate(objects)
-    return made
-
-
-cdef list pairs_taken_over(PyObject** objects, Py_ssize_t n):
-    """A list of pairs of these objects. References and memory pass to it; an exception frees them."""
-    cdef Py_ssize_t k, at = 0
-    cdef PyObject* pair
-    try:
-        while at < n:                           # the pairs take the places of their first objects
-            if at % AT_ONCE == AT_ONCE - 1:
-                let_others_in()
-            pair = new_tuple(2)
-            put_in_tuple(pair, 0, objects[2 * at])
-            put_in_tuple(pair, 1, objects[2 * at + 1])
-            objects[at] = pair
-            at += 1
-    except:
-        for k in range(at):
-            decref(objects[k])
-        for k in range(2 * at, 2 * n):
-            decref(objects[k])
-        deallocate(objects)
-        raise
-    return list_taken_over(objects, n)
 
 
 cdef tuple export(Store store):
