@@ -96,9 +96,20 @@ cdef int put_tagged(
 
 
 cdef int set_slow(Store store, object key, uint64_t h, object value, double lifetime) except -1:
-    value = store.copy_of(value)
-    lifetime = store.lifetime_for(lifetime, key, value)
-    return set_weighed(store, key, h, value, lifetime, store.weigh_checked(key, value), False)
+    cdef double weight = 0.0
+    value = made_ready(store, key, value, &lifetime, &weight)
+    return set_weighed(store, key, h, value, lifetime, weight, False)
+
+
+cdef inline object made_ready(Store store, object key, object value, double* lifetime, double* weight):
+    """The value to store, with its lifetime and its weight. Most caches have no mode that calls anything here."""
+    if store.modes & ISOLATED:
+        value = store.copy_of(value)
+    if lifetime[0] == BY_VALUE:
+        lifetime[0] = store.lifetime_for(lifetime[0], key, value)
+    if store.modes & WEIGHED:
+        weight[0] = store.weigh_checked(key, value)
+    return value
 
 
 cdef int set_weighed(
@@ -115,12 +126,10 @@ cdef int set_weighed(
 
 cdef int set_tagged(Store store, object key, uint64_t h, object value, double lifetime, tuple tags) except -1:
     cdef Operation op
-    cdef double weight
+    cdef double weight = 0.0
     if not tags:
         return set_slow(store, key, h, value, lifetime)
-    value = store.copy_of(value)
-    lifetime = store.lifetime_for(lifetime, key, value)
-    weight = store.weigh_checked(key, value)
+    value = made_ready(store, key, value, &lifetime, &weight)
     start(&op)
     try:
         put_tagged(store, key, h, value, lifetime, weight, tags, &op)
