@@ -18,7 +18,7 @@ from cachebox._platform.thread import Thread
 
 TYPE_CHECKING = False               # as everywhere in the package
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from typing import Any
 
     from cachebox._loading.loader import Loader
@@ -47,7 +47,8 @@ class Warmed(NamedTuple):
 class Order(NamedTuple):
     """The arguments of `warm`, checked."""
 
-    keys: list[Any]
+    keys: Collection[Any]
+    """A list of keys to load, or the keys of the mapping."""
     items: dict[Any, Any] | None
     """The given mapping; None: keys were given."""
     together: bool
@@ -57,7 +58,8 @@ class Order(NamedTuple):
 
 def checked(keys: Any, can_load: bool, can_load_many: bool, workers: Any, progress: Any) -> Order:
     """Check the arguments of `warm`. Raises TypeError or ValueError if they make no sense."""
-    items = dict(keys.items()) if isinstance(keys, Mapping) else None
+    # copying a dict is much faster than reading its items, and nobody else can run meanwhile
+    items = dict(keys if type(keys) is dict else keys.items()) if isinstance(keys, Mapping) else None
     if items is None and not hasattr(keys, "__iter__") and not hasattr(keys, "__getitem__"):
         raise TypeError(f"keys must be a mapping or an iterable of keys, not {type(keys).__name__}")
     if items is None and not can_load:
@@ -69,7 +71,7 @@ def checked(keys: Any, can_load: bool, can_load_many: bool, workers: Any, progre
     if progress not in (None, True, False) and not callable(progress):
         raise TypeError(f"progress must be callable, True or None, not {type(progress).__name__}")
     refuse_async("progress", progress)
-    wanted = list(keys) if items is None else list(items)
+    wanted: Collection[Any] = list(keys) if items is None else items.keys()
     for key in wanted:
         hash(key)
     together = items is None and can_load_many
@@ -167,14 +169,15 @@ class _Job:
         self.loader = loader
         self.tally = tally
         self.note = tally.note
-        work: list[Any]
+        work: Collection[Any]
         if order.together:
-            work = [order.keys[at : at + BATCH] for at in range(0, len(order.keys), BATCH)]
+            keys = list(order.keys)
+            work = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
             self.do: Callable[[Any], None] = self.load_batch
         elif order.items is None:
             work, self.do = order.keys, self.load_one
         else:
-            work, self.do = list(order.items.items()), self.store
+            work, self.do = order.items.items(), self.store
         self.pieces = len(work)
         self.work = iter(work)
 
