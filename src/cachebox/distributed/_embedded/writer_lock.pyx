@@ -116,8 +116,11 @@ cdef class WriterLock:
         if not self.take(deadline):
             raise Busy("another process has kept the writer lock all the time")
         try:
-            with self.section:
+            self.section.enter()
+            try:
                 return function()
+            finally:
+                self.section.leave()
         finally:
             unlock_file(self.fd)
             store32(&self.page.head.wake, load32(&self.page.head.wake) + 1)

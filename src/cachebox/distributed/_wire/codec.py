@@ -61,6 +61,10 @@ class Serializer(Protocol):
         """The value that the bytes stand for."""
 
 
+_decoder = json.JSONDecoder()
+_scan = _decoder.scan_once  # type: ignore[attr-defined]
+
+
 class Json:
     """JSON: by msgspec if it is installed; otherwise, and for what msgspec refuses, by the standard library."""
 
@@ -73,9 +77,12 @@ class Json:
         except ImportError:
             return
         self._fast_encode, self._fast_decode = fast.encode, fast.decode
+        self.scan = None
 
     _fast_encode: Callable[[Any], bytes] | None = None
     _fast_decode: Callable[[bytes], Any] | None = None
+    scan: Callable[[str, int], tuple[Any, int]] | None = staticmethod(_scan)
+    """What `loads` calls with a text; None: something else."""
 
     def dumps(self, value: Any) -> bytes:
         """Compact JSON in UTF-8 of a plain value."""
@@ -93,23 +100,17 @@ class Json:
                 return self._fast_decode(data)
             except Exception:                   # a lone surrogate, or no JSON of this class
                 pass
-        return _decode(data.decode("utf-8", "surrogatepass"))
+        text = data.decode("utf-8", "surrogatepass")
+        try:                                    # no white space stands around it, so the scanner alone is enough
+            value, end = _scan(text, 0)
+            if end == len(text):
+                return value
+        except StopIteration:
+            pass
+        return _decoder.decode(text)
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
-_decoder = json.JSONDecoder()
-_scan = _decoder.scan_once  # type: ignore[attr-defined]
-
-
-def _decode(text: str) -> Any:
-    """The value of a JSON text. Texts of this class have no white space around them, so the scanner alone is enough."""
-    try:
-        value, end = _scan(text, 0)
-        if end == len(text):
-            return value
-    except StopIteration:
-        pass
-    return _decoder.decode(text)
 
 
 def _make_encode() -> Callable[[Any], str]:
