@@ -305,6 +305,7 @@ cdef class FolderFastPath:
     def set(self, key, value, ttl):
         """Store a value. Returns False if nothing was done. Raises what the cache's `set` raises for bad input."""
         cdef int64_t end = never
+        cdef Tier tier = self.tier
         store, core = self.store, self.core
         if core.is_closed or self.pending.exists or type(key) is not str or store.is_durable:
             return False
@@ -324,7 +325,11 @@ cdef class FolderFastPath:
                 return False
         except (Busy, OSError, SQLiteError, UnicodeDecodeError):
             return False
-        self.tier.forget_keys((key,))
+        tier.lock.enter()
+        try:
+            tier.forget(key)
+        finally:
+            tier.lock.leave()
         return True
 
     cdef tuple encoded(self, object key, object value):
@@ -352,8 +357,8 @@ cdef bint put(
         or store._opened is not opened or is_unlinked(opened.page_fd)
     ):
         return False
-    writer = database._writer
-    if writer is None:
+    writer, execute = database._writer, database._execute
+    if writer is None or execute is None:
         return False
     stored = blob(head[kind_at:] + body)
     h = page.hash_bytes(<const uint8_t*>name, len(name))
@@ -361,7 +366,7 @@ cdef bint put(
     total = <int64_t><uint32_t>crc32(stored, start_of(h, stamp, <uint64_t>end)) - half
     begin_change(page, h)
     try:
-        writer.execute(PUT, (<int64_t>h, blob(name), <int64_t>stamp, end if end < never else 0, total, stored))
+        execute(PUT, (<int64_t>h, blob(name), <int64_t>stamp, end if end < never else 0, total, stored))
     finally:
         if not writer.in_transaction:
             end_change(page, h)                 # it was done, or undone
