@@ -63,7 +63,7 @@ cdef class FolderFastPath:
         core: the cache's operations, over a folder.
     """
     cdef object core, store, codec, loads, dumps, pending
-    cdef object scan                            # reads a JSON text from an index on; None: only `loads` does
+    cdef object scan, parts                     # of `Json`, or None
     cdef bytes start                            # of an envelope with nothing optional; None: all are signed
     cdef bint is_binary, never_expires
     cdef Tier tier
@@ -80,6 +80,7 @@ cdef class FolderFastPath:
         self.scan = codec.serializer.scan if type(codec.serializer) is Json else None
         is_own = self.start is not None and codec.method is None and not codec.is_trusted
         self.dumps = codec.serializer.dumps if is_own else None
+        self.parts = codec.serializer.parts if is_own and type(codec.serializer) is Json else None
         self.is_binary = codec.is_binary
         self.never_expires = core.lifetime == INFINITY
 
@@ -337,6 +338,8 @@ cdef class FolderFastPath:
         if self.dumps is not None and type(value) is not int:
             try:
                 if is_plain(value, self.is_binary):
+                    if self.parts is not None:
+                        return self.start, (<str>"".join(self.parts(value, 0))).encode("utf-8", "surrogatepass")
                     return self.start, self.dumps(value)
             except Exception:                   # `encode` reports the error
                 pass
