@@ -443,7 +443,8 @@ def test_the_users_random_numbers_stay_in_their_row(store):
     pause_after(3, 1.0, 10.0)
     store.fault = refuse
     dead = []
-    with WriteBehind(Cache(), store, retries=1, backoff=0, on_dead_letter=lambda *letter: dead.append(letter)) as behind:
+    options = {"retries": 1, "backoff": 0, "on_dead_letter": lambda *letter: dead.append(letter)}
+    with WriteBehind(Cache(), store, **options) as behind:
         for key in "abcdef":
             behind.set(key, 1)
         wait_until(lambda: len(dead) == 6)

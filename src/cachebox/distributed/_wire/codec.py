@@ -65,7 +65,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 
 
 def _compiled_encoder() -> Callable[[Any, int], tuple[str, ...]] | None:
-    """What `JSONEncoder.encode` builds anew for every value, and calls with it and 0: returns the parts of its text."""
+    """What `JSONEncoder.encode` makes for each value, and calls with it and 0: returns the parts of its text."""
     from json import encoder
 
     try:
