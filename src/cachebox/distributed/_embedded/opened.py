@@ -185,7 +185,7 @@ class Opened:
                 head = file.read(32)
                 size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
-            return True                 # who reads finds that
+            return True                 # a read finds that
         page_size = int.from_bytes(head[16:18], "big")
         return size >= int.from_bytes(head[28:32], "big") * (page_size if page_size > 1 else 1 << 16)
 
