@@ -330,6 +330,18 @@ def test_a_damaged_pickle_is_an_exception_not_a_broken_cache(damage):
         made.__setstate__(state)
 
 
+def test_a_state_without_the_weights_of_its_entries_is_refused():
+    """Entries that weighed nothing would let a cache hold more than its bound."""
+    cache = Cache(max_bytes=1000)
+    cache.update(a=1, b=2)
+    make, arguments, state = cache.__reduce__()
+    weights = list(cache.__reduce__()[2]["entries"]).index([cache.entry(key).weight for key in "ab"])
+    state["entries"] = tuple(None if n == weights else column for n, column in enumerate(state["entries"]))
+    with pytest.raises(ValueError, match="damaged state"):
+        make(*arguments).__setstate__(state)
+    assert pickle.loads(pickle.dumps(Cache(max_bytes=1000))) == {}
+
+
 def test_a_state_is_set_only_once():
     cache = Cache(3)
     cache["a"] = 1

@@ -195,6 +195,23 @@ def test_a_log_that_is_not_whole_is_not_believed(at, folder, what):
         work(cache)
 
 
+@pytest.mark.parametrize("lost", [1, 3073, 4096, 3 * 4096])
+def test_a_file_whose_end_is_missing_is_not_believed(at, folder, lost):
+    """SQLite takes half a page for a whole one, of zeros, and what it wrote there was not found again."""
+    keys = [f"k{n}" for n in range(300)]
+    with DistributedCache(**at) as cache:
+        cache.set_many({key: [key, "x" * 50] for key in keys})
+    before = data_file(folder)
+    os.truncate(before, before.stat().st_size - lost)
+    with DistributedCache(**at) as cache:
+        assert cache.get_many(keys) == {} and not before.exists()
+        for key in keys:
+            cache.set(key, 1, tags=["a"])
+        assert cache.get_many(keys) == dict.fromkeys(keys, 1)
+    with DistributedCache(**at) as cache:
+        assert cache.get_many(keys) == dict.fromkeys(keys, 1), "a whole file is believed"
+
+
 def test_who_only_tries_to_open_the_folder_does_not_pass_for_a_user(at, folder, monkeypatch):
     """Or the one that really opens it would not look whether its log is whole."""
     with running(KILLED, json.dumps(at)) as process:

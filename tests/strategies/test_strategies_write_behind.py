@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stores
-from cachebox import MISSING, Cache, QueueFull, WriteBehind
+from cachebox import MISSING, Cache, DistributedCache, QueueFull, WriteBehind
 from cachebox.strategies import AsyncWriteBehind
 from cachebox.strategies.delivery import Delivery, pause_after
 from cachebox.strategies.store import Store
@@ -430,6 +431,27 @@ def test_queue_and_delivery_keep_every_promise_of_a_model(operations, batch_size
 def test_bad_options_are_refused_by_name(store, options, error):
     with pytest.raises(error, match=next(iter(options))):
         WriteBehind(Cache(), store, **options)
+
+
+@must_end
+def test_the_users_random_numbers_stay_in_their_row(store):
+    """A thread that drew from the module's generator would change what a seeded program computes."""
+    def refuse(call, keys):
+        raise OSError("no store today")
+
+    before = random.getstate()
+    pause_after(3, 1.0, 10.0)
+    store.fault = refuse
+    dead = []
+    options = {"retries": 1, "backoff": 0, "on_dead_letter": lambda *letter: dead.append(letter)}
+    with WriteBehind(Cache(), store, **options) as behind:
+        for key in "abcdef":
+            behind.set(key, 1)
+        wait_until(lambda: len(dead) == 6)
+    with DistributedCache(url="memory://", default_ttl=50, jitter=0.5) as cache:
+        cache.set("a", 1)
+        cache.set_many({"b": 1})
+    assert random.getstate() == before
 
 
 @must_end

@@ -12,5 +12,8 @@ cdef class Section:
     cdef object take
     cdef object give
 
+    cdef int enter(self) except -1              # `with`, for compiled code
+    cdef int leave(self) except -1
+
 
 cpdef bint in_section() noexcept

@@ -22,16 +22,24 @@ cdef class Section:
         self.take = self.lock.acquire
         self.give = self.lock.release
 
-    def __enter__(self):
+    cdef int enter(self) except -1:
         global sections
         self.take()
         sections += 1
-        return True
+        return 0
 
-    def __exit__(self, kind, error, traceback):
+    cdef int leave(self) except -1:
         global sections
         self.give()
         sections -= 1
+        return 0
+
+    def __enter__(self):
+        self.enter()
+        return True
+
+    def __exit__(self, kind, error, traceback):
+        self.leave()
 
     def acquire(self, bint blocking=True, double timeout=-1):
         """Like `threading.RLock.acquire`."""

@@ -360,7 +360,7 @@ cdef int restore(Store store, tuple columns) except -1:
     cdef Py_ssize_t k
     cdef list keys, values, lefts, ends, weights, ranks, tags, ttls
     keys, values, lefts, ends, weights, ranks, tags, ttls = [checked_column(column, columns) for column in columns]
-    if keys is None or values is None:
+    if keys is None or values is None or (weights is None and keys and store.modes & WEIGHED):
         raise damaged_state()
     start(&op)
     try:

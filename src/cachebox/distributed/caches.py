@@ -83,12 +83,7 @@ class DistributedCache(CacheBase, BlockingNearCacheBase):
                 raise
 
     def _get(self, key: Any, default: Any) -> Any:
-        """`get`, after the first tier had no fast answer."""
-        fast_path = self._core.fast_path
-        if fast_path is not None:
-            value = fast_path.get(key)
-            if value is not MISSING:
-                return default if value is fast_path.absent else value
+        """`get`, after there was no fast answer."""
         return self._driver.run(self._core.get(key, default))
 
     def set(self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Iterable[str] = ()) -> None:

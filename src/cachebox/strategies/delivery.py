@@ -9,7 +9,7 @@ random, so that bad writes cannot hide good ones for long, and a store that is d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from random import shuffle, uniform
+from random import SystemRandom
 from typing import Any, NamedTuple
 
 from cachebox.cache import MISSING
@@ -18,6 +18,9 @@ from cachebox.strategies.write_queue import Write
 
 PROBES = 3
 """Single writes in a row that must fail before the store counts as down."""
+
+_dice = SystemRandom()
+"""Not the generator of the module `random`, whose row of numbers is the user's; nor one that a fork would copy."""
 
 
 class Failed(NamedTuple):
@@ -85,7 +88,7 @@ class Delivery:
         if len(writes) > 1 and kind.many is not None and not self.fruitless and self._try(writes, kind) is None:
             return []
         if self.fruitless or kind.many is not None:
-            shuffle(writes)
+            _dice.shuffle(writes)
         failed: list[Failed] = []
         for n, write in enumerate(writes):
             if self.reached:
@@ -162,4 +165,4 @@ def pause_after(failures: int, backoff: float, max_backoff: float) -> float:
     Each pause is shortened at random by up to half, so processes do not retry in step.
     """
     longest = min(backoff * 2.0 ** min(failures - 1, 1000), max_backoff)
-    return uniform(longest / 2, longest)
+    return _dice.uniform(longest / 2, longest)

@@ -130,6 +130,7 @@ class Database:
         self._is_durable = is_durable
         self._patience = patience
         self._writer: sqlite3.Connection | None = None
+        self._execute: Any = None           # of the writer, with a cursor that is made once
         self._idle: list[Reader] = []
         self._living: weakref.WeakSet[Reader] = weakref.WeakSet()   # a lost reader closes itself
         self._opening = 0
@@ -194,6 +195,7 @@ class Database:
                 found.close()
                 raise
             self._writer = found
+            self._execute = found.cursor().execute
         return found
 
     def transaction(self, run: Callable[[Callable[..., sqlite3.Cursor]], Any]) -> Any:
@@ -252,7 +254,7 @@ class Database:
 
     def close_writer(self) -> None:
         """Close the connection that writes."""
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._execute = self._writer, None, None
         if writer is not None:
             with contextlib.suppress(*FAILURES):
                 writer.close()

@@ -163,6 +163,8 @@ class Opened:
         if not page.clean:
             if page.lossy if page.boot != boot else not self._has_whole_log(page.data):
                 page.data = 0           # the machine has crashed, or the log was cut
+        if page.data and not self._has_whole_file(page.data):
+            page.data = 0
         page.restart(keeps_buckets=page.clean)
         if page.boot != boot:
             page.boot = boot
@@ -171,6 +173,21 @@ class Opened:
                 with contextlib.suppress(OSError):
                     os.unlink(self.folder[name])
         page.is_new = False
+
+    def _has_whole_file(self, data: int) -> bool:
+        """Whether the file is as long as it says. SQLite reads zeros after its end, and would write among them."""
+        name = self.folder[data_name(data)]
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(f"{name}-wal").st_size:
+                return True             # pages may still be in the log
+        try:
+            with open(name, "rb") as file:
+                head = file.read(32)
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            return True                 # a read finds that
+        page_size = int.from_bytes(head[16:18], "big")
+        return size >= int.from_bytes(head[28:32], "big") * (page_size if page_size > 1 else 1 << 16)
 
     def _has_whole_log(self, data: int) -> bool:
         """Whether SQLite's log has everything that was ever written to it. SQLite believes a log that has lost its end.

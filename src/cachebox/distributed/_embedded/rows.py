@@ -38,7 +38,9 @@ def row_of(h: int, key: bytes, generation: int, end: int, envelope: bytes) -> tu
     """The parameters of `PUT` for an envelope, as it is written now. `envelope`: with anything in place of a stamp."""
     body = envelope[len(START) : STAMP_AT] + envelope[HEAD:]
     stamp = stamp_of(generation)
-    return h, key, stamp, end if end < NEVER else 0, _sum_of(h, stamp, end, body), body
+    total = _sum_of(h, stamp, end, body)
+    # `sqlite3` binds a bytearray at once; of bytes it first asks whether they can be adapted, which takes longer
+    return h, bytearray(key), stamp, end if end < NEVER else 0, total, bytearray(body)
 
 
 def stamp_of(generation: int) -> int:

@@ -89,6 +89,7 @@ class Store:
         self._on_new_page = on_new_page
         self._on_evict = on_evict
         self._clock = clock
+        self.has_own_clock = clock is not None
         self._opened: Opened | None = None
         self._database: tuple[int, Database] | None = None
         self._has_written = False
@@ -100,10 +101,6 @@ class Store:
         self.is_closed = False
         with contextlib.suppress(Busy):         # a later call opens it
             self.opened(time.monotonic() + patience)
-
-    @property
-    def has_own_clock(self) -> bool:
-        return self._clock is not None
 
     def now_ms(self) -> int:
         """The time, in milliseconds."""

@@ -104,9 +104,10 @@ cdef class WriterLock:
         cdef double left
         if self.owner == get_ident():
             raise Busy("a write of this very thread is under way")
-        left = deadline - monotonic()
-        if not (self.within.acquire(False) or (left > 0 and self.within.acquire(True, left))):
-            raise Busy("other threads write all the time")
+        if not self.within.acquire(False):
+            left = deadline - monotonic()
+            if left <= 0 or not self.within.acquire(True, left):
+                raise Busy("other threads write all the time")
         if self.is_retired:
             self.leave()
             raise Retired("its file was closed")
@@ -116,8 +117,11 @@ cdef class WriterLock:
         if not self.take(deadline):
             raise Busy("another process has kept the writer lock all the time")
         try:
-            with self.section:
+            self.section.enter()
+            try:
                 return function()
+            finally:
+                self.section.leave()
         finally:
             unlock_file(self.fd)
             store32(&self.page.head.wake, load32(&self.page.head.wake) + 1)

@@ -6,6 +6,7 @@ The order is that of every read (`_embedded/store`): note the key's counter, rea
 whose counter has changed is not believed, nor is a row that was changed or damaged.
 """
 
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -31,6 +32,8 @@ from cachebox.cache import MISSING
 from cachebox.distributed._embedded.database import NEVER
 from cachebox.distributed._embedded.rows import FIND_ANY, HALF, KIND_AND_FLAGS, PUT, START, envelope_of
 from cachebox.distributed._embedded.writer_lock import Busy
+from cachebox.distributed._near.hits import ABSENT
+from cachebox.distributed._wire.codec import Json
 from cachebox.distributed._wire.plain import is_plain
 
 cdef extern from *:
@@ -47,8 +50,6 @@ cdef int payload_at = KIND_AND_FLAGS            # in a row's body
 cdef uint8_t TAGGED_OR_KEPT = 2 | 16            # flags of an envelope
 cdef object find_some = {}                      # number of keys: the SELECT for them
 
-ABSENT = object()
-
 
 cdef struct Wanted:
     uint64_t h
@@ -62,6 +63,7 @@ cdef class FolderFastPath:
         core: the cache's operations, over a folder.
     """
     cdef object core, store, codec, loads, dumps, pending
+    cdef object scan, parts                     # of `Json`, or None
     cdef bytes start                            # of an envelope with nothing optional; None: all are signed
     cdef bint is_binary, never_expires
     cdef Tier tier
@@ -75,8 +77,10 @@ cdef class FolderFastPath:
         self.tier = core.tier
         self.start = codec.plain_start
         self.loads = codec.serializer.loads
+        self.scan = codec.serializer.scan if type(codec.serializer) is Json else None
         is_own = self.start is not None and codec.method is None and not codec.is_trusted
         self.dumps = codec.serializer.dumps if is_own else None
+        self.parts = codec.serializer.parts if is_own and type(codec.serializer) is Json else None
         self.is_binary = codec.is_binary
         self.never_expires = core.lifetime == INFINITY
 
@@ -119,24 +123,29 @@ cdef class FolderFastPath:
         wanted.h = page.hash_bytes(<const uint8_t*>name, size)
         wanted.count = load(&page.bucket_of(wanted.h).count)
         generation = load(&page.head.generation)
-        rows = select(database, FIND_ANY, (<int64_t>wanted.h,), True)
-        if rows is None or not is_believed(page, &wanted, generation):
+        row = select(database, FIND_ANY, (<int64_t>wanted.h,), True)
+        if row is MISSING or not is_believed(page, &wanted, generation):
             return MISSING
-        row = (<tuple>rows)[0]
         if row is None or is_older(row[1], generation):
-            with tier.lock:
+            tier.lock.enter()
+            try:
                 tier.misses += 1
                 tier.invalidations += tier.first.delete(key)
                 tier.publish()
+            finally:
+                tier.lock.leave()
             return ABSENT
         value = self.value_of(page, key, name, size, wanted.h, <tuple>row, 0, &lifetime)
         if value is MISSING:
             return MISSING
-        with tier.lock:
+        tier.lock.enter()
+        try:
             tier.remote_hits += 1
             tier.invalidations += tier.first.peek(key, MISSING) is not MISSING      # and was not current
             self.keep(tier, page, key, value, &wanted, lifetime)
             tier.publish()
+        finally:
+            tier.lock.leave()
         return value
 
     def get_many(self, keys, dict values not None):
@@ -199,7 +208,7 @@ cdef class FolderFastPath:
             return 0, 0
         generation = load(&page.head.generation)
         rows = select(database, query_of(hashes), hashes, False)
-        if rows is None:
+        if rows is MISSING:
             left += [keys[i] for i in at.values()]
             return 0, 0
         for row in <list>rows:
@@ -260,7 +269,7 @@ cdef class FolderFastPath:
             lifetime[0] -= LAG
         try:
             if self.start is not None and memcmp(body, <const char*>self.start + kind_at, payload_at) == 0:
-                value = self.loads(data[payload_at:])
+                value = self.loaded(data)
             else:
                 kind, payload, _ = self.codec.open(key, envelope_of(data, stamp))
                 value = self.codec.loads(kind, payload)
@@ -268,6 +277,18 @@ cdef class FolderFastPath:
             return MISSING
         mark_used(page.visited_at(h))
         return value
+
+    cdef object loaded(self, bytes data):
+        """What `loads` returns for the payload of a body."""
+        if self.scan is not None:
+            text = (<const char*>data)[payload_at:len(data)].decode("utf-8", "surrogatepass")
+            try:
+                value, end = self.scan(text, 0)
+                if end == len(text):
+                    return value
+            except StopIteration:
+                pass
+        return self.loads(data[payload_at:])
 
     cdef int keep(
         self, Tier tier, Page page, object key, object value, const Wanted* wanted, double lifetime
@@ -285,6 +306,7 @@ cdef class FolderFastPath:
     def set(self, key, value, ttl):
         """Store a value. Returns False if nothing was done. Raises what the cache's `set` raises for bad input."""
         cdef int64_t end = never
+        cdef Tier tier = self.tier
         store, core = self.store, self.core
         if core.is_closed or self.pending.exists or type(key) is not str or store.is_durable:
             return False
@@ -304,7 +326,11 @@ cdef class FolderFastPath:
                 return False
         except (Busy, OSError, SQLiteError, UnicodeDecodeError):
             return False
-        self.tier.forget_keys((key,))
+        tier.lock.enter()
+        try:
+            tier.forget(key)
+        finally:
+            tier.lock.leave()
         return True
 
     cdef tuple encoded(self, object key, object value):
@@ -312,6 +338,8 @@ cdef class FolderFastPath:
         if self.dumps is not None and type(value) is not int:
             try:
                 if is_plain(value, self.is_binary):
+                    if self.parts is not None:
+                        return self.start, (<str>"".join(self.parts(value, 0))).encode("utf-8", "surrogatepass")
                     return self.start, self.dumps(value)
             except Exception:                   # `encode` reports the error
                 pass
@@ -332,19 +360,26 @@ cdef bint put(
         or store._opened is not opened or is_unlinked(opened.page_fd)
     ):
         return False
-    writer = database.writer
-    stored = head[kind_at:] + body
+    writer, execute = database._writer, database._execute
+    if writer is None or execute is None:
+        return False
+    stored = blob(head[kind_at:] + body)
     h = page.hash_bytes(<const uint8_t*>name, len(name))
     stamp = generation << 32 | <uint32_t>(time_ns() // 1000000000)
     total = <int64_t><uint32_t>crc32(stored, start_of(h, stamp, <uint64_t>end)) - half
     begin_change(page, h)
     try:
-        writer.execute(PUT, (<int64_t>h, name, <int64_t>stamp, end if end < never else 0, total, stored))
+        execute(PUT, (<int64_t>h, blob(name), <int64_t>stamp, end if end < never else 0, total, stored))
     finally:
         if not writer.in_transaction:
             end_change(page, h)                 # it was done, or undone
     page.head.budget = left
     return True
+
+
+cdef bytearray blob(bytes data):
+    """Bytes as `sqlite3` binds them at once: of everything but a bytearray it first asks whether it can be adapted."""
+    return PyByteArray_FromStringAndSize(data, len(data))
 
 
 cdef bint is_believed(Page page, const Wanted* wanted, uint64_t generation) noexcept:
@@ -372,17 +407,17 @@ cdef object query_of(list hashes):
 
 
 cdef object select(object database, object query, object parameters, bint one):
-    """The rows that a reader finds, as a list; with `one`, a tuple of the first row or None. None: not done."""
+    """The rows that a reader finds, as a list; with `one`, the first row or None. MISSING: not done."""
     cdef list idle = <list>database._idle
     try:
         reader = idle.pop()
     except IndexError:
-        return None
+        return MISSING
     try:
         cursor = reader.execute(query, parameters)
-        rows = (cursor.fetchone(),) if one else cursor.fetchall()
+        rows = next(cursor, None) if one else cursor.fetchall()
     except Exception:
         database.drop(reader)
-        return None
+        return MISSING
     idle.append(reader)
     return rows

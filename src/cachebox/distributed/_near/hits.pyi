@@ -6,6 +6,8 @@ from cachebox.distributed._near.near_cache import Tier
 
 _T = TypeVar("_T")
 
+ABSENT: object
+
 class NearCacheBase:
     _tier: Tier
     def _quick(self, key: str, default: Any) -> Any: ...

@@ -247,9 +247,12 @@ cdef class Tier:
 
     def forget_keys(self, keys):
         """Drop the entries of some keys."""
-        with self.lock:
+        self.lock.enter()
+        try:
             for key in keys:
                 self.forget(key)
+        finally:
+            self.lock.leave()
 
     def void_fills(self):
         """Void all permissions, so that nothing being read now is stored."""

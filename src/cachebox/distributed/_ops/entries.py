@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from random import random
+from random import SystemRandom
 from typing import Any
 
 from cachebox.cache import MISSING
@@ -19,6 +19,7 @@ ATOMS = (str, int, float, bool, bytes, type(None))
 MOST_REPORTED = 1000                # functions with unstorable results that are remembered, so that each is logged once
 
 log = logging.getLogger("cachebox")
+_dice = SystemRandom()              # see `delivery`
 
 
 class Packed:
@@ -93,7 +94,7 @@ class Entries(Asking):
 
     def jittered(self, lifetime: float) -> float:
         """A lifetime, shortened at random if the cache has a jitter."""
-        return lifetime * (1.0 - self.jitter * random()) if self.jitter else lifetime
+        return lifetime * (1.0 - self.jitter * _dice.random()) if self.jitter else lifetime
 
     def expiry(self, lifetime: float, kept: int) -> bytes:
         """The milliseconds for which the server stores an entry, as the scripts take them."""

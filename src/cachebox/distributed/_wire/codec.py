@@ -61,6 +61,29 @@ class Serializer(Protocol):
         """The value that the bytes stand for."""
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+
+
+def _compiled_encoder() -> Callable[[Any, int], tuple[str, ...]] | None:
+    """What `JSONEncoder.encode` makes for each value, and calls with it and 0: returns the parts of its text."""
+    from json import encoder
+
+    try:
+        parts: Callable[[Any, int], tuple[str, ...]] = encoder.c_make_encoder(  # type: ignore[attr-defined]
+            None, _encoder.default, encoder.encode_basestring, None, ":", ",", False, False, False
+        )
+        if "".join(parts({"a": [1, "\u00e9", 0.5, None]}, 0)) == '{"a":[1,"\u00e9",0.5,null]}':
+            return parts
+    except Exception:                           # this Python lacks the function, or has a different one
+        pass
+    return None
+
+
+_parts = _compiled_encoder()
+_decoder = json.JSONDecoder()
+_scan = _decoder.scan_once  # type: ignore[attr-defined]
+
+
 class Json:
     """JSON: by msgspec if it is installed; otherwise, and for what msgspec refuses, by the standard library."""
 
@@ -73,9 +96,13 @@ class Json:
         except ImportError:
             return
         self._fast_encode, self._fast_decode = fast.encode, fast.decode
+        self.scan = self.parts = None
 
     _fast_encode: Callable[[Any], bytes] | None = None
     _fast_decode: Callable[[bytes], Any] | None = None
+    scan: Callable[[str, int], tuple[Any, int]] | None = staticmethod(_scan)
+    parts: Callable[[Any, int], tuple[str, ...]] | None = None if _parts is None else staticmethod(_parts)
+    """What `loads` and `dumps` call, with a text or a value, and 0; None: something else."""
 
     def dumps(self, value: Any) -> bytes:
         """Compact JSON in UTF-8 of a plain value."""
@@ -84,7 +111,8 @@ class Json:
                 return self._fast_encode(value)
             except Exception:                   # a lone surrogate
                 pass
-        return _encode(value).encode("utf-8", "surrogatepass")
+        text = _encoder.encode(value) if _parts is None else "".join(_parts(value, 0))
+        return text.encode("utf-8", "surrogatepass")
 
     def loads(self, data: bytes) -> Any:
         """The value of a JSON document."""
@@ -93,41 +121,14 @@ class Json:
                 return self._fast_decode(data)
             except Exception:                   # a lone surrogate, or no JSON of this class
                 pass
-        return _decode(data.decode("utf-8", "surrogatepass"))
-
-
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
-_decoder = json.JSONDecoder()
-_scan = _decoder.scan_once  # type: ignore[attr-defined]
-
-
-def _decode(text: str) -> Any:
-    """The value of a JSON text. Texts of this class have no white space around them, so the scanner alone is enough."""
-    try:
-        value, end = _scan(text, 0)
-        if end == len(text):
-            return value
-    except StopIteration:
-        pass
-    return _decoder.decode(text)
-
-
-def _make_encode() -> Callable[[Any], str]:
-    """`JSONEncoder.encode` without its cost of building the compiled encoder for every value."""
-    from json import encoder
-
-    try:
-        chunks = encoder.c_make_encoder(  # type: ignore[attr-defined]
-            None, _encoder.default, encoder.encode_basestring, None, ":", ",", False, False, False
-        )
-        if "".join(chunks({"a": [1, "\u00e9", 0.5, None]}, 0)) == '{"a":[1,"\u00e9",0.5,null]}':
-            return lambda value: "".join(chunks(value, 0))
-    except Exception:                           # this Python lacks the function, or has a different one
-        pass
-    return _encoder.encode
-
-
-_encode = _make_encode()
+        text = data.decode("utf-8", "surrogatepass")
+        try:                                    # no white space stands around it, so the scanner alone is enough
+            value, end = _scan(text, 0)
+            if end == len(text):
+                return value
+        except StopIteration:
+            pass
+        return _decoder.decode(text)
 
 
 class Msgpack:
