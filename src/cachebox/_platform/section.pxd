@@ -17,3 +17,4 @@ cdef class Section:
 
 
 cpdef bint in_section() noexcept
+cdef int check_headroom() except -1

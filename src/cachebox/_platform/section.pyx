@@ -5,13 +5,34 @@ from _thread import RLock
 
 cdef extern from *:
     """
+    #define cb_enter_call() (Py_EnterRecursiveCall(" while taking a lock") ? -1 : 0)
+    #define cb_leave_call() Py_LeaveRecursiveCall()
     #ifdef _MSC_VER
     static __declspec(thread) int cb_sections = 0;
     #else
     static __thread int cb_sections = 0;
     #endif
     """
+    int enter_call "cb_enter_call"() except -1
+    void leave_call "cb_leave_call"() noexcept
     int sections "cb_sections"      # how many sections this thread is in
+
+
+cdef enum:
+    HEADROOM = 8    # nested calls: more than giving the lock back needs
+
+
+cdef int check_headroom() except -1:
+    """Raise RecursionError if giving a lock back might: a call near the limit takes none."""
+    cdef int n, entered = 0
+    try:
+        for n in range(HEADROOM):
+            enter_call()
+            entered += 1
+    finally:
+        for n in range(entered):
+            leave_call()
+    return 0
 
 
 cdef class Section:
@@ -24,6 +45,7 @@ cdef class Section:
 
     cdef int enter(self) except -1:
         global sections
+        check_headroom()
         self.take()
         sections += 1
         return 0
@@ -44,7 +66,9 @@ cdef class Section:
     def acquire(self, bint blocking=True, double timeout=-1):
         """Like `threading.RLock.acquire`."""
         global sections
-        cdef bint taken = self.take(blocking, timeout)
+        cdef bint taken
+        check_headroom()
+        taken = self.take(blocking, timeout)
         if taken:
             sections += 1
         return taken

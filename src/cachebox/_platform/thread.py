@@ -23,6 +23,7 @@ have ended.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from _thread import allocate_lock, get_ident
@@ -33,6 +34,7 @@ TYPE_CHECKING = False               # typing's own is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+is_finalizing = sys.is_finalizing       # the module `sys` is emptied before the last objects die
 BEGINS_WITHIN = 1.0                     # the longest time that `start` waits for a thread to begin
 
 _started: set[Thread] = set()           # threads that may still exist in the system
@@ -66,6 +68,10 @@ class Thread(threading.Thread):
     def start(self) -> None:
         """Start it. Raises RuntimeError if no thread can be had or the process is ending. Hold no lock meanwhile."""
         try:
+            # A coroutine or another object that dies when the interpreter finalises may start a thread. No thread
+            # begins then. CPython 3.11 would wait for that without end; later versions raise by themselves.
+            if is_finalizing():
+                raise RuntimeError("no thread can begin any more: the interpreter is ending")
             super().start()
             # Before the thread has begun, exceptions could end it, so wait for that. But not without end: the caller
             # may be a signal handler that interrupted `threading` in the start of another thread, and so hold the lock
