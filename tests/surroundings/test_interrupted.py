@@ -250,6 +250,48 @@ def test_interrupted_by_signals(request, made):
             signal.signal(signal.SIGALRM, before)
 
 
+class Stop(KeyboardInterrupt):
+    """What a signal handler raises, to end what it interrupts."""
+
+
+def stopped(calls, thing, chance):
+    """Make calls until a signal stops them, at a random time soon. What has stopped them."""
+    try:
+        # again and again, because a weak reference's callback may swallow one
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(2e-5, 2e-3), 1.0)
+        while True:
+            for call in calls:
+                quietly(call, thing)
+    except Stop as stop:
+        return stop
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # connections that were being opened
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timers")
+@pytest.mark.parametrize("made", MADE)
+def test_what_a_call_has_when_a_signal_stops_it_is_free_again(request, made):
+    """Ctrl-C, or a time-out by a signal, may end a call anywhere. Another thread uses the same object afterwards."""
+    chance = random.Random(made)
+    calls = [call for name, call in CALLS[made].items() if name not in ("barrier", "flush", "warm")]
+
+    def stop(number, frame):
+        raise Stop
+
+    with Served(request) as served:
+        thing = getattr(served, made)()
+        before = signal.signal(signal.SIGALRM, stop)
+        try:
+            for _ in range(150):
+                try:
+                    assert stopped(calls, thing, chance)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                for call in calls:
+                    Started(quietly, call, thing).result()
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("before", ["nothing", "a write"])
 def test_a_write_of_a_queue_is_interrupted_by_one_of_its_key(before):
     for n in range(1, 100):
