@@ -281,7 +281,7 @@ def test_what_a_call_has_when_a_signal_stops_it_is_free_again(request, made):
         thing = getattr(served, made)()
         before = signal.signal(signal.SIGALRM, stop)
         try:
-            for _ in range(150):
+            for _ in range(40):
                 try:
                     assert stopped(calls, thing, chance)
                 finally:

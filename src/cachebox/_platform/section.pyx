@@ -24,14 +24,15 @@ cdef enum:
 
 cdef int check_headroom() except -1:
     """Raise RecursionError if giving a lock back might: a call near the limit takes none."""
-    cdef int n, entered = 0
+    cdef int entered = 0
     try:
-        for n in range(HEADROOM):
+        while entered < HEADROOM:
             enter_call()
             entered += 1
     finally:
-        for n in range(entered):
+        while entered > 0:
             leave_call()
+            entered -= 1
     return 0
 
 

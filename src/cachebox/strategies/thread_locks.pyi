@@ -3,6 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+class KeyLock:
+    number: int
+    def __init__(self, number: int) -> None: ...
+
 class KeyLocks:
     _locks: dict[Any, Any]
     def of(self, keys: Iterable[Any]) -> Held: ...

@@ -2,7 +2,7 @@
 
 The code is compiled so that nothing can interrupt it between taking a lock and noting that, nor between the end of a
 block and giving the lock back: no signal handler, and no exception set by another thread. Else a lock that nobody has
-would keep its key from all other threads for ever.
+would keep its key from all other threads without end.
 """
 
 from operator import itemgetter
