@@ -988,8 +988,8 @@ cdef class Cache(Store):
         """Change the bound: to an int from 1 on, or None for no bound. O(k) if k entries are too many.
 
         These are removed before it returns: expired ones first, then the others, next victim first. If they are many,
-        the bound goes down in steps, so that other threads can use the cache meanwhile. Raises ValueError or TypeError
-        as the constructor does.
+        the bound goes down in steps, so that other threads can use the cache meanwhile; a `resize` by one of them then
+        counts. Raises ValueError or TypeError as the constructor does.
 
         >>> cache = Cache()
         >>> cache.update(a=1, b=2, c=3)
@@ -998,8 +998,7 @@ cdef class Cache(Store):
         ['b', 'c']
         """
         cdef object size = checked_size(max_size)
-        change_bound(self, bound_of(size), size is None)
-        if isinstance(self.name_of_policy, EvictionPolicy):
+        if change_bound(self, bound_of(size), size is None) and isinstance(self.name_of_policy, EvictionPolicy):
             self.name_of_policy.max_size = size
 
     # --- invalidation: removing entries by other criteria than their keys ---------------------------------------------

@@ -443,3 +443,20 @@ def test_a_private_folder_is_gone_with_its_process():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith("/") and not os.path.exists(done.stdout.strip())
+
+
+@pytest.mark.filterwarnings("error")
+def test_old_private_folders_are_removed_unless_they_are_used():
+    with DistributedCache(url="memory://") as cache:
+        cache.set("k", 1)
+        folder = cache._core.topology.servers.root
+        left = f"{folder}-left"
+        os.makedirs(f"{left}/one")
+        os.makedirs(f"{folder}/two")                # after a look at the used one there is more to look at
+        for each in (folder, left):
+            os.utime(each, (0, 0))
+        with DistributedCache(url="memory://"):
+            gc.collect()                            # reports what was left open
+            assert os.path.isdir(folder)
+            assert not os.path.exists(left)
+        assert cache.get("k") == 1

@@ -139,12 +139,13 @@ cdef bint remove_value(Store store, object key, PyObject* value) except -1:
     return found
 
 
-cdef int change_bound(Store store, Py_ssize_t bound, bint unbounded) except -1:
+cdef bint change_bound(Store store, Py_ssize_t bound, bint unbounded) except -1:
     """Set how many entries there may be. `unbounded`: the user set no bound.
 
-    If many have to leave, the bound goes down in steps. After an exception it is as before.
+    If many have to leave, the bound goes down in steps, unless another call changes it meanwhile. After an exception it
+    is as before. Returns whether it is `bound`.
     """
-    cdef Py_ssize_t before = store.bound, reached = before
+    cdef Py_ssize_t before = store.bound, reached = -1
     cdef bint was_unbounded = store.unbounded
     try:
         while not change_bound_a_step(store, bound, unbounded, &reached):
@@ -155,11 +156,14 @@ cdef int change_bound(Store store, Py_ssize_t bound, bint unbounded) except -1:
             store.bound, store.unbounded = before, was_unbounded
         release(store.lock)
         raise
-    return 0
+    return reached == bound
 
 
 cdef bint change_bound_a_step(Store store, Py_ssize_t target, bint unbounded, Py_ssize_t* reached) except -1:
-    """Set the bound to `target`, or as low as it gets by one portion of removals. Returns whether it is `target`."""
+    """Set the bound to `target`, or as low as it gets by one portion of removals. Returns whether that was the last step.
+
+    `reached`: the bound that the step before has set, or -1; the step puts its own there.
+    """
     cdef Operation op
     cdef Outcome outcome
     cdef double now
@@ -171,6 +175,9 @@ cdef bint change_bound_a_step(Store store, Py_ssize_t target, bint unbounded, Py
             store.python_policy.enter(&op, store.lock)
         while True:
             store.lock_again(&op)
+            if reached[0] >= 0 and store.bound != reached[0]:
+                release(store.lock)
+                return True                     # a later `resize` counts
             if store.python_policy is None:     # such a policy runs Python code, which lets others in
                 bound = max(target, store.live - REMOVED_AT_ONCE)
             older, store.bound = store.bound, bound

@@ -45,11 +45,18 @@ def private_folder(url: str, namespace: str) -> PrivateFolder:
 
 def _sweep(above: str, prefix: str) -> None:
     """Remove the folders that no process uses any more."""
-    for entry in os.scandir(above):
+    for path in [os.path.join(above, name) for name in os.listdir(above) if name.startswith(prefix)]:
         with contextlib.suppress(OSError):
-            found = entry.stat(follow_symlinks=False)
-            is_ours = entry.name.startswith(prefix) and found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
+            found = os.lstat(path)
+            is_ours = found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
             if not is_ours or time.time() - found.st_mtime < YOUNG:
                 continue
-            if not any(processes.is_used(os.path.join(inner.path, "processes")) for inner in os.scandir(entry.path)):
-                shutil.rmtree(entry.path, ignore_errors=True)
+            if not any(_is_used(os.path.join(path, name)) for name in os.listdir(path)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_used(path: str) -> bool:
+    try:
+        return processes.is_used(os.path.join(path, "processes"))
+    except FileNotFoundError:               # its process was killed while making it
+        return False
