@@ -266,6 +266,10 @@ def stopped(calls, thing, chance):
         return stop
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14),
+    reason="CPython 3.14 handles signals between the end of `__enter__` and the block of a `with`: locks stay locked",
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # connections that were being opened
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timers")
 @pytest.mark.parametrize("made", MADE)
