@@ -270,6 +270,10 @@ def stopped(calls, thing, chance):
     sys.version_info >= (3, 14),
     reason="CPython 3.14 handles signals between the end of `__enter__` and the block of a `with`: locks stay locked",
 )
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="without the GIL a call that a signal handler's exception ends can leave a lock behind: not mended yet",
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # connections that were being opened
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timers")
 @pytest.mark.parametrize("made", MADE)
