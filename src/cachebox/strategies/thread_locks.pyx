@@ -5,6 +5,7 @@ block and giving the lock back: no signal handler, and no exception set by anoth
 would keep its key from all other threads without end.
 """
 
+from itertools import count
 from operator import itemgetter
 
 from cachebox._platform.callers cimport CallerLock, this_thread
@@ -37,12 +38,12 @@ cdef class KeyLocks:
     Several locks are taken in the order of their creation, so no wait closes a cycle.
     """
     cdef readonly dict _locks
-    cdef Py_ssize_t made
+    cdef object numbers             # counts in one step, also without the GIL: no two locks get the same number
     cdef object __weakref__
 
     def __init__(self):
         self._locks = {}
-        self.made = 0
+        self.numbers = count()
         renew_in_child(self)
 
     def of(self, keys):
@@ -52,8 +53,7 @@ cdef class KeyLocks:
     cdef KeyLock lock_of(self, object key):
         lock = self._locks.get(key)
         if lock is None:
-            self.made += 1
-            lock = self._locks.setdefault(key, KeyLock(self.made))
+            lock = self._locks.setdefault(key, KeyLock(next(self.numbers)))
         return lock
 
     cdef int give_back(self, object key, KeyLock lock) except -1:
